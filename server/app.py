@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from providers.definitions.catalog import Catalog, ProviderFileRefused
 from providers.definitions.discovery import Endpoints
 from providers.definitions.model import Provider
+from providers.definitions.suggestions import did_you_mean
 from providers.oauth.assertions import CompanyAssertions
 from providers.oauth.client import OAuthUpstream
 from providers.oauth.entered import CredentialUpstream
@@ -30,6 +31,7 @@ from providers.remote.sightings import Sightings
 from providers.tools.imported import read_imported
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable
+from server.local_server_settings import overlap_with
 from server.mcp.approval_settings import ApprovalRules
 from server.mcp.offer.registry import load_away, load_offer, load_tools
 from server.oauth.own_apis import OwnApis
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
 
     from server.policy.gate import PolicyGate
+    from server.programs.hosted.pool import HostedServers
     from server.runtime.deferred_app import DeferredApp, LatePart
     from server.telemetry.export import Telemetry
 
@@ -124,6 +127,9 @@ async def open_deployment(
         await live.refresh(database, keys)
         live.check_names(await imported_apis.list_names(database))
         policy = _policy(settings, live, activity, outbound)
+        hosted = _local_servers(settings, data=data)
+        if hosted is not None:
+            stack.push_async_callback(hosted.close)
         journal = Journal(data)
         stack.callback(journal.close)
         tasks = RefreshTasks()
@@ -164,9 +170,22 @@ async def open_deployment(
             admin_requests=Budgets(settings.admin.requests_per_minute),
             telemetry=telemetry,
             policy=policy,
+            hosted=hosted,
         )
         sightings.on_seen = partial(note_tools, deployment)
         yield deployment
+
+
+def _local_servers(settings: Settings, *, data: Path) -> HostedServers | None:
+    """What runs MCP servers of this machine, if there are any. Raises SettingsRefused."""
+    if not settings.local_servers:
+        return None
+    from server.programs.hosted.pool import HostedServers
+
+    if (found := overlap_with(data, settings.local_servers)) is not None:
+        name, folder = found
+        raise SettingsRefused(f"local_servers.{name}: {folder} would show it the vault's data directory")
+    return HostedServers(settings, data=data)
 
 
 def _policy(settings: Settings, live: LiveProviders, activity: Activity, outbound: Outbound) -> PolicyGate | None:
@@ -277,7 +296,18 @@ def _checked_catalog(
         ):  # otherwise that API could use the tokens it receives at the vault itself
             raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; use the API's own")
     _check_references(settings, catalog)
+    _check_local_servers(settings, catalog)
     return catalog
+
+
+def _check_local_servers(settings: Settings, catalog: Catalog) -> None:
+    """That the providers which programs may call are there. Raises SettingsRefused."""
+    for name, one in settings.local_servers.items():
+        for provider in one.providers:
+            found = catalog.get(provider)
+            if found is None or found.is_remote or found.name != provider:
+                near = did_you_mean(provider, catalog.names) or " See token-vault providers list."
+                raise SettingsRefused(f"local_servers.{name}.providers: there is no provider {provider!r}.{near}")
 
 
 def _check_references(settings: Settings, catalog: Catalog) -> None:

@@ -21,12 +21,14 @@ from vault.audit.audit import Activity
 from vault.audit.released_tokens import ReleasedTokens
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
+from vault.records import Principal
 from vault.storage.database import Database, Transaction
 from vault.tokens.tokens import Lifetimes
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
     from server.policy.gate import PolicyGate
+    from server.programs.hosted.pool import HostedServers
     from server.telemetry.export import Telemetry
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
@@ -49,6 +51,19 @@ class Pages:
     async def trouble(self) -> str | None:
         """Why no link may be given now, in a sentence that says the fix."""
         return None if self._trouble is None else await self._trouble()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCaller:
+    """Who calls which tool of a program that the vault runs. `account`: what the person calls their access to it."""
+
+    principal: Principal
+    connection_id: str
+    account: str
+    server: str
+    title: str
+    tool: str
+    only_reads: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,7 @@ class Deployment:
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     policy: PolicyGate | None = None  # the operator's own rules and decision point, if any
+    hosted: HostedServers | None = None  # MCP servers that the vault runs itself, if the settings have any
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
 
     @property

@@ -32,6 +32,7 @@ from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.checkpoint_settings import CheckpointSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.key_settings import KeySettings
+from server.local_server_settings import NAME, LocalServerSettings
 from server.notice_settings import MailSettings, ServiceSettings
 from server.openid_settings import OpenIDSettings
 from server.policy_settings import PolicySettings
@@ -406,6 +407,7 @@ class Settings(BaseSettings):
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     outbound: OutboundSettings = OutboundSettings()
+    local_servers: Annotated[Mapping[str, LocalServerSettings], Field(default_factory=dict[str, LocalServerSettings])]
     secrets: Annotated[SecretSettings, Field(default_factory=SecretSettings)]
     admin: AdminSettings = AdminSettings()
     access_requests: AccessRequestSettings = AccessRequestSettings()
@@ -478,6 +480,13 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"enterprise.{one} and enterprise.{other} have one issuer: set another identity_issuer for each"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _local_servers_have_names(self) -> Self:
+        for name in self.local_servers:
+            if NAME.fullmatch(name) is None:
+                raise ValueError(f"local_servers.{name}: use a name of at most 32 a-z, 0-9, and hyphens")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
@@ -31,6 +31,8 @@ from providers.outbound.json_values import at, text_at
 from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, TooLarge
 
 if TYPE_CHECKING:
+    from mcp.client.session import ClientSession
+
     from providers.outbound.client import Outbound
     from providers.outbound.sessions import StreamedAnswer
 
@@ -38,6 +40,7 @@ BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answ
 CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left when a call is repeated
+OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]
 Value = str | int | bool
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Form = Literal["object", "any", "text"]  # what an answer must be: a JSON object, any JSON or nothing, text
@@ -122,7 +125,8 @@ class UpstreamAPI:
     `scopes` is what this caller may do. `granted` is what the token itself can do: the connection's whole grant when we
     enforce the narrowing, the same as `scopes` (the default) when the token is narrow. `now` is the time that tools
     use. `renew` gets another token after the provider rejected this one, as happens mid-call when a refresh kills the
-    old token: only the refused request is then sent once more. `entered`: client credentials to mask, too.
+    old token: only the refused request is then sent once more. `entered`: client credentials to mask, too. `program`:
+    opens a session of the MCP server that the vault runs for this caller.
     """
 
     def __init__(
@@ -139,11 +143,13 @@ class UpstreamAPI:
         renew: Callable[[], Awaitable[Authority]] | None = None,
         now: int,
         deadline: float | None = None,
+        program: OpenProgram | None = None,
     ) -> None:
         self.account = account
         self.connection_id = connection_id
         self.now = now
         self.title = provider.title
+        self.program = program
         self._provider = provider
         self._outbound = outbound
         self._token = token

@@ -68,10 +68,22 @@ class RemoteCredential:
         return asdict(self)
 
 
-_AUTHORIZATION: Final = TypeAdapter[RemoteAuthorization | RemoteCredential](RemoteAuthorization | RemoteCredential)
+@dataclass(frozen=True, slots=True)
+class RemoteProgram:
+    """A program of the operator's settings, by its name there, which the vault runs itself."""
+
+    program: str
+
+    def facts(self) -> Mapping[str, object]:
+        """As stored."""
+        return asdict(self)
 
 
-def authorization_of(facts: Mapping[str, object]) -> RemoteAuthorization | RemoteCredential:
+HowCalled = RemoteAuthorization | RemoteCredential | RemoteProgram
+_AUTHORIZATION: Final = TypeAdapter[HowCalled](HowCalled)
+
+
+def authorization_of(facts: Mapping[str, object]) -> HowCalled:
     """What was stored. Raises pydantic's ValidationError for anything else."""
     return _AUTHORIZATION.validate_python(facts)
 
@@ -102,10 +114,15 @@ class RemoteServer:
     name: str
     title: str
     url: str
-    authorization: RemoteAuthorization | RemoteCredential
+    authorization: HowCalled
     tools: tuple[RemoteTool, ...] = ()
     away: tuple[RemoteTool, ...] = ()
     is_disabled: bool = False  # by an operator: all tools are away
+
+    @property
+    def program(self) -> str | None:
+        """Its name in the settings, if the vault runs it."""
+        return self.authorization.program if isinstance(self.authorization, RemoteProgram) else None
 
     @property
     def prefix(self) -> str:
@@ -143,19 +160,20 @@ def provider_of(server: RemoteServer) -> Provider:
     Raises pydantic's ValidationError.
     """
     facts = server.authorization
-    scopes = () if isinstance(facts, RemoteCredential) else (*facts.scopes, *facts.more)
+    scopes = (*facts.scopes, *facts.more) if isinstance(facts, RemoteAuthorization) else ()
     titles: dict[str, object] = {one: {"title": one} for one in scopes}
-    if isinstance(facts, RemoteCredential) or not facts.scopes:
+    if not (isinstance(facts, RemoteAuthorization) and facts.scopes):
         titles[_EVERYTHING] = {"title": f"Everything that {server.title} allows"}
     titles[LIST] = {"title": "List its tools", "reads": True}
     titles |= {tool.scope: {"title": f"Call {tool.shown}", "reads": tool.effect == "read"} for tool in server.tools}
-    signs_in = _of_credential(facts) if isinstance(facts, RemoteCredential) else _of_oauth(facts)
+    signs_in = _of_oauth(facts) if isinstance(facts, RemoteAuthorization) else _of_credential(facts)
+    url = f"https://{server.name}.invalid" if server.program is not None else server.url  # nothing is sent there
     made = Provider.model_validate(
         {
             "name": server.name,
             "title": server.title,
             "identity": {"source": "none"},
-            "apis": {API: server.url},
+            "apis": {API: url},
             "scopes": titles,
             **signs_in,
         }
@@ -175,9 +193,11 @@ def _of_oauth(facts: RemoteAuthorization) -> Mapping[str, object]:
     return {"client_auth": facts.client_auth, "hosts": hosts, "params": params, "scope": scope}
 
 
-def _of_credential(facts: RemoteCredential) -> Mapping[str, object]:
+def _of_credential(facts: RemoteCredential | RemoteProgram) -> Mapping[str, object]:
     """A field with one choice is nothing to enter: the person only names the account."""
     field: dict[str, object] = {"title": "API key"}
+    if isinstance(facts, RemoteProgram):
+        facts = RemoteCredential("", "")
     if facts.is_open:
         field = {"title": "Access", "secret": False, "pattern": OPEN, "choices": [OPEN], "default": OPEN}
     send = {} if facts.is_open else {"headers": {facts.header: f"{facts.scheme} {{key}}".strip()}}

@@ -29,6 +29,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from providers.api.api import (
+    OpenProgram,
     RateLimited,
     ScopesMissing,
     TokenRejected,
@@ -173,6 +174,7 @@ class RemoteSession:
 
     _session: ClientSession
     _api: UpstreamAPI = field(repr=False)
+    _wire: _WireState | None = None  # of a program's session, where nothing else sees calls pass
 
     async def list_tools(self) -> Sequence[Mapping[str, object]]:
         """Every page of `tools/list`, as it came; stops beyond the most that are taken."""
@@ -190,6 +192,8 @@ class RemoteSession:
     async def call(self, name: str, arguments: Mapping[str, object]) -> CallToolResult:
         """The result, whatever it says."""
         params = CallToolRequestParams(name=name, arguments=dict(arguments))
+        if self._wire is not None:
+            self._wire.is_calling = True
         return await self._session.send_request(CallToolRequest(params=params), CallToolResult)
 
 
@@ -202,12 +206,30 @@ class RemoteSessions:
     async def run(self, api: UpstreamAPI, url: str, work: Callable[[RemoteSession], Awaitable[Answer]]) -> Answer:
         """Do this in one session. Raises ToolRefused, and what `work` and the renewal of the token raise."""
         exchanged = _WireState()
+        if api.program is not None:
+            return await self._run_program(api, api.program, work, exchanged)
         try:
             return await self._run(api, url, work, exchanged)
         except (ToolRefused, ExceptionGroup) as error:
             if exchanged.cause is not None:
                 raise exchanged.cause from error
             raise
+
+    async def _run_program(
+        self,
+        api: UpstreamAPI,
+        program: OpenProgram,
+        work: Callable[[RemoteSession], Awaitable[Answer]],
+        exchanged: _WireState,
+    ) -> Answer:
+        """The same in the session of a program that the vault runs."""
+        from mcp.shared.exceptions import MCPError
+
+        try:
+            async with asyncio.timeout(api.time_left()), program() as session:
+                return await work(RemoteSession(session, api, exchanged))
+        except (MCPError, ValidationError, ToolRefused, TimeoutError) as error:
+            raise _refusal_of(api, exchanged, error) from error
 
     async def _run(
         self,

@@ -41,7 +41,9 @@ class NewMcpServer(Strict):
     """A server to add."""
 
     name: str = Field(max_length=64, description="Its tools are named NAME_tool")
-    url: str = Field(max_length=2000, description="Its address (streamable HTTP)")
+    url: str = Field(
+        max_length=2000, description="Its address (streamable HTTP), or `program:NAME` of the settings' `local_servers`"
+    )
     title: str = Field(default="", max_length=60, description="Name shown to people")
     client_id: str = Field(default="", max_length=2000, description="A client that you registered there")
     client_secret: str = Field(default="", repr=False, max_length=2000, description="The secret of that client")

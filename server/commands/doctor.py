@@ -105,7 +105,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
     from server.doctor.signals import check_signals
-    from server.doctor.tools import check_tool_names
+    from server.doctor.tools import check_local_servers, check_tool_names
 
     return [
         *await check_serving(deployment),
@@ -115,6 +115,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
         *await check_assertions(deployment),
         *await check_providers(deployment),
         *check_tool_names(deployment),
+        *[one async for one in check_local_servers(deployment)],
     ]
 
 

@@ -1,11 +1,11 @@
-"""Checks of the names of tools in the settings."""
+"""Checks of the names of tools in the settings, and of programs that the vault runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from server.deployment import Deployment
-from server.doctor.findings import Finding, problem
+from server.doctor.findings import Finding, ok, problem
 
 
 def check_tool_names(deployment: Deployment) -> Iterator[Finding]:
@@ -13,3 +13,17 @@ def check_tool_names(deployment: Deployment) -> Iterator[Finding]:
     for one in deployment.live.current.late:
         sentence = f"{one.setting} names {one.name}, and no accepted tool of an MCP server has that name"
         yield problem("tools", sentence, fix="see token-vault mcp list, and correct or accept it")
+
+
+async def check_local_servers(deployment: Deployment) -> AsyncIterator[Finding]:
+    """Whether a sandbox can be made here, and whether what is to run in it is there."""
+    hosted = deployment.hosted
+    if hosted is None:
+        return
+    if (found := await hosted.problem()) is not None:
+        yield problem("sandbox", found.sentence, fix=found.fix)
+        return
+    yield ok("sandbox", "local_servers can be run in one")
+    for name in deployment.settings.local_servers:
+        if (wrong := hosted.setting_problem(name)) is not None:
+            yield problem("sandbox", f"local_servers.{name}: {wrong.sentence}", fix=wrong.fix)

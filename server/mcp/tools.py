@@ -18,13 +18,13 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult
 from pydantic import BaseModel, ValidationError
 
-from providers.api.api import Authority, RateLimited, ScopesMissing, ToolRefused, UpstreamAPI
+from providers.api.api import Authority, OpenProgram, RateLimited, ScopesMissing, ToolRefused, UpstreamAPI
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
 from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import AgentRefusal, plain, tell
-from server.deployment import Deployment
+from server.deployment import Deployment, ToolCaller
 from server.errors import STORAGE_RETRY, PagesElsewhere
 from server.mcp import access_asking, elicitation
 from server.mcp.elicitation import AskingOptions
@@ -221,7 +221,7 @@ async def _answer(
     while True:
         try:
             token = await deployment.tokens.exchange(wanted, vault=deployment.vault, now=deployment.now())
-            running.held = held = _CallToken(deployment, wanted, token)
+            running.held = held = _CallToken(deployment, wanted, token, spec)
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
@@ -312,8 +312,9 @@ def _account(arguments: BaseModel) -> str | None:
 class _CallToken:
     """The token of one call; a token that the provider rejects is renewed, for the refused request."""
 
-    def __init__(self, deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> None:
+    def __init__(self, deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken, spec: ToolSpec) -> None:
         self.token = token
+        self._spec = spec
         self._deployment = deployment
         self._wanted = wanted
 
@@ -331,6 +332,27 @@ class _CallToken:
             granted=held.granted,
             renew=self._renew,
             now=deployment.now(),
+            program=self._program(),
+        )
+
+    def _program(self) -> OpenProgram | None:
+        """The session of an MCP server that the vault runs for this person and agent."""
+        hosted, server = self._deployment.hosted, self._deployment.catalog.remote.get(self._wanted.provider)
+        if hosted is None or server is None or server.program is None:
+            return None
+        token, spec = self.token, self._spec
+        return hosted.open(
+            self._deployment,
+            ToolCaller(
+                self._wanted.principal,
+                token.connection_id,
+                account=token.label,
+                server=server.name,
+                title=server.title,
+                tool=spec.name,
+                only_reads=spec.read_only,
+            ),
+            server.program,
         )
 
     def grantable(self, scopes: frozenset[str]) -> frozenset[str]:
@@ -384,7 +406,7 @@ async def _ask(
         missing,
         request.principal,
         tool=request.name,
-        account=wanted.account,
+        account=wanted.account if missing.provider == wanted.provider else None,
         offered=await _still_offered(deployment, request.asking),
     )
     if not told.is_configured:

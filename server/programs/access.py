@@ -87,22 +87,29 @@ class PermissionWait:
 
 
 class ProgramAccess:
-    """The accounts that one program may use. `accounts` are names of those to use where there are several."""
+    """The accounts that one program may use. `accounts` are names of those to use where there are several.
+
+    Without `asking`, what the person would have to allow is raised. `several` says how to choose one of several.
+    """
 
     def __init__(
         self,
         deployment: Deployment,
         principal: Principal,
-        asking: PermissionWait,
+        asking: PermissionWait | None,
         *,
         agent: str,
         accounts: Sequence[str],
+        purpose: str = PURPOSE,
+        several: str = "Start it with --account NAME.",
     ) -> None:
         self._deployment = deployment
         self._principal = principal
         self._asking = asking
         self._agent = agent
         self._accounts = accounts
+        self._purpose = purpose
+        self._several = several
         self._held: dict[tuple[str, frozenset[str]], _HeldHandle] = {}
         self._replaced: list[_HeldHandle] = []
         self._one_handle = asyncio.Lock()
@@ -144,7 +151,7 @@ class ProgramAccess:
             details={
                 "provider": chosen.address.provider,
                 "scopes": format_scope(chosen.scopes),
-                "purpose": PURPOSE,
+                "purpose": self._purpose,
                 "grant": self._principal.grant_id,
                 "expires_in": lifetime,
             },
@@ -203,7 +210,7 @@ class ProgramAccess:
                 provider.name,
                 chosen.scopes,
                 connection_id=chosen.connection_id,
-                purpose=PURPOSE,
+                purpose=self._purpose,
             )
             token = await exchange(request, vault=self._deployment.vault, now=now)
             place = _host_of(provider, api, token.value)
@@ -254,7 +261,7 @@ class ProgramAccess:
             names = ", ".join(sorted(one.label for _, one in chosen))
             raise ProxyRefused(
                 "account_required",
-                f"{self._agent} may use several accounts for this call: {names}. Start it with --account NAME.",
+                f"{self._agent} may use several accounts for this call: {names}. {self._several}",
                 kind="forbidden",
             )
         return chosen[0][0] if chosen else None
@@ -303,6 +310,8 @@ class ProgramAccess:
 
     async def _ask(self, found: Sequence[ApiAddress], call: WantedCall, question: Question) -> AccountChoice:
         """Ask the person, and wait. Raises ProxyRefused with what to do."""
+        if self._asking is None:
+            return await self._exchange(question)
         until, refused = self._unanswered.get(question.key, (0.0, None))
         loop = asyncio.get_running_loop()
         if refused is not None and loop.time() < until:
@@ -339,14 +348,20 @@ class ProgramAccess:
 
     async def _try(self, question: Question) -> AccountChoice | AgentRefusal:
         """The account, if the call is allowed; else what the vault says, with a link if the person can help."""
-        account = question.account
-        request = ExchangeRequest(
-            self._principal, question.address.provider, question.scopes, account=account, purpose=PURPOSE
-        )
         try:
-            token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
+            return await self._exchange(question)
         except VaultError as error:
-            return await tell(self._deployment, error, self._principal, tool=self._agent, account=account)
+            return await tell(self._deployment, error, self._principal, tool=self._agent, account=question.account)
+
+    async def _exchange(self, question: Question) -> AccountChoice:
+        request = ExchangeRequest(
+            self._principal,
+            question.address.provider,
+            question.scopes,
+            account=question.account,
+            purpose=self._purpose,
+        )
+        token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         return AccountChoice(question.address, token.connection_id, token.scopes)
 
 

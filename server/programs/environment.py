@@ -46,14 +46,15 @@ _AWS_OTHER: Final = frozenset(
     {"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"}
 )
 _AWS_ENDPOINTS: Final = "AWS_ENDPOINT_URL"  # and AWS_ENDPOINT_URL_S3, ...
-_NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
+NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramPlace:
     """Where the program's proxy is, files for tools, and a placeholder for tokens.
 
-    `bundle` and `authority` say whom to trust, `bundles` for single variables; `aws` is a configuration of AWS's tools.
+    `bundle` and `authority` say whom to trust, `bundles` for single variables; `aws` is a configuration of AWS's tools,
+    `preload` what Node loads first.
     """
 
     proxy: str = field(repr=False)  # with the run's password
@@ -62,6 +63,7 @@ class ProgramPlace:
     aws: Path
     placeholder: str = field(repr=False)
     bundles: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    preload: Path = NODE_PRELOAD
 
 
 def environment_of(
@@ -79,7 +81,7 @@ def environment_of(
         kept = {name: kept[name] for name in kept if name not in _AWS_OTHER and not name.startswith(_AWS_ENDPOINTS)}
         made |= {**_AWS, **dict.fromkeys(_AWS_KEYS, place.placeholder), "AWS_CONFIG_FILE": str(place.aws)}
     options = kept.get("NODE_OPTIONS", "")
-    made["NODE_OPTIONS"] = f'{options} --require "{_NODE_PRELOAD}"'.strip()
+    made["NODE_OPTIONS"] = f'{options} --require "{place.preload}"'.strip()
     return kept | made
 
 

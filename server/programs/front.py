@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -53,6 +54,7 @@ class OtherHosts:
     """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached.
 
     `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
+    `is_named`: whether a host is reached although others aren't; `why_not` is what the program is told of those.
     """
 
     are_allowed: bool
@@ -60,6 +62,11 @@ class OtherHosts:
     told: Callable[[str, int, bool], None]
     are_ours: Callable[[Sequence[ApiAddress]], Awaitable[bool]]
     proxy: str | None = field(default=None, repr=False)
+    is_named: Callable[[str, int], bool] = lambda host, port: False
+    why_not: str = "no connected account is there. --allow-other-hosts allows it, without a credential"
+
+    def lets_through(self, host: str, port: int) -> bool:
+        return self.are_allowed or self.is_named(host, port)
 
 
 class Front:
@@ -78,20 +85,36 @@ class Front:
     @property
     def url(self) -> str:
         """The proxy's address, with its user and password."""
-        return f"http://{USER}:{self._password}@127.0.0.1:{self.port}"
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """The same before it listens there."""
+        return f"http://{USER}:{self._password}@127.0.0.1:{port}"
+
+    def mask_password(self, text: str) -> str:
+        """The text without the password."""
+        return text.replace(self._password, "***")
 
     @asynccontextmanager
-    async def listen(self) -> AsyncGenerator[None]:
-        """Listen as long as the block runs; then every connection ends."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def listen(self, listening: socket.socket | None = None) -> AsyncGenerator[None]:
+        """Listen as long as the block runs, on a socket that is bound already or a port; then all connections end."""
+        if listening is None:
+            server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        else:
+            server = await asyncio.start_server(self._accept, sock=listening)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield
         finally:
             server.close()
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await self.end_connections()
+
+    async def end_connections(self) -> None:
+        """End every connection with what it carries, and go on listening."""
+        running = [*self._running]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -190,13 +213,9 @@ class Front:
         self, wire: Wire, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to a host of nobody's account; None after the program was told why there is none."""
-        if not self._others.are_allowed:
+        if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
-            text = (
-                f"Token Vault lets no call through to {host}: no connected account is there. "
-                "--allow-other-hosts allows it, without a credential."
-            )
-            await wire.refuse(403, text)
+            await wire.refuse(403, f"Token Vault lets no call through to {host}: {self._others.why_not}.")
             return None
         try:
             found = await open_tunnel(host, port, policy=self._others.policy, proxy=self._others.proxy)

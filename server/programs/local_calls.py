@@ -23,13 +23,19 @@ _KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", 
 
 
 class LocalCalls:
-    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`."""
+    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`.
 
-    def __init__(self, deployment: Deployment, hosts: HostMap, access: ProgramAccess) -> None:
+    `tool` and `request_id`: the tool call that they are part of, if they are, with which they are recorded.
+    """
+
+    def __init__(
+        self, deployment: Deployment, hosts: HostMap, access: ProgramAccess, *, tool: str = "", request_id: str = ""
+    ) -> None:
         self._deployment = deployment
         self._hosts = hosts
         self._access = access
-        self._proxy = Proxy(deployment, self._address_here)
+        self._proxy = Proxy(deployment, self._address_here, tool=tool)
+        self._request_id = request_id
         self._called: dict[tuple[str, str], str] = {}
         self.counts = Counter[tuple[str, str]]()
 
@@ -39,7 +45,7 @@ class LocalCalls:
         wanted = WantedCall(call.method, path.decode("latin-1"), query)
         found = self._hosts.find(call.host, call.port, wanted.path)
         named = found or self._hosts.at(call.host, call.port)
-        reset = REQUEST_ID.set(new_request_id())
+        reset = REQUEST_ID.set(self._request_id or new_request_id())
         try:
             chosen = await self._access.choose(found, wanted)
             await self._access.check_place(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,15 +113,19 @@ async def _hosts(deployment: Deployment, principal: Principal) -> HostMap:
     """The APIs of the providers that are set up here, or that the person has accounts at."""
     usable = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
     with_accounts = {one.provider for one in usable}
-    catalog, published = deployment.catalog, load_catalog()
+    catalog = deployment.catalog
     chosen = [one for one in catalog if _is_set_up(one) or one.name in with_accounts]
     known = {one.name for one in chosen}
     chosen += [found for name in sorted(with_accounts - known) if (found := catalog.get(name)) is not None]
-    simulated = deployment.settings.sandbox.loopback_upstreams
+    return host_map(deployment, [one for one in chosen if not one.is_remote])
+
+
+def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
+    """The APIs of these providers, also at their published addresses where a simulator stands for them."""
+    published, simulated = load_catalog(), deployment.settings.sandbox.loopback_upstreams
     return HostMap(
         address
         for one in chosen
-        if not one.is_remote
         for address in addresses_of(
             one, published=published.provider(one.name).apis if simulated and is_shipped(one.name) else None
         )

@@ -68,10 +68,16 @@ logger = logging.getLogger("token_vault.proxy")
 
 
 class Proxy:
-    """ASGI: everything below `/proxy/`. `address_here`: where callers call an API of a provider, if elsewhere."""
+    """ASGI: everything below `/proxy/`. `address_here`: where callers call an API of a provider, if elsewhere.
 
-    def __init__(self, deployment: Deployment, address_here: Callable[[Provider, str], str] | None = None) -> None:
+    `tool`: the tool call that all calls are part of.
+    """
+
+    def __init__(
+        self, deployment: Deployment, address_here: Callable[[Provider, str], str] | None = None, *, tool: str = ""
+    ) -> None:
         self._deployment = deployment
+        self._of_tool: Mapping[str, object] = {"tool": tool} if tool else {}
         self._address_here = address_here
         self._settings = deployment.settings.proxy
         self._recent = RecentDecisions[bytes, OpenedToken]()
@@ -370,6 +376,7 @@ class Proxy:
                     "api": call.target.api,
                     "path": "" if incoming.rule is None else incoming.rule.path,
                 },
+                details=self._of_tool,
             )
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = OpenedToken(token, masks_of(call.provider, token.value, token.entered), standing)
@@ -437,6 +444,7 @@ class Proxy:
             "sent": incoming.sent,
             "received": incoming.received,
             "milliseconds": round((time.monotonic() - incoming.started) * 1000),
+            **self._of_tool,
         }
         if code is not None:
             details["code"] = code

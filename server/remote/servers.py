@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from providers.definitions.remote import RemoteCredential
+from providers.definitions.remote import RemoteCredential, RemoteProgram
 from providers.outbound.addresses import is_loopback_host, url_problem
 from providers.outbound.json_values import is_object, parse_object
 from providers.remote.authorization import (
@@ -44,6 +44,7 @@ from vault.scopes import NOTHING
 from vault.upkeep import census, panics, revocations
 
 _LONGEST_TITLE: Final = 60
+PROGRAM: Final = "program:"
 _USUAL_KEY: Final = "Authorization: Bearer"
 _HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}(?<!-)")
 _SCHEME: Final = re.compile(r"([A-Za-z-]{1,20})?")  # anything else might be a key that was entered here
@@ -63,7 +64,10 @@ class EnteredClient:
 
 @dataclass(frozen=True, slots=True)
 class NewServer:
-    """What an operator adds. Without a client ID, the vault gets itself one. `key`: how it is called without OAuth."""
+    """What an operator adds. Without a client ID, the vault gets itself one. `key`: how it is called without OAuth.
+
+    The `url` of one that the vault runs itself is `program:` and its name in the settings.
+    """
 
     name: str
     url: str
@@ -71,6 +75,11 @@ class NewServer:
     client: EnteredClient | None = None
     issuer: str | None = None  # trusted with it, though it is at another host
     key: RemoteCredential | None = None
+
+    @property
+    def program(self) -> str | None:
+        """Its name in the settings, if the vault runs it."""
+        return self.url.removeprefix(PROGRAM) if self.url.startswith(PROGRAM) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,11 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
     """Find out how the server authorizes, register the vault there, and store both. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     _check_name(deployment, wanted.name)
-    _check_url(deployment, wanted.url)
+    program = wanted.program
+    if program is None:
+        _check_url(deployment, wanted.url)
+    else:
+        await _check_program(deployment, wanted, program)
     title = title_of(wanted)
     try:
         facts, client, issuer = await _authorization(deployment, wanted)
@@ -138,6 +151,8 @@ async def _authorization(
 ) -> tuple[Mapping[str, object], RemoteRegistration, str]:
     """How the server is called, who we are there, and its authorization server. Raises AuthorizationUnknown."""
     http = deployment.http
+    if wanted.program is not None:
+        return RemoteProgram(wanted.program).facts(), RemoteRegistration("entered"), ""
     if wanted.key is not None:
         await check_without_oauth(wanted.url, wanted.key, http, policy=http.policy)
         return wanted.key.facts(), RemoteRegistration("entered"), ""
@@ -209,11 +224,29 @@ def _check_name(deployment: Deployment, name: str) -> None:
         raise _server_refusal(
             f"{name}: a provider has this name; choose another one, such as {name}-mcp.", field="name"
         )
+    if name in deployment.offer.sets:
+        raise _server_refusal(f"{name}: a tool set has this name; choose another one.", field="name")
     prefix = f"{name.replace('-', '_')}_"
     others = [f"{one.replace('-', '_')}_" for one in deployment.catalog.remote]
     names = [*others, *(spec.name for spec in deployment.tools)]
     if any(one.startswith(prefix) for one in names) or any(prefix.startswith(one) for one in others):
         raise _server_refusal(f"{name}: other tools begin with {prefix}; choose another name.", field="name")
+
+
+async def _check_program(deployment: Deployment, wanted: NewServer, program: str) -> None:
+    """That the settings name the program, and that it can be run here. Raises ChangeRefused."""
+    if wanted.client is not None or wanted.issuer is not None or (wanted.key is not None and not wanted.key.is_open):
+        raise _server_refusal("A program has no sign-in and no key of its own: leave those out.", field="url")
+    hosted, known = deployment.hosted, deployment.settings.local_servers
+    if hosted is None or program not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise _server_refusal(
+            f"The settings have no [local_servers.{program[:32]}]; they have: {names}. Whoever has the settings file "
+            "decides what the vault runs.",
+            field="url",
+        )
+    if (problem := await hosted.problem() or hosted.setting_problem(program)) is not None:
+        raise _server_refusal(f"{program} can't be run here: {problem}.", field="url")
 
 
 def _check_url(deployment: Deployment, url: str) -> None:

@@ -47,7 +47,10 @@ def read_catalog(
         if one.imported is not None:
             imported.append(read_imported(name, one.imported).provider)
         elif one.server is not None:
-            remote.append((remote_server(one.server), Registration(one.client_id, one.client_secret, is_on=True)))
+            found = remote_server(one.server)
+            if found.program is not None and found.program not in settings.local_servers:
+                raise ProviderFileRefused(f"{name}: the settings have no local_servers.{found.program}")
+            remote.append((found, Registration(one.client_id, one.client_secret, is_on=True)))
         elif not is_set_here(settings, name):
             overrides[name] = _with_entered(overrides.get(name), one, settings)
     folders = [*own, *(folder.expanduser() for folder in settings.provider_folders)]

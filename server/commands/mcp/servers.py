@@ -29,7 +29,10 @@ def mcp_() -> None:
 def add(
     setup: Setup,
     name: Annotated[str, typer.Argument(help="Your name for it; its tools are named NAME_tool.", show_default=False)],
-    url: Annotated[str, typer.Argument(help="Its address (streamable HTTP).", show_default=False)],
+    url: Annotated[
+        str,
+        typer.Argument(help="Its address (streamable HTTP), or `program:NAME` of `local_servers`.", show_default=False),
+    ],
     *,
     title: Annotated[str, typer.Option(help="Name shown to people.", show_default="NAME")] = "",
     client_id: Annotated[

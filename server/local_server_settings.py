@@ -1,0 +1,139 @@
+"""The settings of one MCP server that the vault runs itself, in a sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, field_validator
+
+from server.provider_settings import Section
+
+NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?")
+_OURS: Final = frozenset({"https_proxy", "http_proxy", "all_proxy", "no_proxy", "home"})
+# Folders of the system that hold other things than a program needs: sockets, devices, everybody's files.
+_CLOSED: Final = tuple(Path(one) for one in ("/proc", "/sys", "/dev", "/run", "/var/run"))
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- where tests and services may have folders of their own
+_TOO_WIDE: Final = frozenset(
+    Path("/", one) for one in ("", "boot", "etc", "home", "mnt", "root", "srv", "tmp", "var", "var/lib", "var/tmp")
+)
+
+
+class LocalServerSettings(Section):
+    """An MCP server on this machine, which `token-vault mcp add NAME program:NAME` puts behind the vault."""
+
+    command: str = Field(min_length=1, max_length=1000, description="Program: an absolute path, or a name in /usr/bin")
+    args: tuple[str, ...] = Field(
+        default=(), max_length=100, description="Its arguments, as a list; no shell reads them"
+    )
+    providers: tuple[str, ...] = Field(
+        default=(), max_length=20, description="Providers that it can call, with the caller's account"
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        max_length=50,
+        description="Other public hosts that it can reach, `host[:port]`, without a credential",
+    )
+    environment: Mapping[str, str] = Field(
+        default_factory=dict[str, str], description="Further environment variables. No secrets"
+    )
+    placeholders: tuple[str, ...] = Field(
+        default=(), max_length=20, description="Variables that get a placeholder instead of a token"
+    )
+    folders: tuple[Path, ...] = Field(default=(), max_length=20, description="Folders that it can read")
+    writable: Path | None = Field(
+        default=None, description="Folder that it can write; each person and agent gets a folder of their own there"
+    )
+    memory_mb: int = Field(default=512, ge=32, le=65_536, description="Memory of all its processes, in MiB")
+    processes: int = Field(default=64, ge=1, le=4096, description="Processes and threads at once")
+    cpu_seconds: int = Field(default=600, ge=1, le=1_000_000, description="CPU time of one process, in seconds")
+    idle_seconds: int = Field(default=300, ge=5, le=86_400, description="Seconds without a call until it ends")
+
+    @field_validator("command")
+    @classmethod
+    def _is_program(cls, value: str) -> str:
+        if "/" in value and not value.startswith("/"):
+            raise ValueError("use an absolute path, or a name without a slash")
+        if any(character.isspace() for character in value):
+            raise ValueError("name the program only; its arguments go into `args`, one by one")
+        return value
+
+    @field_validator("args")
+    @classmethod
+    def _are_arguments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any("\0" in one for one in value):
+            raise ValueError("an argument can't have a NUL")
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if _HOST.fullmatch(one) is None:
+                raise ValueError(f"write {one!r} as host or host:port, in lowercase, without https://")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _are_variables(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, content in value.items():
+            _check_variable(name)
+            if "\0" in content:
+                raise ValueError(f"{name} can't have a NUL")
+        return value
+
+    @field_validator("placeholders")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            _check_variable(name)
+        return value
+
+    @field_validator("folders")
+    @classmethod
+    def _are_folders(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for one in value:
+            _check_folder(one)
+        return value
+
+    @field_validator("writable")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            _check_folder(value)
+        return value
+
+    @property
+    def shown_folders(self) -> tuple[Path, ...]:
+        """All folders of this machine that it sees anything of."""
+        return self.folders if self.writable is None else (*self.folders, self.writable)
+
+
+def _check_variable(name: str) -> None:
+    if _VARIABLE.fullmatch(name) is None:
+        raise ValueError(f"{name!r} isn't a name of a variable")
+    if name.lower() in _OURS:
+        raise ValueError(f"{name} is set by the vault: leave it out")
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_absolute() or ".." in folder.parts:
+        raise ValueError(f"write {folder} as an absolute path")
+    is_closed = any(folder == one or one in folder.parents for one in _CLOSED) and _MEMORY not in folder.parents
+    if is_closed or folder in _TOO_WIDE:
+        raise ValueError(f"{folder} holds more than a program should see: name a folder of its own")
+
+
+def overlap_with(data: Path, servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path] | None:
+    """The first server and folder that would show it something of the vault's data directory."""
+    own = data.resolve()
+    for name, one in servers.items():
+        for folder in one.shown_folders:
+            there = folder.resolve()
+            if there == own or there in own.parents or own in there.parents:
+                return name, folder
+    return None

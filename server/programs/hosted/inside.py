@@ -1,0 +1,45 @@
+"""Runs in the sandbox, before the program: opens the proxy's port there, hands it to the vault, sets limits.
+
+The vault accepts at that port from outside, so that no process in the sandbox reaches any network. Standard library
+only: nothing of the vault is there. What to run arrives over the socket, never in arguments or the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+
+_LIMITS = {
+    "memory": resource.RLIMIT_DATA,
+    "processes": resource.RLIMIT_NPROC,
+    "cpu": resource.RLIMIT_CPU,
+    "files": resource.RLIMIT_NOFILE,
+    "core": resource.RLIMIT_CORE,
+}
+
+
+def main() -> None:
+    """Become the program that the vault names."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    with channel.makefile("rb") as lines:
+        wanted = json.loads(lines.readline())
+    port: int = wanted["port"]
+    listening = socket.create_server(("127.0.0.1", port))
+    socket.send_fds(channel, [b"1"], [listening.fileno()])
+    listening.close()
+    channel.close()
+    for name, value in wanted["limits"].items():
+        resource.setrlimit(_LIMITS[name], (value, value))
+    command: list[str] = wanted["command"]
+    try:
+        os.chdir(wanted["folder"])
+        os.execvpe(command[0], command, wanted["environment"])  # noqa: S606 -- the operator names it
+    except OSError as error:
+        sys.exit(f"{command[0]} can't be started in the sandbox: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

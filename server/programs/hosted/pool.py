@@ -1,0 +1,190 @@
+"""The processes of all local servers: started at a call, ended when idle, too large, or no longer allowed.
+
+A bounded number of them. One that ended by itself is started again at the next call, later each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from providers.api.api import UpstreamUnavailable
+from server.deployment import Deployment, ToolCaller
+from server.programs.hosted.process import HostedProcess, ProgramKey
+from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
+from server.programs.hosted.usage import usage_of
+from server.settings import Settings
+from vault import delegations, grants, sharing
+from vault.refusals import VaultError
+
+if TYPE_CHECKING:
+    from mcp.client.session import ClientSession
+
+_LOOK: Final = 2.0  # seconds between two looks at the processes
+_LONGEST_WAIT: Final = 60.0  # seconds after failures
+_MIB: Final = 1024 * 1024
+logger = logging.getLogger("token_vault.local_servers")
+
+
+class HostedServers:
+    """The local servers of one vault process."""
+
+    def __init__(self, settings: Settings, *, data: Path) -> None:
+        self._declared = settings.local_servers
+        self._most = settings.tools.local_processes
+        self._data = data
+        self._processes: dict[ProgramKey, HostedProcess] = {}
+        self._failures: dict[ProgramKey, tuple[int, float]] = {}  # how many, and when the next start may be
+        self._is_usable = False
+        self._trying = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+        self._ended = set[asyncio.Task[None]]()
+
+    @property
+    def live(self) -> tuple[HostedProcess, ...]:
+        """Those that were not told to end."""
+        return tuple(one for one in self._processes.values() if not one.is_ending)
+
+    async def problem(self) -> SandboxProblem | None:
+        """Why no program can be started here; asked again until there is nothing."""
+        async with self._trying:
+            if self._is_usable:
+                return None
+            found = await asyncio.to_thread(find_problem)
+            self._is_usable = found is None
+            return found
+
+    def setting_problem(self, program: str) -> SandboxProblem | None:
+        """What can't work of a program in the settings, as this machine is."""
+        return setting_problem(self._declared[program])
+
+    def open(
+        self, deployment: Deployment, caller: ToolCaller, program: str
+    ) -> Callable[[], AbstractAsyncContextManager[ClientSession]]:
+        """How this caller gets a session of this program."""
+
+        @asynccontextmanager
+        async def session() -> AsyncGenerator[ClientSession]:
+            process = await self._process(deployment, caller, program)
+            async with process.turn(caller) as opened:
+                yield opened
+            self._failures.pop(_key_of(caller), None)
+
+        return session
+
+    async def close(self) -> None:
+        """End all of them."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        await asyncio.gather(*(one.stop() for one in self._processes.values()), *self._ended)
+        self._processes.clear()
+
+    async def _process(self, deployment: Deployment, caller: ToolCaller, program: str) -> HostedProcess:
+        """The running one, or another. Raises UpstreamUnavailable."""
+        settings = self._declared.get(program)
+        if settings is None:
+            raise _unavailable(f"{caller.title} is no longer in the settings.")
+        if (found := await self.problem()) is not None:
+            logger.error("no sandbox", extra={"server": caller.server, "cause": str(found)})
+            raise _unavailable(f"{caller.title} can't be started. An admin can run token-vault doctor.")
+        key = _key_of(caller)
+        known = self._processes.get(key)
+        if known is not None and not known.is_ending:
+            return known
+        if known is not None:
+            self._note_end(key, known)
+        self._check_wait(key, caller)
+        await self._make_room(caller)
+        made = HostedProcess(deployment, caller, settings, data=self._data)
+        self._processes[key] = made
+        made.begin()
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look(), context=Context())
+        return made
+
+    def _note_end(self, key: ProgramKey, process: HostedProcess) -> None:
+        del self._processes[key]
+        if process.has_crashed:
+            count = self._failures.get(key, (0, 0.0))[0] + 1
+            wait = min(_LONGEST_WAIT, float(2**count))
+            self._failures[key] = count, asyncio.get_running_loop().time() + wait
+        elif not process.has_ended:
+            self._let_end(process)
+
+    def _let_end(self, process: HostedProcess) -> None:
+        task = asyncio.create_task(process.stop())
+        self._ended.add(task)
+        task.add_done_callback(self._ended.discard)
+
+    def _check_wait(self, key: ProgramKey, caller: ToolCaller) -> None:
+        count, until = self._failures.get(key, (0, 0.0))
+        left = until - asyncio.get_running_loop().time()
+        if count > 1 and left > 0:
+            raise _unavailable(f"{caller.title} ended {count} times by itself. Try again in {int(left) + 1} s.")
+
+    async def _make_room(self, caller: ToolCaller) -> None:
+        if len(self.live) < self._most:
+            return
+        idle = sorted((one for one in self.live if one.is_idle), key=lambda one: one.used_at)
+        if not idle:
+            raise _unavailable(f"{caller.title} can't be started now: {self._most} programs are at work. Try again.")
+        await idle[0].stop()
+
+    async def _look(self) -> None:
+        """Until the last one has ended."""
+        while self._processes:
+            await asyncio.sleep(_LOOK)
+            for key, process in [*self._processes.items()]:
+                if process.is_ending:
+                    self._note_end(key, process)
+                elif (reason := await self._reason_to_end(process)) is not None:
+                    if reason:
+                        logger.warning("a local server is ended", extra={"server": key.server, "cause": reason})
+                    self._let_end(process)
+
+    async def _reason_to_end(self, process: HostedProcess) -> str | None:
+        """Why it should end now, empty if that is usual; None if it may stay."""
+        settings, pid = process.settings, process.pid
+        if pid is not None:
+            used = await asyncio.to_thread(usage_of, pid)
+            if used.memory > settings.memory_mb * _MIB:
+                return f"it uses {used.memory // _MIB} MiB, more than memory_mb"
+            if used.processes > settings.processes + 2:  # bubblewrap's own
+                return f"it has {used.processes} processes, more than allowed"
+        if process.is_idle and asyncio.get_running_loop().time() - process.used_at > settings.idle_seconds:
+            return ""
+        try:
+            return None if await _may_stay(process) else ""
+        except VaultError:  # the database is away: no call comes through meanwhile
+            return None
+
+
+def _key_of(caller: ToolCaller) -> ProgramKey:
+    who = caller.principal
+    return ProgramKey(caller.server, who.user_id, who.client_id, caller.connection_id)
+
+
+async def _may_stay(process: HostedProcess) -> bool:
+    """Whether person, agent, permission, account, and server are what they were."""
+    deployment, caller = process.deployment, process.caller
+    who, now = caller.principal, deployment.now()
+    server = deployment.catalog.remote.get(caller.server)
+    if server is None or server.is_disabled:
+        return False
+    if await grants.live_principal_facts(deployment.database, who.grant_id) is None:
+        return False
+    held = await delegations.list_for_client(deployment.database, who.user_id, client_id=who.client_id)
+    if not any(one.connection_id == caller.connection_id and one.is_live(now) for one in held):
+        return False
+    usable = await sharing.usable_by(deployment.database, who.user_id, now=now)
+    return any(one.id == caller.connection_id for one in usable)
+
+
+def _unavailable(text: str) -> UpstreamUnavailable:
+    return UpstreamUnavailable(f"{text} Nothing was called.", unknown_outcome=False)

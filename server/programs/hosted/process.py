@@ -1,0 +1,393 @@
+"""One program in its sandbox, for one person and one agent: its start, its session, its calls one after the other.
+
+The program reaches something only while it carries out a call: between calls its proxy refuses everything, and a call's
+connections end with it. A program whose call was broken off is ended, as it may still be at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mcp.client.client import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, Implementation
+from pydantic import ValidationError
+
+from providers.api.api import ToolRefused, UpstreamUnavailable
+from providers.api.text import as_seen
+from providers.outbound.addresses import AddressPolicy
+from server.deployment import Deployment, ToolCaller
+from server.local_server_settings import LocalServerSettings
+from server.programs.certificates import RunAuthority
+from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
+from server.programs.front import Front, OtherHosts, ProgramCall
+from server.programs.hosted import inside, sandbox
+from server.programs.hosted.stdio import LONGEST, speak
+from server.programs.hosted.syscalls import call_filter
+from server.programs.hosted.turns import Turn, note_host
+from server.programs.hosts import HostMap
+from server.programs.running import host_map
+from server.programs.wire import Exchange
+from server.proxy import refusals
+from server.proxy.wire import ProxyRefused
+
+if TYPE_CHECKING:
+    from mcp.client.session import ClientSession
+
+_PORT: Final = 3128  # of the proxy, in the sandbox
+_START: Final = 60.0  # seconds for the program's first answer
+_GOODBYE: Final = 2.0  # seconds to end by itself (MCP, stdio: shutdown)
+_OPEN_FILES: Final = 1024
+_LINES: Final = 200  # that one program may write to the log
+_LINE: Final = 500  # characters
+_IDENTITY: Final = Implementation(name="token-vault", version="1")
+_CLOSED: Final = "No tool call is running, so nothing was sent."
+logger = logging.getLogger("token_vault.local_servers")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramKey:
+    """What a process belongs to."""
+
+    server: str
+    user_id: str
+    client_id: str
+    connection_id: str
+
+
+class HostedProcess:
+    """From start to end; `begin` returns at once."""
+
+    def __init__(
+        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings, *, data: Path
+    ) -> None:
+        self.caller = caller
+        self.deployment = deployment
+        self.settings = settings
+        self.used_at = asyncio.get_running_loop().time()
+        self.pid: int | None = None
+        self.said: list[str] = []  # the last lines on standard error
+        self._data = data
+        self._turn: Turn | None = None
+        self._waiting = 0
+        self._one = asyncio.Lock()
+        self._session: ClientSession | None = None
+        self._answers = asyncio.Event()  # it answered, or ended before
+        self._ending = asyncio.Event()
+        self._is_wanted_end = False
+        self._lines = 0
+        self._hosts = _hosts_of(deployment, settings)
+        self._front: Front | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start it."""
+        alone = Context()  # what it does later isn't done for the request that started it
+        self._task = asyncio.create_task(self._live(), name=f"local server {self.caller.server}", context=alone)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._waiting == 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self._task is not None and self._task.done()
+
+    @property
+    def is_ending(self) -> bool:
+        return self.has_ended or self._ending.is_set()
+
+    @property
+    def has_crashed(self) -> bool:
+        """Whether it ended although nobody ended it."""
+        return self.has_ended and not self._is_wanted_end
+
+    async def stop(self) -> None:
+        """End it, and wait until it is gone."""
+        self._is_wanted_end = True
+        self._ending.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    @asynccontextmanager
+    async def turn(self, caller: ToolCaller) -> AsyncGenerator[ClientSession]:
+        """The session, for one tool call at a time. Raises UpstreamUnavailable, and what the person could allow."""
+        self._waiting += 1
+        try:
+            async with self._one:
+                session, front = await self._wait_for_session()
+                self.caller = caller
+                self._turn = turn = Turn(self.deployment, caller, self.settings, self._hosts)
+                is_over = False
+                try:
+                    yield session
+                    is_over = True
+                except MCPError as error:
+                    if error.code == CONNECTION_CLOSED:
+                        raise self._lost_call() from error
+                    is_over = True
+                    raise
+                except (ToolRefused, ValidationError):
+                    is_over = True
+                    raise
+                finally:
+                    self._turn = None
+                    if not is_over:
+                        self._ending.set()
+                    await front.end_connections()
+                    await turn.close()
+                    self.used_at = asyncio.get_running_loop().time()
+                turn.check_permission()
+        finally:
+            self._waiting -= 1
+
+    async def _wait_for_session(self) -> tuple[ClientSession, Front]:
+        await self._answers.wait()
+        if self._session is None or self._front is None or self.is_ending:
+            raise UpstreamUnavailable(
+                f"{self.caller.title} didn't start, so nothing was called. An admin can find the cause in the log.",
+                unknown_outcome=False,
+            )
+        return self._session, self._front
+
+    def _lost_call(self) -> UpstreamUnavailable:
+        text = f"{self.caller.title} ended during the call. It may have been carried out. Check before you try again."
+        return UpstreamUnavailable(text, unknown_outcome=True)
+
+    async def _live(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="token-vault-server-"))
+        try:
+            await self._run(folder)
+        except (OSError, TimeoutError, MCPError, EOFError) as error:
+            self._say(f"didn't start: {type(error).__name__}")
+        except Exception:  # the outermost handler of a process
+            logger.exception("a local server failed", extra={"server": self.caller.server})
+        finally:
+            self._answers.set()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _run(self, folder: Path) -> None:
+        authority = RunAuthority(self._hosts.domains, folder=folder)
+        self._front = front = Front(self._hosts, authority, self._answer, self._others())
+        shared = folder / "shared"
+        shared.mkdir()
+        order = self._order(_place(front.url_at(_PORT), authority, shared))
+        ours, theirs = socket.socketpair()
+        with ours:
+            process = await self._spawn(shared, theirs)
+            if process.stdin is None or process.stdout is None or process.stderr is None:
+                raise EOFError("no pipes")  # never: they were asked for
+            self.pid = process.pid
+            errors = asyncio.create_task(self._read_errors(process.stderr))
+            try:
+                listening = await asyncio.to_thread(_receive_port, ours, order)
+                streams = speak(process.stdout, process.stdin, lambda line: self._note(f"printed: {line}"))
+                async with front.listen(listening):
+                    client = Client(streams, mode="auto", cache=None, client_info=_IDENTITY)
+                    await self._talk(client, process)
+            finally:
+                await _end(process)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE):
+                        await errors
+                self.pid = None
+
+    async def _talk(self, client: Client, process: asyncio.subprocess.Process) -> None:
+        async with asyncio.timeout(_START) as starting, client:
+            starting.reschedule(None)
+            self._session = client.session
+            self._answers.set()
+            waiting = [asyncio.create_task(self._ending.wait()), asyncio.create_task(process.wait())]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waiting:
+                    one.cancel()
+        if not self._ending.is_set():
+            self._say(f"ended by itself with code {process.returncode}")
+
+    async def _spawn(self, shared: Path, theirs: socket.socket) -> asyncio.subprocess.Process:
+        room = sandbox.Room(shared, self.settings.folders, self._writable(), hidden=[self._data.resolve()])
+        with theirs, ExitStack() as stack:
+            calls = call_filter()
+            filter_fd = None if calls is None else stack.enter_context(_in_memory(calls))
+            options = "\0".join(sandbox.options(room, filter_fd=filter_fd))
+            options_fd = stack.enter_context(_in_memory(options.encode()))  # not for the eyes of the program
+            inside_fd = theirs.fileno()
+            return await asyncio.create_subprocess_exec(
+                *(sandbox.wrapper(), "--args", str(options_fd), "--", str(sandbox.interpreter())),
+                *("-I", "-S", str(sandbox.SHARED / "inside.py"), str(inside_fd)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={"PATH": sandbox.PATH},
+                cwd="/",
+                pass_fds=[inside_fd, options_fd, *([] if filter_fd is None else [filter_fd])],
+                start_new_session=True,
+                limit=LONGEST,
+            )
+
+    def _writable(self) -> tuple[Path, Path] | None:
+        """Where the writable folder shows, and this person's and agent's own part of it."""
+        folder = self.settings.writable
+        if folder is None:
+            return None
+        who = f"{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
+        own = folder / hashlib.sha256(who).hexdigest()[:32]
+        own.mkdir(mode=0o700, exist_ok=True)
+        return folder, own
+
+    def _order(self, place: ProgramPlace) -> bytes:
+        """What `inside` is told."""
+        settings = self.settings
+        declared = {**sandbox.base_environment(), **settings.environment}
+        environment = environment_of(declared, place, self._hosts.providers, own=frozenset[str]())
+        given = {name: text for name, text in settings.environment.items() if environment[name] == place.placeholder}
+        environment |= {**given, **dict.fromkeys(settings.placeholders, place.placeholder)}
+        limits = {
+            "memory": settings.memory_mb * 1024 * 1024,
+            "processes": settings.processes,
+            "cpu": settings.cpu_seconds,
+            "files": _OPEN_FILES,
+            "core": 0,
+        }
+        wanted = {
+            "command": [settings.command, *settings.args],
+            "environment": environment,
+            "limits": limits,
+            "port": _PORT,
+            "folder": str(settings.writable or sandbox.HOME),
+        }
+        return json.dumps(wanted).encode() + b"\n"
+
+    def _others(self) -> OtherHosts:
+        deployment = self.deployment
+        return OtherHosts(
+            are_allowed=False,
+            policy=AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams),
+            told=self._note_host,
+            are_ours=_none,
+            proxy=deployment.settings.outbound.proxy_address(),
+            is_named=lambda host, port: self._turn is not None and self._turn.reaches(host, port),
+            why_not=f"no tool call is running, or {self.caller.server} isn't set up to call it",
+        )
+
+    async def _answer(self, call: ProgramCall, exchange: Exchange) -> None:
+        turn = self._turn
+        if turn is not None:
+            await turn.answer(call, exchange)
+            return
+        note_host(self.deployment, self.caller, call.host, call.port, code="no_tool_call")
+        found = self._hosts.at(call.host, call.port)
+        provider = self.deployment.catalog.get(found[0].provider) if found else None
+        await refusals.send(exchange.send, ProxyRefused("call_not_allowed", _CLOSED), provider)
+
+    def _note_host(self, host: str, port: int, is_reached: bool) -> None:
+        if self._turn is not None:
+            self._turn.note_host(host, port, is_reached)
+        else:
+            note_host(self.deployment, self.caller, host, port, code="no_tool_call")
+
+    async def _read_errors(self, reader: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:
+                continue  # the reader dropped what was too long
+            if not line:
+                return
+            self._note(line.decode(errors="replace"))
+
+    def _note(self, line: str) -> None:
+        """A line of the program's, for the log: bounded, and without its proxy's password."""
+        line = line if self._front is None else self._front.mask_password(line)
+        text = as_seen(line.rstrip(), limit=_LINE)
+        self.said = [*self.said[-4:], text]
+        self._lines += 1
+        if self._lines <= _LINES:
+            logger.info("a local server wrote", extra={"server": self.caller.server, "text": text})
+        elif self._lines == _LINES + 1:
+            logger.warning("a local server wrote too much; the rest is left out", extra={"server": self.caller.server})
+
+    def _say(self, text: str) -> None:
+        logger.warning("a local server failed", extra={"server": self.caller.server, "cause": text, "wrote": self.said})
+
+
+async def _none(addresses: object) -> bool:
+    return False
+
+
+def _hosts_of(deployment: Deployment, settings: LocalServerSettings) -> HostMap:
+    found = [deployment.catalog.get(name) for name in settings.providers]
+    return host_map(deployment, [one for one in found if one is not None])
+
+
+def _place(proxy: str, authority: RunAuthority, shared: Path) -> ProgramPlace:
+    """Write what the program reads, and say where it finds it."""
+    sandbox.write_names(shared)
+    texts = {
+        "bundle.pem": bundle_text(authority.pem, has_system_roots=False),
+        "authority.pem": authority.pem,
+        "aws": aws_configuration({"HOME": "/nonexistent"}),
+        "proxy.cjs": NODE_PRELOAD.read_text(encoding="utf-8"),
+        "inside.py": Path(inside.__file__).read_text(encoding="utf-8"),
+    }
+    for name, text in texts.items():
+        (shared / name).write_text(text, encoding="utf-8")
+    there = sandbox.SHARED
+    return ProgramPlace(
+        proxy,
+        there / "bundle.pem",
+        there / "authority.pem",
+        there / "aws",
+        f"token-vault-{secrets.token_hex(16)}",
+        preload=there / "proxy.cjs",
+    )
+
+
+def _receive_port(ours: socket.socket, order: bytes) -> socket.socket:
+    """Tell `inside` what to run, and get the socket that listens in the sandbox. Raises OSError and EOFError."""
+    ours.settimeout(_START)
+    ours.sendall(order)
+    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if not descriptors:
+        raise EOFError("the sandbox ended")
+    listening = socket.socket(fileno=descriptors[0])
+    listening.setblocking(False)
+    return listening
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Generator[int]:
+    """A file in memory with this, as bubblewrap reads it."""
+    with os.fdopen(os.memfd_create("sandbox"), "wb+", buffering=0) as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Close its input, and kill it if it stays; with it goes everything in the sandbox."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(_GOODBYE):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

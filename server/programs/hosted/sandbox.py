@@ -1,0 +1,171 @@
+"""What a program sees of this machine: bubblewrap's arguments, and why no sandbox can be made here.
+
+Namespaces of its own for everything, no network but a loopback that nobody else is on, `/usr` and the operator's
+folders read-only, small folders in memory for the rest, no capability, a filter of system calls.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from server.local_server_settings import LocalServerSettings
+
+HOME: Final = Path("/home/program")
+SHARED: Final = Path("/run/token-vault")  # what the vault gives it to read
+PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_WRAPPER: Final = "bwrap"
+_USER: Final = "1000"
+_TEMPORARY: Final = 64 * 1024 * 1024  # bytes of each folder in memory
+_PATIENCE: Final = 20.0  # seconds for a trial
+_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_SYSTEM: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/mime.types")
+_INSTALL: Final = "install bubblewrap (on Debian and Ubuntu: apt-get install bubblewrap), version 0.8 or newer"
+_ALLOW: Final = (
+    "allow user namespaces without privileges: an AppArmor profile for bwrap on Ubuntu, "
+    "kernel.unprivileged_userns_clone=1 on older Debian, deploy/systemd/local-servers.conf for the systemd unit, "
+    "--security-opt seccomp=unconfined --security-opt systempaths=unconfined for a container"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxProblem:
+    """Why no program can be run in a sandbox here, and what to do."""
+
+    sentence: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence}: {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The folders that a program sees, beside the system's. `writable`: where it shows, and where it really is."""
+
+    shared: Path
+    folders: Sequence[Path] = ()
+    writable: tuple[Path, Path] | None = None
+    hidden: Sequence[Path] = ()  # never shown, wherever they are
+
+
+def interpreter() -> Path:
+    """The Python that runs `inside`, without a virtual environment around it."""
+    version = sys.version_info
+    return Path(sys.base_prefix) / "bin" / f"python{version.major}.{version.minor}"
+
+
+def find_problem() -> SandboxProblem | None:
+    """Try the sandbox with the interpreter in it; takes a moment, and blocks."""
+    if sys.platform != "linux":
+        return SandboxProblem("Programs are run in a sandbox on Linux only", "run the vault there")
+    if shutil.which(_WRAPPER) is None:
+        return SandboxProblem("bubblewrap isn't installed", _INSTALL)
+    command = [wrapper(), *options(Room(Path("/usr/share"))), "--", str(interpreter()), "-I", "-S", "-c", ""]
+    try:
+        tried = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False, env={"PATH": PATH})  # noqa: S603 -- our own
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return SandboxProblem(f"bubblewrap can't be run ({error})", _INSTALL)
+    if tried.returncode == 0:
+        return None
+    said = tried.stderr.decode(errors="replace").strip().splitlines()
+    last = (said[-1] if said else f"exit code {tried.returncode}")[:200]
+    return SandboxProblem(f"bubblewrap can't make a sandbox ({last})", _INSTALL if "nknown option" in last else _ALLOW)
+
+
+def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
+    """What can't work of a declared program, as this machine is."""
+    for folder in one.shown_folders:
+        if not folder.is_dir():
+            return SandboxProblem(f"{folder} is no folder", "create it, or correct `folders` or `writable`")
+    if not one.command.startswith("/"):
+        if shutil.which(one.command, path=PATH) is None:
+            return SandboxProblem(f"{one.command} isn't in {PATH}", "install it there, or name its absolute path")
+        return None
+    command = Path(one.command)
+    if not os.access(command, os.X_OK) or command.is_dir():
+        return SandboxProblem(f"{command} is no program that this user can run", "correct `command`")
+    roots = [Path("/usr"), *(Path("/", name) for name in _LINKS), Path(sys.base_prefix), *one.shown_folders]
+    if not any(place.is_relative_to(root) for root in roots for place in (command, command.resolve())):
+        return SandboxProblem(f"{command} can't be seen in the sandbox", "add its folder to `folders`")
+    return None
+
+
+def wrapper() -> str:
+    """bubblewrap."""
+    return shutil.which(_WRAPPER) or _WRAPPER
+
+
+def options(room: Room, *, filter_fd: int | None = None) -> Iterator[str]:
+    """bubblewrap's options; `filter_fd`: the file with the filter of system calls."""
+    yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session")
+    yield from ("--cap-drop", "ALL", "--uid", _USER, "--gid", _USER, "--hostname", "sandbox")
+    yield from ("--ro-bind", "/usr", "/usr")
+    for name in _LINKS:
+        place = Path("/", name)
+        if place.is_symlink():
+            yield from ("--symlink", str(place.readlink()), str(place))
+        elif place.is_dir():
+            yield from ("--ro-bind", str(place), str(place))
+    for file in _SYSTEM:
+        yield from ("--ro-bind-try", file, file)
+    yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--dir", "/var")
+    for folder in ("/tmp", "/dev/shm", str(HOME)):  # noqa: S108 -- the sandbox's own
+        yield from ("--size", str(_TEMPORARY), "--tmpfs", folder)
+    prefix = Path(sys.base_prefix).resolve()
+    if not prefix.is_relative_to("/usr"):
+        yield from ("--ro-bind", str(prefix), str(prefix))
+        if (named := Path(sys.base_prefix)) != prefix:
+            yield from ("--ro-bind", str(prefix), str(named))
+    for folder in room.folders:
+        yield from ("--ro-bind", str(folder), str(folder))
+    if room.writable is not None:
+        shown, real = room.writable
+        yield from ("--bind", str(real), str(shown))
+    for place in room.hidden:
+        if _is_shown(place, room):
+            yield from ("--tmpfs", str(place), "--remount-ro", str(place))
+    for name in ("passwd", "group", "hosts"):
+        if (room.shared / name).is_file():
+            yield from ("--ro-bind", str(room.shared / name), f"/etc/{name}")
+    yield from ("--ro-bind", str(room.shared), str(SHARED), "--remount-ro", "/dev")
+    yield from ("--remount-ro", "/")
+    if filter_fd is not None:
+        yield from ("--seccomp", str(filter_fd))
+
+
+def _is_shown(place: Path, room: Room) -> bool:
+    roots = [Path("/usr"), Path(sys.base_prefix).resolve(), *room.folders]
+    return any(place.is_relative_to(one) for one in roots)
+
+
+def base_environment() -> Mapping[str, str]:
+    """All that a program inherits, before its proxy and what the operator sets."""
+    home = str(HOME)
+    return {
+        "PATH": PATH,
+        "HOME": home,
+        "USER": "program",
+        "LOGNAME": "program",
+        "TMPDIR": "/tmp",  # noqa: S108 -- the sandbox's own
+        "LANG": "C.UTF-8",
+        "XDG_CONFIG_HOME": f"{home}/.config",
+        "XDG_CACHE_HOME": f"{home}/.cache",
+    }
+
+
+def write_names(shared: Path) -> None:
+    """The few names that programs look up."""
+    lines = {
+        "passwd": f"program:x:{_USER}:{_USER}::{HOME}:/usr/sbin/nologin\n",
+        "group": f"program:x:{_USER}:\n",
+        "hosts": "127.0.0.1 localhost\n",
+    }
+    for name, text in lines.items():
+        (shared / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,114 @@
+"""One tool call that a program carries out: whose accounts it reaches, and which hosts, until the call ends.
+
+What the program's requests get is decided for this call's person and agent, request by request: the scopes of the rule
+that fits, within the agent's permission. A tool that was accepted as one that only reads gets no other calls through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from server.deployment import Deployment, ToolCaller
+from server.local_server_settings import LocalServerSettings
+from server.programs.access import AccountChoice, ProgramAccess, WantedCall
+from server.programs.front import ProgramCall
+from server.programs.hosts import ApiAddress, HostMap
+from server.programs.local_calls import LocalCalls
+from server.programs.wire import Exchange
+from server.proxy.wire import ProxyRefused
+from vault.records import Event
+from vault.refusals import ConnectionRequired, DelegationRequired
+from vault.spans import REQUEST_ID
+
+_READING: Final = frozenset({"GET", "HEAD"})
+
+
+class _TurnAccess(ProgramAccess):
+    """Whether this call may make a request; `missing` is the permission that its person could give."""
+
+    def __init__(self, deployment: Deployment, caller: ToolCaller) -> None:
+        super().__init__(
+            deployment,
+            caller.principal,
+            None,
+            agent=caller.tool,
+            accounts=(caller.account,),
+            purpose=caller.tool,
+            several=f"Name the access to {caller.title} like the account that it should use.",
+        )
+        self._catalog = deployment.catalog
+        self._caller = caller
+        self.missing: ConnectionRequired | DelegationRequired | None = None
+
+    async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
+        try:
+            chosen = await super().choose(found, call)
+        except (ConnectionRequired, DelegationRequired) as missing:
+            self.missing = missing
+            raise
+        provider = self._catalog.provider(chosen.address.provider)
+        reading = frozenset(name for name, scope in provider.scopes.items() if scope.reads)
+        if self._caller.only_reads and call.method not in _READING and not chosen.scopes <= reading:
+            raise ProxyRefused(
+                "call_not_allowed",
+                f"{self._caller.tool} was accepted as a tool that only reads, and {call.method} changes something at "
+                f"{provider.title}. An admin can accept it as one that writes. Nothing was sent.",
+            )
+        return chosen
+
+
+class Turn:
+    """What a program may do while it carries out one call."""
+
+    def __init__(
+        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings, hosts: HostMap
+    ) -> None:
+        self._deployment = deployment
+        self._caller = caller
+        self._named = frozenset(settings.hosts)
+        self._access = _TurnAccess(deployment, caller)
+        self._calls = LocalCalls(deployment, hosts, self._access, tool=caller.tool, request_id=REQUEST_ID.get())
+        self._wrote = False
+
+    async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
+        """Carry out a request at a provider's host."""
+        before = self._answer_count()
+        try:
+            await self._calls.answer(call, exchange)
+        finally:
+            self._wrote |= call.method not in _READING and self._answer_count() > before
+
+    def _answer_count(self) -> int:
+        return sum(count for (_, outcome), count in self._calls.counts.items() if outcome != "refused")
+
+    def reaches(self, host: str, port: int) -> bool:
+        """Whether the operator named this host."""
+        return f"{host}:{port}" in self._named or (host in self._named and port in {80, 443})
+
+    def note_host(self, host: str, port: int, is_reached: bool) -> None:
+        """Record that the program called another host."""
+        note_host(self._deployment, self._caller, host, port, code="" if is_reached else "host_refused")
+
+    def check_permission(self) -> None:
+        """Raise what the person could allow, if it was missing and nothing was changed meanwhile."""
+        if self._access.missing is not None and not self._wrote:
+            raise self._access.missing
+
+    async def close(self) -> None:
+        """End what was given for this call."""
+        await self._access.close()
+
+
+def note_host(deployment: Deployment, caller: ToolCaller, host: str, port: int, *, code: str) -> None:
+    """Record a call of a host; `code` says why it was refused."""
+    details: dict[str, object] = {"host": host[:253], "port": port, "tool": caller.tool}
+    event = Event(
+        "program.called",
+        outcome="refused" if code else "ok",
+        user_id=caller.principal.user_id,
+        client_id=caller.principal.client_id,
+        details={**details, "code": code} if code else details,
+    )
+    activity = deployment.activity
+    (activity.note_refusal if code else activity.note)(event)

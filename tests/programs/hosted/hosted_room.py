@@ -1,0 +1,188 @@
+"""A vault with a simulated Slack that runs MCP servers of this machine, alice and bob, and their agents."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from providers.simulator.running import running_simulator
+from server.administration.actor import Actor
+from server.programs.hosted.pool import HostedServers
+from server.programs.hosted.sandbox import find_problem, interpreter
+from server.remote import servers
+from tests.support.harness import running_vault
+from tests.support.rooms.mcp_room import SLACK, Agent, Room
+from vault import connections, delegations
+from vault.audit import audit
+from vault.mcp.servers import get_server
+from vault.records import Connection, Event
+from vault.upstream import Account, TokenAnswer
+
+SERVERS = Path(__file__).parent / "servers"
+NODE_MODULES = Path(__file__).parents[2] / "node" / "node_modules"
+CURIOUS: dict[str, Any] = {
+    "command": str(interpreter()),
+    "args": ["-I", str(SERVERS / "curious.py")],
+    "folders": [str(SERVERS)],
+    "providers": ["slack"],
+}
+
+
+@cache
+def _missing() -> str:
+    found = find_problem()
+    return "" if found is None else str(found)
+
+
+def needs_sandbox() -> None:
+    """Skip where no sandbox can be made."""
+    if reason := _missing():
+        pytest.skip(reason)
+
+
+def npm_server(package: str, *arguments: str, **more: Any) -> dict[str, Any]:
+    """The settings of a server from npm, as its package is installed."""
+    folder = NODE_MODULES / package
+    if not folder.is_dir() or (node := shutil.which("node")) is None:
+        pytest.skip(f"{package} or Node isn't installed; run make node")
+    (script,) = json.loads((folder / "package.json").read_text())["bin"].values()
+    own = [] if Path(node).is_relative_to("/usr") else [str(Path(node).resolve().parents[1])]
+    return {
+        "command": str(Path(node).resolve()) if own else "node",
+        "args": [str(folder / script), *arguments],
+        "folders": [str(NODE_MODULES), *own],
+        **more,
+    }
+
+
+@dataclass
+class HostedRoom:
+    """The vault, and what each person's agent may do. `named`: listens at a port that a program may reach."""
+
+    room: Room
+    named: socket.socket | None = None
+    files: Path | None = None
+
+    @property
+    def named_port(self) -> int:
+        assert self.named is not None
+        return self.named.getsockname()[1]
+
+    @property
+    def deployment(self):
+        return self.room.vault.deployment
+
+    @property
+    def hosted(self) -> HostedServers:
+        assert self.deployment.hosted is not None
+        return self.deployment.hosted
+
+    @property
+    def operator(self) -> Actor:
+        return Actor(self.deployment, None, "command_line")
+
+    async def add(self, name: str, *, reads: tuple[str, ...] = ()) -> None:
+        """Put the program behind the vault, have an agent look, and accept all; `reads` only read."""
+        await servers.add(self.operator, servers.NewServer(name, f"program:{name}"))
+        agent = await self.agent(name, scopes=frozenset({"list:tools"}))
+        looked = await self.call(agent, name, "tools")
+        assert not looked.is_error, text(looked)
+        found = await get_server(self.deployment.database, name)
+        assert found is not None
+        asked = [one.name for one in found.tools if one.name not in reads]
+        await servers.accept(self.operator, name, servers.ReviewDecision(found.digest, reads=reads, unasked=asked))
+
+    async def agent(self, *names: str, person: str = "alice", scopes: frozenset[str] | None = None) -> Agent:
+        """An agent of the person that may use everything of these servers."""
+        agent = await self.room.agent(person)
+        for name in names:
+            access = await self.access(agent, name)
+            allowed = self.deployment.catalog.provider(name).own_scopes if scopes is None else scopes
+            await self.room.allow(agent, access, allowed)
+        return agent
+
+    async def access(self, agent: Agent, name: str) -> Connection:
+        """The person's access to the program; a new one the first time."""
+        deployment = self.deployment
+        who = agent.principal.user_id
+        for one in await connections.list_connections(deployment.database, who):
+            if one.provider == name:
+                return one
+        scopes = deployment.catalog.provider(name).all_scopes - deployment.catalog.provider(name).own_scopes
+        async with deployment.transaction() as transaction:
+            return await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=who,
+                provider=name,
+                answer=TokenAnswer('{"key": "open"}', None, scopes, None, Account("mine", "mine")),
+                asked=scopes,
+                policy=deployment.vault.policies[name],
+                now=deployment.now(),
+            )
+
+    async def slack(self, agent: Agent, scopes: frozenset[str] = SLACK) -> Connection:
+        """Let the agent use its person's Slack account with these scopes."""
+        who = agent.principal.user_id
+        for one in await connections.list_connections(self.deployment.database, who):
+            if one.provider == "slack":
+                await self.room.allow(agent, one, scopes)
+                return one
+        return await self.room.connect(agent, "slack", scopes=SLACK, delegated=scopes)
+
+    async def forbid(self, agent: Agent, connection: Connection) -> None:
+        """Take a permission away."""
+        async with self.deployment.transaction() as transaction:
+            await delegations.revoke(
+                transaction,
+                user_id=agent.principal.user_id,
+                client_id=agent.principal.client_id,
+                connection_id=connection.id,
+                now=self.deployment.now(),
+            )
+
+    async def call(self, agent: Agent, server: str, tool: str, **arguments: Any) -> CallToolResult:
+        """Call a tool of the server's."""
+        async with self.room.client(agent, mode="auto") as client:
+            return await client.call_tool(f"{server}_{tool}", arguments)
+
+    async def ask(self, agent: Agent, tool: str, **arguments: Any) -> Any:
+        """What the curious server answers; what it says of a failure is a text."""
+        told = await self.call(agent, "curious", tool, **arguments)
+        if told.is_error:
+            return text(told)
+        return json.loads(told.structured_content["text"][0])
+
+    async def events(self, kind: str, agent: Agent) -> list[Event]:
+        """Those of the agent, newest first."""
+        await self.deployment.activity.settle()
+        found = await audit.list_events(self.deployment.database, limit=1000)
+        return [one for one in reversed(found) if one.kind == kind and one.client_id == agent.principal.client_id]
+
+
+def text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+@asynccontextmanager
+async def hosted_room(data: Path, *, most: int = 16, **local_servers: Any) -> AsyncGenerator[HostedRoom]:
+    """A vault whose settings declare these servers, at most so many at once."""
+    async with (
+        running_simulator() as simulator,
+        running_vault(
+            data,
+            providers=simulator.settings(),
+            overrides={"local_servers": local_servers, "tools": {"list_limit": 0, "local_processes": most}},
+        ) as vault,
+    ):
+        yield HostedRoom(Room(vault, simulator))

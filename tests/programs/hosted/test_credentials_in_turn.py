@@ -1,0 +1,141 @@
+"""Credentials of a program's requests: put in while its tool call runs, for that call's person and agent only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from tests.programs.hosted.hosted_room import HostedRoom, text
+from tests.support.rooms.mcp_room import Agent
+
+CHANNELS = "https://slack.com/api/conversations.list"
+POST = "https://slack.com/api/chat.postMessage"
+
+
+async def channels(place: HostedRoom, agent: Agent) -> Any:
+    answer = await place.ask(agent, "fetch", url=CHANNELS)
+    return json.loads(answer["body"]) if isinstance(answer, dict) and answer["status"] == 200 else answer
+
+
+async def test_a_call_uses_the_account_and_is_recorded_with_its_requests(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    asked = str(await channels(place, agent))
+    assert "curious_fetch needs a Slack account" in asked or "needs your permission" in asked, asked
+    await place.slack(agent)
+    assert (await channels(place, agent))["ok"] is True
+    (called, *_) = await place.events("tool.called", agent)
+    (proxied, *_) = await place.events("proxy.called", agent)
+    assert (proxied.outcome, proxied.details["tool"]) == ("ok", "curious_fetch")
+    assert proxied.details["request_id"] == called.details["request_id"]
+    (issued, *_) = await place.events("handle.issued", agent)
+    assert issued.details["purpose"] == "curious_fetch"
+
+
+async def test_between_calls_nothing_is_put_in(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.slack(agent)
+    await place.ask(agent, "fetch_later", url=CHANNELS, seconds=0.5)
+    seen: list[str] = []
+    async with asyncio.timeout(20):
+        while not (await place.events("program.called", agent)):
+            await asyncio.sleep(0.1)
+    (refused, *_) = await place.events("program.called", agent)
+    assert (refused.details["host"], refused.details["code"]) == ("slack.com", "no_tool_call")
+    assert not await place.events("proxy.called", agent)
+    async with asyncio.timeout(20):
+        while not (seen := await place.ask(agent, "seen")):
+            await asyncio.sleep(0.1)
+    assert json.loads(seen[0])["status"] == 403
+    assert "No tool call is running" in seen[0]
+    assert (await channels(place, agent))["ok"] is True  # the twin: during a call
+
+
+async def test_a_connection_ends_with_its_call(place: HostedRoom) -> None:
+    agent, arrived, ended = await place.agent("curious"), asyncio.Event(), asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        while await reader.read(1000):
+            pass
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(hold, sock=place.named)
+    async with asyncio.timeout(30):
+        call = asyncio.create_task(
+            place.ask(agent, "fetch_beside", url=f"http://localhost:{place.named_port}/", seconds=1.0)
+        )
+        await arrived.wait()
+        assert not ended.is_set()
+        assert await call == "answered"
+        await ended.wait()
+    server.close()
+
+
+async def test_each_person_and_agent_has_a_process_of_their_own(place: HostedRoom) -> None:
+    alice, other, bob = [await place.agent("curious", person=name) for name in ("alice", "alice", "bob")]
+    await place.slack(alice)
+    started = [await place.ask(one, "pid") for one in (alice, other, bob)]
+    assert len(set(started)) == 3
+    assert await place.ask(alice, "pid") == started[0]
+    assert (await channels(place, alice))["ok"] is True
+    for one in (other, bob):
+        assert "ok" not in str(await channels(place, one)).split(), "not with the account of alice"
+        assert not await place.events("proxy.called", one)
+
+
+async def test_it_calls_with_the_agents_scopes_and_no_more(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    account = await place.slack(agent, frozenset({"channels:read"}))
+    body = json.dumps({"channel": "C0SBRANDOM1", "text": "hello"})
+    assert (await channels(place, agent))["ok"] is True
+    refused = await place.call(agent, "curious", "fetch", url=POST, method="POST", body=body)
+    assert refused.is_error
+    assert "chat:write" in text(refused) or "Post messages" in text(refused), text(refused)
+    await place.room.allow(agent, account, frozenset({"channels:read", "chat:write"}))
+    done = await place.ask(agent, "fetch", url=POST, method="POST", body=body)
+    assert json.loads(done["body"])["ok"] is True
+
+
+async def test_a_tool_that_was_accepted_as_reading_changes_nothing(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.slack(agent)
+    body = json.dumps({"channel": "C0SBRANDOM1", "text": "hello"})
+    assert json.loads((await place.ask(agent, "fetch", url=POST, method="POST", body=body))["body"])["ok"] is True
+    refused = await place.ask(agent, "peek", url=POST, method="POST", body=body)
+    assert refused["status"] == 403
+    assert "accepted as a tool that only reads" in refused["body"]
+    assert json.loads((await place.ask(agent, "peek", url=CHANNELS))["body"])["ok"] is True
+
+
+async def test_only_named_hosts_are_reached(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    other = await place.ask(agent, "fetch", url="https://other.example/")
+    assert "403" in str(other)
+    (refused, *_) = await place.events("program.called", agent)
+    assert refused.details == {
+        **refused.details,
+        "host": "other.example",
+        "code": "host_refused",
+        "tool": "curious_fetch",
+    }
+    named = await place.ask(agent, "fetch", url="https://named.example:81/")
+    assert "502" in str(named), "let through, and nobody is there"
+    assert "403" in str(await place.ask(agent, "fetch", url="https://named.example/")), "at that port only"
+    github = await place.ask(agent, "fetch", url="https://api.github.com/user")
+    assert "403" in str(github), "a provider that isn't on its list"
+
+
+async def test_a_permission_that_ends_ends_the_process(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    before = await place.ask(agent, "pid")
+    (process,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    access = await place.access(agent, "curious")
+    await place.forbid(agent, access)
+    assert "isn't allowed to use it" in await place.ask(agent, "pid")
+    async with asyncio.timeout(30):
+        while not process.has_ended:
+            await asyncio.sleep(0.1)
+    await place.room.allow(agent, access, place.deployment.catalog.provider("curious").own_scopes)
+    assert await place.ask(agent, "pid") != before

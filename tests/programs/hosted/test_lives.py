@@ -1,0 +1,164 @@
+"""Lives of the processes: their number, their limits, how they end, and when they start again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import pytest
+
+from server.programs.hosted.process import HostedProcess
+from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
+from tests.support.rooms.mcp_room import Agent
+
+
+@pytest.fixture(scope="module")
+async def small(place: HostedRoom, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[HostedRoom]:
+    """A vault that runs two programs at once, in little room."""
+    folder = tmp_path_factory.mktemp("small")
+    limits = {"idle_seconds": 3600, "memory_mb": 64, "processes": 8}
+    async with hosted_room(folder / "vault", most=2, curious={**CURIOUS, **limits}) as opened:
+        await opened.add("curious")
+        yield opened
+
+
+def process_of(place: HostedRoom, agent: Agent) -> HostedProcess:
+    (found,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    return found
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_true():
+            await asyncio.sleep(0.1)
+
+
+async def test_an_idle_one_ends_and_starts_again_at_the_next_call(small: HostedRoom) -> None:
+    agent = await small.agent("curious")
+    before = await small.ask(agent, "pid")
+    process = process_of(small, agent)
+    pid = process.pid
+    assert pid is not None
+    assert not process.is_ending
+    process.used_at -= small.deployment.settings.local_servers["curious"].idle_seconds
+    await until(lambda: process.has_ended)
+    assert not Path(f"/proc/{pid}").exists()
+    assert not process.has_crashed
+    assert await small.ask(agent, "pid") != before
+
+
+async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: HostedRoom) -> None:
+    first, second, third = [await small.agent("curious") for _ in range(3)]
+    await small.ask(first, "pid")
+    await small.ask(second, "pid")
+    ended, kept = process_of(small, first), process_of(small, second)
+    await small.ask(third, "pid")
+    assert ended.has_ended
+    assert not kept.has_ended
+    busy = [asyncio.create_task(small.ask(one, "wait", seconds=2.0)) for one in (second, third)]
+    await until(lambda: not any(one.is_idle for one in small.hosted.live))
+    refused = await small.ask(first, "pid")
+    assert "2 programs are at work" in refused, refused
+    assert await asyncio.gather(*busy) == ["waited", "waited"]
+    assert float(await small.ask(first, "pid")) > 0
+
+
+async def test_calls_of_one_process_wait_for_each_other(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    assert await asyncio.gather(*(place.ask(agent, "wait", seconds=0.5) for _ in range(3))) == ["waited"] * 3
+    assert loop.time() - started >= 1.5
+
+
+async def test_one_that_ends_by_itself_starts_again_later_each_time(
+    place: HostedRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = await place.agent("curious")
+    with caplog.at_level(logging.INFO, logger="token_vault.local_servers"):
+        said = await place.ask(agent, "end")
+        assert "ended during the call" in said
+        assert "may have been carried out" in said
+        assert float(await place.ask(agent, "pid")) > 0  # at once
+        await place.ask(agent, "end")
+        assert float(await place.ask(agent, "pid")) > 0, "a call that worked begins the count anew"
+        await place.ask(agent, "end")
+        await place.ask(agent, "end")
+        refused = await place.ask(agent, "pid")
+        assert "Try again in" in refused, refused
+    texts = [str(getattr(record, "text", "")) for record in caplog.records]
+    assert any("the end is near: http://run:***@" in one for one in texts), "without the proxy's password"
+    answers: list[str] = []
+
+    async def answered() -> bool:
+        answers.append(await place.ask(agent, "pid"))
+        return "Try again in" not in answers[-1]
+
+    async with asyncio.timeout(60):
+        while not await answered():
+            await asyncio.sleep(0.5)
+    assert float(answers[-1]) > 0
+
+
+async def test_what_it_prints_is_bounded_and_no_message(place: HostedRoom, caplog: pytest.LogCaptureFixture) -> None:
+    agent = await place.agent("curious")
+    with caplog.at_level(logging.INFO, logger="token_vault.local_servers"):
+        assert await place.ask(agent, "mumble", lines=300) == "mumbled"
+        assert float(await place.ask(agent, "pid")) > 0
+    texts = [one for one in (getattr(record, "text", "") for record in caplog.records) if one]
+    assert "line 0" in texts
+    assert len(texts) == 200
+
+
+async def test_a_call_that_is_broken_off_ends_the_process(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    before = await place.ask(agent, "pid")
+    process = process_of(place, agent)
+    opened = place.hosted.open(place.deployment, process.caller, "curious")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5), opened() as session:
+            await session.call_tool("wait", {"seconds": 60.0})
+    assert process.is_ending
+    await until(lambda: process.has_ended)
+    assert await place.ask(agent, "pid") != before
+
+
+async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:
+    agent = await small.agent("curious")
+    assert await small.ask(agent, "grow", megabytes=10) == 10 * 1024 * 1024
+    assert "MemoryError" in await small.ask(agent, "grow", megabytes=200)
+    process = process_of(small, agent)
+    assert await small.ask(agent, "fork", number=2) == 2
+    assert not process.has_ended
+    started = await small.ask(agent, "fork", number=40)
+    await until(lambda: process.has_ended or started < 40)  # the kernel doesn't limit root's
+    if os.geteuid() == 0:
+        await until(lambda: process.has_ended)
+
+
+async def test_a_disabled_server_is_ended(place: HostedRoom) -> None:
+    from server.remote import servers
+
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    process = process_of(place, agent)
+    await servers.set_disabled(place.operator, "curious", is_disabled=True)
+    try:
+        await until(lambda: process.has_ended)
+    finally:
+        await servers.set_disabled(place.operator, "curious", is_disabled=False)
+    assert float(await place.ask(agent, "pid")) > 0
+
+
+async def test_shutting_down_ends_all(place: HostedRoom, tmp_path: Path) -> None:
+    async with hosted_room(tmp_path / "vault", curious=CURIOUS) as opened:
+        await opened.add("curious")
+        agent = await opened.agent("curious")
+        await opened.ask(agent, "pid")
+        pid = process_of(opened, agent).pid
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
