@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from providers.api.api import UpstreamUnavailable
 from server.deployment import Deployment, ToolCaller
+from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
 from server.programs.hosted.usage import usage_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOOK: Final = 2.0  # seconds between two looks at the processes
 _LONGEST_WAIT: Final = 60.0  # seconds after failures
+_MOST_REMEMBERED: Final = 1000  # failures
 _MIB: Final = 1024 * 1024
 logger = logging.getLogger("token_vault.local_servers")
 
@@ -42,6 +44,7 @@ class HostedServers:
         self._failures: dict[ProgramKey, tuple[int, float]] = {}  # how many, and when the next start may be
         self._is_usable = False
         self._trying = asyncio.Lock()
+        self._starting = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
         self._ended = set[asyncio.Task[None]]()
 
@@ -93,6 +96,12 @@ class HostedServers:
         if (found := await self.problem()) is not None:
             logger.error("no sandbox", extra={"server": caller.server, "cause": str(found)})
             raise _unavailable(f"{caller.title} can't be started. An admin can run token-vault doctor.")
+        async with self._starting:
+            return await self._find_or_start(deployment, caller, settings)
+
+    async def _find_or_start(
+        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings
+    ) -> HostedProcess:
         key = _key_of(caller)
         known = self._processes.get(key)
         if known is not None and not known.is_ending:
@@ -113,6 +122,8 @@ class HostedServers:
         if process.has_crashed:
             count = self._failures.get(key, (0, 0.0))[0] + 1
             wait = min(_LONGEST_WAIT, float(2**count))
+            while len(self._failures) >= _MOST_REMEMBERED:
+                del self._failures[next(iter(self._failures))]
             self._failures[key] = count, asyncio.get_running_loop().time() + wait
         elif not process.has_ended:
             self._let_end(process)

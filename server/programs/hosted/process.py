@@ -35,7 +35,7 @@ from server.local_server_settings import LocalServerSettings
 from server.programs.certificates import RunAuthority
 from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
 from server.programs.front import Front, OtherHosts, ProgramCall
-from server.programs.hosted import inside, sandbox
+from server.programs.hosted import sandbox
 from server.programs.hosted.stdio import LONGEST, speak
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.turns import Turn, note_host
@@ -344,7 +344,7 @@ def _place(proxy: str, authority: RunAuthority, shared: Path) -> ProgramPlace:
         "authority.pem": authority.pem,
         "aws": aws_configuration({"HOME": "/nonexistent"}),
         "proxy.cjs": NODE_PRELOAD.read_text(encoding="utf-8"),
-        "inside.py": Path(inside.__file__).read_text(encoding="utf-8"),
+        "inside.py": (Path(__file__).parent / "inside.py").read_text(encoding="utf-8"),
     }
     for name, text in texts.items():
         (shared / name).write_text(text, encoding="utf-8")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MOST: Final = 20_000  # processes that are looked at
 
 
@@ -24,9 +23,10 @@ class Usage:
 def usage_of(pid: int) -> Usage:
     """What the descendants of this process use together."""
     memory = processes = 0
+    page = os.sysconf("SC_PAGE_SIZE")
     for place in _descendants(pid):
         with suppress(OSError, ValueError, IndexError):
-            memory += int((place / "statm").read_text().split()[1]) * _PAGE
+            memory += int((place / "statm").read_text().split()[1]) * page
             processes += sum(1 for _ in (place / "task").iterdir())
     return Usage(memory, processes)
 

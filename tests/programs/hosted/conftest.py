@@ -20,7 +20,8 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host
     named = free_socket()
     hosts = ["named.example:81", f"localhost:{named.getsockname()[1]}"]
     curious = {**CURIOUS, "hosts": hosts, "writable": str(files), "memory_mb": 128, "processes": 24}
-    async with hosted_room(folder / "vault", curious=curious) as opened:
+    broken = {**CURIOUS, "command": "no-such-program"}
+    async with hosted_room(folder / "vault", curious=curious, second=CURIOUS, broken=broken) as opened:
         await opened.add("curious", reads=("look", "peek", "fetch_later", "seen"))
         opened.named = named
         yield opened

@@ -56,6 +56,8 @@ async def test_its_environment_has_no_variable_of_the_vault(
 async def test_it_sees_no_process_but_its_own(place: HostedRoom, agent: Agent) -> None:
     seen = await place.ask(agent, "processes")
     assert sorted(seen) == ["1", "2"]
+    assert await place.ask(agent, "look", path="/proc/1/root/etc") == await place.ask(agent, "look", path="/etc")
+    assert await place.ask(agent, "look", path="/proc/self/fd") == ["0", "1", "2", "3"], "3 looks"
     assert str(place.deployment.data.parent) not in str(seen), "not in bubblewrap's arguments, either"
     assert "Operation not permitted" in str(await place.ask(agent, "call_kernel", number=_NUMBERS["ptrace"]))
     assert await place.ask(agent, "call_kernel", number=_NUMBERS["getpid"]) == 2

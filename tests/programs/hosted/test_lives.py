@@ -68,11 +68,11 @@ async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: Ho
 
 async def test_calls_of_one_process_wait_for_each_other(place: HostedRoom) -> None:
     agent = await place.agent("curious")
-    await place.ask(agent, "pid")
     loop = asyncio.get_running_loop()
     started = loop.time()
     assert await asyncio.gather(*(place.ask(agent, "wait", seconds=0.5) for _ in range(3))) == ["waited"] * 3
     assert loop.time() - started >= 1.5
+    assert process_of(place, agent).is_idle
 
 
 async def test_one_that_ends_by_itself_starts_again_later_each_time(

@@ -1,0 +1,188 @@
+"""What an operator can declare as a local server, and how each mistake is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from server.administration.actor import Actor, ChangeRefused
+from server.app import open_deployment
+from server.doctor.tools import check_local_servers
+from server.local_server_settings import LocalServerSettings, overlap_with
+from server.programs.hosted import sandbox
+from server.provider_settings import SettingsRefused
+from server.remote import servers
+from server.settings import load_settings
+from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, needs_sandbox
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"command": "bin/server"}, "absolute path"),
+        ({"command": "node server.js"}, "name the program only"),
+        ({"command": ""}, "at least 1 character"),
+        ({"args": ["a\0b"]}, "NUL"),
+        ({"hosts": ["https://api.example.com"]}, "without https://"),
+        ({"hosts": ["API.example.com"]}, "in lowercase"),
+        ({"environment": {"A B": "x"}}, "isn't a name of a variable"),
+        ({"environment": {"https_proxy": "x"}}, "set by the vault"),
+        ({"environment": {"A": "x\0"}}, "NUL"),
+        ({"placeholders": ["HOME"]}, "set by the vault"),
+        ({"folders": ["relative"]}, "absolute path"),
+        ({"folders": ["/srv/../etc"]}, "absolute path"),
+        ({"folders": ["/"]}, "holds more than a program should see"),
+        ({"folders": ["/run/docker"]}, "holds more than a program should see"),
+        ({"writable": "/home"}, "holds more than a program should see"),
+        ({"memory_mb": 1}, "greater than or equal to 32"),
+        ({"processes": 0}, "greater than or equal to 1"),
+        ({"idle_seconds": 1}, "greater than or equal to 5"),
+        ({"shell": True}, "Extra inputs"),
+    ],
+)
+def test_each_wrong_entry_is_named(changes: dict[str, Any], said: str) -> None:
+    right: dict[str, Any] = {"command": "node", "hosts": ["api.example.com:8443"], "folders": ["/srv/mcp"]}
+    assert LocalServerSettings.model_validate(right).memory_mb == 512
+    with pytest.raises(ValidationError, match=said):
+        LocalServerSettings.model_validate({**right, **changes})
+
+
+def test_no_folder_shows_the_vaults_data(tmp_path: Path) -> None:
+    data, beside = tmp_path / "vault", tmp_path / "beside"
+    for place in (data / "providers", beside):
+        place.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(data)
+
+    def found(folder: Path, **more: Any) -> object:
+        return overlap_with(data, {"one": LocalServerSettings(command="node", folders=(folder,), **more)})
+
+    assert found(beside) is None
+    for folder in (data, tmp_path, data / "providers", link):
+        assert found(folder) == ("one", folder)
+    assert found(beside, writable=data) == ("one", data)
+
+
+async def test_the_start_refuses_what_can_never_work(tmp_path: Path) -> None:
+    async def start(**changes: Any) -> None:
+        declared = {"curious": {**CURIOUS, **changes}}
+        settings = load_settings(overrides={"server": {"port": 0}, "local_servers": declared})
+        async with open_deployment(settings, data=tmp_path / "vault"):
+            pass
+
+    await start()
+    with pytest.raises(SettingsRefused, match="there is no provider 'slak'"):
+        await start(providers=["slak"])
+    with pytest.raises(SettingsRefused, match="would show it the vault's data directory"):
+        await start(folders=[str(tmp_path)])
+    with pytest.raises(SettingsRefused, match="use a name of at most 32"):
+        load_settings(overrides={"local_servers": {"No Name": CURIOUS}})
+
+
+def test_what_this_machine_lacks_is_told_with_the_fix(tmp_path: Path) -> None:
+    def said(**changes: Any) -> str:
+        return str(sandbox.setting_problem(LocalServerSettings.model_validate({**CURIOUS, **changes})))
+
+    assert said() == "None"
+    assert said(command="true") == "None"
+    assert "isn't in" in said(command="no-such-program")
+    assert "is no program" in said(command="/usr/no-such-program")
+    own = tmp_path / "program"
+    own.write_text("#!/bin/sh\n")
+    assert "is no program" in said(command=str(own))
+    own.chmod(0o755)
+    assert "add its folder to `folders`" in said(command=str(own))
+    assert said(command=str(own), folders=[str(tmp_path)]) == "None"
+    assert "is no folder" in said(folders=[str(tmp_path / "gone")])
+
+
+def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = tmp_path / "bwrap"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "apt-get install bubblewrap" in str(sandbox.find_problem())
+    for text, fix in (("No permissions to create a new namespace", "kernel."), ("Unknown option --size", "0.8")):
+        fake.write_text(f"#!/bin/sh\necho 'bwrap: {text}' >&2\nexit 1\n")
+        fake.chmod(0o755)
+        told = str(sandbox.find_problem())
+        assert text in told
+        assert fix in told
+    fake.write_text("#!/bin/sh\nexit 0\n")
+    assert sandbox.find_problem() is None
+
+
+async def test_only_declared_programs_are_added(place: HostedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    def new(url: str = "program:second", **more: Any) -> servers.NewServer:
+        return servers.NewServer("second", url, **more)
+
+    with pytest.raises(ChangeRefused, match=r"no \[local_servers.other\]; they have: broken, curious, second"):
+        await servers.add(place.operator, new("program:other"))
+    with pytest.raises(ChangeRefused, match="no sign-in and no key"):
+        await servers.add(place.operator, new(client=servers.EnteredClient("id")))
+    with pytest.raises(ChangeRefused, match="no sign-in and no key"):
+        await servers.add(place.operator, new(key=servers.key_of("key", "X-Key")))
+    with pytest.raises(ChangeRefused, match="broken can't be run here: no-such-program isn't in"):
+        await servers.add(place.operator, servers.NewServer("broken", "program:broken"))
+    with pytest.raises(ChangeRefused, match="a tool set has this name"):
+        await servers.add(place.operator, servers.NewServer("everything", "program:second"))
+    await servers.add(place.operator, new())
+    await servers.remove(place.operator, "second")
+    monkeypatch.setattr(place.hosted, "_is_usable", False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ChangeRefused, match="bubblewrap isn't installed"):
+        await servers.add(place.operator, new())
+    agent = await place.agent("curious")
+    assert "token-vault doctor" in await place.ask(agent, "pid"), "never without a sandbox"
+    (told,) = [one async for one in check_local_servers(place.deployment)]
+    assert (told.check, told.verdict) == ("sandbox", "problem")
+    monkeypatch.undo()
+    assert float(await place.ask(agent, "pid")) > 0
+    found = [one async for one in check_local_servers(place.deployment)]
+    assert [one.verdict for one in found] == ["ok", "problem"]
+    assert "local_servers.broken" in found[1].sentence
+
+
+async def test_a_program_that_left_the_settings_is_unusable(place: HostedRoom) -> None:
+    actor: Actor = place.operator
+    settings = place.deployment.settings
+    less = {name: one for name, one in settings.local_servers.items() if name != "curious"}
+    reduced = settings.model_copy(update={"local_servers": less})
+    async with open_deployment(reduced, data=actor.deployment.data) as other:
+        assert other.live.current.unusable["curious"] == "curious: the settings have no local_servers.curious"
+        assert other.catalog.get("curious") is None
+    assert place.deployment.catalog.get("curious") is not None
+
+
+def test_the_sandbox_ends_with_the_vault() -> None:
+    needs_sandbox()
+    script = (
+        "import subprocess, sys; from pathlib import Path; from server.programs.hosted import sandbox as s; "
+        "command = ['--', 'sh', '-c', 'echo up; sleep 600']; "
+        "p = subprocess.Popen([s.wrapper(), *s.options(s.Room(Path('/usr/share'))), *command]); "
+        "print(p.pid, flush=True); p.wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(next(line for line in (parent.stdout.readline(), parent.stdout.readline()) if line != "up\n"))
+    assert Path(f"/proc/{pid}").exists()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(30)
+    parent.stdout.close()
+    for _ in range(300):
+        if not _is_alive(pid):
+            break
+        signal.sigtimedwait([], 0.1)
+    assert not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    """A process that nobody waits for stays a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
