@@ -39,7 +39,16 @@ class KeyPlace(Section):
 
 
 class KeySettings(KeyPlace):
-    """Where the key-encryption key comes from."""
+    """Where the master key comes from, by `source`.
+
+    `file`: `file`; not readable by others, not a symbolic link. `environment`: `TOKEN_VAULT_KEY` (`openssl rand -base64
+    32`). `passphrase`: `passphrase_file` or `TOKEN_VAULT_PASSPHRASE`. `aws_kms`: symmetric key `key`; boto3's usual
+    credentials with `kms:Encrypt` and `kms:Decrypt`. `google_kms`: symmetric key `key`
+    (`projects/.../cryptoKeys/NAME`); Google's default credentials. `azure_key_vault`: RSA key `key`
+    (`https://VAULT.vault.azure.net/keys/NAME`); `DefaultAzureCredential`. `hashicorp_vault`: transit key `key` (or
+    `MOUNT/NAME`) of HashiCorp Vault or OpenBao at `address`. `pkcs11`: AES key with the label `key` in `token` of the
+    library `module`.
+    """
 
     also: KeyPlace | None = Field(
         default=None,

@@ -299,7 +299,13 @@ SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and 
 
 
 class RetentionSettings(Section):
-    """How long records are kept after their end."""
+    """How long records are kept after their end.
+
+    Ended connections with a revocation still due stay. Finished revocations at providers are kept 30 days; agents'
+    refresh tokens until a day after the family's end, the last 256 of each; codes, links, sessions, approvals, handles,
+    and single-use values about a day after their end; names, passwords, and identities of deleted people not at all,
+    their keys until the last grant is ended at its provider.
+    """
 
     ended_days: int = Field(
         default=400,

@@ -59,11 +59,14 @@ class TransmitterSettings(Section):
     per_minute: int = Field(default=600, ge=1, le=60_000, description="Events per minute")
     session_revoked: Effect = Field(
         default="sign_out",
-        description="When a session ended there: `note`, `sign_out`, `stop_agents`, or `disable`",
+        description="At CAEP `session-revoked`, RISC `sessions-revoked`: note | sign_out | stop_agents | disable",
     )
-    credential_change: Effect = Field(default="sign_out", description="When a password, key, or factor changed")
-    token_claims_change: Effect = Field(default="note", description="When a claim changed, such as a group")
-    account_disabled: Effect = Field(default="stop_agents", description="When the account was disabled or purged")
+    credential_change: Effect = Field(
+        default="sign_out",
+        description="At CAEP `credential-change`, RISC `credential-compromise`, `account-credential-change-required`",
+    )
+    token_claims_change: Effect = Field(default="note", description="At CAEP `token-claims-change`")
+    account_disabled: Effect = Field(default="stop_agents", description="At RISC `account-disabled`, `account-purged`")
 
     @field_validator("issuer", "jwks_uri", "identity_issuer", "poll_url")
     @classmethod

@@ -35,7 +35,9 @@ _log = logging.getLogger("token_vault.signals")
 
 
 async def receive(deployment: Deployment, request: Request) -> Response:
-    """204, whether or not somebody here has the account; 401 for a wrong signature."""
+    """The provider, with GitHub's, Slack's, or Square's signature. 204, whether or not somebody here has the account;
+    401 for a wrong signature.
+    """
     name = str(request.path_params["name"])
     settings, scheme = deployment.settings.signals.providers.get(name), SCHEMES.get(name)
     if settings is None or scheme is None:

@@ -35,7 +35,9 @@ class TooMany(Exception):
 
 
 async def receive(deployment: Deployment, request: Request) -> Response:
-    """One event of a transmitter: 202 once it took effect, 400 with an error code (RFC 8935 §2.2, §2.3)."""
+    """One event of the transmitter of that name: RFC 8935, RFC 8417, OpenID Shared Signals Framework 1.0. 202 once it
+    took effect, 400 with an error code.
+    """
     name = str(request.path_params["name"])
     transmitter = deployment.settings.signals.transmitters.get(name)
     if transmitter is None:

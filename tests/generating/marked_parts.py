@@ -7,8 +7,10 @@ docstrings, metrics from their descriptions, and the fields of tool files from t
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,7 @@ import server
 import server.auth0
 import server.oauth
 import server.portal
+import server.signals
 import vault
 from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
@@ -135,7 +138,9 @@ def _answers(route: Route) -> dict[str, tuple[Callable[..., Any], str]]:
     owner = getattr(endpoint, "__self__", None)
     if isinstance(owner, MeRoute):
         return {method: (answer, f" A token with `{scope}`.") for method, (scope, answer) in owner.handlers.items()}
-    by_method = inspect.getclosurevars(endpoint).nonlocals.get("pages_by_method")
+    by_method = (
+        inspect.getclosurevars(endpoint).nonlocals.get("pages_by_method") if inspect.isfunction(endpoint) else None
+    )
     if by_method is not None:
         return {
             method: (answer, "" if hasattr(answer, "__wrapped__") else " Anyone.")
@@ -207,6 +212,59 @@ def _in_prometheus(name: str) -> str:
     return name.replace(".", "_")
 
 
+def _auth0_sdks() -> str:
+    """The releases of Auth0's SDKs that the suite installs."""
+    pins = "".join(one.read_text(encoding="utf-8") for one in sorted((ROOT / "tests/sdks").glob("*.in")))
+    python = re.findall(r"(?m)^((?:[a-z-]*auth0|okta)[a-z0-9-]*)==(\S+)", pins)
+    scripts: dict[str, str] = {}
+    for folder in ("tests/node", "tests/node/auth0"):
+        wanted = json.loads((ROOT / folder / "package.json").read_text(encoding="utf-8"))
+        scripts |= {name: one for name, one in wanted["dependencies"].items() if re.search("auth0|oauth2-jwt", name)}
+    lines = (("Python", sorted(set(python))), ("JavaScript", sorted(scripts.items())))
+    return "".join(f"- {kind}: {', '.join(f'{name} {release}' for name, release in found)}\n" for kind, found in lines)
+
+
+def _signals() -> str:
+    return _endpoints(server.signals.routes(_no_vault()))
+
+
+def _index() -> str:
+    """The navigation of the site (mkdocs.yml), as links from docs/."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    moved = {target: f"../{source}" for source, target in _moved().items()}
+    lines: list[str] = []
+    for line in site.partition("\nnav:\n")[2].splitlines():
+        title, _, page = line.strip().removeprefix("- ").partition(": ")
+        if title.endswith(".md"):
+            title, page = "Overview", title
+        indent = " " * (len(line) - len(line.lstrip()) - 2)
+        if page and page not in {"index.md", "pages.md"}:
+            lines.append(f"{indent}- [{title}]({moved.get(page, page)})\n")
+        elif not page:
+            lines.append(f"{indent}- {title.rstrip(':')}\n")
+    return "".join(lines)
+
+
+def _guides() -> str:
+    """The guides of the index, as links from the root of the repository."""
+    within = _index().partition("\n- Guides\n")[2].partition("\n- ")[0]
+    found = re.findall(r"\[([^\]]+)\]\((guides/[^)]+)\)", within)
+    names = {"guides/clients-for-programs.md": "Use client libraries", "guides/examples/README.md": "Examples"}
+    return "".join(f"- [{names.get(page, title)}](docs/{page})\n" for title, page in found)
+
+
+def _moved() -> dict[str, str]:
+    """Files outside docs/ by their path, with their pages on the site."""
+    hook = ast.parse((ROOT / "deploy/site/hook.py").read_text(encoding="utf-8"))
+    (found,) = (
+        one.value
+        for one in hook.body
+        if isinstance(one, ast.AnnAssign) and ast.unparse(one.target) == "OUTSIDE" and one.value is not None
+    )
+    moved: dict[str, str] = ast.literal_eval(found)
+    return moved
+
+
 def _packages() -> str:
     """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
@@ -222,7 +280,11 @@ def _packages() -> str:
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "packages": _packages,
     "admin scopes": lambda: _fields(SCOPE_TEXTS),
+    "auth0 sdks": _auth0_sdks,
+    "endpoints of signals": _signals,
     "folders": _folders,
+    "guides": _guides,
+    "index": _index,
     "scenarios": _scenarios,
     "metrics": _metrics,
     "fields of tools": lambda: _fields(TOOL),

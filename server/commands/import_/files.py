@@ -125,7 +125,12 @@ def auth0(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Import Auth0 users' identities from its Management API, which omits tokens of connected accounts."""
+    """Import Auth0 users' identities from its Management API, which omits tokens of connected accounts.
+
+    Take users of `GET /api/v2/users` with the scope `read:user_idp_tokens`: identities of connections that keep a
+    refresh token. Add connected accounts (Token Vault) to a user as `connected_accounts` to have their people
+    named. First stop the applications that renew these tokens; Auth0 doesn't.
+    """
     from server.administration.importing import auth0 as source
     from server.auth0.names import CONNECTIONS
 
@@ -147,7 +152,11 @@ def nango(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Import Nango's connections, as its API returns them with credentials."""
+    """Import Nango's connections, as its API returns them with credentials.
+
+    Take `GET /connections/{id}?provider_config_key=...&refresh_token=true` of each connection, as JSON lines. Then
+    delete the connections there: Nango refreshes each once a day.
+    """
     from server.administration.importing import nango as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -165,7 +174,12 @@ def better_auth(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Import rows of Better Auth's account table, as JSON."""
+    """Import rows of Better Auth's account table, as JSON.
+
+    Take `select json_agg(t) from (select a.*, u.email, u."emailVerified" from account a join "user" u on u.id =
+    a."userId") t`. Tokens encrypted by `encryptOAuthTokens` need decrypting first. Then remove `getAccessToken`
+    calls, or stop the app.
+    """
     from server.administration.importing import better_auth as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -184,7 +198,12 @@ def contextforge(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Import the OAuth tokens of ContextForge's gateways."""
+    """Import the OAuth tokens of ContextForge's gateways.
+
+    Take a copy of its SQLite file, or `select json_agg(t) from (select o.*, g.name as gateway, g.oauth_config from
+    oauth_tokens o join gateways g on g.id = o.gateway_id) t`; `--secret-file` has `AUTH_ENCRYPTION_SECRET`. Then
+    deactivate the gateways.
+    """
     from server.administration.importing import contextforge as source
 
     try:
@@ -206,7 +225,11 @@ def composio(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Import Composio's connected accounts of your own OAuth apps."""
+    """Import Composio's connected accounts of your own OAuth apps.
+
+    Take `GET /api/v3/connected_accounts`, with "Mask Connected Account Secrets" off. Accounts of Composio's own
+    OAuth apps can't leave. Then disable the accounts there; deleting them revokes the tokens.
+    """
     from server.administration.importing import composio as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -223,7 +246,10 @@ def token_vault(
     create_people: CreateOption = False,
     people: PeopleOption = None,
 ) -> None:
-    """Import the accounts that another Token Vault exported."""
+    """Import the accounts that another Token Vault exported.
+
+    First stop that vault.
+    """
     from server.administration.importing import exported
 
     choices = _Choices(people, creates_people=create_people)
