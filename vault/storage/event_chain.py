@@ -84,18 +84,17 @@ def frame(line: str) -> bytes:
 
 def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
     """The key's MAC over a batch's content. It is folded into the keyed head and never stored."""
-    state = hmac.new(key, _MAC_LABEL, hashlib.sha256)
-    for rest in tails:
-        state.update(frame(rest))
-    return state.digest()
+    return hmac.digest(key, _MAC_LABEL + _frames(tails), "sha256")
 
 
 def tag(key: bytes, *, tails: Sequence[str]) -> bytes:
     """16 bytes stored with a batch: they identify a batch that was written or changed without the key."""
-    state = hmac.new(key, _TAG_LABEL, hashlib.sha256)
-    for rest in tails:
-        state.update(frame(rest))
-    return state.digest()[:16]
+    return hmac.digest(key, _TAG_LABEL + _frames(tails), "sha256")[:16]
+
+
+def _frames(lines: Sequence[str]) -> bytes:
+    """As one value: an HMAC object takes 3 us for each piece."""
+    return b"".join([frame(line) for line in lines])
 
 
 def fold(keyed: bytes, *, previous: bytes, mac: bytes) -> bytes:
