@@ -21,7 +21,7 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer, get_current_span
 from pydantic_core import from_json
 
-from server.telemetry.tally import Labels, Tally
+from server.telemetry.tally import Labels, Tally, Times
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID, Attribute
 from vault.storage.event_chain import ChainEntry
@@ -31,6 +31,7 @@ _STORAGE: Final = "storage"
 _READS: Final = frozenset({"read", "look_up"})
 _QUICK: Final = 0.001  # seconds: a read that took less has no span of its own
 OTHER: Final = "other"  # in place of a value that is none of ours
+_MOST_BOUND: Final = 1000
 _CONVENTIONS: Final = {  # OpenTelemetry's names
     "error": "error.type",
     "http_status": "http.response.status_code",
@@ -78,6 +79,7 @@ class Meters:
         self._tracer = tracer
         self._share = share
         self._tally = tally
+        self._bound: dict[object, Times] = {}  # by what spans say: their labels are made once
         self._is_known = {"provider": is_provider, "tool": is_tool}
         for name, text in COUNTS.items():
             counted = tally.counts[name] = Counter()
@@ -149,7 +151,7 @@ class Meters:
         labels: Labels = (("operation", operation),)
         if error is not None:
             labels += (("error", code_of(error)),)
-        self._tally.time(_STORAGE, labels, seconds)
+        self._tally.times(_STORAGE, labels).add(seconds)
         if self._tracer is None or _UNRECORDED.get() or (seconds < _QUICK and operation in _READS):
             return
         above = get_current_span().get_span_context()
@@ -160,8 +162,18 @@ class Meters:
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
+        said = (name, *attributes.items())
+        times = self._bound.get(said)
+        if times is None:
+            times = self._bind(said, name, attributes)
+        times.add(seconds)
+
+    def _bind(self, said: object, name: str, attributes: Mapping[str, Attribute]) -> Times:
         labels = [self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS]
-        self._tally.time(name, tuple(labels), seconds)
+        found = self._tally.times(name, tuple(labels))
+        if all(value != OTHER for _, value in labels) and len(self._bound) < _MOST_BOUND:
+            self._bound[said] = found
+        return found
 
     def _label(self, key: str, value: str) -> tuple[str, str]:
         is_known = self._is_known.get(key)

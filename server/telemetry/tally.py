@@ -60,13 +60,13 @@ class Tally:
         self._times: dict[str, dict[Labels, Times]] = {name: {} for name in texts}
         self._began = time.time_ns()
 
-    def time(self, name: str, labels: Labels, seconds: float) -> None:
-        """Something of that name took so long."""
+    def times(self, name: str, labels: Labels) -> Times:
+        """What to add the times of that name and these labels to."""
         kept = self._times[name]
         found = kept.get(labels)
         if found is None:
             found = kept[labels] = Times()
-        found.add(seconds)
+        return found
 
     def with_times(self, data: MetricsData, resource: Resource, scope: InstrumentationScope) -> MetricsData:
         """The data, and the histograms."""
