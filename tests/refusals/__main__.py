@@ -75,6 +75,7 @@ def planned(tree: Path, change: Change) -> dict[str, object]:
 def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, object]]) -> None:
     """Share the mutants among processes that import all tests each."""
     files = [one for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
+    share = -(-len(mutants) // given.workers)  # those of one source file mostly meet the same tests
     running: list[subprocess.Popen[bytes]] = []
     for number in range(given.workers):
         work = tree.parent / str(number)
@@ -91,7 +92,7 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
             "measured": [f"{one}/*" for one in FOLDERS],
             "is_quick": True,
             "tests": given.tests or TESTS,
-            "mutants": mutants[number :: given.workers],
+            "mutants": mutants[number * share : (number + 1) * share],
         }
         (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.refusals.trying"]

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -26,49 +26,61 @@ from tests.mutation.trying import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMu
 FILES = 3  # test files that a mutant meets, and
 EACH = 3  # tests of each
 Pending = list[tuple[PlannedMutant, list[str]]]
+Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key, with the tests of each test file
 
 
 class TrialsInRooms(MutantTrials):
     """Batches first, then forks."""
 
     def try_all(self, reach: Reach) -> None:
-        waiting: Pending = []
+        waiting: Waiting = {}
         for mutant in self._mutants:
-            tests = self._tests_of(mutant, reach)
-            if tests:
-                waiting.append((mutant, tests))
-            else:
+            waiting[mutant.key] = mutant, self._by_file(mutant, reach)
+            if not waiting[mutant.key][1]:
+                del waiting[mutant.key]
                 self.write(mutant, "unreached", by="", tried=0, of=0)
         unsure: Pending = []
-        for turn in range(FILES):
-            batches: dict[str, Pending] = defaultdict(list)
-            for mutant, tests in waiting:
-                files = list(dict.fromkeys(_file_of(one) for one in tests))
-                if turn < len(files):
-                    own = [one for one in tests if _file_of(one) == files[turn]]
-                    batches[files[turn]].append((mutant, own[:EACH]))
-            done: set[str] = set()
-            for number, (file, batch) in enumerate(sorted(batches.items()), start=1):
+        for turn in range(1, FILES + 1):
+            batches = _batches(waiting)
+            for number, (file, batch) in enumerate(batches, start=1):
                 if time.monotonic() > self._end:
                     return
                 began = time.monotonic()
                 killed, doubtful = self._batch(batch, reach)
                 for mutant, tests in batch:
-                    if mutant.key in killed:
-                        done.add(mutant.key)
-                        if killed[mutant.key] in doubtful:
-                            unsure.append((mutant, tests))
-                        else:
-                            self.write(mutant, "killed", by=killed[mutant.key], tried=len(tests), of=len(tests))
+                    by = killed.get(mutant.key)
+                    if by is None:
+                        waiting[mutant.key][1].pop(file)
+                        continue
+                    del waiting[mutant.key]
+                    if by in doubtful:
+                        unsure.append((mutant, [by]))
+                    else:
+                        self.write(mutant, "killed", by=by, tried=len(tests), of=len(tests))
                 took = time.monotonic() - began
-                say(f"{turn + 1}: {number}/{len(batches)} {took:.0f} s, {len(killed)} of {len(batch)} told: {file}")
-            waiting = [one for one in waiting if one[0].key not in done]
-        for number, (mutant, tests) in enumerate([*unsure, *waiting], start=1):
+                say(f"{turn}: {number}/{len(batches)} {took:.0f} s, {len(killed)} of {len(batch)} told: {file}")
+        left = [(one, reach.cheapest(self._usable(one, reach), count=EACH)) for one, _ in waiting.values()]
+        for number, (mutant, tests) in enumerate([*unsure, *left], start=1):
             if time.monotonic() > self._end:
                 return
-            outcome, by, tried = self._outcome(mutant, tests[:EACH], reach)
+            outcome, by, tried = self._outcome(mutant, tests, reach)
             self.write(mutant, outcome, by=by, tried=tried, of=len(tests))
-            say(f"{number}/{len(unsure) + len(waiting)} {outcome}: {mutant.key}")
+            say(f"{number}/{len(unsure) + len(left)} {outcome}: {mutant.key}")
+
+    def _usable(self, mutant: PlannedMutant, reach: Reach) -> set[str]:
+        """Tests that reach it; without those that also reach a line to avoid, if there are others."""
+        lines = [mutant.line, *mutant.lines]
+        tests = next((found for line in lines if (found := reach.of_line(mutant.file, line))), set[str]())
+        found = {one for one in tests if one in self._items}
+        avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
+        return found - avoided or found
+
+    def _by_file(self, mutant: PlannedMutant, reach: Reach) -> dict[str, list[str]]:
+        tests: dict[str, list[str]] = defaultdict(list)
+        usable = self._usable(mutant, reach)
+        for one in reach.cheapest(usable, count=len(usable)):
+            tests[_file_of(one)].append(one)
+        return {file: found[:EACH] for file, found in tests.items()}
 
     def _batch(self, batch: Pending, reach: Reach) -> tuple[dict[str, str], set[str]]:
         """By mutant the test that told it, and the tests that fail by now without a mutant as well."""
@@ -124,6 +136,17 @@ class TrialsInRooms(MutantTrials):
         item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         signal.alarm(0)
         return self._failed
+
+
+def _batches(waiting: Waiting) -> list[tuple[str, Pending]]:
+    """Few test files that reach all of them once, those with the most mutants first."""
+    left, found = dict(waiting), list[tuple[str, Pending]]()
+    while counts := Counter(file for _, files in left.values() for file in files):
+        (file, _) = min(counts.items(), key=lambda one: (-one[1], one[0]))
+        batch = {key: (mutant, files[file]) for key, (mutant, files) in left.items() if file in files}
+        left = {key: one for key, one in left.items() if key not in batch}
+        found.append((file, list(batch.values())))
+    return found
 
 
 def _file_of(test: str) -> str:
