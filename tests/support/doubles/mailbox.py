@@ -20,24 +20,34 @@ from tests.support.harness import free_socket, serving
 
 @dataclass
 class Mailbox:
-    """What arrived; `refuses` is the reply to every recipient, such as `550 no such user`."""
+    """What arrived; `refuses` is the reply to every recipient, such as `550 no such user`.
+
+    `replies`: to a greeting (`HELO`), a command, or a whole message (`MAIL`); an empty one hangs up.
+    """
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list[EmailMessage])
     refuses: str = ""
+    replies: dict[str, str] = field(default_factory=dict[str, str])
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: as much of RFC 5321 as a client that sends one message needs."""
-        writer.write(b"220 mail.example ESMTP\r\n")
+        writer.write(f"{self.replies.get('HELO', '220 mail.example ESMTP')}\r\n".encode())
         while line := await reader.readline():
             match line[:4].upper():
+                case b"EHLO":
+                    writer.write(b"250-fine\r\n250 AUTH PLAIN\r\n")
+                case b"AUTH":
+                    writer.write(f"{self.replies.get('AUTH', '235 signed in')}\r\n".encode())
                 case b"DATA":
                     writer.write(b"354 go on\r\n")
                     content = await reader.readuntil(b"\r\n.\r\n")
                     found = email.message_from_bytes(content[:-3], policy=email.policy.default)
                     assert isinstance(found, EmailMessage)
                     self.mails.append(found)
-                    writer.write(b"250 kept\r\n")
+                    if not (reply := self.replies.get("MAIL", "250 kept")):
+                        break
+                    writer.write(f"{reply}\r\n".encode())
                 case b"RCPT" if self.refuses:
                     writer.write(f"{self.refuses}\r\n".encode())
                 case b"QUIT":

@@ -1,0 +1,146 @@
+"""Refusals to which no page leads: of a form that was changed on the way, or of a page that is out of date."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import AsyncGenerator
+
+import httpx2
+import pytest
+
+from server.administration import webhooks
+from server.administration.actor import Actor
+from server.http import page_texts
+from tests.portal.test_page_refusals import post
+from tests.support.person import Person, forms_of
+from tests.support.refused_pages import is_refused
+from tests.support.rooms.portal_room import Room, running_room
+from vault import delegations
+from vault.approvals.user_codes import LONGEST, SHORTEST
+from vault.notices import channels, endpoints
+from vault.records import Connection
+
+READ = frozenset({"channels:read"})
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("twins")) as opened:
+        yield opened
+
+
+def fields_of(page: httpx2.Response, action: str) -> dict[str, str]:
+    """What a browser would send of the form."""
+    return dict(next(one for one in forms_of(page.text) if action in one.action).filled({}))
+
+
+async def agent_of(room: Room) -> tuple[Person, str, Connection]:
+    """A person with an account, and the page of an agent that may not use it."""
+    user, client = await room.user(), await room.agent(name="Cursor")
+    await room.grant(user, client)
+    account = await room.account(user, "slack", label="Team", scopes=READ)
+    return await room.signed_in(user), f"/agents/{client.id}", account
+
+
+async def test_an_access_that_the_page_never_showed_is_not_saved(room: Room) -> None:
+    person, path, account = await agent_of(room)
+    fields = fields_of(await person.open(path), "/access") | {f"level.{account.id}": "read"}
+    fields.pop("form_token")
+    unseen = {name: value for name, value in fields.items() if name != "held"}
+    assert is_refused(await post(room, person, f"{path}/access", **unseen), "permissions_changed", 409)
+    assert (await post(room, person, f"{path}/access", **fields)).status_code == 303
+
+
+async def test_a_saved_access_is_not_taken_back_over_a_newer_one(room: Room) -> None:
+    person, path, account = await agent_of(room)
+    for is_changed, status in ((True, 409), (False, 303)):
+        page = await person.submit(await person.open(path), {f"level.{account.id}": "read"}, form="/access")
+        handle = fields_of(page, "/undo")["saved"]
+        assert is_refused(await post(room, person, "/agents/nothing/undo", saved=handle), "no_agent", 404)
+        if is_changed:
+            which = {
+                "user_id": account.user_id,
+                "client_id": path.removeprefix("/agents/"),
+                "connection_id": account.id,
+            }
+            async with room.deployment.transaction() as transaction:
+                await delegations.revoke(transaction, **which, now=room.deployment.now())
+        undone = await post(room, person, f"{path}/undo", saved=handle)
+        assert undone.status_code == status
+        assert is_refused(undone, "permissions_changed", 409) is is_changed
+
+
+@pytest.mark.parametrize(("role", "is_taken"), [("auditor", True), ("king", False)])
+async def test_a_role_is_one_that_there_is(room: Room, role: str, is_taken: bool) -> None:
+    admin, person = await room.signed_in("alice"), await room.user()
+    answer = await post(room, admin, f"/administration/people/{person.id}/role", role=role)
+    assert (answer.status_code == 303, is_refused(answer, "person_changed", 400)) == (is_taken, not is_taken)
+
+
+async def test_a_page_that_adds_an_endpoint_says_that_there_are_too_many(room: Room) -> None:
+    operator = Actor(room.deployment, None, "command_line")
+    for number in range(endpoints.MOST):
+        last = await webhooks.add(operator, f"https://hooks.example/{number}", events=())
+    admin = await room.signed_in("alice")
+    sent = {"url": "https://hooks.example/more", "event": "connection.opened"}
+    assert is_refused(await post(room, admin, "/administration/webhooks", **sent), "endpoint_refused", 409)
+    await webhooks.remove(operator, last)
+    assert (await post(room, admin, "/administration/webhooks", **sent)).status_code == 303
+    for one in await webhooks.list_all(room.deployment):
+        await webhooks.remove(operator, one)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_taken"),
+    [
+        ("1" * SHORTEST, True),
+        ("1" * LONGEST, True),
+        ("1" * (SHORTEST - 1), False),
+        ("1" * (LONGEST + 1), False),
+        (f" {'1' * SHORTEST}", False),
+        (f"\u202e{'1' * SHORTEST}", False),
+    ],
+)
+async def test_a_code_has_a_length_and_no_hidden_characters(room: Room, code: str, is_taken: bool) -> None:
+    person = await room.signed_in(await room.user())
+    answer = await post(room, person, "/approvals/code", code=code)
+    assert answer.status_code == (303 if is_taken else 400)
+    assert (page_texts.CATALOGUE["refused"]["user_code_title"] in html.unescape(answer.text)) is not is_taken
+
+
+async def test_a_time_zone_is_one_that_there_is(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    fields = {f"how.{kind}": "daily" for kind in channels.KINDS} | {"language": "en", "digest_at": "08:00"}
+    wrong = await post(room, person, "/notifications", **fields, zone="Europe/Nowhere")
+    assert wrong.status_code == 400
+    assert (await post(room, person, "/notifications", **fields, zone="Europe/Berlin")).status_code == 303
+
+
+async def test_a_browser_is_added_by_its_own_subscription(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    keys = {"p256dh": "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"}
+    right = {"endpoint": "https://push.example/1", "keys": {**keys, "auth": "tBHItJI5svbpez7KI4CCXg"}}
+    unsafe = right | {"endpoint": "http://push.example/1"}
+    path = "/notifications/browser"
+    for text in ("", "nothing", json.dumps(right | {"keys": {}})):
+        assert is_refused(await post(room, person, path, subscription=text), "notice_choice", 400)
+    assert (await post(room, person, path, subscription=json.dumps(unsafe))).status_code == 400
+    assert (await post(room, person, path, subscription=json.dumps(right))).status_code == 303
+
+
+async def test_what_nobody_can_give_is_not_asked_for(room: Room) -> None:
+    """The twins are in tests/portal/administration/test_access_requests.py."""
+    person = await room.signed_in(await room.user())
+    sent = {"group": "nothing", "reason": "the launch", "days": "3"}
+    assert is_refused(await post(room, person, "/access-requests/new", **sent), "no_such_access", 404)
+
+
+async def test_a_consent_is_decided_by_a_button(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client))
+    fields = fields_of(page, "/consent") | {"decision": "maybe"}
+    fields.pop("form_token")
+    assert is_refused(await post(room, person, "/consent", **fields), "no_decision", 400)
+    assert (await post(room, person, "/consent", **fields | {"decision": "deny"})).status_code in {200, 303}
