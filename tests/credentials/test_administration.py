@@ -10,12 +10,18 @@ import pytest
 import pytest_asyncio
 
 from providers.simulator.running import running_simulator
+from server.administration import access
+from server.administration.access import EnteredValues
+from server.administration.actor import Actor, ChangeRefused
+from server.connecting import credentials
+from server.connecting.credentials import Entry, EntryFault
+from server.connecting.links import ConnectRefused
 from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.admin_room import AdminRoom
 from tests.support.rooms.key_room import KeyRoom, running_key_room, write_services
 from tests.support.rooms.portal_room import accounts_of
-from vault import delegations
+from vault import connections, delegations
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -110,3 +116,41 @@ async def test_the_setup_of_a_service_turns_it_on(sqlite_store: Store) -> None:
     shown = await content(sqlite_store, "providers", "show", "resend")
     assert isinstance(shown, dict)
     assert shown["configured"] is True
+
+
+async def test_a_credential_replaces_one_of_the_same_service_that_is_turned_on(room: KeyRoom) -> None:
+    user, deployment = await room.user(), room.deployment
+    operator, provider = Actor(deployment, None, "command_line"), deployment.catalog.provider("mailroom")
+    keys = room.simulator.sandbox.keys
+    held = await access.connect_by_credential(
+        operator, user, provider, entered=EnteredValues({"key": keys.make(user.name)})
+    )
+    blind, resend = (deployment.catalog.provider(name) for name in ("mailroom-blind", "resend"))
+    entered = EnteredValues({"key": keys.make(user.name)}, label="Mine")
+    with pytest.raises(ChangeRefused) as refused:
+        await access.connect_by_credential(operator, user, blind, entered=entered, replaces=held.id)
+    assert refused.value.field == "replaces"
+    with pytest.raises(ConnectRefused, match="isn't turned on"):
+        await access.connect_by_credential(operator, user, resend, entered=entered)
+    with pytest.raises(EntryFault) as fault:
+        await credentials.examine(deployment, deployment.catalog.provider("slack"), Entry(entered.values), user=user)
+    assert fault.value.reason == "unknown"
+    replaced = await access.connect_by_credential(operator, user, provider, entered=entered, replaces=held.id)
+    assert replaced.id == held.id
+    assert (await access.connect_by_credential(operator, user, blind, entered=entered)).label == "Mine"
+
+
+async def test_a_page_that_replaces_a_key_ends_with_its_account(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    held = await room.entered(user, person)
+    page = await person.submit(await person.open(f"/connections/{held.id}"), form="/reconnect")
+    again = await person.submit(await person.open(f"/connections/{held.id}"), form="/reconnect")
+    key = room.simulator.sandbox.keys.make(user.name)
+    assert str((await room.enter(person, page, key=key)).url).endswith(held.id)  # the twin
+    async with room.deployment.transaction() as transaction:
+        deployment = room.deployment
+        await connections.disconnect(transaction, deployment.keys, held, now=deployment.now(), by=user.name)
+    refused = await room.enter(person, again, key=room.simulator.sandbox.keys.make(user.name))
+    assert refused.status_code == 400
+    assert "disconnected meanwhile" in refused.text
