@@ -1,6 +1,7 @@
 """A GitHub of one repository on loopback: a few answers of its REST API, and git's own server behind `/git`.
 
-It wants the token as the real one does: `Bearer` or `token` for the API, Basic with `x-access-token` for git.
+It wants the token as the real one does: `Bearer` or `token` for the API, Basic with `x-access-token` for git. Other
+hosts of git are further folders of its server, each with the user of its Basic.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class GitHost:
     folder: Path
     token: str
     url: str = ""
+    users: dict[str, str] = field(default_factory=lambda: {"git": "x-access-token"})  # by the first part of paths
     arrivals: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
     @property
@@ -47,7 +49,7 @@ class GitHost:
             body += message.get("body", b"")
             if not message.get("more_body", False):
                 break
-        if path.startswith("/git/"):
+        if path.split("/")[1] in self.users:
             await self._git(scope, headers, bytes(body), send)
             return
         if given != f"Bearer {self.token}":
@@ -62,14 +64,15 @@ class GitHost:
             await _answer(send, 404, {"message": "Not Found"})
 
     async def _git(self, scope: Scope, headers: dict[str, str], body: bytes, send: Send) -> None:
-        pair = b64encode(f"x-access-token:{self.token}".encode()).decode()
+        first, _, below = scope["path"].removeprefix("/").partition("/")
+        pair = b64encode(f"{self.users[first]}:{self.token}".encode()).decode()
         if headers.get("authorization") != f"Basic {pair}":
             await _answer(send, 401, {"message": "Bad credentials"})
             return
         environment = os.environ | {
             "GIT_PROJECT_ROOT": str(self.folder),
             "GIT_HTTP_EXPORT_ALL": "1",
-            "PATH_INFO": scope["path"].removeprefix("/git"),
+            "PATH_INFO": f"/{below}",
             "REQUEST_METHOD": scope["method"],
             "QUERY_STRING": scope["query_string"].decode(),
             "CONTENT_TYPE": headers.get("content-type", ""),
