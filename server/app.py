@@ -420,6 +420,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         import server.auth0
         import server.oauth
         import server.portal
+        import server.proxy.remote_programs
         import server.remote.documents
         import server.scim
         import server.signals
@@ -434,6 +435,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
                 *server.api.routes(deployment),
                 *server.scim.routes(deployment),
                 *server.remote.documents.routes(deployment),
+                *server.proxy.remote_programs.RemotePrograms(deployment).routes(),
                 *server.portal.routes(deployment),
             ],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),

@@ -26,8 +26,8 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import HttpError
 from providers.outbound.tunnels import open_tunnel
 from server.programs.certificates import RunAuthority
-from server.programs.hosts import ApiAddress, HostMap
 from server.programs.wire import PIECE, Exchange, Wire
+from server.proxy.program_hosts import ApiAddress, HostMap
 
 USER: Final = "run"
 logger = logging.getLogger("token_vault.run")

@@ -10,16 +10,16 @@ from starlette.types import Message, Scope
 
 from providers.definitions.model import Provider
 from server.deployment import Deployment
-from server.programs.access import AccountChoice, ProgramAccess, WantedCall
 from server.programs.front import ProgramCall
-from server.programs.hosts import HostMap
 from server.programs.wire import Exchange
 from server.proxy import Proxy, refusals
+from server.proxy.program_access import AccountChoice, ProgramAccess, WantedCall, stores_encoding
+from server.proxy.program_hosts import HostMap
 from server.proxy.wire import ProxyRefused
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID, new_request_id
 
-_KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade"})
+KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade"})
 
 
 class LocalCalls:
@@ -56,7 +56,7 @@ class LocalCalls:
             await refusals.send(exchange.send, told, self._deployment.catalog.get(named[0].provider))
         else:
             self._called[chosen.address.provider, chosen.address.api] = chosen.address.url
-            if self._stores_encoding(chosen):
+            if stores_encoding(self._deployment, chosen):
                 exchange.unpacker = None
             outcome = "unanswered"
 
@@ -72,12 +72,6 @@ class LocalCalls:
                 self.counts[chosen.address.provider, outcome] += 1
         finally:
             REQUEST_ID.reset(reset)
-
-    def _stores_encoding(self, chosen: AccountChoice) -> bool:
-        """Whether the encoding of a body is part of what is stored, as at S3: then the proxy refuses one."""
-        provider = self._deployment.catalog.get(chosen.address.provider)
-        credential = None if provider is None else provider.credential
-        return credential is not None and credential.send.aws is not None
 
     async def _refusal_of(self, error: VaultError) -> ProxyRefused:
         return await refusals.of_vault(self._deployment, error, handle=None)
@@ -98,7 +92,7 @@ def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exch
     below = path[len(urlsplit(chosen.address.url).path) :]
     raw_path = f"/proxy/{chosen.connection_id}/{chosen.address.api}".encode() + below
     packed = (b"content-encoding", b"content-length", b"transfer-encoding") if exchange.is_packed else ()
-    headers = [(name, value) for name, value in call.headers if name not in _KEPT_BACK and name not in packed]
+    headers = [(name, value) for name, value in call.headers if name not in KEPT_BACK and name not in packed]
     if exchange.is_packed:
         headers.append((b"transfer-encoding", b"chunked"))
     return {

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from providers.definitions.catalog import is_shipped, load_catalog
-from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
 from server.deployment import Deployment
-from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.certificates import RunAuthority
 from server.programs.child import run_child
 from server.programs.environment import ProgramPlace, aws_configuration, bundle_text, environment_of, own_bundles
-from server.programs.front import Front, OtherHosts
-from server.programs.hosts import HostMap, addresses_of
+from server.programs.front import Answerer, Front, OtherHosts
 from server.programs.local_calls import LocalCalls
 from server.programs.own_variables import OwnVariables
-from vault import sharing
+from server.proxy.program_access import PermissionWait, ProgramAccess
+from server.proxy.program_hosts import HostMap, hosts_of
 from vault.records import Event, Principal
 
 _MOST_HOSTS: Final = 1000  # of which events are written in one run
@@ -32,7 +30,8 @@ _MOST_HOSTS: Final = 1000  # of which events are written in one run
 class ProgramOptions:
     """What to run, and how. `environment`: ours, of which the program inherits all but the vault's own.
 
-    `say` tells the person at the terminal something; `wait`: seconds for which a call waits for a permission.
+    `say` tells the person at the terminal something; `wait`: seconds for which a call waits for a permission; `start`
+    gets the command and its environment.
     """
 
     command: Sequence[str]
@@ -42,6 +41,7 @@ class ProgramOptions:
     say: Callable[[str], None]
     wait: float = 120.0
     allows_other_hosts: bool = False
+    start: Callable[[Sequence[str], Mapping[str, str]], Awaitable[int]] = run_child
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,63 +79,37 @@ async def problem_of(deployment: Deployment, principal: Principal, options: Prog
 
 async def run_program(deployment: Deployment, principal: Principal, options: ProgramOptions) -> ProgramRecord:
     """Run the program as this agent until it ends; `problem_of` says nothing against it."""
-    hosts = await _hosts(deployment, principal)
+    hosts = await hosts_of(deployment, principal)
     access = _access(deployment, principal, options)
     calls = LocalCalls(deployment, hosts, access)
-    others = _Others(deployment, principal, options)
+    others = HostCounts(options, partial(_write_event, deployment, principal))
+    place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
+    proxy = deployment.settings.outbound.proxy_address()
+    rest = OtherHosts(options.allows_other_hosts, place, others.note, access.has_account_at, proxy)
+    try:
+        code = await run_behind(hosts, calls.answer, rest, options, own=OwnVariables(deployment.settings))
+    finally:
+        await access.close()
+    return ProgramRecord(code, calls.counts, others.counts)
+
+
+async def run_behind(
+    hosts: HostMap, answer: Answerer, others: OtherHosts, options: ProgramOptions, *, own: Container[str]
+) -> int:
+    """Run the program behind a proxy of its own; its exit code. `own`: variables that it doesn't inherit."""
     with tempfile.TemporaryDirectory(prefix="token-vault-run-") as name:
         folder = Path(name)
         authority = RunAuthority(hosts.domains, folder=folder)
-        place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
-        proxy = deployment.settings.outbound.proxy_address()
-        rest = OtherHosts(options.allows_other_hosts, place, others.note, access.has_account_at, proxy)
-        front = Front(hosts, authority, calls.answer, rest)
+        front = Front(hosts, authority, answer, others)
         async with front.listen():
-            environment = environment_of(
-                options.environment,
-                _place(front, authority, folder, options),
-                hosts.providers,
-                own=OwnVariables(deployment.settings),
-            )
-            try:
-                code = await run_child(options.command, environment)
-            finally:
-                await access.close()
-    return ProgramRecord(code, calls.counts, others.counts)
+            place = _place(front, authority, folder, options)
+            environment = environment_of(options.environment, place, hosts.providers, own=own)
+            return await options.start(options.command, environment)
 
 
 def _access(deployment: Deployment, principal: Principal, options: ProgramOptions) -> ProgramAccess:
     asking = PermissionWait(lambda message, url: _ask(deployment, options, message, url), options.wait)
     return ProgramAccess(deployment, principal, asking, agent=options.agent, accounts=options.accounts)
-
-
-async def _hosts(deployment: Deployment, principal: Principal) -> HostMap:
-    """The APIs of the providers that are set up here, or that the person has accounts at."""
-    usable = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
-    with_accounts = {one.provider for one in usable}
-    catalog = deployment.catalog
-    chosen = [one for one in catalog if _is_set_up(one) or one.name in with_accounts]
-    known = {one.name for one in chosen}
-    chosen += [found for name in sorted(with_accounts - known) if (found := catalog.get(name)) is not None]
-    return host_map(deployment, [one for one in chosen if not one.is_remote])
-
-
-def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
-    """The APIs of these providers, also at their published addresses where a simulator stands for them."""
-    published, simulated = load_catalog(), deployment.settings.sandbox.loopback_upstreams
-    return HostMap(
-        address
-        for one in chosen
-        for address in addresses_of(
-            one, published=published.provider(one.name).apis if simulated and is_shipped(one.name) else None
-        )
-    )
-
-
-def _is_set_up(provider: Provider) -> bool:
-    return provider.registration.client_id is not None or (
-        provider.credential is not None and provider.registration.is_on
-    )
 
 
 def _place(front: Front, authority: RunAuthority, folder: Path, options: ProgramOptions) -> ProgramPlace:
@@ -163,13 +137,15 @@ def _ask(deployment: Deployment, options: ProgramOptions, message: str, url: str
             deployment.open_browser(url)
 
 
-class _Others:
-    """Hosts of nobody's account that the program called: one event each, and one line for a refused one."""
+class HostCounts:
+    """Hosts of nobody's account that the program called, and one line for each that is refused.
 
-    def __init__(self, deployment: Deployment, principal: Principal, options: ProgramOptions) -> None:
-        self._deployment = deployment
-        self._principal = principal
+    `record` gets the first call of each.
+    """
+
+    def __init__(self, options: ProgramOptions, record: Callable[[str, int, bool], None] | None = None) -> None:
         self._options = options
+        self._record = record
         self.counts: dict[tuple[str, str], int] = {}
 
     def note(self, host: str, port: int, is_reached: bool) -> None:
@@ -181,14 +157,19 @@ class _Others:
         self.counts[host, outcome] = times + 1
         if times:
             return
-        event = Event(
-            "program.called",
-            outcome=outcome,
-            user_id=self._principal.user_id,
-            client_id=self._principal.client_id,
-            details={"host": host[:253], "port": port, **({} if is_reached else {"code": "host_refused"})},
-        )
-        activity = self._deployment.activity
-        (activity.note if is_reached else activity.note_refusal)(event)
+        if self._record is not None:
+            self._record(host, port, is_reached)
         if not is_reached and not self._options.allows_other_hosts:
             self._options.say(f"Refused {host}: no connected account is there. --allow-other-hosts allows it.")
+
+
+def _write_event(deployment: Deployment, principal: Principal, host: str, port: int, is_reached: bool) -> None:
+    event = Event(
+        "program.called",
+        outcome="ok" if is_reached else "refused",
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        details={"host": host[:253], "port": port, **({} if is_reached else {"code": "host_refused"})},
+    )
+    activity = deployment.activity
+    (activity.note if is_reached else activity.note_refusal)(event)

@@ -63,6 +63,7 @@ from vault.spans import REQUEST_ID
 _AGEING: Final = 120  # seconds before expiry from which each call exchanges the token, so that it is renewed in time
 _LATER: Final = 5  # seconds: longer than the deadline of the whole call, which is the one reported
 _SHARE: Final = 32  # calls in flight of one account
+CALLED_ADDRESS: Final = "token-vault-called-address"  # where the caller believes the API to be
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger("token_vault.proxy")
 
@@ -101,10 +102,12 @@ class Proxy:
                 self._large.give_back(incoming.large_of)
             self._record(incoming, code)
 
-    def _address(self, provider: Provider, connection_id: str, api: str) -> str:
+    def _address(self, incoming: ProxyRequest, provider: Provider, target: Target, api: str) -> str:
         if self._address_here is not None:
             return self._address_here(provider, api)
-        return self._deployment.url(f"/proxy/{connection_id}/{api}")
+        if (called := incoming.fields.get(CALLED_ADDRESS)) is not None:  # a program's, on another machine
+            return called if api == target.api else provider.apis[api].rstrip("/")
+        return self._deployment.url(f"/proxy/{target.connection_id}/{api}")
 
     def _allowed_headers(self) -> str:
         passed = sorted({name for provider in self._deployment.catalog for name in provider.proxied.headers})
@@ -264,7 +267,7 @@ class Proxy:
             target,
             fitting,
             payload=payload,
-            address_here=partial(self._address, provider, target.connection_id),
+            address_here=partial(self._address, incoming, provider, target),
             url=url,
             headers=headers,
             body=body,

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
-from server.programs.access import PermissionWait, ProgramAccess, WantedCall
-from server.programs.hosts import ApiAddress, HostMap, addresses_of
 from server.programs.running import ProgramOptions, problem_of
+from server.proxy.program_access import PermissionWait, ProgramAccess, WantedCall
+from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of
 from server.proxy.wire import ProxyRefused
 from server.settings import Settings
 from tests.support.rooms.program_room import AGENT, READ, ProgramRoom, program_room

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
-from server.programs.hosts import HostMap, addresses_of
+from server.proxy.program_hosts import HostMap, addresses_of
 from tests.credentials.test_aws import SECRET, Aws, AwsRoom
 from tests.support.doubles.scripted import scripted_server
 from tests.support.rooms.key_room import running_key_room

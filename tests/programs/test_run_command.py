@@ -56,12 +56,30 @@ async def test_what_cannot_be_run_as_wanted_is_said_instead(place: Place) -> Non
         (["--", "no-such-program-here"], 127, "no such program"),
         (["--", "sh", "-c"], 1, "add --agent NAME"),
         (["--account", "nobody", "--"], 1, 'no connected account is called "nobody"'),
+        (["--print-env", "--agent", "one", "--"], 1, "either --print-env or a command"),
+        (["--device", "--"], 1, "require --url"),
+        (["--url", "http://vault.example", "--"], 1, "use https for --url"),
     ):
         arguments = ["run", "--data", str(place.data), "--no-browser", *options, "touch", str(mark)]
         ran = await asyncio.to_thread(CliRunner().invoke, app, arguments)
         assert ran.exit_code == code
         assert said in ran.stderr
     assert not mark.exists()
+
+
+async def test_the_environment_is_printed_and_works_until_it_is_ended(place: Place) -> None:
+    async with started(place, "--print-env", "--agent", "one") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            printed = (await process.stdout.read()).decode()  # to its end, as $(...) reads
+        variables = dict(line.removeprefix("export ").split("=", 1) for line in printed.splitlines() if "=" in line)
+        assert variables["VAULT_RUN_PID"] == str(process.pid)
+        assert variables["HTTPS_PROXY"].startswith("http://run:")
+        assert Path(variables["SSL_CERT_FILE"]).exists()
+        process.terminate()
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+        assert not Path(variables["SSL_CERT_FILE"]).exists()
 
 
 @pytest.mark.parametrize(

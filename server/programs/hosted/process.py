@@ -39,10 +39,9 @@ from server.programs.hosted import sandbox
 from server.programs.hosted.stdio import LONGEST, speak
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.turns import Turn, note_host
-from server.programs.hosts import HostMap
-from server.programs.running import host_map
 from server.programs.wire import Exchange
 from server.proxy import refusals
+from server.proxy.program_hosts import HostMap, host_map
 from server.proxy.wire import ProxyRefused
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import Final
 
 from server.deployment import Deployment, ToolCaller
 from server.local_server_settings import LocalServerSettings
-from server.programs.access import AccountChoice, ProgramAccess, WantedCall
 from server.programs.front import ProgramCall
-from server.programs.hosts import ApiAddress, HostMap
 from server.programs.local_calls import LocalCalls
 from server.programs.wire import Exchange
+from server.proxy.program_access import AccountChoice, ProgramAccess, WantedCall
+from server.proxy.program_hosts import ApiAddress, HostMap
 from server.proxy.wire import ProxyRefused
 from vault.records import Event
 from vault.refusals import ConnectionRequired, DelegationRequired

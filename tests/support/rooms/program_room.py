@@ -12,8 +12,8 @@ from pathlib import Path
 
 from server.deployment import Deployment
 from server.mcp.local_owner import local_principal
-from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.running import ProgramOptions, ProgramRecord, run_program
+from server.proxy.program_access import PermissionWait, ProgramAccess
 from tests.support.doubles.git_host import GitHost, git_host
 from tests.support.harness import RunningVault, running_vault
 from tests.support.peeking import read_events

@@ -20,7 +20,7 @@ from providers.credentials.placing import CredentialMismatch, provider_of_accoun
 from providers.definitions.model import Provider, Rule
 from server.connecting.telling import AgentRefusal, tell
 from server.deployment import Deployment
-from server.programs.hosts import ApiAddress
+from server.proxy.program_hosts import ApiAddress
 from server.proxy.refusals import no_rule, upstream_unauthorized
 from server.proxy.wire import ProxyRefused, query_pairs
 from vault import delegations, handles, sharing
@@ -363,6 +363,13 @@ class ProgramAccess:
         )
         token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         return AccountChoice(question.address, token.connection_id, token.scopes)
+
+
+def stores_encoding(deployment: Deployment, chosen: AccountChoice) -> bool:
+    """Whether the encoding of a body is part of what is stored, as at S3: then the proxy refuses one."""
+    provider = deployment.catalog.get(chosen.address.provider)
+    credential = None if provider is None else provider.credential
+    return credential is not None and credential.send.aws is not None
 
 
 def _host_of(provider: Provider, api: str, token: str) -> str:

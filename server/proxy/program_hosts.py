@@ -1,4 +1,4 @@
-"""Which API of which provider a program's call is for, by host and path. Pure.
+"""Which API of which provider a program's call is for, by host and path.
 
 Hosts that no provider here has are none of ours. A part of a host that differs by account, as in
 `s3.{region}.amazonaws.com`, stands for one label, or a part of it; `access` checks that the account is there.
@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from providers.definitions.catalog import is_shipped, load_catalog
 from providers.definitions.model import Provider
+from server.deployment import Deployment
+from vault import sharing
+from vault.records import Principal
 
 _PORTS: Final = {"https": 443, "http": 80}
 _PLACEHOLDER: Final = re.compile(r"\{[A-Za-z0-9_]+\}")
@@ -60,6 +64,9 @@ class HostMap:
             else:
                 self._by_place.setdefault((one.host, one.port), []).append(one)
 
+    def __iter__(self) -> Iterator[ApiAddress]:
+        return iter(self._all)
+
     @property
     def domains(self) -> frozenset[str]:
         """What certificates for its hosts have to name, in lower case."""
@@ -94,6 +101,35 @@ class HostMap:
             if known is None or len(known.path) < len(one.path):
                 found[one.provider] = one
         return tuple(found.values())
+
+
+async def hosts_of(deployment: Deployment, principal: Principal) -> HostMap:
+    """The APIs of the providers that are set up here, or that the person has accounts at."""
+    usable = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
+    with_accounts = {one.provider for one in usable}
+    catalog = deployment.catalog
+    chosen = [one for one in catalog if _is_set_up(one) or one.name in with_accounts]
+    known = {one.name for one in chosen}
+    chosen += [found for name in sorted(with_accounts - known) if (found := catalog.get(name)) is not None]
+    return host_map(deployment, [one for one in chosen if not one.is_remote])
+
+
+def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
+    """The APIs of these providers, also at their published addresses where a simulator stands for them."""
+    published, simulated = load_catalog(), deployment.settings.sandbox.loopback_upstreams
+    return HostMap(
+        address
+        for one in chosen
+        for address in addresses_of(
+            one, published=published.provider(one.name).apis if simulated and is_shipped(one.name) else None
+        )
+    )
+
+
+def _is_set_up(provider: Provider) -> bool:
+    return provider.registration.client_id is not None or (
+        provider.credential is not None and provider.registration.is_on
+    )
 
 
 def addresses_of(provider: Provider, *, published: Mapping[str, str] | None = None) -> Iterator[ApiAddress]:

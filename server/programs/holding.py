@@ -1,0 +1,59 @@
+"""`run --print-env`: an environment for a shell that runs several programs, for as long as this process lives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+PID: Final = "VAULT_RUN_PID"  # what to end: `kill $VAULT_RUN_PID`
+_ENDS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
+
+
+def printed_environment(
+    inherited: Mapping[str, str], *, as_json: bool
+) -> Callable[[Sequence[str], Mapping[str, str]], Awaitable[int]]:
+    """In place of a program: print what differs from the `inherited` environment, then wait to be ended."""
+
+    async def hold(_: Sequence[str], environment: Mapping[str, str]) -> int:
+        sys.stdout.write(text_of(inherited, {**environment, PID: str(os.getpid())}, as_json=as_json))
+        sys.stdout.flush()
+        _leave_standard_output()
+        await _wait_for_end()
+        return 0
+
+    return hold
+
+
+def text_of(inherited: Mapping[str, str], environment: Mapping[str, str], *, as_json: bool) -> str:
+    """Lines for a POSIX shell, or one line of JSON; of what is added or changed, and what is removed."""
+    changed = {name: value for name, value in environment.items() if inherited.get(name) != value}
+    removed = sorted(inherited.keys() - environment.keys())
+    if as_json:
+        return json.dumps({"environment": changed, "removed": removed}) + "\n"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in changed.items() if name.isidentifier()]
+    return "\n".join([*lines, *(f"unset {name}" for name in removed if name.isidentifier()), ""])
+
+
+def _leave_standard_output() -> None:
+    """So that a shell that reads us to the end, as `eval "$(...)"` does, goes on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+async def _wait_for_end() -> None:
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = [signal.Signals[name] for name in _ENDS if hasattr(signal, name)]
+    for number in numbers:
+        loop.add_signal_handler(number, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
