@@ -73,7 +73,6 @@ FILES = {
     f"docs/{name}.md"
     for name in (
         "guides/add-a-provider",
-        "guides/own-api",
         "operate/policy",
         "reference/provider-files",
         "reference/tool-files",

@@ -41,11 +41,9 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_what_the_page_shows_stands_in_the_files_that_come_with_the_program() -> None:
-    shipped = "\n\n".join((folder / name).read_text(encoding="utf-8") for name, folder in FILES.items())
-    shown = [part.strip() for block in blocks("toml") for part in block.split("\n\n")]
-    assert len(shown) > 10
-    assert [part for part in shown if part not in shipped] == []
+def test_the_page_leads_to_the_files_that_come_with_the_program() -> None:
+    for name, folder in FILES.items():
+        assert f"]({os.path.relpath(folder / name, DOCS / 'guides')})" in PAGE
     assert LONGEST == 300 and "at most five minutes" in PAGE
 
 
