@@ -93,6 +93,7 @@ def _copy_files(tree: Path) -> None:
         (tree / "usr/bin" / name).chmod(0o755)
     for source, place in (
         ("deploy/systemd/token-vault.service", "usr/lib/systemd/system/token-vault.service"),
+        ("deploy/systemd/local-servers.conf", MANUAL / "local-servers.conf"),
         ("deploy/debian/config.toml", "etc/token-vault/config.toml"),
         ("deploy/debian/copyright", MANUAL / "copyright"),
         ("README.md", MANUAL / "README.md"),
