@@ -408,7 +408,10 @@ async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
         env=place.environment(),
     )
     try:
-        async with httpx2.AsyncClient(trust_env=False, headers={"host": target.host}) as http, asyncio.timeout(60):
+        async with (
+            httpx2.AsyncClient(trust_env=False, headers={"host": target.host}, timeout=30) as http,
+            asyncio.timeout(60),
+        ):
             while True:
                 assert process.returncode is None
                 with contextlib.suppress(httpx2.HTTPError):

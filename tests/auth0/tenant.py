@@ -106,6 +106,6 @@ async def signed_in(place: Tenant, person: Person, client: Client, **more: str) 
     answer = query_of(await place.allow(person, f"{place.vault.url}/authorize?{urlencode(query)}"))
     form = {"grant_type": "authorization_code", "client_id": client.id, "code": answer["code"]}
     form |= {} if client.is_public else {"client_secret": SECRET}
-    async with httpx2.AsyncClient(base_url=place.vault.url, transport=place.way()) as http:
+    async with httpx2.AsyncClient(base_url=place.vault.url, transport=place.way(), timeout=30) as http:
         redeemed = await http.post("/oauth/token", json={**form, "redirect_uri": CALLBACK, "code_verifier": VERIFIER})
     return redeemed.json()

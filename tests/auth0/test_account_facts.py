@@ -34,7 +34,7 @@ async def test_a_narrower_token_can_do_less_at_the_provider_and_a_wider_one_is_r
     assert narrow["scope"] == f"{CALENDAR}.readonly"
     assert {CALENDAR, f"{CALENDAR}.readonly"} <= set(whole["scope"].split()), "tools look for each name"
     calendar = f"{room.simulator.url}/google/calendar/v3/calendars/primary/events"
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         for token, status in ((narrow, 403), (whole, 200)):
             headers = {"Authorization": f"Bearer {token['access_token']}"}
             assert (await http.get(calendar, headers=headers)).status_code == 200
@@ -92,7 +92,7 @@ async def test_a_deleted_account_is_ended_at_the_provider(room: Room, applicatio
     token = (await application.account_token({"connection": "google-oauth2"})).json()["access_token"]
     calendar = f"{room.simulator.url}/google/calendar/v3/calendars/primary/events"
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert (await http.get(calendar, headers=headers)).status_code == 200
         assert (await application.me("DELETE", f"accounts/{connected['id']}")).status_code == 204
         assert (await http.get(calendar, headers=headers)).status_code == 401

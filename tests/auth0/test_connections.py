@@ -224,7 +224,7 @@ async def exchange(application: Application, habit: Habit, wanted: list[str]) ->
 async def is_alive(application: Application, habit: Habit, token: str) -> bool:
     """Whether the service accepts the token."""
     probe = f"{application.room.simulator.url}/families/{face(habit.provider)}/probe"
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(probe, headers={"Authorization": f"Bearer {token}"})
     return answer.status_code < 300
 

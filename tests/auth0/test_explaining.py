@@ -151,7 +151,7 @@ async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 async def test_the_settings_of_the_wire_are_named(plain: Room) -> None:
-    async with httpx2.AsyncClient(base_url=plain.url) as http:
+    async with httpx2.AsyncClient(base_url=plain.url, timeout=30) as http:
         made = await Application.registered(plain, http)
     steps = await explain_wire(plain.deployment, WireQuestion(made.client, made.user, "slack", "slack"))
     assert {"wire", "issuer"} <= {one.step for one in steps if one.fix}

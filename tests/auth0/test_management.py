@@ -88,5 +88,5 @@ async def test_the_list_is_not_there_where_the_admin_api_is_switched_off(
     tmp_path: Path, api: bool, status: int
 ) -> None:
     overrides = {"auth0": {"enabled": True}, "admin": {"api": api}}
-    async with running_room(tmp_path / "data", overrides=overrides) as room, httpx2.AsyncClient() as http:
+    async with running_room(tmp_path / "data", overrides=overrides) as room, httpx2.AsyncClient(timeout=30) as http:
         assert (await http.get(f"{room.url}/api/v2/users/x/connected-accounts")).status_code == status

@@ -114,7 +114,7 @@ async def test_an_unknown_scope_of_my_account_is_refused(application: Applicatio
 
 @pytest.mark.parametrize("path", ["/oauth/token", "/me/v1/connected-accounts/accounts", "/oidc/register"])
 async def test_without_the_setting_there_is_no_such_path(tmp_path: Path, path: str) -> None:
-    async with running_vault(tmp_path / "data") as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with running_vault(tmp_path / "data") as vault, httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         assert (await http.post(path, json={})).status_code == 404
 
 

@@ -376,7 +376,7 @@ async def test_zero_settings_make_key_databases_and_a_secret_for_the_first_admin
         async with asyncio.timeout(30):
             while f"{place.url}/first-run" not in said:
                 said += (await process.stderr.readline()).decode()
-            async with httpx2.AsyncClient(trust_env=False) as http:  # by then it answers
+            async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:  # by then it answers
                 assert (await http.get(f"{place.url}/first-run")).status_code == 200
             process.terminate()
             assert await process.wait() == 0
@@ -437,7 +437,7 @@ async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Pa
         link = next(line for line in said if "/sign-in/local?" in line)
         password = re.search(r"with the password (\S+),", text)
         assert password is not None
-        async with httpx2.AsyncClient(trust_env=False, follow_redirects=True) as http:
+        async with httpx2.AsyncClient(trust_env=False, follow_redirects=True, timeout=30) as http:
             assert (await http.post(url, json={})).status_code == 401
             assert "<title>Home · Token Vault</title>" in (await http.get(link)).text
         async with Person(url.removesuffix("/mcp")) as person:

@@ -84,7 +84,7 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
 async def test_readiness_names_a_failing_step_until_it_works(
     running: RunningVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with httpx2.AsyncClient(base_url=running.url) as http:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=30) as http:
         monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
         await run_step(running.deployment, UpkeepStep("revocations", 30.0, hangs))
         answer = await http.get("/readyz")

@@ -149,5 +149,5 @@ async def _agree(person: Person, url: str) -> None:
         page = await person.sign_in("alice", PASSWORD, page=page)
     if page.status_code == 200:
         page = await person.submit(page, form="/consent", button=("decision", "allow"))
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         await http.get(page.headers["location"])

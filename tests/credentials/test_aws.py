@@ -157,7 +157,7 @@ async def test_an_sdk_signs_with_the_handle_as_its_access_key(room: AwsRoom) -> 
     theirs = f"AWS4-HMAC-SHA256 Credential={{}}/{scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
     for access_key, status in ((handle.value, 200), ("AKIAIOSFODNN7EXAMPLE", 401)):
         headers = {"authorization": theirs.format(access_key), "x-amz-date": "20261127T000000Z"}
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             answer = await http.get(f"{handle.base('s3')}/bucket", headers=headers)
         assert answer.status_code == status, answer.text
     assert "20261127T000000Z" not in str(dict(room.server.arrivals[-1].headers))

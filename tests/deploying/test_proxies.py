@@ -197,7 +197,7 @@ async def test_browsers_that_speak_http_2_reach_the_vault_by_its_name(estate: Es
 
 
 async def test_plain_http_leads_to_https(estate: Estate) -> None:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(f"http://127.0.0.1:{estate.ports.plain}/connections", headers={"host": HOST})
     assert answer.status_code in {301, 308}
     assert answer.headers["location"].startswith(f"https://{HOST}")

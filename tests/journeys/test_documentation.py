@@ -189,7 +189,7 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             assert {plain(one.path) for one in routes} == set(written[title]), title
         for route in real["Pages"]:
             assert (route.methods or set()) - {"HEAD"} == written["Pages"][plain(route.path)], route.path
-        async with httpx.AsyncClient(base_url=running.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as http:
             for path, methods in written["Authorization server"].items():
                 answer = await http.request("PATCH", path.replace("{client_id}", "x"))
                 assert answer.status_code == 405

@@ -204,7 +204,7 @@ async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 async def exchanging(place: Room) -> AsyncGenerator[ExchangeRoom]:
-    async with httpx2.AsyncClient(base_url=place.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=place.url, trust_env=False, timeout=30) as http:
         yield ExchangeRoom(place, http)
 
 

@@ -220,7 +220,7 @@ async def test_the_api_takes_no_token_that_another_key_signed_or_that_is_of_anot
     ours = deployment.keys.signing.current(now)
     stranger = RSAKey.generate_key(2048, parameters={"kid": ours.kid}, private=True)
     url = f"{place.simulator.url}/brokerage/v1/quotes/ACME"
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
 
         async def status(token: str | None) -> int:
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}

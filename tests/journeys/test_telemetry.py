@@ -104,7 +104,7 @@ async def call(there: Room, agent: Agent, name: str, arguments: dict[str, object
 
 async def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample of the page."""
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         page = (await http.get(f"http://{address}/metrics")).text
     return {
         (

@@ -28,7 +28,7 @@ def address() -> Generator[str]:
 
 
 def put(address: str, path: str, content: object) -> dict[str, object]:
-    answer = httpx2.post(f"{address}/v1/{path}", headers={"X-Vault-Token": "root"}, json=content)
+    answer = httpx2.post(f"{address}/v1/{path}", headers={"X-Vault-Token": "root"}, json=content, timeout=30)
     assert answer.is_success, answer.text
     return json.loads(answer.content or b"{}")
 

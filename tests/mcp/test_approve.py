@@ -129,7 +129,7 @@ async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(
         await wait_until_held(place.simulator, "slack.api.chat.postMessage")
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await place.vault.deployment.drain._idle.wait()
     place.simulator.control("release")
     assert "needs the person's approval" in text_of(await post(place, agent))

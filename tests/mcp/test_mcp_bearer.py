@@ -77,7 +77,7 @@ async def test_a_client_that_cannot_sign_in_shows_how_where_the_result_would_sta
     """An unmodified client with a fixed token: the official Python SDK reads a JSON-RPC error of any status."""
     agent = await place.agent()
     async with (
-        httpx2.AsyncClient(headers=agent.headers, trust_env=False) as http,
+        httpx2.AsyncClient(headers=agent.headers, trust_env=False, timeout=30) as http,
         Client(streamable_http_client(f"{place.url}/mcp", http_client=http), mode=mode) as client,
     ):
         assert (await client.list_tools()).tools

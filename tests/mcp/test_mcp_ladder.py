@@ -148,10 +148,11 @@ async def test_a_retry_before_the_person_is_done_brings_the_same_link_again(
     assert link_of(await call(place, agent)) != link_of(first)
 
 
-async def test_a_retry_waits_for_the_person_who_is_at_the_link(place: Room) -> None:
+async def test_a_retry_waits_for_the_person_who_is_at_the_link(place: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_tool, "WAIT", 50)  # however slowly the machine connects the account
     agent = await place.agent("carol")
     state = state_of(await call(place, agent))
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         retry = asyncio.create_task(call(place, agent, state=state, action="accept"))
         await place.connect(agent, "slack", scopes=SLACK)
         answer = await retry

@@ -228,7 +228,7 @@ async def test_long_paging_reports_progress_to_who_asked(place: Room, transport:
     async with place.client(agent, transport=transport, mode=mode) as client:
         result = await client.call_tool("slack_channels", {}, progress_callback=on_progress)
         assert not result.is_error, text(result)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await arrived.wait()
         silent = await client.call_tool("slack_channels", {})
         assert silent.structured_content == result.structured_content

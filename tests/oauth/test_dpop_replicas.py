@@ -64,7 +64,7 @@ async def two(store: Store) -> AsyncGenerator[Two]:
         await stack.enter_async_context(serving(build_app(other), listening))
         host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
         doors = [
-            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False))
+            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30))
             for url in (vault.url, f"http://127.0.0.1:{listening.getsockname()[1]}")
         ]
         yield Two(vault, (doors[0], doors[1]))

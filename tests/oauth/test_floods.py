@@ -56,7 +56,7 @@ async def test_requests_that_a_self_registered_client_pushes_are_bounded_whateve
 
 
 async def test_what_is_pushed_and_means_nothing_is_not_kept(tmp_path: Path) -> None:
-    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         client = await confidential(vault)
         padded = REQUEST | {"padding": "x" * 20_000, "client_secret_hint": "x"}
         assert (await http.post("/par", data=padded, auth=client)).status_code == 201
@@ -71,7 +71,7 @@ async def test_what_is_pushed_and_means_nothing_is_not_kept(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("wrong", ["x", "x" * 44, "é" * 43, "=" * 43])
 async def test_a_thumbprint_that_is_none_is_not_kept(tmp_path: Path, wrong: str) -> None:
-    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         client = await confidential(vault)
         refused = await http.post("/par", data=REQUEST | {"dpop_jkt": wrong}, auth=client)
         assert (refused.status_code, error_of(refused)) == (400, "invalid_request")
@@ -141,7 +141,7 @@ async def test_rewrites_count_as_registrations_of_their_address(tmp_path: Path) 
 
 
 async def test_what_a_client_says_of_itself_is_short_and_its_event_shorter(tmp_path: Path) -> None:
-    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         long = [f"https://agent.example/{number}/{'x' * 350}" for number in range(20)]
         body = {"redirect_uris": long, "token_endpoint_auth_method": "none"}
         taken = await http.post("/register", json=body)

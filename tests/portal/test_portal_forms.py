@@ -142,7 +142,7 @@ async def test_cookies_of_an_https_vault_are_host_bound_secure_and_hidden_from_s
         running_vault(
             tmp_path_factory.mktemp("https"), overrides={"server": {"public_url": origin}}, listening=listening
         ) as vault,
-        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"host": "vault.example"}) as http,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"host": "vault.example"}, timeout=30) as http,
     ):
         page = await http.get("/sign-in")
         before = page.headers.get_list("set-cookie")
@@ -448,7 +448,7 @@ async def test_connecting_and_disconnecting_need_a_post_with_this_sessions_token
 
 async def test_a_page_opened_under_another_loopback_name_goes_to_the_public_one(room: Room) -> None:
     port = urlsplit(room.url).port
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
         answer = await http.get("/connections?x=a%20b")
     assert answer.status_code == 303
     assert answer.headers["location"] == f"{room.url}/connections?x=a%20b"

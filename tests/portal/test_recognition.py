@@ -177,7 +177,7 @@ async def test_a_device_code_that_somebody_may_have_sent_is_offered_nothing(room
     await let_in(room, user, await cursor(room))
     grant = "urn:ietf:params:oauth:grant-type:device_code"
     new = await cursor(room, 40002, grant_types=frozenset({"authorization_code", "refresh_token", grant}))
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         told = (await http.post(f"{room.url}/device_authorization", data={"client_id": new.id})).json()
     person = await room.signed_in(user)
     page = await person.submit(await person.open("/device"), {"user_code": told["user_code"]}, form="/device")

@@ -253,7 +253,7 @@ async def test_an_answer_that_came_while_the_process_stood_still_is_read_after_t
             assert go_on.wait(5)
             if answers:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nkept")
-            stay.wait(5)
+            stay.wait(30)
 
     stay = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -262,7 +262,7 @@ async def test_an_answer_that_came_while_the_process_stood_still_is_read_after_t
         try:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
             sending = asyncio.create_task(http.send(OutboundRequest("POST", url, timeout=0.5, reuse=False)))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not read.is_set():
                     await asyncio.sleep(0.005)
             go_on.set()
@@ -361,11 +361,11 @@ async def test_an_account_that_hangs_leaves_places_at_its_peer_to_the_others() -
     ):
         hung = [
             asyncio.create_task(
-                outbound.send(OutboundRequest("GET", f"{server.url}/hang", peer="slow", account="A", timeout=5))
+                outbound.send(OutboundRequest("GET", f"{server.url}/hang", peer="slow", account="A", timeout=60))
             )
             for _ in range(2)
         ]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(server.arrivals) < 2:
                 await asyncio.sleep(0)
         with pytest.raises(PeerBusy):
@@ -389,10 +389,10 @@ async def test_calls_to_one_peer_cannot_use_up_those_to_another() -> None:
         scripted_server(lambda a: Reply(hang=a.path == "/hang")) as server,
     ):
         hanging = [
-            asyncio.create_task(outbound.send(OutboundRequest("GET", f"{server.url}/hang", peer="slow", timeout=5)))
+            asyncio.create_task(outbound.send(OutboundRequest("GET", f"{server.url}/hang", peer="slow", timeout=60)))
             for _ in range(2)
         ]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(server.arrivals) < 2:
                 await asyncio.sleep(0)
         with pytest.raises(NotReached, match="too many calls"):

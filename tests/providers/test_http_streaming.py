@@ -87,7 +87,7 @@ async def test_an_answer_left_unread_gives_its_place_back_and_is_not_mixed_up_wi
     async with Outbound(LOOPBACK, calls_per_peer=1) as http, scripted_server(answer_of) as server:
         async with http.open(OutboundRequest("GET", server.url + "/a", peer="one")):
             pass
-        async with asyncio.timeout(5), http.open(OutboundRequest("GET", server.url + "/b", peer="one")) as answer:
+        async with asyncio.timeout(30), http.open(OutboundRequest("GET", server.url + "/b", peer="one")) as answer:
             assert await answer.read() == b"/b" * 1000
 
 

@@ -80,7 +80,7 @@ def _naming(provider: OpenIDDouble, claimed: str) -> Callable[[Claims], Claims]:
 async def _sign_in(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
     provider.now = place.now
     provider.change_claims = lambda claims: {**claims, "iss": claimed}
-    async with Person(place.url) as person, httpx2.AsyncClient() as http:
+    async with Person(place.url) as person, httpx2.AsyncClient(timeout=30) as http:
         begun = await person.http.get(f"/sign-in/openid/{name}")
         if begun.status_code != 303:
             return False

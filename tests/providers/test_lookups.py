@@ -123,7 +123,10 @@ async def test_keys_that_many_ask_for_at_once_are_fetched_once(tmp_path: Path) -
 
 async def test_an_allow_list_holds_for_the_hosts_of_keys(tmp_path: Path) -> None:
     listed = {"registration": {"mode": "allow_list", "allowed_hosts": ["keys.example"]}}
-    async with running_vault(tmp_path, overrides=listed) as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with (
+        running_vault(tmp_path, overrides=listed) as vault,
+        httpx2.AsyncClient(base_url=vault.url, timeout=30) as http,
+    ):
         refused = await http.post("/register", json=METADATA | {"jwks_uri": "https://other.example/jwks"})
         assert (refused.status_code, refused.json()["error"]) == (400, "invalid_client_metadata")
         taken = await http.post("/register", json=METADATA | {"jwks_uri": "https://keys.example/jwks"})
@@ -138,7 +141,7 @@ async def test_keys_of_a_client_from_before_the_allow_list_are_not_fetched(tmp_p
         raise OSError("no such name")
 
     made: dict[str, str] = {}
-    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url) as http:
+    async with running_vault(tmp_path) as vault, httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         for host in ("other.example", "keys.example"):
             answer = await http.post("/register", json=METADATA | {"jwks_uri": f"https://{host}/jwks"})
             made[host] = answer.json()["client_id"]

@@ -122,7 +122,7 @@ async def test_an_answer_streams(upstream: Upstream, handle: ProxyHandle) -> Non
     headers = {"authorization": f"Bearer {handle.value}"}
     async with (
         asyncio.timeout(10),
-        httpx2.AsyncClient(trust_env=False) as http,
+        httpx2.AsyncClient(trust_env=False, timeout=30) as http,
         http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
     ):
         pieces = streamed.aiter_raw()
@@ -218,7 +218,7 @@ async def test_a_client_that_leaves_ends_the_providers_answer(
         headers = {"authorization": f"Bearer {handle.value}"}
         async with asyncio.timeout(20):
             async with (
-                httpx2.AsyncClient(trust_env=False) as http,
+                httpx2.AsyncClient(trust_env=False, timeout=30) as http,
                 http.stream("GET", handle.base() + "/conversations.list", headers=headers) as streamed,
             ):
                 assert await anext(streamed.aiter_raw())
@@ -256,7 +256,7 @@ async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
         sent.append(message)
 
     call = asyncio.create_task(Proxy(deployment)(scope, receive, send))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await arrived.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -56,7 +56,7 @@ async def test_no_call_without_exactly_one_handle(room: ProxyRoom) -> None:
         [("authorization", f"Bearer {handle.value}")] * 2,
         [("cookie", f"authorization=Bearer {handle.value}")],
     ]
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         for headers in wrong:
             answer = await http.get(handle.base() + PATH, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
@@ -271,7 +271,7 @@ async def test_a_preflight_names_methods_and_headers_and_never_credentials(room:
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,dpop",
     }
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.options(handle.base() + "/chat.postMessage", headers=headers)
         assert answer.status_code == 204
         assert "POST" in answer.headers["access-control-allow-methods"]

@@ -122,7 +122,7 @@ async def fastapi(subject: str) -> str:
 
     app.get("/")(show)
     transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://app") as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://app", timeout=30) as http:
         bare = await http.get("/")
         assert bare.status_code == 401, bare.text
         answer = await http.get("/", headers={"Authorization": f"Bearer {subject}"})

@@ -126,7 +126,7 @@ async def decide(person: Person, page: httpx2.Response, *, decision: str = "allo
 
 async def in_the_browser(machine: Machine, person: Person, *, decision: str = "allow") -> str:
     """Follow what the bridge opened to its end; the last page."""
-    async with httpx2.AsyncClient(trust_env=False) as local:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as local:
         start = await local.get(await machine.address())
         answer = await decide(person, await person.open(start.headers["location"]), decision=decision)
         return (await local.get(answer.headers["location"])).text

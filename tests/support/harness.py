@@ -127,7 +127,7 @@ class RunningVault:
             "redirect_uris": ["http://127.0.0.1:33418/callback"],
             "token_endpoint_auth_method": "none",
         } | metadata
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=30) as http:
             answer = await http.post(f"{self.url}/register", json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
@@ -175,7 +175,7 @@ class RunningVault:
             "code_verifier": verifier,
             "redirect_uri": "http://127.0.0.1:33418/callback",
         } | more
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=30) as http:
             return await http.post(f"{self.url}/token", data=body)
 
     async def agent(self, person: Person, **options: str) -> Tokens:

@@ -125,7 +125,7 @@ class Place:
 
     async def healthy(self, *, seconds: float = 10.0) -> dict[str, str]:
         """What /healthz says, as soon as somebody answers."""
-        async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             while True:
                 try:
                     return (await http.get(f"{self.url}/healthz")).json()

@@ -198,7 +198,7 @@ async def test_figures_name_nobody(figures: tuple[Place, int]) -> None:
     place, port = figures
     async with Person(place.url) as person:
         await person.sign_in("mallory-canary", "wrong password of some length")
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
         assert "token_vault" in text
         assert "canary" not in text
@@ -230,7 +230,7 @@ async def test_silent_connections_to_the_figures_end_and_leave_the_pages_alone(
 
 async def test_the_figures_take_one_path_and_two_methods(figures: tuple[Place, int]) -> None:
     _, port = figures
-    async with httpx2.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as http:
+    async with httpx2.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
         assert (await http.get("/metrics")).status_code == 200
         for path in ("/", "/metrics/../../etc/passwd", "/connections", "/healthz", "/metricsx"):
             assert (await http.get(path)).status_code == 404, path

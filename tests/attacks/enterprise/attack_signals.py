@@ -279,7 +279,7 @@ async def test_repeats_of_one_event_do_not_shut_out_the_next(company: Company) -
     event = company.event(REVOKED, company.known(employee, "globex"), "globex")
     headers = {"content-type": "application/secevent+jwt", "host": urlsplit(company.target.url).netloc}
     transmitter = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")  # the stranger's address has sent too much
-    async with httpx2.AsyncClient(transport=transmitter) as http:
+    async with httpx2.AsyncClient(transport=transmitter, timeout=30) as http:
         answer = await http.post(
             f"http://127.0.0.1:{urlsplit(company.target.url).port}/signals/globex",
             content=company.sign(event, "globex", typ="secevent+jwt"),

@@ -82,7 +82,7 @@ def api() -> FastAPI:
 
 
 def within(app: FastAPI) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=APPLICATION)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=APPLICATION, timeout=30)
 
 
 async def main() -> None:

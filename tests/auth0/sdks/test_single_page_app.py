@@ -113,7 +113,7 @@ async def test_a_single_page_application_signs_in_and_links_an_account(tmp_path:
             "subject_token_type": ACCESS,
             "connection": "sign-in-with-slack",
         }
-        async with httpx2.AsyncClient(base_url=place.vault.url, transport=place.way()) as http:
+        async with httpx2.AsyncClient(base_url=place.vault.url, transport=place.way(), timeout=30) as http:
             exchanged = await http.post("/oauth/token", json=exchange)
     assert user["preferred_username"] == "alice"
     assert isinstance(linked, dict)

@@ -139,7 +139,7 @@ async def url(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[
     ],
 )
 async def test_whatever_comes_first_is_answered(url: str, method: str, path: str, status: int) -> None:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert (await http.request(method, url + path)).status_code == status
         assert (await http.get(f"{url}/static/portal.css")).status_code == 200
 
@@ -154,7 +154,7 @@ async def test_a_client_without_a_token_is_asked_to_sign_in_before_the_applicati
     async with (
         open_deployment(settings, data=tmp_path / "data") as deployment,
         serving(build_late_app(deployment), listening),
-        httpx2.AsyncClient(trust_env=False, base_url=deployment.public_url) as http,
+        httpx2.AsyncClient(trust_env=False, base_url=deployment.public_url, timeout=30) as http,
     ):
         paths = ("/mcp", "/mcp/", "/sse", "/sse/")
         early = [(await http.request(method, path)) for path in paths for method in ("GET", "POST")]
@@ -178,7 +178,7 @@ async def test_a_late_part_is_made_once_for_all_who_wait() -> None:
     late = LatePart(make, modules=["json"])
     app = Starlette()
     app.router.default = late
-    async with serving(app, listening), httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert made == []
         there = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         answers = await asyncio.gather(*(http.get(there) for _ in range(5)))
@@ -215,7 +215,7 @@ async def test_an_application_is_loaded_behind_a_listener_that_already_answers()
     deferred = DeferredApp(lambda: loaded.set() or app, modules=["json"], at_once=at_once)
     listening = listening_socket()
     there = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with serving(deferred, listening), httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(deferred, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert (await http.get(f"{there}/healthz")).text == "here"
         assert not loaded.is_set()
         await deferred.load()

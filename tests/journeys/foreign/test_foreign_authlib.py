@@ -66,7 +66,7 @@ class Offices:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             back = await http.get(f"{self.company.issuer}/authorize", params=asked)
             code = parse_qs(urlsplit(back.headers["location"]).query)["code"][0]
             form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
@@ -86,7 +86,7 @@ class Offices:
             "subject_token_type": ID_TOKEN,
         }
         own = ("agent", self.company.registered["agent"].secret)
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             sent = dict(headers or {})
             answer = await http.post(f"{self.company.issuer}/token", data=form, auth=own, headers=sent)
         assert answer.status_code == 200, answer.text
@@ -97,7 +97,7 @@ class Offices:
         deployment, subject = self.first.deployment, self.company.person
         async with self.first.person() as browser:
             begun = await browser.http.get("/sign-in/openid/company", params={"return_to": "/connections"})
-            async with httpx2.AsyncClient(trust_env=False) as http:
+            async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
                 back = await http.get(begun.headers["location"])
             page = await browser.open(back.headers["location"])
             assert page.status_code == 200, page.text
@@ -143,7 +143,7 @@ class Offices:
 
     async def probe(self, token: str) -> int:
         """How the second vault receives a token."""
-        async with httpx2.AsyncClient(trust_env=False, base_url=self.second.url) as http:
+        async with httpx2.AsyncClient(trust_env=False, base_url=self.second.url, timeout=30) as http:
             return (await http.get("/mcp", headers={"authorization": f"Bearer {token}"})).status_code
 
 
@@ -218,7 +218,7 @@ async def test_the_python_sdk_gets_in_by_an_assertion_of_authlib(offices: Office
 async def test_an_assertion_of_authlib_counts_once_and_for_the_companys_groups_only(offices: Offices) -> None:
     offices.person("hugo")
     own = {"client_id": offices.agent.client.id, "client_secret": offices.agent.secret or ""}
-    async with httpx2.AsyncClient(base_url=offices.second.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=offices.second.url, trust_env=False, timeout=30) as http:
 
         async def redeem(assertion: str) -> int:
             form = {"grant_type": JWT_BEARER, "assertion": assertion, **own}
@@ -246,7 +246,7 @@ async def test_an_assertion_that_authlib_bound_to_a_key_needs_its_proof(offices:
 
     bound = await offices.assertion(headers=proof(f"{offices.company.issuer}/token"))
     assert claims_of(bound)["cnf"] == {"jkt": KEY.thumbprint()}
-    async with httpx2.AsyncClient(base_url=offices.second.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=offices.second.url, trust_env=False, timeout=30) as http:
 
         async def redeem(assertion: str, headers: Mapping[str, str]) -> httpx2.Response:
             form = {"grant_type": grant_type, "assertion": assertion, **own}

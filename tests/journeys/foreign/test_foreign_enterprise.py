@@ -124,7 +124,7 @@ async def test_the_python_sdk_gets_in_by_an_assertion(office: Office, method: st
             "client_id": idp["client_id"],
             "client_secret": idp["client_secret"],
         }
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             answer = await http.post(f"{idp['issuer']}/token", data=form)
         assert answer.status_code == 200, answer.text
         return answer.json()["access_token"]

@@ -342,5 +342,5 @@ async def test_a_file_at_the_origin_needs_a_handle_of_a_provider_that_takes_them
 
 
 async def call_at(url: str, token: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:
+    async with httpx2.AsyncClient(verify=False, trust_env=False, timeout=30) as http:
         return await http.post(url, content=b"abc", headers={"authorization": f"Bearer {token}"})

@@ -45,7 +45,7 @@ class Introspection:
 
     async def verify_token(self, token: str) -> AccessToken | None:
         own = {"client_id": self.api.client.id, "client_secret": self.api.secret or ""}
-        async with httpx2.AsyncClient(base_url=self.vault, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=self.vault, trust_env=False, timeout=30) as http:
             facts: Mapping[str, object] = (await http.post("/introspect", data={**own, "token": token})).json()
         if not facts["active"]:
             return None

@@ -96,7 +96,7 @@ async def a_pull(place: EmulatedServices) -> Mapping[str, object]:
     """Made at emulate itself: no tool of ours makes one."""
     repository = f"{place.bare['github']}/repos/{ACCOUNT}/garden"
     branch = f"herbs-{secrets.token_hex(4)}"
-    async with httpx2.AsyncClient(trust_env=False, headers={"authorization": "Bearer anything"}) as http:
+    async with httpx2.AsyncClient(trust_env=False, headers={"authorization": "Bearer anything"}, timeout=30) as http:
         main = (await http.get(f"{repository}/git/ref/heads/main")).json()["object"]["sha"]
         await http.post(f"{repository}/git/refs", json={"ref": f"refs/heads/{branch}", "sha": main})
         content = base64.b64encode(b"Thyme").decode()

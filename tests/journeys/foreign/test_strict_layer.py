@@ -58,7 +58,7 @@ class Hand:
         return query
 
     async def open(self, query: Mapping[str, str]) -> httpx2.Response:
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             return await http.get(self.place.urls[self.name] + FACES[self.name].authorize, params=query)
 
     async def code(self, *scopes: str) -> str:
@@ -72,7 +72,7 @@ class Hand:
         basic = None
         if face.client_auth == "client_secret_basic":
             basic = httpx2.BasicAuth(said.pop("client_id"), said.pop("client_secret"))
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             return await http.post(self.place.urls[self.name] + face.token, data=said, auth=basic)
 
     async def redeem(self, code: str, changed: Mapping[str, str] | None = None) -> httpx2.Response:
@@ -93,7 +93,9 @@ class Hand:
         if self.name == "linear":
             json = {"query": "{ viewer { id } }"}
         origin = (self.place.bare if bare else self.place.urls)[self.name]
-        async with httpx2.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {token}"}) as http:
+        async with httpx2.AsyncClient(
+            trust_env=False, headers={"authorization": f"Bearer {token}"}, timeout=30
+        ) as http:
             return await http.request(verb, origin + path, json=json)
 
 
@@ -199,7 +201,7 @@ async def test_a_token_ends_with_its_hour_and_with_its_grant(place: EmulatedServ
     renewed = (await hand.ask(**renew)).json()["access_token"]
     assert is_let(await hand.call(renewed))
     revoke = {"token": held["refresh_token"]}
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         url = place.urls["google"] + "/oauth2/revoke"
         assert (await http.post(url, data={"token": "nobody's"})).status_code == 400
         assert (await http.post(url, data=revoke)).status_code == 200

@@ -33,7 +33,7 @@ async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Runn
 
 @pytest.fixture
 async def authority(vault: RunningVault) -> AsyncGenerator[AuthorizationServer]:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         yield AuthorizationServer(http, remote_vault(vault.url, agent="Test"))
 
 
@@ -113,7 +113,7 @@ async def test_a_document_that_leads_elsewhere_is_not_believed(change: dict[str,
         return JSONResponse(content)
 
     app = Starlette(routes=[Route("/.well-known/oauth-authorization-server", document)])
-    async with serving(app, listening), httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         found = AuthorizationServer(http, RemoteVault(origin, "Test"))
         if told:
             with pytest.raises(BridgeRefused, match=told):
@@ -149,7 +149,7 @@ async def test_what_the_person_is_told_of_a_code_cannot_steer_their_terminal(cha
         Route("/.well-known/oauth-authorization-server", document),
         Route("/device_authorization", device, methods=["POST"]),
     ]
-    async with serving(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         authority = AuthorizationServer(http, RemoteVault(origin, "Test"))
         with pytest.raises(BridgeRefused):
             await authority.ask_device("client")
@@ -160,7 +160,7 @@ async def test_a_vault_that_is_away_is_no_verdict(tmp_path: Path) -> None:
     listening = free_socket()
     origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
     listening.close()
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         with pytest.raises(RemoteUnreachable, match="can't reach"):
             await AuthorizationServer(http, RemoteVault(origin, "Test")).endpoints()
 
@@ -169,12 +169,12 @@ async def test_a_vault_that_is_away_is_no_verdict(tmp_path: Path) -> None:
 
 
 async def _location(attempt: BrowserSignIn) -> str:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         return (await http.get(attempt.address)).headers["location"]
 
 
 async def _answer(attempt: BrowserSignIn, query: dict[str, str], **headers: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         return await http.get(attempt.redirect_uri, params=query, headers=headers)
 
 
@@ -220,7 +220,7 @@ async def test_what_is_no_answer_to_this_sign_in_changes_nothing(
         ):
             refused = await _answer(attempt, query, **headers)
             assert refused.status_code == 400
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             assert (await http.get(attempt.address + "x")).status_code == 404
             assert (await http.post(attempt.redirect_uri, params=right)).status_code == 400
         answered = await _answer(attempt, right)
@@ -283,10 +283,10 @@ async def test_one_process_at_a_time_renews(tmp_path: Path) -> None:
                 pass
 
         waiting = asyncio.create_task(second())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not waited:
                 await asyncio.sleep(0)
         assert not waiting.done()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
     assert waited == ["second"]

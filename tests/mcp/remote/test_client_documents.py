@@ -33,7 +33,9 @@ async def test_the_document_names_the_vault_and_the_redirect_of_one_server(tmp_p
             await servers._client_at(deployment, replace(FOUND, takes_documents=False), "notes")
         app = Starlette(routes=documents.routes(deployment))
         async with httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=app), base_url="https://vault.example"
+            transport=httpx2.ASGITransport(app=app),
+            base_url="https://vault.example",
+            timeout=30,
         ) as http:
             assert (await http.get("/connect/client/notes")).status_code == 404
             now = deployment.now()

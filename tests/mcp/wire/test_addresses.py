@@ -34,7 +34,7 @@ def test_what_is_no_address_counts_as_one_stranger(text: str) -> None:
 
 
 async def register(vault: RunningVault, forwarded: str) -> int:
-    async with httpx2.AsyncClient(base_url=vault.url) as http:
+    async with httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         return (await http.post("/register", json=METADATA, headers={"X-Forwarded-For": forwarded})).status_code
 
 

@@ -25,7 +25,7 @@ async def running(store: Store) -> AsyncGenerator[RunningVault]:
 
 
 async def get(vault: RunningVault, path: str) -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=vault.url) as http:
+    async with httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
         return await http.get(path)
 
 
@@ -58,7 +58,7 @@ async def test_a_storage_that_takes_no_write_is_not_ready_and_calls_say_when_to_
         await database._writing.execute("pragma query_only = on")
         assert (await get(vault, "/readyz")).json()["failing"] == "storage"
         body = {"client_name": "x", "redirect_uris": ["http://127.0.0.1/"], "token_endpoint_auth_method": "none"}
-        async with httpx2.AsyncClient(base_url=vault.url) as http:
+        async with httpx2.AsyncClient(base_url=vault.url, timeout=30) as http:
             refused = await http.post("/register", json=body)
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "5"
@@ -101,7 +101,7 @@ async def test_draining_waits_for_the_call_in_flight_and_then_ends_the_streams()
     async with (
         asyncio.timeout(20),
         serving(Edge(work, GuardRules(frozenset(), frozenset(), any_loopback_port=True), drain, proxy=work), listening),
-        httpx2.AsyncClient(base_url=url) as http,
+        httpx2.AsyncClient(base_url=url, timeout=30) as http,
         http.stream("GET", "/stream") as stream,
     ):
         parts = stream.aiter_raw()

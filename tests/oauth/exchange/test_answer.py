@@ -61,7 +61,7 @@ async def test_a_confidential_client_gets_the_providers_own_token_where_that_is_
     assert content["access_token"] != agent.token
     assert 0 < content["expires_in"] <= 3600  # no longer than the subject
     base = place.deployment.catalog.provider("google").apis["calendar"]
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {content['access_token']}"}) as http:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {content['access_token']}"}, timeout=30) as http:
         assert (await http.get(f"{base}/calendars/primary/events")).status_code == 200
         wider = await http.post(f"{base}/calendars/primary/events", json={"summary": "x"})
         assert wider.status_code == 403

@@ -190,7 +190,9 @@ async def test_a_flood_is_throttled_per_address_and_in_total(tmp_path: Path) -> 
         assert answers[-1].headers["retry-after"]
         other = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")
         async with httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{vault.settings.server.port}", transport=other
+            base_url=f"http://127.0.0.1:{vault.settings.server.port}",
+            transport=other,
+            timeout=30,
         ) as second:
             answers = [(await second.post("/register", json=GOOD)) for _ in range(8)]
         assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 4

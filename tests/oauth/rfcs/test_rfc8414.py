@@ -210,5 +210,5 @@ async def test_a_client_of_another_library_reads_the_metadata(world: World) -> N
     from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
     AuthorizationServerMetadata(await document(world)).validate_issuer()
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         assert (await http.get(f"{world.url}{DOCUMENTS[1]}")).json()["userinfo_endpoint"]

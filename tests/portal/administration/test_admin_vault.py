@@ -38,7 +38,7 @@ async def test_cutting_an_agent_off_ends_it_for_everybody_at_the_next_call(room:
 
     async def calls(access_token: str) -> int:
         headers = {"Authorization": f"Bearer {access_token}"}
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=30) as http:
             return (await http.post(f"{room.url}/mcp", json={}, headers=headers)).status_code
 
     page = await admin.open(f"{AGENTS}/{tokens.client_id}")

@@ -252,7 +252,7 @@ async def test_the_companys_sign_in_counts_where_it_says_that_it_used_several_fa
         provider.now = at
         person = await room.browser()
         page = await person.http.get("/sign-in/openid/company")
-        async with httpx2.AsyncClient() as elsewhere:
+        async with httpx2.AsyncClient(timeout=30) as elsewhere:
             answer_ = await elsewhere.get(page.headers["location"])
         await person.open(answer_.headers["location"])
         found = await sessions.find_session(room.deployment.database, session_token(person.http), now=at())

@@ -46,7 +46,7 @@ async def simulator() -> AsyncGenerator[Simulator]:
 
 @pytest_asyncio.fixture
 async def http() -> AsyncGenerator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
         yield client
 
 

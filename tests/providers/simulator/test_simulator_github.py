@@ -41,7 +41,7 @@ class App:
 
 @pytest.fixture
 async def app() -> AsyncGenerator[App]:
-    async with running_services() as simulator, httpx2.AsyncClient(trust_env=False) as http:
+    async with running_services() as simulator, httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         yield App(simulator, http)
 
 

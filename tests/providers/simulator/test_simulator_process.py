@@ -150,7 +150,11 @@ async def test_every_control_command_is_reachable_over_http(
 
 
 async def test_two_simulators_share_nothing() -> None:
-    async with running_simulator() as one, running_simulator() as other, httpx2.AsyncClient(trust_env=False) as http:
+    async with (
+        running_simulator() as one,
+        running_simulator() as other,
+        httpx2.AsyncClient(trust_env=False, timeout=30) as http,
+    ):
         assert one.url != other.url
         tokens = await SlackApp(one, http).connect()
         assert (await SlackApp(other, http).call("auth.test", tokens["access_token"]))["error"] == "invalid_auth"
@@ -180,7 +184,7 @@ async def test_it_runs_as_a_process_of_its_own_and_stops_when_told() -> None:
         slack = facts["providers"]["slack"]
         url = f"{slack['authorize_url']}?client_id={facts['client_id']}&redirect_uri={REDIRECT}&user_scope=chat:write"
         code = parameters(await consent(url, account="bob"))["code"]
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             form = {"code": code, "redirect_uri": REDIRECT}
             answer = (await http.post(slack["token_url"], data=form, auth=CLIENT)).json()
         assert answer["authed_user"]["scope"] == "chat:write"

@@ -257,7 +257,7 @@ async def running_site() -> AsyncGenerator[RemoteSite]:
 
 async def agree(url: str) -> str:
     """Open the server's consent page as a person who agrees; where it leads."""
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(url)
     assert answer.status_code == 302, answer.text
     return answer.headers["location"]

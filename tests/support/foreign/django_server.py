@@ -125,7 +125,7 @@ def answer(question: dict[str, str], *, issuer: str) -> dict[str, object]:
             form = {"grant_type": "refresh_token", "refresh_token": used}
             basic = base64.b64encode(":".join(CLIENT.values()).encode()).decode()
             headers = {"authorization": f"Basic {basic}"}
-            return httpx2.post(f"{issuer}/token/", data=form, headers=headers).json()
+            return httpx2.post(f"{issuer}/token/", data=form, headers=headers, timeout=30).json()
         case other:
             raise ValueError(other)
 

@@ -90,7 +90,7 @@ async def newcomer(vault: RunningVault) -> AsyncGenerator[Somebody]:
 
 async def deliver(callback: str) -> httpx2.Response:
     """Open a foreign program's callback; it may not listen yet, since it may open the browser first."""
-    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(trust_env=False) as http:
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         while True:
             try:
                 return await http.get(callback)

@@ -78,7 +78,7 @@ class CompanyRoom:
         assert begun.status_code == 303, begun.text
         directory = self.simulator.sandbox.directory
         directory.signed_in = name
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             back = await http.get(begun.headers["location"])
         page = await person.open(back.headers["location"])
         assert page.status_code == 200, page.text

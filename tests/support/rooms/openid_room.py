@@ -56,7 +56,7 @@ async def begin(person: Person, name: str = "company", return_to: str = "/activi
 
 async def callback_of(url: str) -> str:
     """The provider's redirect back to us."""
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         return (await http.get(url)).headers["location"]
 
 

@@ -20,7 +20,7 @@ from vault.records import Event
 from vault.refusals import StorageBusy
 
 SOCKET = ".s.PGSQL.5432"
-PATIENCE = 4.0  # seconds: both limits below, twice, and a busy machine
+PATIENCE = 20.0  # seconds: both limits below, twice, and a busy machine; without them it is for ever
 
 
 class Relay:
@@ -88,7 +88,7 @@ async def test_callers_of_a_frozen_server_are_refused_soon_and_served_after_it(p
         assert {type(one) for one in refused} == {StorageBusy}
         assert time.monotonic() - started < PATIENCE
         relay.thaw()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await room.exchange()
 
 
@@ -107,7 +107,7 @@ async def test_events_that_wait_behind_a_failed_commit_are_refused_with_it(postg
             assert {type(one) for one in refused} == {StorageBusy}
             assert time.monotonic() - started < PATIENCE
             relay.thaw()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await activity.record(Event("user.created"))
             assert len(await list_events(database)) >= 2
             await verify(database)
