@@ -6,13 +6,13 @@ narrows, calls need rules of a file. `token-vault providers new` starts such a f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from providers.definitions.issuers import NoMetadata, fetch_metadata
+from providers.definitions.issuers import NoMetadata, fetch_metadata, read_server
 from providers.definitions.model import Provider
-from providers.outbound.json_values import at, is_array, is_object, text_at
+from providers.outbound.json_values import at, is_object, text_at, text_list
 
 if TYPE_CHECKING:
     from providers.outbound.addresses import AddressPolicy
@@ -43,7 +43,7 @@ class Endpoints:
     issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
 
 
-async def discover(
+async def find_endpoints(
     issuer: str, outbound: Outbound, *, policy: AddressPolicy | None = None, has_certificate: bool = False
 ) -> Endpoints:
     """The endpoints that an issuer publishes, by OpenID Connect Discovery or RFC 8414. Raises DiscoveryFailed.
@@ -71,17 +71,15 @@ def read_configuration(issuer: str, content: Mapping[str, object], *, has_certif
     endpoints = (
         {**content, **{name: aliases[name] for name in _ALIASED if name in aliases}} if is_object(aliases) else content
     )
-    found = {name: text_at(endpoints, name) for name in ("authorization_endpoint", "token_endpoint")}
-    missing = sorted(name for name, url in found.items() if url is None)
-    if missing:
-        raise DiscoveryFailed(f"{issuer} has no {missing[0]}")
-    methods = _texts(content, "token_endpoint_auth_methods_supported")
-    names_itself = at(content, "authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
-    scopes = frozenset(_texts(content, "scopes_supported"))
-    use_post = "client_secret_post" in methods and "client_secret_basic" not in methods
+    try:
+        found = read_server(endpoints)
+    except NoMetadata as error:
+        raise DiscoveryFailed(f"{issuer} has {error}") from error
+    scopes = frozenset(text_list(content, "scopes_supported"))
+    use_post = "client_secret_post" in found.auth_methods and "client_secret_basic" not in found.auth_methods
     return Endpoints(
-        authorize_url=found["authorization_endpoint"] or "",
-        token_url=found["token_endpoint"] or "",
+        authorize_url=found.authorize_url,
+        token_url=found.token_url,
         userinfo_url=text_at(endpoints, "userinfo_endpoint"),
         revoke_url=text_at(endpoints, "revocation_endpoint"),
         client_auth="client_secret_post" if use_post else "client_secret_basic",
@@ -89,13 +87,8 @@ def read_configuration(issuer: str, content: Mapping[str, object], *, has_certif
         certificate_bound=has_certificate and at(content, "tls_client_certificate_bound_access_tokens") is True,
         # required of an OpenID configuration (Discovery §3), unknown to RFC 8414
         is_openid=at(content, "id_token_signing_alg_values_supported") is not None or IDENTITY[0] in scopes,
-        issuer=text_at(content, "issuer") if names_itself else None,
+        issuer=found.answers_as,
     )
-
-
-def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
-    found = at(content, path)
-    return [one for one in found if isinstance(one, str)] if is_array(found) else []
 
 
 def content_of(

@@ -1,7 +1,7 @@
 """Issuers (RFC 8414 §2, OpenID Connect Discovery §3): when two are the same, and what one publishes about itself.
 
-The only discovery: for services that we connect to, for people's sign-in and for foreign tokens. Callers interpret the
-metadata; each address in it is checked when it is used.
+The only discovery: for services that we connect to, for people's sign-in, for others' MCP servers, and for foreign
+tokens. Each address in the metadata is checked when it is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from providers.outbound.addresses import AddressPolicy
+from providers.outbound.json_values import at, text_at, text_list
 from providers.outbound.messages import HttpError, OutboundResponse
 
 if TYPE_CHECKING:
@@ -55,6 +56,37 @@ class NoMetadata(Exception):
         self.why = why
         self.status = status
         self.named = named
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerFacts:
+    """What its metadata says of every authorization server that we are a client of.
+
+    `auth_methods` are those of its token endpoint; `answers_as` is what every authorization response must name as
+    `iss`, if it promises that (RFC 9207 §3).
+    """
+
+    issuer: str
+    authorize_url: str
+    token_url: str
+    auth_methods: tuple[str, ...]
+    answers_as: str | None
+
+
+def read_server(metadata: Mapping[str, object]) -> IssuerFacts:
+    """RFC 8414 §2, OpenID Connect Discovery §3. Raises NoMetadata that names what is missing."""
+    authorize_url, token_url = text_at(metadata, "authorization_endpoint"), text_at(metadata, "token_endpoint")
+    if authorize_url is None or token_url is None:
+        missing = "authorization_endpoint" if authorize_url is None else "token_endpoint"
+        raise NoMetadata("malformed", f"no {missing}")
+    issuer = text_at(metadata, "issuer") or ""
+    return IssuerFacts(
+        issuer,
+        authorize_url,
+        token_url,
+        text_list(metadata, "token_endpoint_auth_methods_supported") or ("client_secret_basic",),
+        issuer or None if at(metadata, "authorization_response_iss_parameter_supported") is True else None,
+    )
 
 
 def is_same_issuer(named: object, expected: str | None) -> bool:

@@ -88,6 +88,12 @@ def objects_at(value: object, path: str) -> tuple[Mapping[str, object], ...]:
     return tuple(item for item in found if is_object(item)) if is_array(found) else ()
 
 
+def text_list(value: object, path: str) -> tuple[str, ...]:
+    """The texts of the array at a path; empty when there is no array."""
+    found = at(value, path)
+    return tuple(one for one in found if isinstance(one, str)) if is_array(found) else ()
+
+
 def texts_at(value: object, path: str) -> Iterator[str]:
     """The texts at a path, of each element where it leads through arrays or to one; whole numbers count as digits."""
     found = [value]

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from mcp_types import LATEST_PROTOCOL_VERSION
 
-from providers.definitions.issuers import NoMetadata, fetch_metadata
+from providers.definitions.issuers import IssuerFacts, NoMetadata, fetch_metadata, read_server
 from providers.definitions.remote import RemoteAuthorization, RemoteCredential, is_foreign_scope, scopes_without_offline
 from providers.outbound.addresses import AddressPolicy, url_problem
 from providers.outbound.client import Outbound
-from providers.outbound.json_values import at, is_array, text_at
+from providers.outbound.json_values import at, text_at, text_list
 from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse
 from providers.remote.session import challenge
 
@@ -61,7 +61,7 @@ class RemoteRegistration:
     client_auth: ClientAuth = "none"
 
 
-async def discover(
+async def find_authorization(
     url: str, outbound: Outbound, *, policy: AddressPolicy, issuer: str | None = None
 ) -> FoundAuthorization:
     """How this server authorizes; `issuer`: the authorization server that the operator trusts with it.
@@ -71,7 +71,7 @@ async def discover(
     said = await _ask_without_token(url, outbound, policy)
     resource = await _resource_metadata(url, said.get("resource_metadata"), outbound, policy)
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    issuers = _texts(resource, "authorization_servers") if resource is not None else [origin]
+    issuers = text_list(resource, "authorization_servers") if resource is not None else [origin]
     if not issuers:
         raise AuthorizationUnknown("its metadata names no authorization server")
     if issuer is not None and issuer not in issuers:
@@ -82,11 +82,12 @@ async def discover(
         raise AuthorizationUnknown(f"its authorization server can't be asked: {problem}")
     try:
         metadata = await fetch_metadata(issuer, outbound, policy=policy)
+        server = read_server(metadata)
     except NoMetadata as error:
         raise AuthorizationUnknown(
             f"its authorization server {issuer} publishes no usable metadata: {error}"
         ) from error
-    listed = _texts(metadata, "protected_resources")  # RFC 9728 §4
+    listed = text_list(metadata, "protected_resources")  # RFC 9728 §4
     name = text_at(resource or {}, "resource") or url
     if listed and name not in listed:
         raise AuthorizationUnknown(f"its authorization server {issuer} doesn't know it")
@@ -95,7 +96,7 @@ async def discover(
             f"people would sign in at {issuer}, which is at another host; if that belongs to the server, add it with "
             f"--issuer {issuer}"
         )
-    return _read(url, issuer, metadata, resource or {}, wanted=said.get("scope"))
+    return _read(url, server, metadata, resource or {}, wanted=said.get("scope"))
 
 
 def _is_at_or_below(issuer: str, url: str) -> bool:
@@ -188,36 +189,35 @@ def _is_within(url: str, resource: str) -> bool:
 
 
 def _read(
-    url: str, issuer: str, metadata: Mapping[str, object], resource: Mapping[str, object], *, wanted: str | None
+    url: str,
+    server: IssuerFacts,
+    metadata: Mapping[str, object],
+    resource: Mapping[str, object],
+    *,
+    wanted: str | None,
 ) -> FoundAuthorization:
-    found = {name: text_at(metadata, name) for name in ("authorization_endpoint", "token_endpoint")}
-    for name, endpoint in found.items():
-        if endpoint is None:
-            raise AuthorizationUnknown(f"its authorization server {issuer} has no {name}")
-    if "S256" not in _texts(metadata, "code_challenge_methods_supported"):
-        raise AuthorizationUnknown(f"its authorization server {issuer} doesn't say that it supports PKCE (S256)")
-    supported = _texts(resource, "scopes_supported")
+    if "S256" not in text_list(metadata, "code_challenge_methods_supported"):
+        raise AuthorizationUnknown(f"its authorization server {server.issuer} doesn't say that it supports PKCE (S256)")
+    supported = text_list(resource, "scopes_supported")
     asked = wanted.split() if wanted else supported
     scopes = [one for one in scopes_without_offline(asked) if _is_scope(one)][:_SCOPES]
     more = [one for one in scopes_without_offline(supported) if _is_scope(one) and one not in scopes][:_SCOPES]
-    known = _texts(metadata, "token_endpoint_auth_methods_supported") or ["client_secret_basic"]  # RFC 8414 §2
-    names_itself = at(metadata, "authorization_response_iss_parameter_supported") is True
     facts = RemoteAuthorization(
-        authorize_url=found["authorization_endpoint"] or "",
-        token_url=found["token_endpoint"] or "",
+        authorize_url=server.authorize_url,
+        token_url=server.token_url,
         resource=text_at(resource, "resource") or url,
         revoke_url=text_at(metadata, "revocation_endpoint"),
-        issuer=issuer if names_itself else None,
+        issuer=server.answers_as,
         scopes=tuple(scopes),
         more=tuple(more),
-        has_offline="offline_access" in (*_texts(metadata, "scopes_supported"), *supported),
+        has_offline="offline_access" in (*text_list(metadata, "scopes_supported"), *supported),
     )
     return FoundAuthorization(
-        issuer,
+        server.issuer,
         facts,
         registration_url=text_at(metadata, "registration_endpoint"),
         takes_documents=at(metadata, "client_id_metadata_document_supported") is True,
-        methods=tuple(one for one in _METHODS if one in known),
+        methods=tuple(one for one in _METHODS if one in server.auth_methods),
     )
 
 
@@ -225,11 +225,6 @@ def _is_scope(scope: str) -> bool:
     return (
         is_foreign_scope(scope) and len(scope) <= 200 and scope.isascii() and scope.isprintable() and '"' not in scope
     )
-
-
-def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
-    found = at(content, path)
-    return [one for one in found if isinstance(one, str)] if is_array(found) else []
 
 
 async def _post(

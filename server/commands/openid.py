@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.openid_settings import OpenIDSettings
     from server.setup.provider_registration import Files
     from server.setup.settings_file import Setting
-    from server.sign_in.openid import Metadata
+    from server.sign_in.openid import OpenIDProvider
 
 app = typer.Typer(no_args_is_help=True, help="Sign-in through an OpenID Connect provider.")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -82,14 +82,14 @@ def set_up_openid(
         return
     known = setup.settings().sign_in.openid.get(name)
     issuer = _ask(issuer or (known.issuer if known is not None else None), "Issuer", "--issuer")
-    metadata = _discover(setup, issuer)
+    provider = _find_provider(setup, issuer)
     redirect_uri = f"{setup.settings().public_url}/sign-in/openid/{name}/callback"
     if not setup.as_json:
-        _print(metadata, redirect_uri)
+        _print(provider, redirect_uri)
     row: dict[str, object] = {
         "name": name,
-        "issuer": metadata.issuer,
-        "authorization_endpoint": metadata.authorization_endpoint,
+        "issuer": provider.server.issuer,
+        "authorization_endpoint": provider.server.authorize_url,
         "redirect_uri": redirect_uri,
         "scopes": ["openid", "profile", "email"],
         "config": None,
@@ -101,7 +101,7 @@ def set_up_openid(
         secret = None if public else _secret(from_stdin=client_secret_stdin)
         create_users, domains = _who(domain, everybody=everybody)
         values: dict[str, Setting] = {
-            "issuer": metadata.issuer,
+            "issuer": provider.server.issuer,
             "client_id": chosen,
             "title": title or (known.title if known is not None else name.capitalize()),
             "create_users": create_users,
@@ -134,16 +134,16 @@ def _files(setup: Setup, name: str) -> Files:
     return Files(config=config, data=data, provider=name, section=SIGN_IN, keys=SIGN_IN_KEYS)
 
 
-def _discover(setup: Setup, issuer: str) -> Metadata:
+def _find_provider(setup: Setup, issuer: str) -> OpenIDProvider:
     from providers.outbound.addresses import AddressPolicy
     from providers.outbound.client import Outbound
-    from server.sign_in.openid import OpenIDRefused, read_metadata
+    from server.sign_in.openid import OpenIDRefused, find_provider
 
     allow_loopback = setup.settings().sandbox.loopback_openid
 
-    async def ask() -> Metadata:
+    async def ask() -> OpenIDProvider:
         async with Outbound(AddressPolicy(allow_loopback=allow_loopback)) as http:
-            return await read_metadata(http, issuer, allow_loopback=allow_loopback)
+            return await find_provider(http, issuer, allow_loopback=allow_loopback)
 
     try:
         return setup.run(ask())
@@ -151,8 +151,8 @@ def _discover(setup: Setup, issuer: str) -> Metadata:
         fail(f"{issuer} doesn't publish an OpenID Connect configuration with exactly this issuer name ({error.detail})")
 
 
-def _print(metadata: Metadata, redirect_uri: str) -> None:
-    say(f"1. At {metadata.issuer}, register a web application that uses the authorization code flow.")
+def _print(provider: OpenIDProvider, redirect_uri: str) -> None:
+    say(f"1. At {provider.server.issuer}, register a web application that uses the authorization code flow.")
     say(f"2. Enter exactly this redirect URL: {redirect_uri}")
     say("3. Allow the scopes openid and profile, and also email if you limit sign-in to a domain.")
     say("4. Copy the client ID and client secret.")

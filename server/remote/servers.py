@@ -23,7 +23,7 @@ from providers.remote.authorization import (
     FoundAuthorization,
     RemoteRegistration,
     check_without_oauth,
-    discover,
+    find_authorization,
     register,
 )
 from providers.remote.listing import problem_of
@@ -156,7 +156,7 @@ async def _authorization(
     if wanted.key is not None:
         await check_without_oauth(wanted.url, wanted.key, http, policy=http.policy)
         return wanted.key.facts(), RemoteRegistration("entered"), ""
-    found = await discover(wanted.url, http, policy=http.policy, issuer=wanted.issuer)
+    found = await find_authorization(wanted.url, http, policy=http.policy, issuer=wanted.issuer)
     client = (
         await _client_at(deployment, found, wanted.name)
         if wanted.client is None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from providers.definitions.discovery import DiscoveryFailed, Endpoints, discover
+from providers.definitions.discovery import DiscoveryFailed, Endpoints, find_endpoints
 from server.settings import Settings, SettingsRefused
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def _endpoints(
     kept = data / _FOLDER / f"{name}.json"
     try:
         async with asyncio.timeout(WAIT):
-            found = await discover(issuer, outbound, policy=policy, has_certificate=has_certificate)
+            found = await find_endpoints(issuer, outbound, policy=policy, has_certificate=has_certificate)
     except (DiscoveryFailed, TimeoutError) as error:
         remembered = _read_kept(kept, issuer, has_certificate=has_certificate)
         if remembered is None:

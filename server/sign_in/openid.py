@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
+from providers.definitions.issuers import IssuerFacts, NoMetadata, fetch_metadata, is_same_issuer, read_server
 from providers.oauth.authorization_request import authorization_url
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -63,15 +62,12 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Metadata(_Document):
+@dataclass(frozen=True, slots=True)
+class OpenIDProvider:
     """What we use of a discovery document (OpenID Connect Discovery §3)."""
 
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
+    server: IssuerFacts
     jwks_uri: str
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    authorization_response_iss_parameter_supported: bool = False
 
 
 class _TokenAnswer(_Document):
@@ -161,29 +157,30 @@ def _policy(deployment: Deployment) -> AddressPolicy:
     return AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
 
 
-async def discover(deployment: Deployment, registered: OpenIDSettings) -> Metadata:
-    """The metadata of a provider that people sign in with here. Raises OpenIDRefused."""
+async def _provider_of(deployment: Deployment, registered: OpenIDSettings) -> OpenIDProvider:
+    """The provider that people sign in with here. Raises OpenIDRefused."""
     allow_loopback = deployment.settings.sandbox.loopback_openid
-    return await read_metadata(deployment.http, registered.issuer, allow_loopback=allow_loopback)
+    return await find_provider(deployment.http, registered.issuer, allow_loopback=allow_loopback)
 
 
-async def read_metadata(http: Outbound, issuer: str, *, allow_loopback: bool) -> Metadata:
-    """The metadata of a sign-in provider, whose issuer is exactly this one. Raises OpenIDRefused."""
+async def find_provider(http: Outbound, issuer: str, *, allow_loopback: bool) -> OpenIDProvider:
+    """The sign-in provider whose issuer is exactly this one. Raises OpenIDRefused."""
     try:
-        content = await fetch_metadata(issuer, http, policy=AddressPolicy(allow_loopback=allow_loopback))
-        metadata = Metadata.model_validate_json(json.dumps(content))
+        metadata = await fetch_metadata(issuer, http, policy=AddressPolicy(allow_loopback=allow_loopback))
+        server = read_server(metadata)
     except NoMetadata as error:
         text = _ANOTHER if error.why == "issuer" else _UNREACHABLE if error.why == "unreachable" else _UNUSABLE
         raise OpenIDRefused(text, detail=f"metadata: {error}") from error
-    except ValidationError as error:
-        raise OpenIDRefused(_UNUSABLE, detail="metadata") from error
-    parts = urlsplit(metadata.authorization_endpoint)
+    jwks_uri = metadata.get("jwks_uri")
+    if not isinstance(jwks_uri, str):
+        raise OpenIDRefused(_UNUSABLE, detail="metadata: no jwks_uri")
+    parts = urlsplit(server.authorize_url)
     is_safe = parts.scheme == "https" or (
         parts.scheme == "http" and allow_loopback and parts.hostname in {"localhost", "127.0.0.1", "::1"}
     )
     if not is_safe or not parts.hostname or parts.username or parts.fragment:
         raise OpenIDRefused(_UNUSABLE, detail="authorization endpoint")
-    return metadata
+    return OpenIDProvider(server, jwks_uri)
 
 
 # Going to the provider
@@ -196,7 +193,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
     §3.1.2.1: with `max_age` it must send `auth_time`).
     """
     registered = _registered_provider(deployment, name)
-    metadata = await discover(deployment, registered)
+    provider = await _provider_of(deployment, registered)
     state, nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     verifier, now = secrets.token_urlsafe(48), deployment.now()
     async with deployment.transaction() as transaction:
@@ -223,7 +220,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
         "state": state,
         "nonce": nonce,
     } | ({"prompt": "login", "max_age": "0"} if is_again else {})
-    return SignInStart(authorization_url(metadata.authorization_endpoint, query, code_verifier=verifier), browser)
+    return SignInStart(authorization_url(provider.server.authorize_url, query, code_verifier=verifier), browser)
 
 
 def _scope(deployment: Deployment, registered: OpenIDSettings) -> str:
@@ -248,10 +245,12 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
     registered = _registered_provider(deployment, name)
     payload = await _claim_state(deployment, name, answer)
     try:
-        metadata = await discover(deployment, registered)
-        _check_answer(metadata, answer)
-        tokens = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
-        claims = await _verify(deployment, registered, metadata, tokens.id_token, nonce=payload["nonce"])
+        provider = await _provider_of(deployment, registered)
+        _check_answer(provider.server, answer)
+        tokens = await _redeem(
+            deployment, name, registered, provider.server, code=answer.code, verifier=payload["verifier"]
+        )
+        claims = await _verify(deployment, registered, provider, tokens.id_token, nonce=payload["nonce"])
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
         await _take_groups(deployment, name, registered, claims, user)
@@ -296,17 +295,23 @@ async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) 
     return {key: str(value) for key, value in ticket.payload.items()}
 
 
-def _check_answer(metadata: Metadata, answer: SignInAnswer) -> None:
+def _check_answer(server: IssuerFacts, answer: SignInAnswer) -> None:
     """RFC 9207 §2.4: refuse another issuer, and a missing one if the provider says that it sends one. Errors after."""
-    is_missing = answer.issuer is None and metadata.authorization_response_iss_parameter_supported
-    if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, metadata.issuer)):
+    is_missing = answer.issuer is None and server.answers_as is not None
+    if is_missing or (answer.issuer is not None and not is_same_issuer(answer.issuer, server.issuer)):
         raise OpenIDRefused("The answer came from another sign-in service. Nothing happened.", detail="answer issuer")
     if answer.error or not answer.code:
         raise OpenIDRefused("The sign-in service didn't sign you in. Nothing happened; try again.", detail="error")
 
 
 async def _redeem(
-    deployment: Deployment, name: str, registered: OpenIDSettings, metadata: Metadata, *, code: str, verifier: str
+    deployment: Deployment,
+    name: str,
+    registered: OpenIDSettings,
+    server: IssuerFacts,
+    *,
+    code: str,
+    verifier: str,
 ) -> _TokenAnswer:
     """The ID token for the code (OpenID Connect Core §3.1.3), and the refresh token if one came."""
     form = {
@@ -319,14 +324,14 @@ async def _redeem(
     secret = registered.secret(name)
     if secret is None:
         form["client_id"] = registered.client_id
-    elif "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:
+    elif "client_secret_basic" in server.auth_methods:
         pair = f"{quote(registered.client_id, safe='')}:{quote(secret, safe='')}"  # RFC 6749 §2.3.1
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
     else:
         form |= {"client_id": registered.client_id, "client_secret": secret}
     request = OutboundRequest(
         "POST",
-        metadata.token_endpoint,
+        server.token_url,
         headers=headers,
         body=urlencode(form).encode(),
         timeout=10,
@@ -348,14 +353,14 @@ async def _redeem(
 
 
 async def _verify(
-    deployment: Deployment, registered: OpenIDSettings, metadata: Metadata, token: str, *, nonce: str
+    deployment: Deployment, registered: OpenIDSettings, provider: OpenIDProvider, token: str, *, nonce: str
 ) -> Claims:
     """The claims of an ID token that is for us and for this sign-in (OpenID Connect Core §3.1.3.7)."""
     refused = "The sign-in service's answer can't be trusted. Nothing happened; try again."
     policy, now = _policy(deployment), deployment.now()
     try:
         content = await claims_of_issuer(
-            deployment.http, token, metadata.jwks_uri, policy=policy, now=now, members=_HEADER_MEMBERS
+            deployment.http, token, provider.jwks_uri, policy=policy, now=now, members=_HEADER_MEMBERS
         )
         claims = Claims.model_validate(content, strict=True)
     except NoKeys as error:

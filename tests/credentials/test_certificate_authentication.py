@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from providers.credentials.placing import authorize_request
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
-from providers.definitions.discovery import discover, read_configuration
+from providers.definitions.discovery import find_endpoints, read_configuration
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
@@ -297,7 +297,7 @@ async def test_endpoints_are_remembered_for_clients_with_or_without_a_certificat
     bank: Bank, outbound: Outbound, tmp_path: Path
 ) -> None:
     issuer, token = f"https://localhost:{bank.plain.port}", "token_endpoint"
-    found = await discover(issuer, outbound, policy=bank.reach, has_certificate=True)
+    found = await find_endpoints(issuer, outbound, policy=bank.reach, has_certificate=True)
     assert found.token_url == bank.metadata()["mtls_endpoint_aliases"][token]  # type: ignore[index]
     registered: dict[str, object] = {"issuer": issuer, "ca_file": str(bank.authority.authority)}
     more: dict[str, object] = {**registered, "client_certificate_file": str(bank.file(bank.ours))}

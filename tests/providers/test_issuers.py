@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from providers.definitions.catalog import load_catalog
-from providers.definitions.discovery import DiscoveryFailed, discover
+from providers.definitions.discovery import DiscoveryFailed, find_endpoints
 from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer, metadata_urls
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -65,7 +65,7 @@ async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claim
     provider.change_metadata = _naming(provider, claimed)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         try:
-            await discover(issuer, outbound)
+            await find_endpoints(issuer, outbound)
         except DiscoveryFailed as failed:
             assert "write it exactly like that" in str(failed)
             return False

@@ -185,12 +185,12 @@ def _answer(given: str | None, question: str) -> str:
 
 
 def _discover(setup: Setup, issuer: str) -> Endpoints:
-    from providers.definitions.discovery import DiscoveryFailed, discover
+    from providers.definitions.discovery import DiscoveryFailed, find_endpoints
     from server.app import outbound_of
 
     async def ask() -> Endpoints:
         async with outbound_of(setup.settings()) as outbound:
-            return await discover(issuer, outbound)
+            return await find_endpoints(issuer, outbound)
 
     try:
         return setup.run(ask())

@@ -20,7 +20,7 @@ from providers.definitions.catalog import (
     load_catalog,
     read_provider,
 )
-from providers.definitions.discovery import DiscoveryFailed, discover, generic_provider, read_configuration
+from providers.definitions.discovery import DiscoveryFailed, find_endpoints, generic_provider, read_configuration
 from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.oauth.client import OAuthUpstream
@@ -286,7 +286,7 @@ async def test_an_issuer_is_found_by_rfc_8414_alone() -> None:
     unknown = [json_reply({}, status=404)]
     async with scripted_server(answer) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         for unknown[0] in (json_reply({}, status=401), Reply(200, b"<html>"), json_reply({"error": 1}), Reply(404)):
-            found = await discover(f"{server.url}/tenant", outbound)
+            found = await find_endpoints(f"{server.url}/tenant", outbound)
             assert (found.token_url, found.is_openid, found.userinfo_url) == (f"{server.url}/t", False, None)
         provider = generic_provider("corp", found, title=None, scopes=["read"], apis={})
         assert (provider.identity.source, asked_by(provider.with_registration(Registration("x")), {"read"})) == (
@@ -295,15 +295,15 @@ async def test_an_issuer_is_found_by_rfc_8414_alone() -> None:
         )
         unknown[0] = json_reply({"issuer": "https://other.example"})
         with pytest.raises(DiscoveryFailed):  # metadata of another issuer is never passed over
-            await discover(f"{server.url}/tenant", outbound)
+            await find_endpoints(f"{server.url}/tenant", outbound)
 
 
 async def test_a_document_of_another_issuer_is_refused() -> None:
     async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
-        assert (await discover(f"{simulator.url}/google", outbound)).token_url == f"{simulator.url}/google/token"
+        assert (await find_endpoints(f"{simulator.url}/google", outbound)).token_url == f"{simulator.url}/google/token"
         other = simulator.url.replace("127.0.0.1", "localhost")
         with pytest.raises(DiscoveryFailed, match="publishes no OpenID configuration"):
-            await discover(f"{other}/google", outbound)
+            await find_endpoints(f"{other}/google", outbound)
 
 
 # At the service
