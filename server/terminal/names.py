@@ -6,7 +6,7 @@ An ambiguous name ends the command with the candidates, an unknown one with what
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vault.records import Client, Connection, User
     from vault.storage.database import Reader
 
+A = TypeVar("A", "Approval", "StandingApproval")
 SHORTEST: Final = 6  # characters of an approval's ID that can stand for it
 NEAR: Final = 2000  # names among which a mistyped one is looked for
 
@@ -101,57 +102,49 @@ async def find_connection(deployment: Deployment, owner: User, named: str) -> tu
 async def approval_called(deployment: Deployment, owner: User, named: str) -> Approval:
     """The open question to the owner with that ID or beginning of it, or of that tool or agent."""
     from server.connecting import approvals as asked
-    from vault import clients
     from vault.approvals import approvals
 
-    reader = deployment.database
-    pending = await approvals.list_pending(reader, deployment.keys, owner.id, now=deployment.now())
-    agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in pending}
-    names = {client_id: "" if client is None else client.name for client_id, client in agents.items()}
-    wanted = named.casefold()
-    matching = [
-        one
-        for one in pending
-        if one.id == named
-        or (len(named) >= SHORTEST and one.id.startswith(named))
-        or wanted in (one.tool.casefold(), names[one.client_id].casefold())
-    ]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        fail(_several("open requests", named, [f"{one.id} ({one.tool} of {names[one.client_id]})" for one in matching]))
+    pending = await approvals.list_pending(deployment.database, deployment.keys, owner.id, now=deployment.now())
+    found, words = await _one_of_agents(deployment.database, pending, named, what="open requests")
+    if found is not None:
+        return found
     try:
         over = await asked.load(deployment, named, user=owner)
     except asked.ApproveRefused as refused:
         if refused.kind == "forbidden":
             fail(f"this request is for another person, who answers it at {deployment.url('/approvals')}")
-        near = did_you_mean(named, [*(one.tool for one in pending), *names.values()])
+        near = did_you_mean(named, words)
         return fail(f"no open request {named!r}.{near} See token-vault approvals list")
     return fail(f"this request is {over.status(deployment.now())}. If you still want it, have the agent try again")
 
 
 async def standing_called(deployment: Deployment, owner: User, named: str) -> StandingApproval:
     """The owner's standing approval with that ID or beginning of it, or of that tool or agent."""
-    from vault import clients
     from vault.approvals import standing_approvals
 
-    reader = deployment.database
-    live = await standing_approvals.list_live(reader, deployment.keys, owner.id, now=deployment.now())
-    agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in live}
+    live = await standing_approvals.list_live(deployment.database, deployment.keys, owner.id, now=deployment.now())
+    found, words = await _one_of_agents(deployment.database, live, named, what="standing approvals")
+    near = did_you_mean(named, words)
+    return found or fail(f"no standing approval {named!r}.{near} See token-vault approvals list")
+
+
+async def _one_of_agents(reader: Reader, asked: Sequence[A], named: str, *, what: str) -> tuple[A | None, list[str]]:
+    """The one with that ID, a beginning of it, or that tool or agent; and which tools and agents there are."""
+    from vault import clients
+
+    agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in asked}
     names = {client_id: "" if client is None else client.name for client_id, client in agents.items()}
     wanted = named.casefold()
     matching = [
         one
-        for one in live
+        for one in asked
         if one.id == named
         or (len(named) >= SHORTEST and one.id.startswith(named))
         or wanted in (one.tool.casefold(), names[one.client_id].casefold())
     ]
     if len(matching) > 1:
-        found = [f"{one.id} ({one.tool} of {names[one.client_id]})" for one in matching]
-        fail(_several("standing approvals", named, found))
-    near = did_you_mean(named, [*(one.tool for one in live), *names.values()])
-    return matching[0] if matching else fail(f"no standing approval {named!r}.{near} See token-vault approvals list")
+        fail(_several(what, named, [f"{one.id} ({one.tool} of {names[one.client_id]})" for one in matching]))
+    return matching[0] if matching else None, [*(one.tool for one in asked), *names.values()]
 
 
 def provider_called(catalog: Catalog, named: str) -> Provider:
