@@ -26,7 +26,7 @@ from server.sign_in.discovery import endpoints_of_issuers
 from tests.support.certificates import ClientCertificate, issue
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import running_vault
-from tests.support.tls import Authority, make_authority
+from tests.support.network.tls import Authority, make_authority
 from vault.upstream import NotSent, Refusal, RevokeOutcome, Rotation, Silent
 
 TOKENS = {"access_token": "at-1", "token_type": "Bearer", "expires_in": 3600}
