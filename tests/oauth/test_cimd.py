@@ -273,7 +273,7 @@ async def test_a_document_counts_as_long_as_its_headers_say_within_bounds(room: 
     middle = site.publish(headers={"Cache-Control": "max-age=600"})
     for address in (short, long, middle):
         assert is_asked(await room.ask(address))
-    with room.elapsed(50):
+    with room.elapsed(20):
         for address in (short, long, middle):
             await room.ask(address)
             assert site.count(address) == 1

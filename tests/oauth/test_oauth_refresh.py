@@ -70,7 +70,7 @@ async def test_a_process_that_is_generations_behind_gets_the_current_pair_and_it
     client_id, token = issued["client_id"], issued["refresh_token"]
     for _ in range(4):
         token = (await stored_world.refresh(client_id, token)).json()["refresh_token"]
-    with stored_world.elapsed(590):
+    with stored_world.elapsed(500):
         behind = (await stored_world.refresh(client_id, issued["refresh_token"])).json()
         assert behind["refresh_token"] == token
         assert await stored_world.probe(behind["access_token"]) == 200

@@ -113,7 +113,7 @@ async def test_a_refusal_and_the_end_of_the_code_are_told_and_final(world: World
         assert error_of(await late.poll()) == "expired_token"
         page = await enter(world.alice, late.user_code)
         assert "is wrong" in page.text
-    with world.elapsed(580):
+    with world.elapsed(500):
         assert error_of(await late.poll()) == "authorization_pending"
 
 

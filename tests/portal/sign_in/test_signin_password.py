@@ -456,7 +456,7 @@ async def test_how_long_an_unused_session_lives_is_a_setting(tmp_path_factory: p
     overrides = {"sign_in": {"session_idle_lifetime": 3600}}
     async with running_room(tmp_path_factory.mktemp("idle"), overrides=overrides) as room:
         person = await room.signed_in(await room.user())
-        room.deployment.database.clock_offset += 3500
+        room.deployment.database.clock_offset += 3000
         assert (await person.http.get("/connections")).status_code == 200
         room.deployment.database.clock_offset += 3700
         assert (await person.http.get("/connections")).status_code == 303

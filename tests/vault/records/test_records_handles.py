@@ -239,13 +239,13 @@ async def test_whatever_a_use_depends_on_is_seen_to_change_in_one_read(
 
 async def test_a_known_standing_ends_on_time_and_opens_nothing_for_another_value(room: Room) -> None:
     connection = await room.connect()
-    value = await issued(room, connection, lifetime=300)
+    value = await issued(room, connection, lifetime=3000)
     standing = await handles.look(room.database, value, known=None, now=room.now)
     for wrong in ("", value + "A", "tvp_" + "A" * 43):
         with pytest.raises(HandleRefused):
             await handles.look(room.database, wrong, known=standing, now=room.now)
-    room.pass_time(299)
+    room.pass_time(2900)
     assert await handles.look(room.database, value, known=standing, now=room.now) is standing
-    room.pass_time(1)
+    room.pass_time(100)
     with pytest.raises(HandleRefused):
         await handles.look(room.database, value, known=standing, now=room.now)
