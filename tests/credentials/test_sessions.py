@@ -20,9 +20,9 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.peeking import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
-from vault.audit import audit
 from vault.records import Connection, User
 from vault.upkeep import receipts
 from vault.upstream import RevokeOutcome, Rotation
@@ -237,8 +237,7 @@ async def test_neither_password_nor_session_leaves_the_vault(room: KeyRoom, capl
         assert secret not in answer.text
         assert secret not in caplog.text
     assert answer.json()["to"] == " ".join("*" * len(one) for one in (word, token, renewal))
-    await room.deployment.activity.settle()
-    events = await audit.list_events(room.deployment.database, user_id=user.id, limit=1000)
+    events = await read_events(room.deployment, user_id=user.id)
     written = json.dumps([dict(one.details) for one in events], default=str)
     assert not [one for one in (word, token, renewal) if one in written]
     refused = await handle.call("GET", "/elsewhere", api="main")

@@ -104,7 +104,7 @@ class Place:
         )
         assert process.stderr is not None
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while b"portal" not in (line := await process.stderr.readline()) and b"takes over" not in line:
                     assert line, "serve ended"
             yield process
@@ -123,7 +123,7 @@ class Place:
         )
         return Client(parameters, **options)
 
-    async def healthy(self, *, seconds: float = 10.0) -> dict[str, str]:
+    async def healthy(self, *, seconds: float = 30.0) -> dict[str, str]:
         """What /healthz says, as soon as somebody answers."""
         async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             while True:
