@@ -117,7 +117,7 @@ class Person:
 
     def __init__(self, origin: str, *, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.origin = origin
-        self.http = httpx2.AsyncClient(base_url=origin, follow_redirects=False, timeout=15, transport=transport)
+        self.http = httpx2.AsyncClient(base_url=origin, follow_redirects=False, timeout=30, transport=transport)
 
     async def __aenter__(self) -> Person:
         return self

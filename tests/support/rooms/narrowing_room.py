@@ -189,7 +189,7 @@ async def place_for(
     outbound = Outbound(AddressPolicy(allow_loopback=True))
     upstream = OAuthUpstream(provider, outbound)
     try:
-        async with open_room(store) as room, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+        async with open_room(store) as room, httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             vault = replace(
                 room.vault,
                 policies={family.provider: provider.policy()},
