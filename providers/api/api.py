@@ -24,6 +24,7 @@ from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows
 from providers.api.secrets import masks_of
 from providers.api.text import as_data
+from providers.api.xml_answers import parse_xml
 from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
@@ -374,6 +375,8 @@ class UpstreamAPI:
         if form == "text" and answer.status == 200:
             return {"text": self._text(answer)}
         content = answer.json_content() if form == "any" else answer.json_object()
+        if content is None and "xml" in answer.headers.get("content-type", ""):
+            content = parse_xml(answer.body)
         return self._judge(answer, content, is_write=is_write)
 
     def _text(self, answer: OutboundResponse) -> str:

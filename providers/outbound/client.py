@@ -144,7 +144,7 @@ class Outbound:
                 sending = sessions.open(request, policy=request.policy or self.policy, seconds=left)
                 answer = await sending.__aenter__()
             try:
-                if (answer.content_length or 0) > request.max_bytes:
+                if request.method != "HEAD" and (answer.content_length or 0) > request.max_bytes:
                     raise TooLarge("answer too large")
                 yield sessions.as_stream(answer, request.max_bytes)
             finally:

@@ -116,7 +116,7 @@ class Request(_Part):
 
     api: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+$")
+    path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+)$")
     query: Mapping[str, Scalar] = Field(default_factory=dict[str, Scalar])
     body: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
 

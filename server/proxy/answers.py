@@ -84,6 +84,11 @@ async def hand_on(
     headers += [*SANDBOXED, *incoming.cors]
     incoming.status = answer.status
     incoming.is_answering = True
+    if incoming.method == "HEAD":
+        length = [(b"content-length", fields["content-length"].encode("latin-1"))] if "content-length" in fields else []
+        await answers.start(incoming.send, answer.status, [*headers, *length])
+        await answers.piece(incoming.send, b"", is_last=True)
+        return
     if body is not None:
         incoming.received = len(body)
         await send_whole(incoming.send, answer.status, headers, replacer.whole(body))

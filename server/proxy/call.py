@@ -52,6 +52,11 @@ class ProxyRequest:
     def method(self) -> str:
         return str(self.scope["method"])
 
+    @property
+    def judged_method(self) -> str:
+        """The method whose rules decide: HEAD is GET without the content of the answer (RFC 9110 §9.3.2)."""
+        return "GET" if self.method == "HEAD" else self.method
+
 
 @dataclass(frozen=True, slots=True)
 class ProxiedCall:

@@ -121,14 +121,14 @@ class Proxy:
         except ClientDisconnect:
             return "client_gone"
         except TimeoutError:
-            refused = refusals.timeout(self._settings.deadline, is_write=incoming.method != "GET")
+            refused = refusals.timeout(self._settings.deadline, is_write=incoming.judged_method != "GET")
         except HttpError as error:
             if isinstance(incoming.broken, ClientDisconnect):
                 return "client_gone"
             if isinstance(incoming.broken, ProxyRefused):
                 refused = incoming.broken
             else:
-                refused = refusals.of_http(error, is_write=incoming.method != "GET")
+                refused = refusals.of_http(error, is_write=incoming.judged_method != "GET")
         except ProxyRefused as error:
             refused = error
         except (VaultError, OAuthError) as error:
@@ -223,7 +223,7 @@ class Proxy:
 
     async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
         """Rule and parameters. Reads the body if a rule looks at it, or if it is small."""
-        method = incoming.method
+        method = incoming.judged_method
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         found = tuple(rule for rule in found if not rule.tells_secrets)
         if not found:
@@ -284,8 +284,8 @@ class Proxy:
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
             return b"", CallParameters()
-        if incoming.method == "GET":
-            raise ProxyRefused("body_refused", "Send GET without a body.")
+        if incoming.judged_method == "GET":
+            raise ProxyRefused("body_refused", f"Send {incoming.method} without a body.")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ProxyRefused("unsupported_body", "Send the body uncompressed.")
         kind = headers.get("content-type", "")
@@ -441,7 +441,7 @@ class Proxy:
         details: dict[str, object] = {
             "provider": handle.provider,
             "api": "" if incoming.target is None else incoming.target.api,
-            "method": incoming.method if incoming.method in METHODS else "other",
+            "method": incoming.method if incoming.judged_method in METHODS else "other",
             "path": "" if rule is None else rule.path,
             "status": incoming.status,
             "sent": incoming.sent,

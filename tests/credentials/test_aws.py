@@ -22,6 +22,7 @@ from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
 from vault.upstream import ProbeOutcome
 
+APIS = ("s3", "sts", "ses", "ec2", "cloudwatch")
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 ACCOUNT, READ, WRITE = frozenset({"account:read"}), frozenset({"s3:read"}), frozenset({"s3:write"})
 REFUSED = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
@@ -74,7 +75,7 @@ class AwsRoom:
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
     aws = Aws()
     async with scripted_server(aws.answer) as server:
-        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in ("s3", "sts", "ses")}}}
+        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in APIS}}}
         async with running_key_room(tmp_path_factory.mktemp("aws"), more=more) as opened:
             yield AwsRoom(opened, aws, server)
 
@@ -90,6 +91,29 @@ async def test_an_access_key_names_its_account_and_signs_calls(room: AwsRoom) ->
     listed = await handle.call("GET", "/bucket?list-type=2&prefix=a%2Fb&delimiter=%2F", api="s3")
     assert listed.content == b"<ListBucketResult/>"
     assert (await handle.call("GET", "/", api="s3")).status_code == 200
+
+
+async def test_head_tells_of_an_object_without_its_content(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    connection = await room.entered(user)
+    handle = await room.keys.allowed(user, connection, READ)
+    room.aws.objects["/s3/bucket/one"] = b"hello"
+    for method, content in (("HEAD", b""), ("GET", b"hello")):
+        answer = await handle.call(method, "/bucket/one", api="s3")
+        assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "5", content)
+        assert room.server.arrivals[-1].method == method
+    refused = await handle.call("HEAD", "/bucket/one", api="s3", content=b"x")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (400, "body_refused")
+    others = await room.keys.allowed(user, connection, ACCOUNT)
+    refused = await others.call("HEAD", "/bucket/one", api="s3")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
+    try:
+        room.aws.says = Reply(200, b"", {"content-type": "video/mp4"}, claimed_length=20_000_000_000)
+        answer = await handle.call("HEAD", "/bucket/large", api="s3")
+        assert (answer.status_code, answer.headers["content-length"]) == (200, "20000000000")
+        assert (await handle.call("GET", "/bucket/large", api="s3")).status_code >= 500
+    finally:
+        room.aws.says = None
 
 
 async def test_a_large_object_streams_without_its_hash(room: AwsRoom) -> None:

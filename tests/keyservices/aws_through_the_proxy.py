@@ -58,7 +58,9 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
                 lambda: iam.put_user_policy(UserName="agent", PolicyName="all", PolicyDocument=rights)
             )
             made = (await asyncio.to_thread(iam.create_access_key, UserName="agent"))["AccessKey"]
-            more = {"aws": {"apis": {name: address.replace("127.0.0.1", host) for name, host in HOSTS.items()}}}
+            apis = {name: address.replace("127.0.0.1", host) for name, host in HOSTS.items()}
+            apis |= {name: f"http://127.0.0.1:{free_port()}" for name in ("ec2", "cloudwatch")}
+            more = {"aws": {"apis": apis}}
             async with running_key_room(tmp_path_factory.mktemp("aws"), more=more) as opened:
                 yield opened, made["AccessKeyId"], made["SecretAccessKey"]
 

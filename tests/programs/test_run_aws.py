@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
 from server.proxy.program_hosts import HostMap, addresses_of
-from tests.credentials.test_aws import SECRET, Aws, AwsRoom
+from tests.credentials.test_aws import APIS, SECRET, Aws, AwsRoom
 from tests.support.doubles.scripted import scripted_server
 from tests.support.rooms.key_room import running_key_room
 from tests.support.rooms.program_room import run_in
@@ -23,7 +23,7 @@ from tests.support.rooms.program_room import run_in
 async def room(tmp_path: Path) -> AsyncGenerator[AwsRoom]:
     aws = Aws()
     async with scripted_server(aws.answer) as server:
-        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in ("s3", "sts", "ses")}}}
+        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in APIS}}}
         async with running_key_room(tmp_path / "data", more=more) as opened:
             yield AwsRoom(opened, aws, server)
 
@@ -58,7 +58,7 @@ def test_a_host_that_differs_by_account_is_known_by_its_form() -> None:
     (found,) = hosts.find("s3.eu-west-1.amazonaws.com", 443, "/box/one")
     assert (found.api, found.url) == ("s3", "https://s3.eu-west-1.amazonaws.com")
     assert hosts.domains == {"amazonaws.com"}
-    for other in ("s3.eu.west.amazonaws.com", "s3.eu-west-1.amazonaws.com.evil.example", "ec2.eu-west-1.amazonaws.com"):
+    for other in ("s3.eu.west.amazonaws.com", "s3.eu-west-1.amazonaws.com.evil.example", "iam.eu-west-1.amazonaws.com"):
         assert hosts.at(other, 443) == ()
 
 

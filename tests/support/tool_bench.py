@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_
 TOOLS = {tool.name: tool for tool in builtin_tools()}
 NOW = 1_790_000_000  # 2026-09-21T14:13:20Z
 TOKEN = "upstream-token-canary-0123456789"
+PACKED = {  # where an account holds several values
+    "aws": json.dumps({"access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "x" * 40, "region": "us-east-1"}),
+}
 
 
 @dataclass
@@ -40,7 +44,8 @@ class Bench:
         if tool.provider not in self.providers:
             self.providers[tool.provider] = provider_at(tool.provider, self.server.url)
         provider = self.providers[tool.provider]
-        return UpstreamAPI(provider, self.outbound, token=TOKEN, scopes=tool.scopes, account="T1:U1", now=NOW)
+        token = PACKED.get(tool.provider, TOKEN)
+        return UpstreamAPI(provider, self.outbound, token=token, scopes=tool.scopes, account="T1:U1", now=NOW)
 
     async def _progress(self, done: int, total: int | None, message: str) -> None:
         self.steps.append((done, total))

@@ -1,0 +1,43 @@
+"""XML in an answer as the object that JSON would have been: for services that know no other form, such as S3 and EC2.
+
+Elements become members, without namespaces and attributes. Lists are elements with a name that only lists have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_LISTS: Final = frozenset({"item", "member", "Bucket", "CommonPrefixes", "Contents"})  # also with one element
+_DEEPEST: Final = 40
+
+
+def parse_xml(body: bytes) -> Mapping[str, object] | None:
+    """The document as an object; None for anything else, and for a document type, which could define entities."""
+    if b"<!" in body.replace(b"<![CDATA[", b""):
+        return None
+    from xml.etree import ElementTree  # which few need
+
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 -- no document type, so no entities
+        return {_name(root): _value(root, _DEEPEST)}
+    except (ElementTree.ParseError, ValueError):
+        return None
+
+
+def _value(element: Element, depth: int) -> object:
+    if not depth:
+        raise ValueError("too deep")
+    if len(element) == 0:
+        return element.text or ""
+    found: dict[str, list[object]] = {}
+    for child in element:
+        found.setdefault(_name(child), []).append(_value(child, depth - 1))
+    return {name: values if name in _LISTS or len(values) > 1 else values[0] for name, values in found.items()}
+
+
+def _name(element: Element) -> str:
+    return element.tag.rpartition("}")[2]
