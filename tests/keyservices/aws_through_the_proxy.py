@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
+from providers.api.api import UpstreamAPI, UpstreamRefused
+from providers.credentials.placing import authorize_request
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.messages import OutboundRequest
+from tests.generating.shipped_tools import shipped
 from tests.keyservices.keys_at_services import packages, program, running
 from tests.support.processes import free_port
 from tests.support.rooms.key_room import KeyRoom, running_key_room
@@ -23,6 +30,7 @@ __all__ = ["packages"]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's packages
 HOSTS = {"s3": "127.0.0.1", "sts": "localhost", "ses": "[::1]"}  # so that each address means one service
+LOOPBACK = AddressPolicy(allow_loopback=True)
 SCOPES = frozenset({"account:read", "s3:write"})
 
 
@@ -47,7 +55,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
     """The vault, and the key of a user of moto's, which from then on verifies every signature."""
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "5")
+        patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         with running(program("moto_server"), "-H", "127.0.0.1", "-p", address.rpartition(":")[2], until=address):
             iam, s3 = client("iam", address, "test", "test"), client("s3", address, "test", "test")
@@ -58,6 +66,8 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
                 lambda: iam.put_user_policy(UserName="agent", PolicyName="all", PolicyDocument=rights)
             )
             made = (await asyncio.to_thread(iam.create_access_key, UserName="agent"))["AccessKey"]
+            async with httpx2.AsyncClient(trust_env=False) as http:  # from now on, however often it was asked before
+                (await http.post(f"{address}/moto-api/reset-auth", content="0")).raise_for_status()
             apis = {name: address.replace("127.0.0.1", host) for name, host in HOSTS.items()}
             apis |= {name: f"http://127.0.0.1:{free_port()}" for name in ("ec2", "cloudwatch")}
             more = {"aws": {"apis": apis}}
@@ -94,3 +104,28 @@ async def test_boto3_lists_and_puts_objects_with_a_handle(room: tuple[KeyRoom, s
         await asyncio.to_thread(sts.get_session_token)
     with pytest.raises(Exception, match=r"403|Forbidden"):
         await asyncio.to_thread(lambda: s3.delete_bucket(Bucket="box"))
+
+
+async def test_tools_list_what_moto_has(room: tuple[KeyRoom, str, str]) -> None:
+    keys, access_key, secret = room
+    values = {"access_key_id": access_key, "secret_access_key": secret, "session_token": "", "region": "us-east-1"}
+    provider, tools = keys.deployment.catalog.provider("aws"), shipped()
+    put = OutboundRequest("PUT", f"{provider.apis['s3']}/box/listed.txt", body=b"hello", policy=LOOPBACK)
+    assert (await keys.deployment.http.send(authorize_request(provider, put, json.dumps(values)))).status == 200
+
+    async def call(name: str, **arguments: object) -> Any:
+        spec = tools[name]
+        api = UpstreamAPI(provider, keys.deployment.http, token=json.dumps(values), scopes=spec.scopes, now=1)
+        return (await spec.call(api, spec.input.model_validate(arguments), silent)).model_dump()
+
+    assert [one["name"] for one in (await call("aws_s3_buckets"))["items"]] == ["box"]
+    listed = (await call("aws_s3_objects", bucket="box", prefix="listed"))["items"]
+    assert [(one["key"], one["size"]) for one in listed] == [("listed.txt", 5)]
+    assert (await call("aws_s3_objects", bucket="box", prefix="nothing"))["items"] == []
+    assert (await call("aws_identity"))["arn"].endswith("user/agent")
+    with pytest.raises(UpstreamRefused):
+        await call("aws_s3_objects", bucket="no-such-bucket")
+
+
+async def silent(done: int, total: int | None, message: str) -> None:
+    """Progress that nobody watches."""
