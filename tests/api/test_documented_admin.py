@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.support.foreign.foreign import run
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 
 PAGE = DOCS / "operate/admin-api.md"
+IMPORTED = {"document_file", "reviewed", "tools"}
 CLIENTS = DOCS / "guides/clients-for-programs.md"
 
 
@@ -63,7 +65,9 @@ async def test_a_service_account_is_made_and_used_by_the_lines_of_the_page(room:
 
 async def test_the_pages_declaration_is_applied_once(room: AdminRoom, tmp_path: Path) -> None:
     (block,) = blocks(PAGE, "toml")
-    (tmp_path / "vault.toml").write_text(block, encoding="utf-8")
+    declared, imported, api = block.partition("\n[imported_apis.")
+    assert imported and set(tomllib.loads(imported + api)["imported_apis"]["brokerage"]) == IMPORTED
+    (tmp_path / "vault.toml").write_text(declared, encoding="utf-8")  # an import needs the digest that a review shows
     (tmp_path / "dropbox.secret").write_text("secret", encoding="utf-8")
     wanted = read_declaration(tmp_path / "vault.toml")
     await applying.apply(await applying.plan(room.operator, wanted))
