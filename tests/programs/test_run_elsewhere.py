@@ -156,7 +156,7 @@ async def test_the_endpoints_want_a_token_for_tools_and_forms_that_they_know(the
     address = f"{there.room.vault.url}/programs/calls"
     call = {"method": "GET", "host": "api.github.com", "port": 443, "path": "/user", "accounts": []}
     token = {"authorization": f"Bearer {await _fresh(there)}"}
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         for headers in ({}, {"authorization": "Bearer nothing"}):
             refused = await http.post(address, json=call, headers=headers)
             assert (refused.status_code, refused.headers["www-authenticate"][:6]) == (401, "Bearer")

@@ -21,9 +21,9 @@ from server.programs.hosted.pool import HostedServers
 from server.programs.hosted.sandbox import find_problem, interpreter
 from server.remote import servers
 from tests.support.harness import running_vault
+from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
 from vault import connections, delegations
-from vault.audit import audit
 from vault.mcp.servers import get_server
 from vault.records import Connection, Event
 from vault.upstream import Account, TokenAnswer
@@ -165,8 +165,7 @@ class HostedRoom:
 
     async def events(self, kind: str, agent: Agent) -> list[Event]:
         """Those of the agent, newest first."""
-        await self.deployment.activity.settle()
-        found = await audit.list_events(self.deployment.database, limit=1000)
+        found = await read_events(self.deployment, limit=1000)
         return [one for one in reversed(found) if one.kind == kind and one.client_id == agent.principal.client_id]
 
 
