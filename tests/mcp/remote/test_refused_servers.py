@@ -17,6 +17,8 @@ from tests.mcp.remote.remote_room import RemoteRoom
 from tests.support.doubles.mcp_double import NOTE
 from vault.mcp.servers import add_server
 
+UNUSABLE = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)a"}}}
+
 
 @pytest.mark.parametrize(
     ("kind", "header", "is_taken"),
@@ -57,7 +59,7 @@ async def test_a_name_that_another_process_gave_away_is_taken(place: RemoteRoom)
 
 async def test_only_tools_that_are_offered_and_usable_are_accepted_once(place: RemoteRoom) -> None:
     name, double, agent = await place.ready()
-    double.tools = [*double.tools, {**NOTE, "name": "new"}, {**NOTE, "name": "odd", "inputSchema": {"type": "string"}}]
+    double.tools = [*double.tools, {**NOTE, "name": "new"}, {**NOTE, "name": "odd", "inputSchema": UNUSABLE}]
     await place.look(name, agent)
     refused = [
         {"names": ["nothing"]},
