@@ -35,7 +35,12 @@ PURPOSES = (
         "providers/simulator/.*|an upstream token", "body", TOKEN, "the operator lets a client have upstream tokens"
     ),
     Purpose("server/oauth/clients/registration.py 32", "body", r"/register(/.*)?", "RFC 7591 §3.2.1"),
-    Purpose("vault/sign_in/sessions.py 32|server/portal/requests.py 32", "set-cookie", PAGE, "a browser's own cookie"),
+    Purpose(
+        "vault/sign_in/sessions.py 32|server/portal/requests.py 32",
+        "set-cookie",
+        PAGE + "|/v2/logout",
+        "a browser's own cookie",
+    ),
     Purpose(
         "server/sign_in/openid.py 32", "set-cookie|location", PAGE, "OpenID Connect Core §3.1.2.1: state and nonce"
     ),
@@ -69,6 +74,13 @@ PURPOSES = (
     ),
     Purpose("vault/approvals/requests.py 32", "body", r"/bc-authorize", "CIBA Core §7.3: auth_req_id"),
     Purpose("vault/tickets.py 32", "body", r"/par", "RFC 9126 §2.2: request_uri"),
+    Purpose(
+        "(server/auth0/connecting.py|vault/tickets.py) 32",
+        "body",
+        r"/me/v1/connected-accounts/connect",
+        "the application's session, and the ticket for the person's browser",
+    ),
+    Purpose("vault/tickets.py 32", "location", r"/connected-accounts/connect", "to the page of that ticket"),
 )
 
 

@@ -413,6 +413,7 @@ async def test_fetching_is_throttled_per_address(tmp_path: Path, site: Site) -> 
         ("https://agent.example:8443/a/b?c=d", True),
         ("https://agent.example", False),
         ("https://agent.example/", False),
+        ("https://agent.example/x", True),
         ("https://agent.example/../x", False),
         ("https://agent.example/x/.", False),
         ("https://user@agent.example/x", False),

@@ -157,6 +157,11 @@ async def test_a_user_code_is_short_and_found_however_it_is_typed(
     assert await tickets.find(database, key_ring, "BBBB-BBBB", purpose=purpose) is None
 
 
+def test_of_a_typed_code_64_characters_are_read() -> None:
+    assert tickets.normal_user_code(" " * 57 + "bcdfghjk") == "BCDF-GHJ"
+    assert tickets.normal_user_code(" " * 56 + "bcdfghjk") == "BCDF-GHJK"
+
+
 async def test_a_code_that_is_taken_is_refused_rather_than_shared(database: Database, key_ring: KeyRing) -> None:
     code = await _issue(database, key_ring, TicketPurpose.DEVICE)
     with pytest.raises(TransitionRefused, match="taken"):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vault.refresh import leases
 from vault.refresh.concurrency import UpstreamTokenRequest
 from vault.refresh.journal import FOLDER, GROWTH, JOURNAL, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
 from vault.refresh.journal_recovery import adopt_all
-from vault.refresh.journal_slots import LONGEST, slots_for
+from vault.refresh.journal_slots import LONGEST, slots_for, wipe_remains
 from vault.refresh.spending import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
 from vault.upkeep.revocations import BACKOFF, revoke_upstream
@@ -505,3 +506,19 @@ async def test_no_token_stands_readable_in_the_journal(room: Room) -> None:
     await room.exchange()
     assert b"TVJ1" in only_file(room.store.data).read_bytes()
     assert b"CANARY" not in only_file(room.store.data).read_bytes()
+
+
+def test_what_free_slots_still_hold_of_a_connection_is_overwritten_and_nothing_else(tmp_path: Path) -> None:
+    one, two = (encode(replace(entry(name), sealed=b"s" * 2 * SLOT)) for name in ("one", "two"))
+    slots = slots_for(len(one) - 64)
+    path = tmp_path / "journal"
+    path.write_bytes((one.ljust(slots * SLOT, b".") + two.ljust(slots * SLOT, b".")) * 2)
+    before = path.read_bytes()
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        wipe_remains(descriptor, range(2 * slots), ["three"])
+        assert path.read_bytes() == before
+        wipe_remains(descriptor, range(2 * slots), ["one", "three"])  # the further slots are in use again
+    finally:
+        os.close(descriptor)
+    assert path.read_bytes() == bytes(slots * SLOT) + before[slots * SLOT :]

@@ -16,7 +16,7 @@ from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
 from vault.refresh.accounts import AccountQuery, read_accounts
 from vault.refusals import TemporarilyUnavailable
-from vault.upstream import RotationMode
+from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 
 def test_the_model_decides_with_every_function_of_the_rules_and_breaks_each_of_them() -> None:
@@ -175,3 +175,36 @@ async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end
         (held,) = await read_accounts(room.database, wanted)
         decided = rules.may_send(policy, sends, now=room.now, access_expires_at=None)
         assert held.may_refresh(policy, now=room.now) is (decided is rules.SendDecision.SEND)
+
+
+SETTLED = [rules.UnresolvedSends("a", 100, is_settled=True)]
+OPEN = [*SETTLED, rules.UnresolvedSends("b", 100)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "sends", "now", "more", "may"),
+    [
+        (RotationMode.REVOKES, [], 200, {"retry_at": 300}, True),
+        (RotationMode.NONE, OPEN, 200, {"retry_at": 300}, True),
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201}, False),
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200}, True),
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200 + 86400}, False),
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201 + 86400}, True),  # another clock wrote it
+        (RotationMode.STRICT, SETTLED, 200, {}, True),
+        (RotationMode.STRICT, OPEN, 200, {}, False),
+        (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": None}, True),
+        (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": 200}, True),
+        (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": 201}, False),
+        (RotationMode.GRACE, OPEN, 200, {}, True),
+        (RotationMode.GRACE, OPEN, 99, {}, True),
+        (RotationMode.GRACE, OPEN, 97, {}, False),  # clocks don't differ that much
+        (RotationMode.GRACE, OPEN, 100 + 1000 - 2 * SEND_DEADLINE, {}, False),
+        (RotationMode.GRACE, OPEN, 99 + 1000 - 2 * SEND_DEADLINE, {}, True),
+    ],
+)
+def test_a_token_is_sent_again_where_that_costs_nothing(
+    mode: RotationMode, sends: list[rules.UnresolvedSends], now: int, more: dict[str, int | None], may: bool
+) -> None:
+    policy = UpstreamPolicy("slack", rotation=mode, grace=1000)
+    decision = rules.may_send(policy, sends, now=now, **{"access_expires_at": 0} | more)
+    assert decision is (rules.SendDecision.SEND if may else rules.SendDecision.WAIT)
