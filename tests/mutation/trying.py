@@ -42,7 +42,7 @@ TIMES = 10  # as often as long as it took unchanged; one that takes longer is tr
 LONGER = 3  # as long later it hangs: a busy machine alone is no proof
 QUICK = 8  # tests on either side, where the cheapest are enough
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
-MOST_AT_IMPORT = 20  # tests for a mutant that needs a process of its own, and
+MOST_AT_IMPORT = 60  # tests for a mutant that needs a process of its own, and
 ALONE = 120  # seconds until such a process has imported everything
 OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: it only imports, so it reaches no line
 

@@ -20,7 +20,7 @@ from vault.storage.database import Database
 from vault.storage.liveness import KEEP, OwnerLocks
 from vault.storage.opening import open_database
 from vault.storage.postgres_hosts import Servers, split_hosts
-from vault.storage.postgres_owners import OwnerSessions
+from vault.storage.postgres_owners import OwnerSessions, owner_key
 
 WAIT = 20.0  # seconds: the bound of every wait here
 
@@ -288,3 +288,7 @@ async def test_an_owner_of_which_nothing_is_known_is_not_taken_for_dead(sqlite_s
         assert not await database.is_dead("never seen", certainly=True)
     finally:
         await database.close()
+
+
+def test_every_release_has_the_same_lock_for_an_owner_on_postgres() -> None:
+    assert owner_key("one") == -5070952331543636652
