@@ -82,6 +82,13 @@ def test_redirects_of_real_clients_may_be_registered(uri: str) -> None:
     check_redirect_uri(uri, private_use_schemes=SCHEMES)
 
 
+@pytest.mark.parametrize("authority", ["client.example:0", "me@client.example", "client.example/a/.."])
+def test_a_redirect_that_leads_elsewhere_than_it_says_may_not_be_registered(authority: str) -> None:
+    with pytest.raises(OAuthError):
+        check_redirect_uri(f"https://{authority}/callback", private_use_schemes=SCHEMES)
+    check_redirect_uri("https://client.example:1/callback", private_use_schemes=SCHEMES)
+
+
 @pytest.mark.parametrize(
     ("uri", "host"),
     [
