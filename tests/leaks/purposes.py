@@ -34,7 +34,7 @@ PURPOSES = (
     Purpose(
         "providers/simulator/.*|an upstream token", "body", TOKEN, "the operator lets a client have upstream tokens"
     ),
-    Purpose("server/oauth/clients/registration.py 32", "body", r"/register(/.*)?", "RFC 7591 §3.2.1"),
+    Purpose("server/oauth/clients/registration.py 32", "body", r"(/oidc)?/register(/.*)?", "RFC 7591 §3.2.1"),
     Purpose(
         "vault/sign_in/sessions.py 32|server/portal/requests.py 32",
         "set-cookie",
