@@ -19,7 +19,7 @@ from vault.approvals import approvals
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
-from vault.backup.quarantine import RestoreVerdict
+from vault.backup.quarantine import RestoreVerdict, judge
 from vault.exchange.exchange import exchange
 from vault.keys.sealed_file import BackupRefused
 from vault.keys.sources import KeySource, key_source
@@ -32,7 +32,7 @@ from vault.storage import postgres
 from vault.storage.database import schema_files
 from vault.storage.schema_shape import expected_shape
 from vault.storage.snapshots import snapshot, tables
-from vault.upstream import RotationMode
+from vault.upstream import RotationMode, UpstreamPolicy
 
 HOUR = 3600
 
@@ -531,3 +531,25 @@ def test_the_header_can_be_read_and_says_what_is_in(tmp_path: Path) -> None:
     assert backups.Header.decode(header.encode()) == header
     with pytest.raises(BackupRefused):
         backups.Header.decode(json.dumps({"created_at": 1}).encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "verdict"),
+    [
+        ({}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
+        ({"access_expires_at": None}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
+        ({"access_expires_at": 1005}, RotationMode.REVOKES, RestoreVerdict.RECONNECT),
+        ({"access_expires_at": 1006}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
+        ({"has_access_token": 0}, RotationMode.GRACE, RestoreVerdict.RECONNECT),
+        ({"has_access_token": 0}, RotationMode.NONE, RestoreVerdict.UNAFFECTED),
+        ({"has_refresh_token": 0}, RotationMode.STRICT, RestoreVerdict.UNAFFECTED),
+        ({"state": "needs_reauth"}, RotationMode.NONE, RestoreVerdict.RECONNECT),
+        ({"state": "needs_reauth", "has_key": 0}, RotationMode.NONE, RestoreVerdict.DELETED),
+    ],
+)
+def test_what_becomes_of_a_restored_connection(
+    changes: dict[str, int | str | None], mode: RotationMode, verdict: RestoreVerdict
+) -> None:
+    row: dict[str, int | str | None] = {"has_key": 1, "state": "active", "has_refresh_token": 1, "has_access_token": 1}
+    expiry: dict[str, int | str | None] = {"access_expires_at": 9000}
+    assert judge(row | expiry | changes, policy=UpstreamPolicy("slack", rotation=mode), now=1000) is verdict
