@@ -11,7 +11,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 
 from vault.refusals import StorageUnavailable
@@ -46,14 +45,6 @@ _SQLITE_INDEXES = """
     where m.type = 'table' and i.origin = 'c'
     order by m.name, i.name, c.seqno
 """
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a database says about itself. 0: it is empty."""
-
-    applied: int  # the last applied file
-    compatible_from: int  # the oldest schema whose programs can still use it
 
 
 def column_line(table: str, name: str, kind: str, *, is_required: bool, has_default: bool) -> str:
