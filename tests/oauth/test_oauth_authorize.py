@@ -468,31 +468,24 @@ async def test_allowing_nothing_is_not_allowing(world: World) -> None:
 @pytest.mark.parametrize(
     ("kind", "redirect_uri", "words"),
     [
-        (ClientKind.MANUAL, "https://agent.example/cb", []),
-        (ClientKind.DYNAMIC, "https://agent.example/cb", ["registered itself"]),
-        (ClientKind.DYNAMIC, "http://127.0.0.1/cb", ["registered itself"]),
-        (ClientKind.METADATA, "https://agent.example/cb", []),
-        (ClientKind.METADATA, "http://127.0.0.1/cb", ["Any program on this computer"]),
-        (ClientKind.MANUAL, "cursor://anysphere.cursor-mcp/oauth/callback", ["app installed on this computer"]),
+        (ClientKind.MANUAL, WEB, ""),
+        (ClientKind.DYNAMIC, REDIRECT, "registered itself"),
+        (ClientKind.METADATA, REDIRECT, "Any program on this computer"),
+        (ClientKind.MANUAL, "cursor://callback", "app installed on this computer"),
     ],
 )
 async def test_a_person_is_warned_of_what_nobody_verified(
-    world: World, kind: ClientKind, redirect_uri: str, words: list[str]
+    world: World, kind: ClientKind, redirect_uri: str, words: str
 ) -> None:
-    deployment, client_id = world.vault.deployment, secrets.token_hex(8)
-    if kind is ClientKind.METADATA:
-        client_id = f"https://agent.example/{client_id}"
-    now = deployment.now()
-    client = Client(
-        client_id, kind, "Agent", "none", (redirect_uri,), now, metadata={"fetched_at": now, "fresh_until": now + 3600}
-    )
+    deployment, now = world.vault.deployment, world.now()
+    client_id = ("https://agent.example/" if kind is ClientKind.METADATA else "") + secrets.token_hex(8)
+    client = Client(client_id, kind, "Agent", "none", (redirect_uri,), now, metadata={"fresh_until": now + 3600})
     async with deployment.transaction() as transaction:
         await clients.save_client(transaction, client)
     answer = await world.ask(client_id, redirect_uri=redirect_uri)
     pending = await authorize.load_pending(deployment, query_of(answer.headers["location"])["request"])
     assert pending is not None
-    assert len(pending.warnings) == len(words)
-    assert all(word in warning for word, warning in zip(words, pending.warnings, strict=True))
+    assert (len(pending.warnings), words in "".join(pending.warnings)) == (bool(words), True)
 
 
 async def test_a_client_without_the_code_grant_gets_no_code(world: World) -> None:
