@@ -16,6 +16,7 @@ from server.lifecycle.maintenance import upkeep
 from server.mcp.local_owner import local_principal
 from server.oauth.backchannel import telling
 from server.portal import delivering
+from server.remote import keeping
 from server.settings import Settings
 from vault.records import Principal
 
@@ -49,7 +50,7 @@ async def open_local_vault(
         open_deployment(
             settings, data=data, open_browser=open_browser, is_measured=settings.telemetry.otlp_endpoint is not None
         ) as deployment,
-        upkeep(deployment, role=role, further=(delivering.STEP, telling.STEP)),
+        upkeep(deployment, role=role, further=(delivering.STEP, telling.STEP, keeping.STEP)),
     ):
         greet(deployment)
         principal = await local_principal(deployment, client_name)

@@ -16,22 +16,27 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing, SaltedKey
 from vault.mcp.servers import McpServer
 from vault.records import TENANT
-from vault.storage.database import Reader, Row, Transaction, binary_or_none, integer, text
+from vault.storage.database import Reader, Row, Transaction, binary_or_none, integer, integer_or_none, text
 
 _KEY: Final = "provider-registrations"
+_WEEK: Final = 7 * 86_400  # seconds
 _READ: Final = """
-    select provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by
+    select provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by, secret_ends_at,
+        sealed_renewal
     from provider_registrations where tenant = :tenant
 """
 _INSERT: Final = """
     insert into provider_registrations
-        (tenant, provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by)
-    values (:tenant, :provider, :revision, :client_id, :sealed, :inputs, :is_testing, :now, :by)
+        (tenant, provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by, secret_ends_at,
+        sealed_renewal)
+    values (:tenant, :provider, :revision, :client_id, :sealed, :inputs, :is_testing, :now, :by, :secret_ends_at,
+        :sealed_renewal)
     on conflict (tenant, provider) do nothing returning revision
 """
 _UPDATE: Final = """
     update provider_registrations set revision = :revision, client_id = :client_id, sealed = :sealed, inputs = :inputs,
-        is_testing = :is_testing, changed_at = :now, changed_by = :by
+        is_testing = :is_testing, changed_at = :now, changed_by = :by, secret_ends_at = :secret_ends_at,
+        sealed_renewal = :sealed_renewal, renewing_at = null
     where tenant = :tenant and provider = :provider and revision = :known returning revision
 """
 _DELETE: Final = """
@@ -40,12 +45,30 @@ _DELETE: Final = """
 """
 
 
+_CLAIM: Final = """
+    update provider_registrations set renewing_at = :now
+    where tenant = :tenant and provider = :provider and revision = :known
+        and coalesce(renewing_at, 0) <= :before
+    returning revision
+"""
+_CLAIMED: Final = 900  # seconds for which nobody else renews it
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRenewal:
+    """How a client that was registered dynamically is renewed (RFC 7592): at `url`, by `token`; both may be empty."""
+
+    ends_at: int | None  # of its secret
+    url: str = ""
+    token: str = field(default="", repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class EnteredRegistration:
     """What an administrator enters. `client_secret` is None for a public client.
 
     `server`: the MCP server of others that this provider is, if it is one. `imported`: the accepted content of an
-    imported API (`vault.mcp.imported_apis`), which has no registration.
+    imported API (`vault.mcp.imported_apis`), which has no registration. `renewal`: of one that the vault made itself.
     """
 
     client_id: str
@@ -54,6 +77,7 @@ class EnteredRegistration:
     is_testing: bool = False
     server: McpServer | None = None
     imported: str | None = field(default=None, repr=False)
+    renewal: ClientRenewal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +92,16 @@ class StoredRegistration:
     changed_at: int
     changed_by: str
     sealed: bytes | None = field(repr=False)
+    secret_ends_at: int | None = None
+    sealed_renewal: bytes | None = field(default=None, repr=False)
+
+    @property
+    def renew_at(self) -> int | None:
+        """When a secret that ends is renewed: after two thirds of its life, or a week before its end."""
+        if self.secret_ends_at is None:
+            return None
+        life = max(0, self.secret_ends_at - self.changed_at)
+        return max(self.changed_at + life * 2 // 3, self.secret_ends_at - _WEEK)
 
     @property
     def key_name(self) -> str:
@@ -85,6 +119,17 @@ class StoredRegistration:
         """What its secret is bound to."""
         return Context(
             "provider_registration",
+            TENANT,
+            provider=self.provider,
+            account=self.client_id,
+            record_id=self.revision,
+        )
+
+    @property
+    def renewal_context(self) -> Context:
+        """What the token for its renewal is bound to."""
+        return Context(
+            "client_renewal",
             TENANT,
             provider=self.provider,
             account=self.client_id,
@@ -112,6 +157,22 @@ async def open_registration(reader: Reader, ring: KeyRing, stored: StoredRegistr
     return EnteredRegistration(stored.client_id, secret, stored.inputs, stored.is_testing)
 
 
+async def open_renewal(reader: Reader, ring: KeyRing, stored: StoredRegistration) -> ClientRenewal:
+    """How it is renewed. Raises CiphertextRejected as `open_registration` does."""
+    if stored.sealed_renewal is None:
+        return ClientRenewal(stored.secret_ends_at)
+    key = await ring.salted_key(reader, stored.key_name, purpose=_KEY)
+    opened = open_sealed(stored.sealed_renewal, key=key.key, context=stored.renewal_context)
+    url, _, token = opened.decode().partition(" ")
+    return ClientRenewal(stored.secret_ends_at, url, token)
+
+
+async def claim_renewal(transaction: Transaction, stored: StoredRegistration, *, now: int) -> bool:
+    """Whether nobody else renews it now, or changed it."""
+    which = {"tenant": TENANT, "provider": stored.provider, "known": stored.revision}
+    return await transaction.fetch_one(_CLAIM, {**which, "now": now, "before": now - _CLAIMED}) is not None
+
+
 async def save_registration(
     transaction: Transaction,
     ring: KeyRing,
@@ -136,10 +197,15 @@ async def save_registration(
         by,
         None,
     )
-    sealed = None
-    if entered.client_secret is not None:
+    sealed = sealed_renewal = None
+    renewal = entered.renewal
+    if entered.client_secret is not None or (renewal is not None and renewal.url):
         key: SaltedKey = await ring.create_salted_key(transaction, fresh.key_name, purpose=_KEY, now=now)
-        sealed = seal(entered.client_secret.encode(), key=key.key, key_id=key.id, context=fresh.context)
+        if entered.client_secret is not None:
+            sealed = seal(entered.client_secret.encode(), key=key.key, key_id=key.id, context=fresh.context)
+        if renewal is not None and renewal.url:
+            place = f"{renewal.url} {renewal.token}".encode()
+            sealed_renewal = seal(place, key=key.key, key_id=key.id, context=fresh.renewal_context)
     values = {
         "tenant": TENANT,
         "provider": provider,
@@ -150,6 +216,8 @@ async def save_registration(
         "is_testing": int(fresh.is_testing),
         "now": now,
         "by": by,
+        "secret_ends_at": None if renewal is None else renewal.ends_at,
+        "sealed_renewal": sealed_renewal,
     }
     if known is None:
         return None if await transaction.fetch_one(_INSERT, values) is None else fresh
@@ -180,4 +248,6 @@ def _registration_of(row: Row) -> StoredRegistration:
         changed_at=integer(row, "changed_at"),
         changed_by=text(row, "changed_by"),
         sealed=binary_or_none(row, "sealed"),
+        secret_ends_at=integer_or_none(row, "secret_ends_at"),
+        sealed_renewal=binary_or_none(row, "sealed_renewal"),
     )

@@ -30,7 +30,7 @@ class RemoteAuthorization:
     """How the server authorizes (RFC 9728, RFC 8414). `resource`: what its tokens are asked for (RFC 8707).
 
     `scopes` are asked of everyone who connects; `more` are those that a step-up may add. `issuer` only if every
-    authorization response names it (RFC 9207).
+    authorization response names it (RFC 9207). `authorization_server`: who it is, None if added by an older release.
     """
 
     authorize_url: str
@@ -42,6 +42,7 @@ class RemoteAuthorization:
     scopes: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     has_offline: bool = False
+    authorization_server: str | None = None
 
     def facts(self) -> Mapping[str, object]:
         """As stored."""

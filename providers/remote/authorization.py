@@ -8,8 +8,9 @@ can name another server's resource, and one without PKCE is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -27,6 +28,11 @@ _LIMIT: Final = 256 * 1024  # bytes of a document
 _TIMEOUT: Final = 10.0
 _SCOPES: Final = 100
 _ACCEPT: Final = "application/json, text/event-stream"
+_LONGEST_ID: Final = 2000  # characters, of an address too
+# RFC 7592 §2.2: what an update leaves out
+_NOT_SENT: Final = frozenset(
+    {"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at"}
+)
 _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 # The one first that works with most: servers made with the official SDK want the client ID in the form.
@@ -50,6 +56,12 @@ class FoundAuthorization:
     registration_url: str | None
     takes_documents: bool
     methods: tuple[ClientAuth, ...]
+    says_methods: bool = True  # otherwise `methods` is what RFC 8414 §2 assumes
+
+    @property
+    def may_be_public(self) -> bool:
+        """Whether a client without a secret may be known there: many servers say nothing, and take one."""
+        return "none" in self.methods or not self.says_methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,9 @@ class RemoteRegistration:
     client_id: str
     client_secret: str | None = field(default=None, repr=False)
     client_auth: ClientAuth = "none"
+    ends_at: int | None = None  # of the secret
+    management_url: str = ""  # RFC 7592
+    management_token: str = field(default="", repr=False)
 
 
 async def find_authorization(
@@ -202,6 +217,7 @@ def _read(
     asked = wanted.split() if wanted else supported
     scopes = [one for one in scopes_without_offline(asked) if _is_scope(one)][:_SCOPES]
     more = [one for one in scopes_without_offline(supported) if _is_scope(one) and one not in scopes][:_SCOPES]
+    said = text_list(metadata, "token_endpoint_auth_methods_supported")
     facts = RemoteAuthorization(
         authorize_url=server.authorize_url,
         token_url=server.token_url,
@@ -211,6 +227,7 @@ def _read(
         scopes=tuple(scopes),
         more=tuple(more),
         has_offline="offline_access" in (*text_list(metadata, "scopes_supported"), *supported),
+        authorization_server=server.issuer,
     )
     return FoundAuthorization(
         server.issuer,
@@ -218,6 +235,7 @@ def _read(
         registration_url=text_at(metadata, "registration_endpoint"),
         takes_documents=at(metadata, "client_id_metadata_document_supported") is True,
         methods=tuple(one for one in _METHODS if one in server.auth_methods),
+        says_methods=bool(said),
     )
 
 
@@ -263,16 +281,20 @@ async def register(
     """Register the vault dynamically (RFC 7591 §3), publicly where a secret would end. Raises AuthorizationUnknown."""
     wanted: ClientAuth = found.methods[0] if found.methods else "none"
     content = await _ask_to_register(found, redirect_uri, wanted, outbound, policy)
-    if wanted != "none" and "none" in found.methods and _ends(content):
-        wanted = "none"
-        content = await _ask_to_register(found, redirect_uri, wanted, outbound, policy)
-    return _read_registration(content, wanted)
+    if wanted != "none" and found.may_be_public and _end_of(content) is not None:
+        try:
+            as_public = await _ask_to_register(found, redirect_uri, "none", outbound, policy)
+            return _read_registration(as_public, "none", policy=policy, at=found.registration_url or "")
+        except AuthorizationUnknown:
+            if found.says_methods:
+                raise
+    return _read_registration(content, wanted, policy=policy, at=found.registration_url or "")
 
 
-def _ends(content: Mapping[str, object]) -> bool:
-    """Whether the secret is for a time only (RFC 7591 §3.2.1)."""
+def _end_of(content: Mapping[str, object]) -> int | None:
+    """When the secret ends, if it does (RFC 7591 §3.2.1)."""
     end = at(content, "client_secret_expires_at")
-    return isinstance(end, int) and end > 0
+    return end if isinstance(end, int) and not isinstance(end, bool) and end > 0 else None
 
 
 async def _ask_to_register(
@@ -291,17 +313,104 @@ async def _ask_to_register(
     return content
 
 
-def _read_registration(content: Mapping[str, object], wanted: ClientAuth) -> RemoteRegistration:
+def _read_registration(
+    content: Mapping[str, object], wanted: ClientAuth, *, policy: AddressPolicy, at: str
+) -> RemoteRegistration:
+    """Our client; `at`: where it was registered, whose origin alone is asked to renew it."""
     client_id, secret = text_at(content, "client_id"), text_at(content, "client_secret")
     said = text_at(content, "token_endpoint_auth_method") or wanted
     method: ClientAuth | None = next((one for one in _METHODS if one == said), None)
-    if client_id is None or not client_id.isprintable() or len(client_id) > 2000:
+    if client_id is None or not client_id.isprintable() or len(client_id) > _LONGEST_ID:
         raise AuthorizationUnknown("its authorization server registered the vault without a client ID")
     if method is None or (method != "none" and secret is None):
         raise AuthorizationUnknown("its authorization server wants a client authentication that the vault doesn't have")
-    if method != "none" and _ends(content):
-        raise AuthorizationUnknown(
-            "its authorization server registers clients for a time only; register one there yourself, and add the "
-            "server with its client ID (--client-id)"
-        )
-    return RemoteRegistration(client_id, None if method == "none" else secret, method)
+    url, token = text_at(content, "registration_client_uri") or "", text_at(content, "registration_access_token") or ""
+    if not _can_manage(url, token, policy=policy, registered_at=at):
+        url = token = ""
+    if method == "none":
+        return RemoteRegistration(client_id, None, "none", None, url, token)
+    return RemoteRegistration(client_id, secret, method, _end_of(content), url, token)
+
+
+def _can_manage(url: str, token: str, *, policy: AddressPolicy, registered_at: str) -> bool:
+    there, here = urlsplit(url), urlsplit(registered_at)
+    is_there = (there.scheme, there.netloc.lower()) == (here.scheme, here.netloc.lower())
+    return (
+        is_there
+        and len(url) <= _LONGEST_ID
+        and " " not in url
+        and url_problem(url, policy) is None
+        and re.fullmatch(r"[!-~]{1,4000}", token) is not None
+    )
+
+
+async def renew(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> RemoteRegistration | None:
+    """The same client with a secret that lives longer (RFC 7592 §2.1, §2.2); None if its server gives none.
+
+    Reading comes first: some servers change the secret then, and one that an interrupted renewal made is there.
+    Raises AuthorizationUnknown where the server can't be asked.
+    """
+    content = await _manage("GET", known, None, outbound, policy)
+    if content is None or text_at(content, "client_id") != known.client_id:
+        return None
+    read = _longer(content, known, policy)
+    if read is not None:
+        return read
+    kept = {name: value for name, value in content.items() if name not in _NOT_SENT}
+    known = replace(known, management_token=text_at(content, "registration_access_token") or known.management_token)
+    changed = await _manage("PUT", known, {**kept, "client_id": known.client_id}, outbound, policy)
+    return None if changed is None else _longer(changed, known, policy)
+
+
+async def end_registration(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> None:
+    """Tell the server that this client is gone (RFC 7592 §2.3). Raises AuthorizationUnknown."""
+    if known.management_url:
+        await _manage("DELETE", known, None, outbound, policy)
+
+
+def _longer(
+    content: Mapping[str, object], known: RemoteRegistration, policy: AddressPolicy
+) -> RemoteRegistration | None:
+    """The client of this answer, if its secret ends later than the known one, or never."""
+    if text_at(content, "client_id") != known.client_id:
+        return None
+    whole = {
+        "client_secret": known.client_secret,
+        "registration_client_uri": known.management_url,
+        "registration_access_token": known.management_token,
+        **content,
+    }
+    found = _read_registration(whole, known.client_auth, policy=policy, at=known.management_url)
+    is_longer = found.ends_at is None or (known.ends_at is not None and found.ends_at > known.ends_at)
+    return found if is_longer and found.client_auth == known.client_auth else None
+
+
+async def _manage(
+    method: str,
+    known: RemoteRegistration,
+    content: Mapping[str, object] | None,
+    outbound: Outbound,
+    policy: AddressPolicy,
+) -> Mapping[str, object] | None:
+    """The answer at the client configuration endpoint; None where it refuses."""
+    headers = {"Accept": "application/json", "Authorization": f"Bearer {known.management_token}"}
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+    request = OutboundRequest(
+        method,
+        known.management_url,
+        headers=headers,
+        body=None if content is None else json.dumps(content).encode(),
+        timeout=_TIMEOUT,
+        max_bytes=_LIMIT,
+        policy=policy,
+        peer="own documents",
+        reuse=False,
+    )
+    try:
+        answer = await outbound.send(request)
+    except HttpError as error:
+        raise AuthorizationUnknown(f"its authorization server can't be asked: {error.reason}") from error
+    if answer.status >= 500 or answer.status == 429:
+        raise AuthorizationUnknown(f"its authorization server can't be asked now (status {answer.status})")
+    return answer.json_object() if answer.status == 200 else None

@@ -49,6 +49,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.lifecycle.maintenance import upkeep
     from server.oauth.backchannel import telling
     from server.portal import delivering
+    from server.remote import keeping
     from server.runtime.browser import browser_opener
 
     async with (
@@ -59,7 +60,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
         ) as deployment,
-        upkeep(deployment, further=(delivering.STEP, telling.STEP)),
+        upkeep(deployment, further=(delivering.STEP, telling.STEP, keeping.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of

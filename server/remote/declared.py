@@ -72,7 +72,7 @@ def _fixed_change(held: McpServer, declared: DeclaredMcpServer, wanted: servers.
     """The first member that is declared otherwise than it was when the server was added, of those that stay."""
     facts = held.facts
     credential = {one: facts[one] for one in ("header", "scheme") if one in facts}
-    issuer = facts.get("issuer")
+    issuer = facts.get("authorization_server") or facts.get("issuer")
     changed = {
         "url": held.url != declared.url,
         "title": bool(declared.title.strip()) and servers.title_of(wanted) != held.title,

@@ -32,6 +32,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
+from server.remote.renewing import end_client, entered_of, registration_there
 from server.runtime.catalog import names_of_tools
 from server.runtime.late_names import names_in
 from vault import registrations
@@ -39,7 +40,6 @@ from vault.approvals import approvals, standing_approvals
 from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
-from vault.registrations import EnteredRegistration
 from vault.scopes import NOTHING
 from vault.upkeep import census, panics, revocations
 
@@ -124,7 +124,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
         facts, client, issuer = await _authorization(deployment, wanted)
     except AuthorizationUnknown as unknown:
         raise _server_refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
-    entered = EnteredRegistration(client.client_id, client.client_secret)
+    entered = entered_of(client)
     server = McpServer(wanted.name, wanted.url, title, facts, now)
     try:
         await deployment.live.check(wanted.name, replace(entered, server=server))
@@ -169,6 +169,8 @@ def _registration_of(found: FoundAuthorization, client: EnteredClient) -> Remote
     """The client, as its authorization server authenticates clients. Raises AuthorizationUnknown."""
     is_public = client.client_secret is None
     fitting: list[ClientAuth] = [one for one in found.methods if (one == "none") is is_public]
+    if not fitting and is_public and found.may_be_public:
+        return RemoteRegistration(client.client_id)
     if not fitting and is_public:
         raise AuthorizationUnknown(f"its authorization server {found.issuer} takes no client without a secret")
     if not fitting:
@@ -204,7 +206,7 @@ def key_of(kind: str, header: str) -> RemoteCredential | None:
 async def _client_at(deployment: Deployment, found: FoundAuthorization, name: str) -> RemoteRegistration:
     """By a metadata document where both sides can, else by registration. Raises AuthorizationUnknown."""
     redirect = callback_url(deployment, name)
-    if found.takes_documents and "none" in found.methods and _is_public(deployment):
+    if found.takes_documents and found.may_be_public and _is_public(deployment):
         return RemoteRegistration(document_url(deployment, name))
     if found.registration_url is not None:
         return await register(found, redirect, deployment.http, policy=deployment.http.policy)
@@ -269,9 +271,10 @@ def _origin_of(parts: SplitResult) -> tuple[str, str, int | None]:
 async def remove(actor: Actor, name: str) -> None:
     """Remove a server that no account is connected to any more. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    await server_named(deployment, name)
+    server = await server_named(deployment, name)
     _check_no_rule(deployment, name)
     stored = await registrations.get_registration(deployment.database, name)
+    client = None if stored is None else await registration_there(deployment, server, stored)
     async with actor.change() as transaction:
         await servers.hold(transaction, name)
         seen = await census.count_at_provider(transaction, name)
@@ -288,6 +291,8 @@ async def remove(actor: Actor, name: str) -> None:
         await audit.append(transaction, actor.event("mcp_server.removed", provider=name), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     deployment.live.sightings.forget(name)
+    if client is not None:
+        await end_client(deployment, client)
 
 
 async def set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> None:

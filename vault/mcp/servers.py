@@ -74,6 +74,7 @@ _RETIRE: Final = """
 _LEAVE: Final = """
     update mcp_tools set is_left = 1 where tenant = :tenant and server = :server and name = :name
 """
+_FACTS: Final = "update mcp_servers set facts = :facts where tenant = :tenant and name = :name"
 _DISABLE: Final = "update mcp_servers set is_disabled = :disabled where tenant = :tenant and name = :name"
 _HELD: Final = """
     select s.name, s.title, count(*) as n
@@ -295,6 +296,11 @@ async def leave(transaction: Transaction, server: McpServer, names: Iterable[str
     """Note that an operator leaves these tools out in the form in which `server` shows them."""
     for name in names:
         await transaction.execute(_LEAVE, {"tenant": TENANT, "server": server.name, "name": name})
+
+
+async def set_facts(transaction: Transaction, name: str, facts: Mapping[str, object]) -> None:
+    """Store how the server authorizes by now."""
+    await transaction.execute(_FACTS, {"tenant": TENANT, "name": name, "facts": json.dumps(facts)})
 
 
 async def set_disabled(transaction: Transaction, name: str, *, is_disabled: bool) -> bool:

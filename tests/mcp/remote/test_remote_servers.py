@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
-from providers.remote.authorization import AuthorizationUnknown, _read_registration
+from providers.outbound.addresses import AddressPolicy
+from providers.remote.authorization import _read_registration
 from server.administration.actor import ChangeRefused
 from server.portal.connect import NEW_ACCOUNT
 from server.remote import servers
@@ -218,15 +220,24 @@ async def test_where_secrets_end_the_vault_registers_without_one(place: RemoteRo
     lasting, other = await place.add(metadata=methods)
     assert [one["token_endpoint_auth_method"] for one in other.registrations] == ["client_secret_post"]
     assert place.deployment.live.current.entered[lasting].client_secret
-    with pytest.raises(ChangeRefused, match="for a time only"):
-        await place.add(secret_ends=end, metadata={"token_endpoint_auth_methods_supported": ["client_secret_post"]})
 
 
-def test_a_registration_for_a_time_only_is_refused() -> None:
+def test_a_registration_says_when_its_secret_ends_and_where_it_is_renewed() -> None:
     about = {"client_id": "a", "client_secret": "made-up", "token_endpoint_auth_method": "client_secret_post"}
-    assert _read_registration({**about, "client_secret_expires_at": 0}, "none").client_id == "a"
-    with pytest.raises(AuthorizationUnknown, match="--client-id"):
-        _read_registration({**about, "client_secret_expires_at": 1_900_000_000}, "none")
+    place = {"registration_client_uri": "https://as.example/register/a", "registration_access_token": "manage"}
+    read = partial(_read_registration, wanted="none", policy=AddressPolicy(), at="https://as.example/register")
+    assert read({**about, "client_secret_expires_at": 0}).ends_at is None
+    found = read({**about, **place, "client_secret_expires_at": 1_900_000_000})
+    assert (found.ends_at, found.management_url) == (1_900_000_000, place["registration_client_uri"])
+    assert found.management_token == "manage"
+    assert "manage" not in repr(found).replace("management_url", "")
+    for wrong in (
+        {"registration_client_uri": "https://other.example/register/a"},
+        {"registration_client_uri": "http://as.example/register/a"},
+        {"registration_access_token": "two words"},
+        {"registration_access_token": ""},
+    ):
+        assert read({**about, **place, **wrong}).management_url == "", wrong
 
 
 async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: RemoteRoom) -> None:

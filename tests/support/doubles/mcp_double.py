@@ -68,6 +68,9 @@ class RemoteDouble:
     token_requests: list[dict[str, str]] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
     registrations: list[dict[str, Any]] = field(default_factory=list)
+    renewed_end: int | None = None  # of the secret that PUT makes; None: nothing is renewed
+    managed: list[str] = field(default_factory=list)  # methods at the client configuration endpoint
+    secrets: dict[str, str] = field(default_factory=dict)  # by client ID, the one that works
     tokens: dict[str, dict[str, str]] = field(default_factory=dict)
     refreshing: dict[str, dict[str, str]] = field(default_factory=dict)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -128,8 +131,31 @@ class RemoteSite:
         if about["token_endpoint_auth_method"] == "none":
             return JSONResponse({**about, "client_id": f"client-{len(server.registrations)}"}, status_code=201)
         made = {**about, "client_id": f"client-{len(server.registrations)}", "client_secret": "made-up-" + "s" * 24}
+        if server.renewed_end is not None:
+            made |= {"registration_client_uri": f"{server.base}/register/{made['client_id']}"}
+            made |= {"registration_access_token": "manage-" + made["client_id"]}
+        server.secrets[made["client_id"]] = made["client_secret"]
         made |= {"client_secret_expires_at": server.secret_ends} if server.secret_ends else {}
         return JSONResponse(made, status_code=201)
+
+    async def manage(self, request: Request) -> Response:
+        """The client configuration endpoint (RFC 7592 §2)."""
+        server, client = self.of(request), request.path_params["client"]
+        server.managed.append(request.method)
+        if request.headers.get("authorization") != f"Bearer manage-{client}":
+            return Response(status_code=401)
+        if request.method == "DELETE":
+            return Response(status_code=204)
+        about = server.registrations[int(client.rpartition("-")[2]) - 1]
+        shown = {**about, "client_id": client, "client_secret_expires_at": server.secret_ends}
+        if request.method == "GET":
+            return JSONResponse(shown)
+        sent = await request.json()
+        assert not {"registration_access_token", "client_secret_expires_at"} & sent.keys()
+        assert sent["redirect_uris"] == about["redirect_uris"]
+        server.secrets[client] = "renewed-" + "s" * 24
+        end = {"client_secret_expires_at": server.renewed_end}
+        return JSONResponse({**shown, **end, "client_secret": server.secrets[client]})
 
     async def authorize(self, request: Request) -> Response:
         server, asked = self.of(request), dict(request.query_params)
@@ -219,6 +245,7 @@ class RemoteSite:
             Route("/.well-known/oauth-protected-resource/{name}/mcp", self.protected),
             Route("/{name}/.well-known/openid-configuration", self.metadata),
             Route("/{name}/register", self.register, methods=["POST"]),
+            Route("/{name}/register/{client}", self.manage, methods=["GET", "PUT", "DELETE"]),
             Route("/{name}/authorize", self.authorize),
             Route("/{name}/token", self.token, methods=["POST"]),
             Route("/{name}/revoke", self.revoke, methods=["POST"]),

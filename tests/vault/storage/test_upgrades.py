@@ -74,6 +74,7 @@ PUBLISHED = {
     "0045_mcp_decisions.sql": "a4137e853eee164326c48716c263978638a2fe39281b1ff26b18bab6d35c1cd4",
     "0046_imported_apis.sql": "3a1d40959972775dd35c9de021b4777f6c4ce3c75ee66af775f0a80925095800",
     "0047_import_decisions.sql": "e2afeaf649f01429f503f22338fb75da1e757668638d136f8587dfcc8cdf0312",
+    "0048_client_renewals.sql": "9f9a815bc4ad0cdc55eeb89ea6b994ec4a42c193ed9631e35018caa832f70af2",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

@@ -1,0 +1,138 @@
+"""Renew the vault's dynamic registrations at MCP servers of others before their secrets end (RFC 7592).
+
+A renewed client is the same, so accounts stay connected. Where its server renews nothing, the vault registers anew at
+the end: each account's next refresh is then refused, which tells its person to connect it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from providers.definitions.remote import RemoteAuthorization, authorization_of
+from providers.remote.authorization import (
+    AuthorizationUnknown,
+    RemoteRegistration,
+    end_registration,
+    find_authorization,
+    register,
+    renew,
+)
+from server.connecting.provider_authorization import callback_url
+from server.deployment import Deployment
+from vault import registrations
+from vault.audit import audit
+from vault.mcp import servers
+from vault.mcp.servers import McpServer
+from vault.records import Event
+from vault.refusals import CiphertextRejected
+from vault.registrations import ClientRenewal, EnteredRegistration, StoredRegistration
+
+_LAST: Final = 3600  # seconds before the end in which the vault registers anew, where nothing renews its client
+logger = logging.getLogger("token_vault.remote")
+
+
+def entered_of(client: RemoteRegistration) -> EnteredRegistration:
+    """Our client, as the vault stores it."""
+    renewal = ClientRenewal(client.ends_at, client.management_url, client.management_token)
+    return EnteredRegistration(client.client_id, client.client_secret, renewal=renewal)
+
+
+async def renew_due(deployment: Deployment, due: Sequence[StoredRegistration]) -> None:
+    """Renew these, one after the other; a server that can't be asked is asked again after a while."""
+    now = deployment.now()
+    for stored in due:
+        server = await servers.get_server(deployment.database, stored.provider)
+        if server is None:
+            continue
+        async with deployment.transaction() as transaction:
+            if not await registrations.claim_renewal(transaction, stored, now=now):
+                continue
+        try:
+            await _renew(deployment, server, stored)
+        except (AuthorizationUnknown, CiphertextRejected) as error:
+            logger.warning(
+                "a registration at an MCP server wasn't renewed",
+                extra={"provider": stored.provider, "cause": str(error), "ends_at": stored.secret_ends_at},
+            )
+
+
+async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegistration) -> None:
+    facts = authorization_of(server.facts)
+    if not isinstance(facts, RemoteAuthorization):
+        return
+    known = await _client_there(deployment, facts, stored)
+    policy = deployment.http.policy
+    client = await renew(known, deployment.http, policy=policy) if known.management_url else None
+    if client is not None:
+        await _store(deployment, server, stored, client, facts, kind="mcp_server.client_renewed")
+        return
+    if stored.secret_ends_at is None or deployment.now() < stored.secret_ends_at - _LAST:
+        return
+    found = await find_authorization(server.url, deployment.http, policy=policy, issuer=facts.authorization_server)
+    if found.registration_url is None:
+        raise AuthorizationUnknown("its authorization server no longer registers clients by itself")
+    client = await register(found, callback_url(deployment, server.name), deployment.http, policy=policy)
+    changed = replace(found.facts, client_auth=client.client_auth)
+    await _store(deployment, server, stored, client, changed, kind="mcp_server.client_replaced")
+
+
+async def _client_there(
+    deployment: Deployment, facts: RemoteAuthorization, stored: StoredRegistration
+) -> RemoteRegistration:
+    opened = await registrations.open_registration(deployment.database, deployment.keys, stored)
+    place = await registrations.open_renewal(deployment.database, deployment.keys, stored)
+    return RemoteRegistration(
+        stored.client_id, opened.client_secret, facts.client_auth, place.ends_at, place.url, place.token
+    )
+
+
+async def _store(
+    deployment: Deployment,
+    server: McpServer,
+    stored: StoredRegistration,
+    client: RemoteRegistration,
+    facts: RemoteAuthorization,
+    *,
+    kind: str,
+) -> None:
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        kept = await registrations.save_registration(
+            transaction,
+            deployment.keys,
+            entered_of(client),
+            provider=server.name,
+            by=stored.changed_by,
+            now=now,
+            known=stored,
+        )
+        if kept is None:  # an admin changed it meanwhile
+            return
+        await servers.set_facts(transaction, server.name, facts.facts())
+        details: dict[str, object] = {"provider": server.name, "client": client.client_id}
+        await audit.append(transaction, Event(kind, details=details), now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+
+
+async def registration_there(
+    deployment: Deployment, server: McpServer, stored: StoredRegistration
+) -> RemoteRegistration | None:
+    """Our client, while it can be opened, if it is one that the vault can end there."""
+    facts = authorization_of(server.facts)
+    if stored.sealed_renewal is None or not isinstance(facts, RemoteAuthorization):
+        return None
+    try:
+        return await _client_there(deployment, facts, stored)
+    except CiphertextRejected:
+        return None
+
+
+async def end_client(deployment: Deployment, client: RemoteRegistration) -> None:
+    """Tell its authorization server that the vault's client is gone, where it can be told."""
+    try:
+        await end_registration(client, deployment.http, policy=deployment.http.policy)
+    except AuthorizationUnknown as error:
+        logger.info("a registration wasn't ended", extra={"cause": str(error)})

@@ -1,0 +1,108 @@
+"""Registrations whose secrets end: renewed before, registered anew at the end, and never silently lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.administration.actor import ChangeRefused
+from server.administration.declaration import parse_declaration
+from server.remote import keeping, servers
+from server.remote.declared import plan
+from server.remote.servers import EnteredClient, NewServer
+from tests.mcp.remote.remote_room import RemoteRoom, text
+from vault import registrations
+from vault.audit import audit
+from vault.registrations import StoredRegistration
+
+POST = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+DAY = 86_400
+
+
+async def stored(place: RemoteRoom, name: str) -> StoredRegistration:
+    found = await registrations.get_registration(place.deployment.database, name)
+    assert found is not None
+    return found
+
+
+async def kinds(place: RemoteRoom, name: str) -> list[str]:
+    events = await audit.list_events(place.deployment.database, limit=100, newest_first=True)
+    return [one.kind for one in events if one.details.get("provider") == name and "client" in one.kind]
+
+
+async def test_a_client_is_renewed_before_its_secret_ends_and_accounts_stay(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    name, double, agent = await place.ready(metadata=POST, secret_ends=now - 100, renewed_end=now + 90 * DAY)
+    first = await stored(place, name)
+    assert b"manage-client-1" not in (first.sealed_renewal or b"")
+    await keeping.STEP.work(place.deployment)
+    assert double.managed == ["GET", "PUT"]
+    entered = place.deployment.live.current.entered[name]
+    assert (entered.client_id, entered.client_secret) == ("client-1", double.secrets["client-1"])
+    assert (await stored(place, name)).secret_ends_at == now + 90 * DAY
+    assert await kinds(place, name) == ["mcp_server.client_renewed"]
+    double.end_tokens()
+    looked = await place.look(name, agent)
+    assert not looked.is_error, text(looked)
+    assert double.token_requests[-1]["grant_type"] == "refresh_token"
+    assert double.token_requests[-1]["client_secret"] == double.secrets["client-1"]
+    await keeping.STEP.work(place.deployment)
+    assert double.managed == ["GET", "PUT"], "it isn't due again"
+
+
+async def test_where_nothing_renews_it_the_vault_registers_anew_at_the_end(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    name, double, agent = await place.ready(metadata=POST, secret_ends=now - 100)
+    double.secret_ends = now + 90 * DAY
+    await keeping.STEP.work(place.deployment)
+    assert len(double.registrations) == 2
+    assert place.deployment.live.current.entered[name].client_id == "client-2"
+    assert await kinds(place, name) == ["mcp_server.client_replaced"]
+    double.end_tokens()
+    double.refreshing.clear()  # they were the old client's
+    await place.look(name, agent)
+    assert "connection.needs_reauth" in await all_kinds(place, name)
+
+
+async def all_kinds(place: RemoteRoom, name: str) -> list[str]:
+    await place.deployment.activity.settle()
+    events = await audit.list_events(place.deployment.database, limit=100, newest_first=True)
+    return [one.kind for one in events if one.details.get("provider") == name]
+
+
+async def test_a_secret_that_lives_on_is_left_alone(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    name, double = await place.add(metadata=POST, secret_ends=now + 3 * DAY, renewed_end=now + 90 * DAY)
+    await keeping.STEP.work(place.deployment)
+    assert (double.managed, len(double.registrations)) == ([], 1)
+    kept = await stored(place, name)
+    assert kept.renew_at is not None
+    assert now + DAY < kept.renew_at < now + 3 * DAY
+    async with place.deployment.transaction() as transaction:
+        assert await registrations.claim_renewal(transaction, kept, now=now)
+        assert not await registrations.claim_renewal(transaction, kept, now=now), "another process is at it"
+
+
+async def test_a_removed_server_is_told_that_the_client_is_gone(place: RemoteRoom) -> None:
+    name, double = await place.add(metadata=POST, renewed_end=0)
+    await servers.remove(place.operator, name)
+    assert double.managed == ["DELETE"]
+
+
+async def test_a_server_that_says_no_methods_takes_a_public_client(place: RemoteRoom) -> None:
+    client = EnteredClient("public-1")
+    silent = place.site.add("silent", metadata={"token_endpoint_auth_methods_supported": []})
+    added = await servers.add(place.operator, NewServer("silent", silent.url, client=client))
+    assert added.facts["client_auth"] == "none"
+    strict = place.site.add("strict", metadata=POST)
+    with pytest.raises(ChangeRefused, match="takes no client without a secret"):
+        await servers.add(place.operator, NewServer("strict", strict.url, client=client))
+
+
+async def test_a_declared_issuer_is_compared_with_the_one_that_was_found(place: RemoteRoom) -> None:
+    double = place.site.add("issued", metadata={"authorization_response_iss_parameter_supported": False})
+    await servers.add(place.operator, NewServer("issued", double.url))
+    same = {"url": double.url, "issuer": double.base}
+    assert await plan(place.operator, parse_declaration({"mcp_servers": {"issued": same}})) == ()
+    other = parse_declaration({"mcp_servers": {"issued": {**same, "issuer": "https://other.example"}}})
+    with pytest.raises(ChangeRefused, match="authorization server can't change"):
+        await plan(place.operator, other)
