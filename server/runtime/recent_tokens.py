@@ -1,20 +1,28 @@
 """The tokens of tool calls, used again by calls that repeat a recent one for the same person, agent and account.
 
 The exchange decides by the rows of one read, and by the time. A call of the same tool for the same account makes this
-read too, and takes the token that the exchange opened a moment ago if all of it reads the same; its own event is
-durable first. Nothing that a revocation must reach is therefore cached. Everything else goes the whole way: refusals,
-what a person approves or an operator's rules judge, and tokens that are about to expire.
+read too, and takes the token of a moment ago if all of it reads the same; its own event is durable first. Nothing that
+a revocation must reach is therefore cached. The decision of each call is kept, but only its second call keeps the token
+opened. Everything else goes the whole way: refusals, what a person approves or an operator's rules judge, and tokens
+that are about to expire.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from server.runtime.recent import RecentDecisions
 from vault.audit.audit import Activity, format_details
-from vault.exchange.exchange import ExchangeRequest, UpstreamToken, Vault, exchange, exchange_event, hash_arguments
+from vault.exchange.exchange import (
+    ExchangeRequest,
+    UpstreamToken,
+    Vault,
+    exchange,
+    exchange_event,
+    hash_arguments,
+    open_again,
+)
 from vault.refresh import accounts
 from vault.refusals import VaultError
 from vault.spans import span
@@ -22,7 +30,6 @@ from vault.spans import span
 if TYPE_CHECKING:
     from vault.exchange.recent import Basis
     from vault.records import Event
-    from vault.storage.database import Row, Value
 
 KEPT: Final = 60  # seconds: a conversation with several calls a minute repeats them
 _MOST: Final = 4096  # as many as there are connection keys in memory, which open the same tokens for longer
@@ -30,14 +37,22 @@ _MOST: Final = 4096  # as many as there are connection keys in memory, which ope
 _Key = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownToken:
-    """A token, the parameters of the read behind it, and its event but for the arguments of a call."""
+@dataclass(slots=True)
+class _OpenedToken:
+    """A token, and its event but for the arguments of a call."""
 
     token: UpstreamToken
-    parameters: Mapping[str, Value] = field(repr=False)
     event: Event
     details: str
+
+
+@dataclass(slots=True)
+class _KnownToken:
+    """A decision without what it opened, and its basis; the opened token once a call repeated it."""
+
+    token: UpstreamToken
+    basis: Basis
+    opened: _OpenedToken | None = None
 
 
 class RecentTokens:
@@ -55,32 +70,30 @@ class RecentTokens:
         known = self._recent.find(key, now=now)
         if known is not None:
             with span("exchange", provider=request.provider):
-                rows = await accounts.look(vault.database, known.decided.parameters)
-                if self._recent.is_current(key, _facts(vault, request.provider, rows)):
-                    await _record(known.decided, hash_arguments(call, vault=vault), activity=vault.activity)
-                    return known.decided.token
-        if not self._recent.is_repeated(key):
-            return await exchange(request, vault=vault, now=now)
+                rows = await accounts.look(vault.database, known.decided.basis.parameters)
+                facts = (*_settings(vault, request.provider), rows)
+                if self._recent.is_current(key, facts) and (opened := await _open(request, known.decided, vault=vault)):
+                    await _record(opened, hash_arguments(call, vault=vault), activity=vault.activity)
+                    return opened.token
+        settings = _settings(vault, request.provider)
         token = await exchange(replace(request, is_kept=True), vault=vault, now=now)
-        basis, token = token.basis, replace(token, basis=None)
-        if basis is not None and not token.approval:
-            await self._keep(key, request, token, basis, vault=vault, now=now)
+        if (basis := token.basis) is not None and not token.approval:
+            kept = _KnownToken(replace(token, value="", entered="", basis=None), basis)
+            ends = (basis.until, basis.token.ageing_at)  # from then on each call sees to the next token
+            self._recent.keep(key, kept, facts=(*settings, basis.rows), ends=ends, now=now)
         return token
 
-    async def _keep(
-        self, key: _Key, request: ExchangeRequest, token: UpstreamToken, basis: Basis, *, vault: Vault, now: int
-    ) -> None:
-        """Keep it, if what its decision rests on still reads the same."""
-        rows = await accounts.look(vault.database, basis.parameters)
+
+async def _open(request: ExchangeRequest, known: _KnownToken, *, vault: Vault) -> _OpenedToken | None:
+    """The opened token of a decision that holds; None if it doesn't open."""
+    if known.opened is None:
         try:
-            if accounts.check_rows(rows, basis.wanted) != basis.accounts:
-                return
-        except VaultError:  # it ended since
-            return
+            token = await open_again(known.token, known.basis, vault=vault)
+        except VaultError:
+            return None  # the exchange says why
         event = exchange_event(replace(request, call=None), token, vault=vault)
-        known = _KnownToken(token, basis.parameters, event, format_details(event.details))
-        ends = (basis.until, basis.token.ageing_at)  # from then on each call sees to the next token
-        self._recent.keep(key, known, facts=_facts(vault, request.provider, rows), ends=ends, now=now)
+        known.opened = _OpenedToken(token, event, format_details(event.details))
+    return known.opened
 
 
 def _is_plain(request: ExchangeRequest) -> bool:
@@ -88,11 +101,12 @@ def _is_plain(request: ExchangeRequest) -> bool:
     return not (request.item or request.connection_id or request.event or request.details or request.wire)
 
 
-def _facts(vault: Vault, provider: str, rows: Sequence[Row]) -> Sequence[object]:
-    return (vault.policies.get(provider), vault.upstreams.get(provider), rows)
+def _settings(vault: Vault, provider: str) -> tuple[object, object]:
+    """What an exchange with the provider rests on beside the rows."""
+    return vault.policies.get(provider), vault.upstreams.get(provider)
 
 
-async def _record(known: _KnownToken, arguments: str, *, activity: Activity) -> None:
+async def _record(known: _OpenedToken, arguments: str, *, activity: Activity) -> None:
     """Record this use, with the arguments' hash."""
     details = f'{known.details[:-1]},"arguments_hash":"{arguments}"}}'
     await activity.record(known.event, details=details)

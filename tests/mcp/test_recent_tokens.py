@@ -6,20 +6,24 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from server.oauth import tokens
-from server.runtime.recent_tokens import KEPT
+from server.runtime.recent_tokens import KEPT, RecentTokens
 from tests.conftest import Store
 from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
+from vault.approvals.approvals import ToolCall
 from vault.audit import audit
 from vault.connections import ACCESS_TOKEN
+from vault.exchange.exchange import ExchangeRequest
 from vault.records import Connection, Event
 from vault.refresh import rotation
+from vault.refusals import VaultError
 from vault.spans import KEY_USES
 
 POST = {"channel": "#general", "text": "hello"}
@@ -37,6 +41,12 @@ class CallingAgent:
     agent: Agent
     connection: Connection
     http: httpx2.AsyncClient
+
+    @property
+    def wanted(self) -> ExchangeRequest:
+        """What a call asks of the exchange."""
+        call = ToolCall("slack_post", arguments=lambda: POST)
+        return ExchangeRequest(self.agent.principal, "slack", SLACK, purpose="slack_post", call=call)
 
     async def post(self, **arguments: str) -> httpx2.Response:
         called = modern("tools/call", {"name": "slack_post", "arguments": POST | arguments})
@@ -108,6 +118,34 @@ async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stor
     assert before.details["arguments_hash"] == found[0].details["arguments_hash"] != last.details["arguments_hash"]
     assert len({event.details["request_id"] for event in found}) == len(found)
     await audit.verify(one.place.vault.deployment.database)
+
+
+async def test_only_the_second_call_keeps_the_token_opened(one: CallingAgent) -> None:
+    deployment, kept = one.place.vault.deployment, RecentTokens()
+    opened: list[int] = []
+    for _ in range(4):
+        before = KEY_USES[ACCESS_TOKEN, "open"]
+        await kept.exchange(one.wanted, vault=deployment.vault, now=deployment.now())
+        opened.append(KEY_USES[ACCESS_TOKEN, "open"] - before)
+    assert opened == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("is_same_ring", [True, False], ids=["the vault's keys", "other keys"])
+async def test_a_decision_whose_token_opens_no_more_is_refused_and_reported_as_any_other(
+    one: CallingAgent, tmp_path: Path, is_same_ring: bool
+) -> None:
+    deployment, kept = one.place.vault.deployment, RecentTokens()
+    vault = deployment.vault
+    await kept.exchange(one.wanted, vault=vault, now=deployment.now())
+    async with room(tmp_path / "data") as other:
+        keys = vault.keys if is_same_ring else other.vault.deployment.keys
+        refused = None
+        try:
+            await kept.exchange(one.wanted, vault=replace(vault, keys=keys), now=deployment.now())
+        except VaultError as error:
+            refused = error.code
+    found = [event.kind for event in await read_events(deployment) if event.user_id == one.ids["user_id"]]
+    assert (refused, found.count("exchange.refused")) == ((None, 0) if is_same_ring else ("key_unavailable", 1))
 
 
 async def test_a_minute_later_the_exchange_decides_again(one: CallingAgent) -> None:
@@ -225,10 +263,13 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize("is_opened", [False, True], ids=["after one call", "after several"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-async def test_what_ended_between_two_calls_is_not_outlived(one: CallingAgent, change: Change) -> None:
-    await one.repeat()
-    assert await one.opens() == 0, "the same call goes through where nothing has changed"
+async def test_what_ended_between_two_calls_is_not_outlived(one: CallingAgent, change: Change, is_opened: bool) -> None:
+    assert await one.opens() > 0
+    if is_opened:
+        await one.repeat()
+        assert await one.opens() == 0, "the same call goes through where nothing has changed"
     posts = len(one.place.simulator.books()["posts"])
     await change(one)
     assert not is_done(await one.post())

@@ -24,7 +24,7 @@ from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, sett
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, Narrowing, format_scope
 from vault.refresh import company, leases, rotation
-from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken, read_accounts
+from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken, check_rows, look, parameters_of
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refresh.spending import NarrowingRefused, open_refresh_token
@@ -93,7 +93,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     arrived, is_healed = 0, False
     answered: PolicyAnswer | None = None
     for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
-        accounts = await read_accounts(vault.database, wanted)
+        rows = await look(vault.database, parameters_of(wanted))
+        accounts = check_rows(rows, wanted)
         try:
             held, made = choose(request, accounts, policy=known_policy, ceiling=known_policy.operator_scopes, now=now)
         except ConnectionRequired as refusal:
@@ -135,7 +136,9 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             rotation.keep_fresh(vault, held, token, request=following, now=now)
             basis: Basis | None = None
             if request.is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
-                basis = basis_of(wanted, accounts, held, token=token, request=following, now=now)
+                basis = basis_of(
+                    wanted, accounts, held, rows=rows, token=token, purpose=purpose, request=following, now=now
+                )
             return UpstreamToken(
                 value,
                 made.scopes,
@@ -375,10 +378,7 @@ def _approval_event(kind: str, request: ExchangeRequest, held: HeldAccount, deta
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
     """Open a token of this row; refuse a ciphertext that does not belong here, with an event of its own."""
     try:
-        key = held.key(vault.keys)
-        return key.open(
-            token.sealed, purpose=purpose, provider=held.provider, account=held.account, generation=token.generation
-        )
+        return _unseal(vault, held, token=token, purpose=purpose)
     except CiphertextRejected:
         log.error("token does not open", extra={"connection": held.id})  # noqa: TRY400  the trace would add nothing
         details = {"provider": held.provider, "account": held.label, "column": purpose.partition(":")[0]}
@@ -392,6 +392,22 @@ async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: s
             )
         )
         raise
+
+
+def _unseal(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
+    return held.key(vault.keys).open(
+        token.sealed, purpose=purpose, provider=held.provider, account=held.account, generation=token.generation
+    )
+
+
+async def open_again(token: UpstreamToken, basis: Basis, *, vault: Vault) -> UpstreamToken:
+    """The token of an earlier decision, opened anew; `basis.rows` were read again just now.
+
+    Raises VaultError if it doesn't open, which the exchange reports.
+    """
+    policy = vault.policy_of(basis.held.provider, basis.held.renewed_by)
+    value = _unseal(vault, basis.held, token=basis.token, purpose=basis.purpose)
+    return replace(token, value=value, entered=await _open_entered(vault, basis.held, policy=policy))
 
 
 def exchange_event(request: ExchangeRequest, token: UpstreamToken, *, vault: Vault) -> Event:

@@ -1,7 +1,8 @@
 """The facts behind an exchange, so that the next identical one can see that none of them changed.
 
 The decision is a function of the client's row, the rows of `vault.refresh.accounts` and the time. One read returns all
-of these rows. This module keeps nothing; a caller that keeps a decision must check the rows before each use.
+of these rows, or all but the client's columns: those are in `Basis.rows`, as the decision found them. This module keeps
+nothing; a caller that keeps a decision must check the rows before each use.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """The accounts that an exchange found, and the token that it opened.
+    """The accounts that an exchange found, and the token that it opened, sealed for `purpose`.
 
     While the same rows are found, the decision is the same, up to `until`. `request` asks for the token after it.
+    `rows` are those of `accounts.look` with `parameters`.
     """
 
     wanted: AccountQuery
     accounts: tuple[HeldAccount, ...]
     held: HeldAccount
     token: HeldToken
+    purpose: str
     request: UpstreamTokenRequest
     until: int | None
     parameters: Mapping[str, Value] = field(repr=False)
+    rows: Sequence[Row] = field(repr=False)
 
     def keep_fresh(self, vault: Vault, *, now: int) -> None:
         """Arrange for the token in use to be replaced before it expires."""
@@ -47,7 +51,9 @@ def basis_of(
     found: tuple[HeldAccount, ...],
     held: HeldAccount,
     *,
+    rows: Sequence[Row],
     token: HeldToken,
+    purpose: str,
     request: UpstreamTokenRequest,
     now: int,
 ) -> Basis:
@@ -58,7 +64,7 @@ def basis_of(
     if token.good_until is not None:
         ends.append(token.good_until)
     parameters = accounts.parameters_of(wanted)
-    return Basis(wanted, found, held, token, request, min(ends, default=None), parameters)
+    return Basis(wanted, found, held, token, purpose, request, min(ends, default=None), parameters, rows)
 
 
 async def look(reader: Reader, basis: Basis) -> Sequence[Row]:
