@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from server.telemetry.export import Telemetry
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
+ENTRIES_PER_HOUR: Final = 20  # credentials of one person tried out at a service
 
 
 class Pages:
@@ -83,7 +84,7 @@ class Deployment:
     drain: Drain = field(default_factory=Drain)
     pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
-    entries: Budgets = field(default_factory=lambda: Budgets(20, window=HOUR))  # credentials tried out at a service
+    entries: Budgets = field(default_factory=lambda: Budgets(ENTRIES_PER_HOUR, window=HOUR))
     token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client

@@ -2,7 +2,8 @@
 
 `reference_pages` writes them. Endpoints come from the routes and the first paragraph of what answers each, errors from
 `server.commands.errors.texts`, packages from pyproject.toml and the comments there, folders and scenarios from their
-docstrings, metrics from their descriptions, and the fields of tool files from their schema.
+docstrings, metrics from their descriptions, the figures of limits from what enforces them, and the fields of tool files
+from their schema.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from server.settings import Settings
 from server.telemetry.gauges import GAUGES, READ_COUNTS
 from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
+from tests.generating import limits
 from tests.generating.documented import PAGES, ROOT, plain
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
@@ -286,6 +288,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "guides": _guides,
     "index": _index,
     "scenarios": _scenarios,
+    "limits of a process": lambda: limits.listed(limits.IN_EACH_PROCESS),
+    "limits in the database": lambda: limits.listed(limits.IN_THE_DATABASE),
     "metrics": _metrics,
     "fields of tools": lambda: _fields(TOOL),
     "fields of arguments": lambda: _fields(ARGUMENT),
