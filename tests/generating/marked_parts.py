@@ -38,7 +38,7 @@ from server.settings import Settings
 from server.telemetry.gauges import GAUGES, READ_COUNTS
 from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
-from tests.generating import limits
+from tests.generating import alerts, limits, tested
 from tests.generating.documented import PAGES, ROOT, plain
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
@@ -267,6 +267,15 @@ def _moved() -> dict[str, str]:
     return moved
 
 
+def _decisions() -> str:
+    """The records, by their titles."""
+    lines: list[str] = []
+    for page in sorted((ROOT / "docs/development/decisions").glob("0*.md")):
+        title = page.read_text(encoding="utf-8").partition("\n")[0].partition(". ")[2]
+        lines.append(f"- [{title}]({page.name})\n")
+    return "".join(lines)
+
+
 def _packages() -> str:
     """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
@@ -291,6 +300,10 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "limits of a process": lambda: limits.listed(limits.IN_EACH_PROCESS),
     "limits in the database": lambda: limits.listed(limits.IN_THE_DATABASE),
     "metrics": _metrics,
+    "runbook": alerts.runbook,
+    "tested against": lambda: _table(("Providers", "Against", "What", "Where"), tested.rows()),
+    "tools that emulate lacks": tested.lacking,
+    "decisions": _decisions,
     "fields of tools": lambda: _fields(TOOL),
     "fields of arguments": lambda: _fields(ARGUMENT),
     "fields of outputs": lambda: _fields(OUTPUT),

@@ -1,0 +1,129 @@
+"""The parts of docs/evidence/tested-against.md: what was played by what, and which tests did it.
+
+Versions, the providers of `emulate`, and the tools that it lacks come from what the tests install and say; a path that
+doesn't exist is an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.generating import github
+from tests.generating.documented import ROOT
+from tests.support.foreign import emulated
+
+_TOOLSET: Final = "tests/providers/tools/test_toolset.py"
+_FOREIGN: Final = "tests/journeys/foreign"
+_OWN: Final = "a file of an operator's own"
+
+
+def rows() -> Iterator[tuple[str, str, str, str]]:
+    """Providers, what played them, what was tried, and the tests."""
+    yield (
+        "`slack`, `google`",
+        "the sandbox (`providers/simulator`), written from their documentation",
+        "every tool, the whole life, faults",
+        _paths(
+            "tests/providers/tools/test_providers_tools.py",
+            _TOOLSET,
+            "tests/providers/simulator/test_providers_simulator.py",
+            "tests/mcp/test_mcp_journeys.py",
+        ),
+    )
+    yield (
+        "`github`, `microsoft`, `notion`, `linear`, `atlassian`, `hubspot`, `salesforce`, `facebook`",
+        "the simulator's faces of these services",
+        "every tool",
+        _paths(_TOOLSET),
+    )
+    yield (
+        "`google`, `github`",
+        (
+            f"their published descriptions: {_python('google-api-python-client')} (Calendar, Drive, Gmail), "
+            f"`@octokit/openapi` {_octokit()}"
+        ),
+        "every simulated answer: types, no member missing or undescribed",
+        _paths("tests/providers/simulator/test_simulator_answers.py"),
+    )
+    yield (
+        "`asana`, `digitalocean`, `figma`, `pagerduty`",
+        "the OpenAPI documents in their own repositories",
+        "request rules; every tool, against the document's example or one made of its schema",
+        _paths("tests/providers/test_openapi_rules.py", _TOOLSET),
+    )
+    yield (
+        _names(emulated.NAMES),
+        f"{_node('emulate')} by Vercel Labs",
+        "connecting, refresh, disconnecting, tools",
+        _paths(f"{_FOREIGN}/test_foreign_services.py"),
+    )
+    yield (
+        "every file",
+        "the simulator's OAuth servers, a mode for each service",
+        "the life of a connection, and a wrong value for each field",
+        _paths("tests/providers/test_provider_check.py", "tests/providers/test_provider_fields.py"),
+    )
+    yield (
+        _OWN,
+        f"{_node('oidc-provider')} by Filip Skokan: rotation, reuse ends the grant",
+        "the whole life, killed processes, a stolen token",
+        _paths(f"{_FOREIGN}/test_foreign_provider.py"),
+    )
+    yield (
+        _OWN,
+        f"{_python('django-oauth-toolkit')}: the same, and narrowing on refresh shrinks the grant",
+        "the whole life, a stolen token, and that the grant is never shrunk",
+        _paths(f"{_FOREIGN}/test_foreign_django.py"),
+    )
+    yield (
+        "all with tools",
+        "60 written requests to an agent (`tests/mcp/tool_requests.toml`)",
+        (
+            "`find_tools` has a right tool among the first five for 30 of 30 used to tune it and 29 of 30 held out (by "
+            "the same author)"
+        ),
+        _paths("tests/providers/tools/test_tool_search.py"),
+    )
+    yield (
+        "any",
+        "scripted HTTP servers",
+        "answers that are cut, huge, slow, HTML, or lie",
+        _paths(
+            "tests/providers/test_providers_oauth.py",
+            "tests/providers/test_providers_api.py",
+            "tests/providers/test_http_outbound.py",
+        ),
+    )
+
+
+def lacking() -> str:
+    """Tools that couldn't run at `emulate`."""
+    found: Any = importlib.import_module("tests.journeys.foreign.test_foreign_services")
+    return f"{_names(found.LACKING)}\n"
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _paths(*paths: str) -> str:
+    assert all((ROOT / path).is_file() for path in paths), paths
+    return _names(paths)
+
+
+def _python(name: str) -> str:
+    return f"`{name}` {importlib.metadata.version(name)}"
+
+
+def _node(name: str) -> str:
+    wanted = json.loads((ROOT / "tests/node/package.json").read_text(encoding="utf-8"))["dependencies"]
+    return f"`{name}` {wanted[name]}"
+
+
+def _octokit() -> str:
+    source: str = json.loads(github.ANSWERS.read_text(encoding="utf-8"))["source"]
+    return source.partition("@octokit/openapi ")[2]
