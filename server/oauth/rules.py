@@ -12,7 +12,14 @@ from vault.records import Client, parse_scope
 
 MCP_PATHS: Final = ("/mcp", "/sse")
 
-SCOPES: Final = frozenset({"tools", "exchange", "connections", "openid", "offline_access"})
+SCOPE_MEANINGS: Final = {
+    "tools": "Call the MCP endpoints",
+    "connections": "See every connected account",
+    "offline_access": "Stay signed in, as clients that registered `refresh_token` do",
+    "openid": "ID token and `/userinfo`",
+    "exchange": "Use token exchange, if registered",
+}
+SCOPES: Final = frozenset(SCOPE_MEANINGS)
 # What ordinary use needs: named by the first challenge, and given to a client that asks for nothing in particular.
 ORDINARY_SCOPES: Final = frozenset({"tools", "connections"})
 EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client, or the API they are for, may exchange

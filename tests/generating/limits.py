@@ -26,6 +26,13 @@ IN_EACH_PROCESS: Final = {
     "fetches of documents and keys": "{providers.outbound.client.CALLS_PER_PEER} in flight, "
     "{providers.outbound.client.CALLS_PER_ACCOUNT} per address, {server.signatures.key_sets._FETCH_TIME} s each; keys "
     "of {server.signatures.key_sets._REMEMBERED} addresses are kept",
+    "calls in flight at a provider": "{providers.outbound.client.CALLS_PER_PEER}, "
+    "{providers.outbound.client.CALLS_PER_ACCOUNT} per "
+    "account; {vault.refresh.concurrency.PLACES} refreshes, {vault.refresh.concurrency.AHEAD} of them "
+    "without a waiting caller",
+    "MCP servers behind the vault": "{providers.remote.listing.MOST} tools each, in a list of "
+    "{providers.remote.listing.LONGEST_LIST:MiB}"
+    " MiB",
     "attempts to connect to PostgreSQL": "{vault.storage.postgres_attempts.AT_ONCE} at a time",
     "keys tried out at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
     "JSON to `/mcp` over {server.mcp.mcp_bodies._SMALL:KiB} KiB": "{server.mcp.mcp_bodies._MOST_NESTED} objects and "
@@ -50,6 +57,13 @@ IN_THE_DATABASE: Final = {
     "6 minutes; an hour",
     "sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts and "
     "{server.portal.openid._RETURNS_PER_MINUTE} returns a minute per address; kept 15 minutes",
+    "links to connect": "{server.connecting.links.LINKS} in {server.connecting.links.LIFETIME:minutes} minutes per "
+    "agent and "
+    "person",
+    "approvals that wait": "{vault.approvals.approvals.MOST_OPEN} per agent and person",
+    "access requests": "{vault.approvals.access_requests.MOST_OPEN} open and "
+    "{server.administration.access_requests.PER_DAY}"
+    " a day per person",
     "wrong passwords": "`sign_in.failures_per_account`, `sign_in.failures_per_address` in "
     "{server.sign_in.password.WINDOW:minutes} minutes; kept as events",
     "[signals](signals.md)": "`signals.transmitters.NAME.per_minute`; {server.signals.provider_webhooks._PER_MINUTE} "

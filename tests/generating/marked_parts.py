@@ -27,11 +27,15 @@ import server.oauth
 import server.portal
 import server.signals
 import vault
+from providers.tools.builtin import builtin_tools
 from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
 from server.api.document import SCOPE_TEXTS
 from server.auth0.problems import MeRoute
 from server.commands.errors import texts
+from server.mcp.offer.connections_spec import SPEC
+from server.mcp.offer.tool_list import size_of
+from server.oauth import rules
 from server.oauth.wire import Endpoint
 from server.remote import documents
 from server.settings import Settings
@@ -40,6 +44,7 @@ from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
 from tests.generating import alerts, limits, tested
 from tests.generating.documented import PAGES, ROOT, plain
+from tests.generating.shipped_tools import shipped
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
 _LINKS: Final = {
@@ -276,6 +281,22 @@ def _decisions() -> str:
     return "".join(lines)
 
 
+def _token_scopes() -> Iterator[tuple[str, str]]:
+    for name, text in rules.SCOPE_MEANINGS.items():
+        yield f"`{name}`", _linked(text)
+
+
+def _sizes_of_tools() -> str:
+    """What a model reads of the tools that are always listed, and of all."""
+    every = [*builtin_tools(), *shipped().values(), SPEC]
+    listed = [spec for spec in every if spec.provider in {"slack", "google", SPEC.provider}]
+    return (
+        f"The {len(listed)} that are always listed are about {round(size_of(listed), -2):,} characters of names, "
+        f"descriptions, and arguments; with every provider set up, {len(every)} are about "
+        f"{round(size_of(every), -2):,}.\n"
+    )
+
+
 def _packages() -> str:
     """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
@@ -300,6 +321,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "limits of a process": lambda: limits.listed(limits.IN_EACH_PROCESS),
     "limits in the database": lambda: limits.listed(limits.IN_THE_DATABASE),
     "metrics": _metrics,
+    "token scopes": lambda: _table(("Token scope", "Meaning"), _token_scopes()),
+    "sizes of tools": _sizes_of_tools,
     "runbook": alerts.runbook,
     "tested against": lambda: _table(("Providers", "Against", "What", "Where"), tested.rows()),
     "tools that emulate lacks": tested.lacking,
