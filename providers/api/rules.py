@@ -182,6 +182,11 @@ def header_changes_method(provider: Provider, name: str) -> bool:
     return provider.overrides is not None and name in provider.overrides.headers
 
 
+def judged_method(method: str) -> str:
+    """The method whose rules decide: HEAD is GET without the content of the answer (RFC 9110 §9.3.2)."""
+    return "GET" if method == "HEAD" else method
+
+
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
     """The rules for this method and path, whatever the parameters. `Rule.where` states what those must be.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from providers.api.rules import Payload
+from providers.api.rules import Payload, judged_method
 from providers.credentials.placing import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.proxy import refusals
@@ -54,8 +54,8 @@ class ProxyRequest:
 
     @property
     def judged_method(self) -> str:
-        """The method whose rules decide: HEAD is GET without the content of the answer (RFC 9110 §9.3.2)."""
-        return "GET" if self.method == "HEAD" else self.method
+        """The method whose rules decide."""
+        return judged_method(self.method)
 
 
 @dataclass(frozen=True, slots=True)

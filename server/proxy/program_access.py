@@ -286,15 +286,15 @@ class ProgramAccess:
 
     def _rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
         """The rules for the call as far as its address tells."""
-        path = call.path.removeprefix(address.path)
+        path, method = call.path.removeprefix(address.path), rules.judged_method(call.method)
         pairs = query_pairs(call.query)
-        found = rules.of_path(provider, api=address.api, method=call.method, path=path)
-        found = rules.of_query(provider, found, api=address.api, method=call.method, query=pairs)
+        found = rules.of_path(provider, api=address.api, method=method, path=path)
+        found = rules.of_query(provider, found, api=address.api, method=method, query=pairs)
         query: dict[str, object] = dict(pairs)
         return [
             rule
             for rule in found
-            if not rule.tells_secrets and _may_fit(rule, query, has_body=call.method not in {"GET", "DELETE"})
+            if not rule.tells_secrets and _may_fit(rule, query, has_body=method not in {"GET", "DELETE"})
         ]
 
     async def _question(self, found: Sequence[ApiAddress], call: WantedCall) -> Question:

@@ -131,6 +131,17 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
 
 
+@pytest.mark.parametrize(("method", "refused"), [("GET", ""), ("HEAD", ""), ("TRACE", "call_not_allowed")])
+async def test_head_is_judged_by_the_rules_of_get(room: ProgramRoom, method: str, refused: str) -> None:
+    found, call = calls("/repos/octo/hello")
+    async with room.access() as access:
+        choosing = access.choose(found, replace(call, method=method))
+        if refused:
+            assert await code_of(choosing) == refused
+        else:
+            assert (await choosing).connection_id == room.account.id
+
+
 async def test_questions_that_differ_are_asked_beside_each_other(room: ProgramRoom) -> None:
     await room.allow(frozenset())
     async with room.access(wait=120) as access:

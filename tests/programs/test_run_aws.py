@@ -37,6 +37,7 @@ async def test_aws_uses_an_account_whose_key_it_never_has(room: AwsRoom, tmp_pat
     (tmp_path / "given").write_text("hello")
     script = (
         "aws s3api put-object --bucket box --key one --body $HOME/given"
+        " && aws s3api head-object --bucket box --key one --query ContentLength"
         " && aws s3api get-object --bucket box --key one $HOME/taken; env | grep AWS_"
     )
     ran = await run_in(
