@@ -1,0 +1,34 @@
+"""What single rules and tools of shipped files keep closed, or say, because the provider decides more by other ways."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.api.rules import Call, allows
+from providers.definitions.catalog import load_catalog
+from tests.generating.shipped_tools import shipped
+
+
+def test_a_statement_in_snowflake_is_a_change_that_the_person_sees() -> None:
+    query, tables = shipped()["snowflake_query"], shipped()["snowflake_tables"]
+    assert (query.effect, tables.effect) == ("update", "read")
+    assert "statement" in query.presentation.texts
+
+
+def test_who_may_save_questions_in_metabase_is_shown_to_run_queries() -> None:
+    provider = load_catalog().provider("metabase")
+    run, save = Call("main", "POST", "/dataset"), Call("main", "POST", "/card")
+    assert not allows(provider, run, frozenset({"read"}))
+    assert not allows(provider, save, frozenset({"query"}))
+    assert allows(provider, save, frozenset({"write"}))
+    assert allows(provider, run, frozenset({"write"}))
+    assert "any query" in provider.scopes["write"].title
+
+
+@pytest.mark.parametrize(
+    ("author", "is_allowed"),
+    [("urn:li:person:Ab-1_x", True), ("urn:li:organization:1", False), (None, False)],
+)
+def test_a_post_on_linkedin_is_the_persons_own(author: str | None, *, is_allowed: bool) -> None:
+    call = Call("main", "POST", "/rest/posts", {"commentary": "Hello"} | ({} if author is None else {"author": author}))
+    assert allows(load_catalog().provider("linkedin"), call, frozenset({"w_member_social"})) is is_allowed
