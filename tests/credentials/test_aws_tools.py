@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from providers.api.api import RuleRefused, TokenRejected, UpstreamAPI, UpstreamUnavailable
+from providers.api.rules import Call, allows
 from providers.api.xml_answers import parse_xml
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from providers.definitions.model import Provider
@@ -72,12 +73,17 @@ async def call(place: tuple[ScriptedServer, Provider, Outbound], name: str, **ar
     return (await spec.call(api, spec.input.model_validate(arguments), silent)).model_dump()
 
 
-def botocore_s(service: str, operation: str, text: str) -> Any:
-    """The answer as botocore's model of the service reads it."""
+def service_model(service: str) -> Any:
+    """Botocore's model of a service."""
     loaders: Any = importlib.import_module("botocore.loaders")
     models: Any = importlib.import_module("botocore.model")
+    return models.ServiceModel(loaders.Loader().load_service_model(service, "service-2"), service)
+
+
+def botocore_s(service: str, operation: str, text: str) -> Any:
+    """The answer as botocore's model of the service reads it."""
     parsers: Any = importlib.import_module("botocore.parsers")
-    described = models.ServiceModel(loaders.Loader().load_service_model(service, "service-2"), service)
+    described = service_model(service)
     parser = parsers.create_parser(described.metadata["protocol"])
     response: dict[str, object] = {"status_code": 200, "headers": {}, "body": text.encode()}
     return parser.parse(response, described.operation_model(operation).output_shape)
@@ -128,6 +134,8 @@ async def test_a_key_that_aws_does_not_know_is_refused_in_xml(
         ("DescribeLaunchTemplateVersions", False),
         ("GetPasswordData", False),
         ("TerminateInstances", False),
+        ("DescribeSpotFleetRequests", False),
+        ("DescribeWhatIsNew", False),
     ],
 )
 async def test_rules_of_ec2_look_at_the_action(
@@ -141,6 +149,28 @@ async def test_rules_of_ec2_look_at_the_action(
         return
     with pytest.raises(RuleRefused):
         await api.get("ec2", "/", params={"Action": action, "Version": "2016-11-15"})
+
+
+def test_no_answer_that_ec2_read_gets_holds_what_botocore_calls_sensitive() -> None:
+    provider, model = load_catalog().provider("aws"), service_model("ec2")
+    secret = [one for one in model.operation_names if hides(model.operation_model(one).output_shape)]
+    assert {"DescribeSpotFleetRequests", "DescribeVpnConnections"} <= set(secret)
+
+    def is_allowed(action: str) -> bool:
+        call = Call("ec2", "POST", "/", {"Action": action, "Version": "2016-11-15"})
+        return allows(provider, call, frozenset({"ec2:read"}))
+
+    assert [one for one in secret if is_allowed(one)] == []
+    assert sum(map(is_allowed, model.operation_names)) == 25
+
+
+def hides(shape: Any, above: frozenset[str] = frozenset()) -> bool:
+    """Whether a shape of botocore's, or one in it, is marked as sensitive."""
+    if shape is None or shape.name in above:
+        return False
+    inner = {"structure": lambda: shape.members.values(), "list": lambda: (shape.member,)}
+    parts: Any = inner.get(shape.type_name, tuple)()
+    return bool(shape.metadata.get("sensitive")) or any(hides(one, above | {shape.name}) for one in parts)
 
 
 @pytest.mark.parametrize(
