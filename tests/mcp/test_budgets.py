@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,17 @@ async def test_an_agent_whose_calls_the_proxy_refuses_in_a_loop_is_slowed_down_a
         assert 1 <= int(late.headers["retry-after"]) <= 12
         assert (await handle.call(json={})).status_code == 200  # the twin: what is allowed is carried out all the same
         assert (await other.call(json={})).status_code == 200  # the twin: another agent
+
+
+async def test_a_call_beyond_the_hours_number_counts_as_no_refused_one(tmp_path: Path) -> None:
+    async with proxy_room(tmp_path, tools={"calls_per_minute": 1}, proxy={"per_agent_hourly": 60}) as place:
+        handle = await place.ready()
+        who = handle.agent.principal
+        while not place.vault.deployment.proxy_calls.spend(who.user_id, who.client_id, now=time.monotonic()):
+            pass
+        for _ in range(3):
+            late = await handle.call(json={})
+            assert late.status_code == 429
+            assert "This agent calls too often" in late.json()["title"]
+        codes = [(await handle.call("POST", "/admin.users.list")).headers["token-vault-refusal"] for _ in range(2)]
+        assert codes == ["call_not_allowed", "rate_limited"]  # the twin: what is refused for itself

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from server.http.cors import is_cross_origin_path
 from server.http.redirects import with_parameters
 from server.http.strict_json import MAX_JSON_DEPTH, json_object, parse_json
+from server.oauth.authorization_request import stored_request
 from server.oauth.clients.rules import shown_redirects
 from server.oauth.parameters import parse_parameters
 from server.oauth.pkce import check_challenge, verifier_matches
@@ -268,3 +269,11 @@ def test_an_event_shows_the_first_redirect_uris_cut_short(count: int, more: list
     client = Client("id", ClientKind.DYNAMIC, "", "none", uris, created_at=0)
     assert shown_redirects(client) == [*(f"{one[:200]}…" for one in uris[:5]), *more]
     assert shown_redirects(replace(client, redirect_uris=("https://a.example/" + "x" * 182,)))[0][-1] == "x"
+
+
+def test_what_a_stored_request_does_not_say_is_the_careful_reading() -> None:
+    needed = {"client_id": "c", "redirect_uri": "https://c.example/", "challenge": "x", "scopes": [], "resource": "r"}
+    read = stored_request(needed)
+    assert (read.is_strong, read.auth_time, read.asks_always) == (False, None, False)
+    assert read.names_redirect_uri and read.names_resource
+    assert stored_request({**needed, "is_strong": True}).is_strong

@@ -289,6 +289,8 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_sends_nothing(
     await writer.drain()
     writer.close()
     assert await outcome(room, handle) == "client_gone"
+    (event,) = await room.events(handle)
+    assert event.details["status"] == 0, "nobody answered"
 
 
 async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: Upstream, handle: ProxyHandle) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from server.oauth.identity import token_hash
 from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import World, claims_of, error_of, vault_with
+from vault import clients
 from vault.approvals import approvals, client_notices, requests
 from vault.notices import channels
 from vault.refusals import TransitionRefused
@@ -61,6 +63,23 @@ async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker:
     with asker.world.elapsed(3600):
         await tell_clients(deployment)
     assert len(receiver.posted) == 2
+
+
+@pytest.mark.parametrize("change", ["none", "polls", "removed"])
+async def test_a_client_that_polls_by_now_or_is_gone_is_told_nothing(
+    asker: Asker, receiver: Receiver, change: str
+) -> None:
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    async with deployment.transaction() as transaction:
+        if change == "polls":
+            polls = replace(told.client, metadata={**told.client.metadata, DELIVERY: "poll"})
+            assert await clients.update_client(transaction, polls)
+        elif change == "removed":
+            assert await clients.remove_client(transaction, told.client.id, now=deployment.now()) is not None
+    assert await tell_clients(deployment) == (change == "none")
+    assert len(receiver.posted) == (change == "none")
 
 
 async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(

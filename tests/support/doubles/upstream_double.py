@@ -25,6 +25,7 @@ from vault.upstream import (
     RotationMode,
     Silent,
     TokenAnswer,
+    UpstreamError,
 )
 
 
@@ -88,6 +89,7 @@ class UpstreamDouble:
         self.revoke_gate: asyncio.Event | None = None
         self.revoke_arrived = asyncio.Event()
         self.is_configured = True
+        self.identity_error: str | None = None  # the code that whoever asks for the account gets
         self.ends_everything = False  # one revocation ends whatever the person gave the app
         self.has_grace = False  # sends the answer again to whoever brings the token before
         self.padding: tuple[int, int] = (0, 0)  # letters that an access and a refresh token have at least
@@ -116,7 +118,9 @@ class UpstreamDouble:
         raise NotImplementedError
 
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
-        raise NotImplementedError
+        if self.identity_error is not None:
+            raise UpstreamError(self.identity_error, "as the test wants it")
+        return self.families[-1].account
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         if access_token not in self.issued:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.doubles.upstream_double import INVALID_CLIENT
 from tests.support.exchanging import WAIT, Room, second_process
-from vault.records import Connection
+from vault import connections
+from vault.records import Connection, ConnectionState
 from vault.refresh import looking
 from vault.refresh.looking import HintedConnection
 
@@ -97,6 +98,26 @@ async def test_a_look_without_an_answer_is_repeated_a_bounded_number_of_times(ro
     await hint(room, connection)
     await looking.run_due(room.vault)
     assert room.slack.sends[-1].outcome == "Rotation"
+
+
+@pytest.mark.parametrize(
+    ("error", "looks"), [(None, 1), ("temporarily_unavailable", looking.TRIES), ("token_revoked", 1)]
+)
+async def test_whoever_has_no_refresh_token_is_asked_about_until_the_answer_says_something(
+    room: Room, error: str | None, looks: int
+) -> None:
+    connection = await room.connect(refreshable=False)
+    await hint(room, connection)
+    room.slack.identity_error = error
+    made = 0
+    while await looking.run_due(room.vault):
+        made += 1
+        room.pass_time(looking.PAUSE * 2**looking.TRIES)
+    assert made == looks
+    assert not room.slack.sends
+    found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
+    assert found is not None
+    assert (found.state is ConnectionState.ACTIVE) == (error != "token_revoked")
 
 
 async def test_what_was_looked_at_is_forgotten_and_what_waits_is_not(room: Room) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -19,7 +18,7 @@ from vault.approvals import approvals
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
-from vault.backup.quarantine import RestoreVerdict, judge
+from vault.backup.quarantine import RestoreVerdict
 from vault.exchange.exchange import exchange
 from vault.keys.sealed_file import BackupRefused
 from vault.keys.sources import KeySource, key_source
@@ -32,7 +31,7 @@ from vault.storage import postgres
 from vault.storage.database import schema_files
 from vault.storage.schema_shape import expected_shape
 from vault.storage.snapshots import snapshot, tables
-from vault.upstream import RotationMode, UpstreamPolicy
+from vault.upstream import RotationMode
 
 HOUR = 3600
 
@@ -524,32 +523,3 @@ async def test_a_refresh_token_is_gone_from_the_restored_row_not_only_hidden(roo
     assert after.refresh_sealed is None
     assert after.generation == before.generation + quarantine.EPOCH
     await exchange(room.request(), vault=room.vault, now=room.now)
-
-
-def test_the_header_can_be_read_and_says_what_is_in(tmp_path: Path) -> None:
-    header = backups.Header(1, "v", 1, with_keys=True, kek_id="k", is_passphrase=False, wrapped=b"w")
-    assert backups.Header.decode(header.encode()) == header
-    with pytest.raises(BackupRefused):
-        backups.Header.decode(json.dumps({"created_at": 1}).encode())
-
-
-@pytest.mark.parametrize(
-    ("changes", "mode", "verdict"),
-    [
-        ({}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
-        ({"access_expires_at": None}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
-        ({"access_expires_at": 1005}, RotationMode.REVOKES, RestoreVerdict.RECONNECT),
-        ({"access_expires_at": 1006}, RotationMode.REVOKES, RestoreVerdict.UNTIL_EXPIRY),
-        ({"has_access_token": 0}, RotationMode.GRACE, RestoreVerdict.RECONNECT),
-        ({"has_access_token": 0}, RotationMode.NONE, RestoreVerdict.UNAFFECTED),
-        ({"has_refresh_token": 0}, RotationMode.STRICT, RestoreVerdict.UNAFFECTED),
-        ({"state": "needs_reauth"}, RotationMode.NONE, RestoreVerdict.RECONNECT),
-        ({"state": "needs_reauth", "has_key": 0}, RotationMode.NONE, RestoreVerdict.DELETED),
-    ],
-)
-def test_what_becomes_of_a_restored_connection(
-    changes: dict[str, int | str | None], mode: RotationMode, verdict: RestoreVerdict
-) -> None:
-    row: dict[str, int | str | None] = {"has_key": 1, "state": "active", "has_refresh_token": 1, "has_access_token": 1}
-    expiry: dict[str, int | str | None] = {"access_expires_at": 9000}
-    assert judge(row | expiry | changes, policy=UpstreamPolicy("slack", rotation=mode), now=1000) is verdict
