@@ -1,0 +1,128 @@
+"""Ways in that are refused late: by what happened since they began, or for what only a changed page sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from server.sign_in import passkeys as ceremonies
+from server.sign_in import password
+from server.sign_in.passkeys import ANSWER_LIMIT, PasskeyRefused, encode, read_answer
+from tests.portal.sign_in.test_passkeys import QUARTER
+from tests.support.doubles.authenticator import Authenticator
+from tests.support.harness import PASSWORD
+from tests.support.rooms.portal_room import Room, running_room
+from vault import tickets, users
+from vault.records import Role, TicketPurpose, User
+
+SECRET = "s" * 43
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("ways")) as opened:
+        yield opened
+
+
+def made(room: Room, user: User) -> ceremonies.Answer:
+    """What a device answers that makes a passkey for the person."""
+    options = ceremonies.adding_options(room.deployment, user, (), secret=SECRET)
+    return read_answer(Authenticator(room.url).create(options))
+
+
+async def add(room: Room, user: User, answer: ceremonies.Answer) -> None:
+    await ceremonies.add(room.deployment, user, answer=answer, secret=SECRET, name="Phone")
+
+
+async def test_an_answer_has_a_length(room: Room) -> None:
+    text = json.dumps(made(room, await room.user()).as_object())
+    assert read_answer(text.ljust(ANSWER_LIMIT))
+    with pytest.raises(PasskeyRefused) as refused:
+        read_answer(text.ljust(ANSWER_LIMIT + 1))
+    assert refused.value.detail == "long"
+
+
+@pytest.mark.parametrize("client_data", [b"", b"[]", b'{"challenge": 5}'])
+async def test_what_the_browser_signed_can_be_read(room: Room, client_data: bytes) -> None:
+    user = await room.user()
+    right = made(room, user)
+    response = right.response.model_copy(update={"clientDataJSON": encode(client_data)})
+    with pytest.raises(PasskeyRefused) as refused:
+        await add(room, user, right.model_copy(update={"response": response}))
+    assert refused.value.detail == "client data"
+    await add(room, user, right)
+
+
+async def test_a_person_tries_to_add_a_passkey_so_many_times(room: Room) -> None:
+    user = await room.user()
+    wrong = made(room, user)
+    response = wrong.response.model_copy(update={"clientDataJSON": "AA"})
+    wrong = wrong.model_copy(update={"response": response})
+    for _ in range(30):
+        with pytest.raises(PasskeyRefused):
+            await add(room, user, wrong)
+    right = made(room, user)
+    with pytest.raises(password.SignInThrottled):
+        await add(room, user, right)
+    room.deployment.database.clock_offset += QUARTER
+    await add(room, user, made(room, user))
+
+
+async def test_a_vault_that_has_an_admin_gets_no_first_one(room: Room) -> None:
+    deployment = room.deployment
+    alice = await room.user("alice")
+    for is_admin in (True, False):
+        async with deployment.transaction() as transaction:
+            await users.set_role(transaction, alice.id, Role.OWNER if is_admin else Role.MEMBER)
+            secret = await tickets.issue(
+                transaction,
+                deployment.keys,
+                purpose=TicketPurpose.BOOTSTRAP,
+                payload={"kind": "first_admin"},
+                lifetime=60,
+                now=deployment.now(),
+            )
+        creating = password.create_first_admin(deployment, secret=secret, name="first", password=PASSWORD)
+        if is_admin:
+            with pytest.raises(password.SignInRefused, match="already has an admin"):
+                await creating
+            continue
+        assert (await creating).is_admin
+
+
+async def test_of_many_who_use_an_owners_link_at_once_one_is_let_in(room: Room) -> None:
+    user = await room.user()
+    secret = (await password.owner_link(room.deployment, user.id)).partition("ticket=")[2].partition("&")[0]
+    redeeming = (password.redeem_owner_link(room.deployment, secret) for _ in range(4))
+    found = await asyncio.gather(*redeeming, return_exceptions=True)
+    assert [one for one in found if one == user] == [user]
+    assert len([one for one in found if isinstance(one, password.SignInRefused)]) == 3
+
+
+async def test_an_owners_link_of_somebody_who_is_disabled_lets_nobody_in(room: Room) -> None:
+    for is_disabled in (False, True):
+        user = await room.user()
+        if is_disabled:
+            async with room.deployment.transaction() as transaction:
+                await users.disable_user(transaction, user.id, now=room.deployment.now())
+        secret = (await password.owner_link(room.deployment, user.id)).partition("ticket=")[2].partition("&")[0]
+        if not is_disabled:
+            assert await password.redeem_owner_link(room.deployment, secret) == user
+            continue
+        with pytest.raises(password.SignInRefused):
+            await password.redeem_owner_link(room.deployment, secret)
+
+
+async def test_of_two_who_use_a_sign_in_link_at_once_one_chooses_the_password(room: Room) -> None:
+    user = await room.user()
+    async with room.deployment.transaction() as transaction:
+        link = await password.make_sign_in_link(room.deployment, transaction, user.id)
+    pages = [(person, await person.open(link)) for person in (await room.browser(), await room.browser())]
+    chosen: dict[str, str | list[str] | None] = {"password": PASSWORD, "password_again": PASSWORD}
+    answers = await asyncio.gather(*(person.submit(page, chosen, form="/sign-in/link") for person, page in pages))
+    (late,) = [one for one in answers if one.status_code == 403]
+    assert "This link was already used" in late.text
+    assert [one.url.path for one in answers if one.status_code == 200] == ["/first-run"]
