@@ -22,6 +22,7 @@ from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import delegations
 from vault.approvals import approvals, standing_approvals
@@ -251,6 +252,16 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(asking: Maker, b
     assert (await one.browser.submit(ended, form="/undo")).status_code == 410
     kinds = [each.kind for each in await one.events()]
     assert {"approval.standing_given", "approval.standing_revoked", "approval.standing_restored"} <= set(kinds)
+
+
+async def test_a_way_back_is_over_once_the_same_was_given_anew(asking: Maker) -> None:
+    one = await asking()
+    held = await one.give()
+    ended = await one.browser.submit(await one.browser.open("/approvals"), form=f"/approvals/standing/{held.id}/end")
+    again = await one.give()
+    refused = await one.browser.submit(ended, form="/approvals/undo")
+    assert is_refused(refused, "undo_over", 410)
+    assert [each.id for each in await one.standing()] == [again.id]
 
 
 async def test_a_way_back_is_over_after_a_cut_off_and_for_others(asking: Maker) -> None:

@@ -16,6 +16,7 @@ from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.notifying.wording import line_of
 from server.sign_in.approvers import approvers_of
 from tests.conftest import Store
+from tests.portal.test_page_refusals import post
 from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
@@ -217,6 +218,41 @@ async def test_only_the_right_one_answers_and_within_what_was_asked_for(office: 
     assert await office.may() == WRITE
     event = (await office.admin.room.events(office.bob))[-1]
     assert (event.kind, event.details["by"], event.details["group"]) == ("permission.allowed", "mia", "Sales")
+
+
+async def test_what_is_off_or_gives_a_role_is_not_given_and_a_part_is_left(office: Office) -> None:
+    deployment, settings = office.admin.deployment, office.admin.deployment.settings
+    none = settings.access_requests.model_copy(update={"longest_days": 0})
+    off = replace(deployment, settings=settings.model_copy(update={"access_requests": none}))
+    roles = settings.admin.model_copy(update={"group_roles": {**settings.admin.group_roles, "Sales": "auditor"}})
+    other = replace(deployment, settings=settings.model_copy(update={"admin": roles}))
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.ask(off, office.bob, office.asking())
+    assert refused.value.reason == "requests_off"
+    joining, _ = await access_requests.ask(deployment, office.otto, office.asking(account="", group="Sales"))
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(Actor(other, office.mia, "administration"), joining.id, AccessAnswer(1))
+    assert refused.value.reason == "no_such_access"
+    manager = Actor(deployment, office.mia, "administration")
+    await access_requests.allow(manager, joining.id, AccessAnswer(1))
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    await access_requests.allow(manager, request.id, AccessAnswer(2))
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.narrow(manager, request.id, scopes=frozenset(), days=1)
+    assert refused.value.reason == "request_scopes"
+    await access_requests.narrow(manager, request.id, scopes=WRITE, days=1)
+    assert await office.may() == WRITE
+
+
+async def test_a_request_is_answered_by_a_button_and_for_some_days(office: Office) -> None:
+    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.asking())
+    manager, path = await office.browser(office.mia), f"{PAGE}/{request.id}"
+    fields = {"scopes": "chat:write", "words": ""}
+    room = office.admin.room
+    assert is_refused(await post(room, manager, path, decision="maybe", days="1", **fields), "no_decision", 400)
+    late = await post(room, manager, path, decision="allow", days="4", **fields)
+    assert (late.status_code, "Choose 1 to 3 days" in late.text) == (400, True)
+    assert (await post(room, manager, path, decision="allow", days="3", **fields)).status_code == 303
 
 
 async def test_a_manager_may_allow_their_own_request_a_member_may_not(office: Office) -> None:

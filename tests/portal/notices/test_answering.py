@@ -189,6 +189,23 @@ async def test_only_the_session_that_turned_it_on_answers(place: Place) -> None:
     assert await it.press(message) == 204
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ("update approvals set tool = tool where id = :id", 204),
+        ("update approvals set tool = 'gone' where id = :id", 403),
+        ("delete from approvals where id = :id", 404),
+    ],
+)
+async def test_a_question_that_is_another_by_now_is_not_answered_there(place: Place, change: str, status: int) -> None:
+    it = await reached(place)
+    approval = await it.ask()
+    message = await it.told()
+    async with place.room.deployment.transaction() as transaction:
+        await transaction.execute(change, {"id": approval})
+    assert await it.press(message) == status
+
+
 async def test_another_session_of_the_person_needs_more_than_a_token_of_its_own(place: Place) -> None:
     """A page of the same person could make the form token; not the one that came with the message."""
     it = await reached(place)
