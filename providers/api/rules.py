@@ -12,7 +12,7 @@ from typing import Final
 from providers.api import open_calls
 from providers.definitions.method_overrides import METHOD_HEADER, fold_name, is_method_parameter
 from providers.definitions.model import Provider, Rule
-from providers.definitions.paths import path_problem, readings
+from providers.definitions.paths import fold, path_problem, readings
 from providers.definitions.unruled import EVERYTHING
 from providers.outbound.json_values import is_array, is_object
 
@@ -212,7 +212,16 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
         return ()
     if found != _closest([rule for rule in rules if rule.folded_pattern.fullmatch(folded)]):
         return ()
+    if provider.git is not None and api == provider.git.api and _is_of_another_api(provider, api, folded):
+        return ()
     return _without_risks(provider, found, api=api, method=method, path=path) if _is_open(provider, found) else found
+
+
+def _is_of_another_api(provider: Provider, api: str, folded: str) -> bool:
+    """Whether the path leads into an API whose address is below this one's, and whose own rules decide."""
+    start = provider.apis[api].rstrip("/")
+    below = (base[len(start) :].rstrip("/") for base in provider.apis.values() if base.startswith(f"{start}/"))
+    return any(f"{folded}/".startswith(f"{fold(inner)}/") for inner in below if inner)
 
 
 def of_query(

@@ -52,20 +52,24 @@ def _sign(
     provider: Provider, facts: AwsSignature, request: OutboundRequest, values: Mapping[str, str]
 ) -> OutboundRequest:
     """Signed for the API whose address it has."""
-    bases = {key: _fill(url, values).rstrip("/") for key, url in provider.apis.items()}
-    fits = [
-        key for key, base in bases.items() if request.url.startswith((base + "/", base + "?")) or request.url == base
-    ]
-    if not fits:
+    api = _api_at({key: _fill(url, values) for key, url in provider.apis.items()}, request.url)
+    if api is None:
         raise CredentialMismatch
     key = AccessKey(
         _fill(facts.access_key_id, values),
         _fill(facts.secret_access_key, values),
         _fill(facts.session_token, values),
         region=_fill(facts.region, values),
-        service=facts.services[max(fits, key=lambda one: len(bases[one]))],
+        service=facts.services[api],
     )
     return sign_request(request, key, now=time.time())
+
+
+def _api_at(addresses: Mapping[str, str], url: str) -> str | None:
+    """The API that is called: one can be below another, so the longest address that fits."""
+    bases = {key: address.rstrip("/") for key, address in addresses.items()}
+    fits = [key for key, base in bases.items() if url.startswith((base + "/", base + "?")) or url == base]
+    return max(fits, key=lambda one: len(bases[one]), default=None)
 
 
 def composed_secrets(provider: Provider, token: str) -> tuple[str, ...]:
@@ -87,7 +91,7 @@ def _both_alphabets(pair: str) -> tuple[str, ...]:
 
 
 def _is_git(provider: Provider, url: str) -> bool:
-    return provider.git is not None and url.startswith(provider.apis[provider.git.api].rstrip("/") + "/")
+    return provider.git is not None and _api_at(provider.apis, url) == provider.git.api
 
 
 def _git_pair(provider: Provider, token: str) -> str:

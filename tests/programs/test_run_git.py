@@ -42,7 +42,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tup
                 "client_id": "ours",
                 "client_secret": "secret",
                 **here,
-                "apis": {"main": f"{host.url}/api/{name}", "git": f"{host.url}/{name}"},
+                "apis": {"main": f"{host.url}/{name}/api", "git": f"{host.url}/{name}"},  # below git's, as at GitLab
             }
             for name in ("gitlab", "gitea", "bitbucket")
         }
@@ -81,3 +81,32 @@ async def test_git_clones_and_pushes_only_where_the_person_allows_it(
     pushed = await room.run("git", "-C", str(copy), "push", "-q", "origin", f"HEAD:{name}")
     assert pushed.code == 0, pushed.output
     assert (room.host.repository / "refs" / "heads" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "scope"),
+    [("gitlab", "/projects/1/issues/2", "read_api"), ("gitea", "/repos/octo/hello/issues/2", "read:issue")],
+)
+async def test_the_api_below_the_address_of_git_gets_the_token_itself(
+    shared: tuple[ProgramRoom, dict[str, Connection]], name: str, path: str, scope: str
+) -> None:
+    room, accounts = shared
+    await room.allow(frozenset({scope}), connection=accounts[name])
+    room.host.arrivals.clear()
+    called = await room.run("curl", "-sS", "--max-time", "60", f"{room.host.url}/{name}/api{path}")
+    assert room.host.arrivals == [("GET", f"/{name}/api{path}", f"Bearer {TOKEN}")], called.output
+
+
+async def test_no_repository_is_below_the_address_of_the_api(
+    shared: tuple[ProgramRoom, dict[str, Connection]],
+) -> None:
+    room, accounts = shared
+    await room.allow(frozenset({"read_repository"}), connection=accounts["gitlab"])
+    room.host.arrivals.clear()
+    for below in ("api/projects/1/repository/files", "API/projects"):
+        url = f"{room.host.url}/gitlab/{below}/git-upload-pack"
+        called = await room.run("curl", "-sS", "--max-time", "60", "-d", "{}", url)
+        assert "Nothing was sent" in called.output, called.output
+    assert room.host.arrivals == []
+    await room.run("curl", "-sS", "--max-time", "60", "-d", "{}", f"{room.host.url}/gitlab/apis/x/git-upload-pack")
+    assert [path for _, path, _ in room.host.arrivals] == ["/gitlab/apis/x/git-upload-pack"]  # the twin

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.api.rules import Call, allows
+from providers.credentials.placing import authorize_request
 from providers.definitions.catalog import load_catalog
+from providers.outbound.messages import OutboundRequest
 
 SLACK = load_catalog().provider("slack")
 GOOGLE = load_catalog().provider("google")
@@ -96,3 +98,21 @@ def test_more_scopes_never_allow_less(some: set[str], more: set[str]) -> None:
         call = Call("calendar", method, path)
         if allows(GOOGLE, call, frozenset(some)):
             assert allows(GOOGLE, call, frozenset(some | more))
+
+
+def test_a_repository_s_address_is_none_of_the_api_below_it() -> None:
+    gitlab = load_catalog().provider("gitlab")
+    scopes = frozenset({"read_repository"})
+    for path in ("/api/v4/projects/1/repository/files", "/API/v4/x", "/api%2Fv4/x", "/api/v4"):
+        assert not allows(gitlab, Call("git", "POST", f"{path}/git-upload-pack"), scopes)
+    for path in ("/octo/hello.git", "/octo/api/v4/hello.git", "/api/v40/x"):  # the twins
+        assert allows(gitlab, Call("git", "POST", f"{path}/git-upload-pack"), scopes)
+
+
+@pytest.mark.parametrize("name", ["gitlab", "gitea", "github", "bitbucket"])
+def test_only_git_gets_the_token_as_a_password(name: str) -> None:
+    provider = load_catalog().provider(name)
+    assert provider.git is not None
+    for api, base in provider.apis.items():
+        sent = authorize_request(provider, OutboundRequest("GET", f"{base}/octo/x"), "the-token")
+        assert sent.headers["Authorization"].split()[0] == ("Basic" if api == provider.git.api else "Bearer")

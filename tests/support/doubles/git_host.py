@@ -49,7 +49,7 @@ class GitHost:
             body += message.get("body", b"")
             if not message.get("more_body", False):
                 break
-        if path.split("/")[1] in self.users:
+        if path.split("/")[1] in self.users and "/api/" not in path:
             await self._git(scope, headers, bytes(body), send)
             return
         if given != f"Bearer {self.token}":
