@@ -8,7 +8,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 PID: Final = "VAULT_RUN_PID"  # what to end: `kill $VAULT_RUN_PID`
@@ -21,10 +22,11 @@ def printed_environment(
     """In place of a program: print what differs from the `inherited` environment, then wait to be ended."""
 
     async def hold(_: Sequence[str], environment: Mapping[str, str]) -> int:
-        sys.stdout.write(text_of(inherited, {**environment, PID: str(os.getpid())}, as_json=as_json))
-        sys.stdout.flush()
-        _leave_standard_output()
-        await _wait_for_end()
+        with told_to_end() as ended:  # before the text says whom to end
+            sys.stdout.write(text_of(inherited, {**environment, PID: str(os.getpid())}, as_json=as_json))
+            sys.stdout.flush()
+            _leave_standard_output()
+            await ended.wait()
         return 0
 
     return hold
@@ -47,13 +49,16 @@ def _leave_standard_output() -> None:
     os.close(nowhere)
 
 
-async def _wait_for_end() -> None:
+@contextmanager
+def told_to_end() -> Generator[asyncio.Event]:
+    """Set by a signal, unless it is ignored: a shell ignores the terminal's ones for what it starts with `&`."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    numbers = [signal.Signals[name] for name in _ENDS if hasattr(signal, name)]
+    named = [signal.Signals[name] for name in _ENDS if hasattr(signal, name)]
+    numbers = [one for one in named if signal.getsignal(one) is not signal.SIG_IGN]
     for number in numbers:
         loop.add_signal_handler(number, ended.set)
     try:
-        await ended.wait()
+        yield ended
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.programs.holding import printed_environment, told_to_end
 from tests.support.processes import PROGRAM, Place, free_port
 
 
@@ -80,6 +83,36 @@ async def test_the_environment_is_printed_and_works_until_it_is_ended(place: Pla
         async with asyncio.timeout(60):
             assert await process.wait() == 0
         assert not Path(variables["SSL_CERT_FILE"]).exists()
+
+
+async def test_a_signal_that_the_shell_ignores_for_us_ends_nothing() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with told_to_end():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        async with asyncio.timeout(30):
+            with told_to_end() as ended:  # the twin
+                os.kill(os.getpid(), signal.SIGINT)
+                await ended.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+async def test_whoever_reads_the_environment_can_end_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def write(self, text: str, /) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)  # would end the tests
+            return super().write(text)
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", Terminal())
+        async with asyncio.timeout(30):
+            assert await printed_environment({}, as_json=True)([], {}) == 0
 
 
 @pytest.mark.parametrize(
