@@ -435,7 +435,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
                 *server.api.routes(deployment),
                 *server.scim.routes(deployment),
                 *server.remote.documents.routes(deployment),
-                *server.proxy.remote_programs.RemotePrograms(deployment).routes(),
+                *server.proxy.remote_programs.routes(deployment),
                 *server.portal.routes(deployment),
             ],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),

@@ -22,6 +22,7 @@ class RemoteVault:
 
     origin: str
     agent: str
+    is_for_programs: bool = False  # `run`: its tokens get handles for calls
 
     @property
     def resource(self) -> str:
@@ -35,10 +36,19 @@ class RemoteVault:
     @property
     def name(self) -> str:
         """A short name for files; the same for every process of this agent at this vault."""
-        return hashlib.sha256(f"{self.origin}\n{self.agent}".encode()).hexdigest()[:24]
+        return hashlib.sha256("\n".join((self.origin, *self._who)).encode()).hexdigest()[:24]
+
+    @property
+    def account(self) -> str:
+        """The name of its credentials in a keyring."""
+        return " ".join((self.origin, *self._who))
+
+    @property
+    def _who(self) -> tuple[str, ...]:
+        return (self.agent, "run") if self.is_for_programs else (self.agent,)
 
 
-def remote_vault(url: str, *, agent: str) -> RemoteVault:
+def remote_vault(url: str, *, agent: str, is_for_programs: bool = False) -> RemoteVault:
     """The vault at its origin or MCP address. Raises BridgeRefused; https is required except on this machine."""
     if not _AGENT.fullmatch(agent):
         raise BridgeRefused("use letters, digits, spaces, '.', '_' and '-' in --client, at most 64 characters")
@@ -56,4 +66,4 @@ def remote_vault(url: str, *, agent: str) -> RemoteVault:
     if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
         raise BridgeRefused("use https for --url: over plain http, anyone on the network could read the tokens")
     shown = "" if port is None or port == _PORTS[parts.scheme] else f":{port}"
-    return RemoteVault(f"{parts.scheme}://{host}{shown}", agent)
+    return RemoteVault(f"{parts.scheme}://{host}{shown}", agent, is_for_programs)

@@ -22,10 +22,12 @@ from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from server.http.strict_json import json_object
 from server.oauth.clients.rules import DEVICE_GRANT
+from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
 from server.runtime.version import VERSION
+from vault.records import format_scope
 
 HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}
-SCOPE: Final = "connections offline_access tools"
+_SCOPES: Final = frozenset({"connections", "offline_access", "tools"})
 REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
 _TIMEOUT: Final = 15.0  # seconds
 _PATIENCE: Final = 60.0  # seconds for a whole answer that comes in drops
@@ -34,6 +36,11 @@ _ANSWER_LIMIT: Final = 1_000_000  # bytes
 _URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
+
+
+def scope_of(vault: RemoteVault) -> str:
+    """What to ask for: programs need handles, which an exchange gives."""
+    return format_scope(_SCOPES | {EXCHANGE_SCOPE} if vault.is_for_programs else _SCOPES)
 
 
 def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
@@ -133,19 +140,25 @@ class AuthorizationServer:
         asked: dict[str, object] = {
             "client_name": " on ".join(filter(None, (self._vault.agent, platform.node()))),
             "redirect_uris": [REDIRECT_URI],
-            "grant_types": ["authorization_code", "refresh_token", DEVICE_GRANT],
+            "grant_types": [
+                "authorization_code",
+                "refresh_token",
+                DEVICE_GRANT,
+                *([TOKEN_EXCHANGE] if self._vault.is_for_programs else []),
+            ],
             "response_types": ["code"],
             "token_endpoint_auth_method": "none",
             "application_type": "native",
-            "scope": SCOPE,
+            "scope": scope_of(self._vault),
         }
         answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
         if answer is not None and answer.status == 429:
             raise BridgeRefused("the vault accepts no more registrations from here right now: try again in an hour")
         if answer is None or answer.status != 201 or not answer.word("client_id"):
+            option = " --exchange" if self._vault.is_for_programs else ""
             raise BridgeRefused(
                 f"{self._vault.origin} doesn't accept self-registered agents. Ask an admin to run "
-                f"`token-vault clients add NAME --redirect-uri {REDIRECT_URI}`, and pass the ID with "
+                f"`token-vault clients add NAME --redirect-uri {REDIRECT_URI}{option}`, and pass the ID with "
                 "--client-id"
             )
         url = self._own(answer.text("registration_client_uri"))
@@ -174,7 +187,9 @@ class AuthorizationServer:
         if endpoint is None:
             raise BridgeRefused(f"{self._vault.origin} doesn't support sign-in with a code: omit --device")
         answer = await self._ask(
-            "POST", endpoint, form={"client_id": client_id, "scope": SCOPE, "resource": self._vault.resource}
+            "POST",
+            endpoint,
+            form={"client_id": client_id, "scope": scope_of(self._vault), "resource": self._vault.resource},
         )
         page, user_code = self._own(answer.text("verification_uri")), answer.word("user_code")[:20]
         if answer.status != 200 or page is None or not user_code or not answer.word("device_code"):
@@ -231,6 +246,11 @@ class AuthorizationServer:
         if answer.status >= 500 or answer.status == 429:
             return RemoteUnreachable(f"{self._vault.origin} answered {answer.status}: try again in a minute")
         error = answer.error or f"status {answer.status}"
+        if error == "invalid_dpop_proof":
+            return BridgeRefused(
+                f"tokens.require_dpop is on at {self._vault.origin}, and Token Vault's commands prove no key: ask an "
+                "admin to turn it off"
+            )
         return GrantOver(f"the vault at {self._vault.origin} refused: {error}", error=error)
 
     async def _ask(

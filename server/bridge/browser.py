@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from providers.oauth.authorization_request import authorization_url
 from server.bridge.address import RemoteVault
-from server.bridge.authority import SCOPE, AuthorizationServer
+from server.bridge.authority import AuthorizationServer, scope_of
 from server.bridge.credentials import Credentials
 from server.bridge.refusals import BridgeRefused, GrantOver
 
@@ -59,7 +59,7 @@ class BrowserSignIn:
         query = {
             "client_id": self._client_id,
             "redirect_uri": self.redirect_uri,
-            "scope": SCOPE,
+            "scope": scope_of(self._vault),
             "state": self._state,
             "resource": self._vault.resource,
         }

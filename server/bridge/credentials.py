@@ -65,7 +65,7 @@ def credential_store(data: Path, vault: RemoteVault) -> CredentialStore:
     except ImportError:
         return FileStore(path, why="the keyring package isn't installed: pip install 'mcp-token-vault[keyring]'")
     file = FileStore(path, why="this machine has no usable keyring")
-    return KeyringStore(file, account=f"{vault.origin} {vault.agent}") if keyring.get_keyring().priority >= 1 else file
+    return KeyringStore(file, account=vault.account) if keyring.get_keyring().priority >= 1 else file
 
 
 class FileStore:

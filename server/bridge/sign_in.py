@@ -91,5 +91,7 @@ class SignInFlow:
 
 def not_signed_in(vault: RemoteVault, told: str) -> SignInNeeded:
     """The refusal that says how to sign in after all."""
+    if vault.is_for_programs:
+        return SignInNeeded(f"{told} Run the program again to sign in.")
     line = f"token-vault stdio --url {vault.origin} --client {shlex.quote(vault.agent)} --sign-in"
     return SignInNeeded(f"{told} Sign in with `{line}`, or restart your client.")

@@ -87,7 +87,7 @@ async def _explain(
     from server.administration.company_explaining import explain_companies
     from server.auth0.explaining import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
-    from server.oauth.exchange.exchange import PURPOSE
+    from server.oauth.token_request import PURPOSE
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:

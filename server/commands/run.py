@@ -144,7 +144,7 @@ async def _run_elsewhere(setup: Setup, options: ProgramOptions, there: _Elsewher
     from server.runtime.data_directory import prepare_data_directory
 
     settings = setup.settings()
-    vault = remote_vault(there.url, agent=options.agent)
+    vault = remote_vault(there.url, agent=options.agent, is_for_programs=True)
     data = prepare_data_directory(setup.directory())
     opener, may_open = browser_opener(data), there.may_open and settings.stdio.open_browser
     way = Way(opener, partial(forget, data), by_code=there.by_code, may_open=may_open, client_id=there.client_id)

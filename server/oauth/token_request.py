@@ -13,6 +13,7 @@ from vault.records import Client, Event, Grant, format_scope
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # RFC 8693 §3
 REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+PURPOSE: Final = "token exchange"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class TokenRequest:
     address: str = ""  # of the peer
     needs_token: bool = False  # a handle is no answer: the client calls the provider itself
     needs_narrow: bool = False  # nor is a token that can do more than `scopes`
+    needs_handle: bool = False  # a token is no answer: the calls go through the proxy
+    purpose: str = PURPOSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A program's calls, carried out by a vault elsewhere: it gives a handle for each, and its proxy makes the call.
 
-No credential reaches this machine. The sign-in is the bridge's (`server.bridge.access`), so an agent that uses
-`token-vault stdio --url` by the same name is signed in here, too.
+No credential reaches this machine. The sign-in is the bridge's (`server.bridge.access`), apart from the one of
+`token-vault stdio --url` by the same name, which can't exchange.
 """
 
 from __future__ import annotations

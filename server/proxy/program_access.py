@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -78,6 +78,9 @@ class _HeldHandle:
     ends_at: int
 
 
+HandleIssue = Callable[[AccountChoice, int], Awaitable[tuple[str, int]]]  # now; the handle, and seconds of its life
+
+
 @dataclass(frozen=True, slots=True)
 class PermissionWait:
     """How the person is asked: `tell` gets a sentence and a link; `wait` is in seconds."""
@@ -129,8 +132,8 @@ class ProgramAccess:
             chosen = await self._find_allowed(found, call)
             return await self._ask(found, call, question) if chosen is None else chosen
 
-    async def handle(self, chosen: AccountChoice) -> str:
-        """A handle for this account with these scopes, which lives a while longer."""
+    async def handle(self, chosen: AccountChoice, issue: HandleIssue | None = None) -> str:
+        """A handle for this account with these scopes, which lives a while longer. `issue` gives a new one."""
         key = chosen.connection_id, chosen.scopes
         async with self._one_handle:
             held, now = self._held.get(key), self._deployment.now()
@@ -138,10 +141,11 @@ class ProgramAccess:
                 return held.value
             if held is not None:
                 self._replaced = [*(one for one in self._replaced if now < one.ends_at), held]
-            self._held[key] = made = await self._issue(chosen, now=now)
-            return made.value
+            value, lifetime = await (issue or self._issue)(chosen, now)
+            self._held[key] = _HeldHandle(value, now + lifetime - min(_EARLY, lifetime // 2), now + lifetime)
+            return value
 
-    async def _issue(self, chosen: AccountChoice, *, now: int) -> _HeldHandle:
+    async def _issue(self, chosen: AccountChoice, now: int) -> tuple[str, int]:
         lifetime = min(_LIFETIME, self._deployment.settings.exchange.handle_lifetime)
         event = Event(
             "handle.issued",
@@ -168,7 +172,7 @@ class ProgramAccess:
                 now=now,
             )
             await audit.append(transaction, event, now=now)
-        return _HeldHandle(value, now + lifetime - min(_EARLY, lifetime // 2), now + lifetime)
+        return value, lifetime
 
     async def check_place(self, chosen: AccountChoice) -> None:
         """Refuse a call of another account's address. Raises ProxyRefused, and what an exchange raises."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import AsyncGenerator
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic, time
+from types import MappingProxyType
 
 import httpx2
 import pytest
 import pytest_asyncio
+from joserfc.jwk import ECKey
 
 from server.bridge.access import Access
 from server.bridge.address import remote_vault
@@ -21,15 +27,23 @@ from server.bridge.authority import AuthorizationServer, plain_client
 from server.bridge.credentials import Credentials, FileStore
 from server.bridge.refusals import BridgeRefused
 from server.bridge.sign_in import SignInFlow, Way
+from server.oauth.rules import TOKEN_EXCHANGE
 from server.programs.holding import text_of
 from server.programs.remote_running import run_for
 from server.programs.running import ProgramOptions
-from tests.support.harness import PASSWORD, Tokens
+from server.proxy.remote_programs import CALLS, HOSTS
+from tests.support.bridging import Machine, in_the_browser
+from tests.support.harness import PASSWORD, RunningVault, Tokens
 from tests.support.person import Person
+from tests.support.processes import PROGRAM
+from tests.support.rooms.oauth_world import signed
 from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, Ran, program_room
 from vault import users
 
 USER = "https://api.github.com/user"
+RUNS = ("authorization_code", "refresh_token", TOKEN_EXCHANGE)
+SCOPE = "tools connections offline_access exchange"
+CALL: dict[str, object] = {"method": "GET", "host": "api.github.com", "port": 443, "path": "/user"}
 
 
 @dataclass
@@ -37,13 +51,14 @@ class Elsewhere:
     """A vault that listens, and an agent on another machine that is signed in there."""
 
     room: ProgramRoom
+    person: Person
     tokens: Tokens
     folder: Path
     said: list[str] = field(default_factory=list[str])
 
     @asynccontextmanager
     async def access(self) -> AsyncGenerator[Access]:
-        vault = remote_vault(self.room.vault.url, agent="laptop")
+        vault = remote_vault(self.room.vault.url, agent="laptop", is_for_programs=True)
         store = FileStore(self.folder / "remote" / f"{vault.name}.json", why="a test")
         if store.load() is None:
             store.save(Credentials(self.tokens.client_id, refresh_token=self.tokens.refresh_token or ""))
@@ -65,7 +80,7 @@ class Elsewhere:
             say=self.said.append,
             wait=wait,
         )
-        vault = remote_vault(self.room.vault.url, agent="laptop")
+        vault = remote_vault(self.room.vault.url, agent="laptop", is_for_programs=True)
         async with self.access() as access:
             record = await run_for(vault, access, options, own={"TOKEN_VAULT_X"}, proxy=None, open_browser=None)
         return Ran(record, out.read_text())
@@ -77,11 +92,31 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Els
         pytest.skip("curl isn't installed")
     async with program_room(tmp_path_factory.mktemp("vault")) as room, Person(room.vault.url) as person:
         await person.sign_in("alice", PASSWORD)
-        tokens = await room.vault.agent(person)
+        tokens = await exchanging(room.vault, person)
         alice = await users.find_user(room.vault.deployment.database, "alice")
         assert alice is not None and room.principal.user_id == alice.id
         room.principal = replace(room.principal, client_id=tokens.client_id)
-        yield Elsewhere(room, tokens, tmp_path_factory.mktemp("laptop"))
+        yield Elsewhere(room, person, tokens, tmp_path_factory.mktemp("laptop"))
+
+
+async def exchanging(
+    vault: RunningVault, person: Person, *, grant_types: Sequence[str] = RUNS, scope: str = SCOPE, **proof: str
+) -> Tokens:
+    """What an agent has after its sign-in for `run --url`."""
+    client_id = str((await vault.register(grant_types=list(grant_types)))["client_id"])
+    answer, verifier = await vault.authorize(person, client_id, scope=scope)
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": client_id,
+        "code": answer["code"],
+        "code_verifier": verifier,
+        "redirect_uri": "http://127.0.0.1:33418/callback",
+    }
+    async with httpx2.AsyncClient(timeout=30) as http:
+        redeemed = await http.post(f"{vault.url}/token", data=form, headers=proof)
+    assert redeemed.status_code == 200, redeemed.text
+    tokens = redeemed.json()
+    return Tokens(client_id, tokens["access_token"], tokens.get("refresh_token"), tokens["scope"])
 
 
 @pytest_asyncio.fixture
@@ -152,31 +187,178 @@ async def test_what_cannot_run_is_said_before_it_starts(there: Elsewhere) -> Non
     assert (await there.run("true", accounts=("alice",))).code == 0  # the twin
 
 
-async def test_the_endpoints_want_a_token_for_tools_and_forms_that_they_know(there: Elsewhere) -> None:
-    address = f"{there.room.vault.url}/programs/calls"
-    call = {"method": "GET", "host": "api.github.com", "port": 443, "path": "/user", "accounts": []}
-    token = {"authorization": f"Bearer {await _fresh(there)}"}
+async def test_the_endpoints_want_a_token_and_forms_that_they_know(there: Elsewhere) -> None:
+    token = await _fresh(there)
+    for headers in ("", "Bearer nothing"):
+        refused = await ask(there, headers)
+        assert (refused.status_code, refused.headers["www-authenticate"][:6]) == (401, "Bearer")
+    wrongs: tuple[dict[str, object], ...] = (
+        {"port": 0},
+        {"more": 1},
+        {"path": "x" * 70_000},
+        {"query": "\u20ac"},
+        {"accounts": ["x"] * 21},
+        {"accounts": ["x" * 201]},
+    )
+    for wrong in wrongs:
+        assert (await ask(there, f"Bearer {token}", changes=wrong)).status_code == 400, wrong
+    nothing = await ask(there, f"Bearer {token}", changes={"host": "other.example"})
+    assert (nothing.status_code, nothing.json()["code"]) == (403, "call_not_allowed")
+    unknown = await ask(there, f"Bearer {token}", changes={"accounts": ["nobody"]})
+    assert (unknown.status_code, unknown.json()["code"]) == (403, "account_required")
+    right = await ask(there, f"Bearer {token}", changes={"query": "a=\xe4", "accounts": ["alice"]})  # the twin of all
+    assert (right.status_code, right.json()["handle"][:4]) == (200, "tvp_")
+    again = await ask(there, f"Bearer {token}", changes={"accounts": ["alice"]})
+    assert again.json()["handle"] == right.json()["handle"]
+
+
+@pytest.mark.parametrize(
+    ("grant_types", "scope", "code"),
+    [
+        (RUNS[:2], SCOPE, "unauthorized_client"),
+        (RUNS, "tools connections offline_access", "insufficient_scope"),
+        (RUNS, SCOPE, ""),
+    ],
+    ids=["without the grant", "without the scope", "with both"],
+)
+async def test_a_handle_needs_what_an_exchange_needs(
+    there: Elsewhere, grant_types: Sequence[str], scope: str, code: str
+) -> None:
+    tokens = await exchanging(there.room.vault, there.person, grant_types=grant_types, scope=scope)
+    await allow(there, tokens.client_id, READ)
+    for at in (HOSTS, CALLS):
+        answer = await ask(there, f"Bearer {tokens.access_token}", at=at)
+        if code:
+            assert (answer.status_code, answer.json()["code"]) == (403, code)
+            assert "handle" not in answer.json()
+        else:
+            assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "code", "text"),
+    [
+        ("exchange", {"confidential_only": True}, "unauthorized_client", "Public clients can't exchange"),
+        ("tokens", {"require_dpop": True}, "unauthorized_client", "tokens.require_dpop"),
+    ],
+)
+async def test_what_the_operator_requires_is_said(
+    there: Elsewhere, name: str, section: dict[str, object], code: str, text: str
+) -> None:
+    token, settings = await _fresh(there), there.room.vault.deployment.settings
+    before = getattr(settings, name)
+    object.__setattr__(settings, name, before.model_copy(update=section))
+    try:
+        refused = await ask(there, f"Bearer {token}")
+    finally:
+        object.__setattr__(settings, name, before)
+    assert (refused.status_code, refused.json()["code"]) == (403, code)
+    assert text in refused.json()["text"]
+    assert (await ask(there, f"Bearer {token}")).status_code == 200  # the twin
+
+
+async def test_a_handle_ends_with_its_own_token_and_no_other(there: Elsewhere) -> None:
+    tokens = await exchanging(there.room.vault, there.person)
+    await allow(there, tokens.client_id, READ)
+    async with httpx2.AsyncClient(timeout=30, base_url=there.room.vault.url) as http:
+        form = {"client_id": tokens.client_id}
+        renewed = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token or "", **form}
+        later = (await http.post("/token", data=renewed)).json()["access_token"]
+        first = (await ask(there, f"Bearer {tokens.access_token}")).json()
+        second = (await ask(there, f"Bearer {later}")).json()
+        assert first["handle"] != second["handle"]
+        await http.post("/revoke", data={**form, "token": tokens.access_token})
+        assert (await ask(there, f"Bearer {tokens.access_token}")).status_code == 401
+        place = f"/proxy/{first['connection_id']}/{first['api']}/user"
+        statuses = [
+            (await http.get(place, headers={"authorization": f"Bearer {one['handle']}"})).status_code
+            for one in (first, second)
+        ]
+        assert statuses == [401, 200]
+
+
+async def test_a_handle_is_bound_to_the_key_of_its_token(there: Elsewhere) -> None:
+    key, url = ECKey.generate_key("P-256"), there.room.vault.url
+    tokens = await exchanging(there.room.vault, there.person, dpop=dpop_proof(key, "POST", f"{url}/token"))
+    await allow(there, tokens.client_id, READ)
+    proof = dpop_proof(key, "POST", f"{url}{CALLS}", tokens.access_token)
+    assert (await ask(there, f"Bearer {tokens.access_token}")).status_code == 401
+    given = (await ask(there, f"DPoP {tokens.access_token}", dpop=proof)).json()
+    assert given["token_type"] == "DPoP"
+    place, handle = f"{url}/proxy/{given['connection_id']}/{given['api']}/user", given["handle"]
     async with httpx2.AsyncClient(timeout=30) as http:
-        for headers in ({}, {"authorization": "Bearer nothing"}):
-            refused = await http.post(address, json=call, headers=headers)
-            assert (refused.status_code, refused.headers["www-authenticate"][:6]) == (401, "Bearer")
-        for wrong in ({**call, "port": 0}, {**call, "more": 1}, {"path": "x" * 70_000}):
-            assert (await http.post(address, json=wrong, headers=token)).status_code == 400
-        nothing = await http.post(address, json={**call, "host": "other.example"}, headers=token)
-        assert (nothing.status_code, nothing.json()["code"]) == (403, "call_not_allowed")
-        right = await http.post(address, json=call, headers=token)
-        assert (right.status_code, right.json()["handle"][:4]) == (200, "tvp_")
-        again = await http.post(address, json=call, headers=token)
-        assert again.json()["handle"] == right.json()["handle"]
-        settings = there.room.vault.deployment.settings
-        only = settings.exchange.model_copy(update={"confidential_only": True})
-        before = settings.exchange
-        object.__setattr__(settings, "exchange", only)
-        try:
-            refused = await http.post(address, json=call, headers=token)
-        finally:
-            object.__setattr__(settings, "exchange", before)
-        assert (refused.status_code, refused.json()["code"]) == (403, "unauthorized_client")
+        stolen = await http.get(place, headers={"authorization": f"Bearer {handle}"})
+        proved = {"authorization": f"DPoP {handle}", "dpop": dpop_proof(key, "GET", place, handle)}
+        assert (stolen.status_code, (await http.get(place, headers=proved)).status_code) == (401, 200)
+
+
+async def test_new_handles_count_as_requests_for_tokens(there: Elsewhere) -> None:
+    tokens = await exchanging(there.room.vault, there.person)
+    await allow(there, tokens.client_id, READ)
+    deployment = there.room.vault.deployment
+    later = monotonic() + 600
+    while not deployment.token_requests.spend(there.room.principal.user_id, tokens.client_id, now=later):
+        pass
+    refused = await ask(there, f"Bearer {tokens.access_token}")
+    assert (refused.status_code, "retry-after" in {name.lower() for name in refused.json()["headers"]}) == (429, True)
+    assert (await ask(there, f"Bearer {await _fresh(there)}")).status_code == 200  # the twin: another agent
+
+
+async def ask(
+    there: Elsewhere,
+    authorization: str,
+    *,
+    at: str = CALLS,
+    dpop: str = "",
+    changes: Mapping[str, object] = MappingProxyType({}),
+) -> httpx2.Response:
+    """The honest request for a call, with changes."""
+    headers = {name: value for name, value in (("authorization", authorization), ("dpop", dpop)) if value}
+    body = {} if at == HOSTS else CALL | dict(changes)
+    async with httpx2.AsyncClient(timeout=30) as http:
+        return await http.post(f"{there.room.vault.url}{at}", json=body, headers=headers)
+
+
+def dpop_proof(key: ECKey, method: str, url: str, token: str = "") -> str:
+    """RFC 9449 §4.2."""
+    claims: dict[str, object] = {"jti": secrets.token_hex(8), "htm": method, "htu": url, "iat": int(time())}
+    if token:
+        claims["ath"] = urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
+    return signed({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.as_dict(private=False)}, claims, key)
+
+
+async def allow(there: Elsewhere, client_id: str, scopes: frozenset[str]) -> None:
+    """Let another agent use the account."""
+    own, there.room.principal = there.room.principal, replace(there.room.principal, client_id=client_id)
+    try:
+        await there.room.allow(scopes)
+    finally:
+        there.room.principal = own
+
+
+async def test_a_signed_in_command_runs_a_program(there: Elsewhere, tmp_path: Path) -> None:
+    """The command line as a whole, from its registration to the program's call."""
+    machine = Machine(there.room.vault.url, tmp_path / "data")
+    with machine.errors.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM, "run", "--url", machine.url, "--agent", "reader",
+            "--data", str(machine.data), "--", "curl", "-sS", "--max-time", "60", USER,
+            stdout=asyncio.subprocess.PIPE, stderr=errors, env=machine.environment(),
+        )  # fmt: skip
+    try:
+        async with asyncio.timeout(120):
+            await in_the_browser(machine, there.person)
+            client_id = ""
+            while not client_id:
+                await asyncio.sleep(0.1)
+                client_id = str(machine.stored()["client_id"]) if list(machine.data.glob("remote/*.json")) else ""
+            await allow(there, client_id, READ)
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert json.loads(out)["login"] == "alice", (out, machine.told())
 
 
 async def _fresh(there: Elsewhere) -> str:

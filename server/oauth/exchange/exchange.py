@@ -21,7 +21,7 @@ from server.oauth.exchange.refusals import as_answer
 from server.oauth.exchange.subjects import Limits, Subject, refusal
 from server.oauth.exchange.targets import OwnTarget, UpstreamTarget
 from server.oauth.resources import known_resource
-from server.oauth.rules import SCOPES, OAuthError
+from server.oauth.rules import SCOPES, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
 from server.oauth.wire import told_error
@@ -38,7 +38,6 @@ from vault.refusals import ApprovalRequired, GrantEnded, VaultError
 from vault.scopes import expand
 from vault.upstream import Downscope
 
-PURPOSE: Final = "token exchange"
 PUBLIC_LIFETIME: Final = 300  # longest life of a public client's handle, in seconds
 APPROVAL_INTERVAL: Final = 5  # seconds between two attempts at an exchange that its person is asked about
 SHORTEST: Final = 5  # seconds: a token with less left counts as over
@@ -56,11 +55,7 @@ class _Exchange:
 
 async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
     """The grant `urn:ietf:params:oauth:grant-type:token-exchange`."""
-    if asked.client.is_public and deployment.settings.exchange.confidential_only:
-        raise OAuthError(
-            "unauthorized_client",
-            "public clients can't exchange tokens here: use a confidential client, or ask an admin to allow it",
-        )
+    check_client(deployment, asked.client)
     if asked.form.get("requested_token_type") not in {None, ACCESS_TOKEN}:
         raise OAuthError("invalid_request", "the only supported requested_token_type is access_token")
     if (scope := asked.form.get("scope")) is not None and (not asked.scopes or _SCOPE.fullmatch(scope) is None):
@@ -83,6 +78,20 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswe
     if isinstance(target, OwnTarget):
         return await _own(deployment, made, target)
     return await _upstream(deployment, made, target)
+
+
+def check_client(deployment: Deployment, client: Client) -> None:
+    """Refuse a client that may exchange nothing. Raises OAuthError."""
+    if TOKEN_EXCHANGE not in client.grant_types:
+        raise OAuthError(
+            "unauthorized_client",
+            "this client isn't registered for token exchange: register the grant type, or ask an admin to allow it",
+        )
+    if client.is_public and deployment.settings.exchange.confidential_only:
+        raise OAuthError(
+            "unauthorized_client",
+            "public clients can't exchange tokens here: use a confidential client, or ask an admin to allow it",
+        )
 
 
 def _account(asked: TokenRequest) -> str | None:
@@ -172,7 +181,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         provider.name,
         asked.scopes or target.scopes,
         account=_account(asked),
-        purpose=PURPOSE,
+        purpose=asked.purpose,
         connection_id=target.connection_id,
         item=target.item,
         details={"subject": subject.kind, **subject.details},
@@ -180,7 +189,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         is_kept=_is_plain(deployment, made),
         goes_out_whole=lambda connection_id: _policy(made, target, connection_id) is release.ReleasePolicy.FULL,
     )
-    if release.ReleasePolicy.FULL in release.policies_of(asked.client).values():
+    if not asked.needs_handle and release.ReleasePolicy.FULL in release.policies_of(asked.client).values():
         request = replace(request, call=_release_call(asked))
     if target.item is not None:
         early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
@@ -270,7 +279,7 @@ def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
 
 
 def _policy(made: _Exchange, target: UpstreamTarget, connection_id: str) -> release.ReleasePolicy:
-    if target.provider.is_composed:
+    if made.asked.needs_handle or target.provider.is_composed:
         return release.ReleasePolicy.PROXY
     return release.policy_of(made.asked.client, provider=target.provider.name, connection_id=connection_id)
 
@@ -460,7 +469,7 @@ def _event(kind: str, made: _Exchange, target: UpstreamTarget, token: UpstreamTo
             "provider": target.provider.name,
             "account": token.label,
             "scopes": format_scope(token.scopes),
-            "purpose": PURPOSE,
+            "purpose": made.asked.purpose,
             "grant": made.principal.grant_id,
             "actors": list(made.principal.actors),
             "subject": made.subject.kind,
