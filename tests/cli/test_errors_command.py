@@ -24,12 +24,17 @@ def test_a_call_that_might_have_been_carried_out_is_explained() -> None:
     assert run("timeout").stdout.endswith("Check first: a write might have been carried out.\n")
 
 
-def test_an_unknown_code_is_the_providers_and_a_near_one_is_named() -> None:
+def test_a_code_without_a_description_may_be_the_providers_and_a_near_one_is_named() -> None:
     refused = run("call_not_alowed")
     assert refused.exit_code == 1
-    assert "the provider's own" in refused.stderr
+    assert "it may be the provider's own code" in refused.stderr
     assert "Did you mean call_not_allowed?" in refused.stderr
 
 
 def test_a_negative_number_is_a_code_after_two_dashes() -> None:
     assert "Not JSON" in run("--", "-32700").stdout
+
+
+def test_a_code_of_the_admin_api_is_not_called_the_providers() -> None:
+    assert "isn't a code of this vault" not in run("import_refused").stderr
+    assert "`--url`" in run("vault_unreachable").stdout

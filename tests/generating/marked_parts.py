@@ -37,6 +37,7 @@ from server.mcp.offer.connections_spec import SPEC
 from server.mcp.offer.tool_list import size_of
 from server.oauth import rules
 from server.oauth.wire import Endpoint
+from server.proxy.remote_programs import routes as programs
 from server.remote import documents
 from server.settings import Settings
 from server.telemetry.gauges import GAUGES, READ_COUNTS
@@ -335,9 +336,11 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "errors of the vault": lambda: _codes(texts.VAULT),
     "errors of tools": lambda: _codes(texts.TOOLS),
     "errors of the proxy": _proxy_codes,
+    "errors of run": lambda: _codes(texts.RUN),
     "errors of oauth": lambda: _codes(texts.OAUTH),
     "errors of json rpc": _rpc_codes,
     "endpoints of oauth": lambda: _endpoints(server.oauth.routes(_no_vault())),
+    "endpoints of programs": lambda: _endpoints(programs(_no_vault())),
     "endpoints of auth0": lambda: _endpoints(server.auth0.routes(_no_vault())),
     "pages": lambda: _pages(of_admins=False),
     "pages of admins": lambda: _pages(of_admins=True),

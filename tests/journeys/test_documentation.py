@@ -19,6 +19,7 @@ import server.auth0
 import server.mcp.transports
 import server.oauth
 import server.portal
+import server.proxy.remote_programs
 import server.signals
 from providers.api.api import ToolRefused
 from providers.definitions.catalog import schema
@@ -172,13 +173,14 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             if "Path" in row
             for path in quoted(row["Path"])
         }
-        for title in ("MCP", "Authorization server", "Signals", "Auth0", "Pages")
+        for title in ("MCP", "Authorization server", "Signals", "Programs elsewhere", "Auth0", "Pages")
     }
     async with running_vault(tmp_path / "data", overrides={"auth0": {"enabled": True}}) as running:
         groups: dict[str, Callable[..., list[Any]]] = {
             "MCP": server.mcp.transports.routes,
             "Authorization server": server.oauth.routes,
             "Signals": server.signals.routes,
+            "Programs elsewhere": server.proxy.remote_programs.routes,
             "Auth0": server.auth0.routes,
             "Pages": lambda running: [*server.portal.routes(running), *documents.routes(running)],
         }
@@ -239,6 +241,15 @@ def test_every_refusal_of_the_proxy_is_described_with_its_status() -> None:
     rows = section(DOCS / "reference/errors.md", "Refusals of the proxy").rows
     written = {code: int(row["Status"]) for row in rows for code in quoted(row["Code"])}
     assert written == {code: errors.status_of(code) for code in own}
+
+
+def test_every_refusal_of_run_is_described() -> None:
+    own = {"vault_unreachable"}
+    for module in ("proxy.remote_programs", "proxy.program_access", "programs.wire"):
+        for name in ("ProxyRefused", "_signed_out"):
+            for call in calls(f"server.{module}", name):
+                own |= {str(one.value) for one in call.args[:1] if isinstance(one, ast.Constant)}
+    assert written_codes("Refusals of `run`") == own
 
 
 def test_every_oauth_error_is_described() -> None:

@@ -20,7 +20,8 @@ def errors(
 
     meanings = meanings_of(code)
     if not meanings:
-        fail(f"{code} isn't a code of this vault: it is the provider's own.{did_you_mean(code, all_codes())}")
+        near = did_you_mean(code, all_codes())
+        fail(f"{code} isn't described here. Its text says what to do; it may be the provider's own code.{near}")
     if setup.as_json:
         setup.show_json({"code": code, "meanings": meanings})
         return

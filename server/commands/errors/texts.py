@@ -86,6 +86,18 @@ PROXY: Final[dict[str, str]] = {
     "timeout": "Over `proxy.deadline`. Check first.",
     "internal_error": "Look up the text's ID in the log.",
 }
+RUN: Final[dict[str, str]] = {
+    "unauthorized_client": (
+        "With `--url`: the client isn't registered for token exchange, or a setting that the text names excludes it."
+    ),
+    "insufficient_scope, invalid_token": "With `--url`: start the program again, and sign in.",
+    "account_required": "Pass `--account` with the name of one account.",
+    "call_not_allowed": "No API of a connected account is at this path.",
+    "unknown_target": "The account's API is at another host.",
+    "invalid_request, invalid_body": "The two versions of Token Vault differ, or the call is damaged or too long.",
+    "pages_elsewhere": "Another program uses the vault's port, so there is no link for your permission. End it.",
+    "vault_unreachable": "The vault at `--url` gave no answer. Check first.",
+}
 OAUTH: Final[dict[str, str]] = {
     (
         "invalid_request, unauthorized_client, unsupported_grant_type, unsupported_response_type, "
@@ -135,6 +147,7 @@ SURFACES: Final = {
     "the vault": VAULT,
     "tools": TOOLS,
     "the proxy": PROXY,
+    "run": RUN,
     "OAuth": OAUTH,
     "JSON-RPC": RPC,
 }
