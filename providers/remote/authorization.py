@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ _TIMEOUT: Final = 10.0
 _SCOPES: Final = 100
 _ACCEPT: Final = "application/json, text/event-stream"
 _LONGEST_ID: Final = 2000  # characters, of an address too
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999
 # RFC 7592 §2.2: what an update leaves out
 _NOT_SENT: Final = frozenset(
     {"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at"}
@@ -284,17 +286,24 @@ async def register(
     if wanted != "none" and found.may_be_public and _end_of(content) is not None:
         try:
             as_public = await _ask_to_register(found, redirect_uri, "none", outbound, policy)
-            return _read_registration(as_public, "none", policy=policy, at=found.registration_url or "")
+            public = _read_registration(as_public, "none", policy=policy, at=found.registration_url or "")
         except AuthorizationUnknown:
             if found.says_methods:
                 raise
+        else:
+            with suppress(AuthorizationUnknown):
+                unused = _read_registration(content, wanted, policy=policy, at=found.registration_url or "")
+                await end_registration(unused, outbound, policy=policy)
+            return public
     return _read_registration(content, wanted, policy=policy, at=found.registration_url or "")
 
 
 def _end_of(content: Mapping[str, object]) -> int | None:
     """When the secret ends, if it does (RFC 7591 §3.2.1)."""
     end = at(content, "client_secret_expires_at")
-    return end if isinstance(end, int) and not isinstance(end, bool) and end > 0 else None
+    if isinstance(end, bool) or not isinstance(end, int | float) or not end > 0:
+        return None
+    return int(min(end, _LAST_SECOND))
 
 
 async def _ask_to_register(
@@ -344,22 +353,42 @@ def _can_manage(url: str, token: str, *, policy: AddressPolicy, registered_at: s
     )
 
 
-async def renew(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> RemoteRegistration | None:
-    """The same client with a secret that lives longer (RFC 7592 §2.1, §2.2); None if its server gives none.
+@dataclass(frozen=True, slots=True)
+class ShownClient:
+    """Our client as its server shows it now: what it changed holds from then on. `metadata`: what an update sends."""
 
-    Reading comes first: some servers change the secret then, and one that an interrupted renewal made is there.
-    Raises AuthorizationUnknown where the server can't be asked.
+    client: RemoteRegistration
+    metadata: Mapping[str, object] = field(repr=False)
+
+
+def is_longer(client: RemoteRegistration, known: RemoteRegistration) -> bool:
+    """Whether its secret ends later than the known one, or never."""
+    return known.ends_at is not None and (client.ends_at is None or client.ends_at > known.ends_at)
+
+
+async def read_client(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> ShownClient | None:
+    """Our client there (RFC 7592 §2.1); None where it can't be read. Raises AuthorizationUnknown if nobody answers.
+
+    Some servers change the secret or the token by that: store them before anything else is asked. A later end without
+    its secret says nothing about the secret that the vault has.
     """
     content = await _manage("GET", known, None, outbound, policy)
-    if content is None or text_at(content, "client_id") != known.client_id:
+    client = None if content is None else _client_after(content, known, policy)
+    if content is None or client is None:
         return None
-    read = _longer(content, known, policy)
-    if read is not None:
-        return read
+    if text_at(content, "client_secret") is None:
+        client = replace(client, ends_at=known.ends_at)
     kept = {name: value for name, value in content.items() if name not in _NOT_SENT}
-    known = replace(known, management_token=text_at(content, "registration_access_token") or known.management_token)
-    changed = await _manage("PUT", known, {**kept, "client_id": known.client_id}, outbound, policy)
-    return None if changed is None else _longer(changed, known, policy)
+    return ShownClient(client, {**kept, "client_id": known.client_id})
+
+
+async def update_client(shown: ShownClient, outbound: Outbound, *, policy: AddressPolicy) -> RemoteRegistration | None:
+    """The same client, updated so that its server makes a new secret (RFC 7592 §2.2); None where it refuses.
+
+    Raises AuthorizationUnknown if nobody answers.
+    """
+    content = await _manage("PUT", shown.client, shown.metadata, outbound, policy)
+    return None if content is None else _client_after(content, shown.client, policy)
 
 
 async def end_registration(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> None:
@@ -368,21 +397,23 @@ async def end_registration(known: RemoteRegistration, outbound: Outbound, *, pol
         await _manage("DELETE", known, None, outbound, policy)
 
 
-def _longer(
+def _client_after(
     content: Mapping[str, object], known: RemoteRegistration, policy: AddressPolicy
 ) -> RemoteRegistration | None:
-    """The client of this answer, if its secret ends later than the known one, or never."""
+    """The client of this answer; what it doesn't say is as it was, also when the secret ends."""
     if text_at(content, "client_id") != known.client_id:
         return None
     whole = {
         "client_secret": known.client_secret,
         "registration_client_uri": known.management_url,
         "registration_access_token": known.management_token,
-        **content,
+        **{name: value for name, value in content.items() if value is not None},
     }
     found = _read_registration(whole, known.client_auth, policy=policy, at=known.management_url)
-    is_longer = found.ends_at is None or (known.ends_at is not None and found.ends_at > known.ends_at)
-    return found if is_longer and found.client_auth == known.client_auth else None
+    if found.client_auth != known.client_auth:
+        return None
+    never_ends = at(content, "client_secret_expires_at") == 0 and text_at(content, "client_secret") is not None
+    return found if found.ends_at is not None or never_ends else replace(found, ends_at=known.ends_at)
 
 
 async def _manage(

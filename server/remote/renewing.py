@@ -7,9 +7,9 @@ the end: each account's next refresh is then refused, which tells its person to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from providers.definitions.remote import RemoteAuthorization, authorization_of
 from providers.remote.authorization import (
@@ -17,8 +17,10 @@ from providers.remote.authorization import (
     RemoteRegistration,
     end_registration,
     find_authorization,
+    is_longer,
+    read_client,
     register,
-    renew,
+    update_client,
 )
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
@@ -30,6 +32,7 @@ from vault.records import Event
 from vault.refusals import CiphertextRejected
 from vault.registrations import ClientRenewal, EnteredRegistration, StoredRegistration
 
+T = TypeVar("T")
 _LAST: Final = 3600  # seconds before the end in which the vault registers anew, where nothing renews its client
 logger = logging.getLogger("token_vault.remote")
 
@@ -64,19 +67,71 @@ async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegist
     if not isinstance(facts, RemoteAuthorization):
         return
     known = await _client_there(deployment, facts, stored)
+    current = await _renew_there(deployment, server, stored, known, facts)
+    if current.is_done or stored.secret_ends_at is None or deployment.now() < stored.secret_ends_at - _LAST:
+        return
     policy = deployment.http.policy
-    client = await renew(known, deployment.http, policy=policy) if known.management_url else None
-    if client is not None:
-        await _store(deployment, server, stored, client, facts, kind="mcp_server.client_renewed")
-        return
-    if stored.secret_ends_at is None or deployment.now() < stored.secret_ends_at - _LAST:
-        return
     found = await find_authorization(server.url, deployment.http, policy=policy, issuer=facts.authorization_server)
     if found.registration_url is None:
         raise AuthorizationUnknown("its authorization server no longer registers clients by itself")
     client = await register(found, callback_url(deployment, server.name), deployment.http, policy=policy)
     changed = replace(found.facts, client_auth=client.client_auth)
-    await _store(deployment, server, stored, client, changed, kind="mcp_server.client_replaced")
+    kept = await _store(deployment, server, current.stored, client, changed, kind="mcp_server.client_replaced")
+    await end_client(deployment, client if kept is None else current.client)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Our client as its server has it now, and as it is stored. `is_done`: its secret lives longer than before."""
+
+    stored: StoredRegistration
+    client: RemoteRegistration
+    is_done: bool = False
+
+
+async def _renew_there(
+    deployment: Deployment,
+    server: McpServer,
+    stored: StoredRegistration,
+    known: RemoteRegistration,
+    facts: RemoteAuthorization,
+) -> Renewal:
+    """Renew it at its server, and store each answer that changes it before the next question."""
+    before, policy = Renewal(stored, known), deployment.http.policy
+    if not known.management_url:
+        return before
+    shown = await _ask(deployment, stored, read_client(known, deployment.http, policy=policy))
+    if shown is None:
+        return before
+    read = await _keep(deployment, server, before, shown.client, facts)
+    if read is None or read.is_done:
+        return read or replace(before, is_done=True)
+    updated = await _ask(deployment, stored, update_client(shown, deployment.http, policy=policy))
+    if updated is None:
+        return read
+    return await _keep(deployment, server, read, updated, facts) or replace(read, is_done=True)
+
+
+async def _ask(deployment: Deployment, stored: StoredRegistration, answer: Awaitable[T | None]) -> T | None:
+    """The answer; None too where nobody gives one and the secret ended. Raises AuthorizationUnknown before."""
+    try:
+        return await answer
+    except AuthorizationUnknown:
+        if stored.secret_ends_at is None or deployment.now() < stored.secret_ends_at:
+            raise
+        return None
+
+
+async def _keep(
+    deployment: Deployment, server: McpServer, before: Renewal, client: RemoteRegistration, facts: RemoteAuthorization
+) -> Renewal | None:
+    """With what an answer changed, stored; None if an admin changed the registration meanwhile."""
+    if client == before.client:
+        return before
+    is_done = is_longer(client, before.client)
+    kind = "mcp_server.client_renewed" if is_done else None
+    kept = await _store(deployment, server, before.stored, client, facts, kind=kind)
+    return None if kept is None else Renewal(kept, client, is_done)
 
 
 async def _client_there(
@@ -96,8 +151,9 @@ async def _store(
     client: RemoteRegistration,
     facts: RemoteAuthorization,
     *,
-    kind: str,
-) -> None:
+    kind: str | None,
+) -> StoredRegistration | None:
+    """In place of the stored one; None if an admin changed it meanwhile. Without `kind` it is still to be renewed."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         kept = await registrations.save_registration(
@@ -106,15 +162,19 @@ async def _store(
             entered_of(client),
             provider=server.name,
             by=stored.changed_by,
-            now=now,
+            now=now if kind else stored.changed_at,
             known=stored,
         )
-        if kept is None:  # an admin changed it meanwhile
-            return
+        if kept is None:
+            return None
         await servers.set_facts(transaction, server.name, facts.facts())
-        details: dict[str, object] = {"provider": server.name, "client": client.client_id}
-        await audit.append(transaction, Event(kind, details=details), now=now)
+        if kind is None:
+            await registrations.claim_renewal(transaction, kept, now=now)
+        else:
+            details: dict[str, object] = {"provider": server.name, "client": client.client_id}
+            await audit.append(transaction, Event(kind, details=details), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
+    return kept
 
 
 async def registration_there(

@@ -8,6 +8,7 @@ from server.administration.actor import ChangeRefused
 from server.administration.declaration import parse_declaration
 from server.remote import keeping, servers
 from server.remote.declared import plan
+from server.remote.renewing import renew_due
 from server.remote.servers import EnteredClient, NewServer
 from tests.mcp.remote.remote_room import RemoteRoom, text
 from vault import registrations
@@ -106,3 +107,83 @@ async def test_a_declared_issuer_is_compared_with_the_one_that_was_found(place: 
     other = parse_declaration({"mcp_servers": {"issued": {**same, "issuer": "https://other.example"}}})
     with pytest.raises(ChangeRefused, match="authorization server can't change"):
         await plan(place.operator, other)
+
+
+@pytest.mark.parametrize(
+    ("read", "updated", "end"),
+    [
+        ({"client_secret_expires_at": None}, {}, 90),
+        ({"client_secret_expires_at": 0}, {}, 90),  # without the secret, it says nothing about ours
+        ({"client_secret_expires_at": 0, "client_secret": "endless-" + "s" * 24}, {}, None),
+        ({}, {"client_secret_expires_at": 0}, None),
+        ({}, {"client_secret_expires_at": None}, 1),
+    ],
+    ids=["read without an end", "read without its secret", "read endless", "updated endless", "updated without an end"],
+)
+async def test_only_a_server_that_says_so_gave_an_endless_secret(
+    place: RemoteRoom, read: dict[str, object], updated: dict[str, object], end: int | None
+) -> None:
+    now = place.deployment.now()
+    name, double = await place.add(
+        metadata=POST, secret_ends=now + DAY, renewed_end=now + 90 * DAY, read_changes=read, update_changes=updated
+    )
+    await renew_due(place.deployment, [await stored(place, name)])
+    assert (await stored(place, name)).secret_ends_at == (None if end is None else now + end * DAY)
+    assert place.deployment.live.current.entered[name].client_secret == double.secrets["client-1"]
+    assert await kinds(place, name) == ([] if end == 1 else ["mcp_server.client_renewed"])
+
+
+@pytest.mark.parametrize("status", [403, 503])
+async def test_what_reading_changed_is_kept_where_the_update_is_refused(place: RemoteRoom, status: int) -> None:
+    now = place.deployment.now()
+    rotated = {"client_secret": "rotated-" + "s" * 24, "registration_access_token": "manage-again"}
+    name, double = await place.add(
+        metadata=POST, secret_ends=now + DAY, renewed_end=now + 90 * DAY, read_changes=rotated, update_status=status
+    )
+    before = await stored(place, name)
+    await renew_due(place.deployment, [before])
+    assert double.managed == ["GET", "PUT"]
+    kept = await stored(place, name)
+    assert (kept.secret_ends_at, kept.renew_at) == (now + DAY, before.renew_at)
+    assert place.deployment.live.current.entered[name].client_secret == rotated["client_secret"]
+    place_of_it = await registrations.open_renewal(place.deployment.database, place.deployment.keys, kept)
+    assert place_of_it.token == "manage-again"
+    async with place.deployment.transaction() as transaction:
+        assert not await registrations.claim_renewal(transaction, kept, now=now), "it was tried a moment ago"
+    double.update_status = 200
+    await renew_due(place.deployment, [await stored(place, name)])
+    assert double.managed == ["GET", "PUT"], "the claim holds"
+
+
+async def test_a_server_that_never_answers_gets_a_new_client_after_the_end(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    failing = {"metadata": POST, "renewed_end": now + 90 * DAY, "update_status": 503}
+    name, double = await place.add(secret_ends=now - 100, **failing)
+    soon, waiting = await place.add(secret_ends=now + 1800, **failing)
+    await renew_due(place.deployment, [await stored(place, name), await stored(place, soon)])
+    assert (len(double.registrations), len(waiting.registrations)) == (2, 1)
+
+
+async def test_a_client_that_is_no_longer_used_is_ended(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    both = {"token_endpoint_auth_methods_supported": ["client_secret_post", "none"]}
+    name, double = await place.add(metadata=both, secret_ends=now + DAY, renewed_end=now + 90 * DAY)
+    assert place.deployment.live.current.entered[name].client_id == "client-2"
+    assert double.ended == ["client-1"]
+    endless, kept = await place.add(metadata=both, renewed_end=now + 90 * DAY)
+    assert place.deployment.live.current.entered[endless].client_id == "client-1"
+    assert kept.ended == []
+
+
+async def test_a_replaced_client_is_ended(place: RemoteRoom) -> None:
+    now = place.deployment.now()
+    name, double = await place.add(metadata=POST, secret_ends=now - 100, renewed_end=now + 90 * DAY, update_status=403)
+    await renew_due(place.deployment, [await stored(place, name)])
+    assert place.deployment.live.current.entered[name].client_id == "client-2"
+    assert (double.managed, double.ended) == (["GET", "PUT", "DELETE"], ["client-1"])
+
+
+@pytest.mark.parametrize(("said", "end"), [(1.9e9, 1_900_000_000), (10**30, 253_402_300_799), (True, None), (-1, None)])
+async def test_the_end_of_a_secret_is_read_as_any_number(place: RemoteRoom, said: float, end: int | None) -> None:
+    name, _ = await place.add(metadata=POST, secret_ends=said)
+    assert (await stored(place, name)).secret_ends_at == end

@@ -69,7 +69,12 @@ class RemoteDouble:
     revoked: list[str] = field(default_factory=list)
     registrations: list[dict[str, Any]] = field(default_factory=list)
     renewed_end: int | None = None  # of the secret that PUT makes; None: nothing is renewed
+    read_changes: dict[str, Any] = field(default_factory=dict)  # of the answer to GET there; None leaves a member out
+    update_changes: dict[str, Any] = field(default_factory=dict)  # of the answer to PUT
+    update_status: int = 200
     managed: list[str] = field(default_factory=list)  # methods at the client configuration endpoint
+    ended: list[str] = field(default_factory=list)  # clients that were deleted there
+    manage_tokens: dict[str, str] = field(default_factory=dict)  # by client ID, where reading changed it
     secrets: dict[str, str] = field(default_factory=dict)  # by client ID, the one that works
     tokens: dict[str, dict[str, str]] = field(default_factory=dict)
     refreshing: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -142,20 +147,27 @@ class RemoteSite:
         """The client configuration endpoint (RFC 7592 §2)."""
         server, client = self.of(request), request.path_params["client"]
         server.managed.append(request.method)
-        if request.headers.get("authorization") != f"Bearer manage-{client}":
+        token = server.manage_tokens.get(client, f"manage-{client}")
+        if request.headers.get("authorization") != f"Bearer {token}":
             return Response(status_code=401)
         if request.method == "DELETE":
+            server.ended.append(client)
             return Response(status_code=204)
         about = server.registrations[int(client.rpartition("-")[2]) - 1]
         shown = {**about, "client_id": client, "client_secret_expires_at": server.secret_ends}
         if request.method == "GET":
-            return JSONResponse(shown)
+            server.manage_tokens[client] = server.read_changes.get("registration_access_token", token)
+            server.secrets[client] = server.read_changes.get("client_secret", server.secrets[client])
+            return JSONResponse(_without_none(shown | server.read_changes))
+        if server.update_status != 200:
+            return Response(status_code=server.update_status)
         sent = await request.json()
         assert not {"registration_access_token", "client_secret_expires_at"} & sent.keys()
         assert sent["redirect_uris"] == about["redirect_uris"]
         server.secrets[client] = "renewed-" + "s" * 24
         end = {"client_secret_expires_at": server.renewed_end}
-        return JSONResponse({**shown, **end, "client_secret": server.secrets[client]})
+        made = {**shown, **end, "client_secret": server.secrets[client]}
+        return JSONResponse(_without_none(made | server.update_changes))
 
     async def authorize(self, request: Request) -> Response:
         server, asked = self.of(request), dict(request.query_params)
@@ -252,6 +264,10 @@ class RemoteSite:
             Route("/{name}/mcp", self.mcp, methods=["GET", "POST", "DELETE"]),
         ]
         return Starlette(routes=routes)
+
+
+def _without_none(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if value is not None}
 
 
 async def _forward(request: Request, url: str) -> Response:
