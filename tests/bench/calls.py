@@ -23,6 +23,7 @@ from tests.bench.servers.contenders import (
     CONNECTIONS,
     LOAD_CORE,
     Contender,
+    begun,
     ending,
     free_port,
     start_bare,
@@ -91,10 +92,9 @@ async def measure(folder: Path, *, on_postgres: bool, rounds: int, calls: int) -
     """Start everything, compare, end it."""
     with ending() as running:
         upstream = start_upstream(running)
-        bare, vault = start_bare(upstream), start_vault(folder, upstream)
-        sse_bare = start_bare(upstream, "sse")
+        bare, vault = begun(running, start_bare(upstream)), begun(running, start_vault(folder, upstream))
+        sse_bare = begun(running, start_bare(upstream, "sse"))
         for contender in (bare, sse_bare, vault):
-            running.append(contender.process)
             wait_for(contender.port, contender.process)
         async with AsyncExitStack() as stack:
             if on_postgres:

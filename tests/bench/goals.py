@@ -29,6 +29,7 @@ from tests.bench.servers.contenders import (
     LOAD_CORE,
     SERVER_CORE,
     Contender,
+    begun,
     ending,
     free_port,
     start,
@@ -77,24 +78,24 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
         def other(module: str, *arguments: str, has_token: bool = False) -> Contender:
             port = free_port()
             process = start(module, str(port), str(upstream), *arguments, core=SERVER_CORE)
+            running.append(process)
             assert process.stdout is not None
             token = process.stdout.readline().strip() if has_token else None
             return Contender(module, process, port, token)
 
-        bare, vault = start_bare(upstream), start_vault(folder, upstream)
+        bare, vault = begun(running, start_bare(upstream)), begun(running, start_vault(folder, upstream))
         with setting(TOOLS, "slack_post"):
             (folder / "one").mkdir()
-            one = start_vault(folder / "one", upstream)
+            one = begun(running, start_vault(folder / "one", upstream))
         with setting(TOKENS, str((rounds + 1) * max(calls, 400) + 8)):
             (folder / "many").mkdir()
-            many = start_vault(folder / "many", upstream)
+            many = begun(running, start_vault(folder / "many", upstream))
         floor = other("tests.bench.servers.floor")
         with setting("FASTMCP_HOME", str(folder / "fastmcp")):
             memory, shipped = (
                 other("tests.bench.servers.oauth_proxy", store, has_token=True) for store in ("memory", "files")
             )
         for contender in (bare, vault, one, many, floor, memory, shipped):
-            running.append(contender.process)
             wait_for(contender.port, contender.process)
         plain, ours = way(bare, [None]), way(vault, [vault.token])
         pairs = {

@@ -106,6 +106,12 @@ def ending() -> Generator[list[subprocess.Popen[str]]]:
                 process.kill()
 
 
+def begun(running: list[subprocess.Popen[str]], contender: Contender) -> Contender:
+    """The contender, which ends with the block from now on, whatever becomes of the next one."""
+    running.append(contender.process)
+    return contender
+
+
 def start_upstream(running: list[subprocess.Popen[str]]) -> int:
     """Start what every contender calls; its port."""
     port = free_port()
