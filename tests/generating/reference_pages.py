@@ -197,9 +197,12 @@ def commands_page(text: str) -> str:
     """The page with every command's help, arguments, and options; what several commands share stands once."""
     real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
     counted = Counter(line for one in real.values() for line in (*_arguments(one), *_options(one)))
-    shared = {line for line, count in counted.items() if count > 1}
+    repeated = {line for line, count in counted.items() if count > 1}
+    meanings = Counter(_name_in(line) for line in repeated)
+    several = {name for name, count in meanings.items() if count > 1}
+    shared = {line for line in repeated if _name_in(line) not in several}
     intro = commands_intro(text)
-    listed = "".join(f"\n### {title}\n\n{_command(one, shared)}" for title, one in real.items())
+    listed = "".join(f"\n### {title}\n\n{_command(one, shared, several)}" for title, one in real.items())
     return f"{intro}### Shared options\n\n{''.join(sorted(shared))}{listed}"
 
 
@@ -208,12 +211,17 @@ def commands_intro(text: str) -> str:
     return text.partition("### Shared options\n")[0]
 
 
-def _command(command: Any, shared: set[str]) -> str:
+def _name_in(line: str) -> str:
+    return line.split("`")[1]
+
+
+def _command(command: Any, shared: set[str], several: set[str]) -> str:
+    """A command; `several`: options that mean something else at other commands, so that each explains its own."""
     lines = [line for line in _arguments(command) if line not in shared]
-    names = {line.split("`")[1] for line in shared}
-    brief = {line for line in _options(command) if _is_plain(line) and line.split("`")[1] not in names}
+    explained = {_name_in(line) for line in shared} | several
+    brief = {line for line in _options(command) if _is_plain(line) and _name_in(line) not in explained}
     lines += [line for line in _options(command) if line not in shared | brief]
-    also = [line.split("`")[1] for line in _options(command) if line in shared | brief]
+    also = [_name_in(line) for line in _options(command) if line in shared | brief]
     if also:
         lines.append(f"- {', '.join(f'`{name}`' for name in also)}\n")
     return command.help + "\n" + "".join(("\n", *lines) if lines else ())
