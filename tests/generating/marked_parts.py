@@ -162,7 +162,12 @@ def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
     rows: dict[tuple[str, str], list[str]] = {}
     for route in routes:
         answers = _answers(route)
-        said = list(dict.fromkeys([_said(answer) for answer, _ in answers.values()]))
+        by_text: dict[str, list[str]] = {}
+        for method, (answer, _) in answers.items():
+            by_text.setdefault(_said(answer), []).append(method)
+        said = list(by_text)
+        if len(said) > 1:
+            said = [f"{', '.join(by_text[one])}: {one}" for one in said]
         said += [more.strip() for more in dict.fromkeys(more for _, more in answers.values()) if more]
         paths = rows.setdefault((", ".join(answers), " ".join(said)), [])
         if plain(route.path) not in paths:

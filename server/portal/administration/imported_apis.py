@@ -78,7 +78,7 @@ async def discard(visit: AdminVisit) -> Response:
 
 
 async def remove(visit: AdminVisit) -> Response:
-    """Turn an API off."""
+    """Turn an API off, and forget it."""
     api = await _api(visit)
     await imported_apis.remove(visit.actor, api.name)
     return await visit.go(PAGE, said=text("admin_imports.removed", api=api.name))
