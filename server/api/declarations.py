@@ -11,6 +11,7 @@ from server.administration.declaration import Declaration
 from server.administration.declaring.planned import PlannedChange
 from server.api.operations import AdminCall, ApiOutput, Strict, operation
 from server.api.problems import ApiRefused, FieldProblem
+from server.http.guards import BODY_LIMIT
 from server.remote import declared
 
 
@@ -46,11 +47,17 @@ class AppliedRecord(ApiOutput):
     changes: list[ChangeRecord]
 
 
-@operation("POST", "/apply", scope="admin:write", refusals=["conflict", "not_found", "changed_meanwhile"])
+@operation(
+    "POST",
+    "/apply",
+    scope="admin:write",
+    refusals=["conflict", "not_found", "changed_meanwhile"],
+    body_limit=BODY_LIMIT,
+)
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
     """Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing.
 
-    A section that is missing is not managed. Secrets stand in the body, never as files.
+    A section that is missing is not managed. Secrets stand in the body, never as files. The body may have 4 MiB.
     """
     places = {f"/providers/{name}": one for name, one in (body.providers or {}).items()}
     files = {f"/mcp_servers/{name}": one for name, one in (body.mcp_servers or {}).items()}

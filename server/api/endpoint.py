@@ -36,7 +36,6 @@ from vault import clients, users
 from vault.records import Client, Principal, User
 from vault.refusals import VaultError
 
-BODY_LIMIT: Final = 256 * 1024  # bytes
 _MOST_PARAMETERS: Final = 40
 _log = logging.getLogger("token_vault.api")
 
@@ -93,7 +92,7 @@ async def answer_operation(deployment: Deployment, request: Request, operation: 
     elif request.scope["query_string"]:
         raise ApiRefused("invalid_request", "This operation takes no query.")
     if operation.body is not None:
-        given["body"] = _parse_body(operation.body, await _body(request))
+        given["body"] = _parse_body(operation.body, await _body(request, operation.body_limit))
     result = await operation.run(call, **given)
     return _write_answer(operation, result)
 
@@ -231,14 +230,14 @@ def _query(request: Request) -> dict[str, object]:
     return found
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, limit: int) -> bytes:
     types = request.headers.getlist("content-type")
     if len(types) != 1 or types[0].split(";", 1)[0].strip().lower() not in {"application/json", _MERGE_PATCH}:
         raise ApiRefused("unsupported_body", "Send the body as application/json.")
     try:
-        return await read_body(request.receive, limit=BODY_LIMIT)
+        return await read_body(request.receive, limit=limit)
     except BodyTooLarge as error:
-        raise ApiRefused("body_too_large", f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
+        raise ApiRefused("body_too_large", f"The body is larger than {limit // 1024} KiB.") from error
     except ClientDisconnect as error:
         raise ApiRefused("invalid_request", "The body didn't arrive whole.") from error
 

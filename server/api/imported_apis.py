@@ -9,6 +9,7 @@ from pydantic import Field
 
 from server.api.mcp_servers import ReviewedLineRecord, ReviewedPartRecord
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant_of, operation
+from server.http.guards import BODY_LIMIT
 from server.remote import imported_apis
 from server.remote.describing import DescribedApi, content_of_description
 from server.remote.imported_apis import ImportedToolReview
@@ -43,7 +44,10 @@ class NewImport(Strict):
 
     name: str = Field(max_length=40, description="The API's name in settings and tools")
     kind: Literal["openapi", "graphql"]
-    document: str = Field(max_length=5_000_000, description="OpenAPI 3 document (JSON or YAML), or GraphQL schema")
+    document: str = Field(
+        max_length=BODY_LIMIT,
+        description="OpenAPI 3 document (JSON or YAML), or GraphQL schema. The whole body may have 4 MiB",
+    )
     title: str = Field(default="", max_length=120, description="Name on pages. Default: the document's")
     audience: str = Field(default="", max_length=2000, description="`aud` of the tokens. Default: the API's origin")
     server: str = Field(default="", max_length=2000, description="The API's address. Default: the document's")
@@ -95,7 +99,14 @@ async def list_imported_apis(call: AdminCall) -> ImportedApis:
     return ImportedApis(items=[await _record(call, one) for one in await list_apis(call.deployment.database)])
 
 
-@operation("POST", "/imported-apis", scope="admin:providers", status=201, refusals=["conflict", "changed_meanwhile"])
+@operation(
+    "POST",
+    "/imported-apis",
+    scope="admin:providers",
+    status=201,
+    refusals=["conflict", "changed_meanwhile"],
+    body_limit=BODY_LIMIT,
+)
 async def import_api(call: AdminCall, body: NewImport) -> ImportedApiRecord:
     """Import a description of an API. Nothing of it can be called until its tools are accepted.
 

@@ -29,6 +29,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CLIENT_ID: Final = re.compile(r"[!-~]{1,2048}")
 _CONVERTER: Final = re.compile(r"\{(\w+)(:path)?\}")
 MOST: Final = 200  # items of a page
+BODY_LIMIT: Final = 256 * 1024  # bytes
 
 
 class Strict(BaseModel):
@@ -115,6 +116,7 @@ class AdminOperation:
     media_types: tuple[str, ...]
     has_etag: bool
     is_repeatable: bool
+    body_limit: int  # bytes
 
     @property
     def changes(self) -> bool:
@@ -146,6 +148,7 @@ def operation(
     media_types: Sequence[str] = ("application/json",),
     has_etag: bool = False,
     is_repeatable: bool = False,
+    body_limit: int = BODY_LIMIT,
 ) -> Callable[[Callable[..., Awaitable[object]]], AdminOperation]:
     """Declare a function as an operation. `refusals` are kinds beyond those that every operation has.
 
@@ -171,6 +174,7 @@ def operation(
             media_types=tuple(media_types),
             has_etag=has_etag,
             is_repeatable=is_repeatable,
+            body_limit=body_limit,
         )
 
     return declare

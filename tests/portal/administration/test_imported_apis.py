@@ -379,6 +379,11 @@ async def test_the_admin_api_and_declarations_do_what_the_page_does(place: Impor
             problem(await admin.call("POST", "/imported-apis", json={**sent, **wrong}), 400, "import_refused")
         listed = (await admin.call("GET", "/imported-apis")).json()["items"]
         assert made.json() in listed
+        large = {**sent, "document": described({"x-padding": "x" * 1_000_000})}
+        assert (await admin.call("POST", "/imported-apis", json=large)).status_code == 201
+        planned = {"imported_apis": {name: {"document": large["document"]}}}
+        assert (await admin.call("POST", "/apply?plan=true", json=planned)).status_code == 200
+        await admin.call("POST", "/imported-apis", json=sent)
         at = f"/imported-apis/{name}"
         review = (await admin.call("GET", f"{at}/review")).json()
         assert {one["name"]: one["state"] for one in review["tools"]} == {
