@@ -70,6 +70,8 @@ class ImportReview(ApiOutput):
 
     digest: str
     import_digest: str = Field(description="Names this import in a declaration (`reviewed`)")
+    address: str = Field(description="Where calls go; of tools that this changes, `parts` say where they went")
+    audience: str = Field(description="`aud` of the tokens that it gets")
     tools: list[ImportedToolRecord]
     gone: list[str] = Field(description="Accepted tools that it no longer has")
 
@@ -127,6 +129,8 @@ async def review_imported_api(call: AdminCall) -> ImportReview:
     return ImportReview(
         digest=api.digest,
         import_digest=imported_apis.import_digest(api.whole),
+        address=next(iter(found.addresses.values()), ""),
+        audience=found.audience,
         tools=[_tool_record(one) for one in found.tools],
         gone=list(found.gone),
     )

@@ -15,6 +15,7 @@ from server.administration.declaration import DeclaredImportedApi
 from server.administration.declaring.planned import PlannedChange, Verb, differences_between
 from server.remote import imported_apis
 from server.remote.describing import DescribedApi, content_of_description
+from server.remote.imported_apis import ApiReview
 from vault.mcp.imported_apis import ImportedApi, list_apis
 
 
@@ -34,6 +35,8 @@ async def plan_imports(
         if differences := differences_between(before, after):
             verb: Verb = "create" if held is None else "update"
             choices = declared.tools if is_reviewed else None
+            if is_reviewed:
+                await asyncio.to_thread(_check, actor, name, held, content, declared.tools)
             yield PlannedChange(verb, "imported_api", name, differences, _save(actor, name, content, choices))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
@@ -51,7 +54,7 @@ def _facts(
 ) -> tuple[Mapping[str, object], Mapping[str, object]]:
     """The import by its digest, whether it waits, and what is decided about each tool: as it is, and as declared."""
     base = held or ImportedApi(declared.title, None, 0, None)
-    review = imported_apis.review_of(replace(base, offered=content))
+    review = _reviewed(held, content)
     if unknown := sorted(declared.tools.keys() - {one.name for one in review.tools}):
         description = f"imported_apis: the description makes no tool {unknown[0]}"
         raise ChangeRefused("import_refused", description, field="imported_apis")
@@ -74,14 +77,26 @@ def _facts(
     return before, after
 
 
+def _check(
+    actor: Actor, name: str, held: ImportedApi | None, content: str, choices: Mapping[str, ImportChoice]
+) -> None:
+    """Refuse before anything waits what turning on would refuse."""
+    api = replace(held or ImportedApi(name, None, 0, None), offered=None, reviewed=content)
+    proposed: dict[str, ImportChoice] = {one.name: one.choice for one in _reviewed(held, content).tools}
+    imported_apis.chosen_of(actor.deployment, api, {**proposed, **choices})
+
+
+def _reviewed(held: ImportedApi | None, content: str) -> ApiReview:
+    return imported_apis.review_of(replace(held or ImportedApi("", None, 0, None), offered=content))
+
+
 def _save(
     actor: Actor, name: str, content: str, choices: Mapping[str, ImportChoice] | None
 ) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
         await imported_apis.offer(actor, name, content)
         if choices is not None:
-            api = await imported_apis.api_named(actor.deployment, name)
-            await imported_apis.decide(actor, name, api.digest, choices)
+            await imported_apis.decide_reviewed(actor, name, imported_apis.import_digest(content), choices)
         return None
 
     return run

@@ -26,9 +26,11 @@ from vault.registrations import EnteredRegistration
 from vault.storage.database import Transaction
 from vault.upkeep import census
 
+_PLACE: Final = ("address", "audience")  # the same for all tools, so that new ones don't repeat it
 _PARTS: Final = {
     name: name for name in ("title", "description", "request", "rule", "scopes", "effect", "arguments", "result")
 }
+_CHANGES: Final = {**{name: name for name in _PLACE}, **_PARTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,17 @@ def review_of(api: ImportedApi) -> ApiReview:
 
 
 def _tools_by_name(content: str | None) -> Mapping[str, Table]:
-    """Each tool with its rule, by name."""
+    """Each tool with its rule, and with where its calls go, by name."""
     if content is None:
         return {}
     tables = tables_of(content)
-    return {str(tool["name"]): {**tool, "rule": rule} for tool, rule in zip(tables.tools, tables.rules, strict=True)}
+    addresses = tables.provider.get("apis")
+    address = "\n".join(str(url) for url in addresses.values()) if is_object(addresses) else ""
+    place = dict(zip(_PLACE, (address, str(tables.provider.get("audience", ""))), strict=True))
+    return {
+        str(tool["name"]): {**tool, "rule": rule, **place}
+        for tool, rule in zip(tables.tools, tables.rules, strict=True)
+    }
 
 
 def state_of(deployment: Deployment, api: ImportedApi) -> Mapping[str, object]:
@@ -142,7 +150,9 @@ def import_digest(content: str) -> str:
 
 
 def _review(name: str, tool: Table, before: Table | None, *, decided: Table | None) -> ImportedToolReview:
-    if before is None and decided is not None and not _differs(tool, decided):
+    if before is None and decided is not None:
+        if _differs(tool, decided):
+            return ImportedToolReview(name, "changed", "leave", parts_of(_for_page(decided), _for_page(tool), _CHANGES))
         return ImportedToolReview(name, "left", "leave", parts_of(None, _for_page(tool), _PARTS))
     if before is None:
         return ImportedToolReview(
@@ -150,7 +160,8 @@ def _review(name: str, tool: Table, before: Table | None, *, decided: Table | No
         )
     is_kept = not _differs(tool, before)
     asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_kept)
-    parts = parts_of(None if is_kept else _for_page(before), _for_page(tool), _PARTS)
+    shown = _for_page(tool)
+    parts = parts_of(None, shown, _PARTS) if is_kept else parts_of(_for_page(before), shown, _CHANGES)
     return ImportedToolReview(name, "accepted" if is_kept else "changed", "ask" if asks else "accept", parts)
 
 
@@ -175,6 +186,31 @@ async def decide(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
     return await accept(actor, name, digest, {**proposed, **choices})
 
 
+async def decide_reviewed(actor: Actor, name: str, reviewed: str, choices: Mapping[str, ImportChoice]) -> int:
+    """As `decide`, about the import that `import_digest` calls so. Raises ChangeRefused for another one."""
+    api = await api_named(actor.deployment, name)
+    if import_digest(api.whole) != reviewed:
+        raise _stale()
+    return await decide(actor, name, api.digest, choices)
+
+
+def chosen_of(deployment: Deployment, api: ImportedApi, choices: Mapping[str, ImportChoice]) -> str:
+    """What is turned on by these choices; a tool without one is left out. Raises ChangeRefused."""
+    try:
+        content = with_choices(api.whole, choices)
+    except InseparableTool as one:
+        raise _import_refusal(
+            f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
+        ) from one
+    after = _tools_by_name(content)
+    if not after:
+        if api.offered is None:
+            raise _import_refusal(f"No tool of {api.name} is left. Remove the API instead.")
+        raise _import_refusal(f"No tool of {api.name} is left. Discard the import instead.")
+    _check_not_named(deployment, _tools_by_name(api.accepted).keys() - after.keys())
+    return content
+
+
 async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
     """Turn on what waits or was decided about before, as it was reviewed and chosen; how many tools.
 
@@ -184,18 +220,8 @@ async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
     api = await api_named(deployment, name)
     if api.digest != digest:
         raise _stale()
-    try:
-        content = with_choices(api.whole, choices)
-    except InseparableTool as one:
-        raise _import_refusal(
-            f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
-        ) from one
+    content = chosen_of(deployment, api, choices)
     before, after = _tools_by_name(api.accepted), _tools_by_name(content)
-    if not after:
-        if api.offered is None:
-            raise _import_refusal(f"No tool of {name} is left. Remove the API instead.")
-        raise _import_refusal(f"No tool of {name} is left. Discard the import instead.")
-    _check_not_named(deployment, before.keys() - after.keys())
     await _check(deployment, name, content)
     changed = [one for one, tool in before.items() if one not in after or _differs(after[one], tool)]
     async with actor.change() as transaction:

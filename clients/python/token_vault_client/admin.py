@@ -628,6 +628,8 @@ class ImportReview(TypedDict):
 
     digest: str
     import_digest: str
+    address: str
+    audience: str
     tools: list[ImportedToolRecord]
     gone: list[str]
 

@@ -554,6 +554,8 @@ export interface ImportDecisions {
 export interface ImportReview {
   digest: string;
   import_digest: string;
+  address: string;
+  audience: string;
   tools: Array<ImportedToolRecord>;
   gone: Array<string>;
 }

@@ -58,7 +58,15 @@ def show(setup: Setup, name: Name) -> None:
             {"name": one.name, "state": one.state, "choice": one.choice, "lines": _lines(one)} for one in review.tools
         ]
         setup.show_json(
-            {"name": name, "digest": api.digest, "import_digest": whole, "tools": tools, "gone": list(review.gone)}
+            {
+                "name": name,
+                "digest": api.digest,
+                "import_digest": whole,
+                "addresses": list(review.addresses.values()),
+                "audience": review.audience,
+                "tools": tools,
+                "gone": list(review.gone),
+            }
         )
         return
     for url in review.addresses.values():

@@ -30,6 +30,7 @@ from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.mcp_room import Room
 from tests.support.rooms.portal_room import Room as PortalRoom
 from vault import users
+from vault.approvals import standing_approvals
 from vault.mcp.imported_apis import ImportedApi, get_api
 from vault.records import Role
 
@@ -436,7 +437,9 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
         "document": described({"/orders": {"put": {"operationId": "order", "responses": {}}}}),
     }
     (third,) = await plan(place.operator, declared(other, reviewed=reviewed, tools=choices))
-    assert {one.name: one.after for one in third.differences}[f"{name}_order"] == "to review: new"
+    assert {one.name: one.after for one in third.differences}[f"{name}_order"] == (
+        "to review: changed, request, rule, scopes, effect, arguments, result"
+    )
     await applying.apply([third])
     assert place.offered(name) == {"quote": True}, "another version waits"
     with pytest.raises(ChangeRefused, match="makes no tool other"):
@@ -447,6 +450,102 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
     (gone,) = [one for one in removed if one.name == name]
     await applying.apply([gone])
     assert place.offered(name) == {}
+
+
+async def test_a_left_out_tool_that_changed_stays_out_unless_somebody_names_it(place: ImportRoom) -> None:
+    name = fresh()
+    await place.offer(name)
+    await place.accept(name, quote="accept", order="leave")
+    changed = {"/orders": {"put": {"operationId": "order", "responses": {}}}}
+    await place.offer(name, extra=changed)
+    (order,) = [one for one in imported_apis.review_of(await place.stored(name)).tools if one.name == f"{name}_order"]
+    assert (order.state, order.choice) == ("changed", "leave")
+    assert "request" in [part.name for part in order.parts]
+    digest = (await place.stored(name)).digest
+    assert await imported_apis.decide(place.operator, name, digest, {}) == 1
+    assert place.offered(name) == {"quote": False}
+    digest = (await place.stored(name)).digest
+    assert await imported_apis.decide(place.operator, name, digest, {f"{name}_order": "accept"}) == 2  # the twin
+
+
+@pytest.mark.parametrize("part", ["address", "audience"])
+async def test_another_address_or_audience_changes_every_tool(place: ImportRoom, part: str) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    await place.accept(name, quote="accept", order="ask")
+    content = json.loads(place.content(name))
+    before, after = content["provider"]["apis"]["main"], "https://other.example/v1"
+    if part == "address":
+        content["provider"]["apis"] = {"main": after}
+    else:
+        before, content["provider"]["audience"] = AUDIENCE, after
+    await imported_apis.offer(place.operator, name, json.dumps(content))
+    stored = await place.stored(name)
+    review = imported_apis.review_of(stored)
+    for tool in review.tools:
+        assert tool.state == "changed"
+        shown = [(found.name, [(line.mark, line.text) for line in found.lines]) for found in tool.parts]
+        assert shown == [(part, [("same", "…"), ("removed", before), ("added", after)])]
+    assert imported_apis.state_of(place.deployment, stored)["waiting"] == 2
+    page = await place.person.open(path)
+    assert f"<del>− {before}</del>" in page.text
+    tool = f"{name}_order"
+    await approve_from_now_on(place, tool)
+    assert await count_standing(place, tool) == 1
+    await decide(place, page, path)
+    assert await count_standing(place, tool) == 0
+    assert place.offered(name) == {"quote": False, "order": True}
+
+
+async def approve_from_now_on(place: ImportRoom, tool: str) -> None:
+    binding, now = standing_approvals.Binding("alice", "agent", "account", tool, {}), place.deployment.now()
+    async with place.deployment.transaction() as transaction:
+        await standing_approvals.give(
+            transaction,
+            place.deployment.keys,
+            binding=binding,
+            provider=tool.rpartition("_")[0],
+            account="1",
+            names={},
+            per_day=5,
+            expires_at=now + 86_400,
+            now=now,
+        )
+
+
+async def count_standing(place: ImportRoom, tool: str) -> int:
+    """Of those that nobody revoked."""
+    rows = await place.deployment.database.fetch(
+        "select id from standing_approvals where tool = :tool and revoked_at is null", {"tool": tool}
+    )
+    return len(rows)
+
+
+async def test_a_declaration_turns_on_only_the_import_that_it_names(place: ImportRoom) -> None:
+    name = fresh()
+    await place.offer(name)
+    named = imported_apis.import_digest((await place.stored(name)).whole)
+    await place.offer(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
+    with pytest.raises(ChangeRefused) as refused:
+        await imported_apis.decide_reviewed(place.operator, name, named, {})
+    assert refused.value.reason == "import_changed"
+    assert place.offered(name) == {}
+    named = imported_apis.import_digest((await place.stored(name)).whole)
+    assert await imported_apis.decide_reviewed(place.operator, name, named, {}) == 3  # the twin
+
+
+async def test_a_plan_refuses_a_decision_that_cannot_be_turned_on(place: ImportRoom) -> None:
+    name = fresh()
+    sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
+    (first,) = await plan(place.operator, declared(sent))
+    reviewed = str({one.name: one.after for one in first.differences}["import"])
+    none = {f"{name}_quote": "leave", f"{name}_order": "leave"}
+    with pytest.raises(ChangeRefused, match=f"No tool of {name} is left. Remove the API instead"):
+        await plan(place.operator, declared(sent, reviewed=reviewed, tools=none))
+    assert await get_api(place.deployment.database, name) is None
+    (change,) = await plan(place.operator, declared(sent, reviewed=reviewed, tools={**none, f"{name}_quote": "ask"}))
+    await applying.apply([change])  # the twin
+    assert place.offered(name) == {"quote": True}
 
 
 def test_a_declared_description_is_in_the_file_or_beside_it(tmp_path: Path) -> None:
