@@ -54,7 +54,7 @@ def _facts(
 ) -> tuple[Mapping[str, object], Mapping[str, object]]:
     """The import by its digest, whether it waits, and what is decided about each tool: as it is, and as declared."""
     base = held or ImportedApi(declared.title, None, 0, None)
-    review = _reviewed(held, content)
+    review = _review_of(held, content)
     if unknown := sorted(declared.tools.keys() - {one.name for one in review.tools}):
         description = f"imported_apis: the description makes no tool {unknown[0]}"
         raise ChangeRefused("import_refused", description, field="imported_apis")
@@ -82,11 +82,11 @@ def _check(
 ) -> None:
     """Refuse before anything waits what turning on would refuse."""
     api = replace(held or ImportedApi(name, None, 0, None), offered=None, reviewed=content)
-    proposed: dict[str, ImportChoice] = {one.name: one.choice for one in _reviewed(held, content).tools}
+    proposed: dict[str, ImportChoice] = {one.name: one.choice for one in _review_of(held, content).tools}
     imported_apis.chosen_of(actor.deployment, api, {**proposed, **choices})
 
 
-def _reviewed(held: ImportedApi | None, content: str) -> ApiReview:
+def _review_of(held: ImportedApi | None, content: str) -> ApiReview:
     return imported_apis.review_of(replace(held or ImportedApi("", None, 0, None), offered=content))
 
 

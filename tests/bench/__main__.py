@@ -26,7 +26,7 @@ from tests.bench.servers.contenders import (
     CORES,
     LOAD_CORE,
     Contender,
-    begun,
+    add_to,
     ending,
     start_bare,
     start_fast,
@@ -171,10 +171,10 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory() as name, ending() as processes:
         upstream = start_upstream(processes)
-        contenders = [begun(processes, (start_passing if is_proxy else start_bare)(upstream))]
+        contenders = [add_to(processes, (start_passing if is_proxy else start_bare)(upstream))]
         if not is_proxy:
-            contenders.append(begun(processes, start_fast(Path(name), upstream)))
-        ours = begun(processes, start_vault(Path(name), upstream, is_proxy=is_proxy))
+            contenders.append(add_to(processes, start_fast(Path(name), upstream)))
+        ours = add_to(processes, start_vault(Path(name), upstream, is_proxy=is_proxy))
         contenders.append(ours)
         rows = await drive_in_turn(contenders, rounds=chosen.rounds, calls=chosen.calls)
         memory = {contender.name: round(contender.memory_mb()) for contender in contenders}

@@ -23,7 +23,7 @@ from tests.bench.servers.contenders import (
     CONNECTIONS,
     LOAD_CORE,
     Contender,
-    begun,
+    add_to,
     ending,
     free_port,
     start_bare,
@@ -92,8 +92,8 @@ async def measure(folder: Path, *, on_postgres: bool, rounds: int, calls: int) -
     """Start everything, compare, end it."""
     with ending() as running:
         upstream = start_upstream(running)
-        bare, vault = begun(running, start_bare(upstream)), begun(running, start_vault(folder, upstream))
-        sse_bare = begun(running, start_bare(upstream, "sse"))
+        bare, vault = add_to(running, start_bare(upstream)), add_to(running, start_vault(folder, upstream))
+        sse_bare = add_to(running, start_bare(upstream, "sse"))
         for contender in (bare, sse_bare, vault):
             wait_for(contender.port, contender.process)
         async with AsyncExitStack() as stack:

@@ -29,7 +29,7 @@ from tests.bench.servers.contenders import (
     LOAD_CORE,
     SERVER_CORE,
     Contender,
-    begun,
+    add_to,
     ending,
     free_port,
     start,
@@ -83,13 +83,13 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
             token = process.stdout.readline().strip() if has_token else None
             return Contender(module, process, port, token)
 
-        bare, vault = begun(running, start_bare(upstream)), begun(running, start_vault(folder, upstream))
+        bare, vault = add_to(running, start_bare(upstream)), add_to(running, start_vault(folder, upstream))
         with setting(TOOLS, "slack_post"):
             (folder / "one").mkdir()
-            one = begun(running, start_vault(folder / "one", upstream))
+            one = add_to(running, start_vault(folder / "one", upstream))
         with setting(TOKENS, str((rounds + 1) * max(calls, 400) + 8)):
             (folder / "many").mkdir()
-            many = begun(running, start_vault(folder / "many", upstream))
+            many = add_to(running, start_vault(folder / "many", upstream))
         floor = other("tests.bench.servers.floor")
         with setting("FASTMCP_HOME", str(folder / "fastmcp")):
             memory, shipped = (

@@ -106,7 +106,7 @@ def ending() -> Generator[list[subprocess.Popen[str]]]:
                 process.kill()
 
 
-def begun(running: list[subprocess.Popen[str]], contender: Contender) -> Contender:
+def add_to(running: list[subprocess.Popen[str]], contender: Contender) -> Contender:
     """The contender, which ends with the block from now on, whatever becomes of the next one."""
     running.append(contender.process)
     return contender
