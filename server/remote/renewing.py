@@ -81,7 +81,7 @@ async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegist
 
 
 @dataclass(frozen=True, slots=True)
-class Renewal:
+class RenewedClient:
     """Our client as its server has it now, and as it is stored. `is_done`: its secret lives longer than before."""
 
     stored: StoredRegistration
@@ -95,9 +95,9 @@ async def _renew_there(
     stored: StoredRegistration,
     known: RemoteRegistration,
     facts: RemoteAuthorization,
-) -> Renewal:
+) -> RenewedClient:
     """Renew it at its server, and store each answer that changes it before the next question."""
-    before, policy = Renewal(stored, known), deployment.http.policy
+    before, policy = RenewedClient(stored, known), deployment.http.policy
     if not known.management_url:
         return before
     shown = await _ask(deployment, stored, read_client(known, deployment.http, policy=policy))
@@ -123,15 +123,19 @@ async def _ask(deployment: Deployment, stored: StoredRegistration, answer: Await
 
 
 async def _keep(
-    deployment: Deployment, server: McpServer, before: Renewal, client: RemoteRegistration, facts: RemoteAuthorization
-) -> Renewal | None:
+    deployment: Deployment,
+    server: McpServer,
+    before: RenewedClient,
+    client: RemoteRegistration,
+    facts: RemoteAuthorization,
+) -> RenewedClient | None:
     """With what an answer changed, stored; None if an admin changed the registration meanwhile."""
     if client == before.client:
         return before
     is_done = is_longer(client, before.client)
     kind = "mcp_server.client_renewed" if is_done else None
     kept = await _store(deployment, server, before.stored, client, facts, kind=kind)
-    return None if kept is None else Renewal(kept, client, is_done)
+    return None if kept is None else RenewedClient(kept, client, is_done)
 
 
 async def _client_there(
