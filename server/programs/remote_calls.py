@@ -56,7 +56,7 @@ class _Refusal:
     code: str
     text: str
     provider: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes
     link: str
 
