@@ -216,6 +216,7 @@ async def _answer(
         purpose=spec.name,
         call=_tool_call(spec, arguments),
         tool_sets=deployment.offer.with_tool(spec.name),
+        is_kept=True,
     )
     is_last = False
     while True:

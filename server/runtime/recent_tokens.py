@@ -62,7 +62,7 @@ class RecentTokens:
         self._recent = RecentDecisions[_Key, _KnownToken](kept=KEPT, most=_MOST)
 
     async def exchange(self, request: ExchangeRequest, *, vault: Vault, now: int) -> UpstreamToken:
-        """As `vault.exchange` does, of which it raises the refusals."""
+        """As `vault.exchange` does, of which it raises the refusals. Keeps what is to be kept (`is_kept`)."""
         call = request.call
         if call is None or vault.policy_check is not None or not _is_plain(request):
             return await exchange(request, vault=vault, now=now)
@@ -76,7 +76,7 @@ class RecentTokens:
                     await _record(opened, hash_arguments(call, vault=vault), activity=vault.activity)
                     return opened.token
         settings = _settings(vault, request.provider)
-        token = await exchange(replace(request, is_kept=True), vault=vault, now=now)
+        token = await exchange(request, vault=vault, now=now)
         if (basis := token.basis) is not None and not token.approval:
             kept = _KnownToken(replace(token, value="", entered="", basis=None), basis)
             ends = (basis.until, basis.token.ageing_at)  # from then on each call sees to the next token

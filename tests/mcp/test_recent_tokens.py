@@ -46,7 +46,7 @@ class CallingAgent:
     def wanted(self) -> ExchangeRequest:
         """What a call asks of the exchange."""
         call = ToolCall("slack_post", arguments=lambda: POST)
-        return ExchangeRequest(self.agent.principal, "slack", SLACK, purpose="slack_post", call=call)
+        return ExchangeRequest(self.agent.principal, "slack", SLACK, purpose="slack_post", call=call, is_kept=True)
 
     async def post(self, **arguments: str) -> httpx2.Response:
         called = modern("tools/call", {"name": "slack_post", "arguments": POST | arguments})
