@@ -25,11 +25,15 @@ _MOST_CONTEXTS: Final = 1024
 
 
 class RunAuthority:
-    """Certificates for `domains` and hosts below them, for nothing else: its own says so (RFC 5280 §4.2.1.10)."""
+    """Certificates for `domains` and hosts below them, for nothing else: its own says so (RFC 5280 §4.2.1.10).
 
-    def __init__(self, domains: Collection[str], *, folder: Path) -> None:
+    `most`: hosts that get one.
+    """
+
+    def __init__(self, domains: Collection[str], *, folder: Path, most: int | None = None) -> None:
         self._domains = frozenset(domains)
         self._folder = folder
+        self._most = most
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Token Vault, for one program")])
@@ -40,6 +44,10 @@ class RunAuthority:
     def pem(self) -> str:
         """The authority's certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def has_room_for(self, host: str) -> bool:
+        """Whether this host has a certificate, or may get one."""
+        return self._most is None or host in self._contexts or len(self._contexts) < self._most
 
     def context(self, host: str) -> ssl.SSLContext:
         """The server's side of TLS for a host in one of the domains. Raises KeyError for any other."""

@@ -15,7 +15,7 @@ import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -26,12 +26,13 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import HttpError
 from providers.outbound.tunnels import open_tunnel
 from server.programs.certificates import RunAuthority
-from server.programs.wire import PIECE, Exchange, Wire
+from server.programs.wire import IDLE, PIECE, Exchange, Wire
 from server.proxy.program_hosts import ApiAddress, HostMap
 
 USER: Final = "run"
 logger = logging.getLogger("token_vault.run")
 _HANDSHAKE: Final = 30.0  # seconds for TLS
+_PASSWORD: Final = 10.0  # seconds until a connection has shown the password
 _OURS: Final = frozenset({b"proxy-authorization", b"proxy-connection", b"connection", b"keep-alive"})
 
 
@@ -55,6 +56,7 @@ class OtherHosts:
 
     `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
     `is_named`: whether a host is reached although others aren't; `why_not` is what the program is told of those.
+    `is_open`: whether there may be any tunnel now, also to hosts of ours.
     """
 
     are_allowed: bool
@@ -63,6 +65,7 @@ class OtherHosts:
     are_ours: Callable[[Sequence[ApiAddress]], Awaitable[bool]]
     proxy: str | None = field(default=None, repr=False)
     is_named: Callable[[str, int], bool] = lambda host, port: False
+    is_open: Callable[[], bool] = lambda: True
     why_not: str = "no connected account is there. --allow-other-hosts allows it, without a credential"
 
     def lets_through(self, host: str, port: int) -> bool:
@@ -70,13 +73,22 @@ class OtherHosts:
 
 
 class Front:
-    """Listens for one program. `answer` carries out its calls at `hosts`."""
+    """Listens for one program. `answer` carries out its calls at `hosts`; `most` connections at once."""
 
-    def __init__(self, hosts: HostMap, authority: RunAuthority, answer: Answerer, others: OtherHosts) -> None:
+    def __init__(
+        self,
+        hosts: HostMap,
+        authority: RunAuthority,
+        answer: Answerer,
+        others: OtherHosts,
+        *,
+        most: int | None = None,
+    ) -> None:
         self._hosts = hosts
         self._authority = authority
         self._answer = answer
         self._others = others
+        self._most = most
         self._password = secrets.token_urlsafe(24)
         self._expected = b"Basic " + b64encode(f"{USER}:{self._password}".encode())
         self._running = set[asyncio.Task[None]]()
@@ -117,6 +129,9 @@ class Front:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._most is not None and len(self._running) >= self._most:
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._serve(reader, writer))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -124,18 +139,24 @@ class Front:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._talk(Wire(reader, writer))
+            writer.close()
+            async with asyncio.timeout(IDLE):
+                await writer.wait_closed()
         except (OSError, ssl.SSLError, EOFError, h11.ProtocolError, TimeoutError):
             pass  # the program left, or speaks something else
         except Exception:  # the outermost handler of a connection
             logger.exception("a call of the program failed")
+        except asyncio.CancelledError:
+            writer.transport.abort()  # a goodbye would wait for the program
+            raise
         finally:
             writer.close()
-            with suppress(OSError, ssl.SSLError, asyncio.CancelledError):
-                await writer.wait_closed()
 
     async def _talk(self, wire: Wire) -> None:
         """One connection: a tunnel, or requests in absolute form (RFC 9112 §3.2.2)."""
-        while (request := await wire.next_request()) is not None:
+        patience = _PASSWORD
+        while (request := await wire.next_request(patience)) is not None:
+            patience = IDLE
             if not self._is_ours(request):
                 headers = [(b"proxy-authenticate", b'Basic realm="Token Vault"')]
                 await wire.refuse(407, "This proxy is for one program, whose environment has its password.", headers)
@@ -154,7 +175,13 @@ class Front:
         host, port = _authority_of(request.target.decode("latin-1"))
         if not host:
             await wire.refuse(400, "Name a host and a port.")
+        elif not self._others.is_open():
+            self._others.told(host, port, False)
+            await wire.refuse(403, f"Token Vault lets no call through to {host}: {self._others.why_not}.")
         elif await self._is_host_of_ours(host, port):
+            if not self._authority.has_room_for(host):
+                await wire.refuse(403, "This program called too many hosts. It can call those it called before.")
+                return
             await wire.accept_tunnel()
             async with asyncio.timeout(_HANDSHAKE):
                 await wire.start_tls(self._authority.context(host))

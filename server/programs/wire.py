@@ -20,7 +20,7 @@ from server.proxy.wire import ProxyRefused
 
 PIECE: Final = 65536  # bytes
 _HEAD_LIMIT: Final = 65536
-_IDLE: Final = 600.0  # seconds between two requests of a connection
+IDLE: Final = 600.0  # seconds between two requests of a connection
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 
@@ -89,9 +89,9 @@ class Wire:
         self._writer = writer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
 
-    async def next_request(self) -> h11.Request | None:
-        """The next request's head; None when the program has closed. Raises h11.RemoteProtocolError."""
-        async with asyncio.timeout(_IDLE):
+    async def next_request(self, patience: float = IDLE) -> h11.Request | None:
+        """The next request's head; None when the program has closed. Raises h11.RemoteProtocolError, TimeoutError."""
+        async with asyncio.timeout(patience):
             event = await self.next_event()
         if isinstance(event, h11.Request):
             return event
