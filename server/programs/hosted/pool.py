@@ -96,6 +96,9 @@ class HostedServers:
         if (found := await self.problem()) is not None:
             logger.error("no sandbox", extra={"server": caller.server, "cause": str(found)})
             raise _unavailable(f"{caller.title} can't be started. An admin can run token-vault doctor.")
+        known = self._processes.get(_key_of(caller))
+        if known is not None and not known.is_ending:
+            return known
         async with self._starting:
             return await self._find_or_start(deployment, caller, settings)
 
@@ -118,6 +121,8 @@ class HostedServers:
         return made
 
     def _note_end(self, key: ProgramKey, process: HostedProcess) -> None:
+        if self._processes.get(key) is not process:
+            return
         del self._processes[key]
         if process.has_crashed:
             count = self._failures.get(key, (0, 0.0))[0] + 1
@@ -125,10 +130,11 @@ class HostedServers:
             while len(self._failures) >= _MOST_REMEMBERED:
                 del self._failures[next(iter(self._failures))]
             self._failures[key] = count, asyncio.get_running_loop().time() + wait
-        elif not process.has_ended:
+        if not process.has_ended:
             self._let_end(process)
 
-    def _let_end(self, process: HostedProcess) -> None:
+    def _let_end(self, process: HostedProcess, *, is_urgent: bool = False) -> None:
+        process.end(is_urgent=is_urgent)
         task = asyncio.create_task(process.stop())
         self._ended.add(task)
         task.add_done_callback(self._ended.discard)
@@ -152,12 +158,18 @@ class HostedServers:
         while self._processes:
             await asyncio.sleep(_LOOK)
             for key, process in [*self._processes.items()]:
-                if process.is_ending:
-                    self._note_end(key, process)
-                elif (reason := await self._reason_to_end(process)) is not None:
-                    if reason:
-                        logger.warning("a local server is ended", extra={"server": key.server, "cause": reason})
-                    self._let_end(process)
+                try:
+                    await self._look_at(key, process)
+                except Exception:  # the outermost handler of the watch, which all others need
+                    logger.exception("a local server can't be watched", extra={"server": key.server})
+
+    async def _look_at(self, key: ProgramKey, process: HostedProcess) -> None:
+        if process.is_ending:
+            self._note_end(key, process)
+        elif (reason := await self._reason_to_end(process)) is not None:
+            if reason:
+                logger.warning("a local server is ended", extra={"server": key.server, "cause": reason})
+            self._let_end(process, is_urgent=bool(reason))
 
     async def _reason_to_end(self, process: HostedProcess) -> str | None:
         """Why it should end now, empty if that is usual; None if it may stay."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, Implementation
+from mcp_types import Implementation
 from pydantic import ValidationError
 
 from providers.api.api import ToolRefused, UpstreamUnavailable
@@ -36,7 +36,7 @@ from server.programs.certificates import RunAuthority
 from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
 from server.programs.front import Front, OtherHosts, ProgramCall
 from server.programs.hosted import sandbox
-from server.programs.hosted.stdio import LONGEST, speak
+from server.programs.hosted.stdio import LONGEST, Conversation
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.turns import Turn, note_host
 from server.programs.wire import Exchange
@@ -53,6 +53,9 @@ _GOODBYE: Final = 2.0  # seconds to end by itself (MCP, stdio: shutdown)
 _OPEN_FILES: Final = 1024
 _LINES: Final = 200  # that one program may write to the log
 _LINE: Final = 500  # characters
+_PIECE: Final = 65536  # bytes of standard error
+_CONNECTIONS: Final = 64  # of one program to its proxy
+_NAMES: Final = 200  # hosts that one program gets certificates for
 _IDENTITY: Final = Implementation(name="token-vault", version="1")
 _CLOSED: Final = "No tool call is running, so nothing was sent."
 logger = logging.getLogger("token_vault.local_servers")
@@ -88,6 +91,9 @@ class HostedProcess:
         self._answers = asyncio.Event()  # it answered, or ended before
         self._ending = asyncio.Event()
         self._is_wanted_end = False
+        self._is_urgent = False
+        self._starting: asyncio.Timeout | None = None
+        self._conversation: Conversation | None = None
         self._lines = 0
         self._hosts = _hosts_of(deployment, settings)
         self._front: Front | None = None
@@ -111,16 +117,37 @@ class HostedProcess:
         return self.has_ended or self._ending.is_set()
 
     @property
+    def _is_lost(self) -> bool:
+        return self._conversation is not None and self._conversation.has_ended
+
+    @property
     def has_crashed(self) -> bool:
-        """Whether it ended although nobody ended it."""
-        return self.has_ended and not self._is_wanted_end
+        """Whether it ended, or is ended, through its own fault."""
+        return self.is_ending and not self._is_wanted_end
+
+    def end(self, *, is_urgent: bool = False) -> None:
+        """Let it end, also while it starts; an urgent end leaves it no time."""
+        if not self.is_ending:
+            self._is_wanted_end = True
+        self._is_urgent |= is_urgent
+        self._break_off()
 
     async def stop(self) -> None:
         """End it, and wait until it is gone."""
-        self._is_wanted_end = True
-        self._ending.set()
+        self.end()
         if self._task is not None:
             await asyncio.wait([self._task])
+
+    def _break_off(self) -> None:
+        self._ending.set()
+        if self._starting is not None and not self._starting.expired():
+            self._starting.reschedule(asyncio.get_running_loop().time())
+            self._starting = None
+
+    def _end_for(self, excess: str) -> None:
+        self._say(f"is ended: {excess}")
+        self._is_urgent = True
+        self._break_off()
 
     @asynccontextmanager
     async def turn(self, caller: ToolCaller) -> AsyncGenerator[ClientSession]:
@@ -136,9 +163,10 @@ class HostedProcess:
                     yield session
                     is_over = True
                 except MCPError as error:
-                    if error.code == CONNECTION_CLOSED:
-                        raise self._lost_call() from error
                     is_over = True
+                    if self._is_lost or self.is_ending:
+                        self._break_off()
+                        raise self._lost_call() from error
                     raise
                 except (ToolRefused, ValidationError):
                     is_over = True
@@ -146,7 +174,7 @@ class HostedProcess:
                 finally:
                     self._turn = None
                     if not is_over:
-                        self._ending.set()
+                        self.end()
                     await front.end_connections()
                     await turn.close()
                     self.used_at = asyncio.get_running_loop().time()
@@ -156,7 +184,12 @@ class HostedProcess:
 
     async def _wait_for_session(self) -> tuple[ClientSession, Front]:
         await self._answers.wait()
-        if self._session is None or self._front is None or self.is_ending:
+        if self._session is not None and self.is_ending:
+            raise UpstreamUnavailable(
+                f"{self.caller.title} was ended while this call waited, so nothing was called. Try again.",
+                unknown_outcome=False,
+            )
+        if self._session is None or self._front is None:
             raise UpstreamUnavailable(
                 f"{self.caller.title} didn't start, so nothing was called. An admin can find the cause in the log.",
                 unknown_outcome=False,
@@ -172,7 +205,8 @@ class HostedProcess:
         try:
             await self._run(folder)
         except (OSError, TimeoutError, MCPError, EOFError) as error:
-            self._say(f"didn't start: {type(error).__name__}")
+            if not self.is_ending:
+                self._say(f"didn't start: {type(error).__name__}")
         except Exception:  # the outermost handler of a process
             logger.exception("a local server failed", extra={"server": self.caller.server})
         finally:
@@ -180,8 +214,8 @@ class HostedProcess:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, folder: Path) -> None:
-        authority = RunAuthority(self._hosts.domains, folder=folder)
-        self._front = front = Front(self._hosts, authority, self._answer, self._others())
+        authority = RunAuthority(self._hosts.domains, folder=folder, most=_NAMES)
+        self._front = front = Front(self._hosts, authority, self._answer, self._others(), most=_CONNECTIONS)
         shared = folder / "shared"
         shared.mkdir()
         order = self._order(_place(front.url_at(_PORT), authority, shared))
@@ -193,31 +227,44 @@ class HostedProcess:
             self.pid = process.pid
             errors = asyncio.create_task(self._read_errors(process.stderr))
             try:
-                listening = await asyncio.to_thread(_receive_port, ours, order)
-                streams = speak(process.stdout, process.stdin, lambda line: self._note(f"printed: {line}"))
-                async with front.listen(listening):
-                    client = Client(streams, mode="auto", cache=None, client_info=_IDENTITY)
-                    await self._talk(client, process)
+                self._conversation = conversation = Conversation(
+                    process.stdout,
+                    process.stdin,
+                    on_noise=lambda line: self._note(f"printed: {line}"),
+                    on_excess=self._end_for,
+                )
+                async with asyncio.timeout(_START) as self._starting:
+                    if self._ending.is_set():
+                        return
+                    listening = await asyncio.to_thread(_receive_port, ours, order)
+                    async with front.listen(listening):
+                        client = Client(conversation.open(), mode="auto", cache=None, client_info=_IDENTITY)
+                        await self._talk(client, process, conversation)
             finally:
-                await _end(process)
+                self._starting = None
+                is_known = self._session is not None and not self._is_urgent
+                await _end(process, patience=_GOODBYE if is_known else 0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GOODBYE):
                         await errors
                 self.pid = None
+                if self._session is not None and not self._is_wanted_end and not self._is_urgent:
+                    self._say(f"ended by itself with code {process.returncode}")
 
-    async def _talk(self, client: Client, process: asyncio.subprocess.Process) -> None:
-        async with asyncio.timeout(_START) as starting, client:
-            starting.reschedule(None)
+    async def _talk(self, client: Client, process: asyncio.subprocess.Process, conversation: Conversation) -> None:
+        async with client:
+            if self._starting is not None:
+                self._starting.reschedule(None)
+                self._starting = None
             self._session = client.session
             self._answers.set()
             waiting = [asyncio.create_task(self._ending.wait()), asyncio.create_task(process.wait())]
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                conversation.has_ended = True
                 for one in waiting:
                     one.cancel()
-        if not self._ending.is_set():
-            self._say(f"ended by itself with code {process.returncode}")
 
     async def _spawn(self, shared: Path, theirs: socket.socket) -> asyncio.subprocess.Process:
         room = sandbox.Room(shared, self.settings.folders, self._writable(), hidden=[self._data.resolve()])
@@ -281,6 +328,7 @@ class HostedProcess:
             told=self._note_host,
             are_ours=_none,
             proxy=deployment.settings.outbound.proxy_address(),
+            is_open=lambda: self._turn is not None,
             is_named=lambda host, port: self._turn is not None and self._turn.reaches(host, port),
             why_not=f"no tool call is running, or {self.caller.server} isn't set up to call it",
         )
@@ -302,17 +350,21 @@ class HostedProcess:
             note_host(self.deployment, self.caller, host, port, code="no_tool_call")
 
     async def _read_errors(self, reader: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                line = await reader.readline()
-            except ValueError:
-                continue  # the reader dropped what was too long
-            if not line:
-                return
+        rest = b""
+        while piece := await reader.read(_PIECE):
+            if self._lines > _LINES:  # the log has enough: all that is kept is the end
+                rest = (rest + piece)[-_LINE:]
+                continue
+            *lines, rest = (rest + piece).split(b"\n", _LINES + 1)
+            for line in lines:
+                self._note(line.decode(errors="replace"))
+            rest = rest[-_PIECE:]
+        for line in rest[-_LINE:].splitlines():
             self._note(line.decode(errors="replace"))
 
     def _note(self, line: str) -> None:
         """A line of the program's, for the log: bounded, and without its proxy's password."""
+        line = line[: 4 * _LINE]
         line = line if self._front is None else self._front.mask_password(line)
         text = as_seen(line.rstrip(), limit=_LINE)
         self.said = [*self.said[-4:], text]
@@ -365,6 +417,7 @@ def _receive_port(ours: socket.socket, order: bytes) -> socket.socket:
     _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if not descriptors:
         raise EOFError("the sandbox ended")
+    os.set_inheritable(descriptors[0], False)
     listening = socket.socket(fileno=descriptors[0])
     listening.setblocking(False)
     return listening
@@ -379,12 +432,12 @@ def _in_memory(content: bytes) -> Generator[int]:
         yield file.fileno()
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, *, patience: float) -> None:
     """Close its input, and kill it if it stays; with it goes everything in the sandbox."""
     if process.stdin is not None:
         process.stdin.close()
     try:
-        async with asyncio.timeout(_GOODBYE):
+        async with asyncio.timeout(patience):
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):

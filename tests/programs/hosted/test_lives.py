@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.programs.hosted.process import HostedProcess
+from server.local_server_settings import LocalServerSettings
+from server.programs.hosted.process import HostedProcess, ProgramKey
+from server.programs.hosted.sandbox import interpreter
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
 from tests.support.rooms.mcp_room import Agent
 
@@ -124,7 +126,55 @@ async def test_a_call_that_is_broken_off_ends_the_process(place: HostedRoom) -> 
             await session.call_tool("wait", {"seconds": 60.0})
     assert process.is_ending
     await until(lambda: process.has_ended)
+    assert not process.has_crashed
     assert await place.ask(agent, "pid") != before
+
+
+async def test_an_error_that_it_answers_with_ends_nothing(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    said = await place.ask(agent, "fail", code=-32000)  # the client's own code for a closed connection
+    assert "the answer is an error" in said, said
+    assert not process_of(place, agent).is_ending
+
+
+async def test_one_that_floods_is_ended(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    assert float(await place.ask(agent, "pid")) > 0
+    process = process_of(place, agent)
+    assert "ended during the call" in await place.ask(agent, "flood")
+    await until(lambda: process.has_ended)
+    assert process.has_crashed
+
+
+async def test_one_that_never_answers_is_ended_at_once(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    caller = process_of(place, agent).caller
+    silent = LocalServerSettings(command=str(interpreter()), args=("-I", "-c", "import time; time.sleep(1000)"))
+    process = HostedProcess(place.deployment, caller, silent, data=Path("/nonexistent"))
+    process.begin()
+    await until(lambda: process.pid is not None)
+    async with asyncio.timeout(30):  # half of what it has for its start
+        await process.stop()
+    assert process.has_ended
+    assert not process.has_crashed
+
+
+async def test_the_watch_forgets_no_process_that_took_the_place_of_another(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    before = process_of(place, agent)
+    await place.ask(agent, "end")
+    await place.ask(agent, "pid")
+    after = process_of(place, agent)
+    assert before is not after
+    who = agent.principal
+    key = ProgramKey("curious", who.user_id, who.client_id, after.caller.connection_id)
+    await place.hosted._look_at(key, before)  # as the watch does with what it read before
+    assert process_of(place, agent) is after
+    await place.ask(agent, "end")
+    await place.hosted._look_at(key, after)
+    await place.hosted._look_at(key, after)
 
 
 async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:

@@ -50,6 +50,13 @@ def open_socket(family: int) -> object:
     return "opened"
 
 
+def open_pair(family: int) -> object:
+    """Open two sockets of this family."""
+    for one in socket.socketpair(family, socket.SOCK_SEQPACKET):
+        one.close()
+    return "opened"
+
+
 def call_kernel(number: int) -> object:
     """Make a system call without arguments."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -140,6 +147,17 @@ def mumble(lines: int) -> object:
     return "mumbled"
 
 
+def fail(code: int) -> object:
+    """Answer with an error of the protocol."""
+    raise LookupError(code)
+
+
+def flood() -> object:
+    """Write what nobody asked for, without an end."""
+    while True:
+        print("this is no JSON", flush=True)
+
+
 def pid() -> object:
     """Who I am, by the time at which I started."""
     return STARTED
@@ -147,8 +165,23 @@ def pid() -> object:
 
 STARTED = str(time.time())
 TOOLS = (
-    *(look, write, environment, processes, connect, open_socket, call_kernel, grow, fork, wait, end, mumble, pid),
-    *(fetch, peek, fetch_later, fetch_beside, seen),
+    *(
+        look,
+        write,
+        environment,
+        processes,
+        connect,
+        open_socket,
+        open_pair,
+        call_kernel,
+        grow,
+        fork,
+        wait,
+        end,
+        mumble,
+        pid,
+    ),
+    *(fetch, peek, fetch_later, fetch_beside, seen, fail, flood),
 )
 
 
@@ -189,8 +222,13 @@ def main() -> None:
         message = json.loads(line)
         if "id" not in message:
             continue
-        result = _answer(message["method"], message.get("params") or {})
         answer = {"jsonrpc": "2.0", "id": message["id"]}
+        try:
+            result = _answer(message["method"], message.get("params") or {})
+        except LookupError as wanted:
+            error = {"code": wanted.args[0], "message": "the answer is an error"}
+            print(json.dumps({**answer, "error": error}), flush=True)
+            continue
         answer |= {"error": {"code": -32601, "message": "Method not found"}} if result is None else {"result": result}
         print(json.dumps(answer), flush=True)
 
