@@ -31,7 +31,7 @@ from providers.remote.sightings import Sightings
 from providers.tools.imported import read_imported
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable
-from server.local_server_settings import overlap_with
+from server.local_server_settings import overlap_with, shared_writable, shown_file
 from server.mcp.approval_settings import ApprovalRules
 from server.mcp.offer.registry import load_away, load_offer, load_tools
 from server.oauth.own_apis import OwnApis
@@ -185,7 +185,14 @@ def _local_servers(settings: Settings, *, data: Path) -> HostedServers | None:
     if (found := overlap_with(data, settings.local_servers)) is not None:
         name, folder = found
         raise SettingsRefused(f"local_servers.{name}: {folder} would show it the vault's data directory")
-    return HostedServers(settings, data=data)
+    if (found := shared_writable(settings.local_servers)) is not None:
+        name, folder = found
+        raise SettingsRefused(f"local_servers.{name}: {folder} would show it what is in a `writable` folder")
+    secrets = settings.secret_files()
+    if (shown := shown_file(secrets, settings.local_servers)) is not None:
+        name, folder, file = shown
+        raise SettingsRefused(f"local_servers.{name}: {folder} would show it {file}")
+    return HostedServers(settings, hidden=(data.resolve(), *secrets))
 
 
 def _policy(settings: Settings, live: LiveProviders, activity: Activity, outbound: Outbound) -> PolicyGate | None:

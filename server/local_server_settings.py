@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
+from providers.outbound.json_values import is_object
 from server.provider_settings import Section
 
 NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -130,10 +131,53 @@ def _check_folder(folder: Path) -> None:
 
 def overlap_with(data: Path, servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path] | None:
     """The first server and folder that would show it something of the vault's data directory."""
-    own = data.resolve()
     for name, one in servers.items():
         for folder in one.shown_folders:
-            there = folder.resolve()
-            if there == own or there in own.parents or own in there.parents:
+            if _overlap(folder.resolve(), data.resolve()):
                 return name, folder
     return None
+
+
+def shown_file(files: Iterable[Path], servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path, Path] | None:
+    """The first server and folder that would show it one of these files, and the file."""
+    for file in files:
+        for name, one in servers.items():
+            for folder in one.shown_folders:
+                if file.is_relative_to(folder.resolve()):
+                    return name, folder, file
+    return None
+
+
+def shared_writable(servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path] | None:
+    """The first server and folder that would show it what other people or servers write."""
+    for owner in servers.values():
+        if owner.writable is None:
+            continue
+        written = owner.writable.resolve()
+        for name, one in servers.items():
+            for folder in one.folders:
+                if _overlap(folder.resolve(), written):
+                    return name, folder
+            own = None if one.writable is None else one.writable.resolve()
+            if one.writable is not None and own is not None and own != written and _overlap(own, written):
+                return name, one.writable
+    return None
+
+
+def secret_files(settings: object) -> Iterator[Path]:
+    """The files that settings name for a secret of theirs, resolved."""
+    if isinstance(settings, BaseModel):
+        for name in type(settings).model_fields:
+            value: object = getattr(settings, name)
+            if isinstance(value, Path):
+                if name.split("_")[-1] == "file" and not name.endswith("ca_file"):
+                    yield value.expanduser().resolve()
+            else:
+                yield from secret_files(value)
+    elif is_object(settings):
+        for value in settings.values():
+            yield from secret_files(value)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)

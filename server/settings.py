@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -32,7 +32,7 @@ from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.checkpoint_settings import CheckpointSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.key_settings import KeySettings
-from server.local_server_settings import NAME, LocalServerSettings
+from server.local_server_settings import NAME, LocalServerSettings, secret_files
 from server.notice_settings import MailSettings, ServiceSettings
 from server.openid_settings import OpenIDSettings
 from server.policy_settings import PolicySettings
@@ -423,6 +423,17 @@ class Settings(BaseSettings):
     logs: LogSettings = LogSettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
     provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with your own provider files")
+    _file: Path | None = PrivateAttr(default=None)
+
+    def read_from(self, file: Path | None) -> Self:
+        """The same, which knows its file."""
+        self._file = file
+        return self
+
+    def secret_files(self) -> tuple[Path, ...]:
+        """The settings file and the files that it names for a secret."""
+        own = () if self._file is None else (self._file.expanduser().resolve(),)
+        return *own, *secret_files(self)
 
     @classmethod
     def settings_customise_sources(
@@ -541,7 +552,7 @@ def load_settings(
             near = did_you_mean(section, Settings.model_fields) or " Check its spelling."
             raise SettingsRefused(f"{variable}: no setting section {section!r}.{near}")
     try:
-        return Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
+        settings = Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
     except SettingsError as error:
         cause = str(error).removesuffix(' from source "EnvSettingsSource"')
         raise SettingsRefused(f"the environment: {cause}; write lists and tables as JSON") from error
@@ -552,6 +563,7 @@ def load_settings(
         if first["type"] == "extra_forbidden":
             message = f"no such setting.{suggest_field(Settings, first['loc']) or ' Check its spelling.'}"
         raise SettingsRefused(f"{where}: {message}") from None
+    return settings.read_from(path)
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -11,6 +11,7 @@ import os
 import resource
 import socket
 import sys
+from contextlib import suppress
 
 _LIMITS = {
     "memory": resource.RLIMIT_DATA,
@@ -18,7 +19,10 @@ _LIMITS = {
     "cpu": resource.RLIMIT_CPU,
     "files": resource.RLIMIT_NOFILE,
     "core": resource.RLIMIT_CORE,
+    "file": resource.RLIMIT_FSIZE,
 }
+_NICE = 10
+_FIRST_TO_GO = "1000"  # where the machine's memory ends
 
 
 def main() -> None:
@@ -31,6 +35,9 @@ def main() -> None:
     socket.send_fds(channel, [b"1"], [listening.fileno()])
     listening.close()
     channel.close()
+    os.nice(_NICE)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123 -- starts often
+        score.write(_FIRST_TO_GO)
     for name, value in wanted["limits"].items():
         resource.setrlimit(_LIMITS[name], (value, value))
     command: list[str] = wanted["command"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
 from pathlib import Path
@@ -36,10 +36,10 @@ logger = logging.getLogger("token_vault.local_servers")
 class HostedServers:
     """The local servers of one vault process."""
 
-    def __init__(self, settings: Settings, *, data: Path) -> None:
+    def __init__(self, settings: Settings, *, hidden: Sequence[Path]) -> None:
         self._declared = settings.local_servers
         self._most = settings.tools.local_processes
-        self._data = data
+        self._hidden = hidden  # from programs, wherever it is
         self._processes: dict[ProgramKey, HostedProcess] = {}
         self._failures: dict[ProgramKey, tuple[int, float]] = {}  # how many, and when the next start may be
         self._is_usable = False
@@ -113,7 +113,7 @@ class HostedServers:
             self._note_end(key, known)
         self._check_wait(key, caller)
         await self._make_room(caller)
-        made = HostedProcess(deployment, caller, settings, data=self._data)
+        made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
         self._processes[key] = made
         made.begin()
         if self._watch is None or self._watch.done():

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ _PORT: Final = 3128  # of the proxy, in the sandbox
 _START: Final = 60.0  # seconds for the program's first answer
 _GOODBYE: Final = 2.0  # seconds to end by itself (MCP, stdio: shutdown)
 _OPEN_FILES: Final = 1024
+_LARGEST_FILE: Final = 1024 * 1024 * 1024  # bytes
 _LINES: Final = 200  # that one program may write to the log
 _LINE: Final = 500  # characters
 _PIECE: Final = 65536  # bytes of standard error
@@ -75,7 +76,7 @@ class HostedProcess:
     """From start to end; `begin` returns at once."""
 
     def __init__(
-        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings, *, data: Path
+        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings, *, hidden: Sequence[Path]
     ) -> None:
         self.caller = caller
         self.deployment = deployment
@@ -83,7 +84,7 @@ class HostedProcess:
         self.used_at = asyncio.get_running_loop().time()
         self.pid: int | None = None
         self.said: list[str] = []  # the last lines on standard error
-        self._data = data
+        self._hidden = hidden
         self._turn: Turn | None = None
         self._waiting = 0
         self._one = asyncio.Lock()
@@ -267,7 +268,7 @@ class HostedProcess:
                     one.cancel()
 
     async def _spawn(self, shared: Path, theirs: socket.socket) -> asyncio.subprocess.Process:
-        room = sandbox.Room(shared, self.settings.folders, self._writable(), hidden=[self._data.resolve()])
+        room = sandbox.Room(shared, self.settings.folders, self._writable(), hidden=self._hidden)
         with theirs, ExitStack() as stack:
             calls = call_filter()
             filter_fd = None if calls is None else stack.enter_context(_in_memory(calls))
@@ -288,11 +289,11 @@ class HostedProcess:
             )
 
     def _writable(self) -> tuple[Path, Path] | None:
-        """Where the writable folder shows, and this person's and agent's own part of it."""
+        """Where the writable folder shows, and the own part of this server, person, and agent."""
         folder = self.settings.writable
         if folder is None:
             return None
-        who = f"{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
+        who = f"{self.caller.server}\0{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
         own = folder / hashlib.sha256(who).hexdigest()[:32]
         own.mkdir(mode=0o700, exist_ok=True)
         return folder, own
@@ -310,6 +311,7 @@ class HostedProcess:
             "cpu": settings.cpu_seconds,
             "files": _OPEN_FILES,
             "core": 0,
+            "file": _LARGEST_FILE,
         }
         wanted = {
             "command": [settings.command, *settings.args],

@@ -129,8 +129,10 @@ def options(room: Room, *, filter_fd: int | None = None) -> Iterator[str]:
         shown, real = room.writable
         yield from ("--bind", str(real), str(shown))
     for place in room.hidden:
-        if _is_shown(place, room):
+        if _is_shown(place, room) and place.is_dir():
             yield from ("--tmpfs", str(place), "--remount-ro", str(place))
+        elif _is_shown(place, room) and place.exists():
+            yield from ("--ro-bind", os.devnull, str(place))
     for name in ("passwd", "group", "hosts"):
         if (room.shared / name).is_file():
             yield from ("--ro-bind", str(room.shared / name), f"/etc/{name}")
@@ -141,7 +143,8 @@ def options(room: Room, *, filter_fd: int | None = None) -> Iterator[str]:
 
 
 def _is_shown(place: Path, room: Room) -> bool:
-    roots = [Path("/usr"), Path(sys.base_prefix).resolve(), *room.folders]
+    system = [Path("/usr"), *(Path("/", name) for name in _LINKS), Path(sys.base_prefix)]
+    roots = [one.resolve() for one in (*system, *room.folders)]
     return any(place.is_relative_to(one) for one in roots)
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from server.administration.actor import Actor, ChangeRefused
 from server.app import open_deployment
 from server.doctor.tools import check_local_servers
-from server.local_server_settings import LocalServerSettings, overlap_with
+from server.local_server_settings import LocalServerSettings, overlap_with, shared_writable, shown_file
 from server.programs.hosted import sandbox
 from server.provider_settings import SettingsRefused
 from server.remote import servers
@@ -69,6 +69,51 @@ def test_no_folder_shows_the_vaults_data(tmp_path: Path) -> None:
     assert found(beside, writable=data) == ("one", data)
 
 
+def test_no_folder_shows_what_somebody_writes(tmp_path: Path) -> None:
+    written, beside = tmp_path / "written", tmp_path / "beside"
+    for place in (written / "below", beside):
+        place.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(written)
+
+    def found(**other: Any) -> object:
+        own = LocalServerSettings(command="node", writable=written)
+        return shared_writable({"own": own, "other": LocalServerSettings(command="node", **other)})
+
+    assert found(folders=(beside,), writable=written) is None, "each server has its own part"
+    assert found(writable=written / "below") == ("other", written / "below")
+    for folder in (written, tmp_path, written / "below", link):
+        assert found(folders=(folder,)) == ("other", folder)
+    itself = LocalServerSettings(command="node", folders=(written,), writable=link)
+    assert shared_writable({"one": itself}) == ("one", written)
+
+
+def test_no_folder_shows_a_file_with_a_secret(tmp_path: Path) -> None:
+    shown, config = tmp_path / "shown", tmp_path / "shown" / "config.toml"
+    shown.mkdir()
+    secret, authority = shown / "secret", shown / "authority.pem"
+    provider = f"client_id = 'x'\nclient_secret_file = '{secret}'\nca_file = '{authority}'\n"
+    server = f"[local_servers.one]\ncommand = 'node'\nfolders = ['{shown}']\n"
+    config.write_text(f"[keys]\npassphrase_file = '{shown}/passphrase'\n[providers.slack]\n{provider}{server}")
+    settings = load_settings(config)
+    assert set(settings.secret_files()) == {config, shown / "passphrase", secret}
+    for file in settings.secret_files():
+        assert shown_file([file], settings.local_servers) == ("one", shown, file)
+    assert shown_file([tmp_path / "config.toml"], settings.local_servers) is None
+
+
+def test_a_secret_in_a_folder_of_the_system_is_hidden(tmp_path: Path) -> None:
+    needs_sandbox()
+    folder, secret, other = tmp_path / "folder", tmp_path / "folder" / "secret", tmp_path / "folder" / "other"
+    folder.mkdir()
+    for one in (secret, other):
+        one.write_text("canary")
+    room = sandbox.Room(Path("/usr/share"), [folder], hidden=[secret])
+    command = [sandbox.wrapper(), *sandbox.options(room), "--", "/usr/bin/cat"]
+    read = [subprocess.run([*command, str(one)], capture_output=True, check=False).stdout for one in (secret, other)]
+    assert read == [b"", b"canary"]
+
+
 async def test_the_start_refuses_what_can_never_work(tmp_path: Path) -> None:
     async def start(**changes: Any) -> None:
         declared = {"curious": {**CURIOUS, **changes}}
@@ -81,6 +126,15 @@ async def test_the_start_refuses_what_can_never_work(tmp_path: Path) -> None:
         await start(providers=["slak"])
     with pytest.raises(SettingsRefused, match="would show it the vault's data directory"):
         await start(folders=[str(tmp_path)])
+    secret = tmp_path / "shown" / "secret"
+    secret.parent.mkdir()
+    with pytest.raises(SettingsRefused, match="would show it what is in a `writable` folder"):
+        await start(folders=[str(secret.parent)], writable=str(secret.parent))
+    refused = {"curious": {**CURIOUS, "folders": [str(secret.parent)]}}
+    settings = load_settings(overrides={"local_servers": refused, "keys": {"passphrase_file": str(secret)}})
+    with pytest.raises(SettingsRefused, match=f"would show it {secret}"):
+        async with open_deployment(settings, data=tmp_path / "vault"):
+            pass
     with pytest.raises(SettingsRefused, match="use a name of at most 32"):
         load_settings(overrides={"local_servers": {"No Name": CURIOUS}})
 

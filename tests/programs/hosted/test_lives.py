@@ -151,7 +151,7 @@ async def test_one_that_never_answers_is_ended_at_once(place: HostedRoom) -> Non
     await place.ask(agent, "pid")
     caller = process_of(place, agent).caller
     silent = LocalServerSettings(command=str(interpreter()), args=("-I", "-c", "import time; time.sleep(1000)"))
-    process = HostedProcess(place.deployment, caller, silent, data=Path("/nonexistent"))
+    process = HostedProcess(place.deployment, caller, silent, hidden=())
     process.begin()
     await until(lambda: process.pid is not None)
     async with asyncio.timeout(30):  # half of what it has for its start
