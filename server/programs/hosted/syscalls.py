@@ -22,22 +22,22 @@ _REFUSE: Final = 0x00050000  # with an error number
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in `struct seccomp_data`
 _OTHER_ABI: Final = 0x40000000  # x32: the same calls by other numbers
 _SOCKETS: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, 16)  # 16: netlink
-_FROM_424: Final = (  # the same number everywhere: io_uring, pidfd_getfd, the mount interface
+_FROM_424: Final = (  # the same number everywhere: io_uring, pidfd_getfd, the mount interface, memfd_secret
     *(425, 426, 427, 438),
-    *(428, 429, 430, 431, 432, 433, 442),
+    *(428, 429, 430, 431, 432, 433, 442, 447),
 )
-# By machine: its number, `socket`, and ptrace, keyrings, bpf, perf_event_open, userfaultfd, mounting, namespaces,
-# modules, swap, kexec, memory of others, handles of files, the kernel's log.
+# By machine: its number, `socket`, `socketpair`, and ptrace, keyrings, bpf, perf_event_open, userfaultfd, mounts,
+# namespaces, modules, swap, kexec, memory of others, handles of files, the kernel's log, memory that nobody counts.
 _MACHINES: Final = {
     "x86_64": (
-        *(0xC000003E, 41),
+        *(0xC000003E, 41, 53),
         *(101, 248, 249, 250, 321, 298, 323, 165, 166, 155, 161, 272, 308, 175, 313, 176, 167, 168, 246, 320, 169),
-        *(310, 311, 312, 303, 304, 103, 163, 179, 172, 173),
+        *(310, 311, 312, 303, 304, 103, 163, 179, 172, 173, 319, 29, 64, 68),
     ),
     "aarch64": (
-        *(0xC00000B7, 198),
+        *(0xC00000B7, 198, 199),
         *(117, 217, 218, 219, 280, 241, 282, 40, 39, 41, 51, 97, 268, 105, 273, 106, 224, 225, 104, 294, 142),
-        *(270, 271, 272, 264, 265, 116, 89, 60),
+        *(270, 271, 272, 264, 265, 116, 89, 60, 279, 194, 190, 186),
     ),
 }
 
@@ -47,7 +47,7 @@ def call_filter(machine: str | None = None) -> bytes | None:
     known = _MACHINES.get(machine or platform.machine())
     if known is None:
         return None
-    architecture, open_socket, *refused = known
+    architecture, open_socket, open_pair, *refused = known
     refused += _FROM_424
     steps = [
         _step(_LOAD, _ARCHITECTURE),
@@ -59,7 +59,8 @@ def call_filter(machine: str | None = None) -> bytes | None:
     ]
     for number in refused:
         steps += [_step(_IF_EQUAL, number, no=1), _step(_RETURN, _REFUSE | errno.EPERM)]
-    steps += [_step(_IF_EQUAL, open_socket, yes=1), _step(_RETURN, _ALLOW), _step(_LOAD, _FIRST_ARGUMENT)]
+    steps += [_step(_IF_EQUAL, open_socket, yes=2), _step(_IF_EQUAL, open_pair, yes=1), _step(_RETURN, _ALLOW)]
+    steps.append(_step(_LOAD, _FIRST_ARGUMENT))
     for family in _SOCKETS:
         steps += [_step(_IF_EQUAL, family, no=1), _step(_RETURN, _ALLOW)]
     steps.append(_step(_RETURN, _REFUSE | errno.EAFNOSUPPORT))

@@ -78,10 +78,24 @@ async def test_it_opens_no_socket_that_knows_no_namespace(place: HostedRoom, age
     assert await place.ask(agent, "open_socket", family=socket.AF_INET) == "opened"
     for family in (40, 38, 17):  # vsock, alg, packet
         assert "not supported" in await place.ask(agent, "open_socket", family=family)
+    assert await place.ask(agent, "open_pair", family=socket.AF_UNIX) == "opened"
+    assert "not supported" in await place.ask(agent, "open_pair", family=30), "TIPC, which has pairs, too"
     for number in (425, 428):  # io_uring_setup, open_tree
         assert "Operation not permitted" in await place.ask(agent, "call_kernel", number=number)
 
 
+@pytest.mark.skipif(call_filter() is None, reason="no filter for this architecture")
+async def test_it_gets_no_memory_that_nobody_counts(place: HostedRoom, agent: Agent) -> None:
+    for name in ("memfd_create", "shmget", "msgget", "semget"):
+        assert "Operation not permitted" in str(await place.ask(agent, "call_kernel", number=_NUMBERS[name])), name
+    assert await place.ask(agent, "look", path="/proc/self/oom_score_adj") == "1000\n"
+    limits, nice = await place.ask(agent, "look", path="/proc/self/limits"), min(19, os.nice(0) + 10)
+    assert "Max file size             1073741824" in limits
+    assert (await place.ask(agent, "look", path="/proc/self/stat")).rpartition(")")[2].split()[16] == str(nice)
+
+
 _NUMBERS = (
-    {"getpid": 39, "ptrace": 101} if platform.machine() == "x86_64" else {"getpid": 172, "ptrace": 117}
+    {"getpid": 39, "ptrace": 101, "memfd_create": 319, "shmget": 29, "msgget": 68, "semget": 64}
+    if platform.machine() == "x86_64"
+    else {"getpid": 172, "ptrace": 117, "memfd_create": 279, "shmget": 194, "msgget": 186, "semget": 190}
 )  # of the two architectures
