@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from providers.definitions.unruled import ANY_CALL
 from server.deployment import Deployment, ToolCaller
 from server.local_server_settings import LocalServerSettings
 from server.programs.front import ProgramCall
@@ -49,11 +50,12 @@ class _TurnAccess(ProgramAccess):
             raise
         provider = self._catalog.provider(chosen.address.provider)
         reading = frozenset(name for name, scope in provider.scopes.items() if scope.reads)
-        if self._caller.only_reads and call.method not in _READING and not chosen.scopes <= reading:
+        is_reading = call.method in _READING and ANY_CALL not in chosen.scopes
+        if self._caller.only_reads and not is_reading and not chosen.scopes <= reading:
             raise ProxyRefused(
                 "call_not_allowed",
-                f"{self._caller.tool} was accepted as a tool that only reads, and {call.method} changes something at "
-                f"{provider.title}. An admin can accept it as one that writes. Nothing was sent.",
+                f"{self._caller.tool} was accepted as a tool that only reads, and this {call.method} can change "
+                f"something at {provider.title}. An admin can accept it as one that writes. Nothing was sent.",
             )
         return chosen
 

@@ -169,6 +169,10 @@ class HostedRoom:
         return [one for one in reversed(found) if one.kind == kind and one.client_id == agent.principal.client_id]
 
 
+def _with_unruled_slack(providers: dict[str, Any]) -> dict[str, Any]:
+    return {**providers, "slack": {**providers["slack"], "unruled_calls": "any"}}
+
+
 def text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
@@ -180,7 +184,7 @@ async def hosted_room(data: Path, *, most: int = 16, **local_servers: Any) -> As
         running_simulator() as simulator,
         running_vault(
             data,
-            providers=simulator.settings(),
+            providers=_with_unruled_slack(simulator.settings()),
             overrides={"local_servers": local_servers, "tools": {"list_limit": 0, "local_processes": most}},
         ) as vault,
     ):

@@ -46,8 +46,7 @@ async def test_between_calls_nothing_is_put_in(place: HostedRoom) -> None:
     async with asyncio.timeout(20):
         while not (seen := await place.ask(agent, "seen")):
             await asyncio.sleep(0.1)
-    assert json.loads(seen[0])["status"] == 403
-    assert "No tool call is running" in seen[0]
+    assert "Tunnel connection failed: 403" in seen[0]
     assert (await channels(place, agent))["ok"] is True  # the twin: during a call
 
 
@@ -107,6 +106,18 @@ async def test_a_tool_that_was_accepted_as_reading_changes_nothing(place: Hosted
     assert refused["status"] == 403
     assert "accepted as a tool that only reads" in refused["body"]
     assert json.loads((await place.ask(agent, "peek", url=CHANNELS))["body"])["ok"] is True
+
+
+async def test_a_get_that_may_change_something_is_no_reading(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.slack(agent, frozenset({"channels:read", "any:call"}))
+    url = "https://slack.com/api/conversations.archive?channel=C0SBRANDOM1"
+    refused = await place.ask(agent, "peek", url=url)
+    assert "accepted as a tool that only reads" in str(refused), refused
+    done = await place.ask(agent, "fetch", url=url)
+    assert "accepted as a tool that only reads" not in str(done)
+    (called, *_) = await place.events("proxy.called", agent)
+    assert called.details["tool"] == "curious_fetch"
 
 
 async def test_only_named_hosts_are_reached(place: HostedRoom) -> None:
