@@ -297,10 +297,14 @@ def _sizes_of_tools() -> str:
     every = [*builtin_tools(), *shipped().values(), SPEC]
     listed = [spec for spec in every if spec.provider in {"slack", "google", SPEC.provider}]
     return (
-        f"The {len(listed)} that are always listed are about {round(size_of(listed), -2):,} characters of names, "
-        f"descriptions, and arguments; with every provider set up, {len(every)} are about "
-        f"{round(size_of(every), -2):,}.\n"
+        f"The {len(listed)} that are always listed are about {_about(size_of(listed))} characters of names, "
+        f"descriptions, and arguments; with every provider set up, {len(every)} are about {_about(size_of(every))}.\n"
     )
+
+
+def _about(count: int) -> str:
+    """The count by its first two digits, so that the page doesn't change with each word of a description."""
+    return f"{round(count, 2 - len(str(count))):,}"
 
 
 def _packages() -> str:
