@@ -1,0 +1,34 @@
+"""What an imported API is refused for, and that it is done without that reason alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.administration.actor import Actor, ChangeRefused
+from server.policy.gate import PolicyGate
+from server.policy_settings import PolicySettings
+from server.remote import imported_apis
+from tests.portal.administration.test_imported_apis import ImportRoom, fresh, place
+
+__all__ = ["place"]  # a fixture
+
+
+async def test_an_api_that_a_rule_names_stays(place: ImportRoom, tmp_path: Path) -> None:
+    name, deployment = fresh(), place.deployment
+    await place.offer(name)
+    await place.accept(name, quote="accept", order="leave")
+    rule = f'@id("quotes")\nforbid (principal, action == Action::"{name}_quote", resource);\n'
+    for kind in ("folder", "shadow_folder"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "rules.cedar").write_text(rule, encoding="utf-8")
+        settings = PolicySettings(**{kind: folder})
+        gate = PolicyGate(settings, deployment.live, deployment.activity, admin=deployment.settings.admin)
+        with pytest.raises(ChangeRefused) as refused:
+            await imported_apis.remove(Actor(replace(deployment, policy=gate), None, "command_line"), name)
+        assert refused.value.reason == "named_by_rule"
+    await imported_apis.remove(place.operator, name)
+    assert place.offered(name) == {}
