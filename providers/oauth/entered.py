@@ -305,7 +305,13 @@ class CredentialUpstream:
             is_made = isinstance(outcome, TokenAnswer)
             return await self._probe_key(outcome.access_token) if is_made else ProbeAnswer(ProbeOutcome.UNPROVEN)
         if self._credential.kind in {"key", "session"}:
-            return ProbeAnswer(ProbeOutcome.UNPROVEN) if access_token is None else await self._probe_key(access_token)
+            if access_token is None:
+                return ProbeAnswer(ProbeOutcome.UNPROVEN)
+            probed = await self._probe_key(access_token)
+            speaks_for_all = is_fresh and (is_revoked or not self._sessions.may_renew(refresh_token))
+            if probed.outcome is ProbeOutcome.DEAD and self._credential.kind == "session" and not speaks_for_all:
+                return replace(probed, outcome=ProbeOutcome.UNPROVEN)
+            return probed
         if refresh_token is None:
             return ProbeAnswer(ProbeOutcome.UNPROVEN)
         outcome = await self.refresh(refresh_token)

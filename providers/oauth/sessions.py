@@ -85,6 +85,10 @@ class EnteredSessions:
         is_over = answer.status < 300 or answer.status in credential.dead or code in self.provider.errors.unauthorized
         return RevokeOutcome.REVOKED if is_over else RevokeOutcome.FAILED
 
+    def may_renew(self, packed: str | None) -> bool:
+        """Whether a refresh token is held, which can outlive a session's token."""
+        return packed is not None and self._facts()[1].renew is not None and bool(_refresh_token(packed))
+
     def _facts(self) -> tuple[Credential, SessionExchange]:
         credential = self.provider.credential
         if credential is None or credential.session is None:

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from providers.credentials.entered import pack, read_credential
+from providers.credentials.entered import SESSION, pack, read_credential
 from providers.credentials.placing import authorize_request
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog, parse_provider
 from providers.oauth.entered import CredentialUpstream, LookOutcome
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.peeking import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
 from vault.upkeep import receipts
-from vault.upstream import RevokeOutcome, Rotation
+from vault.upstream import ProbeOutcome, RevokeOutcome, Rotation, Silent
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,32 @@ title = "Read"
 [console]
 url = "https://desk.example/password"
 """
+
+
+@dataclass
+class Desk:
+    """A service of the file above, where each path says what it was told to."""
+
+    server: ScriptedServer
+    upstream: CredentialUpstream
+    says: dict[str, Reply]
+    packed: str = json.dumps({"name": "alice", "word": "correct horse", SESSION: "r-1"})
+
+
+@pytest_asyncio.fixture
+async def desk() -> AsyncGenerator[Desk]:
+    says: dict[str, Reply] = {}
+    async with (
+        scripted_server(lambda arrival: says.get(arrival.path, Reply(404))) as server,
+        Outbound(AddressPolicy(allow_loopback=True)) as outbound,
+    ):
+        content = tomllib.loads(FILE.replace("https://desk.example", server.url.replace("http://", "https://")))
+        content["identity"] = {"api": "main", "path": "/me", "id": "{id}", "label": "{id}"}
+        provider = parse_provider("desk", content)
+        places = {"token_url": "session", "revoke_url": "session", "refresh_url": "renewal"}
+        hosts = provider.hosts.model_copy(update={name: f"{server.url}/{path}" for name, path in places.items()})
+        provider = provider.model_copy(update={"hosts": hosts, "apis": {"main": server.url}})
+        yield Desk(server, CredentialUpstream(provider, outbound), says)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -326,3 +352,29 @@ async def test_each_service_is_spoken_to_as_its_sources_say(name: str) -> None:
         last = server.arrivals[-1]
         assert (last.method, last.path, last.form) == (exchange.end, "/out", exchange.ending)
         assert {key: last.headers[key] for key in exchange.ends_with} == exchange.ends_with
+
+
+@pytest.mark.parametrize(
+    ("is_fresh", "is_revoked", "is_renewable", "is_proof"),
+    [
+        (True, True, True, True),
+        (True, False, False, True),
+        (True, False, True, False),
+        (False, True, True, False),
+        (False, False, True, False),
+        (False, False, False, False),
+    ],
+)
+async def test_only_a_refusal_that_speaks_for_the_whole_session_proves_its_end(
+    desk: Desk, *, is_fresh: bool, is_revoked: bool, is_renewable: bool, is_proof: bool
+) -> None:
+    desk.says["/me"] = json_reply({}, status=401)
+    packed = json.dumps({"name": "alice", "word": "correct horse", **({SESSION: "r-1"} if is_renewable else {})})
+    probed = await desk.upstream.probe(
+        refresh_token=packed, access_token="t-1", is_fresh=is_fresh, is_revoked=is_revoked
+    )
+    assert (probed.outcome is ProbeOutcome.DEAD) is is_proof
+    revoked = RevokeOutcome.REVOKED if is_revoked else Silent("no answer")
+    verdict = receipts.judge(receipts.Evidence(revoked, probed), is_last=False)
+    assert (verdict.result is receipts.ReceiptResult.VERIFIED_DEAD) is is_proof
+    assert verdict.is_final is (is_proof or is_revoked)
