@@ -27,6 +27,7 @@ from vault.upstream import NotSent, Refusal, RevokeAnswer, RevokeOutcome, Silent
 _DEADLINE: Final = 10.0  # seconds for renewal and sign-in together
 _FOR_RENEWAL: Final = 4.0  # of these
 _LATER: Final = 60
+_LATER_STATUSES: Final = frozenset({"status_404", "status_421"})  # of a service that isn't there now
 _MISFIT: Final = Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
 
 
@@ -60,6 +61,8 @@ class EnteredSessions:
                 return self._seal(outcome, values, held)
         left = _DEADLINE - (asyncio.get_running_loop().time() - began)
         outcome = await self._ask(facts.sign_in, hosts.token_url, values, timeout=left)
+        if isinstance(outcome, Refusal) and outcome.code not in _LATER_STATUSES:
+            return replace(outcome, ends_grant=True)  # each repetition could lock the account there
         return self._seal(outcome, values, "")
 
     async def end(self, packed: str | None, token: str | None) -> RevokeAnswer:
@@ -109,7 +112,7 @@ class EnteredSessions:
         outcome = judge(self.provider, answer, ResponseContext(is_refresh=True, secrets=secrets, now=int(self.clock())))
         if answer.status in credential.dead and not isinstance(outcome, NotSent):
             return Refusal("invalid_grant", "the sign-in was refused", ends_grant=True)
-        is_unread = isinstance(outcome, Silent) and 400 <= answer.status < 500
+        is_unread = isinstance(outcome, Silent) and 400 <= answer.status < 500 and answer.status not in (408, 425)
         return Refusal(f"status_{answer.status}", "", ends_grant=False) if is_unread else outcome
 
     def _write(self, step: SessionStep, url: str, values: Mapping[str, str]) -> TokenRequestBytes:

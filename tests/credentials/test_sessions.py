@@ -25,7 +25,7 @@ from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
 from vault.upkeep import receipts
-from vault.upstream import ProbeOutcome, RevokeOutcome, Rotation, Silent
+from vault.upstream import ProbeOutcome, Refusal, RevokeOutcome, Rotation, Silent
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ url = "https://desk.example/password"
 
 @dataclass
 class Desk:
-    """A service of the file above, where each path says what it was told to."""
+    """A service of the file above; each path says what it was told to."""
 
     server: ScriptedServer
     upstream: CredentialUpstream
@@ -225,11 +225,14 @@ async def test_a_service_that_does_not_answer_costs_no_account(room: KeyRoom) ->
     keys.sessions.clear()
     for answers in (True, False):
         keys.sessions.clear()
+        before = calls_of(room, user).count("sign_in")
         if not answers:
-            room.simulator.fault("mailroom.sign_in", "status", status=500, times=None)
-        answer = await handle.call("GET", "/messages", api="main")
+            room.simulator.fault("mailroom.sign_in", "status", status=500)
+        for _ in range(2):  # once, and the second call waits: the service may count failed sign-ins
+            answer = await handle.call("GET", "/messages", api="main")
+            assert (answer.status_code == 200) is answers, answer.text
+        assert calls_of(room, user).count("sign_in") == before + answers
         room.simulator.control("clear_faults")
-        assert (answer.status_code == 200) is answers, answer.text
     [held] = await accounts_of(room, user)
     assert held.state.value == "active"
 
@@ -378,3 +381,25 @@ async def test_only_a_refusal_that_speaks_for_the_whole_session_proves_its_end(
     verdict = receipts.judge(receipts.Evidence(revoked, probed), is_last=False)
     assert (verdict.result is receipts.ReceiptResult.VERIFIED_DEAD) is is_proof
     assert verdict.is_final is (is_proof or is_revoked)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_over"),
+    [
+        (json_reply({"errors": {"password": "did not match"}}, status=400), True),
+        (Reply(423, b"locked"), True),
+        (json_reply({"error": "bad_password"}, status=400), True),
+        (Reply(404), False),
+        (Reply(408), False),
+        (Reply(425), False),
+        (Reply(429), False),
+        (Reply(500), False),
+    ],
+)
+async def test_a_refused_sign_in_is_not_tried_again(desk: Desk, reply: Reply, *, is_over: bool) -> None:
+    desk.says |= {"/renewal": json_reply({}, status=400), "/session": reply}
+    outcome = await desk.upstream.refresh(desk.packed)
+    assert (isinstance(outcome, Refusal) and outcome.ends_grant) is is_over
+    assert [one.path for one in desk.server.arrivals] == ["/renewal", "/session"]
+    desk.says["/session"] = json_reply({"access_token": "t-2"})
+    assert isinstance(await desk.upstream.refresh(desk.packed), Rotation)

@@ -29,6 +29,7 @@ from vault.refusals import CiphertextRejected, ConnectionRequired, StorageUnavai
 from vault.scopes import expand, is_within, missing_scopes
 from vault.storage.database import Transaction
 from vault.upstream import (
+    CredentialKind,
     Downscope,
     NotSent,
     RefreshOutcome,
@@ -156,7 +157,7 @@ class Spender:
         """Send, settle, and return the generation of the new token; None: read the row again."""
         token, scopes, item = self.refresh_token or self.id_token, self.request.scopes, self.request.item
         outcome = await self.upstream.refresh(token, scopes, item=item)
-        if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
+        if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE and not self._sends_password:
             outcome = await self.upstream.refresh(token, scopes, item=item)
         self._note(outcome)
         match outcome:
@@ -189,6 +190,11 @@ class Spender:
                 raise await self._mark_unanswered(lease, outcome)
             case _:
                 assert_never(outcome)
+
+    @property
+    def _sends_password(self) -> bool:
+        """Whether each attempt may be a sign-in, of which a service counts the failed ones."""
+        return self.policy.credential is CredentialKind.SESSION
 
     def _note(self, outcome: RefreshOutcome) -> None:
         """Update the provider's breaker; a provider that asks for patience works."""
@@ -278,8 +284,11 @@ class Spender:
 
         await attempts.write(self.vault, lease.connection_id, ending)
         if is_free:
+            wait = BROKEN_PAUSE if self._sends_password else 5
+            if self._sends_password:
+                self._pause(wait)
             return TemporarilyUnavailable(
-                f"{self.facts.provider} didn't answer. Nothing is lost.", retry_after=5, detail=outcome.reason
+                f"{self.facts.provider} didn't answer. Nothing is lost.", retry_after=wait, detail=outcome.reason
             )
         return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 
