@@ -376,7 +376,7 @@ class UpstreamAPI:
             return {"text": self._text(answer)}
         content = answer.json_content() if form == "any" else answer.json_object()
         if content is None and "xml" in answer.headers.get("content-type", ""):
-            content = parse_xml(answer.body)
+            content = parse_xml(answer.body, mask=lambda text: mask_text(text, self._secrets))  # what markup hid
         return self._judge(answer, content, is_write=is_write)
 
     def _text(self, answer: OutboundResponse) -> str:

@@ -180,12 +180,28 @@ def hides(shape: Any, above: frozenset[str] = frozenset()) -> bool:
         (b"<a><b><![CDATA[1 < 2]]></b></a>", True),
         (b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>', False),
         (b"<a><b>1</a>", False),
+        ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>'.encode("utf-16"), False),
+        ('<?xml version="1.0" encoding="utf-16"?><a>1</a>'.encode("utf-16"), False),
+        (b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-8"?><a>1</a>', True),
         (b"<a>" * 50 + b"</a>" * 50, False),
         (REFUSED, True),
     ],
 )
 def test_only_plain_xml_is_read(body: bytes, *, is_read: bool) -> None:
     assert (parse_xml(body) is not None) is is_read
+
+
+async def test_a_secret_that_markup_splits_is_masked(place: tuple[ScriptedServer, Provider, Outbound]) -> None:
+    server = place[0]
+    for word, shown in ((SECRET, "*" * len(SECRET)), ("harmless", "harmless")):
+        hidden = f"{word[:4]}<![CDATA[{word[4:]}]]>"
+        server.answer = lambda _, hidden=hidden: Reply(
+            200, BUCKETS.replace("<Name>box", f"<Name>{hidden}").encode(), {"content-type": "text/xml"}
+        )
+        try:
+            assert (await call(place, "aws_s3_buckets"))["items"][0]["name"] == shown
+        finally:
+            server.answer = answer
 
 
 async def test_an_answer_that_is_no_xml_is_no_success(place: tuple[ScriptedServer, Provider, Outbound]) -> None:
