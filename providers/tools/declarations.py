@@ -44,7 +44,7 @@ class Argument(_Part):
     It goes into the path if its name is there in braces, else into the query of a read and the body of a write, under
     `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the provider's
     `proxied.headers`. `template` writes it into a longer text, in
-    place of `{}`.
+    place of `{}`, after each character of `escape` got a backslash.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -58,6 +58,7 @@ class Argument(_Part):
     place: Literal["path", "query", "body", "header"] | None = None
     name: SentName | None = Field(default=None, alias="as")
     template: str | None = None
+    escape: str = ""  # characters that mean something in the provider's text format
     separator: str | None = None  # joins a list into one text
     send: Literal["rfc3339", "utc", "seconds", "milliseconds"] = "rfc3339"  # of a time; utc: without an offset
 

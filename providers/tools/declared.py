@@ -363,6 +363,8 @@ def _wire(value: object, argument: Argument) -> object:
         made = str(value)
     elif is_array(value):
         made = value if argument.separator is None else argument.separator.join(str(one) for one in value)
+    if argument.escape and isinstance(made, str):
+        made = "".join(f"\\{one}" if one in argument.escape else one for one in made)
     return made if argument.template is None else argument.template.replace("{}", str(made))
 
 

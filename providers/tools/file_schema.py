@@ -32,6 +32,7 @@ ARGUMENT: Final[Mapping[str, str]] = {
     ),
     "as": "Its name in the request; dotted: below an object.",
     "template": "A text around the value, which takes the place of `{}`.",
+    "escape": "Characters of a text that get a backslash.",
     "separator": "Joins a list into one text.",
     "send": "A time's form: `rfc3339` (default), `utc`, `seconds`, or `milliseconds`.",
 }

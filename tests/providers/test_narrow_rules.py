@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from providers.api.api import UpstreamAPI
 from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
 from tests.generating.shipped_tools import shipped
+from tests.support.doubles.scripted import json_reply, scripted_server
 
 
 def test_a_statement_in_snowflake_is_a_change_that_the_person_sees() -> None:
@@ -32,3 +36,26 @@ def test_who_may_save_questions_in_metabase_is_shown_to_run_queries() -> None:
 def test_a_post_on_linkedin_is_the_persons_own(author: str | None, *, is_allowed: bool) -> None:
     call = Call("main", "POST", "/rest/posts", {"commentary": "Hello"} | ({} if author is None else {"author": author}))
     assert allows(load_catalog().provider("linkedin"), call, frozenset({"w_member_social"})) is is_allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("Great work", "Great work"),
+        ("Great (work) @[Ann](urn:li:person:1)", r"Great \(work\) \@\[Ann\]\(urn:li:person:1\)"),
+    ],
+)
+async def test_the_text_of_a_linkedin_post_means_nothing_but_itself(text: str, sent: str) -> None:
+    async with (
+        scripted_server(lambda _: json_reply({}, status=201)) as server,
+        Outbound(AddressPolicy(allow_loopback=True)) as outbound,
+    ):
+        provider = load_catalog().provider("linkedin").model_copy(update={"apis": {"main": server.url}})
+        spec = shipped()["linkedin_post"]
+        api = UpstreamAPI(provider, outbound, token="t", scopes=spec.scopes, now=1)
+
+        async def silent(done: int, total: int | None, message: str) -> None:
+            """Progress that nobody watches."""
+
+        await spec.call(api, spec.input.model_validate({"person": "Ab-1_x", "text": text}), silent)
+        assert server.arrivals[-1].json["commentary"] == sent
