@@ -6,7 +6,9 @@ leaves this module in an answer, event, or message. `server.portal.credential` h
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +36,7 @@ from server.connecting.provider_authorization import (
 )
 from server.deployment import Deployment
 from server.sign_in import roles
-from vault import connections, tickets, users
+from vault import connections, limits, tickets, users
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
 from vault.refresh import consents
 from vault.refusals import TransitionRefused
@@ -42,6 +44,8 @@ from vault.storage.database import Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
 LABEL_LIMIT: Final = 120
+SIGN_INS: Final = 5  # of a person at a service in an hour, by a password that they enter
+SIGN_INS_BY_NAME: Final = 10  # of all persons, with the same user name there
 _UNNAMED: Final = "entered-"  # begins the id of an account that the service doesn't name
 _DAY: Final = 86400
 _OTHER_TEXT: Final = frozenset({"signed_token", "session"})  # whose fields aren't all parts of addresses
@@ -229,6 +233,8 @@ async def examine(
         public_values(credential, values, needed=address_names(provider) if credential.kind in _OTHER_TEXT else None)
         if deployment.entries.spend(user.id, provider.name, now=monotonic()):
             raise EntryFault("too_often")
+        if credential.kind == "session":
+            await _check_sign_ins(deployment, provider, values, user=user)
         values = await open_keys(credential, values)
         last = _check_keys(credential, values, now=deployment.now())
     except CredentialRefused as error:
@@ -253,6 +259,18 @@ async def examine(
     granted = granted_scopes(provider, answer)
     scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
+
+
+async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Mapping[str, str], *, user: User) -> None:
+    """Raises EntryFault: a person could try passwords of others, or have their accounts locked at the service."""
+    secret = frozenset() if provider.credential is None else provider.credential.secrets
+    names = json.dumps({name: text.strip().casefold() for name, text in values.items() if name not in secret})
+    at, now = f"sign-in:{provider.name}", deployment.now()
+    by_name = hashlib.sha256(names.encode()).hexdigest()
+    for bucket, limit in ((f"{at}:of:{user.id}", SIGN_INS), (f"{at}:at:{by_name}", SIGN_INS_BY_NAME)):
+        async with deployment.transaction() as transaction:
+            if not await limits.spend(transaction, bucket, limit=limit, window=3600, now=now):
+                raise EntryFault("too_often")
 
 
 def _check_keys(credential: Credential, values: Mapping[str, str], *, now: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tomllib
@@ -23,7 +24,9 @@ from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_
 from tests.support.peeking import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
+from vault import limits
 from vault.records import Connection, User
+from vault.storage.database import Transaction
 from vault.upkeep import receipts
 from vault.upstream import ProbeOutcome, Refusal, RevokeOutcome, Rotation, Silent
 
@@ -250,6 +253,39 @@ async def test_disconnecting_signs_out_and_proves_it(room: KeyRoom) -> None:
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.is_final) == ("verified_dead", True)
+
+
+@pytest.mark.parametrize(("tried", "is_limited"), [(4, False), (5, True)])
+async def test_a_person_tries_out_a_few_passwords_an_hour(room: KeyRoom, tried: int, *, is_limited: bool) -> None:
+    user = await room.user()
+    word = room.simulator.sandbox.keys.make_password(user.name)
+    person = await room.signed_in(user)
+    async with room.deployment.transaction() as transaction:
+        assert await spend_sign_ins(room, transaction, f"of:{user.id}", tried)
+    page = await room.enter(person, await room.form(person, "mailroom-session"), name=user.name, word=word)
+    assert ("Too many" in page.text) is is_limited
+    assert len(await accounts_of(room, user)) == (not is_limited)
+
+
+@pytest.mark.parametrize(("tried", "is_limited"), [(9, False), (10, True)])
+async def test_a_user_name_is_tried_out_a_few_times_an_hour_whoever_tries(
+    room: KeyRoom, tried: int, *, is_limited: bool
+) -> None:
+    user = await room.user()
+    word = room.simulator.sandbox.keys.make_password(user.name)
+    person = await room.signed_in(user)
+    name = hashlib.sha256(json.dumps({"name": user.name}).encode()).hexdigest()
+    async with room.deployment.transaction() as transaction:
+        assert await spend_sign_ins(room, transaction, f"at:{name}", tried)
+    page = await room.enter(person, await room.form(person, "mailroom-session"), name=user.name, word=word)
+    assert ("Too many" in page.text) is is_limited
+    assert len(await accounts_of(room, user)) == (not is_limited)
+
+
+async def spend_sign_ins(room: KeyRoom, transaction: Transaction, bucket: str, number: int) -> bool:
+    """As if so many had been tried."""
+    bucket, now = f"sign-in:mailroom-session:{bucket}", room.deployment.now()
+    return await limits.spend(transaction, bucket, limit=number, window=3600, now=now, cost=number)
 
 
 async def test_neither_password_nor_session_leaves_the_vault(room: KeyRoom, caplog: pytest.LogCaptureFixture) -> None:

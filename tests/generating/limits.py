@@ -35,6 +35,8 @@ IN_EACH_PROCESS: Final = {
     " MiB",
     "attempts to connect to PostgreSQL": "{vault.storage.postgres_attempts.AT_ONCE} at a time",
     "keys tried out at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
+    "passwords tried out at a service": "{server.connecting.credentials.SIGN_INS} an hour per person, "
+    "{server.connecting.credentials.SIGN_INS_BY_NAME} per user name there",
     "JSON to `/mcp` over {server.mcp.mcp_bodies._SMALL:KiB} KiB": "{server.mcp.mcp_bodies._MOST_NESTED} objects and "
     "arrays, {server.mcp.mcp_bodies._MOST_VALUES} values, {server.mcp.mcp_bodies._MOST_NAMES} arguments",
     "proxied bodies that must be judged": "`proxy.read_limit`; over {server.proxy.large_bodies.LARGE:MiB} MiB, "
