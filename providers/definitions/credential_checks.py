@@ -202,6 +202,13 @@ def _session_problems(provider: Provider, credential: Credential) -> Iterator[st
         for place, text in () if step is None else step.templates:
             for name in sorted(set(NAMES.findall(text)) - credential.fields.keys() - issued):
                 yield f"credential.session.{where}.{place}: {{{name}}} isn't a field; add it under credential.fields"
+        if (
+            step is not None
+            and issued
+            and not issued & {name for _, text in step.templates for name in NAMES.findall(text)}
+        ):
+            wanted = " or ".join(f"{{{name}}}" for name in sorted(issued, reverse=True))
+            yield f"credential.session.{where}: names no session; send {wanted} in fields or headers"
     sent = frozenset(name for _, text in facts.sign_in.templates for name in NAMES.findall(text))
     for name in sorted(set(credential.secrets) - sent):
         yield f"credential.session.sign_in: the secret {name!r} is sent nowhere; add it to fields or headers"

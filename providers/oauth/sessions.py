@@ -85,7 +85,9 @@ class EnteredSessions:
         if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
             return NotSent("the provider is rate limiting", retry_after=answer.retry_after or _LATER)
         code = text_at(answer.json_object() or {}, self.provider.response.error)
-        is_over = answer.status < 300 or answer.status in credential.dead or code in self.provider.errors.unauthorized
+        errors = self.provider.errors
+        is_over = answer.status < 300 or answer.status in credential.dead
+        is_over = is_over or code in errors.ends_grant | errors.unauthorized
         return RevokeOutcome.REVOKED if is_over else RevokeOutcome.FAILED
 
     def may_renew(self, packed: str | None) -> bool:

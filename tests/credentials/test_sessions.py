@@ -320,6 +320,9 @@ async def test_neither_password_nor_session_leaves_the_vault(room: KeyRoom, capl
         ("credential.session.renew.headers", {"Authorization": "{token}"}, "{token} isn't a field"),
         ("credential.session.sign_out.headers", {"X": "{session}"}, "{session} isn't a field"),
         ("credential.session.sign_out", None, "signs out; give both"),
+        ("credential.session.renew.headers", {"Authorization": "x"}, "session.renew: names no session"),
+        ("credential.session.sign_out.headers", {"X-Session": "x"}, "session.sign_out: names no session"),
+        ("credential.session.sign_out.headers", {"X-Session": "{refresh_token}"}, ""),
         ("credential.session.renew", None, "belongs to credential.session.renew"),
         ("hosts.token_url", "", "name where people sign in"),
         ("hosts.token_url", "https://desk.example/{word}", "addresses are no secret"),
@@ -439,3 +442,14 @@ async def test_a_refused_sign_in_is_not_tried_again(desk: Desk, reply: Reply, *,
     assert [one.path for one in desk.server.arrivals] == ["/renewal", "/session"]
     desk.says["/session"] = json_reply({"access_token": "t-2"})
     assert isinstance(await desk.upstream.refresh(desk.packed), Rotation)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [("invalid_grant", RevokeOutcome.REVOKED), ("invalid_request", RevokeOutcome.FAILED)],
+)
+async def test_a_session_that_is_over_already_counts_as_signed_out(
+    desk: Desk, code: str, outcome: RevokeOutcome
+) -> None:
+    desk.says["/session"] = json_reply({"error": code}, status=400)
+    assert await desk.upstream.revoke(refresh_token=desk.packed, access_token="t-1") is outcome
