@@ -263,7 +263,7 @@ async def examine(
 
 async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Mapping[str, str], *, user: User) -> None:
     """Raises EntryFault: a person could try passwords of others, or have their accounts locked at the service."""
-    secret = frozenset() if provider.credential is None else provider.credential.secrets
+    secret: tuple[str, ...] = () if provider.credential is None else provider.credential.secrets
     names = json.dumps({name: text.strip().casefold() for name, text in values.items() if name not in secret})
     at, now = f"sign-in:{provider.name}", deployment.now()
     by_name = hashlib.sha256(names.encode()).hexdigest()

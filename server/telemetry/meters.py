@@ -162,7 +162,7 @@ class Meters:
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
-        said = (name, *attributes.items())
+        said = (name, *[one for one in attributes.items() if one[0] in _LABELS])
         times = self._bound.get(said)
         if times is None:
             times = self._bind(said, name, attributes)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from opentelemetry.metrics import NoOpMeter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +29,8 @@ from server.app import open_deployment
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from server.telemetry.figures_page import CONNECTIONS
+from server.telemetry.meters import TIMES, Meters
+from server.telemetry.tally import Tally
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.processes import ROOT, Place, free_port
@@ -358,3 +361,13 @@ async def prometheus(config: Path, data: Path) -> AsyncGenerator[httpx2.AsyncCli
     finally:
         process.terminate()
         await process.wait()
+
+
+def test_what_labels_ignore_takes_no_place_among_the_times() -> None:
+    meters = Meters(NoOpMeter("test"), None, Tally(TIMES), is_provider=lambda _: True, is_tool=lambda _: True)
+    for status in range(200, 210):
+        meters.end("upstream", 0.1, {"provider": "slack", "method": "GET", "http_status": status})
+    assert len(meters._bound) == 1  # pyright: ignore[reportPrivateUsage]
+    for number in range(3):
+        meters.end("upstream", 0.1, {"provider": f"slack-{number}", "method": "GET", "http_status": 200})
+    assert len(meters._bound) == 4  # pyright: ignore[reportPrivateUsage]
