@@ -57,7 +57,8 @@ class UpstreamToken:
 
     `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
     `also_allowed`: what this agent may do with the account beside this call, always and without being asked about.
-    `entered`: the client credentials that the token was issued for, so that answers can be searched for their secret.
+    `entered`: the password or client credentials that the token was issued for, so that answers can be searched for
+    their secret.
     """
 
     value: str = field(repr=False)
