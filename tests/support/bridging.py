@@ -78,7 +78,7 @@ class Machine:
 
     async def address(self) -> str:
         """What the bridge has opened in the browser."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.opened.exists():
                 await asyncio.sleep(0.02)
         self.shown = self.opened.read_text()
@@ -87,7 +87,7 @@ class Machine:
 
     async def code(self) -> tuple[str, str]:
         """Page and code that the bridge has told on standard error."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (found := re.search(r"open (\S+/device) .*? code ([A-Z]{4}-[A-Z]{4})", self.told())) is None:
                 await asyncio.sleep(0.02)
         return found[1], found[2]
