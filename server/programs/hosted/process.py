@@ -38,7 +38,7 @@ from server.programs.front import Front, OtherHosts, ProgramCall
 from server.programs.hosted import sandbox
 from server.programs.hosted.stdio import LONGEST, Conversation
 from server.programs.hosted.syscalls import call_filter
-from server.programs.hosted.turns import Turn, note_host
+from server.programs.hosted.turns import HostNotes, Turn
 from server.programs.wire import Exchange
 from server.proxy import refusals
 from server.proxy.program_hosts import HostMap, host_map
@@ -86,6 +86,7 @@ class HostedProcess:
         self.said: list[str] = []  # the last lines on standard error
         self._hidden = hidden
         self._turn: Turn | None = None
+        self._notes = HostNotes(deployment)  # of the time between two calls
         self._waiting = 0
         self._one = asyncio.Lock()
         self._session: ClientSession | None = None
@@ -173,7 +174,7 @@ class HostedProcess:
                     is_over = True
                     raise
                 finally:
-                    self._turn = None
+                    self._turn, self._notes = None, HostNotes(self.deployment)
                     if not is_over:
                         self.end()
                     await front.end_connections()
@@ -340,7 +341,7 @@ class HostedProcess:
         if turn is not None:
             await turn.answer(call, exchange)
             return
-        note_host(self.deployment, self.caller, call.host, call.port, code="no_tool_call")
+        self._notes.note(self.caller, call.host, call.port, code="no_tool_call")
         found = self._hosts.at(call.host, call.port)
         provider = self.deployment.catalog.get(found[0].provider) if found else None
         await refusals.send(exchange.send, ProxyRefused("call_not_allowed", _CLOSED), provider)
@@ -349,7 +350,7 @@ class HostedProcess:
         if self._turn is not None:
             self._turn.note_host(host, port, is_reached)
         else:
-            note_host(self.deployment, self.caller, host, port, code="no_tool_call")
+            self._notes.note(self.caller, host, port, code="no_tool_call")
 
     async def _read_errors(self, reader: asyncio.StreamReader) -> None:
         rest = b""

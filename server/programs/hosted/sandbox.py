@@ -27,6 +27,8 @@ _PATIENCE: Final = 20.0  # seconds for a trial
 _LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SYSTEM: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/mime.types")
 _INSTALL: Final = "install bubblewrap (on Debian and Ubuntu: apt-get install bubblewrap), version 0.8 or newer"
+_CHILDREN: Final = Path("/proc/thread-self/children")
+_KERNEL: Final = "use a kernel with CONFIG_PROC_CHILDREN"
 _ALLOW: Final = (
     "allow user namespaces without privileges: an AppArmor profile for bwrap on Ubuntu, "
     "kernel.unprivileged_userns_clone=1 on older Debian, deploy/systemd/local-servers.conf for the systemd unit, "
@@ -65,6 +67,8 @@ def find_problem() -> SandboxProblem | None:
     """Try the sandbox with the interpreter in it; takes a moment, and blocks."""
     if sys.platform != "linux":
         return SandboxProblem("Programs are run in a sandbox on Linux only", "run the vault there")
+    if not _CHILDREN.exists():
+        return SandboxProblem("The kernel doesn't tell a process's children, so nothing could be limited", _KERNEL)
     if shutil.which(_WRAPPER) is None:
         return SandboxProblem("bubblewrap isn't installed", _INSTALL)
     command = [wrapper(), *options(Room(Path("/usr/share"))), "--", str(interpreter()), "-I", "-S", "-c", ""]
@@ -84,6 +88,10 @@ def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
     for folder in one.shown_folders:
         if not folder.is_dir():
             return SandboxProblem(f"{folder} is no folder", "create it, or correct `folders` or `writable`")
+    if one.writable is not None and not os.access(one.writable, os.W_OK | os.X_OK):
+        return SandboxProblem(
+            f"{one.writable} can't be written", "let this user write it; for the systemd unit, add ReadWritePaths="
+        )
     if not one.command.startswith("/"):
         if shutil.which(one.command, path=PATH) is None:
             return SandboxProblem(f"{one.command} isn't in {PATH}", "install it there, or name its absolute path")

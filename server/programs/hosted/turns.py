@@ -22,6 +22,7 @@ from vault.records import Event
 from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.spans import REQUEST_ID
 
+_MOST_HOSTS: Final = 100  # that are recorded of one call
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
@@ -60,6 +61,21 @@ class _TurnAccess(ProgramAccess):
         return chosen
 
 
+class HostNotes:
+    """Records the hosts that a program called: each once, and a bounded number, like those of a run."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._seen = set[tuple[str, int, str]]()
+
+    def note(self, caller: ToolCaller, host: str, port: int, *, code: str = "") -> None:
+        """Record a call of a host; `code` says why it was refused."""
+        if (host, port, code) in self._seen or len(self._seen) >= _MOST_HOSTS:
+            return
+        self._seen.add((host, port, code))
+        note_host(self._deployment, caller, host, port, code=code)
+
+
 class Turn:
     """What a program may do while it carries out one call."""
 
@@ -71,6 +87,7 @@ class Turn:
         self._named = frozenset(settings.hosts)
         self._access = _TurnAccess(deployment, caller)
         self._calls = LocalCalls(deployment, hosts, self._access, tool=caller.tool, request_id=REQUEST_ID.get())
+        self._notes = HostNotes(deployment)
         self._wrote = False
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
@@ -90,7 +107,8 @@ class Turn:
 
     def note_host(self, host: str, port: int, is_reached: bool) -> None:
         """Record that the program called another host."""
-        note_host(self._deployment, self._caller, host, port, code="" if is_reached else "host_refused")
+        self._wrote |= is_reached  # whatever is sent there
+        self._notes.note(self._caller, host, port, code="" if is_reached else "host_refused")
 
     def check_permission(self) -> None:
         """Raise what the person could allow, if it was missing and nothing was changed meanwhile."""

@@ -6,8 +6,13 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
+from server.programs.hosted.turns import Turn
+from server.proxy.program_hosts import HostMap
 from tests.programs.hosted.hosted_room import HostedRoom, text
 from tests.support.rooms.mcp_room import Agent
+from vault.refusals import ConnectionRequired
 
 CHANNELS = "https://slack.com/api/conversations.list"
 POST = "https://slack.com/api/chat.postMessage"
@@ -136,6 +141,29 @@ async def test_only_named_hosts_are_reached(place: HostedRoom) -> None:
     assert "403" in str(await place.ask(agent, "fetch", url="https://named.example/")), "at that port only"
     github = await place.ask(agent, "fetch", url="https://api.github.com/user")
     assert "403" in str(github), "a provider that isn't on its list"
+
+
+async def test_a_host_is_recorded_once_in_a_call_and_counts_as_written(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    (process,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    turn = Turn(place.deployment, process.caller, process.settings, HostMap(()))
+    turn._access.missing = ConnectionRequired("missing", provider="slack", reason="missing", scopes=frozenset())
+    for number in range(150):
+        for _ in range(2):
+            turn.note_host(f"h{number}.example", 443, False)
+    with pytest.raises(ConnectionRequired):
+        turn.check_permission()
+    turn = Turn(place.deployment, process.caller, process.settings, HostMap(()))
+    turn._access.missing = ConnectionRequired("missing", provider="slack", reason="missing", scopes=frozenset())
+    for _ in range(3):
+        turn.note_host("reached.example", 443, True)
+    turn.check_permission()
+    async with asyncio.timeout(60):
+        while not (reached := await place.events("program.called", agent)) or reached[0].outcome != "ok":
+            await asyncio.sleep(0.1)
+    assert sum(one.outcome == "ok" for one in reached) == 1
+    assert len(reached) <= 101
 
 
 async def test_a_permission_that_ends_ends_the_process(place: HostedRoom) -> None:

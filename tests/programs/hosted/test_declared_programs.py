@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from pydantic import ValidationError
@@ -154,6 +155,9 @@ def test_what_this_machine_lacks_is_told_with_the_fix(tmp_path: Path) -> None:
     assert "add its folder to `folders`" in said(command=str(own))
     assert said(command=str(own), folders=[str(tmp_path)]) == "None"
     assert "is no folder" in said(folders=[str(tmp_path / "gone")])
+    assert said(writable=str(tmp_path)) == "None"
+    with patch.object(sandbox.os, "access", lambda place, mode: place != tmp_path):
+        assert "can't be written" in said(writable=str(tmp_path)), "root may write anything"
 
 
 def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -168,6 +172,8 @@ def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.Mo
         assert fix in told
     fake.write_text("#!/bin/sh\nexit 0\n")
     assert sandbox.find_problem() is None
+    monkeypatch.setattr(sandbox, "_CHILDREN", tmp_path / "children")
+    assert "CONFIG_PROC_CHILDREN" in str(sandbox.find_problem())
 
 
 async def test_only_declared_programs_are_added(place: HostedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
