@@ -228,3 +228,44 @@ async def test_a_workers_assertion_counts_once_of_ten_at_the_same_time(target: T
     assertion = await _assertion(target)
     answers = await asyncio.gather(*(_work(target, assertion) for _ in range(10)))
     assert sum("connect_uri" in text for _, text in answers) == 1, answers
+
+
+# Handles for programs elsewhere: the same conditions on another path
+
+CALL = {"method": "POST", "host": "slack.com", "port": 443, "path": "/api/chat.postMessage"}
+
+
+@pytest.mark.parametrize(
+    ("client", "scope", "code"),
+    [
+        ("backend", "tools exchange", None),
+        ("backend", "tools", "insufficient_scope"),
+        (None, "tools exchange", "unauthorized_client"),
+        (None, "tools connections offline_access", "unauthorized_client"),
+    ],
+)
+async def test_a_program_elsewhere_gets_a_handle_only_as_by_exchange(
+    target: Target, client: str | None, scope: str, code: str | None
+) -> None:
+    agent = await target.agent(client=client, scope=scope)
+    for path in ("/programs/hosts", "/programs/calls"):
+        body = CALL if path.endswith("calls") else {}
+        answer = await target.http.post(path, json=body, headers=agent.headers)
+        told = answer.json()
+        if code is not None:
+            assert (answer.status_code, told["code"]) == (403, code), answer.text
+        assert answer.status_code != 500
+        assert "handle" not in told or told["handle"].startswith("tvp_")
+    if code is None:
+        assert (await target.http.post("/programs/hosts", json={}, headers=agent.headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"query": "\u20ac"}, {"accounts": ["x"] * 21}, {"accounts": ["x" * 201]}, {"host": "x" * 300}, {"scopes": [CHAT]}],
+)
+async def test_what_a_program_elsewhere_cannot_send_is_refused(target: Target, change: dict[str, object]) -> None:
+    agent = await target.agent(client="backend", scope="tools exchange")
+    answer = await target.http.post("/programs/calls", json=CALL | change, headers=agent.headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert "handle" not in answer.json()
