@@ -317,6 +317,15 @@ class Provider(FilePart):
     _registration: Registration = PrivateAttr(default=Registration())
     _called: frozenset[str] = PrivateAttr(default=frozenset())
 
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Provider:
+        """A copy. It computes anew what depends on other facts than the addresses of the APIs."""
+        copied = super().model_copy(update=update, deep=deep)
+        values = vars(copied)
+        if update is None or set(update) != {"apis"}:
+            for name in values.keys() - type(self).model_fields.keys():
+                del values[name]
+        return copied
+
     @property
     def is_remote(self) -> bool:
         """Whether this is an MCP server of others, whose calls no request rule judges."""

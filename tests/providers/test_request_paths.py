@@ -61,6 +61,14 @@ SPELLINGS = (
 )
 
 
+def test_a_copy_with_other_rules_is_judged_by_them() -> None:
+    asked = SLACK.model_copy()
+    assert asked.rules_by_call  # computed, and not copied with it
+    changed = asked.model_copy(update={"rules": STORE.rules})
+    assert scopes_of("/items/all", changed) == {"admin"}
+    assert asked.model_copy(update={"apis": asked.apis}).rules_by_call is asked.rules_by_call
+
+
 def scopes_of(path: str, provider: Provider = STORE) -> frozenset[str]:
     """The scopes that any rule for this path is content with; none where the call is refused."""
     return frozenset(scope for rule in of_path(provider, api="web", method="GET", path=path) for scope in rule.scopes)
