@@ -66,7 +66,9 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
                 lambda: iam.put_user_policy(UserName="agent", PolicyName="all", PolicyDocument=rights)
             )
             made = (await asyncio.to_thread(iam.create_access_key, UserName="agent"))["AccessKey"]
-            async with httpx2.AsyncClient(trust_env=False) as http:  # from now on, however often it was asked before
+            async with httpx2.AsyncClient(
+                trust_env=False, timeout=30
+            ) as http:  # from now on, however often asked before
                 (await http.post(f"{address}/moto-api/reset-auth", content="0")).raise_for_status()
             apis = {name: address.replace("127.0.0.1", host) for name, host in HOSTS.items()}
             apis |= {name: f"http://127.0.0.1:{free_port()}" for name in ("ec2", "cloudwatch")}

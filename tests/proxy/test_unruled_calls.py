@@ -67,7 +67,7 @@ async def test_any_read_lets_gets_through_and_nothing_else(room: ProxyRoom) -> N
         "/gumroad/products/a%20b?page=2&fields=x",
         f"Bearer {UPSTREAM_TOKEN}",
     )
-    for method in ("POST", "PUT", "PATCH", "DELETE", "HEAD"):
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
         assert await refusal(one, method, "/products/a") == "call_not_allowed"
     assert len(room.provider.arrivals) == 1
     (event,) = [one for one in await room.events(one) if one.outcome == "ok"]

@@ -11,8 +11,8 @@ from server.remote.declared import plan
 from server.remote.renewing import renew_due
 from server.remote.servers import EnteredClient, NewServer
 from tests.mcp.remote.remote_room import RemoteRoom, text
+from tests.support.peeking import read_events
 from vault import registrations
-from vault.audit import audit
 from vault.registrations import StoredRegistration
 
 POST = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
@@ -26,7 +26,7 @@ async def stored(place: RemoteRoom, name: str) -> StoredRegistration:
 
 
 async def kinds(place: RemoteRoom, name: str) -> list[str]:
-    events = await audit.list_events(place.deployment.database, limit=100, newest_first=True)
+    events = await read_events(place.deployment, newest_first=True)
     return [one.kind for one in events if one.details.get("provider") == name and "client" in one.kind]
 
 
@@ -65,8 +65,7 @@ async def test_where_nothing_renews_it_the_vault_registers_anew_at_the_end(place
 
 
 async def all_kinds(place: RemoteRoom, name: str) -> list[str]:
-    await place.deployment.activity.settle()
-    events = await audit.list_events(place.deployment.database, limit=100, newest_first=True)
+    events = await read_events(place.deployment, newest_first=True)
     return [one.kind for one in events if one.details.get("provider") == name]
 
 

@@ -205,8 +205,8 @@ class VaultMachine(RuleBasedStateMachine):
 
         async def refused() -> None:
             writing = self.room.database._writing
+            await self.room.settle()  # what is under way ends first
             sends = len(self.room.slack.sends)
-            await self.room.settle()
             await writing.execute("pragma query_only = on")
             try:
                 with pytest.raises((StorageUnavailable, TemporarilyUnavailable, ConnectionRequired)):

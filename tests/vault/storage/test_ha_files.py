@@ -31,7 +31,7 @@ def test_every_address_folder_and_password_of_the_page_is_replaced(tmp_path: Pat
         assert "10.0.0." not in text
         assert "-PASSWORD" not in text
     assert f"127.0.0.1:{ports['haproxy']}" in (tmp_path / "haproxy.cfg").read_text(encoding="utf-8")
-    with pytest.raises(AssertionError, match="not in the block"):
+    with pytest.raises(AssertionError, match="is not in the file"):
         pieces.put("bind 10.0.0.10:5000", [("10.0.0.99", "")])
 
 
