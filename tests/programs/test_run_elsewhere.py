@@ -21,6 +21,8 @@ import pytest
 import pytest_asyncio
 from joserfc.jwk import ECKey
 
+from server.administration import agents
+from server.administration.actor import Actor
 from server.bridge.access import Access
 from server.bridge.address import remote_vault
 from server.bridge.authority import AuthorizationServer, plain_client
@@ -38,7 +40,7 @@ from tests.support.person import Person
 from tests.support.processes import PROGRAM
 from tests.support.rooms.oauth_world import signed
 from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, Ran, program_room
-from vault import users
+from vault import clients, users
 
 USER = "https://api.github.com/user"
 RUNS = ("authorization_code", "refresh_token", TOKEN_EXCHANGE)
@@ -275,6 +277,21 @@ async def test_a_handle_ends_with_its_own_token_and_no_other(there: Elsewhere) -
             for one in (first, second)
         ]
         assert statuses == [401, 200]
+
+
+async def test_an_agent_that_may_have_whole_tokens_gets_a_handle_here(there: Elsewhere) -> None:
+    deployment = there.room.vault.deployment
+    tokens = await exchanging(there.room.vault, there.person)
+    await allow(there, tokens.client_id, READ)
+    async with deployment.transaction() as transaction:
+        await transaction.execute(
+            "update clients set kind = 'manual', auth_method = 'client_secret_post' where id = :id",
+            {"id": tokens.client_id},
+        )
+    client = await clients.get_client(deployment.database, tokens.client_id)
+    assert client is not None
+    await agents.set_release(Actor(deployment, None, "command_line"), client, target="github", policy="full")
+    assert (await ask(there, f"Bearer {tokens.access_token}")).json()["handle"].startswith("tvp_")
 
 
 async def test_a_handle_is_bound_to_the_key_of_its_token(there: Elsewhere) -> None:
