@@ -208,7 +208,6 @@ def main() -> None:
             "record_minutes": given.record_minutes,
             "seconds": given.seconds,
             "sources": sources(tree),
-            "measured": [f"{one}/*" for one in FOLDERS],
             "is_quick": False,
             "tests": given.tests or TESTS,
             "mutants": planned(tree, todo),

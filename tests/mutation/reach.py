@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 from math import log
 from pathlib import Path
 
+MEASURED = ("server/*", "vault/*")  # a record serves everything that tries mutants
 EACH = 2  # tests of each way through a function, before the others
 NEAREST = 6  # tests that speak of the same, before all others
 FIRST = 6  # tests of one file that come before those of the next file
@@ -30,8 +31,10 @@ class FileRecord:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(path, "wt", encoding="utf-8", compresslevel=3) as file:
+        unfinished = path.with_suffix(".part")
+        with gzip.open(unfinished, "wt", encoding="utf-8", compresslevel=3) as file:
             json.dump([self.seconds, self.lines, self.texts], file)
+        unfinished.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> FileRecord:

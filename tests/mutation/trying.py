@@ -33,7 +33,7 @@ from types import CodeType, FunctionType
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
-from tests.mutation.reach import FileRecord, Reach, Wording
+from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 from tests.mutation.swapping import functions_of, swapped
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -73,7 +73,6 @@ class MutantTrials:
         self._end = time.monotonic() + given["minutes"] * 60
         self._record_end = time.monotonic() + given["record_minutes"] * 60
         self._sources: list[str] = given["sources"]
-        self._measured: list[str] = given["measured"]
         self._is_quick: bool = given["is_quick"]
         self._order: list[str] = given["tests"]
         # those that need a process of their own come last
@@ -139,18 +138,14 @@ class MutantTrials:
         by_file: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in self._items.values():
             by_file[item.nodeid.partition("::")[0]].append(item)
-        recorded: list[FileRecord] = []
-        for file in sorted(
-            by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
-        ):
-            text = (self._tree / file).read_bytes()
-            kept = self._state / "reach" / f"{file.replace('/', '-')}-{hashlib.sha256(text).hexdigest()[:16]}.gz"
-            if not kept.exists():
-                if time.monotonic() > self._record_end:
-                    earlier = sorted(kept.parent.glob(f"{kept.name[:-19]}*"), key=lambda one: one.stat().st_mtime)
-                    say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
-                    recorded += [FileRecord.read(one) for one in earlier[-1:]]
-                    continue
+        places = {
+            file: self._state / "reach" / f"{file.replace('/', '-')}-{_digest((self._tree / file).read_bytes())[:16]}.gz"
+            for file in sorted(
+                by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
+            )
+        }
+        for file, kept in places.items():
+            if not kept.exists() and time.monotonic() < self._record_end and self._is_claimed(kept.name):
                 began, items = time.monotonic(), by_file[file]
                 done = in_child(
                     lambda items=items, kept=kept: self._record(items, kept), seconds=60 + UNKNOWN * len(items)
@@ -158,17 +153,38 @@ class MutantTrials:
                 say(f"recorded in {time.monotonic() - began:.0f} s: {file} {done}")
                 if not kept.exists():
                     FileRecord().write(kept)
-            recorded.append(FileRecord.read(kept))
+        recorded: list[FileRecord] = []
+        for file, kept in places.items():
+            while not kept.exists() and time.monotonic() < self._record_end:
+                time.sleep(1)  # another process records it
+            if kept.exists():
+                recorded.append(FileRecord.read(kept))
+                continue
+            earlier = sorted(kept.parent.glob(f"{kept.name[:-19]}*.gz"), key=lambda one: one.stat().st_mtime)
+            say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
+            recorded += [FileRecord.read(one) for one in earlier[-1:]]
         now = {one: (self._tree / one).read_text(encoding="utf-8") for one in self._sources}
         return Reach(recorded, now, self._state / "texts")
+
+    def _is_claimed(self, name: str) -> bool:
+        """Whether it is this process that records it; those of one plan share a folder of claims."""
+        claims = self._tree.parent / "claims"
+        claims.mkdir(exist_ok=True)
+        try:
+            (claims / name).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _kept_text(self, source: str) -> str:
         """Keep the text of a source file; the name under which it is kept."""
         text = (self._tree / source).read_bytes()
-        kept = self._state / "texts" / hashlib.sha256(text).hexdigest()[:24]
+        kept = self._state / "texts" / _digest(text)[:24]
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(text)
+            unfinished = kept.with_suffix(f".{os.getpid()}")
+            unfinished.write_bytes(text)
+            unfinished.replace(kept)
         return kept.name
 
     def _record(self, items: Sequence[pytest.Item], kept: Path) -> object:
@@ -179,7 +195,7 @@ class MutantTrials:
             data_file=None,
             config_file=False,
             concurrency=["thread"],
-            include=[str(self._tree / one) for one in self._measured],
+            include=[str(self._tree / one) for one in MEASURED],
         )
         recorded = FileRecord()
         measuring.start()
@@ -366,6 +382,10 @@ class FailureReport:
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.failed:
             Path(os.environ[REPORT]).write_text(report.nodeid, encoding="utf-8")
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def pytest_configure(config: pytest.Config) -> None:

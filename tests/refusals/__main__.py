@@ -2,7 +2,7 @@
 
     python -m tests.refusals [--within server/portal] [--again] [--workers 2]
 
-What the tests reach is kept in `--state`, as are the outcomes, so that the same command goes on where an earlier one
+What the tests reach is kept in `--state`, where `make mutate` finds it too, as are the outcomes, so that the same command goes on where an earlier one
 ended and tries only what has changed since.
 """
 
@@ -47,9 +47,11 @@ TESTS = tuple(
         "providers",
         "signals",
         "policy",
+        "programs/hosted",
         "vault",
     )
 )
+RESULTS = "refusals.jsonl"
 DEAD = frozenset({"killed", "hung"})
 COLUMNS = ("places", "test and twin", "explained", "survived", "unreached", "not tried", "mutants", "killed")
 
@@ -85,12 +87,11 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
             "tree": str(tree),
             "state": str(given.state),
             "work": str(work),
-            "results": str(given.state / "results.jsonl"),
+            "results": str(given.state / RESULTS),
             "minutes": given.minutes,
-            "record_minutes": 600 if number == 0 else 0,
+            "record_minutes": 600,
             "seconds": 30,
             "sources": [str(one.relative_to(tree)) for one in files],
-            "measured": [f"{one}/*" for one in FOLDERS],
             "is_quick": True,
             "tests": given.tests or TESTS,
             "mutants": mutants[number * share : (number + 1) * share],
@@ -159,7 +160,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes that try mutants")
     parser.add_argument("--again", action="store_true", help="try again those that no test told")
     parser.add_argument("--report", action="store_true", help="try nothing, print what is known")
-    parser.add_argument("--state", type=Path, default=ROOT / ".venv" / "refusals" / "state")
+    parser.add_argument("--state", type=Path, default=ROOT / ".venv" / "mutation" / "state")
     given = parser.parse_args()
     for row in explained():
         if stale(row, ROOT):
@@ -168,7 +169,7 @@ def main() -> int:
         tree = Path(folder) / "tree"
         copy_of_commit(tree)
         found = list(sites(tree, given.within or FOLDERS))
-        results = given.state / "results.jsonl"
+        results = given.state / RESULTS
         known = outcomes(results)
         mutants = [one for _, changes in found for one in changes]
         todo = [one for one in mutants if one.key not in known or (given.again and known[one.key] not in DEAD)]
