@@ -76,7 +76,10 @@ async def test_an_operation_answers_as_the_document_says(
             response = case.call(base_url=room.room.url, headers=headers)
             if response.status_code in {414, 431}:  # before it reaches the API: too long for any
                 return
-            case.validate_response(response, checks=OURS, headers=headers)
+            # A body that is too large is refused before its fields are read: a refusal that Schemathesis doesn't expect
+            is_too_large = response.status_code == 413
+            checked = [one for one in OURS if not (is_too_large and one is checks.negative_data_rejection)]
+            case.validate_response(response, checks=checked, headers=headers)
 
         try_it()
 

@@ -92,7 +92,7 @@ class MutantTrials:
         say(f"{len(self._items):,} tests collected")
         self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
-            os.environ["TEST_DATABASE_URL"] = _postgres()
+            os.environ["TEST_DATABASE_URL"] = postgres()
         for one in self._sources:  # some are imported only when they are needed
             with suppress(ImportError):  # of a package that is no part of the tests' environment
                 importlib.import_module(one.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
@@ -138,12 +138,12 @@ class MutantTrials:
         by_file: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in self._items.values():
             by_file[item.nodeid.partition("::")[0]].append(item)
-        places = {
-            file: self._state / "reach" / f"{file.replace('/', '-')}-{_digest((self._tree / file).read_bytes())[:16]}.gz"
-            for file in sorted(
-                by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
-            )
-        }
+        places: dict[str, Path] = {}
+        for file in sorted(
+            by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
+        ):
+            digest = _digest((self._tree / file).read_bytes())[:16]
+            places[file] = self._state / "reach" / f"{file.replace('/', '-')}-{digest}.gz"
         for file, kept in places.items():
             if not kept.exists() and time.monotonic() < self._record_end and self._is_claimed(kept.name):
                 began, items = time.monotonic(), by_file[file]
@@ -426,7 +426,7 @@ def _on_postgres(test: str) -> bool:
     return "postgres" in test
 
 
-def _postgres() -> str:
+def postgres() -> str:
     """A server for all children; it ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))  # short: the server's socket lives in it
     os.environ["XDG_RUNTIME_DIR"] = str(folder)

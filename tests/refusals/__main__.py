@@ -2,8 +2,8 @@
 
     python -m tests.refusals [--within server/portal] [--again] [--workers 2]
 
-What the tests reach is kept in `--state`, where `make mutate` finds it too, as are the outcomes, so that the same command goes on where an earlier one
-ended and tries only what has changed since.
+What the tests reach is kept in `--state`, for `make mutate` as well, and so are the outcomes: the same command goes on
+where an earlier one ended and tries only what has changed since.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.mutation.__main__ import copy_of_commit
+from tests.mutation.trying import postgres
 from tests.refusals.explained import Explanation, explained, stale
 from tests.refusals.sites import Change, Site, sites_of
 
@@ -80,6 +81,8 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
     files = [one for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
     share = -(-len(mutants) // given.workers)  # those of one source file mostly meet the same tests
     running: list[subprocess.Popen[bytes]] = []
+    if "TEST_DATABASE_URL" not in os.environ:
+        os.environ["TEST_DATABASE_URL"] = postgres()  # one for all of them
     for number in range(given.workers):
         work = tree.parent / str(number)
         work.mkdir()
