@@ -50,9 +50,8 @@ class _TurnAccess(ProgramAccess):
             self.missing = missing
             raise
         provider = self._catalog.provider(chosen.address.provider)
-        reading = frozenset(name for name, scope in provider.scopes.items() if scope.reads)
         is_reading = call.method in _READING and ANY_CALL not in chosen.scopes
-        if self._caller.only_reads and not is_reading and not chosen.scopes <= reading:
+        if self._caller.only_reads and not is_reading and not chosen.scopes <= provider.reading_scopes:
             raise ProxyRefused(
                 "call_not_allowed",
                 f"{self._caller.tool} was accepted as a tool that only reads, and this {call.method} can change "

@@ -111,6 +111,9 @@ async def test_a_tool_that_was_accepted_as_reading_changes_nothing(place: Hosted
     assert refused["status"] == 403
     assert "accepted as a tool that only reads" in refused["body"]
     assert json.loads((await place.ask(agent, "peek", url=CHANNELS))["body"])["ok"] is True
+    listed = await place.ask(agent, "peek", url=CHANNELS, method="POST", body="{}")
+    assert json.loads(listed["body"])["ok"] is True, "Slack's own SDKs read with POST"
+    assert "any:call" not in place.deployment.catalog.provider("slack").reading_scopes
 
 
 async def test_a_get_that_may_change_something_is_no_reading(place: HostedRoom) -> None:
