@@ -87,7 +87,7 @@ node-auth0: .venv/.dev
 	$(NPM) tests/node/auth0 --omit=optional
 
 # agent SDKs that the suite runs as clients; they need different releases of the mcp package
-SDKS := mcp-1 mcp-2 auth0 clients
+SDKS := mcp-1 mcp-2 auth0 clients servers
 sdks: $(SDKS:%=sdk-%)
 
 sdk-%: .venv/.dev

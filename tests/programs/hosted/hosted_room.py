@@ -20,6 +20,7 @@ from server.administration.actor import Actor
 from server.programs.hosted.pool import HostedServers
 from server.programs.hosted.sandbox import find_problem, interpreter
 from server.remote import servers
+from tests.conftest import unavailable
 from tests.support.harness import running_vault
 from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
@@ -30,6 +31,7 @@ from vault.upstream import Account, TokenAnswer
 
 SERVERS = Path(__file__).parent / "servers"
 NODE_MODULES = Path(__file__).parents[2] / "node" / "node_modules"
+PYPI = Path(__file__).parents[3] / ".venv" / "sdks" / "servers"
 CURIOUS: dict[str, Any] = {
     "command": str(interpreter()),
     "args": ["-I", str(SERVERS / "curious.py")],
@@ -63,6 +65,13 @@ def npm_server(package: str, *arguments: str, **more: Any) -> dict[str, Any]:
         "folders": [str(NODE_MODULES), *own],
         **more,
     }
+
+
+def pypi_server(script: str, *arguments: str, **more: Any) -> dict[str, Any]:
+    """The settings of a server from PyPI, as its package is installed by `make sdks`."""
+    if not (PYPI / "bin" / script).is_file():
+        unavailable("the servers from PyPI need: make sdks")
+    return {"command": str(PYPI / "bin" / script), "args": list(arguments), "folders": [str(PYPI)], **more}
 
 
 @dataclass
