@@ -103,6 +103,12 @@ class StoredRegistration:
         life = max(0, self.secret_ends_at - self.changed_at)
         return max(self.changed_at + life * 2 // 3, self.secret_ends_at - _WEEK)
 
+    def is_ending(self, now: int) -> bool:
+        """Whether its secret ends although a quarter of the time for its renewal is over."""
+        if self.secret_ends_at is None or self.renew_at is None:
+            return False
+        return now >= self.renew_at + max(0, self.secret_ends_at - self.renew_at) // 4
+
     @property
     def key_name(self) -> str:
         """Where the salt of its key is kept."""
@@ -140,6 +146,11 @@ class StoredRegistration:
 async def list_registrations(reader: Reader) -> tuple[StoredRegistration, ...]:
     """All of them, by the provider's name."""
     return tuple(_registration_of(row) for row in await reader.fetch(f"{_READ} order by provider", {"tenant": TENANT}))
+
+
+async def list_ending(reader: Reader, *, now: int) -> tuple[StoredRegistration, ...]:
+    """Those whose secrets end, and that nothing renewed in time."""
+    return tuple(one for one in await list_registrations(reader) if one.is_ending(now))
 
 
 async def get_registration(reader: Reader, provider: str) -> StoredRegistration | None:

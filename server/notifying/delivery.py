@@ -15,11 +15,11 @@ from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.schedule import due_at
 from server.notifying.sending import send
 from server.notifying.wording import AnswerForm, message_of
-from vault import sharing
+from vault import registrations, sharing
 from vault.approvals import access_requests, approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, get_settings, record_result
-from vault.notices.outbox import ASKED, Approvers, Notice, nobody
+from vault.notices.outbox import ASKED, CLIENT_ENDING, Approvers, Notice, nobody
 from vault.records import DOUBTED, ApprovalState
 
 AT_ONCE: Final = 5  # channels at a time that one round begins with
@@ -119,6 +119,9 @@ async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) 
     if event.kind == ASKED:
         request = await access_requests.get(deployment.database, str(event.details.get("request", "")))
         return request is not None and request.is_pending(now)
+    if event.kind == CLIENT_ENDING:
+        held = await registrations.get_registration(deployment.database, str(event.details.get("provider", "")))
+        return held is not None and held.client_id == event.details.get("client") and held.is_ending(now)
     if notice.kind in {"reconnect", "expiring"} and event.connection_id is not None and event.user_id is not None:
         held = await sharing.usable(
             deployment.database, event.connection_id, user_id=event.user_id, now=deployment.now()

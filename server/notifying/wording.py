@@ -15,7 +15,7 @@ from server.deployment import Deployment
 from server.http import page_texts
 from server.http.page_texts import text
 from vault import clients, users
-from vault.notices.outbox import ASKED, Notice
+from vault.notices.outbox import ASKED, CLIENT_ENDING, Notice
 from vault.records import Event
 
 SAMPLE_LIFETIME: Final = 300  # seconds in which a test is worth showing
@@ -85,6 +85,8 @@ async def line_of(deployment: Deployment, notice: Notice) -> Line:
     name = "request" if is_request else notice.kind
     if event.kind == "connection.doubted":
         name = "doubted"
+    if event.kind == CLIENT_ENDING:
+        name = "client_ending"
     if notice.kind == "access":
         name = event.kind.replace(".", "_")
     words = text(
@@ -125,6 +127,8 @@ def _path(kind: str, event: Event) -> str:
         return f"/access-requests/{quote(str(event.details.get('request', '')), safe='')}"
     if kind == "agent":
         return f"/agents/{quote(event.client_id or '', safe='')}"
+    if event.kind == CLIENT_ENDING:
+        return f"/administration/tools/servers/{quote(str(event.details.get('provider', '')), safe='')}"
     return f"/connections/{quote(event.connection_id or '', safe='')}"
 
 

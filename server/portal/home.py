@@ -37,6 +37,7 @@ async def show(visit: OwnVisit) -> Response:
         ],
         "held": needs.held,
         "imports": needs.imports,
+        "ending": [(one, account_title(visit, one.provider)) for one in needs.ending],
         "map": draw(visit, shown, owned=owned, uses=uses, all_agents=len(agents)),
         "titles": {one.provider: account_title(visit, one.provider) for one in owned},
         "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},

@@ -1,4 +1,5 @@
-"""What waits for the person: approvals, others' requests, accounts in trouble, and for admins tools to review.
+"""What waits for the person: approvals, others' requests, accounts in trouble, and for admins tools to review
+and registrations that end.
 
 Drives badge, title and start page.
 """
@@ -10,13 +11,14 @@ from typing import Final
 
 from server.administration import access_requests
 from server.deployment import Deployment
-from vault import connections
+from vault import connections, registrations
 from vault.approvals import approvals
 from vault.approvals.access_requests import AccessRequest
 from vault.approvals.approvals import Approval
 from vault.mcp import imported_apis
 from vault.mcp.servers import HeldTools, count_held
 from vault.records import Connection, User
+from vault.registrations import StoredRegistration
 
 _TROUBLE: Final = frozenset({"needs_reauth", "expiring"})
 
@@ -30,10 +32,12 @@ class Needs:
     requests: tuple[AccessRequest, ...] = ()  # of others, which the person may answer
     held: tuple[HeldTools, ...] = ()  # by server, for admins
     imports: tuple[str, ...] = ()  # names of APIs, for admins
+    ending: tuple[StoredRegistration, ...] = ()  # of the vault at MCP servers, for admins
 
     @property
     def count(self) -> int:
-        return len(self.approvals) + len(self.connections) + len(self.requests) + len(self.held) + len(self.imports)
+        own = len(self.approvals) + len(self.connections) + len(self.requests)
+        return own + len(self.held) + len(self.imports) + len(self.ending)
 
 
 async def read_needs(deployment: Deployment, user: User) -> Needs:
@@ -47,4 +51,9 @@ async def read_needs(deployment: Deployment, user: User) -> Needs:
     if not user.role.administers:
         return found
     reader = deployment.database
-    return replace(found, held=await count_held(reader), imports=await imported_apis.list_waiting(reader))
+    return replace(
+        found,
+        held=await count_held(reader),
+        imports=await imported_apis.list_waiting(reader),
+        ending=await registrations.list_ending(reader, now=now),
+    )

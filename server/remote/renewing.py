@@ -24,15 +24,17 @@ from providers.remote.authorization import (
 )
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
-from vault import registrations
+from vault import registrations, replay
 from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import McpServer
+from vault.notices.outbox import CLIENT_ENDING
 from vault.records import Event
 from vault.refusals import CiphertextRejected
 from vault.registrations import ClientRenewal, EnteredRegistration, StoredRegistration
 
 T = TypeVar("T")
+_KEPT: Final = 30 * 86_400  # seconds after the end in which it isn't announced again
 _LAST: Final = 3600  # seconds before the end in which the vault registers anew, where nothing renews its client
 logger = logging.getLogger("token_vault.remote")
 
@@ -60,6 +62,20 @@ async def renew_due(deployment: Deployment, due: Sequence[StoredRegistration]) -
                 "a registration at an MCP server wasn't renewed",
                 extra={"provider": stored.provider, "cause": str(error), "ends_at": stored.secret_ends_at},
             )
+        await _announce_end(deployment, stored.provider)
+
+
+async def _announce_end(deployment: Deployment, name: str) -> None:
+    """Record once that this registration ends and wasn't renewed, so that an admin is told."""
+    now = deployment.now()
+    stored = await registrations.get_registration(deployment.database, name)
+    if stored is None or stored.secret_ends_at is None or not stored.is_ending(now):
+        return
+    what, until = f"{name} {stored.client_id} {stored.secret_ends_at}", max(stored.secret_ends_at, now) + _KEPT
+    details: dict[str, object] = {"provider": name, "client": stored.client_id, "ends_at": stored.secret_ends_at}
+    async with deployment.transaction() as transaction:
+        if await replay.first_use(transaction, CLIENT_ENDING, what, expires_at=until, now=now):
+            await audit.append(transaction, Event(CLIENT_ENDING, details=details), now=now)
 
 
 async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegistration) -> None:

@@ -1,4 +1,7 @@
-"""Who answers access requests: administrators, and for what is a group's the managers of that group."""
+"""Who answers access requests: administrators, and for what is a group's the managers of that group.
+
+And who is told of what only administrators can do something about.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from vault import groups, users
 from vault.approvals import access_requests
 from vault.approvals.access_requests import Kind, RequestedAccess
 from vault.groups import Group, name_key
-from vault.notices.outbox import MOST_TOLD
+from vault.notices.outbox import ASKED, MOST_TOLD
 from vault.records import Event, Role, User
 from vault.storage.database import Reader
 
@@ -34,25 +37,43 @@ async def may_answer(deployment: Deployment, user: User | None, access: Requeste
 
 
 async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
-    """The ids of those who may answer the request of this event, at most as many as are told; managers first."""
-    database, now = deployment.database, deployment.now()
+    """The ids of those who may answer the request of this event, at most as many as are told; managers first.
+
+    Of one without a request: those who administer.
+    """
+    database = deployment.database
+    if event.kind != ASKED:
+        return [one.id for one in await _administrators(deployment)][:MOST_TOLD]
     request = await access_requests.get(database, str(event.details.get("request", "")))
     if request is None:
         return ()
     access = request.access
     first = await access_requests.managers(database, access.group_id)
-    rest = {one.id for one in await users.list_admins(database)}
-    for name in [name for name, role in deployment.settings.admin.group_roles.items() if Role(role).administers]:
-        group = await groups.find_group(database, name)
-        rest |= set() if group is None else {one.user_id for one in await groups.members(database, group.id, now=now)}
     told: list[str] = []
-    for user_id in [*sorted(first), *sorted(rest - first)]:
+    for user_id in [*sorted(first), *sorted(await _administrator_ids(deployment) - first)]:
         person = await users.get_user(database, user_id)
         if person is not None and await may_answer(deployment, person, access, reader=database):
             told.append(person.id)
         if len(told) == MOST_TOLD:
             break
     return told
+
+
+async def _administrators(deployment: Deployment) -> Sequence[User]:
+    database = deployment.database
+    people = [await users.get_user(database, one) for one in sorted(await _administrator_ids(deployment))]
+    found = [await roles.with_groups(deployment, one, reader=database) for one in people if one is not None]
+    return [one for one in found if one.disabled_at is None and one.role.administers]
+
+
+async def _administrator_ids(deployment: Deployment) -> set[str]:
+    """Those who administer by their own role or a group's, disabled or not."""
+    database, now = deployment.database, deployment.now()
+    found = {one.id for one in await users.list_admins(database)}
+    for name in [name for name, role in deployment.settings.admin.group_roles.items() if Role(role).administers]:
+        group = await groups.find_group(database, name)
+        found |= set() if group is None else {one.user_id for one in await groups.members(database, group.id, now=now)}
+    return found
 
 
 def gives_role(deployment: Deployment, name: str) -> bool:

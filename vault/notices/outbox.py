@@ -33,6 +33,8 @@ _TOLD: Final = """
     order by user_id limit :limit
 """
 ASKED: Final = "permission.requested"  # told to those who can answer, not to the person who asked
+CLIENT_ENDING: Final = "mcp_server.client_ending"  # told to those who administer
+_TO_OTHERS: Final = frozenset({ASKED, CLIENT_ENDING})
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "approval.requested": "approval",
     ASKED: "access",
@@ -44,6 +46,7 @@ KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "connection.quarantined": "reconnect",
     "connection.doubted": "reconnect",
     "connection.expiring": "expiring",
+    CLIENT_ENDING: "expiring",
     "consent.given": "agent",
 }
 _EVENTS: Final[Mapping[str, Value]] = {
@@ -92,7 +95,7 @@ _PUT_BACK: Final = """
 """
 _EVENT: Final = "select * from events where tenant = :tenant and sequence = :sequence"
 
-Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the ids of those who can answer a request
+Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the ids of those who can do something about it
 DueAt = Callable[[NoticeSettings, str, int], int]  # settings, `at_once` or `daily`, now -> when to send
 
 
@@ -108,7 +111,7 @@ class Notice:
 
 
 async def nobody(_event: Event) -> Sequence[str]:
-    """For a vault that tells nobody of others' requests."""
+    """For a vault that tells nobody of what isn't their own."""
     return ()
 
 
@@ -171,12 +174,11 @@ async def _rows(
 ) -> list[Mapping[str, Value]]:
     now, found = reader.now(), list[Mapping[str, Value]]()
     people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
-    told = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT]
-    whom = {owner: await _whom(reader, owner) for owner in {str(one.user_id) for one in told}}
-    answering = {one.sequence: await approvers(one) for one in told if one.kind == ASKED}
-    for event, user_id in [
-        (one, person) for one in told for person in answering.get(one.sequence, whom[str(one.user_id)])[:MOST_TOLD]
-    ]:
+    own = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT.keys() - _TO_OTHERS]
+    whom = {owner: await _whom(reader, owner) for owner in {str(one.user_id) for one in own}}
+    told = [(one, whom[str(one.user_id)]) for one in own]
+    told += [(one, await approvers(one)) for one in events if one.kind in _TO_OTHERS]
+    for event, user_id in [(one, person) for one, people_told in told for person in people_told[:MOST_TOLD]]:
         if user_id not in people:
             channels = [one for one in await list_channels(reader, ring, user_id) if one.gets_notices]
             settings = await get_settings(reader, user_id) if channels else NoticeSettings()

@@ -22,6 +22,7 @@ from server.remote import servers
 from server.remote.reviewing import choice_of, review_of
 from server.remote.servers import NewServer
 from vault.mcp.servers import McpServer, McpTool, list_servers
+from vault.registrations import get_registration
 from vault.upkeep import census
 
 PAGE: Final = f"{ROOT}/tools/servers"
@@ -89,6 +90,7 @@ async def show_one(visit: AdminVisit) -> Response:
     deployment, server = visit.deployment, await _server(visit)
     reviewed = await asyncio.to_thread(review_of, server)
     held = [one for one in reviewed if one.state != "accepted"]
+    held_client = await get_registration(deployment.database, server.name)
     context: dict[str, object] = {
         "server": server,
         "path": path_of(server.name),
@@ -96,6 +98,7 @@ async def show_one(visit: AdminVisit) -> Response:
         "held": held[:SHOWN],
         "more": max(0, len(held) - SHOWN),
         "accepted": [one for one in reviewed if one.state == "accepted"][:SHOWN],
+        "ends_at": held_client.secret_ends_at if held_client and held_client.is_ending(deployment.now()) else None,
         "connect": servers.connect_url(deployment, server.name),
         "list_tool": f"{server.name.replace('-', '_')}_tools",
     }
