@@ -52,7 +52,10 @@ class ToolSettings(ToolChoice):
         description="Calls per minute of one user's agents at one provider, in each process",
     )
     local_processes: int = Field(
-        default=16, ge=1, le=1000, description="Programs of `local_servers` that run at once, in each process"
+        default=16,
+        ge=1,
+        le=1000,
+        description="Programs of `local_servers` at once, in each process; half of them for one person",
     )
     profile: str = Field(
         default="everything", description="Tool set that agents are offered (`token-vault tools sets`)"

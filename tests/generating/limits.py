@@ -33,6 +33,7 @@ IN_EACH_PROCESS: Final = {
     "MCP servers behind the vault": "{providers.remote.listing.MOST} tools each, in a list of "
     "{providers.remote.listing.LONGEST_LIST:MiB}"
     " MiB",
+    "programs of local servers": "`tools.local_processes`, half of them for one person",
     "attempts to connect to PostgreSQL": "{vault.storage.postgres_attempts.AT_ONCE} at a time",
     "keys tried out at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
     "passwords tried out at a service": "{server.connecting.credentials.SIGN_INS} an hour per person, "

@@ -1,6 +1,7 @@
 """The processes of all local servers: started at a call, ended when idle, too large, or no longer allowed.
 
-A bounded number of them. One that ended by itself is started again at the next call, later each time.
+A bounded number of them, half of them for one person. One that ended by itself is started again at the next call,
+later each time.
 """
 
 from __future__ import annotations
@@ -146,12 +147,17 @@ class HostedServers:
             raise _unavailable(f"{caller.title} ended {count} times by itself. Try again in {int(left) + 1} s.")
 
     async def _make_room(self, caller: ToolCaller) -> None:
-        if len(self.live) < self._most:
+        """End the longest idle one where there is no room; of the person's own, where they have their share."""
+        own = [one for one in self.live if one.caller.principal.user_id == caller.principal.user_id]
+        share = max(1, self._most // 2)
+        has_share = len(own) >= share
+        if not has_share and len(self.live) < self._most:
             return
-        idle = sorted((one for one in self.live if one.is_idle), key=lambda one: one.used_at)
+        idle = [one for one in (own if has_share else self.live) if one.is_idle]
         if not idle:
-            raise _unavailable(f"{caller.title} can't be started now: {self._most} programs are at work. Try again.")
-        await idle[0].stop()
+            whose = f"{share} of this person's" if has_share else f"{self._most}"
+            raise _unavailable(f"{caller.title} can't be started now: {whose} programs are at work. Try again.")
+        await min(idle, key=lambda one: one.used_at).stop()
 
     async def _look(self) -> None:
         """Until the last one has ended."""

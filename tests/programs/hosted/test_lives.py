@@ -53,7 +53,7 @@ async def test_an_idle_one_ends_and_starts_again_at_the_next_call(small: HostedR
 
 
 async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: HostedRoom) -> None:
-    first, second, third = [await small.agent("curious") for _ in range(3)]
+    first, second, third = [await small.agent("curious", person=one) for one in ("alice", "bob", "carol")]
     await small.ask(first, "pid")
     await small.ask(second, "pid")
     ended, kept = process_of(small, first), process_of(small, second)
@@ -63,8 +63,23 @@ async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: Ho
     busy = [asyncio.create_task(small.ask(one, "wait", seconds=2.0)) for one in (second, third)]
     await until(lambda: not any(one.is_idle for one in small.hosted.live))
     refused = await small.ask(first, "pid")
-    assert "2 programs are at work" in refused, refused
+    assert "now: 2 programs are at work" in refused, refused
     assert await asyncio.gather(*busy) == ["waited", "waited"]
+    assert float(await small.ask(first, "pid")) > 0
+
+
+async def test_a_person_has_half_of_the_programs(small: HostedRoom) -> None:
+    first, second, other = [await small.agent("curious", person=one) for one in ("alice", "alice", "bob")]
+    await small.ask(first, "pid")
+    before = process_of(small, first)
+    await small.ask(second, "pid")
+    assert before.has_ended, "the person's own makes room"
+    busy = asyncio.create_task(small.ask(second, "wait", seconds=2.0))
+    await until(lambda: not process_of(small, second).is_idle)
+    refused = await small.ask(first, "pid")
+    assert "1 of this person's programs are at work" in refused, refused
+    assert float(await small.ask(other, "pid")) > 0, "somebody else's starts meanwhile"
+    assert await busy == "waited"
     assert float(await small.ask(first, "pid")) > 0
 
 
