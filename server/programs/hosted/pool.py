@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from providers.api.api import UpstreamUnavailable
 from server.deployment import Deployment, ToolCaller
 from server.local_server_settings import LocalServerSettings
+from server.programs.hosted.folders import remove_left
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
 from server.programs.hosted.usage import usage_of
@@ -113,6 +114,8 @@ class HostedServers:
         if known is not None:
             self._note_end(key, known)
         self._check_wait(key, caller)
+        if self._watch is None:
+            await asyncio.to_thread(remove_left)
         await self._make_room(caller)
         made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
         self._processes[key] = made

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
@@ -36,6 +35,7 @@ from server.programs.certificates import RunAuthority
 from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
 from server.programs.front import Front, OtherHosts, ProgramCall
 from server.programs.hosted import sandbox
+from server.programs.hosted.folders import locked_folder
 from server.programs.hosted.stdio import LONGEST, Conversation
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.turns import HostNotes, Turn
@@ -203,9 +203,13 @@ class HostedProcess:
         return UpstreamUnavailable(text, unknown_outcome=True)
 
     async def _live(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="token-vault-server-"))
         try:
-            await self._run(folder)
+            with locked_folder() as folder:
+                try:
+                    await self._run(folder)
+                finally:
+                    self._answers.set()
+                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         except (OSError, TimeoutError, MCPError, EOFError) as error:
             if not self.is_ending:
                 self._say(f"didn't start: {type(error).__name__}")
@@ -213,7 +217,6 @@ class HostedProcess:
             logger.exception("a local server failed", extra={"server": self.caller.server})
         finally:
             self._answers.set()
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, folder: Path) -> None:
         authority = RunAuthority(self._hosts.domains, folder=folder, most=_NAMES)

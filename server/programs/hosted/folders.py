@@ -1,0 +1,63 @@
+"""The folders on disk that sandboxes read from: each is locked while its vault's process lives.
+
+What a killed process left behind is removed at the next start. The kernel ends the lock with the process, however it
+ends; a folder that another live vault holds stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from vault.storage.host_files import lock
+
+_PREFIX: Final = "token-vault-server-"
+_LOCK: Final = "lock"
+_UNLOCKED: Final = 600  # seconds after which a folder without a lock is nobody's
+
+
+@contextmanager
+def locked_folder() -> Generator[Path]:
+    """A new folder until the block ends; what is in it is for whoever leaves the block to remove."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    held = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        lock(held)
+        yield folder
+    finally:
+        os.close(held)
+
+
+def remove_left() -> int:
+    """Remove folders of this user whose process is gone; how many."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if _is_left(folder):
+                shutil.rmtree(folder)
+                removed += 1
+    return removed
+
+
+def _is_left(folder: Path) -> bool:
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        return False
+    try:
+        held = os.open(folder / _LOCK, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:  # it may be about to be locked
+        return time.time() - facts.st_mtime > _UNLOCKED
+    try:
+        lock(held)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(held)
+    return True
