@@ -33,8 +33,8 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.families import SERVED
 from providers.simulator.families.answers import facts_of, place
+from providers.simulator.modes import SERVED
 from providers.simulator.running import Simulator, running_simulator
 from vault.upstream import (
     Downscope,

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.brokerage.api import brokerage_routes
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.company.identity import company_routes
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
@@ -36,11 +37,11 @@ from providers.simulator.google.gmail_methods import CREATE_DRAFT, GET_MESSAGE, 
 from providers.simulator.google.identity import discovery, keys
 from providers.simulator.mailroom.api import mailroom_routes
 from providers.simulator.pages import home_page
-from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack import api as slack_api
 from providers.simulator.slack import oauth as slack_oauth
-from providers.simulator.tokens import fingerprint
-from providers.simulator.wire import MAX_BODY, SimulatedCall, endpoint
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import fingerprint
+from providers.simulator.wire import MAX_BODY, endpoint
 
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 _CALENDARS = "/google/calendar/v3/calendars/{calendar}"

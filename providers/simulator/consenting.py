@@ -8,17 +8,18 @@ from urllib.parse import urlsplit
 from starlette.responses import RedirectResponse, Response
 
 from providers.simulator.accounts import Face, RegisteredClient
-from providers.simulator.authorize import (
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.google.errors import error_location
+from providers.simulator.pages import ConsentView, consent_page, refused_page
+from providers.simulator.state.authorize import (
     ConsentDecision,
     RequestRefused,
     SimulatedRequest,
     check_redirect_uri,
     with_parameters,
 )
-from providers.simulator.google.errors import error_location
-from providers.simulator.pages import ConsentView, consent_page, refused_page
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import Handler, SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.wire import Handler
 
 ReadRequest = Callable[[Mapping[str, str], RegisteredClient], SimulatedRequest]
 SuccessParameters = Callable[[SimulatedRequest, frozenset[str]], dict[str, str]]

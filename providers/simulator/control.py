@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from providers.simulator import crowd
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face, RegisteredClient
-from providers.simulator.authorize import ConsentDecision
-from providers.simulator.brokerage.market import Market
-from providers.simulator.families.modes import PREFIX
-from providers.simulator.faults import Fault
+from providers.simulator.modes.model import PREFIX
 from providers.simulator.rules import FaceRules
-from providers.simulator.sandbox import IdTokenChanges, Sandbox
+from providers.simulator.state.authorize import ConsentDecision
+from providers.simulator.state.faults import Fault
+from providers.simulator.state.market import Market
+from providers.simulator.state.sandbox import IdTokenChanges, Sandbox
+from providers.simulator.state.tokens import Family
 from providers.simulator.token_endpoint import end_family, end_grant
-from providers.simulator.tokens import Family
 
 Answer = dict[str, object]
 Command = Callable[[Sandbox, Mapping[str, JsonValue]], Answer]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from providers.simulator.accounts import CLIENT_ID, PEOPLE, Face
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.sandbox import Sandbox
 
 
 class _CrowdBody(BaseModel):

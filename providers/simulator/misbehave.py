@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from providers.simulator.accounts import Face
-from providers.simulator.faults import Fault
+from providers.simulator.state.faults import Fault
 
 TRANSPORT = "simulator.transport"  # where the server's protocol leaves the connection in the ASGI state
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])

@@ -13,11 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.app import build_app
-from providers.simulator.books import Entry
-from providers.simulator.company.directory import Enrolment
 from providers.simulator.control import COMMANDS, Answer
 from providers.simulator.misbehave import TRANSPORT
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.books import Entry
+from providers.simulator.state.directory import Enrolment
+from providers.simulator.state.sandbox import Sandbox
 
 SettingsSection = dict[str, str | dict[str, str]]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from providers.simulator.accounts import RegisteredClient
-from providers.simulator.authorize import Code, CodeRefused
-from providers.simulator.books import Entry, without_secrets
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import (
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.authorize import Code, CodeRefused
+from providers.simulator.state.books import Entry, without_secrets
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import (
     AccessToken,
     Family,
     PresentedTokenRefused,
@@ -19,7 +20,6 @@ from providers.simulator.tokens import (
     SimulatedRefreshToken,
     fingerprint,
 )
-from providers.simulator.wire import SimulatedCall
 
 
 def note_redemption(

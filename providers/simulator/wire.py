@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from urllib.parse import unquote_plus
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -18,34 +18,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from providers.simulator.accounts import Face, RegisteredClient
-from providers.simulator.faults import WAITING, Fault
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.misbehave import DroppedConnection, distort
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.faults import WAITING, Fault
+from providers.simulator.state.sandbox import Sandbox
 
 MAX_BODY = 1024 * 1024
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedCall:
-    """A parsed request. `arguments` is the body, form or JSON; `fault` is the one about to hit its answer."""
-
-    method: str
-    path: str
-    path_params: Mapping[str, str]
-    query: Mapping[str, str]
-    arguments: Mapping[str, JsonValue]
-    content_type: str
-    bearer: str | None = field(repr=False)
-    basic: tuple[str, str] | None = field(repr=False)
-    is_json: bool
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    fault: str | None = None
-
-    def text(self, name: str) -> str | None:
-        """A body argument that is a non-empty string."""
-        value = self.arguments.get(name)
-        return value if isinstance(value, str) and value else None
 
 
 Handler = Callable[[SimulatedCall], Response]

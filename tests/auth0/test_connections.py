@@ -17,11 +17,11 @@ import pytest
 from providers.check.trial import asked_of
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
-from providers.simulator.books import Entry
-from providers.simulator.families import SERVED, Mode, mode_of
+from providers.simulator.modes import SERVED, Mode, mode_of
 from providers.simulator.person import consent
 from providers.simulator.rules import RotationRule
 from providers.simulator.running import SettingsSection, Simulator, running_simulator
+from providers.simulator.state.books import Entry
 from server.auth0.names import provider_of
 from tests.auth0.application import CALLBACK, Application
 from tests.support.harness import running_vault
@@ -166,7 +166,7 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[list[
         yield made
 
 
-@contextmanager
+@contextmanager  # pyright: ignore[reportDeprecated]
 def later(room: Room, seconds: int) -> Iterator[None]:
     """At the vault and at the service."""
     room.deployment.database.clock_offset += seconds

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from providers.simulator.mailroom.keys import Signer
+from providers.simulator.state.keys import Signer
 from server.administration import people
 from server.administration.actor import Actor
 from tests.support.doubles.scripted import json_reply, scripted_server

@@ -18,8 +18,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
-from providers.simulator.company.directory import Enrolment
 from providers.simulator.running import running_simulator
+from providers.simulator.state.directory import Enrolment
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.harness import RunningVault, running_vault

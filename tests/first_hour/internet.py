@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from providers.simulator.app import build_app
 from providers.simulator.running import Simulator
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.sandbox import Sandbox
 from tests.support.network.tls import Authority, make_authority
 
 VAULT = "vault.example.com"

@@ -26,7 +26,7 @@ from providers.definitions.validation import problems_of
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.simulator import Simulator, running_simulator
-from providers.simulator.families import SERVED
+from providers.simulator.modes import SERVED
 
 Content = dict[str, Any]
 

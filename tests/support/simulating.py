@@ -15,9 +15,9 @@ import httpx2
 
 from providers.simulator import Simulator, consent
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
-from providers.simulator.families import Mode
+from providers.simulator.modes import Mode
 from providers.simulator.running import SettingsSection
-from providers.simulator.sandbox import ServiceAPI
+from providers.simulator.state.sandbox import ServiceAPI
 
 REDIRECT = "http://localhost:8765/connect/callback/test"
 VERIFIER = "correct-horse-battery-staple-correct-horse-battery"
@@ -110,14 +110,14 @@ class App:
         if client is not None and post:
             form = {**form, "client_id": client[0], "client_secret": client[1]}
         auth = None if post else client
-        return await self.http.post(self.base + self.token_path, data=form, auth=auth)
+        return await self.http.post(self.base + self.token_path, data=form, auth=auth)  # pyright: ignore[reportArgumentType]
 
     async def redeem(self, code: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT, **form}
-        return await self.token(client=client, **form)
+        return await self.token(client=client, **form)  # pyright: ignore[reportArgumentType]
 
     async def refresh(self, refresh_token: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
-        return await self.token(client=client, grant_type="refresh_token", refresh_token=refresh_token, **form)
+        return await self.token(client=client, grant_type="refresh_token", refresh_token=refresh_token, **form)  # pyright: ignore[reportArgumentType]
 
 
 class SlackApp(App):

@@ -21,9 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from providers.simulator.brokerage.market import PRICES, Market
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import SimulatedCall, endpoint
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.market import PRICES, Market
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.wire import endpoint
 
 FACE: Final = "brokerage"
 _DOCUMENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])

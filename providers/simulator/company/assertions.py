@@ -12,12 +12,12 @@ from joserfc.jwk import RSAKey
 from pydantic import JsonValue
 
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.company.directory import (
+from providers.simulator.state.directory import (
     ASSERTION_LIFETIME,
     ID_JAG_TYPE,
     ID_TOKEN_LIFETIME,
 )
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.sandbox import Sandbox
 
 _KEY_ID = "company-1"
 

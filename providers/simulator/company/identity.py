@@ -12,15 +12,16 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.accounts import RegisteredClient
-from providers.simulator.authorize import RequestRefused, check_redirect_uri, with_parameters
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.company import assertions
 from providers.simulator.company.assertions import AssertionInvalid
-from providers.simulator.company.directory import FACE, Enrolment, SignInCode
 from providers.simulator.pages import refused_page, sign_in_page
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.state.authorize import RequestRefused, check_redirect_uri, with_parameters
+from providers.simulator.state.directory import FACE, Enrolment, SignInCode
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import PresentedTokenRefused, SimulatedTokens
 from providers.simulator.token_endpoint import note_revocation, revoke
-from providers.simulator.tokens import PresentedTokenRefused, SimulatedTokens
-from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate, endpoint
+from providers.simulator.wire import ClientRefused, authenticate, endpoint
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"

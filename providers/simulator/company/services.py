@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from providers.simulator.families import SERVED, Operation
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.modes import SERVED, Operation
+from providers.simulator.state.sandbox import Sandbox
 
 _CALENDAR = "https://www.googleapis.com/auth/calendar.events.readonly"
 

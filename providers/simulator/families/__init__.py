@@ -3,8 +3,3 @@
 Written from the specifications and the services' documentation, never from the project's own provider files, so that
 agreement with it means something. Its addresses are `/families/{mode}/...`.
 """
-
-from providers.simulator.families.modes import Mode, Operation, RevocationMode, Shape
-from providers.simulator.families.table import MODES, SERVED, mode_of
-
-__all__ = ["MODES", "SERVED", "Mode", "Operation", "RevocationMode", "Shape", "mode_of"]

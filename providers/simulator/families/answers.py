@@ -11,9 +11,9 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
-from providers.simulator.families.modes import Mode
-from providers.simulator.tokens import SimulatedTokens
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.modes.model import Mode
+from providers.simulator.state.tokens import SimulatedTokens
 
 NO_STORE = {"cache-control": "no-store"}
 

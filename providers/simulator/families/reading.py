@@ -9,10 +9,11 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from providers.simulator.accounts import RegisteredClient
-from providers.simulator.authorize import RequestRefused, SimulatedRequest, read_challenge
-from providers.simulator.families.modes import PREFIX, ClientAuth, Mode
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.modes.model import PREFIX, ClientAuth, Mode
+from providers.simulator.state.authorize import RequestRefused, SimulatedRequest, read_challenge
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.wire import ClientRefused, authenticate
 
 
 class TokenRequestRefused(Exception):

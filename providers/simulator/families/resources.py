@@ -9,14 +9,14 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.books import Entry
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.families.answers import identity_body, iso
-from providers.simulator.families.modes import Mode, Operation
 from providers.simulator.families.reading import face_name
 from providers.simulator.families.token import resource_of
-from providers.simulator.sandbox import Sandbox, ServiceAPI
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.modes.model import Mode, Operation
+from providers.simulator.state.books import Entry
+from providers.simulator.state.sandbox import Sandbox, ServiceAPI
+from providers.simulator.state.tokens import AccessToken
 
 
 def identity(sandbox: Sandbox, call: SimulatedCall) -> Response:

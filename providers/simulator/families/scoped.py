@@ -8,11 +8,12 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person, RegisteredClient
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.families.answers import iso
 from providers.simulator.families.reading import face_name, identify
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken, SimulatedTokens, fingerprint
-from providers.simulator.wire import ClientRefused, SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import AccessToken, SimulatedTokens, fingerprint
+from providers.simulator.wire import ClientRefused
 
 WEB = "https://github.com"
 _USER_PLACES = {

@@ -7,10 +7,9 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import RegisteredClient
-from providers.simulator.authorize import CodeRefused
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.company.assertions import AssertionInvalid, redeem
 from providers.simulator.families.answers import refusal, success, tokens_answer
-from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import (
     TokenRequestRefused,
     asked_scopes,
@@ -19,9 +18,11 @@ from providers.simulator.families.reading import (
     token_call,
 )
 from providers.simulator.families.scoped import Derivation, DerivationRefused, derive
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer
-from providers.simulator.wire import ClientRefused, SimulatedCall
+from providers.simulator.modes.model import Mode
+from providers.simulator.state.authorize import CodeRefused
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import PresentedTokenRefused, RefreshAnswer
+from providers.simulator.wire import ClientRefused
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"

@@ -6,10 +6,10 @@ from starlette.responses import Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import AccessToken
 
 _UNAUTHENTICATED = (
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "

@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.google.calendars import Calendar, SimulatedEvent, new_event_id, zone
 from providers.simulator.google.caller import CALENDAR, GoogleCaller, GoogleRefused, Method, parse_moment
+from providers.simulator.state.calendars import Calendar, SimulatedEvent, new_event_id, zone
 
 _READ_EVENTS = frozenset(
     CALENDAR + suffix

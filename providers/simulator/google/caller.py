@@ -13,11 +13,11 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import Person
-from providers.simulator.books import Entry
-from providers.simulator.google.calendars import Calendar, Calendars, Role
-from providers.simulator.google.drives import Drives
-from providers.simulator.google.mailboxes import Mailboxes
-from providers.simulator.tokens import AccessToken
+from providers.simulator.state.books import Entry
+from providers.simulator.state.calendars import Calendar, Calendars, Role
+from providers.simulator.state.drives import Drives
+from providers.simulator.state.mailboxes import Mailboxes
+from providers.simulator.state.tokens import AccessToken
 
 CALENDAR = "https://www.googleapis.com/auth/calendar"
 _HOSTS = {

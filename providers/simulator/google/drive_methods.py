@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method, partial_answer
-from providers.simulator.google.drives import SimulatedFile
 from providers.simulator.google.oauth import API
+from providers.simulator.state.drives import SimulatedFile
 
 _CONTENT = frozenset({f"{API}drive", f"{API}drive.readonly"})
 _READ = _CONTENT | {f"{API}drive.metadata", f"{API}drive.metadata.readonly"}

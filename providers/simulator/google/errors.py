@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.pages import refused_page
-from providers.simulator.wire import SimulatedCall
 
 PATH = "/google/signin/oauth/error"
 _WORDS = {

@@ -16,8 +16,8 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.google.caller import GoogleCaller, GoogleRefused, Method, partial_answer
-from providers.simulator.google.mailboxes import Mail, receivers_of
 from providers.simulator.google.oauth import API, MAIL
+from providers.simulator.state.mailboxes import Mail, receivers_of
 
 METADATA = f"{API}gmail.metadata"
 _READ = frozenset({MAIL, f"{API}gmail.modify", f"{API}gmail.readonly", METADATA})

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import SimulatedTokens
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import SimulatedTokens
 
 _KEY_ID = "sandbox-1"
 

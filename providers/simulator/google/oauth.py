@@ -13,11 +13,12 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.google.identity import id_token
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
-from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
+from providers.simulator.state.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
+from providers.simulator.wire import ClientRefused, authenticate
 
 API = "https://www.googleapis.com/auth/"
 EMAIL, PROFILE = f"{API}userinfo.email", f"{API}userinfo.profile"

@@ -11,10 +11,11 @@ from typing import Final
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.mailroom.signed import account_of_signed, answer_assertion, answer_installation
 from providers.simulator.mailroom.signing_in import SESSION, renew, sign_in, sign_out
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import SimulatedCall, endpoint
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.wire import endpoint
 
 FACE: Final = "mailroom"
 LIFETIME: Final = 3600  # seconds, of a token that client credentials get

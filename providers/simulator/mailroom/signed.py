@@ -18,9 +18,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.mailroom.keys import Signer
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.keys import Signer
+from providers.simulator.state.sandbox import Sandbox
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LIFETIME: Final = 3600  # seconds, of an access token

@@ -10,8 +10,8 @@ from typing import Final
 
 from starlette.responses import JSONResponse, Response
 
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
 
 SESSION: Final = "x-mailroom-session"
 LIFETIME: Final = 3600  # seconds

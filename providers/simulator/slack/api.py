@@ -7,12 +7,12 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
-from providers.simulator.sandbox import Sandbox
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.slack.caller import Caller, SlackRefused
 from providers.simulator.slack.methods import METHODS, Method
-from providers.simulator.slack.workspace import BOT_USER
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import AccessToken
+from providers.simulator.state.workspace import BOT_USER
 
 
 def call_method(sandbox: Sandbox, call: SimulatedCall, method: str) -> Response:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from providers.simulator.books import Entry
-from providers.simulator.slack.workspace import SimulatedChannel, Workspace
-from providers.simulator.tokens import AccessToken
+from providers.simulator.state.books import Entry
+from providers.simulator.state.tokens import AccessToken
+from providers.simulator.state.workspace import SimulatedChannel, Workspace
 
 
 class SlackRefused(Exception):

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.slack.caller import Caller, SlackRefused
-from providers.simulator.slack.workspace import (
+from providers.simulator.state.workspace import (
     APP_ID,
     BOT_USER,
     PEOPLE_BY_ID,

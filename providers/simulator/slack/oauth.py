@@ -17,11 +17,12 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE, RegisteredClient
-from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.slack.workspace import APP_ID, BOT_USER, TEAM_ID, TEAM_NAME
-from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
-from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
+from providers.simulator.state.workspace import APP_ID, BOT_USER, TEAM_ID, TEAM_NAME
+from providers.simulator.wire import ClientRefused, authenticate
 
 SCOPES = frozenset(
     {f"{kind}:{verb}" for kind in ("channels", "groups", "im", "mpim") for verb in ("read", "write", "history")}

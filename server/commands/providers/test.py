@@ -51,7 +51,7 @@ def test_provider(
         _test_live(setup, name)
         return
     from providers.check.check import examine_all
-    from providers.simulator.families import MODES, SERVED
+    from providers.simulator.modes import MODES, SERVED
     from server.terminal.progress import show_progress
 
     if mode is not None and mode not in SERVED:

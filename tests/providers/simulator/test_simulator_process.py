@@ -62,7 +62,7 @@ async def test_redemptions_tell_how_the_client_authenticated_and_whether_it_sent
     google = GoogleApp(simulator, running[1])
     await google.redeem(await google.code())
     form = {"grant_type": "authorization_code", "code": "4/0none", "redirect_uri": REDIRECT, "code_verifier": VERIFIER}
-    await google.token(post=True, **form)
+    await google.token(post=True, **form)  # pyright: ignore[reportArgumentType]
     entries = simulator.books()["redemptions"]
     assert [(entry["client_auth"], entry["sent_verifier"], entry["outcome"]) for entry in entries] == [
         ("basic", False, "ok"),
@@ -207,7 +207,7 @@ def test_it_imports_nothing_else_of_the_project() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     loaded = set(done.stdout.split())
-    assert "providers.simulator.tokens" in loaded
+    assert "providers.simulator.state.tokens" in loaded
     assert {name for name in loaded if name != "providers" and not name.startswith("providers.simulator")} == set()
 
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import httpx2
 
-from providers.simulator.company.directory import Enrolment
 from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.state.directory import Enrolment
 from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room

@@ -14,7 +14,7 @@ from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import AddressPolicy, Outbound
 from providers.simulator import Simulator, consent
-from providers.simulator.books import Entry
+from providers.simulator.state.books import Entry
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, principal_of
 from tests.support.simulating import REDIRECT, VERIFIER, family_settings, parameters
@@ -174,7 +174,7 @@ def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
     """The shipped file, at the addresses of the mode."""
     apis = load_catalog().provider(name).apis
     section = family_settings(simulator, mode, apis=apis)
-    overrides = ProviderOverrides(**section)  # a mapping of the very fields
+    overrides = ProviderOverrides(**section)  # pyright: ignore[reportArgumentType] -- a mapping of the very fields
     return load_catalog(overrides={name: overrides}).provider(name)
 
 

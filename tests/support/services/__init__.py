@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 
 from starlette.responses import Response
 
+from providers.simulator.calls import SimulatedCall
 from providers.simulator.running import Simulator, running_simulator
-from providers.simulator.sandbox import Sandbox, ServiceAPI
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox, ServiceAPI
+from providers.simulator.state.tokens import AccessToken
 from tests.support.services import facebook, graph, hubspot, jira, linear, notion, published, salesforce
 from tests.support.services.desk import ServiceCall
 from tests.support.services.github import api as github

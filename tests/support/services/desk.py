@@ -11,9 +11,9 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import AccessToken
 
 Record = dict[str, JsonValue]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from providers.simulator.families.known import KNOWN
-from providers.simulator.families.modes import Mode, Operation
+from providers.simulator.modes.known import KNOWN
+from providers.simulator.modes.model import Mode, Operation
 
 
 def _with_api(name: str, api: str, *operations: tuple[str, str, str]) -> Mode:

@@ -13,9 +13,9 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
-from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken
-from providers.simulator.wire import SimulatedCall
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.state.sandbox import Sandbox
+from providers.simulator.state.tokens import AccessToken
 from tests.support.services.github import shapes
 from tests.support.services.github.repositories import PullRequest, Repositories, Repository, SimulatedIssue
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from providers.simulator.families.modes import ClientAuth, Mode, RevocationMode, Shape, lenient
+from providers.simulator.modes.model import ClientAuth, Mode, RevocationMode, Shape, lenient
 from providers.simulator.rules import FaceRules, RotationRule
 
 FOREVER = 10**9

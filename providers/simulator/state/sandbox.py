@@ -5,30 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.responses import Response
 
 from providers.simulator.accounts import CLIENTS, FACES, PEOPLE, Face, RegisteredClient
-from providers.simulator.authorize import Authorizations, ConsentDecision
-from providers.simulator.books import Books, Entry
-from providers.simulator.brokerage.market import Market
-from providers.simulator.clock import Clock
-from providers.simulator.company.directory import Directory
-from providers.simulator.families import SERVED, Mode
-from providers.simulator.families.modes import PREFIX
-from providers.simulator.faults import Faults
-from providers.simulator.google.calendars import Calendars
-from providers.simulator.google.drives import Drives
-from providers.simulator.google.mailboxes import Mailboxes
-from providers.simulator.mailroom.keys import Keys
+from providers.simulator.calls import SimulatedCall
+from providers.simulator.modes import SERVED, Mode
+from providers.simulator.modes.model import PREFIX
 from providers.simulator.rules import FaceRules, default_rules
-from providers.simulator.slack.workspace import Workspace
-from providers.simulator.tokens import AccessToken, Mint, TokenStore, google_token, plain_token, slack_token
-
-if TYPE_CHECKING:
-    from providers.simulator.wire import SimulatedCall
+from providers.simulator.state.authorize import Authorizations, ConsentDecision
+from providers.simulator.state.books import Books, Entry
+from providers.simulator.state.calendars import Calendars
+from providers.simulator.state.clock import Clock
+from providers.simulator.state.directory import Directory
+from providers.simulator.state.drives import Drives
+from providers.simulator.state.faults import Faults
+from providers.simulator.state.keys import Keys
+from providers.simulator.state.mailboxes import Mailboxes
+from providers.simulator.state.market import Market
+from providers.simulator.state.tokens import AccessToken, Mint, TokenStore, google_token, plain_token, slack_token
+from providers.simulator.state.workspace import Workspace
 
 PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
 

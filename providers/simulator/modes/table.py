@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from providers.simulator.families.known import KNOWN
-from providers.simulator.families.modes import Mode, RevocationMode, Shape, lenient
-from providers.simulator.families.services import SERVICES
+from providers.simulator.modes.known import KNOWN
+from providers.simulator.modes.model import Mode, RevocationMode, Shape, lenient
+from providers.simulator.modes.services import SERVICES
 from providers.simulator.rules import RotationRule
 
 _FOREVER = 10**9

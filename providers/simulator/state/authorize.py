@@ -14,7 +14,7 @@ from typing import Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from providers.simulator.accounts import Face, RegisteredClient
-from providers.simulator.tokens import fingerprint
+from providers.simulator.state.tokens import fingerprint
 
 REQUEST_LIFETIME = 600  # seconds that a consent page stays good
 _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{43,128}")

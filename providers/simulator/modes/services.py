@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from providers.simulator.families.modes import Mode, Operation, RevocationMode, Shape, lenient
+from providers.simulator.modes.model import Mode, Operation, RevocationMode, Shape, lenient
 from providers.simulator.rules import RotationRule
 
 _DAY = 86400
