@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from providers.simulator.person import consent
 from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
 from tests.auth0.application import CALLBACK, VERIFIER, Application
@@ -146,6 +147,18 @@ async def test_a_person_who_refuses_is_brought_back_with_the_error(application: 
     page = await application.person.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")
     answer = await application.person.submit(page, form="/connect/", button=("decision", "deny"))
     assert query_of(answer.headers["location"]) == {"error": "access_denied", "state": "connect-state"}
+
+
+async def test_a_person_who_refuses_at_the_provider_is_brought_back_with_the_error(application: Application) -> None:
+    content = (await application.start()).json()
+    page = await application.person.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")
+    there = await application.person.submit(page, form="/connect/", button=("decision", "allow"))
+    answer = await application.person.open(await consent(there.headers["location"], allow=False))
+    assert urlsplit(answer.headers["location"])._replace(query="").geturl() == CALLBACK
+    told = query_of(answer.headers["location"])
+    assert (told["error"], told["state"]) == ("access_denied", "connect-state")
+    assert told["error_description"].startswith("Slack refused")
+    assert await application.connect(), "the twin"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from providers.credentials.signing import open_key
 from providers.definitions.catalog import KEYS, read_provider
 from providers.definitions.credential import Credential
 from providers.definitions.model import Provider
+from server.connecting import entered_keys
 from server.connecting.entered_keys import open_keys
 from tests.credentials.test_client_certificates import issue
 
@@ -101,6 +102,18 @@ async def test_a_key_that_takes_minutes_is_given_up_while_others_are_served(
         await opening
     assert (refused.value.reason, refused.value.field) == (reason, "bundle")
     assert served > 5
+
+
+@pytest.mark.parametrize("seconds", [0.0, entered_keys.TIMEOUT])
+async def test_a_machine_that_is_too_slow_opens_no_key(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(entered_keys, "TIMEOUT", seconds)
+    opening = open_keys(BANK, {"bundle": CUSTOMER.pkcs12(b"x"), "passphrase": "x", "token": "t" * 20})
+    if seconds:
+        assert "PRIVATE KEY" in (await opening)["bundle"]
+        return
+    with pytest.raises(CredentialRefused) as refused:
+        await opening
+    assert (refused.value.reason, refused.value.field) == ("costly", "bundle")
 
 
 async def test_what_is_sealed_is_open_and_calls_derive_nothing() -> None:

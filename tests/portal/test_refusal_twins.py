@@ -8,10 +8,13 @@ from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from server.administration import webhooks
 from server.administration.actor import Actor
 from server.http import page_texts
+from server.portal.forms import PageRefused, read_form
 from tests.portal.test_page_refusals import post
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
@@ -144,3 +147,34 @@ async def test_a_consent_is_decided_by_a_button(room: Room) -> None:
     fields.pop("form_token")
     assert is_refused(await post(room, person, "/consent", **fields), "no_decision", 400)
     assert (await post(room, person, "/consent", **fields | {"decision": "deny"})).status_code in {200, 303}
+
+
+async def test_a_consent_gives_an_account_until_a_day_that_is_to_come(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    account = await room.account(user, "slack", label="Team", scopes=READ)
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client))
+    fields = fields_of(page, "/consent") | {"decision": "allow", f"level.{account.id}": "read"}
+    fields.pop("form_token")
+    over = await post(room, person, "/consent", **fields | {f"until.{account.id}": "2001-01-01"})
+    assert is_refused(over, "end_day", 400)
+    assert (await post(room, person, "/consent", **fields | {f"until.{account.id}": "7"})).status_code == 303
+
+
+async def test_a_form_counts_only_whole() -> None:
+    """The person left while it was sent, so that nobody sees this answer."""
+    head = [(b"content-type", b"application/x-www-form-urlencoded")]
+
+    def posted(last: Message) -> Request:
+        pieces: list[Message] = [{"type": "http.request", "body": b"decision=", "more_body": True}, last]
+
+        async def receive() -> Message:
+            return pieces.pop(0)
+
+        return Request({"type": "http", "method": "POST", "headers": head}, receive)
+
+    with pytest.raises(PageRefused) as refused:
+        await read_form(posted({"type": "http.disconnect"}))
+    assert refused.value.title == page_texts.CATALOGUE["refused"]["form_cut_title"]
+    form = await read_form(posted({"type": "http.request", "body": b"allow"}))
+    assert form.one("decision") == "allow"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.administration import people
+from server.administration.actor import Actor
 from tests.cli.moving.moving import ConfiguredVault, account_of, token_of
 from tests.support.rooms.mcp_room import SLACK
 from vault import delegations
@@ -59,9 +61,11 @@ async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use
 async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(
     place: ConfiguredVault, tmp_path: Path
 ) -> None:
-    person = await place.user()
+    person, gone = await place.user(), await place.user()
+    await people.set_disabled(Actor(place.deployment, None, "command_line"), gone, is_disabled=True)
     rows = {
         "nobody,slack,U1,rt,chat:write": "no such user, or disabled",
+        f"{gone.name},slack,U1,rt,chat:write": "no such user, or disabled",
         f"{person.name},nothing,U1,rt,chat:write": "unknown provider",
         f"{person.name},dropbox,U1,rt,files.content.read": UNSET,
         f"{person.name},slack,U1,rt,no:such": "slack doesn't have the scope no:such",
@@ -70,6 +74,8 @@ async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(
     }
     file = tmp_path / "accounts.csv"
     file.write_text("\n".join((HEAD, *rows)))
+    judged = ["new" if said == "imported" else said for said in rows.values()]
+    assert await place.outcomes("csv", file) == judged
     assert await place.outcomes("csv", file, "--apply") == list(rows.values())
     assert len(await place.connected(person)) == 1
 

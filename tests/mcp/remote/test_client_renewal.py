@@ -163,6 +163,19 @@ async def test_a_server_that_never_answers_gets_a_new_client_after_the_end(place
     assert (len(double.registrations), len(waiting.registrations)) == (2, 1)
 
 
+@pytest.mark.parametrize("registers", [True, False])
+async def test_the_log_says_so_where_a_server_registers_nobody_any_more(
+    place: RemoteRoom, caplog: pytest.LogCaptureFixture, registers: bool
+) -> None:
+    now = place.deployment.now()
+    name, double = await place.add(metadata=POST, secret_ends=now - 100)
+    double.metadata = POST if registers else {**POST, "registration_endpoint": None}
+    await renew_due(place.deployment, [await stored(place, name)])
+    causes = [str(one.__dict__["cause"]) for one in caplog.records if one.__dict__.get("provider") == name]
+    assert causes == ([] if registers else ["its authorization server no longer registers clients by itself"])
+    assert (await stored(place, name)).client_id == ("client-2" if registers else "client-1")
+
+
 async def test_a_client_that_is_no_longer_used_is_ended(place: RemoteRoom) -> None:
     now = place.deployment.now()
     both = {"token_endpoint_auth_methods_supported": ["client_secret_post", "none"]}

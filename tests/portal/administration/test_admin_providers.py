@@ -106,6 +106,16 @@ async def test_what_cannot_be_right_is_refused(room: Room, answers: dict[str, st
     assert "GitHub is set up." in await _set_up(admin)
 
 
+@pytest.mark.parametrize(("name", "is_taken"), [("github", True), ("repositories", False)])
+async def test_a_provider_needs_the_name_of_its_tool_set(tmp_path: Path, name: str, is_taken: bool) -> None:
+    mine = {"title": "Mine", "enable": ["slack_*"]}
+    async with running_room(tmp_path / "vault", overrides={"tools": {"sets": {name: mine}}}) as own:
+        page = await _set_up(await own.signed_in("alice"))
+        assert ("sets.github: there is a set of this name" in page) is is_taken
+        stored = await registrations.get_registration(own.deployment.database, "github")
+        assert (stored is None) is is_taken
+
+
 async def test_only_an_administrator_gets_in(room: Room) -> None:
     person = await room.user("bob")
     browser = await room.signed_in(person)

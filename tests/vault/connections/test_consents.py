@@ -15,6 +15,7 @@ import vault.storage.sqlite
 from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
 from server.app import open_deployment
+from server.connecting import provider_authorization
 from tests.conftest import Store
 from tests.support.harness import running_vault
 from tests.support.person import Person
@@ -257,6 +258,39 @@ async def test_loading_the_page_again_stores_what_nobody_else_did(local: Place) 
     await local.bring_storage_back()
     assert (await trip.come_back()).status_code == 200
     assert len(await trip.owned()) == local.live_grants() == 1
+
+
+async def test_loading_the_page_again_says_that_it_is_still_being_stored(
+    local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_authorization, "_PATIENCE", 0.1)
+    trip = await local.trip()
+    local.fail_at("answered")
+    for _ in range(2):
+        answer = await trip.come_back()
+        assert (answer.status_code, "the vault keeps its answer" in answer.text) == (503, True)
+    await local.bring_storage_back()
+    await trip.until_connected()
+    assert (await trip.come_back()).status_code == 200
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_a_person_who_is_deleted_while_the_provider_answers_gets_no_connection(
+    local: Place, *, is_deleted: bool
+) -> None:
+    trip, deployment = await local.trip(), local.room.deployment
+
+    async def at(stage: str) -> None:
+        if stage == "answered" and is_deleted:
+            async with deployment.transaction() as transaction:
+                await users.delete_user(transaction, trip.user.id, now=deployment.now())
+
+    local.watch(at)
+    answer = await trip.person.http.get(trip.callback)
+    assert answer.status_code == (400 if is_deleted else 303)
+    assert ("This user was deleted, so nothing was connected." in answer.text) is is_deleted
+    await revocations.run_due(deployment.vault)
+    assert local.live_grants() == len(await trip.owned()) == (0 if is_deleted else 1)
 
 
 async def test_somebody_else_finds_nothing_at_the_address_of_a_late_answer(local: Place) -> None:
