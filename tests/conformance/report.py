@@ -13,8 +13,8 @@ PAGE = ROOT / "docs" / "evidence" / "conformance.md"
 _START = """# Conformance
 
 `make conformance WRITE=1` (after `make node`) runs the official MCP suite, npm `@modelcontextprotocol/conformance`
-{version}, against a running vault, with a shim for tokens and the tools that it calls by name, and writes this page.
-{date}: {passed} checks passed, {failed} failed, in {scenarios} scenarios:
+{version}, against a running vault with a shim for tokens and the suite's tools, and writes this page. {date}: {passed}
+checks passed, {failed} failed, in {scenarios} scenarios:
 
 """
 
@@ -42,7 +42,7 @@ def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str
             f"- {one.scenario}, {one.name}: {' '.join(one.message.split()) or one.status.lower()}" for one in warned
         }
         text += "\n".join(sorted(lines)) + "\n"
-    text += "\n## What doesn't apply\n\nScenarios, and checks of others (`tests/conformance/gaps.toml`):\n\n"
+    text += "\n## What doesn't apply\n\nScenarios and checks (`tests/conformance/gaps.toml`):\n\n"
     by_reason: dict[str, list[str]] = {}
     for name, reason in (*gaps.items(), *excused.items()):
         by_reason.setdefault(reason, []).append(name)

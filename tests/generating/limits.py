@@ -11,72 +11,59 @@ import re
 from typing import Any, Final
 
 IN_EACH_PROCESS: Final = {
-    "connections": "`server.connections` (default: open files minus {server.http.connections._SPARE_FILES}, at most "
+    "Connections": "`server.connections` (default: open files minus {server.http.connections._SPARE_FILES}, at most "
     "{server.http.connections.MOST}; one in {server.http.connections._RESERVED} for this machine and trusted proxies), "
-    "`server.connections_per_address`",
-    "incomplete request": "{server.http.connections.ConnectionLimits.head_time} s for the head; "
-    "{server.http.connections.ConnectionLimits.body_time} s for the body, plus one for each "
-    "{server.http.connections.BODY_RATE:KiB} KiB; {server.http.connections.LINE:KiB} KiB a line, "
-    "{server.http.connections.HEAD:KiB} KiB a head, bounded chunk framing",
-    "idle connection; requests behind one in progress": "5 s; {server.http.connections.PIPELINED} per connection",
-    "connections to `/metrics`": "{server.telemetry.figures_page.CONNECTIONS}, with the same times",
-    "look-ups of names that strangers choose": "{providers.outbound.client.FOREIGN_LOOKUPS} threads, "
-    "{providers.outbound.client.FOREIGN_SHARE} per address; providers have {providers.outbound.lookups.THREADS} "
-    "others, {providers.outbound.lookups.SHARE} per name",
-    "fetches of documents and keys": "{providers.outbound.client.CALLS_PER_PEER} in flight, "
+    "`server.connections_per_address`; {server.telemetry.figures_page.CONNECTIONS} to `/metrics`",
+    "Incomplete requests": "{server.http.connections.ConnectionLimits.head_time} s for the head, "
+    "{server.http.connections.ConnectionLimits.body_time} s and one per {server.http.connections.BODY_RATE:KiB} KiB "
+    "for the body; {server.http.connections.LINE:KiB} KiB a line, {server.http.connections.HEAD:KiB} KiB a head",
+    "DNS look-ups": "{providers.outbound.client.FOREIGN_LOOKUPS} of names that others choose, "
+    "{providers.outbound.client.FOREIGN_SHARE} per address; {providers.outbound.lookups.THREADS} of providers, "
+    "{providers.outbound.lookups.SHARE} per name",
+    "Fetches of documents and keys": "{providers.outbound.client.CALLS_PER_PEER} in flight, "
     "{providers.outbound.client.CALLS_PER_ACCOUNT} per address, {server.signatures.key_sets._FETCH_TIME} s each; keys "
     "of {server.signatures.key_sets._REMEMBERED} addresses are kept",
-    "calls in flight at a provider": "{providers.outbound.client.CALLS_PER_PEER}, "
-    "{providers.outbound.client.CALLS_PER_ACCOUNT} per "
-    "account; {vault.refresh.concurrency.PLACES} refreshes, {vault.refresh.concurrency.AHEAD} of them "
-    "without a waiting caller",
-    "MCP servers behind the vault": "{providers.remote.listing.MOST} tools each, in a list of "
-    "{providers.remote.listing.LONGEST_LIST:MiB}"
-    " MiB",
-    "programs of local servers": "`tools.local_processes`, half of them for one person",
-    "attempts to connect to PostgreSQL": "{vault.storage.postgres_attempts.AT_ONCE} at a time",
-    "keys tried out at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
-    "passwords tried out at a service": "{server.connecting.credentials.SIGN_INS} an hour per person, "
+    "Calls in flight at a provider": "{providers.outbound.client.CALLS_PER_PEER}, "
+    "{providers.outbound.client.CALLS_PER_ACCOUNT} per account; {vault.refresh.concurrency.PLACES} refreshes, "
+    "{vault.refresh.concurrency.AHEAD} of them ahead of time",
+    "Tools of an MCP server": "{providers.remote.listing.MOST}, in a list of "
+    "{providers.remote.listing.LONGEST_LIST:MiB} MiB",
+    "Programs of local servers": "`tools.local_processes`, half of them for one person",
+    "API keys tried at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
+    "Passwords tried at a service": "{server.connecting.credentials.SIGN_INS} an hour per person, "
     "{server.connecting.credentials.SIGN_INS_BY_NAME} per user name there",
     "JSON to `/mcp` over {server.mcp.mcp_bodies._SMALL:KiB} KiB": "{server.mcp.mcp_bodies._MOST_NESTED} objects and "
     "arrays, {server.mcp.mcp_bodies._MOST_VALUES} values, {server.mcp.mcp_bodies._MOST_NAMES} arguments",
-    "proxied bodies that must be judged": "`proxy.read_limit`; over {server.proxy.large_bodies.LARGE:MiB} MiB, "
-    "{server.proxy.large_bodies.MOST_EACH} calls per agent and {server.proxy.large_bodies.MOST} in total; "
+    "Proxied bodies that the vault reads": "`proxy.read_limit`; over {server.proxy.large_bodies.LARGE:MiB} MiB, "
+    "{server.proxy.large_bodies.MOST_EACH} at once per agent and {server.proxy.large_bodies.MOST} in total; "
     "{server.proxy.wire._MOST_NESTED} objects and arrays, {server.proxy.wire._MOST_VALUES} values",
     "MCP sessions and SSE streams": "{server.mcp.sessions.PER_CLIENT} per agent, {server.mcp.sessions.PER_PERSON} per "
-    "person, {server.mcp.sessions.TOTAL} in total; the agent's own oldest ends first",
+    "person, {server.mcp.sessions.TOTAL} in total; a new one ends the agent's oldest",
 }
 IN_THE_DATABASE: Final = {
-    "authorization requests and device codes": "`sign_in.waiting_requests_per_address` in "
+    "Authorization requests and device codes": "`sign_in.waiting_requests_per_address` in "
     "{server.oauth.authorize.REQUEST_LIFETIME:minutes} minutes, {server.oauth.authorize._ADDRESSES} times that in "
     "total; {server.oauth.pushed_requests.LIMIT:KiB} KiB each; kept {vault.tickets._KEPT_OF_STRANGERS:minutes} minutes "
     "after their end",
-    "registrations and their changes": "`registration.per_address_hourly`, `registration.total_hourly`; "
+    "Registrations": "`registration.per_address_hourly`, `registration.total_hourly`; "
     "{server.oauth.clients.registration._REWRITES} changes of one client an hour; "
     "{server.oauth.clients.rules._KEPT:KiB} KiB each; kept a day while unused",
-    "clients known by a document": "the same, counted separately; "
-    "{server.oauth.clients.metadata_documents.MAX_BYTES:KiB} KiB each; kept as registered ones",
-    "DPoP proofs; client assertions": "{server.deployment.ROWS_PER_MINUTE} a minute per address, in each process; kept "
+    "Client ID metadata documents": "the same; {server.oauth.clients.metadata_documents.MAX_BYTES:KiB} KiB each",
+    "DPoP proofs; client assertions": "{server.deployment.ROWS_PER_MINUTE} a minute per address and process; kept "
     "6 minutes; an hour",
-    "sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts and "
+    "Sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts and "
     "{server.portal.openid._RETURNS_PER_MINUTE} returns a minute per address; kept 15 minutes",
-    "links to connect": "{server.connecting.links.LINKS} in {server.connecting.links.LIFETIME:minutes} minutes per "
-    "agent and "
-    "person",
-    "approvals that wait": "{vault.approvals.approvals.MOST_OPEN} per agent and person",
-    "access requests": "{vault.approvals.access_requests.MOST_OPEN} open and "
-    "{server.administration.access_requests.PER_DAY}"
-    " a day per person",
-    "wrong passwords": "`sign_in.failures_per_account`, `sign_in.failures_per_address` in "
-    "{server.sign_in.password.WINDOW:minutes} minutes; kept as events",
-    "[signals](signals.md)": "`signals.transmitters.NAME.per_minute`; {server.signals.provider_webhooks._PER_MINUTE} "
-    "webhooks a minute per provider; one look at an account a minute; kept events' IDs for `max_age`, webhooks' for 3 "
-    "days",
-    "wrong passkeys": "`sign_in.failures_per_address` in {server.sign_in.password.WINDOW:minutes} minutes, with wrong "
-    "passwords; {server.sign_in.passkeys._ADDS} tries to add one; {vault.sign_in.passkeys.MOST} passkeys each; kept as "
-    "events",
-    "sign-ins and changed passwords": "{server.sign_in.password._SESSIONS} per person in "
-    "{server.sign_in.password.WINDOW:minutes} minutes; kept as events and sessions",
+    "Links to connect": "{server.connecting.links.LINKS} in {server.connecting.links.LIFETIME:minutes} minutes per "
+    "agent and person",
+    "Pending approvals": "{vault.approvals.approvals.MOST_OPEN} per agent and person",
+    "Access requests": "{vault.approvals.access_requests.MOST_OPEN} open, "
+    "{server.administration.access_requests.PER_DAY} a day per person",
+    "Wrong passwords and passkeys": "`sign_in.failures_per_address`, passwords also `sign_in.failures_per_account`, in "
+    "{server.sign_in.password.WINDOW:minutes} minutes",
+    "Passkeys": "{vault.sign_in.passkeys.MOST} each; {server.sign_in.passkeys._ADDS} tries to add one in "
+    "{server.sign_in.password.WINDOW:minutes} minutes",
+    "[Signals](signals.md)": "`signals.transmitters.NAME.per_minute`; {server.signals.provider_webhooks._PER_MINUTE} "
+    "webhooks a minute per provider; IDs of events are kept for `max_age`, of webhooks 3 days",
 }
 _FIGURE: Final = re.compile(r"\{([a-z_.0-9]+)\.([A-Za-z_.]+)(?::(\w+))?\}")
 _UNITS: Final = {None: 1, "KiB": 1024, "MiB": 1024 * 1024, "minutes": 60}

@@ -42,27 +42,27 @@ from tests.support.toolset_cases import CASES
 
 _TOOLS = """# Tools
 
-The tools that ship with Token Vault, by effect and scopes: `read`, `create` (a repeated call creates another), or
-`change` (can change or delete). With `ask`, the person approves each call. `token-vault tools list` prints titles,
-with `--json` also descriptions, arguments, and results. See [Use tools](../guides/tools.md).
+The included tools, by effect and scopes: `read`, `create` (a repeated call creates another), or `change` (can change or
+delete). With `ask`, the person approves each call. `token-vault tools list --json` prints descriptions, arguments, and
+results. See [Use tools](../guides/tools.md).
 
-Services without a note were [played by a double](../evidence/tested-against.md). The requests and results of the others
-were compared with the document that is named, or, where it says "unsure", with two libraries. None ran live.
+Services without a note [ran against a double](../evidence/tested-against.md). For the others, requests and results were
+compared with the document named, or, where it says "unsure", with two libraries. No tool ran live.
 """
 _SERVICES = """# Services
 
-{count} provider files ship with Token Vault. In parentheses: the name, if it differs, names for parts of the service,
-and inputs that the settings must give (`providers.NAME.inputs`). `token-vault providers list` shows how sure each
-file is, `providers show NAME` scopes and sources.
+{count} provider files are included. In parentheses: the name, if it differs, names for parts of the service, and
+required `providers.NAME.inputs`. `token-vault providers list` shows how sure each file is, `providers show NAME` scopes
+and sources.
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
     "grace": "A used refresh token works for a short time",
     "strict": "A used refresh token is refused",
-    "revokes": "A used refresh token ends the grant, or nobody knows",
+    "revokes": "A used refresh token ends the grant, or it is unknown",
     "never": "No refresh tokens",
-    "asked": "API keys: {count} services that the vault asks whether a key works",
-    "unasked": "API keys: {count} services that nobody can ask without doing something",
+    "asked": "API keys that the vault can check: {count} services",
+    "unasked": "API keys that it can't check: {count} services",
 }
 
 
@@ -189,8 +189,17 @@ def _about_section(name: str) -> str:
             assert found is not None, name
             model, _ = found
     about = "\n\n".join(" ".join(one.split()) for one in (inspect.getdoc(model) or "").split("\n\n"))
-    more = f" See [{_SAID_ABOUT[name][0]}]({_SAID_ABOUT[name][1]})." if name in _SAID_ABOUT else ""
-    return f"{about}{more}\n\n"
+    return f"{about}{_link_about(name)}\n\n"
+
+
+def _link_about(name: str) -> str:
+    """Where to read more about a section."""
+    return f" See [{_SAID_ABOUT[name][0]}]({_SAID_ABOUT[name][1]})." if name in _SAID_ABOUT else ""
+
+
+def settings_links() -> str:
+    """What the page of settings says beside the model's words."""
+    return "".join(_link_about(name) for name in _SAID_ABOUT)
 
 
 def commands_page(text: str) -> str:

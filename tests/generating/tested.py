@@ -18,7 +18,7 @@ from tests.support.foreign import emulated
 
 _TOOLSET: Final = "tests/providers/tools/test_toolset.py"
 _FOREIGN: Final = "tests/journeys/foreign"
-_OWN: Final = "a file of an operator's own"
+_OWN: Final = "an operator's file"
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
@@ -26,7 +26,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     yield (
         "`slack`, `google`",
         "the sandbox (`providers/simulator`), written from their documentation",
-        "every tool, the whole life, faults",
+        "every tool, whole life of a connection, faults",
         _paths(
             "tests/providers/tools/test_providers_tools.py",
             _TOOLSET,
@@ -36,23 +36,23 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     )
     yield (
         "`github`, `microsoft`, `notion`, `linear`, `atlassian`, `hubspot`, `salesforce`, `facebook`",
-        "the simulator's faces of these services",
+        "the simulator's doubles",
         "every tool",
         _paths(_TOOLSET),
     )
     yield (
         "`google`, `github`",
         (
-            f"their published descriptions: {_python('google-api-python-client')} (Calendar, Drive, Gmail), "
+            f"published descriptions, {_python('google-api-python-client')} (Calendar, Drive, Gmail), "
             f"`@octokit/openapi` {_octokit()}"
         ),
-        "every simulated answer: types, no member missing or undescribed",
+        "every simulated answer: types and members",
         _paths("tests/providers/simulator/test_simulator_answers.py"),
     )
     yield (
         "`asana`, `digitalocean`, `figma`, `pagerduty`",
-        "the OpenAPI documents in their own repositories",
-        "request rules; every tool, against the document's example or one made of its schema",
+        "OpenAPI documents from their own repositories",
+        "request rules; every tool, by the documents' examples or schemas",
         _paths("tests/providers/test_openapi_rules.py", _TOOLSET),
     )
     yield (
@@ -63,41 +63,43 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     )
     yield (
         "every file",
-        "the simulator's OAuth servers, a mode for each service",
-        "the life of a connection, and a wrong value for each field",
+        "the simulator, in a mode for each service",
+        "whole life; a wrong value for each field",
         _paths("tests/providers/test_provider_check.py", "tests/providers/test_provider_fields.py"),
     )
     yield (
         _OWN,
-        f"{_node('oidc-provider')} by Filip Skokan: rotation, reuse ends the grant",
-        "the whole life, killed processes, a stolen token",
+        f"{_node('oidc-provider')} by Filip Skokan (rotation; reuse ends the grant)",
+        "whole life, killed processes, a stolen token",
         _paths(f"{_FOREIGN}/test_foreign_provider.py"),
     )
     yield (
         _OWN,
-        f"{_python('django-oauth-toolkit')}: the same, and narrowing on refresh shrinks the grant",
-        "the whole life, a stolen token, and that the grant is never shrunk",
+        f"{_python('django-oauth-toolkit')} (also, a narrower refresh shrinks the grant)",
+        "whole life, a stolen token; the grant never shrinks",
         _paths(f"{_FOREIGN}/test_foreign_django.py"),
     )
     yield (
         "all with tools",
-        "60 written requests to an agent (`tests/mcp/tool_requests.toml`)",
-        (
-            "`find_tools` has a right tool among the first five for 30 of 30 used to tune it and 29 of 30 held out (by "
-            "the same author)"
-        ),
+        "60 requests that we wrote (`tests/mcp/tool_requests.toml`)",
+        ("`find_tools` lists a right tool among the first five for 30 of 30 that tuned it and 29 of 30 others"),
         _paths("tests/providers/tools/test_tool_search.py"),
     )
     yield (
         "any",
         "scripted HTTP servers",
-        "answers that are cut, huge, slow, HTML, or lie",
+        "answers that are cut, huge, slow, HTML, or false",
         _paths(
             "tests/providers/test_providers_oauth.py",
             "tests/providers/test_providers_api.py",
             "tests/providers/test_http_outbound.py",
         ),
     )
+
+
+def listed() -> str:
+    """A line for each row."""
+    return "".join(f"- {providers}, with {double}: {tried} ({where})\n" for providers, double, tried, where in rows())
 
 
 def lacking() -> str:
