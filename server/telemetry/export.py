@@ -32,6 +32,7 @@ from server.telemetry.figures_page import figures_page
 from server.telemetry.gauges import Gauges
 from server.telemetry.meters import TIMES, Meters
 from server.telemetry.observed import ObservedDatabase, ObservedOutbound
+from server.telemetry.recording import Recorder
 from server.telemetry.tally import Tally
 from server.telemetry_settings import TelemetrySettings
 from vault import spans
@@ -63,7 +64,8 @@ class Telemetry:
             readers.append(_SendingReader(self._tally, resource, metrics))
             self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
             exporter = OTLPSpanExporter(f"{settings.otlp_endpoint}/v1/traces")
-            self._tracers.add_span_processor(BatchSpanProcessor(exporter))
+            self._sending = BatchSpanProcessor(exporter)
+            self._tracers.add_span_processor(self._sending)
             trace.set_tracer_provider(self._tracers)  # for the spans of the MCP SDK
         self._meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
 
@@ -71,11 +73,11 @@ class Telemetry:
 
     def watch(self, database: Database, outbound: Outbound, live: LiveProviders) -> Database:
         """Measure what goes through these and `vault.spans` from now on; use the database that this returns."""
+        share = None if "OTEL_TRACES_SAMPLER" in os.environ else _SAMPLED
         meters = Meters(
             self._meters.get_meter(_NAME, VERSION),
-            None if self._tracers is None else self._tracers.get_tracer(_NAME, VERSION),
+            None if self._tracers is None else Recorder(self._tracers, self._sending, _SCOPE, share=share),
             self._tally,
-            share=None if "OTEL_TRACES_SAMPLER" in os.environ else _SAMPLED,
             is_provider=lambda name: name in live.policies,
             is_tool=_ToolNames(live).has,
         )

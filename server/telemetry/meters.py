@@ -9,21 +9,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from functools import partial
-from random import random
 from types import TracebackType
 from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.propagate import extract
-from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer, get_current_span
-from pydantic_core import from_json
 
+from server.telemetry.recording import Recorder
 from server.telemetry.tally import Labels, Tally, Times
 from vault.refusals import VaultError
-from vault.spans import REQUEST_ID, Attribute
+from vault.spans import Attribute
 from vault.storage.event_chain import ChainEntry
 from vault.upkeep.census import REFRESHES
 
@@ -32,13 +27,7 @@ _READS: Final = frozenset({"read", "look_up"})
 _QUICK: Final = 0.001  # seconds: a read that took less has no span of its own
 OTHER: Final = "other"  # in place of a value that is none of ours
 _MOST_BOUND: Final = 1000
-_CONVENTIONS: Final = {  # OpenTelemetry's names
-    "error": "error.type",
-    "http_status": "http.response.status_code",
-    "method": "http.request.method",
-    "tool": "gen_ai.tool.name",
-}
-_LABELS: Final = frozenset({"provider", "tool", "transport", "operation", "status", "error"})
+_LABELS: Final = ("provider", "tool", "transport", "operation", "status", "error")
 TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "exchange": ("token_vault.exchange.duration", "From the request to the token or its refusal"),
     "refresh": ("token_vault.refresh.duration", "A claim, the request to the provider, and the commit of its answer"),
@@ -54,122 +43,84 @@ COUNTS: Final[Mapping[str, str]] = {
     "token_vault.refreshes": "Refreshes by provider and outcome: ok, unanswered, needs_reauth",
     "token_vault.events": "Committed events of the activity by kind and outcome",
 }
-
-
-_UNRECORDED: Final = ContextVar("unrecorded", default=False)
+_EVENTS: Final = "token_vault.events"
+_COUNTED: Final[Mapping[str, tuple[str, Sequence[str]]]] = {  # by kind of event: what it counts in, and its labels
+    "tool.called": ("token_vault.tool.calls", ("tool", "outcome", "code", "narrowing")),
+    "proxy.called": ("token_vault.proxy.calls", ("provider", "outcome")),
+    "token.exchanged": ("token_vault.exchanges", ("provider", "narrowing")),
+    "exchange.refused": ("token_vault.refusals", ("provider", "code")),
+    **dict.fromkeys(REFRESHES, ("token_vault.refreshes", ("provider", "outcome"))),
+}
 
 
 class Meters:
     """Counts events that were committed, and times spans. `is_provider` and `is_tool` say which names may be labels.
 
-    Without a `tracer`, spans are timed only. `share`: of the traces that begin here and are recorded; None leaves the
-    choice to the tracer, which costs each call more.
+    Without a `recorder`, spans are timed only. `span` is the listener of `vault.spans`.
     """
 
     def __init__(
         self,
         meter: Meter,
-        tracer: Tracer | None,
+        recorder: Recorder | None,
         tally: Tally,
         *,
-        share: float | None = None,
         is_provider: Callable[[str], bool],
         is_tool: Callable[[str], bool],
     ) -> None:
-        self._tracer = tracer
-        self._share = share
+        self.recorder = recorder
+        self.span = partial(RunningSpan, self)
         self._tally = tally
         self._bound: dict[object, Times] = {}  # by what spans say: their labels are made once
+        self._named: dict[object, Labels] = {}  # by what events say
         self._is_known = {"provider": is_provider, "tool": is_tool}
         for name, text in COUNTS.items():
             counted = tally.counts[name] = Counter()
             meter.create_observable_counter(name, [partial(_observe, counted)], description=text)
-        self._calls = tally.counts["token_vault.tool.calls"]
-        self._proxied = tally.counts["token_vault.proxy.calls"]
-        self._exchanges = tally.counts["token_vault.exchanges"]
-        self._refusals = tally.counts["token_vault.refusals"]
-        self._refreshes = tally.counts["token_vault.refreshes"]
-        self._events = tally.counts["token_vault.events"]
+        self._events = tally.counts[_EVENTS]
 
     def count(self, entries: Sequence[ChainEntry]) -> None:
         """Count events, once they are committed."""
         for entry in entries:
-            kind, outcome = entry.kind, ("outcome", entry.outcome)
-            self._events[("kind", kind), outcome] += 1
-            match kind:
-                case "tool.called":
-                    said = _Details(entry)
-                    labels = (self._label("tool", said["tool"]), outcome, said.pair("code"), said.pair("narrowing"))
-                    self._calls[labels] += said.times
-                case "proxy.called":
-                    said = _Details(entry)
-                    self._proxied[self._label("provider", said["provider"]), outcome] += said.times
-                case "token.exchanged":
-                    said = _Details(entry)
-                    self._exchanges[self._label("provider", said["provider"]), said.pair("narrowing")] += 1
-                case "exchange.refused":
-                    said = _Details(entry)
-                    self._refusals[self._label("provider", said["provider"]), said.pair("code")] += said.times
-                case _ if kind in REFRESHES:
-                    said = _Details(entry)
-                    self._refreshes[self._label("provider", said["provider"]), ("outcome", REFRESHES[kind])] += 1
-                case _:
-                    pass
+            kind, outcome, said = entry.kind, entry.outcome, entry.said
+            self._events[("kind", kind), ("outcome", outcome)] += 1
+            if (counted := _COUNTED.get(kind)) is None:
+                continue
+            name, labels = counted
+            key = (kind, outcome, *map(said.get, labels))
+            found = self._named.get(key)
+            if found is None:
+                found = self._name(key, labels, {**said, "outcome": REFRESHES.get(kind, outcome)})
+            repeats = said.get("repeats", 1)  # repeated refusals are counted in one event
+            self._tally.counts[name][found] += repeats if isinstance(repeats, int) else 1
 
-    def span(self, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None = None) -> RunningSpan:
-        """The listener of `vault.spans`: a span of the trace, and its time in the histogram of that name."""
-        return RunningSpan(self, name, attributes, parent)
+    def _name(self, key: object, labels: Iterable[str], said: Mapping[str, object]) -> Labels:
+        values = {label: said.get(label) for label in labels}
+        found = tuple(self._label(label, value if isinstance(value, str) else "") for label, value in values.items())
+        if all(value != OTHER for _, value in found) and len(self._named) < _MOST_BOUND:
+            self._named[key] = found
+        return found
 
-    def begin(
-        self, name: str, attributes: Mapping[str, Attribute], parent: Mapping[str, str] | None
-    ) -> AbstractContextManager[Span] | None:
-        """The span of the trace; None where none is to be made.
-
-        What stands under work that is not recorded has no span of its own.
-        """
-        if self._tracer is None:
-            return None
-        if not parent:
-            if _UNRECORDED.get():
-                return None
-            above = get_current_span().get_span_context()
-            if above.is_valid:
-                if not above.trace_flags.sampled:
-                    return None
-            elif self._share is not None and random() >= self._share:  # noqa: S311 -- no secret
-                return _UnrecordedSpan()
-        title = " ".join(str(part) for part in (name, attributes.get("tool") or attributes.get("provider")) if part)
-        context = extract(parent) if parent else None
-        return self._tracer.start_as_current_span(title, context, record_exception=False, set_status_on_exception=False)
-
-    def storage(self, operation: str) -> StorageTime:
-        """Enter it around what storage does."""
-        return StorageTime(self, operation)
-
-    def end_storage(self, operation: str, seconds: float, error: BaseException | None) -> None:
-        """Keep the time, and the span within a recorded trace: made now, since nothing stands under it."""
-        labels: Labels = (("operation", operation),)
+    def end_storage(self, operation: str, began: float, error: BaseException | None = None) -> None:
+        """Keep the time of what began then on the clock of `time.perf_counter`, and its span in a recorded trace."""
+        seconds = time.perf_counter() - began
+        attributes: dict[str, Attribute] = {"operation": operation}
         if error is not None:
-            labels += (("error", code_of(error)),)
-        self._tally.times(_STORAGE, labels).add(seconds)
-        if self._tracer is None or _UNRECORDED.get() or (seconds < _QUICK and operation in _READS):
-            return
-        above = get_current_span().get_span_context()
-        if above.is_valid and above.trace_flags.sampled:  # it begins no trace
-            span = self._tracer.start_span(_STORAGE, start_time=time.time_ns() - int(seconds * 1e9))
-            _describe(span, dict(labels))
-            span.end()
+            attributes["error"] = code_of(error)
+        self.end(_STORAGE, seconds, attributes)
+        if self.recorder is not None and (seconds >= _QUICK or operation not in _READS):
+            self.recorder.add(_STORAGE, seconds, attributes)
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
-        said = (name, *[one for one in attributes.items() if one[0] in _LABELS])
+        said = (name, *map(attributes.get, _LABELS))
         times = self._bound.get(said)
         if times is None:
             times = self._bind(said, name, attributes)
         times.add(seconds)
 
     def _bind(self, said: object, name: str, attributes: Mapping[str, Attribute]) -> Times:
-        labels = [self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS]
+        labels = [self._label(key, str(attributes[key])) for key in _LABELS if key in attributes]
         found = self._tally.times(name, tuple(labels))
         if all(value != OTHER for _, value in labels) and len(self._bound) < _MOST_BOUND:
             self._bound[said] = found
@@ -189,42 +140,13 @@ def code_of(error: BaseException) -> str:
     return error.code if isinstance(error, VaultError) else type(error).__name__
 
 
-class _UnrecordedSpan(AbstractContextManager[Span]):
-    """Work at the root of a trace that is not recorded."""
-
-    def __enter__(self) -> Span:
-        self._reset = _UNRECORDED.set(True)
-        return INVALID_SPAN
-
-    def __exit__(self, *raised: object) -> None:
-        _UNRECORDED.reset(self._reset)
-
-
-class StorageTime:
-    """An operation of storage under way, of which each call has several: timed without the parts of a span."""
-
-    __slots__ = ("_began", "_meters", "_operation")
-
-    def __init__(self, meters: Meters, operation: str) -> None:
-        self._meters = meters
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._meters.end_storage(self._operation, time.perf_counter() - self._began, error)
-
-
 class RunningSpan:
-    """Work under way, timed, and as a span of OpenTelemetry where there is one. A `vault.spans.Span`."""
+    """Work under way, timed, and a span of its trace if that is recorded. A `vault.spans.Span`."""
 
-    __slots__ = ("_began", "_meters", "_name", "_parent", "_shown", "attributes")
+    __slots__ = ("_began", "_meters", "_name", "_parent", "_recorded", "attributes")
 
     def __init__(
-        self, meters: Meters, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None
+        self, meters: Meters, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None = None
     ) -> None:
         self._meters = meters
         self._name = name
@@ -232,9 +154,9 @@ class RunningSpan:
         self.attributes = attributes
 
     def __enter__(self) -> RunningSpan:
+        recorder = self._meters.recorder
+        self._recorded = None if recorder is None else recorder.begin(self._name, self.attributes, self._parent)
         self._began = time.perf_counter()
-        entered = self._meters.begin(self._name, self.attributes, self._parent)
-        self._shown = None if entered is None else (entered, entered.__enter__())
         return self
 
     def note(self, **attributes: Attribute) -> None:
@@ -243,42 +165,9 @@ class RunningSpan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        seconds = time.perf_counter() - self._began
         if error is not None:
             self.attributes["error"] = code_of(error)
-        self._meters.end(self._name, time.perf_counter() - self._began, self.attributes)
-        if self._shown is not None:
-            entered, current = self._shown
-            if current is not INVALID_SPAN:
-                _describe(current, self.attributes)
-            entered.__exit__(None, None, None)
-
-
-def _describe(current: Span, attributes: Mapping[str, Attribute]) -> None:
-    """What is known of the work once it is done."""
-    found = {_CONVENTIONS.get(key) or f"token_vault.{key}": value for key, value in attributes.items()}
-    if identity := REQUEST_ID.get():
-        found["token_vault.request_id"] = identity
-    current.set_attributes(found)
-    if attributes.get("error"):
-        current.set_status(Status(StatusCode.ERROR))
-
-
-class _Details:
-    """The details of an event as labels: what is not there is empty."""
-
-    def __init__(self, entry: ChainEntry) -> None:
-        self._read: dict[str, object] = from_json(entry.details)
-
-    def __getitem__(self, name: str) -> str:
-        value = self._read.get(name, "")
-        return value if isinstance(value, str) else ""
-
-    def pair(self, name: str) -> tuple[str, str]:
-        """The label of that name."""
-        return name, self[name]
-
-    @property
-    def times(self) -> int:
-        """How many refusals the event stands for: repeated ones are counted in one."""
-        repeats = self._read.get("repeats", 1)
-        return repeats if isinstance(repeats, int) else 1
+        self._meters.end(self._name, seconds, self.attributes)
+        if self._recorded is not None:
+            self._recorded.end(self.attributes)

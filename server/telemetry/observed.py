@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from types import CoroutineType
+from typing import Any, TypeAlias, TypeVar
 
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest, OutboundResponse
@@ -14,6 +16,7 @@ from vault.storage.database import NO_PARAMETERS, Database, Program, Row, Transa
 from vault.storage.event_chain import Batch
 
 T = TypeVar("T")
+Answer: TypeAlias = "CoroutineType[Any, Any, T]"  # of a function that only passes on
 
 
 class ObservedDatabase:
@@ -22,39 +25,47 @@ class ObservedDatabase:
     def __init__(self, real: Database, meters: Meters) -> None:
         self._real = real
         self._meters = meters
+        self.now = real.now
 
-    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        with self._meters.storage("read"):
-            return await self._real.fetch(sql, parameters)
+    def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Answer[Sequence[Row]]:
+        return self._measure("read", self._real.fetch(sql, parameters))
 
-    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
-        with self._meters.storage("read"):
-            return await self._real.fetch_one(sql, parameters)
+    def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Answer[Row | None]:
+        return self._measure("read", self._real.fetch_one(sql, parameters))
 
-    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        with self._meters.storage("look_up"):
-            return await self._real.look_up(sql, parameters)
+    def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Answer[Sequence[Row]]:
+        return self._measure("look_up", self._real.look_up(sql, parameters))
 
-    async def perform(self, program: Program[T]) -> T:
-        with self._meters.storage("write"):
-            return await self._real.perform(program)
+    def perform(self, program: Program[T]) -> Answer[T]:
+        return self._measure("write", self._real.perform(program))
 
     async def append_events(self, batch: Batch) -> None:
-        with self._meters.storage("append"):
-            await self._real.append_events(batch)
+        await self._measure("append", self._real.append_events(batch))
         self._meters.count(batch.entries)
+
+    async def _measure(self, operation: str, work: Awaitable[T]) -> T:
+        began = time.perf_counter()
+        try:
+            found = await work
+        except BaseException as error:
+            self._meters.end_storage(operation, began, error)
+            raise
+        self._meters.end_storage(operation, began)
+        return found
 
     @asynccontextmanager
     async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Transaction]:
-        with self._meters.storage("bulk" if patient else "transaction"):
+        began, operation = time.perf_counter(), "bulk" if patient else "transaction"
+        try:
             async with self._real.transaction(patient=patient, alone=alone) as real:
                 watched = _ObservedTransaction(real)
                 yield watched
+        except BaseException as error:
+            self._meters.end_storage(operation, began, error)
+            raise
+        self._meters.end_storage(operation, began)
         for batch in watched.batches:
             self._meters.count(batch.entries)
-
-    def now(self) -> int:
-        return self._real.now()
 
     def mark(self) -> object | None:
         return self._real.mark()

@@ -19,6 +19,7 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -170,8 +171,22 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     posted = spans["execute_tool slack_post"][0]
     assert posted.trace_id.hex() == trace.split("-")[1]  # pyright: ignore[reportAttributeAccessIssue]
     assert posted.parent_span_id.hex() == trace.split("-")[2]  # pyright: ignore[reportAttributeAccessIssue]
-    below = {name for name, found in spans.items() for one in found if one.trace_id == posted.trace_id}  # pyright: ignore[reportAttributeAccessIssue]
-    assert {"exchange slack", "upstream slack"} <= below
+    told = {one.key: one.value for one in posted.attributes}  # pyright: ignore[reportAttributeAccessIssue]
+    assert told["gen_ai.tool.name"].string_value == "slack_post"
+    assert told["token_vault.transport"].string_value == "http"
+    assert re.fullmatch("[0-9a-f]{16}", told["token_vault.request_id"].string_value)
+    assert posted.status.code == Status.STATUS_CODE_UNSET  # pyright: ignore[reportAttributeAccessIssue]
+    assert 0 < posted.start_time_unix_nano < posted.end_time_unix_nano  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("exchange slack", "upstream slack"):
+        (below,) = [one for one in spans[name] if one.trace_id == posted.trace_id]  # pyright: ignore[reportAttributeAccessIssue]
+        assert below.parent_span_id == posted.span_id, name  # pyright: ignore[reportAttributeAccessIssue]
+        assert posted.start_time_unix_nano <= below.start_time_unix_nano, name  # pyright: ignore[reportAttributeAccessIssue]
+        assert below.end_time_unix_nano <= posted.end_time_unix_nano, name  # pyright: ignore[reportAttributeAccessIssue]
+    refused = spans["execute_tool calendar_list"][0]
+    assert refused.status.code == Status.STATUS_CODE_ERROR  # pyright: ignore[reportAttributeAccessIssue]
+    assert ("error.type", "connection_required") in [(one.key, one.value.string_value) for one in refused.attributes]  # pyright: ignore[reportAttributeAccessIssue]
+    assert refused.parent_span_id == b""  # pyright: ignore[reportAttributeAccessIssue]
+    assert refused.trace_id != posted.trace_id  # pyright: ignore[reportAttributeAccessIssue]
     (refreshed,) = spans["refresh slack"]
     written = {one.trace_id for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
     assert refreshed.trace_id in written  # pyright: ignore[reportAttributeAccessIssue]
@@ -203,6 +218,17 @@ async def test_a_trace_is_recorded_if_its_caller_records_it_and_rarely_otherwise
     assert len(found) < 15  # of 20, one is expected
     of_calls = {one.trace_id.hex() for one in spans.get("storage", [])}  # pyright: ignore[reportAttributeAccessIssue]
     assert of_calls <= found  # storage begins no trace
+
+
+async def test_a_sampler_of_the_operator_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    recorded = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    async with collector() as received, room(tmp_path, telemetry={"otlp_endpoint": received.url}) as there:
+        agent = await there.agent()
+        await there.connect(agent, "slack", scopes=WRITE)
+        await call(there, agent, "slack_post", {"channel": "#general", "text": "hello"}, traceparent=recorded)
+    assert received.metrics
+    assert set(received.spans()).isdisjoint({"execute_tool slack_post", "exchange slack", "upstream slack", "storage"})
 
 
 async def test_the_labels_of_a_stranger_are_not_multiplied(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def _with_request(details: str) -> str:
 
 
 def _entry(event: Event, details: str) -> ChainEntry:
-    return ChainEntry(event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details)
+    return ChainEntry(
+        event.kind, event.outcome, event.user_id, event.client_id, event.connection_id, details, event.details
+    )
 
 
 async def begin_keyed_head(database: Database, key: bytes) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic_core import to_json
 
@@ -27,7 +27,7 @@ _BEGIN_LABEL = b"token-vault events begin 1\x00"
 
 @dataclass(frozen=True, slots=True)
 class ChainEntry:
-    """One event as stored, without its number and time. `details` is JSON."""
+    """One event as stored, without its number and time. `details` is JSON; `said`, while it is appended, its values."""
 
     kind: str
     outcome: str
@@ -35,6 +35,7 @@ class ChainEntry:
     client_id: str | None
     connection_id: str | None
     details: str
+    said: Mapping[str, object] = field(default_factory=dict[str, object], compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
