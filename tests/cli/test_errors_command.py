@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 from typer.testing import CliRunner, Result
 
 from server.cli import app
+from server.commands.errors.texts import ADMIN
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 def run(*command: str) -> Result:
@@ -38,3 +45,26 @@ def test_a_negative_number_is_a_code_after_two_dashes() -> None:
 def test_a_code_of_the_admin_api_is_not_called_the_providers() -> None:
     assert "isn't a code of this vault" not in run("import_refused").stderr
     assert "`--url`" in run("vault_unreachable").stdout
+
+
+def test_every_code_of_the_admin_api_is_explained() -> None:
+    listed = {code for codes in ADMIN for code in codes.split(", ")}
+    raised = set(codes_raised())
+    assert {"no_group", "last_admin", "too_many_requests"} <= raised
+    assert raised - listed == set()
+    assert listed - raised == {"invalid_token", "key_not_proved"}  # of tokens
+    assert "token-vault panic" in run("still_connected").stdout
+
+
+def codes_raised() -> Iterator[str]:
+    """The first argument of each refusal of the Admin API, as the source has it."""
+    for path in (ROOT / "server").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+                continue
+            if node.func.id in {"ChangeRefused", "ApiRefused"}:
+                first = node.args[0]
+                options = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)
+                yield from (
+                    one.value for one in options if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                )

@@ -352,6 +352,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "errors of tools": lambda: _codes(texts.TOOLS),
     "errors of the proxy": _proxy_codes,
     "errors of run": lambda: _codes(texts.RUN),
+    "errors of the admin api": lambda: _codes(texts.ADMIN),
     "errors of oauth": lambda: _codes(texts.OAUTH),
     "errors of json rpc": _rpc_codes,
     "endpoints of oauth": lambda: _endpoints(server.oauth.routes(_no_vault())),

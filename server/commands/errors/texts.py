@@ -25,7 +25,7 @@ VAULT: Final[dict[str, str]] = {
     "value_unstorable": "Send text without control characters, and smaller numbers.",
     "key_unavailable, storage_unavailable": "The key or database is missing, unreadable, or of another vault.",
     "chain_broken": "The activity was changed in the database.",
-    "change_refused, request_refused": "The Admin API answers its own code.",
+    "change_refused, request_refused": "The cause is a code of the Admin API.",
     (
         "client_exists, name_refused, name_taken, group_name_refused, group_name_taken, user_name_taken, "
         "identity_taken, password_refused, local_client_refused"
@@ -98,6 +98,52 @@ RUN: Final[dict[str, str]] = {
     "pages_elsewhere": "Another program uses the vault's port, so there is no link for your permission. End it.",
     "vault_unreachable": "The vault at `--url` gave no answer. Check first.",
 }
+ADMIN: Final[dict[str, str]] = {
+    "invalid_request, unsupported_body, body_too_large, method_not_allowed": (
+        "Send what the OpenAPI document says; `errors` points at each wrong value."
+    ),
+    "invalid_token, key_not_proved": "Send a token for the Admin API, and a new proof of its DPoP key.",
+    "no_token": "No access token was sent, or no directory token has this name.",
+    "insufficient_scope": "The token lacks the scope that the text names. Authorize again with it.",
+    "sign_in_again": "A change needs a recent sign-in. Authorize with the `max_age` of the text.",
+    "forbidden, not_admin, owner_only, not_yourself": "Somebody with the role that the text names has to do it.",
+    "too_many_requests": "Wait for `Retry-After`.",
+    (
+        "not_found, no_api, no_client, no_company_permission, no_connection, no_endpoint, no_group, no_import, "
+        "no_permission, no_person, no_provider, no_receipt, no_request, no_server, no_standing, no_such_access"
+    ): "Nothing has this ID or name, or it was removed. List what there is.",
+    "conflict": "This `Idempotency-Key` belongs to another registration. Use a new one.",
+    "changed, changed_meanwhile, import_changed, registration_changed, person_changed": (
+        "It changed since you read it. Read it again, and decide anew."
+    ),
+    "access_over, endpoint_disabled, asker_gone": "It ended, or is off. Start again, or enable it.",
+    "agent_refused, api_refused, ask_refused, endpoint_refused, group_refused, import_refused, server_refused": (
+        "The text names the wrong value and what is allowed."
+    ),
+    "import_unreadable, unreadable": "The file or stored secret can't be read. Give it again.",
+    "connected": "The account exists. To replace its credential, send `replaces`.",
+    "credential": "The credential has another shape, or its service refuses it. The text says which.",
+    "input_missing, registration_refused": "The provider's registration lacks a value, or has a wrong one.",
+    "in_settings, named_by_setting": "A setting decides this. Change the settings file.",
+    "named_by_rule": "A rule names it. Change the rule first.",
+    "group_managed, member_by_request, not_member": (
+        "A directory or an access request decides who is in this group. Change it there."
+    ),
+    "last_admin, last_owner": "Give somebody else the role first.",
+    "still_connected": "Accounts are connected. End them with `token-vault panic --provider NAME`.",
+    "grant_held, nothing_to_retry, nothing_to_settle": (
+        "This grant can't be ended that way: it is in use, over, or the provider's to end."
+    ),
+    "not_given, not_yours_to_give, nothing_to_read": "Only who connected an account can give it, and only some can be.",
+    "not_approver": "The people whom the request names have to answer.",
+    "not_ended": "The agent's assertions are taken already. Nothing to do.",
+    "own_account": "Allow it on the agent's page: it is your own account.",
+    (
+        "nothing_more, request_agent, request_days, request_limit, request_open, request_reason, request_rules, "
+        "request_scopes, requests_off"
+    ): "The access request can't be made or answered like this; see the text.",
+    "token_name": "Use up to 60 letters, digits, and `. _ -`.",
+}
 OAUTH: Final[dict[str, str]] = {
     (
         "invalid_request, unauthorized_client, unsupported_grant_type, unsupported_response_type, "
@@ -148,6 +194,7 @@ SURFACES: Final = {
     "tools": TOOLS,
     "the proxy": PROXY,
     "run": RUN,
+    "Admin API": ADMIN,
     "OAuth": OAUTH,
     "JSON-RPC": RPC,
 }
