@@ -21,10 +21,12 @@ from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text
 from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
-from providers.api.rules import NOTHING, Call, Payload, allows
+from providers.api.rules import NOTHING, Call, Payload, allows, target_of
 from providers.api.secrets import masks_of
 from providers.api.text import as_data
 from providers.api.xml_answers import parse_xml
+from providers.credentials.choices import ChoiceRefused, ChosenToken, choose
+from providers.credentials.entered import CredentialRefused
 from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
@@ -207,10 +209,12 @@ class UpstreamAPI:
         params: Mapping[str, Value] | None = None,
         body: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
+        choice: Mapping[str, str] | None = None,
         is_write: bool,
     ) -> Mapping[str, object]:
         """Send any call, with some of the provider's `proxied.headers`; repeated like `get`, or a write like `post`.
 
+        `choice`: of the values that the person entered for the account, by field.
         Returns a list as its `items`, and an answer without a body as an empty object. Raises RuleRefused for a header
         that isn't visible ASCII.
         """
@@ -223,6 +227,7 @@ class UpstreamAPI:
             params=params or {},
             body=body,
             headers=headers or {},
+            choice=choice or {},
             is_write=is_write,
             form="any",
         )
@@ -279,21 +284,38 @@ class UpstreamAPI:
         params: Mapping[str, Value],
         body: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
+        choice: Mapping[str, str] | None = None,
         is_write: bool | None = None,
         form: Form = "object",
     ) -> Mapping[str, object]:
         """Send; once more with a new token if the provider did not look at the call, even for a write."""
-        call = Call(api, method, path, {**params, **(body or {})}, Payload(frozenset(params), body or {}))
+        payload, target = Payload(frozenset(params), body or {}), target_of(headers or {})
+        call = Call(api, method, path, {**params, **(body or {})}, payload, target)
         is_write = method != "GET" if is_write is None else is_write
-        used = self._token
+        request = self._request(call, params, body, headers or {}, form=form)
+        used, chosen = self._token, self._choose(choice or {})
         try:
-            request = self._request(call, params, body, headers or {}, form=form)
-            return await self._deliver(request, is_write=is_write, form=form)
-        except TokenRejected:
+            sent = self._with_token(request, chosen.value)
+            return await self._deliver(sent, is_write=is_write, form=form)
+        except TokenRejected as error:
+            if not chosen.is_usual:  # a region that the account hasn't turned on knows no key
+                raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
             if not await self._renew_token(used):
                 raise
         request = self._request(call, params, body, headers or {}, form=form)
-        return await self._deliver(request, is_write=is_write, form=form)
+        sent = self._with_token(request, self._choose(choice or {}).value)
+        return await self._deliver(sent, is_write=is_write, form=form)
+
+    def _choose(self, choice: Mapping[str, str]) -> ChosenToken:
+        try:
+            return choose(self._provider, self._token, choice)
+        except ChoiceRefused as error:
+            raise RuleRefused(f"{error} Nothing was sent.") from error
+        except CredentialRefused as error:
+            raise self._mismatch() from error
+
+    def _mismatch(self) -> TokenRejected:
+        return TokenRejected(f"The stored credential no longer fits {self.title}. Enter it again.")
 
     async def _renew_token(self, used: str) -> bool:
         """Whether there is a token other than the refused one; one renewal per tool call."""
@@ -314,7 +336,7 @@ class UpstreamAPI:
         *,
         form: Form,
     ) -> OutboundRequest:
-        """What is sent. Raises RuleRefused for a call that the scopes do not cover."""
+        """What is sent, without the token. Raises RuleRefused for a call that the scopes do not cover."""
         title, path = self._provider.title, call.path
         if not allows(self._provider, call, self._scopes, granted=self._granted):
             if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
@@ -325,9 +347,9 @@ class UpstreamAPI:
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
         headers = {**more, "Accept": accept, **self._provider.headers}
-        if body is not None:
+        if body is not None and "content-type" not in more:
             headers["Content-Type"] = "application/json; charset=utf-8"
-        request = OutboundRequest(
+        return OutboundRequest(
             method=call.method,
             url=base + path + end + ("?" + query if query else ""),
             headers=headers,
@@ -338,13 +360,12 @@ class UpstreamAPI:
             account=self.account or "",
             timeout=self._timeout(),
         )
-        return self._with_token(request, self._token)
 
     def _with_token(self, request: OutboundRequest, token: str) -> OutboundRequest:
         try:
             return authorize_request(self._provider, request, token)
         except CredentialMismatch as error:
-            raise TokenRejected(f"The stored credential no longer fits {self.title}. Enter it again.") from error
+            raise self._mismatch() from error
         except NotReached as error:
             raise self._failure(error, is_write=False) from error
 
@@ -441,9 +462,12 @@ class UpstreamAPI:
         raise UpstreamRefused(code or f"http_{answer.status}", text)
 
     def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
-        """The raw code of an error answer, to compare (GitHub's have spaces); code and message cleaned for display."""
+        """The raw code of an error answer, to compare (GitHub's have spaces); code and message cleaned for display.
+
+        Of AWS's codes, `namespace#Name`, the name.
+        """
         errors = self._provider.errors
-        said = code = _first(content, errors.code)
+        said = code = (_first(content, errors.code) or "").rpartition("#")[2] or None
         message = _first(content, errors.message) or ""
         if code is not None:
             code = re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from providers.api import open_calls
-from providers.definitions.method_overrides import METHOD_HEADER, fold_name, is_method_parameter
+from providers.definitions.method_overrides import METHOD_HEADER, TARGET, fold_name, is_method_parameter
 from providers.definitions.model import Provider, Rule
 from providers.definitions.paths import fold, path_problem, readings
 from providers.definitions.unruled import EVERYTHING
@@ -45,13 +45,17 @@ NOTHING: Final = Payload()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call as it would be sent: `path` percent-encoded and below the API's base URL, parameters of query and body."""
+    """A call as it would be sent: `path` percent-encoded and below the API's base URL, parameters of query and body.
+
+    `target`: its header `X-Amz-Target`.
+    """
 
     api: str
     method: str
     path: str
     parameters: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     payload: Payload = NOTHING
+    target: str = ""
 
 
 def allows(provider: Provider, call: Call, scopes: frozenset[str], *, granted: frozenset[str] | None = None) -> bool:
@@ -182,6 +186,11 @@ def header_changes_method(provider: Provider, name: str) -> bool:
     return provider.overrides is not None and name in provider.overrides.headers
 
 
+def target_of(headers: Mapping[str, str]) -> str:
+    """The operation that the headers name, however these are spelled; empty if they name none."""
+    return next((value for name, value in headers.items() if name.lower() == TARGET), "")
+
+
 def judged_method(method: str) -> str:
     """The method whose rules decide: HEAD is GET without the content of the answer (RFC 9110 §9.3.2)."""
     return "GET" if method == "HEAD" else method
@@ -260,9 +269,9 @@ def _closest(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if rule.openness == least)
 
 
-def fits(rule: Rule, parameters: Mapping[str, object]) -> bool:
-    """Whether the parameters match the rule; for a path into a JSON body, every value at its end."""
-    return all(
+def fits(rule: Rule, parameters: Mapping[str, object], target: str = "") -> bool:
+    """Whether parameters and target match the rule; for a path into a JSON body, every value at its end."""
+    return rule.target_pattern.fullmatch(target) is not None and all(
         pattern.fullmatch(_as_text(value)) is not None
         for name, pattern in rule.where_patterns
         for value in (_values(parameters, name.split("/")) if "/" in name else (parameters.get(name),))
@@ -287,7 +296,7 @@ def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
         (name, value) for name, value in call.parameters.items() if call.method == "GET" or name in call.payload.query
     ]
     for rule in of_query(provider, found, api=call.api, method=call.method, query=query):
-        if fits(rule, call.parameters):
+        if fits(rule, call.parameters, call.target):
             yield rule
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+from providers.outbound.json_values import parse_object, text_at
 from providers.outbound.messages import OutboundRequest
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -78,7 +79,9 @@ def header_passes(name: str, listed: Collection[str]) -> bool | None:
 
 
 def error_code(body: bytes) -> str:
-    """The code of an error in XML; empty if there is none."""
+    """The code of an error in XML, or in JSON as `namespace#Code`; empty if there is none."""
+    if (content := parse_object(body)) is not None:
+        return (text_at(content, "__type") or "").rpartition("#")[2]
     found = _XML_CODE.search(body)
     return "" if found is None else found[1].decode()
 
@@ -95,6 +98,13 @@ def credential_of(authorization: str) -> str | None:
         return None
     parts = (one.strip() for one in parameters.split(","))
     return next((one[11:].partition("/")[0] for one in parts if one.startswith("Credential=")), "") or None
+
+
+def region_of(authorization: str) -> str:
+    """The region of a client's own signature; empty where there is none."""
+    scheme, _, parameters = authorization.partition(" ")
+    found = re.search(r"(?:^|[ ,])Credential=[^/,]*/[0-9]*/([a-z0-9-]+)/", parameters)
+    return found[1] if found is not None and scheme.upper() == ALGORITHM else ""
 
 
 def _payload_hash(request: OutboundRequest, service: str) -> str:

@@ -52,6 +52,12 @@ def _read(name: str, field: CredentialField, value: str, *, shortest: int) -> st
         if field.optional:
             return ""
         raise CredentialRefused(name, "missing")
+    if field.many:
+        return ",".join(_read_one(name, field, one, shortest=shortest) for one in field.parts(value[:LONGEST]))
+    return _read_one(name, field, value, shortest=shortest)
+
+
+def _read_one(name: str, field: CredentialField, value: str, *, shortest: int) -> str:
     matched = None if len(value) > LONGEST else field.shape.fullmatch(value)
     if matched is None or (field.choices and value not in field.choices):
         raise CredentialRefused(name, "shape")
@@ -108,10 +114,12 @@ def unpack(credential: Credential, packed: str) -> dict[str, str]:
 
 
 def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
-    """The fields, and the values that come with them as groups of their patterns."""
+    """The fields, each with its first value, and the values that come with them as groups of their patterns."""
     found = dict(values)
     for name, field in credential.fields.items():
-        matched = field.shape.fullmatch(values.get(name, ""))
+        if name in values:
+            found[name] = field.parts(values[name])[0]
+        matched = field.shape.fullmatch(found.get(name, ""))
         found |= {} if matched is None else {key: text for key, text in matched.groupdict().items() if text}
         found |= _members(name, field, values.get(name, ""))
     return found

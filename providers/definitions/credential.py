@@ -30,6 +30,7 @@ CREDENTIAL_FACTS: Final = (
 )
 SAFE_PART: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of an address
 NAMES: Final = re.compile(r"\{([^{}]*)\}")
+_BETWEEN: Final = re.compile(r"[ ,]+")
 LINE: Final = r"[\x21-\x7e]{8,4096}"
 LINES: Final = r"[\t\r\n\x20-\x7e]{8,16384}"
 FieldTitle = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
@@ -42,6 +43,7 @@ class CredentialField(FilePart):
 
     The whole value must match `pattern`, without which it is 8 to 4096 printable characters without blanks. A named
     group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may stand in addresses.
+    `many`: one or several of `choices`, with commas between; the first is meant where a call says none.
     `lines`: text of several lines, such as a key file, which people paste or choose. `members`: it is a JSON object
     whose members of these names are values of their own, by the pattern of each. `by_admin`: only admins may enter it.
     """
@@ -56,6 +58,7 @@ class CredentialField(FilePart):
     optional: bool = False  # left out: the empty text
     default: str = ""
     choices: tuple[str, ...] = ()  # the only values
+    many: bool = False
 
     @field_validator("pattern")
     @classmethod
@@ -76,6 +79,10 @@ class CredentialField(FilePart):
     @cached_property
     def shape(self) -> re.Pattern[str]:
         return re.compile(LINES if self.lines and self.pattern == LINE else self.pattern)
+
+    def parts(self, value: str) -> tuple[str, ...]:
+        """The values of a field that takes many; else the value itself."""
+        return tuple(dict.fromkeys(_BETWEEN.split(value.strip(" ,")))) if self.many else (value,)
 
     @cached_property
     def groups(self) -> frozenset[str]:

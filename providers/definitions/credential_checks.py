@@ -71,6 +71,8 @@ def credential_problems(provider: Provider) -> Iterator[str]:
         yield from (f"credential.fields.{name}.{problem}" for problem in _field_problems(field))
         if name in provider.inputs:
             yield f"credential.fields.{name}: also an input; rename one of them"
+        if field.many and credential.kind != "key":
+            yield f"credential.fields.{name}.many: doesn't work with credential.kind {credential.kind!r}; remove it"
     if not credential.secrets:
         yield "credential.fields: none of them is secret; a service without a secret needs no credential"
     match credential.kind:
@@ -95,12 +97,14 @@ def credential_problems(provider: Provider) -> Iterator[str]:
 
 def _field_problems(field: CredentialField) -> Iterator[str]:
     shape = field.shape
-    if field.example and shape.fullmatch(field.example) is None:
+    if field.example and any(shape.fullmatch(one) is None for one in field.parts(field.example)):
         yield f"example: {field.example!r} doesn't match the pattern; correct it"
     if field.default and shape.fullmatch(field.default) is None:
         yield f"default: {field.default!r} doesn't match the pattern; correct it"
     if field.default and field.secret:
         yield "default: a secret has none; leave it out"
+    if field.many and not field.choices:
+        yield "many: needs choices; add them"
     if field.choices and (field.secret or any(shape.fullmatch(one) is None for one in field.choices)):
         yield "choices: are for what isn't secret, and each must match the pattern; correct them"
 
@@ -280,7 +284,7 @@ def example_values(credential: Credential) -> dict[str, str]:
     """A value for each part of an address, good enough to check it."""
     found: dict[str, str] = {}
     for name, field in credential.fields.items():
-        value = field.example or field.default or next(iter(field.choices), "")
+        value, *_ = field.parts(field.example or field.default or next(iter(field.choices), ""))
         matched = field.shape.fullmatch(value)
         if not field.secret:
             found[name] = value or name

@@ -127,6 +127,7 @@ RULE: Final[Mapping[str, str]] = {
         "Scopes that widen what this call reaches without showing in the request: a token with one of them "
         "that the caller lacks is refused."
     ),
+    "target": "Pattern of the header `X-Amz-Target`, AWS's name of the operation. Without it, a call has none.",
     "tells_secrets": "The answer contains a credential: neither the proxy nor a declared tool gets it.",
 }
 
@@ -150,8 +151,8 @@ CREDENTIAL: Final[Mapping[str, str]] = {
     ),
     "fields": (
         "What the person enters: `title`; `pattern` of the whole value (else 8 to 4096 characters); "
-        "`example`; `secret` (default `true`); `optional`; `default`; `choices`; `lines`, `members` (key "
-        "files); `by_admin`. A named group, `-(?P<dc>us[0-9]+)`, is a value too."
+        "`example`; `secret` (default `true`); `optional`; `default`; `choices`, of which `many` takes "
+        "several; `lines`, `members` (key files); `by_admin`. A named group, `-(?P<dc>us[0-9]+)`, is a value too."
     ),
     "send": (
         "Where a `key` goes, with `{fields}`: `headers`, `query`, `basic` (`user`, `password`), `certificate` "

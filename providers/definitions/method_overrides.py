@@ -23,6 +23,7 @@ QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_
 METHOD_PARAMETER: Final = re.compile(
     r"(?:[_$]|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
 )
+TARGET: Final = "x-amz-target"  # names the operation in AWS's JSON protocols
 METHOD_HEADER: Final = re.compile(
     r"(?!access-control-request-method$)(?:.*[-_])?(?:method|verb)(?:[-_].*)?|.*override.*"
 )

@@ -223,7 +223,8 @@ class Rule(FilePart):
     show, so that a token with one serves only callers who hold it too. `needs`: scopes that the caller must hold in
     addition, all of them. `query`: parameters allowed in the query when the token can do more than the caller, beyond
     those of the file and of `where`, or "any": others could widen what the answer shows. `tells_secrets`: the answer
-    holds a credential; only coded tools, which show none, make the call.
+    holds a credential; only coded tools, which show none, make the call. `target`: a pattern that the header
+    `X-Amz-Target` must match, which names the operation in AWS's JSON protocols; without it, there must be none.
     """
 
     api: Key
@@ -236,6 +237,7 @@ class Rule(FilePart):
     query: frozenset[QueryName] | Literal["any"] = frozenset()
     body: frozenset[MemberPath] | Literal["any"] = frozenset()
     tells_secrets: bool = False
+    target: str = ""
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:
@@ -256,6 +258,10 @@ class Rule(FilePart):
     @cached_property
     def where_patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
         return tuple((name, re.compile(pattern)) for name, pattern in self.where.items())
+
+    @cached_property
+    def target_pattern(self) -> re.Pattern[str]:
+        return re.compile(self.target)
 
     @cached_property
     def prefixes(self) -> frozenset[str]:

@@ -13,8 +13,8 @@ from yarl import URL
 
 from providers.definitions.credential_checks import credential_problems, example_values, fill_address
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
-from providers.definitions.method_overrides import METHOD_HEADER
-from providers.definitions.model import Provider
+from providers.definitions.method_overrides import METHOD_HEADER, TARGET
+from providers.definitions.model import Provider, Rule
 from providers.definitions.unruled import UNRULED
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
@@ -51,6 +51,7 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
                 re.compile(pattern)
             except re.error:
                 yield f"{where}.where.{parameter}: not a regular expression; correct it"
+        yield from (f"{where}.target: {problem}" for problem in _target_problems(provider, rule))
         twice = frozenset(() if rule.query == "any" else rule.query) & (provider.query | rule.where.keys())
         if twice:
             yield f"{where}.query: {min(twice)!r} is already listed; remove it"
@@ -311,3 +312,12 @@ def _fact_problems(provider: Provider) -> Iterator[str]:
         yield 'downscope.mode: facts.narrowing is unknown; leave it at "none"'
     if is_unknown("revocation") and provider.revoke.ends_grant is not None:
         yield "revoke.ends_grant: facts.revocation is unknown; leave it out"
+
+
+def _target_problems(provider: Provider, rule: Rule) -> Iterator[str]:
+    try:
+        re.compile(rule.target)
+    except re.error:
+        yield "not a regular expression; correct it"
+    if rule.target and TARGET not in provider.proxied.headers:
+        yield f"the header is sent nowhere; add {TARGET!r} to proxied.headers"

@@ -26,6 +26,7 @@ Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-
 SentName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*(\[[A-Za-z0-9_-]*\])?$", max_length=120)
 ]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=60)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
 Scalar = str | int | bool
 
@@ -43,8 +44,8 @@ class Argument(_Part):
 
     It goes into the path if its name is there in braces, else into the query of a read and the body of a write, under
     `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the provider's
-    `proxied.headers`. `template` writes it into a longer text, in
-    place of `{}`, after each character of `escape` got a backslash.
+    `proxied.headers`, a `choice` a field of its credential that takes many values. `template` writes it into a longer
+    text, in place of `{}`, after each character of `escape` got a backslash.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -55,7 +56,7 @@ class Argument(_Part):
     pattern: str | None = None
     min: int | None = None  # of a number its value, of a text its length, of a list its size
     max: int | None = None
-    place: Literal["path", "query", "body", "header"] | None = None
+    place: Literal["path", "query", "body", "header", "choice"] | None = None
     name: SentName | None = Field(default=None, alias="as")
     template: str | None = None
     escape: str = ""  # characters that mean something in the provider's text format
@@ -113,13 +114,19 @@ class Result(_Part):
 
 
 class Request(_Part):
-    """The call: one method and path of one of the provider's APIs. `query` and `body` are sent unchanged."""
+    """The call: one method and path of one of the provider's APIs. `query`, `body`, and `headers` are sent unchanged.
+
+    Headers are among the provider's `proxied.headers`, or `content-type`.
+    """
 
     api: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+)$")
     query: Mapping[str, Scalar] = Field(default_factory=dict[str, Scalar])
     body: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
+    headers: Mapping[HeaderName, Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]+$")]] = Field(
+        default_factory=dict[str, str]
+    )
 
     @property
     def placeholders(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.rules import Payload, changes_method, expand, of_path, unknown
 from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
+from providers.definitions.credential import CredentialField
 from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
 from providers.outbound.json_values import at, integer_at, is_array, is_object, objects_at, put, text_at, texts_at
@@ -120,6 +121,7 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     if (wrong := problem(declared.presentation, provider, (*declared.arguments, "account"))) is not None:
         raise ToolFileRefused(f"{where}: {wrong}")
     headers = {one.name or name for name, one in declared.arguments.items() if one.place == "header"}
+    headers |= declared.request.headers.keys() - {"content-type"}
     ours = {"accept", "content-type", provider.authorization.header.lower(), *map(str.lower, provider.headers)}
     if strangers := sorted(headers - (provider.proxied.headers - ours)):
         raise ToolFileRefused(
@@ -130,13 +132,21 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
                 else "add it, in lower case, to `proxied.headers` of the file"
             )
         )
+    many = {name for name, about in _fields(provider).items() if about.many}
+    for name, one in declared.arguments.items():
+        if one.place == "choice" and (one.name or name) not in many:
+            raise ToolFileRefused(f"{where}: {provider.name} takes several values in {', '.join(many) or 'no field'}")
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
             raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
 
 
+def _fields(provider: Provider) -> Mapping[str, CredentialField]:
+    return {} if provider.credential is None else provider.credential.fields
+
+
 def _place(declared: Tool, name: str, argument: Argument) -> str:
-    """Where an argument goes: "path", "query", "body", or "header"."""
+    """Where an argument goes: "path", "query", "body", "header", or "choice"."""
     if argument.place is not None or name in declared.request.placeholders:
         return argument.place or "path"
     return "body" if declared.request.method in _WITH_BODY else "query"
@@ -209,6 +219,7 @@ class _FilledRequest:
     query: Mapping[str, str | int | bool]
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(repr=False)
+    choice: Mapping[str, str]  # of the account's values
 
 
 class _Runner:
@@ -251,6 +262,7 @@ class _Runner:
             params=sent.query,
             body=sent.body if request.method in _WITH_BODY else None,
             headers=sent.headers,
+            choice=sent.choice,
             is_write=self._tool.effect != "read",
         )
         result = self._tool.result
@@ -308,7 +320,7 @@ class _Runner:
         segments: dict[str, str] = {}
         query: dict[str, str | int | bool] = dict(request.query)
         body: dict[str, object] = {}
-        headers: dict[str, str] = {}
+        headers, choice = dict(request.headers), dict[str, str]()
         for name, value in request.body.items():
             put(body, name, value)
         for name, argument in self._tool.arguments.items():
@@ -323,9 +335,11 @@ class _Runner:
                 put(body, argument.name or name, wire)
             elif place == "header":
                 headers[argument.name or name] = str(wire)
+            elif place == "choice":
+                choice[argument.name or name] = str(wire)
             else:
                 query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
-        return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body, headers)
+        return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body, headers, choice)
 
     def _values(self, item: Mapping[str, object]) -> dict[str, object]:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}

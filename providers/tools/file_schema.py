@@ -14,8 +14,8 @@ TOOL: Final[Mapping[str, str]] = {
     "effect": "`read`, `create`, `update`, or `delete`.",
     "approval": "`true` if the person approves each call.",
     "request": (
-        "`api` (one of the provider's `[apis]`), `method`, and `path`, where `{name}` stands for one segment; `query` "
-        "and `body` are sent unchanged."
+        "`api` (one of the provider's `[apis]`), `method`, and `path`, where `{name}` stands for one segment; `query`, "
+        "`body`, and `headers` are sent unchanged."
     ),
     "arguments, result, presentation": "See below.",
 }
@@ -27,7 +27,8 @@ ARGUMENT: Final[Mapping[str, str]] = {
     "pattern": "A regular expression for the whole text, from `^` to `$`.",
     "min, max": "Bounds of a number, of a text's length, or of a list's size.",
     "place": (
-        "`path`, `query`, `body`, or `header` (one of the provider's `proxied.headers`). Default: the path if it has "
+        "`path`, `query`, `body`, or `header` (one of the provider's `proxied.headers`), or `choice` (a field of its "
+        "credential with `many`). Default: the path if it has "
         "the name, else the query of a read and the body of a write."
     ),
     "as": "Its name in the request; dotted: below an object.",

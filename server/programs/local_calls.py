@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.types import Message, Scope
 
+from providers.definitions.method_overrides import TARGET
 from providers.definitions.model import Provider
 from server.deployment import Deployment
 from server.programs.front import ProgramCall
 from server.programs.wire import Exchange
 from server.proxy import Proxy, refusals
+from server.proxy.endpoint import CALLED_ADDRESS
 from server.proxy.program_access import AccountChoice, ProgramAccess, WantedCall, stores_encoding
 from server.proxy.program_hosts import HostMap
 from server.proxy.wire import ProxyRefused
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID, new_request_id
 
-KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade"})
+KEPT_BACK: Final = frozenset(
+    {b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade", CALLED_ADDRESS.encode()}
+)
 
 
 class LocalCalls:
@@ -42,7 +47,7 @@ class LocalCalls:
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
         """Carry the call out, or refuse it in the form that the provider's SDK reads."""
         path, _, query = call.target.partition(b"?")
-        wanted = WantedCall(call.method, path.decode("latin-1"), query)
+        wanted = WantedCall(call.method, path.decode("latin-1"), query, operation_of(call.headers))
         found = self._hosts.find(call.host, call.port, wanted.path)
         named = found or self._hosts.at(call.host, call.port)
         reset = REQUEST_ID.set(self._request_id or new_request_id())
@@ -81,6 +86,11 @@ class LocalCalls:
         return known or provider.apis[api].rstrip("/")
 
 
+def operation_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What the header `X-Amz-Target` of a program's call names."""
+    return next((value.decode("latin-1") for name, value in headers if name == TARGET.encode()), "")
+
+
 def _is_refusal(message: Message) -> bool:
     """Whether an answer is the vault's own: no provider's has this header."""
     return any(name == b"token-vault-refusal" for name, _ in message["headers"])
@@ -93,6 +103,7 @@ def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exch
     raw_path = f"/proxy/{chosen.connection_id}/{chosen.address.api}".encode() + below
     packed = (b"content-encoding", b"content-length", b"transfer-encoding") if exchange.is_packed else ()
     headers = [(name, value) for name, value in call.headers if name not in KEPT_BACK and name not in packed]
+    address = CALLED_ADDRESS.encode(), chosen.address.url.encode()
     if exchange.is_packed:
         headers.append((b"transfer-encoding", b"chunked"))
     return {
@@ -105,7 +116,7 @@ def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exch
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": [*headers, (b"authorization", b"Bearer " + handle.encode())],
+        "headers": [*headers, (b"authorization", b"Bearer " + handle.encode()), address],
         "client": ("127.0.0.1", 0),
         "server": ("127.0.0.1", 0),
     }

@@ -22,7 +22,7 @@ from server.bridge.authority import HEADERS, unreachable
 from server.bridge.refusals import BridgeRefused
 from server.http.strict_json import json_object
 from server.programs.front import ProgramCall
-from server.programs.local_calls import KEPT_BACK
+from server.programs.local_calls import KEPT_BACK, operation_of
 from server.programs.wire import Exchange
 from server.proxy.endpoint import CALLED_ADDRESS
 from server.proxy.program_hosts import ApiAddress, HostMap
@@ -121,6 +121,7 @@ class RemoteCalls:
         """The handle, once the person allows the call, who gets some time."""
         path, _, query = call.target.decode("latin-1").partition("?")
         asked = {"method": call.method, "host": call.host, "port": call.port, "path": path, "query": query}
+        asked |= {"operation": operation} if (operation := operation_of(call.headers)) else {}
         loop = asyncio.get_running_loop()
         end = loop.time() + self._wait
         while True:

@@ -48,7 +48,7 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
         return True
     errors = provider.errors
     is_signed = provider.credential is not None and provider.credential.send.aws is not None
-    if is_signed and answer.status in {400, 403}:  # AWS answers in XML
+    if is_signed and answer.status in {400, 403}:
         return error_code(body or b"") in errors.unauthorized and not is_clock_error(body or b"")
     if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:
         return False

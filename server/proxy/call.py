@@ -85,10 +85,10 @@ class ProxiedCall:
         ]
         return [(there.encode(), here.encode()) for there, here in pairs if there != here]
 
-    def at_account(self, token: UpstreamToken) -> ProxiedCall:
+    def at_account(self, token: str) -> ProxiedCall:
         """The same call at the account's own address, where accounts have different ones."""
         try:
-            there = provider_of_account(self.provider, token.value)
+            there = provider_of_account(self.provider, token)
         except CredentialMismatch as error:
             raise refusals.upstream_unauthorized(self.provider) from error
         if there is self.provider:

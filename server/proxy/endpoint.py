@@ -21,6 +21,8 @@ from starlette.types import Receive, Scope, Send
 from providers.api import rules
 from providers.api.secrets import masks_of
 from providers.credentials.aws import UnsignableBody, credential_of
+from providers.credentials.choices import ChoiceRefused, ChosenToken, choice_at, choose
+from providers.credentials.entered import CredentialRefused
 from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
@@ -247,18 +249,18 @@ class Proxy:
         payload = rules.Payload(
             query_names(query), {} if in_body is None else in_body.values, is_unread=in_body is None
         )
-        parameters = merge(query, in_body or CallParameters(), judged)
-        fitting = [rule for rule in found if rules.fits(rule, parameters)] if judged else found
+        headers = _lower_names(provider.headers) | request_headers(incoming.scope["headers"], provider)
+        parameters, operation = merge(query, in_body or CallParameters(), judged), rules.target_of(headers)
+        fitting = [rule for rule in found if rules.fits(rule, parameters, operation)]
         if not fitting:
-            raise refusals.unfit(provider, judged)
-        if judged and rules.first_rule(provider, fitting, handle.scopes) is None:
+            raise refusals.unfit(provider, {*judged, rules.TARGET} if operation else judged)
+        if rules.first_rule(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
         session = UploadSessions.of(self._deployment.keys, provider, handle)
         opened = session.open(target, incoming.scope["query_string"].decode("latin-1"))
         url = provider.apis[target.api].rstrip("/") + target.path
         if opened.query:
             url += "?" + opened.query
-        headers = _lower_names(provider.headers) | request_headers(incoming.scope["headers"], provider)
         length = incoming.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
@@ -343,16 +345,25 @@ class Proxy:
         A 401 means: not carried out.
         """
         opening = await self._exchange(incoming, call, standing)
-        call = call.at_account(opening.token)
+        choice = choice_at(
+            call.provider,
+            call.target.api,
+            address=incoming.fields.get(CALLED_ADDRESS, ""),
+            authorization=incoming.fields["authorization"],
+        )
+        chosen = _choose(call.provider, opening.token, choice)
+        call = call.at_account(chosen.value)
         for is_last in (False, True):
-            async with self._deployment.http.open(self._request(incoming, call, opening.token)) as answer:
+            async with self._deployment.http.open(self._request(incoming, call, chosen.value)) as answer:
                 body = await read_small(answer)
-                if not is_unauthorized(call.provider, answer, body):
+                # a region that the account hasn't turned on knows no key
+                if not chosen.is_usual or not is_unauthorized(call.provider, answer, body):
                     await hand_on(incoming, call, answer, body=body, secrets=opening.needles)
                     return
             if is_last:
                 break
             opening = await self._exchange(incoming, call, standing, spoiled=opening.token.generation)
+            chosen = _choose(call.provider, opening.token, choice)
             if call.body is None:
                 raise refusals.token_renewed(call.provider)
         raise refusals.upstream_unauthorized(call.provider)
@@ -404,7 +415,7 @@ class Proxy:
         incoming.rule = decided
         return opening
 
-    def _request(self, incoming: ProxyRequest, call: ProxiedCall, token: UpstreamToken) -> OutboundRequest:
+    def _request(self, incoming: ProxyRequest, call: ProxiedCall, token: str) -> OutboundRequest:
         body = call.body
         request = OutboundRequest(
             method=incoming.method,
@@ -419,7 +430,7 @@ class Proxy:
             share=_SHARE,
         )
         try:
-            return authorize_request(call.provider, request, token.value)
+            return authorize_request(call.provider, request, token)
         except CredentialMismatch as error:
             raise refusals.upstream_unauthorized(call.provider) from error
         except UnsignableBody as error:
@@ -466,6 +477,15 @@ class Proxy:
                 details=details,
             )
         )
+
+
+def _choose(provider: Provider, token: UpstreamToken, choice: Mapping[str, str]) -> ChosenToken:
+    try:
+        return choose(provider, token.value, choice)
+    except ChoiceRefused as error:
+        raise ProxyRefused("unknown_target", f"{error} Nothing was sent.") from error
+    except CredentialRefused as error:
+        raise refusals.upstream_unauthorized(provider) from error
 
 
 def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:

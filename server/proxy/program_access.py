@@ -16,6 +16,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from providers.api import rules
+from providers.credentials.choices import every_choice
+from providers.credentials.entered import CredentialRefused
 from providers.credentials.placing import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.connecting.telling import AgentRefusal, tell
@@ -41,11 +43,15 @@ logger = logging.getLogger("token_vault.run")
 
 @dataclass(frozen=True, slots=True)
 class WantedCall:
-    """A call as the program sent it: `path` below the address of each API that could be meant."""
+    """A call as the program sent it: `path` below the address of each API that could be meant.
+
+    `operation`: what its header `X-Amz-Target` names.
+    """
 
     method: str
     path: str
     query: bytes = field(repr=False)
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class ProgramAccess:
         self._held: dict[tuple[str, frozenset[str]], _HeldHandle] = {}
         self._replaced: list[_HeldHandle] = []
         self._one_handle = asyncio.Lock()
-        self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        self._places: dict[tuple[str, str], tuple[Sequence[str], int]] = {}
         self._one_question: dict[tuple[str, frozenset[str]], asyncio.Lock] = {}
         self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
 
@@ -176,10 +182,11 @@ class ProgramAccess:
 
     async def check_place(self, chosen: AccountChoice) -> None:
         """Refuse a call of another account's address. Raises ProxyRefused, and what an exchange raises."""
-        place = await self._place_of(chosen)
-        if place != chosen.address.host:
+        places = await self._places_of(chosen)
+        if chosen.address.host not in places:
             raise ProxyRefused(
-                "unknown_target", f"The account is at {place}, and the call at {chosen.address.host}. Nothing was sent."
+                "unknown_target",
+                f"The account is at {', '.join(places)}, and the call at {chosen.address.host}. Nothing was sent.",
             )
 
     async def has_account_at(self, addresses: Sequence[ApiAddress]) -> bool:
@@ -194,21 +201,21 @@ class ProgramAccess:
             if connection.id not in live:
                 return True  # it may be there: the agent can ask for it
             try:
-                place = await self._place_of(AccountChoice(address, connection.id, live[connection.id]))
+                places = await self._places_of(AccountChoice(address, connection.id, live[connection.id]))
             except (ProxyRefused, VaultError):
                 return True  # the call is told why
-            if place == address.host:
+            if address.host in places:
                 return True
         return False
 
-    async def _place_of(self, chosen: AccountChoice) -> str:
-        """The host of the account's API. Raises ProxyRefused, and what an exchange raises."""
+    async def _places_of(self, chosen: AccountChoice) -> Sequence[str]:
+        """The hosts of the account's API. Raises ProxyRefused, and what an exchange raises."""
         provider, api = self._deployment.catalog.provider(chosen.address.provider), chosen.address.api
         if "{" not in provider.apis[api]:
-            return chosen.address.host
+            return (chosen.address.host,)
         now = self._deployment.now()
-        place, read_at = self._places.get((chosen.connection_id, api), ("", 0))
-        if not place or read_at + _EARLY < now:
+        places, read_at = self._places.get((chosen.connection_id, api), ((), 0))
+        if not places or read_at + _EARLY < now:
             request = ExchangeRequest(
                 self._principal,
                 provider.name,
@@ -217,9 +224,9 @@ class ProgramAccess:
                 purpose=self._purpose,
             )
             token = await exchange(request, vault=self._deployment.vault, now=now)
-            place = _host_of(provider, api, token.value)
-            self._places[chosen.connection_id, api] = place, now
-        return place
+            places = _hosts_of(provider, api, token.value)
+            self._places[chosen.connection_id, api] = places, now
+        return places
 
     async def unknown_account(self) -> str | None:
         """What to say of a name that was given at the start and is none of a connected account's."""
@@ -273,7 +280,7 @@ class ProgramAccess:
     async def _is_there(self, chosen: AccountChoice) -> bool:
         """Whether the account's API is at the called host, as far as can be told."""
         with suppress(ProxyRefused, VaultError):
-            return await self._place_of(chosen) == chosen.address.host
+            return chosen.address.host in await self._places_of(chosen)
         return False
 
     async def _usable(self, now: int) -> list[Connection]:
@@ -298,7 +305,8 @@ class ProgramAccess:
         return [
             rule
             for rule in found
-            if not rule.tells_secrets and _may_fit(rule, query, has_body=method not in {"GET", "DELETE"})
+            if not rule.tells_secrets
+            and _may_fit(rule, query, call.operation, has_body=method not in {"GET", "DELETE"})
         ]
 
     async def _question(self, found: Sequence[ApiAddress], call: WantedCall) -> Question:
@@ -376,10 +384,11 @@ def stores_encoding(deployment: Deployment, chosen: AccountChoice) -> bool:
     return credential is not None and credential.send.aws is not None
 
 
-def _host_of(provider: Provider, api: str, token: str) -> str:
+def _hosts_of(provider: Provider, api: str, token: str) -> Sequence[str]:
     try:
-        return urlsplit(provider_of_account(provider, token).apis[api]).hostname or ""
-    except CredentialMismatch as error:
+        there = (provider_of_account(provider, one).apis[api] for one in every_choice(provider, token))
+        return tuple(urlsplit(url).hostname or "" for url in there)
+    except (CredentialMismatch, CredentialRefused) as error:
         raise upstream_unauthorized(provider) from error
 
 
@@ -390,11 +399,13 @@ def _is_named(connection: Connection, name: str) -> bool:
     )
 
 
-def _may_fit(rule: Rule, query: dict[str, object], *, has_body: bool) -> bool:
+def _may_fit(rule: Rule, query: dict[str, object], operation: str, *, has_body: bool) -> bool:
     """Whether the rule can hold with this query: what it wants of a body isn't known yet."""
     if not has_body:
-        return rules.fits(rule, query)
-    return all(pattern.fullmatch(str(query[name])) for name, pattern in rule.where_patterns if name in query)
+        return rules.fits(rule, query, operation)
+    return rule.target_pattern.fullmatch(operation) is not None and all(
+        pattern.fullmatch(str(query[name])) for name, pattern in rule.where_patterns if name in query
+    )
 
 
 def _scopes_within(provider: Provider, fitting: Iterable[Rule], may: frozenset[str]) -> frozenset[str]:

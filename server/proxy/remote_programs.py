@@ -70,6 +70,7 @@ class RemoteCall(RemoteRun):
     port: int = Field(ge=1, le=65_535)
     path: str = Field(pattern=_LATIN)
     query: str = Field(default="", pattern=_LATIN, repr=False)
+    operation: str = Field(default="", pattern=_LATIN, max_length=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class RemotePrograms:
         named = found or hosts.at(call.host, call.port)
         try:
             access = await self._access(agent, call)
-            chosen = await access.choose(found, WantedCall(call.method, call.path, call.query.encode("latin-1")))
+            wanted = WantedCall(call.method, call.path, call.query.encode("latin-1"), call.operation)
+            chosen = await access.choose(found, wanted)
             await access.check_place(chosen)
             handle = await access.handle(chosen, partial(self._issue, agent))
         except (ProxyRefused, VaultError) as error:

@@ -33,6 +33,7 @@ _UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin 
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _FORM: Final = "application/x-www-form-urlencoded"
+_JSON: Final = frozenset({"application/json", "application/x-amz-json-1.0", "application/x-amz-json-1.1"})
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$-]*")
 
@@ -193,7 +194,7 @@ def is_form(content_type: str) -> bool:
 
 def is_json(content_type: str) -> bool:
     """Whether a body of this type is JSON and nothing else."""
-    return content_type.partition(";")[0].strip().lower() == "application/json"
+    return content_type.partition(";")[0].strip().lower() in _JSON
 
 
 def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: bool) -> CallParameters | None:
@@ -213,7 +214,7 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
             raise ProxyRefused("unsupported_body", "Encode the body as UTF-8.")
         text = body.decode("utf-8")
         match kind.strip().lower():
-            case "application/json":
+            case found if found in _JSON:
                 if has_more_parts(body, nested=_MOST_NESTED, values=_MOST_VALUES):
                     return _leave_unread("too many objects, arrays, or values", is_judged=is_judged)
                 return _json(text, provider, is_judged=is_judged)

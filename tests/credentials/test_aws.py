@@ -22,7 +22,7 @@ from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
 from vault.upstream import ProbeOutcome
 
-APIS = ("s3", "sts", "ses", "ec2", "cloudwatch")
+APIS = ("s3", "sts", "ses", "ec2", "cloudwatch", "logs", "dynamodb", "kms")
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 ACCOUNT, READ, WRITE = frozenset({"account:read"}), frozenset({"s3:read"}), frozenset({"s3:write"})
 REFUSED = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
@@ -51,6 +51,8 @@ class Aws:
         if service == "sts":
             about = {"Account": "123456789012", "Arn": f"arn:aws:iam::123456789012:user/{access}", "UserId": access}
             return json_reply({"GetCallerIdentityResponse": {"GetCallerIdentityResult": about}})
+        if "x-amz-target" in sent:
+            return json_reply({"operation": sent["x-amz-target"], "type": sent["content-type"]})
         if arrival.method == "PUT":
             self.objects[arrival.path] = arrival.body
             return Reply(200, b"", {"etag": '"1"'})
@@ -177,7 +179,7 @@ async def test_the_token_service_says_who_it_is_and_issues_no_keys(room: AwsRoom
 async def test_an_sdk_signs_with_the_handle_as_its_access_key(room: AwsRoom) -> None:
     user = await room.keys.user()
     handle = await room.keys.allowed(user, await room.entered(user), READ)
-    scope = "20261127/us-east-1/s3/aws4_request"
+    scope = "20261127/eu-west-1/s3/aws4_request"
     theirs = f"AWS4-HMAC-SHA256 Credential={{}}/{scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
     for access_key, status in ((handle.value, 200), ("AKIAIOSFODNN7EXAMPLE", 401)):
         headers = {"authorization": theirs.format(access_key), "x-amz-date": "20261127T000000Z"}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 import providers
 import server
@@ -182,8 +182,8 @@ def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
         yield _quoted(paths), methods, _linked(said)
 
 
-def _endpoints(routes: Iterable[Route]) -> str:
-    return _table(("Path", "Methods", "What it does"), _rows(routes))
+def _endpoints(routes: Iterable[BaseRoute]) -> str:
+    return _table(("Path", "Methods", "What it does"), _rows(one for one in routes if isinstance(one, Route)))
 
 
 def _pages(*, of_admins: bool) -> str:

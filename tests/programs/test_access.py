@@ -127,6 +127,13 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await access.has_account_at(bucket("us-west-2"))
         assert not await access.has_account_at(bucket("eu-north-1"))
         assert await access.has_account_at(calls("/user")[0])
+        async with connected(room, "both", "aws", key_in("sa-east-1,af-south-1")) as both:
+            await room.allow(S3_READ, connection=both)
+            for region in ("sa-east-1", "af-south-1"):
+                chosen = await access.choose(bucket(region), OBJECT)
+                assert chosen.connection_id == both.id
+                await access.check_place(chosen)
+            assert not await access.has_account_at(bucket("eu-north-1"))
         nobodys = await access.choose(bucket("eu-north-1"), OBJECT)
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
 

@@ -21,6 +21,7 @@ from providers.definitions.catalog import KEYS, SHELF, check_file
 from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
+from providers.outbound.json_values import is_array, is_object
 from tests.providers.test_provider_check import MUTATIONS, PUBLIC, changed
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
 
@@ -65,6 +66,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("rules.*.path", "github", "rules.0.path", "user"),
     ("rules.*.scopes", "github", "rules.0.scopes", ["no-such-scope"]),
     ("rules.*.where", "github", "rules.0.where", {"q": "("}),
+    ("rules.*.target", "aws", "rules.0.target", "("),
     ("rules.*.inseparable", "github", "rules.0.inseparable", ["no-such-scope"]),
     ("rules.*.needs", "github", "rules.0.needs", ["no-such-scope"]),
     ("rules.*.query", "microsoft", "rules.0.query", ["$top"]),
@@ -117,6 +119,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("credential.fields.*.optional", "stripe", "credential.fields.key.optional", "perhaps"),
     ("credential.fields.*.default", "mailgun", "credential.fields.region.default", "api.us"),
     ("credential.fields.*.choices", "datadog", "credential.fields.site.choices", ["not a site"]),
+    ("credential.fields.*.many", "aws", "credential.fields.region.many", "perhaps"),
     ("credential.send.headers", "stripe", "credential.send.headers", {"Authorization": "Bearer {token}"}),
     ("credential.send.query", "stripe", "credential.send.query", {"key": "{token}"}),
     ("credential.send.basic.user", "twilio", "credential.send.basic.user", "{sid}"),
@@ -222,9 +225,9 @@ def _toml(content: Content) -> str:
     """A table as TOML: a JSON value is one of TOML's but for tables, which stand inline."""
 
     def said(value: object) -> str:
-        if isinstance(value, dict):
+        if is_object(value):
             return "{" + ", ".join(f"{json.dumps(key)} = {said(one)}" for key, one in value.items()) + "}"
-        if isinstance(value, list):
+        if is_array(value):
             return "[" + ", ".join(map(said, value)) + "]"
         return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | str) else str(value)
 

@@ -18,6 +18,7 @@ STAND_INS: tuple[object, ...] = (
         "app123456789",
         "select 1",
         "acc_12345678",
+        "us-east-1",
         "txn_12345678",
         "urn:li:share:12345",
         "tbl123456789",

@@ -1,0 +1,80 @@
+"""One of several values that a person entered for an account, such as regions of AWS: what a call chooses. Pure.
+
+A call may choose what was entered and nothing else; the first is meant where it says none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+from providers.credentials.aws import region_of
+from providers.credentials.entered import pack, unpack
+from providers.definitions.credential import NAMES, Credential
+from providers.definitions.model import Provider
+
+
+class ChoiceRefused(Exception):
+    """The credential isn't for this value. The text says for which it is, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenToken:
+    """A token as the vault holds it, with the chosen values only. `is_usual`: they are the first that were entered."""
+
+    value: str = field(repr=False)
+    is_usual: bool
+
+
+def choice_at(provider: Provider, api: str, *, address: str, authorization: str) -> dict[str, str]:
+    """What a call of an API chooses, by the name of the field; empty if it doesn't say.
+
+    By the `address` that its caller has of the API, as `https://s3.{region}.amazonaws.com`; where there is none, by
+    the client's own signature.
+    """
+    credential = provider.credential
+    many = frozenset[str]() if credential is None else _many(credential)
+    if credential is None or not many:
+        return {}
+    if address:
+        parts = NAMES.split(provider.apis[api].rstrip("/"))
+        ways = (f"(?P<{one}>[a-z0-9-]+)" if at % 2 else re.escape(one) for at, one in enumerate(parts))
+        found = re.fullmatch("".join(ways), address.rstrip("/"))
+        return {} if found is None else {name: text for name, text in found.groupdict().items() if name in many}
+    signing, region = credential.send.aws, region_of(authorization)
+    return {} if signing is None or not region else {name: region for name in many if f"{{{name}}}" == signing.region}
+
+
+def choose(provider: Provider, token: str, chosen: Mapping[str, str]) -> ChosenToken:
+    """The token for this choice. Raises ChoiceRefused, and CredentialRefused for a credential of another shape."""
+    credential = provider.credential
+    if credential is None or not chosen:
+        return ChosenToken(token, is_usual=True)
+    values = unpack(credential, token)
+    firsts: dict[str, str] = {}
+    for name, value in chosen.items():
+        about = credential.fields[name]
+        allowed = about.parts(values[name])
+        if value not in allowed:
+            raise ChoiceRefused(
+                f"This account of {provider.title} is for {', '.join(allowed)}, and the call for {value[:60]}. "
+                "Use one of these, or have its person replace the key with one for more."
+            )
+        firsts[name] = allowed[0]
+    return ChosenToken(pack(credential, {**values, **chosen}), is_usual=firsts == dict(chosen))
+
+
+def every_choice(provider: Provider, token: str) -> tuple[str, ...]:
+    """The token for each choice there is. Raises CredentialRefused."""
+    credential = provider.credential
+    if credential is None or not (names := _many(credential)):
+        return (token,)
+    values = unpack(credential, token)
+    parts = [credential.fields[name].parts(values[name]) for name in names]
+    return tuple(pack(credential, {**values, **dict(zip(names, one, strict=True))}) for one in product(*parts))
+
+
+def _many(credential: Credential) -> frozenset[str]:
+    return frozenset(name for name, about in credential.fields.items() if about.many)

@@ -1,0 +1,155 @@
+"""An access key for several regions: a call may choose one that its person entered, and no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from providers.api.api import RuleRefused, TokenRejected, UpstreamAPI, UpstreamRefused
+from providers.credentials.choices import choice_at
+from providers.definitions.catalog import load_catalog
+from server.proxy.endpoint import CALLED_ADDRESS
+from tests.credentials.test_aws import APIS, KEY_ID, SECRET, Aws, AwsRoom
+from tests.credentials.test_aws_tools import TOOLS
+from tests.support.doubles.scripted import json_reply, scripted_server
+from tests.support.rooms.key_room import running_key_room
+from tests.support.rooms.portal_room import accounts_of
+from tests.support.rooms.proxy_room import ProxyHandle
+
+READ = frozenset({"s3:read"})
+PUBLISHED = load_catalog().provider("aws")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
+    """With the region in each address, as at AWS."""
+    aws = Aws()
+    async with scripted_server(aws.answer) as server:
+        more = {"aws": {"apis": {name: f"{server.url}/{name}/{{region}}" for name in APIS}}}
+        async with running_key_room(tmp_path_factory.mktemp("regions"), more=more) as opened:
+            yield AwsRoom(opened, aws, server)
+
+
+async def handle_for(room: AwsRoom, regions: str) -> ProxyHandle:
+    user = await room.keys.user()
+    return await room.keys.allowed(user, await room.entered(user, region=regions), READ)
+
+
+async def signed_call(handle: ProxyHandle, region: str) -> httpx2.Response:
+    scope = f"20261127/{region}/s3/aws4_request"
+    signature = f"Credential={handle.value}/{scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
+    headers = {"authorization": f"AWS4-HMAC-SHA256 {signature}", "x-amz-date": "20261127T000000Z"}
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+        return await http.get(f"{handle.base('s3')}/bucket", headers=headers)
+
+
+def region_sent(room: AwsRoom) -> tuple[str, str]:
+    """Where the last call went, and for which region it was signed."""
+    arrival = room.server.arrivals[-1]
+    sent = {name.lower(): value for name, value in arrival.headers.items()}
+    return arrival.path.split("/")[2], sent["authorization"].partition("Credential=")[2].split("/")[2]
+
+
+async def test_an_sdk_s_region_is_used_if_the_person_entered_it(room: AwsRoom) -> None:
+    handle = await handle_for(room, "eu-west-1, us-east-2")
+    for region in ("us-east-2", "eu-west-1"):
+        assert (await signed_call(handle, region)).status_code == 200
+        assert region_sent(room) == (region, region)
+    sent = len(room.server.arrivals)
+    refused = await signed_call(handle, "us-west-2")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (404, "unknown_target")
+    assert "eu-west-1, us-east-2" in refused.text
+    assert len(room.server.arrivals) == sent
+    assert (await handle.call("GET", "/bucket", api="s3")).status_code == 200
+    assert region_sent(room) == ("eu-west-1", "eu-west-1")
+
+
+async def test_a_program_s_host_chooses_the_region(room: AwsRoom) -> None:
+    handle = await handle_for(room, "eu-west-1 us-east-2")
+    for region, status in (("us-east-2", 200), ("eu-west-1", 200), ("us-west-2", 404)):
+        headers = {CALLED_ADDRESS: f"{room.server.url}/s3/{region}"}
+        assert (await handle.call("GET", "/bucket", api="s3", headers=headers)).status_code == status
+        if status == 200:
+            assert region_sent(room) == (region, region)
+
+
+@pytest.mark.parametrize(
+    ("address", "chosen"),
+    [
+        ("https://s3.eu-west-1.amazonaws.com", {"region": "eu-west-1"}),
+        ("https://s3.eu-west-1.evil.example", {}),
+        ("https://s3.a.b.amazonaws.com", {}),
+        ("https://proxy.example/s3", {}),
+    ],
+)
+def test_only_an_address_of_the_file_s_form_chooses(address: str, chosen: dict[str, str]) -> None:
+    assert choice_at(PUBLISHED, "s3", address=address, authorization="Bearer x") == chosen
+
+
+@pytest.mark.parametrize(
+    ("regions", "is_taken"),
+    [
+        ("eu-west-1,us-east-2", True),
+        ("eu-west-1", True),
+        ("eu-west-1, mars-north-1", False),
+        ("eu-west-1, us-east-2/../..", False),
+        (",", False),
+    ],
+)
+async def test_each_region_is_one_of_aws_s(room: AwsRoom, regions: str, *, is_taken: bool) -> None:
+    user = await room.keys.user()
+    person = await room.keys.signed_in(user)
+    form = await room.keys.form(person, "aws")
+    assert 'placeholder="eu-central-1, us-east-1"' in form.text
+    values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": regions}
+    answer = await room.keys.enter(person, form, **values)
+    assert ("/connect/done/" in str(answer.url)) is is_taken
+    assert len(await accounts_of(room.keys, user)) == is_taken
+
+
+async def test_a_key_that_another_region_does_not_know_stays_connected(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    handle = await room.keys.allowed(user, await room.entered(user, region="eu-west-1, us-east-2"), READ)
+    unknown = json_reply({"__type": "x#UnrecognizedClientException", "message": "invalid"}, status=400)
+    try:
+        room.aws.says = unknown
+        assert (await signed_call(handle, "us-east-2")).status_code == 400
+        assert [one.state.value for one in await accounts_of(room.keys, user)] == ["active"]
+        answer = await signed_call(handle, "eu-west-1")
+        assert answer.headers["token-vault-refusal"] == "connection_required"
+        assert [one.state.value for one in await accounts_of(room.keys, user)] == ["needs_reauth"]
+    finally:
+        room.aws.says = None
+
+
+async def test_a_tool_takes_a_region_of_the_account(room: AwsRoom) -> None:
+    provider, spec = room.keys.deployment.catalog.provider("aws"), TOOLS["aws_dynamodb_tables"]
+    values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "session_token": ""}
+    token = json.dumps({**values, "region": "eu-west-1,us-east-2"})
+
+    async def silent(done: int, total: int | None, message: str) -> None:
+        """Progress that nobody watches."""
+
+    async def call(**arguments: str) -> None:
+        api = UpstreamAPI(provider, room.keys.deployment.http, token=token, scopes=spec.scopes, now=1)
+        await spec.call(api, spec.input.model_validate(arguments), silent)
+
+    room.aws.says = None
+    for arguments, region in (({}, "eu-west-1"), ({"region": "us-east-2"}, "us-east-2")):
+        with pytest.raises(UpstreamRefused):  # this server has no tables
+            await call(**arguments)
+        assert region_sent(room) == (region, region)
+    with pytest.raises(RuleRefused, match="eu-west-1, us-east-2"):
+        await call(region="us-west-2")
+    try:
+        room.aws.says = json_reply({"__type": "x#UnrecognizedClientException", "message": "invalid"}, status=400)
+        with pytest.raises(UpstreamRefused, match="the key there"):
+            await call(region="us-east-2")
+        with pytest.raises(TokenRejected):
+            await call(region="eu-west-1")
+    finally:
+        room.aws.says = None
