@@ -147,7 +147,7 @@ class _WithPrincipal:
         if not isinstance(principal, Principal):
             await principal.write(send)
             return
-        scope["user"] = _user(principal)
+        scope["user"] = _user(principal.user_id, principal.client_id, principal.scopes, principal.tenant)
         # A person's accounts do not belong in a cache (RFC 9111 §5.2.2.5), whatever the SDK says.
         send = with_headers(send, _UNCACHED, instead_of=(b"cache-control",))
         reset = PRINCIPAL.set(principal)
@@ -203,16 +203,11 @@ class _LiveAnswer:
 
 
 @lru_cache(maxsize=1024)
-def _user(principal: Principal) -> AuthenticatedUser:
+def _user(user_id: str, client_id: str, scopes: frozenset[str], tenant: str) -> AuthenticatedUser:
     """The user to which the SDK binds its sessions. Has no token: nothing behind here needs one."""
+    claims = {"iss": tenant}
     return AuthenticatedUser(
-        AccessToken(
-            token="",
-            client_id=principal.client_id,
-            scopes=sorted(principal.scopes),
-            subject=principal.user_id,
-            claims={"iss": principal.tenant},
-        )
+        AccessToken(token="", client_id=client_id, scopes=sorted(scopes), subject=user_id, claims=claims)
     )
 
 

@@ -1,10 +1,10 @@
 """The tokens of tool calls, used again by calls that repeat a recent one for the same person, agent and account.
 
 The exchange decides by the rows of one read, and by the time. A call of the same tool for the same account makes this
-read too, and takes the token of a moment ago if all of it reads the same; its own event is durable first. Nothing that
-a revocation must reach is therefore cached. The decision of each call is kept, but only its second call keeps the token
-opened. Everything else goes the whole way: refusals, what a person approves or an operator's rules judge, and tokens
-that are about to expire.
+read too, and takes the token of a moment ago if all of it reads the same, whichever access token of the grant it came
+with; its own event is durable first. Nothing that a revocation must reach is therefore cached. The decision of each
+call is kept, but only its second call keeps the token opened. Everything else goes the whole way: refusals, what a
+person approves or an operator's rules judge, and tokens that are about to expire.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from vault.exchange.exchange import (
 )
 from vault.refresh import accounts
 from vault.refusals import VaultError
+from vault.revoked_tokens import is_revoked
 from vault.spans import span
 
 if TYPE_CHECKING:
     from vault.exchange.recent import Basis
-    from vault.records import Event
+    from vault.records import Event, Principal
 
 KEPT: Final = 60  # seconds: a conversation with several calls a minute repeats them
 _MOST: Final = 4096  # as many as there are connection keys in memory, which open the same tokens for longer
@@ -66,13 +67,16 @@ class RecentTokens:
         call = request.call
         if call is None or vault.policy_check is not None or not _is_plain(request):
             return await exchange(request, vault=vault, now=now)
-        key = (request.principal, request.provider, request.scopes, request.account, request.purpose, request.tool_sets)
+        who = request.principal
+        key = (*_same_for_all_tokens(who), request.provider, request.scopes, request.account, request.purpose)
+        key += (request.tool_sets,)
         known = self._recent.find(key, now=now)
         if known is not None:
             with span("exchange", provider=request.provider):
                 rows = await accounts.look(vault.database, known.decided.basis.parameters)
                 facts = (*_settings(vault, request.provider), rows)
-                if self._recent.is_current(key, facts) and (opened := await _open(request, known.decided, vault=vault)):
+                holds = self._recent.is_current(key, facts) and not is_revoked(rows[0], who.token_id)
+                if holds and (opened := await _open(request, known.decided, vault=vault)):
                     await _record(opened, hash_arguments(call, vault=vault), activity=vault.activity)
                     return opened.token
         settings = _settings(vault, request.provider)
@@ -94,6 +98,21 @@ async def _open(request: ExchangeRequest, known: _KnownToken, *, vault: Vault) -
         event = exchange_event(replace(request, call=None), token, vault=vault)
         known.opened = _OpenedToken(token, event, format_details(event.details))
     return known.opened
+
+
+def _same_for_all_tokens(who: Principal) -> _Key:
+    """All that an exchange depends on, but the token's id and expiry, which are checked each time."""
+    return (
+        who.user_id,
+        who.client_id,
+        who.grant_id,
+        who.scopes,
+        who.audience,
+        who.tenant,
+        who.actors,
+        who.auth_time,
+        who.is_strong,
+    )
 
 
 def _is_plain(request: ExchangeRequest) -> bool:

@@ -167,6 +167,39 @@ async def test_another_agent_account_or_tool_gets_nothing_of_it(one: CallingAgen
     assert await one.opens() == 0, "its own calls repeat still"
 
 
+def with_new_token(one: CallingAgent) -> Agent:
+    """The same agent with another access token of its grant."""
+    deployment, who = one.place.vault.deployment, one.agent.principal
+    facts = tokens.AccessTokenFacts(
+        deployment.issuer, who.user_id, who.client_id, who.grant_id, audience=who.audience, scopes=who.scopes
+    )
+    now = deployment.now()
+    return replace(one.agent, token=tokens.sign(deployment.keys, facts, now=now, expires_at=now + 600))
+
+
+async def test_each_token_of_a_grant_repeats_the_calls_of_the_others(one: CallingAgent) -> None:
+    await one.repeat()
+    events = len(await one.events())
+    for _ in range(2):
+        other = with_new_token(one)
+        async with one.place.http(other) as http:
+            assert await replace(one, agent=other, http=http).opens() == 0
+    assert len(await one.events()) == events + 2
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+async def test_a_token_revoked_before_the_repeated_call_gets_nothing_of_it(one: CallingAgent, is_revoked: bool) -> None:
+    other = with_new_token(one)
+    if is_revoked:
+        await revoke_token(replace(one, agent=other))
+    await one.repeat()
+    posts = len(one.place.simulator.books()["posts"])
+    async with one.place.http(other) as http:
+        assert is_done(await replace(one, agent=other, http=http).post()) is not is_revoked
+    assert (len(one.place.simulator.books()["posts"]) == posts) is is_revoked
+    assert await one.opens() == 0, "the other token's calls repeat still"
+
+
 # What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same for handles
 
 Change = Callable[[CallingAgent], Awaitable[object]]
