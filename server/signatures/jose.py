@@ -5,7 +5,6 @@ Callers decide which claims a token needs: access tokens, client assertions, DPo
 
 from __future__ import annotations
 
-import re
 from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from functools import lru_cache
@@ -45,7 +44,8 @@ _VERIFIERS: Final = {
     name: JWSRegistry(algorithms=[_NAMES.get(name, name)]).get_alg(_NAMES.get(name, name)) for name in ISSUER_ALGORITHMS
 }
 
-_COMPACT = re.compile(r"([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,16384})\.([A-Za-z0-9_-]{1,1024})")
+_LONGEST: Final = (4096, _LIMIT, 1024)  # characters of header, payload, signature
+_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"  # RFC 4648 §5
 
 PublicKey = RSAKey | ECKey | OKPKey
 
@@ -76,10 +76,11 @@ def _header(segment: str) -> Mapping[str, object]:
 
 
 def _segments(token: str) -> tuple[str, str, str]:
-    found = _COMPACT.fullmatch(token) if len(token) <= _LIMIT else None
-    if found is None:
+    found = token.split(".", 3) if len(token) <= _LIMIT else []
+    fits = len(found) == 3 and all(0 < len(one) <= most for one, most in zip(found, _LONGEST, strict=True))
+    if not fits or "".join(found).encode("utf-8", "replace").translate(None, _ALPHABET):
         raise TokenMalformed("not three base64url segments of sane size")
-    return found[1], found[2], found[3]
+    return found[0], found[1], found[2]
 
 
 def unverified_header(token: str) -> Mapping[str, object]:
