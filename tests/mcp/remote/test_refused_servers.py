@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from providers.tools.imported import content_of
+from providers.tools.openapi_import import import_document
 from server.administration.actor import Actor, ChangeRefused
 from server.policy.gate import PolicyGate
 from server.policy_settings import PolicySettings
-from server.remote import servers
+from server.remote import imported_apis, servers
 from server.remote.servers import NewServer, ReviewDecision
 from tests.mcp.remote.remote_room import RemoteRoom
+from tests.portal.administration.test_imported_apis import AUDIENCE, document
 from tests.support.doubles.mcp_double import NOTE
 from vault.mcp.servers import add_server
 
@@ -94,3 +97,30 @@ async def test_a_server_that_a_rule_names_stays(place: RemoteRoom, tmp_path: Pat
     await servers.remove(place.operator, name)
     with pytest.raises(ChangeRefused):
         await servers.server_named(place.deployment, name)
+
+
+async def test_a_name_tells_a_servers_tools_from_all_others(place: RemoteRoom) -> None:
+    longer, double = f"s{secrets.token_hex(4)}-notes", place.site.add("named")
+    await servers.add(place.operator, NewServer(longer, double.url))
+    for wrong, said in (
+        (longer, "a provider has this name"),
+        ("slack", "a provider has this name"),
+        ("everything", "a tool set has this name"),
+        (longer.removesuffix("-notes"), "other tools begin with"),
+        (f"{longer}-more", "other tools begin with"),
+        ("Notes", "Notes: "),
+    ):
+        with pytest.raises(ChangeRefused, match=said):
+            await servers.add(place.operator, NewServer(wrong, double.url))
+    assert await servers.add(place.operator, NewServer(f"s{secrets.token_hex(4)}", double.url)), "the twin"
+
+
+async def test_an_imported_apis_tools_are_told_from_a_servers(place: RemoteRoom) -> None:
+    name, _ = await place.add()
+    for api, is_taken in ((f"{name}-api", True), (f"s{secrets.token_hex(4)}-api", False)):
+        content = content_of(import_document(document({}), name=api, title="", audience=AUDIENCE, server=""))
+        if is_taken:
+            with pytest.raises(ChangeRefused, match=f"the MCP server {name} begin like its tools"):
+                await imported_apis.offer(place.operator, api, content)
+        else:
+            assert await imported_apis.offer(place.operator, api, content)

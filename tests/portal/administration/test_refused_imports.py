@@ -10,6 +10,7 @@ import pytest
 from server.administration.actor import Actor, ChangeRefused
 from server.policy.gate import PolicyGate
 from server.policy_settings import PolicySettings
+from server.provider_settings import ProviderSettings
 from server.remote import imported_apis
 from tests.portal.administration.test_imported_apis import ImportRoom, fresh, place
 
@@ -30,5 +31,23 @@ async def test_an_api_that_a_rule_names_stays(place: ImportRoom, tmp_path: Path)
         with pytest.raises(ChangeRefused) as refused:
             await imported_apis.remove(Actor(replace(deployment, policy=gate), None, "command_line"), name)
         assert refused.value.reason == "named_by_rule"
+    await imported_apis.remove(place.operator, name)
+    assert place.offered(name) == {}
+
+
+async def test_an_api_that_a_setting_names_stays(place: ImportRoom) -> None:
+    name, deployment = fresh(), place.deployment
+    settings = deployment.settings
+    await place.offer(name)
+    await place.accept(name, quote="accept", order="leave")
+    hidden = settings.tools.model_copy(update={"disable": (f"{name}_quote",)})
+    for changes, said in (
+        ({"providers": {**settings.providers, name: ProviderSettings()}}, f"providers.{name} is about this API"),
+        ({"tools": hidden}, f"tools.disable names {name}_quote"),
+    ):
+        changed = replace(deployment, settings=settings.model_copy(update=changes))
+        with pytest.raises(ChangeRefused, match=said) as refused:
+            await imported_apis.remove(Actor(changed, None, "command_line"), name)
+        assert refused.value.reason == "named_by_setting"
     await imported_apis.remove(place.operator, name)
     assert place.offered(name) == {}

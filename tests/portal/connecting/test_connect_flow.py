@@ -11,6 +11,7 @@ from providers.simulator.person import consent
 from server.administration import group_accounts
 from server.administration import groups as admin_groups
 from server.administration.actor import Actor
+from server.connecting.links import ConnectRefused, redeem_user_code
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.portal_room import (
@@ -349,6 +350,14 @@ async def test_a_code_that_is_typed_three_times_at_once_leads_on_once(room: Room
         *(person.submit(page, {"user_code": link.user_code}, form="/device") for _ in range(3))
     )
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404]
+
+
+async def test_of_many_who_looked_at_a_code_one_uses_it(room: Room) -> None:
+    user, _, client = await someone(room)
+    typed = (await room.link(user, client)).user_code
+    attempts = (redeem_user_code(room.deployment, typed, user=user) for _ in range(5))
+    answers = await asyncio.gather(*attempts, return_exceptions=True)
+    assert sum(isinstance(one, ConnectRefused) for one in answers) == 4
 
 
 async def test_an_answer_that_is_too_long_is_not_looked_at(room: Room) -> None:
