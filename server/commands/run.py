@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.serve import SandboxOption, place_data
+from server.commands.serve import (
+    ClientIdOption,
+    DeviceOption,
+    NoBrowserOption,
+    SandboxOption,
+    UrlOption,
+    VerboseOption,
+    place_data,
+)
 from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
@@ -50,17 +58,12 @@ def run(
     print_env: Annotated[
         bool, typer.Option("--print-env", help="Run nothing: print the environment for a shell, until you end this.")
     ] = False,
-    url: Annotated[
-        str | None, typer.Option("--url", help="Use the accounts of the vault at this address.", show_default=False)
-    ] = None,
-    client_id: Annotated[
-        str | None,
-        typer.Option("--client-id", help="With --url: the ID of a client that an admin added.", show_default=False),
-    ] = None,
-    device: Annotated[bool, typer.Option("--device", help="With --url: sign in with a code on any device.")] = False,
+    url: UrlOption = None,
+    client_id: ClientIdOption = None,
+    device: DeviceOption = False,
     sandbox: SandboxOption = False,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")] = False,
+    no_browser: NoBrowserOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run a program that calls your accounts' APIs without having their credentials."""
     from server.programs.holding import printed_environment

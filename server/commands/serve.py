@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from server.runtime.deferred_app import DeferredApp
     from server.settings import Settings
 
+NoBrowserOption = Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="Use the vault at this address, on another machine.", show_default=False)
+]
+ClientIdOption = Annotated[
+    str | None,
+    typer.Option("--client-id", help="With --url: the ID of a client that an admin added.", show_default=False),
+]
+DeviceOption = Annotated[bool, typer.Option("--device", help="With --url: sign in with a code on any device.")]
 SandboxOption = Annotated[bool, typer.Option("--sandbox", help="Use simulated Slack and Google, with their own data.")]
 
 
@@ -28,7 +38,7 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default="8765")] = None,
     sandbox: SandboxOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+    verbose: VerboseOption = False,
     log_format: Annotated[
         Literal["auto", "json", "console"] | None,
         typer.Option("--log-format", help="Form of log records.", show_default="JSON unless on a terminal"),

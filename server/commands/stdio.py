@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from server.commands.serve import SandboxOption, place_data, say_move
+from server.commands.serve import (
+    ClientIdOption,
+    DeviceOption,
+    NoBrowserOption,
+    SandboxOption,
+    UrlOption,
+    VerboseOption,
+    place_data,
+    say_move,
+)
 from server.terminal.context import Setup, complain, fail, note, say, words_of_refusal
 
 if TYPE_CHECKING:
@@ -26,16 +35,11 @@ def stdio(
     *,
     client: Annotated[str, typer.Option("--client", help="The agent's name.", show_default=False)],
     sandbox: SandboxOption = False,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")] = False,
-    url: Annotated[
-        str | None, typer.Option("--url", help="Forward to the vault at this address.", show_default=False)
-    ] = None,
-    client_id: Annotated[
-        str | None,
-        typer.Option("--client-id", help="With --url: the ID of a client that an admin added.", show_default=False),
-    ] = None,
-    device: Annotated[bool, typer.Option("--device", help="With --url: sign in with a code on any device.")] = False,
+    no_browser: NoBrowserOption = False,
+    verbose: VerboseOption = False,
+    url: UrlOption = None,
+    client_id: ClientIdOption = None,
+    device: DeviceOption = False,
     sign_in: Annotated[bool, typer.Option("--sign-in", help="With --url: sign in, then exit.")] = False,
     sign_out: Annotated[
         bool, typer.Option("--sign-out", help="With --url: revoke access, erase credentials, then exit.")

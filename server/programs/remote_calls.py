@@ -20,6 +20,7 @@ from server.bridge.access import Access
 from server.bridge.address import RemoteVault
 from server.bridge.authority import HEADERS, unreachable
 from server.bridge.refusals import BridgeRefused
+from server.http.answers import JSON, piece, send_whole, start
 from server.http.strict_json import json_object
 from server.programs.front import ProgramCall
 from server.programs.local_calls import KEPT_BACK, operation_of
@@ -162,10 +163,10 @@ class RemoteCalls:
             try:
                 outcome = "refused" if "token-vault-refusal" in answer.headers else "passed"
                 headers = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() not in _HOP]
-                await exchange.send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-                async for piece in answer.aiter_raw():
-                    await exchange.send({"type": "http.response.body", "body": piece, "more_body": True})
-                await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
+                await start(exchange.send, answer.status_code, headers)
+                async for part in answer.aiter_raw():
+                    await piece(exchange.send, part)
+                await piece(exchange.send, b"", is_last=True)
             finally:
                 await answer.aclose()
         finally:
@@ -204,16 +205,14 @@ async def _pieces(exchange: Exchange) -> AsyncGenerator[bytes]:
 
 async def _refuse(exchange: Exchange, status: int, code: str, headers: Mapping[str, str], body: bytes) -> None:
     fields = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
+        JSON,
         (b"token-vault-refusal", code.encode("latin-1", "replace")),
         *(
             (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
             for name, value in headers.items()
         ),
     ]
-    await exchange.send({"type": "http.response.start", "status": status, "headers": fields})
-    await exchange.send({"type": "http.response.body", "body": body, "more_body": False})
+    await send_whole(exchange.send, status, fields, body)
 
 
 def _content(answer: httpx2.Response) -> Mapping[str, object]:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
 _SECONDS = 20.0
+AudienceOption = Annotated[
+    str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
+]
+FolderOption = Annotated[Path, typer.Option("--to", help="Folder for both files.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing.")]
 Review = Annotated[
     bool,
     typer.Option("--review", help="Write no files: keep it in the vault until an admin accepts it on a page."),
@@ -39,9 +44,7 @@ def openapi(
     title: Annotated[
         str | None, typer.Option("--title", help="Its name on pages.", show_default="the document's")
     ] = None,
-    audience: Annotated[
-        str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
-    ] = None,
+    audience: AudienceOption = None,
     server: Annotated[
         str | None,
         typer.Option("--server", help="Its address, instead of the document's first server.", show_default=False),
@@ -49,9 +52,9 @@ def openapi(
     only: Annotated[
         str | None, typer.Option("--only", help="Only operations whose `METHOD /path` has this.", show_default=False)
     ] = None,
-    to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    to: FolderOption = Path(),
     review: Review = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
     from providers.tools.openapi_import import import_document
@@ -81,15 +84,13 @@ def graphql(
     name: Annotated[str, typer.Option("--name", help="The API's name in settings and tools.", show_default=False)],
     server: Annotated[str, typer.Option("--server", help="The address of the API's endpoint.", show_default=False)],
     title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default="NAME")] = None,
-    audience: Annotated[
-        str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
-    ] = None,
+    audience: AudienceOption = None,
     only: Annotated[
         str | None, typer.Option("--only", help="Only operations whose `query NAME` has this.", show_default=False)
     ] = None,
-    to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    to: FolderOption = Path(),
     review: Review = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
     from providers.tools.graphql_import import import_schema
