@@ -61,7 +61,10 @@ class Argument(_Part):
     template: str | None = None
     escape: str = ""  # characters that mean something in the provider's text format
     separator: str | None = None  # joins a list into one text
-    send: Literal["rfc3339", "utc", "seconds", "milliseconds"] = "rfc3339"  # of a time; utc: without an offset
+    # of a time; utc: without an offset; zulu: UTC in milliseconds, with Z
+    send: Literal["rfc3339", "utc", "zulu", "seconds", "milliseconds"] = "rfc3339"
+    graphemes: int | None = Field(default=None, ge=1)  # most of them in a text: what people see as one character
+    bytes: int | None = Field(default=None, ge=1)  # most of them in a text, in UTF-8
 
     @model_validator(mode="after")
     def _fits_together(self) -> Argument:

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field, create_model
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, create_model
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.rules import Payload, changes_method, expand, of_path, unknown
@@ -28,6 +28,7 @@ from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
 from providers.outbound.json_values import at, integer_at, is_array, is_object, objects_at, put, text_at, texts_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
+from providers.tools.graphemes import count_graphemes
 from providers.tools.presentation import problem
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
 
@@ -186,11 +187,21 @@ def _input_field(argument: Argument) -> tuple[Any, Any]:
     if argument.type == "integer":
         bounds["strict"] = True
     kind = Annotated[kind, Field(**bounds)]
+    if argument.graphemes is not None or argument.bytes is not None:
+        kind = Annotated[kind, AfterValidator(functools.partial(_check_size, argument))]
     if argument.required:
         return kind, Field(description=argument.description)
     if argument.default is not None:
         return kind, Field(default=argument.default, description=argument.description)
     return kind | None, Field(default=None, description=argument.description)
+
+
+def _check_size(argument: Argument, text: str) -> str:
+    if argument.graphemes is not None and (found := count_graphemes(text)) > argument.graphemes:
+        raise ValueError(f"it has {found} characters: write at most {argument.graphemes}")
+    if argument.bytes is not None and (size := len(text.encode())) > argument.bytes:
+        raise ValueError(f"it has {size} bytes in UTF-8: write at most {argument.bytes}")
+    return text
 
 
 def _output_type(output: Output) -> Any:
@@ -389,6 +400,8 @@ def _time(value: object, form: str) -> object:
         return value.isoformat()
     if form == "utc":
         return value.astimezone(UTC).replace(tzinfo=None).isoformat()
+    if form == "zulu":
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     seconds = value.timestamp()
     return int(seconds) if form == "seconds" else int(seconds * 1000)
 

@@ -35,7 +35,8 @@ ARGUMENT: Final[Mapping[str, str]] = {
     "template": "A text around the value, which takes the place of `{}`.",
     "escape": "Characters of a text that get a backslash.",
     "separator": "Joins a list into one text.",
-    "send": "A time's form: `rfc3339` (default), `utc`, `seconds`, or `milliseconds`.",
+    "send": "A time's form: `rfc3339` (default), `utc`, `zulu` (UTC with Z), `seconds`, or `milliseconds`.",
+    "graphemes, bytes": "Most characters as people see them, and most bytes in UTF-8, of a text.",
 }
 OUTPUT: Final[Mapping[str, str]] = {
     "path": "Where it is in the answer; the first of several that exists.",
