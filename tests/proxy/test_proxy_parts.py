@@ -18,7 +18,6 @@ from server.proxy.refusals import content_of
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import ProxyRefused, Target, read_body, read_target
 from vault.envelope import Context
-from vault.exchange.decision import UpstreamToken
 
 SHIPPED = {path.stem: path for path in shipped_files()}
 REFUSED = ProxyRefused("rate_limited", "Try again.", more={"link": "https://vault.example/x"})
@@ -115,17 +114,12 @@ SESSIONS = UploadSessions("upload_id", bytes(32), Context("upload-session", "def
 PLACE = Target("c", "drive", "/upload/files")
 
 
-@dataclass
-class TokenText:
-    value: str
-
-
 def call_at(name: str, api: str, *, url: str = "", body: bytes | None = b"{}") -> ProxiedCall:
     return ProxiedCall(
         provider(name),
         Target("c", api, "/x"),
         rules=(),
-        payload=Payload((), {}, is_unread=False),
+        payload=Payload(),
         address_here=lambda api: f"https://vault.example/proxy/c/{api}",
         url=url,
         headers={},
@@ -136,14 +130,14 @@ def call_at(name: str, api: str, *, url: str = "", body: bytes | None = b"{}") -
 
 def test_a_call_goes_to_the_accounts_own_address() -> None:
     call = call_at("algolia", "main", url="https://{application_id}.algolia.net/1/indexes?page=2")
-    token = cast("UpstreamToken", TokenText('{"application_id":"ABC123DEF4","key":"0123456789abcdef0123456789abcdef"}'))
+    token = '{"application_id":"ABC123DEF4","key":"0123456789abcdef0123456789abcdef"}'
     there = call.at_account(token)
     assert there.url == "https://ABC123DEF4.algolia.net/1/indexes?page=2"
     assert there.provider.apis == {"main": "https://ABC123DEF4.algolia.net"}
     same = call_at("slack", "web")
     assert same.at_account(token) is same
     with pytest.raises(ProxyRefused, match="upstream_unauthorized"):
-        call.at_account(cast("UpstreamToken", TokenText('{"application_id":"a/b","key":"k"}')))
+        call.at_account('{"application_id":"a/b","key":"k"}')
 
 
 def test_addresses_of_pages_and_of_single_accounts_stay_as_they_are() -> None:
@@ -160,16 +154,17 @@ def json_of(count: int, *, part: bytes) -> bytes:
     return b'{"a":[' + part * count + b"0]}"
 
 
+def members_of(count: int) -> bytes:
+    return b"{" + b",".join(b'"%x":0' % number for number in range(count)) + b"}"
+
+
 @pytest.mark.parametrize(
     ("fitting", "larger", "code"),
     [
         (json_of(49_998, part=b"{},"), json_of(49_999, part=b"{},"), "body_too_large"),
         (json_of(200_000, part=b"0,"), json_of(200_001, part=b"0,"), "body_too_large"),
         (b'{"a":' + b"[" * 99 + b"]" * 99 + b"}", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "invalid_body"),
-        *(
-            (b"{" + joined(1000) + b"}", b"{" + joined(1001) + b"}", "body_too_large")
-            for joined in (lambda count: b",".join(b'"%x":0' % number for number in range(count)),)
-        ),
+        (members_of(1000), members_of(1001), "body_too_large"),
     ],
     ids=["nested", "values", "depth", "members"],
 )
