@@ -76,8 +76,8 @@ class EnterpriseSettings(Section):
     )
     domains: tuple[str, ...] = Field(
         default=(),
-        description="Match people who are linked nowhere by a verified email address in these domains, to the user of "
-        "that name, who must not be an admin",
+        description="Match people who aren't linked yet to the user whose name is their verified email address in "
+        "these domains, but never to an admin",
     )
     create_people: bool = Field(
         default=False, description="Create people who aren't known yet; with `domains`, only those with such an address"

@@ -39,7 +39,7 @@ class OpenIDSettings(Section):
     groups_scope: str = Field(default="", description="Scope to ask for so that the claim is sent")
     groups: Mapping[str, str] = Field(
         default_factory=dict[str, str],
-        description="Only these values of the claim, each with the group that it stands for",
+        description="Only these values of the claim, each with its group",
     )
     groups_days: int = Field(default=30, ge=1, le=400, description="Days that these groups count after a sign-in")
     directory_claim: str = Field(

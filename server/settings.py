@@ -68,7 +68,7 @@ def is_loopback_host(host: str) -> bool:
 class ServerSettings(Section):
     """Where the server listens, and the address that people and clients know it by.
 
-    That has no path; plain `http` works on loopback only. Other commands don't see `serve --port`.
+    The address has no path; plain `http` works on loopback only. Other commands don't see `serve --port`.
     """
 
     public_url: str | None = Field(default=None, description="Address that clients see. Default: http://localhost:PORT")
@@ -96,7 +96,7 @@ class ServerSettings(Section):
         le=60,
         description="Seconds from SIGTERM, when /readyz fails, to refusing new connections",
     )
-    core_dumps: bool = Field(default=False, description="Let a crash leave an image of the memory, with its secrets")
+    core_dumps: bool = Field(default=False, description="Let a crash write a core dump, which contains secrets")
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -141,8 +141,8 @@ class DatabaseSettings(Section):
     url_file: Path | None = Field(default=None, description="File that holds the URL")
     liveness: Literal["locks", "none"] = Field(
         default="locks",
-        description="locks | none, for databases without advisory locks: no silent process counts as dead, so where "
-        "refresh tokens rotate, its connections wait for it, after a minute for their person",
+        description="locks | none, for databases without advisory locks: the vault can't tell that a silent process "
+        "ended, so connections whose refresh tokens rotate wait for it, and after a minute for their person",
     )
 
 

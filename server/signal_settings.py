@@ -115,7 +115,7 @@ class ProviderWebhookSettings(Section):
     )
     secret_file: Path | None = Field(default=None, description="File that holds the secret")
     previous_secret: SecretStr | None = Field(
-        default=None, description="The secret before, which counts too, until the provider uses the new one"
+        default=None, description="The previous secret, which also works until the provider uses the new one"
     )
     previous_secret_file: Path | None = Field(default=None, description="File that holds it")
     url: str | None = Field(default=None, description="Address that Square signs. Default: PUBLIC_URL/webhooks/NAME")

@@ -71,7 +71,7 @@ FAULTS: Final = {
     "acts_for": "the account acts for a person: enter whom",
     "not_named": "the service doesn't say whether it belongs to the replaced account",
     "name_it": "the service doesn't say whose it is: set label",
-    "too_often": "too many were tried out for this person; wait a few minutes",
+    "too_often": "too many attempts for this person; wait a few minutes",
     "bad_end": "its end isn't in the future",
 }
 
@@ -106,7 +106,7 @@ async def connect_by_credential(
     credentials.check_is_on(deployment, provider)
     replaced = await connection_of(actor, person, replaces) if replaces else None
     if replaced is not None and replaced.provider != provider.name:
-        raise ChangeRefused("credential", "that connection is one of another service", field="replaces")
+        raise ChangeRefused("credential", "that connection belongs to another service", field="replaces")
     try:
         entry = Entry(entered.values, entered.label, credentials.end_of_day(entered.last_day))
         answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced, by_admin=True)

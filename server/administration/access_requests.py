@@ -29,7 +29,7 @@ DAY: Final = 86400
 MOST_REASON: Final = 500  # characters
 PER_DAY: Final = 30  # requests of one person
 _NOTHING: Final = frozenset[str]()
-_NO_REQUEST: Final = "There is no such request."
+_NO_REQUEST: Final = "This request doesn't exist."
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ async def requested_access(deployment: Deployment, user: User, asking: AccessInp
         raise ChangeRefused("requests_off", "Access requests are off on this vault.", kind="forbidden")
     reason = " ".join(visible(asking.reason).split())
     if not 1 <= len(reason) <= MOST_REASON:
-        said = f"Say in 1 to {MOST_REASON} characters what it is for."
+        said = f"Give a reason of 1 to {MOST_REASON} characters."
         raise ChangeRefused("request_reason", said, field="reason", most=str(MOST_REASON))
     if not 1 <= asking.days <= longest:
         said = f"Ask for 1 to {longest} days."
@@ -143,12 +143,12 @@ async def _for_account(
     if await connections.get_connection(database, asking.account, user_id=user.id) is not None:
         raise ChangeRefused(
             "own_account",
-            "This account is yours: allow it on the agent's page, without asking anybody.",
+            "This account is yours: allow it on the agent's page; you don't need a request.",
             field="scopes",
         )
     shared = await shared_account(deployment, user, asking.account)
     if shared is None:
-        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+        raise ChangeRefused("no_such_access", "You can't request this.", kind="not_found")
     await _own_agent(deployment, user, asking.client_id)
     scopes, rest = asking.scopes, beyond_rule(deployment, shared)
     if not scopes or not scopes <= rest | shared.rule.scopes:
@@ -170,7 +170,7 @@ async def _for_company(deployment: Deployment, asking: AccessInput, access: Requ
     trusted = deployment.settings.enterprise.get(asking.company)
     client = await clients.get_client(deployment.database, asking.client_id)
     if trusted is None or not trusted.allow or client is None or client.removed_at is not None:
-        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+        raise ChangeRefused("no_such_access", "You can't request this.", kind="not_found")
     return replace(access, kind=Kind.COMPANY, target=asking.company)
 
 
@@ -190,7 +190,7 @@ async def _for_group(
 ) -> RequestedAccess:
     named = [one for one in await askable_groups(deployment, user) if name_key(one.name) == name_key(asking.group)]
     if not named:
-        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+        raise ChangeRefused("no_such_access", "You can't request this.", kind="not_found")
     return replace(access, client_id="", target=named[0].id, group_id=named[0].id)
 
 
@@ -205,7 +205,7 @@ async def ask(deployment: Deployment, user: User, asking: AccessInput, *, via: s
     access, now = await requested_access(deployment, user, asking), deployment.now()
     async with deployment.transaction() as transaction:
         if not await limits.spend(transaction, f"access:{user.id}", limit=PER_DAY, window=DAY, now=now):
-            said = f"You asked {PER_DAY} times within a day: wait until tomorrow."
+            said = f"You sent {PER_DAY} requests within a day: wait until tomorrow."
             raise ChangeRefused("request_limit", said, kind="too_many_requests", most=str(PER_DAY))
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
@@ -278,7 +278,7 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
             raise ChangeRefused("request_days", said, field="days", most=str(most))
         asker = await users.get_user(transaction, access.user_id)
         if asker is None or asker.disabled_at is not None:
-            raise ChangeRefused("asker_gone", "The person who asked is disabled or gone.", kind="conflict")
+            raise ChangeRefused("asker_gone", "The person who asked was disabled or deleted.", kind="conflict")
         scopes = await _given_scopes(deployment, transaction, request, answer, now=now)
         ends_at = now + answer.days * DAY
         made = await _carry_out(transaction, request, scopes, ends_at=ends_at, now=now)
@@ -381,7 +381,7 @@ async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> Acce
     if request is not None and await may_answer(actor.deployment, actor.user, request.access, reader=transaction):
         return request
     if request is not None and _is_asker(actor, request):
-        raise ChangeRefused("not_approver", "Somebody else has to answer this request.", kind="forbidden")
+        raise ChangeRefused("not_approver", "Someone else must answer this request.", kind="forbidden")
     raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
 
 

@@ -18,7 +18,7 @@ async def permission_of(actor: Actor, person: User, *, client_id: str, company: 
     )
     if found is None:
         raise ChangeRefused(
-            "no_company_permission", "That company allows this agent nothing for this person.", kind="not_found"
+            "no_company_permission", "That company doesn't let this agent act for this person.", kind="not_found"
         )
     return found
 
@@ -42,7 +42,7 @@ async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermissi
     changed since `permission` was read.
     """
     if permission.ended_at is None:
-        raise ChangeRefused("not_ended", "This agent's assertions are taken already.", kind="conflict")
+        raise ChangeRefused("not_ended", "This agent's assertions are accepted already.", kind="conflict")
     now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)

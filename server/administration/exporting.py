@@ -22,7 +22,7 @@ from vault.records import Connection, ConnectionState, User
 BATCH = 500  # events of one transaction
 DEAD = "its person must reconnect it first"
 BUSY = "is being refreshed: export again in a minute"
-SHUT = "its tokens don't open"
+SHUT = "its tokens can't be opened"
 
 
 @dataclass(frozen=True, slots=True)

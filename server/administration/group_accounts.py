@@ -45,7 +45,7 @@ async def give(
         raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
     policy = provider.policy()
     if policy.audience is not None or policy.is_identity:
-        raise ChangeRefused("not_given", "This account stands for the person alone, so it can't be given to a group.")
+        raise ChangeRefused("not_given", "This account represents one person, so it can't be given to a group.")
     rule = _rule(found, policy, reads_only=reads_only, asks_writes=asks_writes)
     async with actor.change() as transaction:
         given = await sharing.give(

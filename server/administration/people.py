@@ -187,12 +187,12 @@ def _check_other(actor: Actor, person: User) -> None:
 async def _keep_an_admin(actor: Actor, transaction: Transaction, person: User) -> None:
     if not actor.is_operator and person.is_admin and await users.is_last_admin(transaction, person.id):
         raise ChangeRefused(
-            "last_admin", "Nobody else could administer this vault: make somebody else an admin first.", kind="conflict"
+            "last_admin", "This vault has no other admin: make someone else an admin first.", kind="conflict"
         )
 
 
 async def _keep_an_owner(actor: Actor, transaction: Transaction, person: User) -> None:
     if not actor.is_operator and await users.is_last_owner(transaction, person.id):
         raise ChangeRefused(
-            "last_owner", "Nobody else is an owner of this vault: make somebody else an owner first.", kind="conflict"
+            "last_owner", "This vault has no other owner: make someone else an owner first.", kind="conflict"
         )

@@ -26,7 +26,7 @@ SCOPE_TEXTS: Final[Mapping[str, str]] = {
     "admin:read": "See people, agents, providers, settings, and everybody's activity",
     "admin:write": "All changes of people, agents, providers, and keys, and applying a declaration",
     "admin:access": (
-        "See and end everybody's connections, permissions, and approvals; add endpoints that hear of them. Neither "
+        "See and end everybody's connections, permissions, and approvals; add endpoints that get these events. Neither "
         "admin:read nor admin:write includes it"
     ),
     "admin:people": "Add, change, and delete people. It makes admins and sign-in links: as much as an admin's browser",
@@ -36,7 +36,7 @@ SCOPE_TEXTS: Final[Mapping[str, str]] = {
 }
 _SAID: Final[Mapping[str, str]] = {
     "invalid_request": "A parameter, header, or the body is wrong; `errors` says where",
-    "invalid_token": "No access token, or one that doesn't count here; or the sign-in is too old for a change",
+    "invalid_token": "The access token is missing or not valid here, or the sign-in is too old for a change",
     "forbidden": "The person isn't an admin, or the token lacks the scope",
     "too_many_requests": "Too many requests; Retry-After says how long to wait",
     "server_error": "The vault failed",
@@ -89,7 +89,7 @@ def _oauth(public_url: str) -> dict[str, object]:
     return {
         "type": "oauth2",
         "description": f"Tokens for the resource {public_url}{ROOT}. The person, or the admin in whose name a service "
-        "account acts, must be an admin when the request is made. DPoP (RFC 9449) is honoured.",
+        "account acts, must be an admin when the request is made. DPoP (RFC 9449) is supported.",
         "flows": {
             "authorizationCode": {
                 "authorizationUrl": f"{public_url}/authorize",

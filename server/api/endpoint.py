@@ -137,7 +137,7 @@ async def _caller(
     if user is None or client is None or not user.role.audits:
         raise ApiRefused("forbidden", "This token's person isn't an admin of this vault.", detail="not an admin")
     if operation.changes and not user.role.administers:
-        raise ApiRefused("forbidden", "An auditor changes nothing.", detail="auditor")
+        raise ApiRefused("forbidden", "An auditor can't change anything.", detail="auditor")
     return principal, user, client
 
 

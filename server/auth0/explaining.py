@@ -65,7 +65,7 @@ async def _check_setting(deployment: Deployment, question: WireQuestion) -> Foun
 async def _issuer(deployment: Deployment, question: WireQuestion) -> Found:
     if deployment.issuer.endswith("/"):
         return None
-    sentence = "The issuer has no slash at its end, and most of Auth0's SDKs accept only the one that has."
+    sentence = "The issuer doesn't end with a slash, and most of Auth0's SDKs require one."
     return sentence, "set server.issuer_slash = true"
 
 
@@ -93,7 +93,7 @@ async def _grant_type(deployment: Deployment, question: WireQuestion) -> Found:
 async def _connection_name(deployment: Deployment, question: WireQuestion) -> Found:
     if question.provider is not None or provider_of(deployment, question.connection) is not None:
         return None
-    sentence = f"No provider stands behind the connection {question.connection}."
+    sentence = f"The connection {question.connection} has no provider."
     return sentence, f'name it in auth0.connections: "{question.connection}" = "PROVIDER"'
 
 

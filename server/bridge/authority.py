@@ -248,8 +248,8 @@ class AuthorizationServer:
         error = answer.error or f"status {answer.status}"
         if error == "invalid_dpop_proof":
             return BridgeRefused(
-                f"tokens.require_dpop is on at {self._vault.origin}, and Token Vault's commands prove no key: ask an "
-                "admin to turn it off"
+                f"tokens.require_dpop is on at {self._vault.origin}, and Token Vault's commands can't prove a key: ask "
+                "an admin to turn it off"
             )
         return GrantOver(f"the vault at {self._vault.origin} refused: {error}", error=error)
 

@@ -46,9 +46,9 @@ class SignInFlow:
             async with asyncio.timeout(_ATTEMPT):
                 found = await self._ask(client.client_id)
         except TimeoutError as error:
-            raise not_signed_in(self._vault, "Nobody signed in within ten minutes.") from error
+            raise not_signed_in(self._vault, "The sign-in wasn't completed within ten minutes.") from error
         except GrantOver as over:
-            told = {"access_denied": "You denied the sign-in.", "expired_token": "Nobody entered the code in time."}
+            told = {"access_denied": "You denied the sign-in.", "expired_token": "The code wasn't entered in time."}
             if over.error not in told:
                 raise
             raise not_signed_in(self._vault, told[over.error]) from over

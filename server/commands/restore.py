@@ -27,7 +27,7 @@ RunningOption = Annotated[
     bool,
     typer.Option(
         "--ignore-running",
-        help="Continue although processes seem to use the vault. Use it only if none do.",
+        help="Continue even if processes seem to use the vault. Use this only if none do.",
     ),
 ]
 

@@ -50,13 +50,17 @@ def run(
         typer.Option("--account", help="An account to use where there are several; repeatable.", show_default=False),
     ] = None,
     allow_other_hosts: Annotated[
-        bool, typer.Option("--allow-other-hosts", help="Let calls to hosts of no account through, as they are.")
+        bool, typer.Option("--allow-other-hosts", help="Allow calls to hosts of no account, unchanged.")
     ] = False,
     wait: Annotated[
         int, typer.Option("--wait", min=0, max=3600, help="Seconds for which a call waits for your permission.")
     ] = 120,
     print_env: Annotated[
-        bool, typer.Option("--print-env", help="Run nothing: print the environment for a shell, until you end this.")
+        bool,
+        typer.Option(
+            "--print-env",
+            help="Don't run a program: print the environment for a shell, and serve it until you stop this.",
+        ),
     ] = False,
     url: UrlOption = None,
     client_id: ClientIdOption = None,

@@ -41,7 +41,7 @@ def serve(
     verbose: VerboseOption = False,
     log_format: Annotated[
         Literal["auto", "json", "console"] | None,
-        typer.Option("--log-format", help="Form of log records.", show_default="JSON unless on a terminal"),
+        typer.Option("--log-format", help="Format of log records.", show_default="JSON unless on a terminal"),
     ] = None,
 ) -> None:
     """Serve agents and users over HTTP."""

@@ -156,7 +156,7 @@ async def open_form(deployment: Deployment, handle: str, *, user: User, session:
         if replaced is None or replaced.provider != provider.name:
             raise ConnectRefused("This account was disconnected meanwhile.", detail="replaced")
     if provider.credential is None:
-        raise ConnectRefused(f"{provider.title} is connected another way by now. Start again.", detail="form")
+        raise ConnectRefused(f"{provider.title} is now connected in another way. Start again.", detail="form")
     return CredentialForm(provider, provider.credential, trip, replaced)
 
 

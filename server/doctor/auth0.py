@@ -31,7 +31,7 @@ def _check_address(deployment: Deployment) -> list[Finding]:
         found.append(note(CHECK, sentence, fix="set server.issuer_slash = true"))
     if parts.port is not None and parts.scheme == "https":
         sentence = "@auth0/nextjs-auth0 takes no port in a domain"
-        found.append(note(CHECK, sentence, fix="serve on port 443, or leave that SDK aside"))
+        found.append(note(CHECK, sentence, fix="serve on port 443, or don't use that SDK"))
     return found
 
 

@@ -45,7 +45,7 @@ def check_pooler(database: Database) -> Iterator[Finding]:
         yield note(
             "pooler",
             "database.url leads through a connection pooler, and it works; its own settings were not checked",
-            fix="look at SHOW CONFIG in PgBouncer's admin console, and set in pgbouncer.ini: query_wait_timeout = 5 "
+            fix="check SHOW CONFIG in PgBouncer's admin console, and set in pgbouncer.ini: query_wait_timeout = 5 "
             "(less than 8, because the vault's connection attempts leave after 8 s; the default is 120), "
             "server_login_retry = 1, server_connect_timeout = 2",
         )

@@ -58,13 +58,11 @@ def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterS
     signs_in = {one.issuer for one in deployment.settings.sign_in.openid.values()}
     trusted = {one.identity_issuer or one.issuer for one in deployment.settings.issuers.values()}
     if transmitter.people_of not in signs_in | trusted and transmitter.provider is None:
-        sentence = (
-            f"nobody signs in through {transmitter.people_of}, so events of {name} find only people linked by hand"
-        )
+        sentence = f"no sign-in uses {transmitter.people_of}, so events of {name} find only people linked by hand"
         fix = f"set {setting}.identity_issuer to the issuer of the sign-in, or run token-vault users link"
         found.append(note(CHECK, sentence, fix=fix))
     elif transmitter.people_of not in signs_in and "stop_agents" in _rules(transmitter):
-        sentence = f"only an admin can resume agents that {name} stopped: nobody signs in through its issuer"
+        sentence = f"only an admin can resume agents that {name} stopped: no sign-in uses its issuer"
         found.append(note(CHECK, sentence, fix="set up that sign-in: token-vault openid setup"))
     if transmitter.provider is not None and deployment.catalog.get(transmitter.provider) is None:
         near = f"correct {setting}.provider; token-vault providers list has the names"
@@ -108,7 +106,7 @@ async def check_people_and_endpoints(deployment: Deployment) -> list[Finding]:
     found: list[Finding] = []
     for name, one in deployment.settings.signals.transmitters.items():
         if one.provider is None and not await users.has_identities(deployment.database, issuer=one.people_of):
-            sentence = f"nobody here is linked under {one.people_of}, so no event of {name} has an effect"
+            sentence = f"no one here is linked under {one.people_of}, so no event of {name} has an effect"
             fix = f"correct signals.transmitters.{name}.identity_issuer, or let people sign in there once"
             found.append(note(CHECK, sentence, fix=fix))
     for one in await endpoints.list_endpoints(deployment.database, deployment.keys):

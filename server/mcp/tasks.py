@@ -32,8 +32,8 @@ from vault.records import ApprovalState, Principal, TicketPurpose
 _KEPT: Final = 900  # seconds for which a result can be asked for again
 _RUNS: Final = 30  # seconds after which a call that was begun has ended in any case
 _DENIED: Final = "The person denied this call, so nothing was done. Don't ask again; tell them instead."
-_LATE: Final = "Nobody approved this call in time, so nothing was done. If it's still wanted, call the tool again."
-_UNKNOWN: Final = "This call was begun, and its result isn't known. Check whether it was done before you try again."
+_LATE: Final = "This call wasn't approved in time, so nothing was done. If it's still needed, call the tool again."
+_UNKNOWN: Final = "This call was started, but its result is unknown. Check whether it was done before you try again."
 
 
 @dataclass(frozen=True, slots=True)

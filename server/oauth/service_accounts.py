@@ -34,7 +34,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
     if person is not None:
         person = await roles.with_groups(deployment, person)
     if held is None or person is None or not person.has_agents or not person.role.administers:
-        raise OAuthError("invalid_grant", "this service account has ended: an operator registers another one")
+        raise OAuthError("invalid_grant", "this service account has ended: ask an operator for another one")
     scopes = held.scopes if asked.scopes is None else held.scopes & asked.scopes
     if not scopes:
         raise OAuthError("invalid_scope", "this service account has none of the requested scopes")

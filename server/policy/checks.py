@@ -12,7 +12,7 @@ from vault.storage.database import Reader
 def doubts(rules: RuleSet) -> list[str]:
     """What can be seen in the rules alone, a line each, with the place."""
     return [
-        f"{one.place}: {one.name} forbids every call of everybody: add a condition, or narrow its scope"
+        f"{one.place}: {one.name} forbids every call of everyone: add a condition, or narrow its scope"
         for one in rules.rules
         if _is_total(one)
     ]

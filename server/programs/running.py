@@ -73,7 +73,9 @@ class ProgramRecord:
 async def problem_of(deployment: Deployment, principal: Principal, options: ProgramOptions) -> str | None:
     """Why the program can't be run like this, with the fix."""
     if deployment.settings.tokens.require_dpop:
-        return "tokens.require_dpop is on, and programs prove no key: turn it off, or call the API proxy with DPoP."
+        return (
+            "tokens.require_dpop is on, and programs can't prove a key: turn it off, or call the API proxy with DPoP."
+        )
     return await _access(deployment, principal, options).unknown_account()
 
 

@@ -159,7 +159,7 @@ class RemotePrograms:
             if scheme == "bearer" and settings.tokens.require_dpop:
                 raise ProxyRefused(
                     "unauthorized_client",
-                    "tokens.require_dpop is on, and programs prove no key: ask an admin to turn it off.",
+                    "tokens.require_dpop is on, and programs can't prove a key: ask an admin to turn it off.",
                     kind="forbidden",
                 )
             principal = await tokens.authenticate(

@@ -308,5 +308,7 @@ def _import_refusal(description: str) -> ChangeRefused:
 
 def _stale() -> ChangeRefused:
     return ChangeRefused(
-        "import_changed", "What waits isn't what was reviewed. Open the page again.", kind="changed_meanwhile"
+        "import_changed",
+        "The pending import has changed since the review. Open the page again.",
+        kind="changed_meanwhile",
     )

@@ -89,7 +89,7 @@ async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegist
     policy = deployment.http.policy
     found = await find_authorization(server.url, deployment.http, policy=policy, issuer=facts.authorization_server)
     if found.registration_url is None:
-        raise AuthorizationUnknown("its authorization server no longer registers clients by itself")
+        raise AuthorizationUnknown("its authorization server no longer lets clients register themselves")
     client = await register(found, callback_url(deployment, server.name), deployment.http, policy=policy)
     changed = replace(found.facts, client_auth=client.client_auth)
     kept = await _store(deployment, server, current.stored, client, changed, kind="mcp_server.client_replaced")

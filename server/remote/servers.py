@@ -123,7 +123,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
     try:
         facts, client, issuer = await _authorization(deployment, wanted)
     except AuthorizationUnknown as unknown:
-        raise _server_refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
+        raise _server_refusal(f"{wanted.url} can't be put behind this vault: {unknown}.") from unknown
     entered = entered_of(client)
     server = McpServer(wanted.name, wanted.url, title, facts, now)
     try:
@@ -172,9 +172,9 @@ def _registration_of(found: FoundAuthorization, client: EnteredClient) -> Remote
     if not fitting and is_public and found.may_be_public:
         return RemoteRegistration(client.client_id)
     if not fitting and is_public:
-        raise AuthorizationUnknown(f"its authorization server {found.issuer} takes no client without a secret")
+        raise AuthorizationUnknown(f"its authorization server {found.issuer} doesn't accept clients without a secret")
     if not fitting:
-        raise AuthorizationUnknown(f"its authorization server {found.issuer} takes no client secret")
+        raise AuthorizationUnknown(f"its authorization server {found.issuer} doesn't accept client secrets")
     return RemoteRegistration(client.client_id, client.client_secret, fitting[0])
 
 
@@ -211,8 +211,8 @@ async def _client_at(deployment: Deployment, found: FoundAuthorization, name: st
     if found.registration_url is not None:
         return await register(found, redirect, deployment.http, policy=deployment.http.policy)
     raise AuthorizationUnknown(
-        f"its authorization server {found.issuer} registers no clients by itself; register one there with the redirect "
-        f"URI {redirect}, and add the server with its client ID (--client-id)"
+        f"its authorization server {found.issuer} doesn't let clients register themselves; register one there with "
+        f"the redirect URI {redirect}, and add the server with its client ID (--client-id)"
     )
 
 
@@ -528,7 +528,7 @@ def connect_url(deployment: Deployment, name: str) -> str:
 def _change_refusal(name: str) -> ChangeRefused:
     return ChangeRefused(
         "changed_meanwhile",
-        f"What {name} offers isn't what was reviewed. Review it again: token-vault mcp review {name}",
+        f"The tools of {name} changed since the review. Review them again: token-vault mcp review {name}",
         kind="changed_meanwhile",
     )
 

@@ -101,7 +101,7 @@ async def _check_state(deployment: Deployment, name: str, event: SecurityEvent) 
     if event.state is not None and not await verifications.is_expected(
         deployment.database, name, event.state, now=deployment.now()
     ):
-        raise EventRefused("invalid_state", "nobody here asked for a verification with this state")
+        raise EventRefused("invalid_state", "no one here asked for a verification with this state")
 
 
 async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, at: int, now: int) -> Effect:

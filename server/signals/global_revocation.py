@@ -151,7 +151,7 @@ async def _person(deployment: Deployment, transmitter: TransmitterSettings, subj
     except SubjectUnsupported as error:
         raise RevocationRefused("invalid_request", "the format of sub_id isn't supported") from error
     if found is None:
-        raise RevocationRefused("not_found", "nobody here has this subject")
+        raise RevocationRefused("not_found", "no one here has this subject")
     return found
 
 

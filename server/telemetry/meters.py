@@ -38,7 +38,7 @@ TIMES: Final[Mapping[str, tuple[str, str]]] = {
 COUNTS: Final[Mapping[str, str]] = {
     "token_vault.tool.calls": "Tool calls by tool, outcome, code, and narrowing",
     "token_vault.proxy.calls": "Calls through the API proxy by provider and outcome",
-    "token_vault.exchanges": "Tokens handed out, by provider and narrowing",
+    "token_vault.exchanges": "Tokens released, by provider and narrowing",
     "token_vault.refusals": "Refused exchanges by provider and code",
     "token_vault.refreshes": "Refreshes by provider and outcome: ok, unanswered, needs_reauth",
     "token_vault.events": "Committed events of the activity by kind and outcome",

@@ -32,7 +32,7 @@ async def test_an_operator_adds_reviews_accepts_and_removes_a_server(place: Plac
         added = await content(place, "mcp", "add", "notes", double.url)
         assert added["connect"].endswith("/connections/connect?provider=notes")
         assert added["scopes"] == ["mcp:read"]
-    assert "Nobody has looked" in (await run(place, "mcp", "review", "notes")).output
+    assert "haven't been listed yet" in (await run(place, "mcp", "review", "notes")).output
     await _seen(place, ADD, NOTE)
     shown = (await run(place, "mcp", "review", "notes")).output
     assert "the server claims: readOnlyHint" in shown

@@ -63,7 +63,7 @@ async def test_a_form_is_about_an_account_and_a_service_that_take_a_credential(r
     for provider, replaces in (("mailroom-user", connection.id), ("mailroom", "nothing")):
         with pytest.raises(ConnectRefused, match="disconnected meanwhile"):
             await opened(room, user, ConsentRequest(provider, READ, replaces=replaces))
-    with pytest.raises(ConnectRefused, match="connected another way by now"):
+    with pytest.raises(ConnectRefused, match="now connected in another way"):
         await opened(room, user, ConsentRequest("slack", READ))
     form, _, _ = await opened(room, user, ConsentRequest("mailroom", READ, replaces=connection.id))
     assert form.replaces == connection

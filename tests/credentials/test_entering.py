@@ -255,8 +255,8 @@ async def test_the_end_of_a_key_is_announced_a_week_before(room: KeyRoom) -> Non
     assert held.status(now) == "expiring"
 
 
-@pytest.mark.parametrize(("provider", "said"), [("mailroom", "tries it out"), ("mailroom-blind", "try it out at")])
+@pytest.mark.parametrize(("provider", "said"), [("mailroom", "tests it, seals it"), ("mailroom-blind", "test it at")])
 async def test_the_page_says_whether_a_key_is_tried_out(room: KeyRoom, provider: str, said: str) -> None:
     page = await room.form(await room.signed_in(), provider)
-    texts = [one for one in ("tries it out", "try it out at") if one in page.text]
+    texts = [one for one in ("tests it, seals it", "test it at") if one in page.text]
     assert texts == [said]

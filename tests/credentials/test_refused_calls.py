@@ -55,10 +55,8 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         handle = await room.allowed(user, connection, READ)
         named = await room.entered(user, person)
         for one, is_said in ((connection, True), (named, False)):
-            assert ("which nobody can ask" in (await person.open(f"/connections/{one.id}")).text) is is_said
-        assert (
-            "Check there whether the key still exists" not in (await person.open(f"/connections/{connection.id}")).text
-        )
+            assert ("offers no way to check a key" in (await person.open(f"/connections/{one.id}")).text) is is_said
+        assert "Look there whether it still exists" not in (await person.open(f"/connections/{connection.id}")).text
         for _ in range(2):
             room.simulator.fault("mailroom.api.messages", "status", status=401)
             refused = await handle.call("GET", "/messages", api="main")
@@ -67,7 +65,7 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         assert (held.state.value, held.reason) == ("active", "doubted")
         assert (await room.kinds(user)).count("connection.doubted") == 1
         page = await person.open(f"/connections/{connection.id}")
-        assert "Check there whether the key still exists" in page.text
+        assert "Look there whether it still exists" in page.text
         assert (await handle.call("GET", "/messages", api="main")).status_code == 200
 
 
@@ -165,7 +163,7 @@ async def test_a_person_tries_out_no_more_keys_than_people_do(room: KeyRoom) -> 
     assert "accept this" in wrong.text
     asked = len(room.books())
     key = room.simulator.sandbox.keys.make(user.name)
-    assert "Too many were tried out" in (await room.enter(person, page, key=key)).text
+    assert "Too many attempts" in (await room.enter(person, page, key=key)).text
     assert len(room.books()) == asked
     other = await room.enter(person, await room.form(person, "mailroom-user"), key=key)
     assert "/connect/done/" in str(other.url), "other services count for themselves"

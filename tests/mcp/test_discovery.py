@@ -154,7 +154,7 @@ async def test_a_name_that_no_tool_has_is_answered_with_the_nearest(place: Room)
     assert not nothing.is_error
     assert nothing.structured_content["services"] == ["Slack", "Google"]
     for name in ("call_tool", "find_tools"):  # they do not call themselves
-        assert "no tool of that name" in text_of(await by_name(place, agent, name, {"query": "x"}))
+        assert "no tool with that name" in text_of(await by_name(place, agent, name, {"query": "x"}))
     assert not (await by_name(place, agent, "connections", {})).is_error
 
 

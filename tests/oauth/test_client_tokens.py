@@ -202,7 +202,7 @@ async def test_nothing_of_the_vault_takes_such_a_token(office: Office) -> None:
         }
         answer = await office.http.post("/token", data=form)
         assert answer.status_code == expected, answer.text
-        assert ("stands for an agent alone" in answer.text) is (subject is token)
+        assert ("belongs to an agent, not a person" in answer.text) is (subject is token)
 
 
 async def test_only_an_operator_lets_an_agent_in_by_itself(office: Office) -> None:

@@ -48,7 +48,7 @@ async def test_what_is_wrong_with_a_transmitter_is_named(
     assert any(verdict is Verdict.PROBLEM and word in text for verdict, text in found), found
     found = await said(place, transmitters={"company": right})
     assert not any(verdict is Verdict.PROBLEM for verdict, _ in found), found
-    assert any("nobody signs in" in text for _, text in found), "a note"
+    assert any("no sign-in uses" in text for _, text in found), "a note"
 
 
 async def test_webhooks_of_providers_that_cannot_work_are_named(place: SignalRoom) -> None:

@@ -366,7 +366,7 @@ async def narrow(
         "now": now,
     }
     if not scopes <= request.access.scopes or await transaction.execute(_NARROW, values) != 1:
-        raise TransitionRefused("This permission is over, or would grow.", detail="not narrower")
+        raise TransitionRefused("This permission has ended, or the change would widen it.", detail="not narrower")
 
 
 async def end(transaction: Transaction, request: AccessRequest, *, reason: str, now: int) -> bool:

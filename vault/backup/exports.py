@@ -29,7 +29,7 @@ _SEALED = """
 
 
 async def open_tokens(reader: Reader, ring: KeyRing, connection: Connection) -> HeldTokens | None:
-    """The tokens of a live account; None when it has ended or its tokens don't open."""
+    """The tokens of a live account; None when it has ended or its tokens can't be opened."""
     named = {"tenant": TENANT, "user_id": connection.user_id, "id": connection.id}
     row = await reader.fetch_one(_SEALED, named)
     if row is None:

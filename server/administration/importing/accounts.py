@@ -14,7 +14,7 @@ from server.administration.actor import ChangeRefused
 LONGEST: Final = 16 * 1024  # characters of one value
 MOST: Final = 100_000  # accounts
 _LARGEST: Final = 512 * 1024 * 1024  # bytes
-NO_REFRESH_TOKEN: Final = "the file has no refresh token of it: the person connects it again"
+NO_REFRESH_TOKEN: Final = "the file has no refresh token for it: the person must connect it again"
 
 
 @dataclass(frozen=True, slots=True)

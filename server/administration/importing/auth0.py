@@ -25,8 +25,8 @@ from server.administration.importing.accounts import (
 )
 
 _OWN: Final = frozenset({"auth0", "email", "sms"})  # sign-in at Auth0 itself: no account at a provider
-KEPT: Final = "Auth0 gives no tokens of connected accounts: the person connects it again"
-ASK: Final = "no refresh token: ask for users with the scope read:user_idp_tokens, or the person connects it again"
+KEPT: Final = "Auth0 doesn't give out tokens of connected accounts: the person must connect it again"
+ASK: Final = "no refresh token: ask for users with the scope read:user_idp_tokens, or let the person connect it again"
 
 
 def read(file: Path) -> tuple[ImportedAccount, ...]:

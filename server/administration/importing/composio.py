@@ -22,7 +22,7 @@ from server.administration.importing.accounts import (
     text_of,
 )
 
-MANAGED: Final = "Composio's own OAuth app holds it: the person connects it again"
+MANAGED: Final = "Composio's own OAuth app holds it: the person must connect it again"
 MASKED: Final = 'its tokens are masked: turn off "Mask Connected Account Secrets" in the project and fetch it again'
 _MASKED: Final = re.compile(r"REDACTED|.{0,8}\.\.\.")
 NAMES: Final[Mapping[str, str]] = {
@@ -76,7 +76,7 @@ def _obstacle(record: Mapping[str, object], scheme: str, token: str) -> str:
     if (status := text_of(record, "status")) != "ACTIVE" or record.get("is_disabled") is True:
         return f"it is {'disabled' if status == 'ACTIVE' else status.lower() or 'without a status'} at Composio"
     if scheme != "OAUTH2":
-        return f"credentials of the scheme {scheme or 'unknown'} are not taken over"
+        return f"credentials of the scheme {scheme or 'unknown'} can't be imported"
     if not token:
         return NO_REFRESH_TOKEN
     return MASKED if _MASKED.fullmatch(token) else ""

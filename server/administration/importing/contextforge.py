@@ -33,7 +33,7 @@ from server.administration.importing.accounts import (
 )
 
 LOCKED: Final = "its tokens are encrypted: give the file of AUTH_ENCRYPTION_SECRET with --secret-file"
-WRONG: Final = "its tokens don't open with this AUTH_ENCRYPTION_SECRET"
+WRONG: Final = "its tokens can't be opened with this AUTH_ENCRYPTION_SECRET"
 _SQLITE: Final = b"SQLite format 3\0"
 _MARK: Final = "v2:"
 _ROWS: Final = """

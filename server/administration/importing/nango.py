@@ -87,7 +87,7 @@ def _obstacle(credentials: Mapping[str, object], token: str) -> str:
     if not kind:
         return ASK
     if kind not in {"OAUTH2", "MCP_OAUTH2"}:
-        return f"credentials of the type {kind} are not taken over"
+        return f"credentials of the type {kind} can't be imported"
     if token == "REDACTED":
         return REDACTED
     return "" if token else ASK

@@ -36,7 +36,7 @@ async def _checkpoint(setup: Setup) -> bool:
         say(str(issued.note).removesuffix("\n"))
         say(
             "\n".join(f"{one.destination}: {one.failure or 'has it'}" for one in results)
-            or "It goes nowhere: name a destination in the section checkpoints of the settings."
+            or "It has no destination: add one in the section checkpoints of the settings."
         )
     return all(one.failure is None for one in results)
 

@@ -33,7 +33,7 @@ def verify(
         list[Path] | None,
         typer.Option("--checkpoint", help="Also compare with this signed checkpoint. Repeat it.", show_default=False),
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Ask no destination of checkpoints.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Don't ask the destinations of checkpoints.")] = False,
     allow_unkeyed: Annotated[
         bool,
         typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one."),

@@ -118,7 +118,7 @@ def resume(setup: Setup, user: UserArgument, client: ClientName, *, company: Com
             return await companies.resume(Actor(deployment, None, "command_line"), found)
 
     left = setup.run(change())
-    sentence = "Its next assertion is taken."
+    sentence = "Its next assertion will be accepted."
     if left.ended_at is not None:
         sentence = "The user cut it off, too: its assertions are refused until they sign it in, or you resume it again."
     setup.show_one(_fields(left), sentence=sentence)

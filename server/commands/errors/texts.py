@@ -160,9 +160,9 @@ OAUTH: Final[dict[str, str]] = {
     "invalid_request_uri": "The pushed request is unknown, used, over a minute old, or another client's.",
     "login_required, consent_required": "`prompt=none`, but the person must sign in or be asked.",
     "access_denied": "The person refused, or registration is closed.",
-    "authorization_pending, slow_down, expired_token": ("Poll after `interval`; poll 5 seconds slower; ask anew."),
+    "authorization_pending, slow_down, expired_token": ("Poll after `interval`; poll 5 seconds slower; ask again."),
     "unknown_user_id, expired_login_hint_token, invalid_binding_message, invalid_authorization_details": (
-        "From `/bc-authorize`: nobody has this hint, or the text says what is allowed."
+        "From `/bc-authorize`: the hint matches no one, or the text says what is allowed."
     ),
     "missing_user_code, invalid_user_code": (
         "This client must send the code that the person has set on the Approvals page."
@@ -180,8 +180,8 @@ OAUTH: Final[dict[str, str]] = {
 RPC: Final[dict[str, str]] = {
     "-32042": "MCP 2025-11-25: the person must open the link in `data`.",
     "-32053": (
-        "No storage; nothing was sent. 503 with `Retry-After` and `data.retry_after`; in a stream, on stdio, and over "
-        "SSE a tool error."
+        "The vault can't reach its storage; nothing was sent. 503 with `Retry-After` and `data.retry_after`; in a "
+        "stream, on stdio, and over SSE a tool error."
     ),
     "-32054": "The token isn't accepted: `data` has `error`, `error_description`, and `sign_in`.",
     "-32602": "The tool is unknown.",

@@ -70,7 +70,7 @@ def show(setup: Setup, name: Name) -> None:
                 for one in await groups.members(deployment.database, group.id, now=deployment.now())
             ]
 
-    setup.show(setup.run(read()), columns=("user", "by", "until", "disabled"), empty="Nobody is in this group.")
+    setup.show(setup.run(read()), columns=("user", "by", "until", "disabled"), empty="This group has no members.")
 
 
 @command(app, "create")

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from server.administration.importing.taking_over import ImportOutcome, ImportRules
     from server.deployment import Deployment
 
-app = typer.Typer(no_args_is_help=True, help="Take over accounts from another vault.")
+app = typer.Typer(no_args_is_help=True, help="Import accounts from another vault.")
 
 COLUMNS = ("line", "user", "provider", "account", "outcome")
 FileArgument = Annotated[Path, typer.Argument(help="The exported file. It's only read.", show_default=False)]
-ApplyOption = Annotated[bool, typer.Option("--apply", help="Store them. Otherwise only say what would be done.")]
+ApplyOption = Annotated[
+    bool, typer.Option("--apply", help="Import the accounts. Otherwise only show what would be done.")
+]
 CreateOption = Annotated[
     bool, typer.Option("--create-people", help="Add people who aren't here, without a password (users link).")
 ]

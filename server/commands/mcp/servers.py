@@ -132,7 +132,7 @@ def review(setup: Setup, name: Name) -> None:
         return
     if not server.tools:
         say(
-            f"Nobody has looked at {name} yet: connect an account at {connect}, and let an agent call "
+            f"The tools of {name} haven't been listed yet: connect an account at {connect}, and let an agent call "
             f"{name.replace('-', '_')}_tools."
         )
         return
@@ -178,7 +178,7 @@ def accept(
         typer.Option("--no-approval", help="This tool needs no approval each time. Repeat for several."),
     ] = None,
     trust_hints: Annotated[
-        bool, typer.Option("--trust-hints", help="Take the server's word for which tools only read.")
+        bool, typer.Option("--trust-hints", help="Trust the server about which tools only read.")
     ] = False,
 ) -> None:
     """Let agents be offered tools in exactly the form that you reviewed."""

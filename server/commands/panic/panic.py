@@ -39,7 +39,7 @@ def panic(
         str | None, typer.Option("--provider", help="All accounts there.", autocompletion=complete_providers)
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="All sessions, agents' access, and accounts.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would end.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Otherwise only show what would end.")] = False,
     wait: Annotated[int, typer.Option("--wait", min=0, max=86400, help="Seconds to keep retrying what fails.")] = 60,
 ) -> None:
     """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run.

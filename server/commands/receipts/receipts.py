@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vault.upkeep.agent_receipts import AgentReceipt
     from vault.upkeep.receipts import Receipt
 
-app = typer.Typer(no_args_is_help=True, help="Signed receipts of what became of ended grants at their providers.")
+app = typer.Typer(no_args_is_help=True, help="Signed receipts for ended grants at their providers.")
 ReceiptId = Annotated[str, typer.Argument(help="ID of the ended connection.", show_default=False)]
 AnyReceiptId = Annotated[
     str, typer.Argument(help="ID of the ended connection, or of an agent's receipt.", show_default=False)

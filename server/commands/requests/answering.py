@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.deployment import Deployment
     from vault.approvals.access_requests import AccessRequest
 
-app = typer.Typer(no_args_is_help=True, help="What people asked others for, and the answers.")
+app = typer.Typer(no_args_is_help=True, help="Access requests and their answers.")
 RequestID = Annotated[str, typer.Argument(metavar="REQUEST", help="The request's ID.", show_default=False)]
 Words = Annotated[str | None, typer.Option("--words", help="Message to the person.", show_default=False)]
 
@@ -47,7 +47,7 @@ def approve(
     request: RequestID,
     *,
     days: Annotated[
-        int | None, typer.Option("--days", min=1, help="Shorter than asked for.", show_default=False)
+        int | None, typer.Option("--days", min=1, help="Fewer days than requested.", show_default=False)
     ] = None,
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="Only this permission; repeatable.", show_default=False)

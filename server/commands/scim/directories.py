@@ -37,7 +37,7 @@ def make_token(
         int | None, typer.Option("--days", min=1, max=3650, help="Days until it ends.", show_default="never")
     ] = None,
     keep_hours: Annotated[
-        int, typer.Option("--keep-hours", min=0, max=168, help="Hours that the token before it works on.")
+        int, typer.Option("--keep-hours", min=0, max=168, help="Hours that the previous token still works.")
     ] = 24,
 ) -> None:
     """Create or rotate a directory's token. It's shown once."""

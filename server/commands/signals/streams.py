@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from server.signals.streams import SignalStream, Status, StreamClient
 
-signals = typer.Typer(no_args_is_help=True, help="What tells this vault about people elsewhere.")
+signals = typer.Typer(no_args_is_help=True, help="Signals about people from other systems.")
 app = typer.Typer(no_args_is_help=True, help="Event streams at transmitters of security events.")
 signals.add_typer(app, name="streams")
 T = TypeVar("T")

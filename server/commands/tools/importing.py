@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from providers.tools.openapi_import import ImportResult
     from providers.tools.openapi_reading import OpenAPIDocument
 
-app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
+app = typer.Typer(no_args_is_help=True, help="Make tools from an API's description.")
 _SECONDS = 20.0
 AudienceOption = Annotated[
     str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
@@ -32,7 +32,7 @@ Review = Annotated[
 
 @app.callback()
 def import_() -> None:
-    """Make tools of a description of an API."""
+    """Make tools from an API's description."""
 
 
 @command(app, "openapi")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.administration.webhooks import FailedEvent
     from vault.notices.endpoints import EventEndpoint
 
-app = typer.Typer(no_args_is_help=True, help="Endpoints of yours that hear what happens to accounts.")
+app = typer.Typer(no_args_is_help=True, help="Your own endpoints that get events about accounts.")
 T = TypeVar("T")
 EndpointId = Annotated[str, typer.Argument(help="ID; webhooks list prints it.", show_default=False)]
 

@@ -175,4 +175,4 @@ def description_of(spec: ToolSpec, *, titles: Mapping[str, str]) -> DescribeTool
 def unknown(name: str, names: Iterable[str]) -> str:
     """What to do about a name that no tool has. Suggests only tools of this agent."""
     hint = did_you_mean(name, names)
-    return f"This agent has no tool of that name.{hint} find_tools finds tools by what they do."
+    return f"This agent has no tool with that name.{hint} find_tools finds tools by what they do."

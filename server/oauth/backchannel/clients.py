@@ -25,7 +25,7 @@ def check_may_ask(client: Client) -> None:
     if not is_known or BACKCHANNEL_GRANT not in client.grant_types:
         raise OAuthError(
             "unauthorized_client",
-            "this client isn't allowed to ask people: an admin allows it with token-vault clients add --ciba",
+            "this client isn't allowed to ask people: ask an admin to register it with token-vault clients add --ciba",
         )
 
 

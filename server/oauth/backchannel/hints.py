@@ -38,7 +38,7 @@ async def hinted_person(deployment: Deployment, form: Parameters, *, client: Cli
         case _:
             found = await _by_issuers_token(deployment, hint, client=client)
     if found is None or not found.has_agents:
-        raise OAuthError("unknown_user_id", "this hint names nobody here")
+        raise OAuthError("unknown_user_id", "this hint matches no one here")
     return found
 
 

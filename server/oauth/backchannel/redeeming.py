@@ -27,7 +27,7 @@ async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """The grant `urn:openid:params:grant-type:ciba`. Raises what the client is told instead."""
     check_may_ask(asked.client)
     if is_pushed_to(asked.client):  # §10.1
-        raise OAuthError("unauthorized_client", "this client is sent its tokens, and can't come for them")
+        raise OAuthError("unauthorized_client", "this client gets its tokens pushed, so it can't poll for them")
     auth_req_id = asked.form.require("auth_req_id")
     approval = await requests.find(deployment.database, deployment.keys, auth_req_id, client_id=asked.client.id)
     if approval is None:

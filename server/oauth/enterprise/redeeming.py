@@ -175,7 +175,7 @@ async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *
     if held is None or not held.is_allowed(now):
         raise AssertionRefused("agent")
     if held.access.scopes != by_request.names:
-        raise TemporarilyUnavailable("What this agent may do is being changed.", retry_after=1)
+        raise TemporarilyUnavailable("This agent's permissions are being changed.", retry_after=1)
     return held.expires_at
 
 

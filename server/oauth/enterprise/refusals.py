@@ -83,7 +83,7 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
         "limit the agent by scopes, and by enterprise.NAME.allow",
     ),
     "actor": AssertionRefusal(
-        "the act claim names nobody, or too many", "let the identity provider send a chain of at most four actors"
+        "the act claim is empty or has too many actors", "let the identity provider send a chain of at most four actors"
     ),
     "key": AssertionRefusal(
         "proof of possession required for this authorization grant",

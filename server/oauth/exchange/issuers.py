@@ -127,7 +127,7 @@ def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
     try:
         found = actors_of(claims.get("act"))
     except jose.TokenMalformed as error:
-        raise refusal(str(error), f"the act claim names nobody, or more than {MAX_ACTORS} who acted") from error
+        raise refusal(str(error), f"the act claim is empty, or has more than {MAX_ACTORS} who acted") from error
     holder = claims.get("azp", claims.get("client_id"))
     if not found and isinstance(holder, str):
         found = (holder,)

@@ -94,7 +94,7 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
     except tokens.TokenRefused as error:
         raise refusal(error.detail) from error
     if claims.grant_id == tokens.NO_GRANT:
-        raise refusal("for nobody", "this token stands for an agent alone: exchange a person's token")
+        raise refusal("for nobody", "this token belongs to an agent, not a person: exchange a person's token")
     return claims
 
 

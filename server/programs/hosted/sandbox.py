@@ -68,7 +68,7 @@ def find_problem() -> SandboxProblem | None:
     if sys.platform != "linux":
         return SandboxProblem("Programs are run in a sandbox on Linux only", "run the vault there")
     if not _CHILDREN.exists():
-        return SandboxProblem("The kernel doesn't tell a process's children, so nothing could be limited", _KERNEL)
+        return SandboxProblem("The kernel doesn't list a process's children, so the vault can't limit them", _KERNEL)
     if shutil.which(_WRAPPER) is None:
         return SandboxProblem("bubblewrap isn't installed", _INSTALL)
     command = [wrapper(), *options(Room(Path("/usr/share"))), "--", str(interpreter()), "-I", "-S", "-c", ""]
@@ -87,7 +87,7 @@ def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
     """What can't work of a declared program, as this machine is."""
     for folder in one.shown_folders:
         if not folder.is_dir():
-            return SandboxProblem(f"{folder} is no folder", "create it, or correct `folders` or `writable`")
+            return SandboxProblem(f"{folder} isn't a folder", "create it, or correct `folders` or `writable`")
     if one.writable is not None and not os.access(one.writable, os.W_OK | os.X_OK):
         return SandboxProblem(
             f"{one.writable} can't be written", "let this user write it; for the systemd unit, add ReadWritePaths="
@@ -98,7 +98,7 @@ def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
         return None
     command = Path(one.command)
     if not os.access(command, os.X_OK) or command.is_dir():
-        return SandboxProblem(f"{command} is no program that this user can run", "correct `command`")
+        return SandboxProblem(f"{command} isn't a program that this user can run", "correct `command`")
     roots = [Path("/usr"), *(Path("/", name) for name in _LINKS), Path(sys.base_prefix), *one.shown_folders]
     if not any(place.is_relative_to(root) for root in roots for place in (command, command.resolve())):
         return SandboxProblem(f"{command} can't be seen in the sandbox", "add its folder to `folders`")

@@ -127,7 +127,7 @@ class Conversation:
         refilled = min(_UNASKED, self._left + (now - self._counted_at) * _UNASKED_A_SECOND)
         self._left, self._counted_at = refilled - 1 - len(line) // _UNIT, now
         if self._left < 0:
-            raise _Excess("it wrote too much that nobody asked for")
+            raise _Excess("it wrote too much unrequested output")
 
     async def _answer(self, request: JSONRPCRequest) -> None:
         """Answer the program's request: nothing is offered but a sign of life. Nothing is read meanwhile."""
@@ -147,7 +147,7 @@ class Conversation:
                     text = content.model_dump_json(by_alias=True, exclude_unset=True)
                 except ValueError:  # half of a surrogate pair, which UTF-8 can't carry
                     if isinstance(content, JSONRPCRequest):
-                        error = ErrorData(code=INVALID_PARAMS, message="The arguments are no valid Unicode text")
+                        error = ErrorData(code=INVALID_PARAMS, message="The arguments aren't valid Unicode text")
                         await arrived.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=content.id, error=error)))
                     continue
                 if isinstance(content, JSONRPCRequest):

@@ -37,7 +37,7 @@ class _TurnAccess(ProgramAccess):
             agent=caller.tool,
             accounts=(caller.account,),
             purpose=caller.tool,
-            several=f"Name the access to {caller.title} like the account that it should use.",
+            several=f"Give the access to {caller.title} the name of the account that it should use.",
         )
         self._catalog = deployment.catalog
         self._caller = caller

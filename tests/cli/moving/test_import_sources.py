@@ -97,7 +97,7 @@ async def test_nango_gives_connections_with_credentials(place: ConfiguredVault, 
         ({**whole, "credentials": {}}, nango.ASK),
         (
             {**whole, "credentials": {"type": "API_KEY", "apiKey": "k"}},
-            "credentials of the type API_KEY are not taken over",
+            "credentials of the type API_KEY can't be imported",
         ),
         ({**whole, "credentials": {**credentials, "refresh_token": "REDACTED"}}, nango.REDACTED),
         ({**whole, "credentials": {**credentials, "refresh_token": None}}, nango.ASK),
@@ -261,7 +261,7 @@ async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made
         ({**whole, "status": "EXPIRED"}, "it is expired at Composio"),
         (
             {**whole, "state": {"authScheme": "API_KEY", "val": {}}},
-            "credentials of the scheme API_KEY are not taken over",
+            "credentials of the scheme API_KEY can't be imported",
         ),
         ({**whole, "state": {"authScheme": "OAUTH2", "val": {**value, "refresh_token": "1//0..."}}}, composio.MASKED),
         ({**whole, "state": {"authScheme": "OAUTH2", "val": {**value, "refresh_token": "REDACTED"}}}, composio.MASKED),

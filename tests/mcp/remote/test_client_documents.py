@@ -60,5 +60,5 @@ async def test_the_document_names_the_vault_and_the_redirect_of_one_server(tmp_p
 
 async def test_a_vault_on_this_machine_has_no_document_that_others_could_read(tmp_path: Path) -> None:
     async with open_deployment(load_settings(), data=tmp_path / "vault") as deployment:
-        with pytest.raises(AuthorizationUnknown, match="registers no clients"):
+        with pytest.raises(AuthorizationUnknown, match="doesn't let clients register"):
             await servers._client_at(deployment, FOUND, "notes")

@@ -94,7 +94,7 @@ async def test_a_server_that_says_no_methods_takes_a_public_client(place: Remote
     added = await servers.add(place.operator, NewServer("silent", silent.url, client=client))
     assert added.facts["client_auth"] == "none"
     strict = place.site.add("strict", metadata=POST)
-    with pytest.raises(ChangeRefused, match="takes no client without a secret"):
+    with pytest.raises(ChangeRefused, match="doesn't accept clients without a secret"):
         await servers.add(place.operator, NewServer("strict", strict.url, client=client))
 
 
@@ -172,7 +172,7 @@ async def test_the_log_says_so_where_a_server_registers_nobody_any_more(
     double.metadata = POST if registers else {**POST, "registration_endpoint": None}
     await renew_due(place.deployment, [await stored(place, name)])
     causes = [str(one.__dict__["cause"]) for one in caplog.records if one.__dict__.get("provider") == name]
-    assert causes == ([] if registers else ["its authorization server no longer registers clients by itself"])
+    assert causes == ([] if registers else ["its authorization server no longer lets clients register themselves"])
     assert (await stored(place, name)).client_id == ("client-2" if registers else "client-1")
 
 

@@ -135,7 +135,7 @@ async def test_only_what_was_reviewed_can_be_accepted(place: RemoteRoom) -> None
     reviewed = (await place.stored(name)).digest
     double.tools = [{**ADD, "description": "Something else."}, NOTE]
     await place.look(name, agent)
-    with pytest.raises(ChangeRefused, match="isn't what was reviewed"):
+    with pytest.raises(ChangeRefused, match="changed since the review"):
         await servers.accept(place.operator, name, servers.ReviewDecision(reviewed))
     assert await place.accept(name) == ("add", "note")
 

@@ -60,7 +60,7 @@ async def test_a_server_is_added_on_its_page(place: RemoteRoom) -> None:
     made = await place.person.submit(page, {"url": double.url, "name": "paged", "title": "Our notes"}, form=PAGE)
     assert made.status_code == 200, made.text
     assert made.url.path == path_of("paged")
-    assert "Nobody has looked at this server yet" in made.text
+    assert "This server's tools haven't been listed yet" in made.text
     assert "paged_tools" in made.text
     assert "Our notes" in (await place.person.open(PAGE)).text
     assert len(double.registrations) == 1
@@ -72,7 +72,7 @@ async def test_an_entered_client_is_used_and_its_secret_never_shown(place: Remot
     sent = {"url": double.url, "name": "entered"}
     refused = await place.person.submit(page, sent, form=PAGE)
     assert refused.status_code == 400
-    assert "registers no clients" in refused.text
+    assert "let clients register themselves" in refused.text
     sent |= {"client_id": "ours-1", "client_secret": "made-up-secret-value"}
     made = await place.person.submit(page, sent, form=PAGE)
     assert made.status_code == 200, made.text
@@ -87,8 +87,8 @@ async def test_an_entered_client_is_used_and_its_secret_never_shown(place: Remot
         (["client_secret_post"], "made-up-secret", "client_secret_post"),
         (["client_secret_basic"], "made-up-secret", "client_secret_basic"),
         (["none", "client_secret_basic"], None, "none"),
-        (["client_secret_basic"], None, "takes no client without a secret"),
-        (["none"], "made-up-secret", "takes no client secret"),
+        (["client_secret_basic"], None, "accept clients without a secret"),
+        (["none"], "made-up-secret", "accept client secrets"),
     ],
 )
 async def test_an_entered_client_authenticates_as_its_server_takes_it(
@@ -97,7 +97,7 @@ async def test_an_entered_client_authenticates_as_its_server_takes_it(
     name = f"methods{len(place.site.servers)}"
     double = place.site.add(name, metadata={"token_endpoint_auth_methods_supported": methods})
     wanted = servers.NewServer(name, double.url, client=servers.EnteredClient("ours", secret))
-    if expected.startswith("takes"):
+    if expected.startswith("accept"):
         with pytest.raises(ChangeRefused, match=expected):
             await servers.add(place.operator, wanted)
         return

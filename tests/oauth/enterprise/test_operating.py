@@ -160,7 +160,7 @@ async def test_the_commands_list_end_and_resume(company: Company, place: Place) 
     await admit(company)
     again = await run(place, "enterprise", "resume", "alice", client)
     assert again.exit_code == 1
-    assert "taken already" in again.output
+    assert "accepted already" in again.output
 
 
 async def test_an_admins_end_takes_tokens_and_accounts(company: Company) -> None:

@@ -90,7 +90,7 @@ async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Offi
     form = await asker.open(f"{PAGE}/new?account={office.account.id}&agent={office.agent.id}&scopes=chat:write")
     refused = await asker.submit(form, {"reason": " ", "days": "3"}, form="/new")
     assert refused.status_code == 400
-    assert "Say in 1 to 500 characters" in refused.text
+    assert "Give a reason of 1 to 500 characters" in refused.text
     assert "Choose 1 to 30 days" in (await asker.submit(form, {"reason": "x", "days": "31"}, form="/new")).text
     filed = await asker.submit(form, {"reason": "the <b>launch</b>", "days": "3"}, form="/new")
     assert "Waiting" in filed.text
@@ -101,7 +101,7 @@ async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Offi
     assert not [one for one in forms_of(filed.text) if ("decision", "allow") in one.buttons]
     own = await asker.submit(filed, {"days": "3", "scopes": "chat:write"}, form=path, button=("decision", "allow"))
     assert own.status_code == 403
-    assert "Somebody else has to answer" in own.text
+    assert "Someone else must answer" in own.text
     assert (await (await office.browser(office.otto)).open(path)).status_code == 404
     assert "waiting for you" in (await manager.open("/")).text
     seen = await manager.open(path)

@@ -95,7 +95,7 @@ async def test_the_rules_in_effect_are_said_with_their_settings(admin: Person) -
     for said in (
         "These hosts: agents.example. registration.allowed_hosts",
         "asked before each call of: slack_post, slack:chat:write. approvals.ask",
-        "approve these in advance: tools that change or delete, gmail_send. approvals.no_standing",
+        "be approved in advance: tools that change or delete, gmail_send. approvals.no_standing",
         "A passkey is required for: connecting accounts. sign_in.passkey_for",
         "123 calls per minute of one person's agents",
         "An access token lives for 60 minutes. tokens.access_lifetime",
@@ -113,7 +113,7 @@ async def test_tools_are_listed_with_what_they_need_and_the_sets_they_are_in(roo
     found = plain((await admin.open("/administration/tools?find=calendar_del")).text)
     assert "calendar_delete" in found
     assert "slack_post" not in found
-    assert "No tool has this" in (await admin.open("/administration/tools?find=nothing-like-it")).text
+    assert "No tool name contains this" in (await admin.open("/administration/tools?find=nothing-like-it")).text
 
 
 async def _two_people(room: Room) -> tuple[User, User, Client, Client]:
@@ -151,7 +151,7 @@ async def test_everybodys_activity_has_the_same_filters_and_says_whose_it_is(roo
 async def test_a_name_of_nobody_finds_nothing_and_a_name_of_several_asks_which(room: Room, admin: Person) -> None:
     await _two_people(room)
     nobody = await admin.open(f"{ACTIVITY}?person=no-such-person")
-    assert "Nobody is called no-such-person." in nobody.text
+    assert "No one is called no-such-person." in nobody.text
     assert rows(nobody.text) == []
     assert "\n" not in (await admin.open(f"{ACTIVITY}/export?format=jsonl&person=no-such-person")).text
     assert 'id="event-' not in (await admin.open(f"{ACTIVITY}/new?after=0&person=no-such-person")).text

@@ -147,14 +147,14 @@ def test_what_this_machine_lacks_is_told_with_the_fix(tmp_path: Path) -> None:
     assert said() == "None"
     assert said(command="true") == "None"
     assert "isn't in" in said(command="no-such-program")
-    assert "is no program" in said(command="/usr/no-such-program")
+    assert "isn't a program" in said(command="/usr/no-such-program")
     own = tmp_path / "program"
     own.write_text("#!/bin/sh\n")
-    assert "is no program" in said(command=str(own))
+    assert "isn't a program" in said(command=str(own))
     own.chmod(0o755)
     assert "add its folder to `folders`" in said(command=str(own))
     assert said(command=str(own), folders=[str(tmp_path)]) == "None"
-    assert "is no folder" in said(folders=[str(tmp_path / "gone")])
+    assert "isn't a folder" in said(folders=[str(tmp_path / "gone")])
     assert said(writable=str(tmp_path)) == "None"
     with patch.object(sandbox.os, "access", lambda place, mode: place != tmp_path):
         assert "can't be written" in said(writable=str(tmp_path)), "root may write anything"

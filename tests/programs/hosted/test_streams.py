@@ -137,7 +137,7 @@ async def test_one_that_goes_on_writing_is_ended(line: bytes) -> None:
         one.write(line * few, {"id": "p", "method": "ping"})
         assert (await one.read())["id"] == "p", "a few lines are let pass"
         one.write(line * 20 * few)
-        assert "too much that nobody asked for" in await one.is_ended()
+        assert "too much unrequested output" in await one.is_ended()
 
 
 async def test_its_requests_are_answered_here_and_wait_until_it_reads() -> None:
@@ -159,6 +159,6 @@ async def test_half_a_surrogate_pair_fails_its_call_alone() -> None:
         await one.ask(1, text="\ud800")
         refused = await one.arrives()
         assert isinstance(refused, JSONRPCError)
-        assert "no valid Unicode" in refused.error.message
+        assert "valid Unicode" in refused.error.message
         await one.ask(2, text="fine")
         assert (await one.read())["params"] == {"text": "fine"}
