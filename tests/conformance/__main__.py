@@ -28,7 +28,7 @@ def gaps(kind: str) -> Mapping[str, str]:
     return {name: group["reason"] for group in groups for name in group.get(kind, ())}
 
 
-def wanted(known: Mapping[str, str]) -> dict[str, list[str]]:
+def scenarios_to_run(known: Mapping[str, str]) -> dict[str, list[str]]:
     """The server scenarios to run, by revision."""
     listed = list_scenarios()
     unknown = sorted(set(known) - set(listed))
@@ -50,7 +50,9 @@ async def run_all(known: Mapping[str, str]) -> Sequence[Check]:
                 async with turns:
                     return await run_server(url, scenario, revision, folder=folder / f"{scenario}-{revision}")
 
-            each = [one(scenario, revision) for revision, names in wanted(known).items() for scenario in names]
+            each = [
+                one(scenario, revision) for revision, names in scenarios_to_run(known).items() for scenario in names
+            ]
             for checks in await asyncio.gather(*each):
                 found += checks
             for revision in REVISIONS:

@@ -33,7 +33,7 @@ def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str
         scenarios=sum(len(found) for found in cells.values()),
     )
     for revision in REVISIONS:
-        ran = [f"{scenario} {_counted(found[revision])}" for scenario, found in cells.items() if revision in found]
+        ran = [f"{scenario} {_count_text(found[revision])}" for scenario, found in cells.items() if revision in found]
         text += f"- {revision}: {', '.join(ran)}\n"
     warned = [check for check in checks if check.status in {"WARNING", "SKIPPED"}]
     if warned:
@@ -51,7 +51,7 @@ def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str
     PAGE.write_text(text, encoding="utf-8")
 
 
-def _counted(found: Counter[str]) -> str:
+def _count_text(found: Counter[str]) -> str:
     """How many checks passed, and what became of the others."""
     words = {"FAILURE": "failed", "WARNING": "warned", "SKIPPED": "skipped"}
     others = "".join(f" ({found[status]} {word})" for status, word in words.items() if found[status])

@@ -11,7 +11,7 @@ from tests.fuzz.targets import TARGETS
 MUTATIONS = 60
 
 
-def mutated(data: bytes, chance: random.Random) -> bytes:
+def mutate(data: bytes, chance: random.Random) -> bytes:
     """The input with one to four places changed, cut out, or repeated."""
     changed = bytearray(data or b"\0")
     for _ in range(chance.randint(1, 4)):
@@ -36,7 +36,7 @@ def test_a_parser_lets_nothing_out_but_its_own_refusals(name: str) -> None:
     for seed in target.seeds:
         target.run(seed)
         for _ in range(MUTATIONS):
-            target.run(mutated(seed, chance))
+            target.run(mutate(seed, chance))
 
 
 def test_a_target_notices_what_it_must_not_let_through() -> None:

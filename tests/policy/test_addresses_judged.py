@@ -26,9 +26,9 @@ WANTED: dict[str, object] = {"name": "slack_channels", "arguments": {}}
 
 
 @pytest.fixture(scope="module")
-async def networked(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, Agent]]:
+async def proxied_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, Agent]]:
     """A vault behind a trusted proxy, which calls are let through from one network only."""
-    base: Path = tmp_path_factory.mktemp("networked")
+    base: Path = tmp_path_factory.mktemp("proxied_room")
     (base / "rules").mkdir()
     (base / "rules" / "rules.cedar").write_text(RULE)
     behind = {"trusted_proxies": ["127.0.0.1"]}
@@ -45,8 +45,8 @@ def is_refused(text: str) -> bool:
     return True
 
 
-async def test_a_call_of_the_current_revision(networked: tuple[Room, Agent]) -> None:
-    place, agent = networked
+async def test_a_call_of_the_current_revision(proxied_room: tuple[Room, Agent]) -> None:
+    place, agent = proxied_room
     async with place.http(agent) as http:
         for address, refused in ((INSIDE, False), (OUTSIDE, True), ({}, True)):
             headers = modern_headers("tools/call", "slack_channels") | address
@@ -56,9 +56,9 @@ async def test_a_call_of_the_current_revision(networked: tuple[Room, Agent]) -> 
 
 @pytest.mark.parametrize("extra", [{}, {"_meta": {"progressToken": "p", "unknown": None}}], ids=["plain", "by the SDK"])
 async def test_a_call_in_a_session_that_another_address_opened(
-    networked: tuple[Room, Agent], extra: dict[str, object]
+    proxied_room: tuple[Room, Agent], extra: dict[str, object]
 ) -> None:
-    place, agent = networked
+    place, agent = proxied_room
     for opened, called, refused in ((INSIDE, OUTSIDE, True), (OUTSIDE, INSIDE, False)):
         async with place.http(agent) as http:
             http.headers.update(opened)

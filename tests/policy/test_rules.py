@@ -369,11 +369,11 @@ async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
     asked: list[str] = []
     ask = _internal.is_authorized
 
-    def counting(request: dict[str, object], policies: cedarpy.PolicySet, entities: str | _internal.Entities) -> object:
+    def count(request: dict[str, object], policies: cedarpy.PolicySet, entities: str | _internal.Entities) -> object:
         asked.append(str(request["action"]))
         return ask(request, policies, entities)
 
-    monkeypatch.setattr(_internal, "is_authorized", counting)
+    monkeypatch.setattr(_internal, "is_authorized", count)
     channel = 'when { context.arguments has channel && context.arguments.channel == "C99" }'
     posts = 'principal, action == Action::"slack_post", resource'
     hours = ("slack_post", "slack_channels")

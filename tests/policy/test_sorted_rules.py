@@ -52,7 +52,7 @@ CALLS = st.tuples(
 
 
 @st.composite
-def written(draw: st.DrawFn) -> tuple[str, bool]:
+def draw_rule(draw: st.DrawFn) -> tuple[str, bool]:
     """The scope and conditions of one rule that fits the schema, and whether it asks."""
     scope = draw(st.sampled_from(SCOPES))
     conditions = [*ANYWHERE, *next((more for tool, more in OF_TOOL.items() if tool in scope), ())]
@@ -78,7 +78,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> CasePlace:
 
 
 @settings(max_examples=60)
-@given(rules=st.lists(written(), min_size=1, max_size=6), calls=st.lists(CALLS, min_size=1, max_size=6))
+@given(rules=st.lists(draw_rule(), min_size=1, max_size=6), calls=st.lists(CALLS, min_size=1, max_size=6))
 def test_sorted_rules_say_what_all_rules_together_say(
     place: CasePlace,
     tmp_path_factory: pytest.TempPathFactory,

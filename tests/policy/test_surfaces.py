@@ -72,8 +72,8 @@ class RuledVault:
 
 
 @pytest.fixture(scope="module")
-async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RuledVault]:
-    base = tmp_path_factory.mktemp("ruled")
+async def ruled_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RuledVault]:
+    base = tmp_path_factory.mktemp("ruled_vault")
     for name in ("rules", "shadow"):
         (base / name).mkdir()
     policy = {"folder": str(base / "rules"), "shadow_folder": str(base / "shadow")}
@@ -86,90 +86,90 @@ async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Rule
 
 
 @pytest.fixture(autouse=True)
-async def fresh(ruled: RuledVault) -> None:
-    await ruled.use()
+async def fresh(ruled_vault: RuledVault) -> None:
+    await ruled_vault.use()
 
 
 # Tools
 
 
-async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("refused-person")
-    assert not (await ruled.call(agent, "slack_channels")).is_error
-    await ruled.use(f'@id("no-lists") @reason("channels are secret") {CHANNELS};')
-    said = await ruled.call(agent, "slack_channels")
+async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("refused-person")
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(f'@id("no-lists") @reason("channels are secret") {CHANNELS};')
+    said = await ruled_vault.call(agent, "slack_channels")
     assert said.is_error
     assert "Rule no-lists: channels are secret" in text_of(said)
-    (event,) = await ruled.events("exchange.refused", agent)
+    (event,) = await ruled_vault.events("exchange.refused", agent)
     assert (event.details["code"], event.details["rule"]) == ("policy_refused", "no-lists")
-    assert event.details["policy"] == ruled.gate.digest
-    await ruled.use(f'@id("no-lists") {CHANNELS} when {{ context.strong }};')
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+    assert event.details["policy"] == ruled_vault.gate.digest
+    await ruled_vault.use(f'@id("no-lists") {CHANNELS} when {{ context.strong }};')
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
 async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as_they_are_now(
-    ruled: RuledVault,
+    ruled_vault: RuledVault,
 ) -> None:
-    agent, _ = await ruled.agent("Grouped-Person")
-    deployment = ruled.exchanging.deployment
+    agent, _ = await ruled_vault.agent("Grouped-Person")
+    deployment = ruled_vault.exchanging.deployment
     condition = 'when { principal in Group::"Contractors" && principal.name == "Grouped-Person" }'
-    await ruled.use(f'@id("contractors") {CHANNELS} {condition};')
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(f'@id("contractors") {CHANNELS} {condition};')
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
     auditors = f'@id("auditors") {CHANNELS} when {{ principal.role == "auditor" }};'
-    await ruled.use(auditors)
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(auditors)
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
     async with deployment.transaction() as transaction:
         group = await groups.create_group(transaction, "contractors", now=deployment.now())
         await groups.add_member(transaction, group.id, agent.principal.user_id, source="test", now=deployment.now())
-    assert (await ruled.call(agent, "slack_channels")).is_error, "by the role that the group gives"
-    await ruled.use(f'@id("contractors") {CHANNELS} {condition};')
-    assert (await ruled.call(agent, "slack_channels")).is_error
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error, "by the role that the group gives"
+    await ruled_vault.use(f'@id("contractors") {CHANNELS} {condition};')
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
     inside = 'unless { context has address && context.address.isInRange(ip("127.0.0.0/8")) }'
-    await ruled.use(f'@id("inside") {CHANNELS} {inside};')
-    assert not (await ruled.call(agent, "slack_channels")).is_error
-    await ruled.use(f'@id("outside") {CHANNELS} {inside.replace("127.0.0.0", "10.0.0.0")};')
-    assert (await ruled.call(agent, "slack_channels")).is_error
-    await ruled.use(f'@id("agent") {CHANNELS} when {{ context.agent.name == "Test agent" }};')
-    assert (await ruled.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(f'@id("inside") {CHANNELS} {inside};')
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(f'@id("outside") {CHANNELS} {inside.replace("127.0.0.0", "10.0.0.0")};')
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
+    await ruled_vault.use(f'@id("agent") {CHANNELS} when {{ context.agent.name == "Test agent" }};')
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
-async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("yes-person")
-    place = ruled.exchanging.room
-    await ruled.use(ASK)
+async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("yes-person")
+    place = ruled_vault.exchanging.room
+    await ruled_vault.use(ASK)
     post = {"channel": "#general", "text": "hello"}
-    asked = await ruled.call(agent, "slack_post", post)
-    assert (await ruled.events("exchange.refused", agent))[-1].details["rule"] == "ask-first"
+    asked = await ruled_vault.call(agent, "slack_post", post)
+    assert (await ruled_vault.events("exchange.refused", agent))[-1].details["rule"] == "ask-first"
     async with Person(place.url) as browser:
         await browser.sign_in("yes-person", PASSWORD)
         page = await browser.open(link_of(asked))
         await browser.submit(page, form="/approvals/", button=("decision", "allow"))
-    other = await ruled.call(agent, "slack_post", {**post, "text": "another"})
+    other = await ruled_vault.call(agent, "slack_post", {**post, "text": "another"})
     assert link_of(other) != link_of(asked)
-    assert not (await ruled.call(agent, "slack_post", post)).is_error
-    assert (await ruled.call(agent, "slack_post", post)).is_error, "a yes is for one call"
+    assert not (await ruled_vault.call(agent, "slack_post", post)).is_error
+    assert (await ruled_vault.call(agent, "slack_post", post)).is_error, "a yes is for one call"
 
 
 # Exchange, proxy, requests
 
 
-async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: RuledVault) -> None:
-    place = ruled.exchanging
+async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled_vault: RuledVault) -> None:
+    place = ruled_vault.exchanging
     caller = await place.caller()
     agent = await place.agent(caller, "exchanging-person")
     await place.slack(agent)
-    await ruled.use(f'@id("posts") {POSTS};')
+    await ruled_vault.use(f'@id("posts") {POSTS};')
     no = await place.exchange(caller, agent.token, scope="chat:write")
     assert (no.status_code, refused(no)) == (403, "access_denied")
     assert "Rule posts" in no.json()["error_description"]
     assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
-    await ruled.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);')
+    await ruled_vault.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);')
     assert refused(await place.exchange(caller, agent.token, scope="channels:read")) == "access_denied"
-    assert not (await ruled.call(agent, "slack_channels")).is_error, "its tools are no exchange"
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error, "its tools are no exchange"
 
 
-async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled: RuledVault) -> None:
-    place = ruled.exchanging
+async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled_vault: RuledVault) -> None:
+    place = ruled_vault.exchanging
     narrowed, full = await place.caller(), await place.caller(release={"slack": "full"})
     for rule, refusal in (
         (f'@id("posts") {POSTS};', "access_denied"),
@@ -179,7 +179,7 @@ async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled
         for caller, name in ((narrowed, "narrowed-person"), (full, "full-person")):
             agent = await place.agent(caller, f"{name}-{refusal}")
             await place.slack(agent)
-            await ruled.use(rule)
+            await ruled_vault.use(rule)
             answer = await place.exchange(caller, agent.token, scope="channels:read")
             if caller is full and refusal is not None:
                 assert refused(answer) == refusal
@@ -210,14 +210,14 @@ async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Pa
         assert sorted(told) == ["/conversations.info", "/conversations.list"]
 
 
-async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled: RuledVault) -> None:
-    place = ruled.exchanging
+async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled_vault: RuledVault) -> None:
+    place = ruled_vault.exchanging
     person = await place.room.vault.add_user("asked-person")
     async with place.room.vault.person() as browser:
         world = World(place.room.vault, browser, place.http)
         asker = Asker(world, await asker_client(world), person)
         assert (await asker.post()).status_code == 200
-        await ruled.use(
+        await ruled_vault.use(
             '@id("quiet") @reason("nobody is asked") forbid(principal, action == Action::"request", resource);'
         )
         no = await asker.post()
@@ -230,53 +230,53 @@ async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled
 # What a rule can't do
 
 
-async def test_rules_widen_nothing(ruled: RuledVault) -> None:
+async def test_rules_widen_nothing(ruled_vault: RuledVault) -> None:
     """A permit for everything is no rule here, and a vault with rules allows no more than one without."""
-    place = ruled.exchanging.room
+    place = ruled_vault.exchanging.room
     await place.vault.add_user("poor-person")
     agent = await place.agent("poor-person")
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
-    (ruled.folder / "wide.cedar").write_text('@id("all") permit(principal, action, resource);')
+    (ruled_vault.folder / "wide.cedar").write_text('@id("all") permit(principal, action, resource);')
     with pytest.raises(TemporarilyUnavailable, match=r"wide\.cedar:1: a rule can only take away"):
-        await look_twice(ruled.gate)
-    (ruled.folder / "wide.cedar").unlink()
-    await ruled.use('@id("narrow") forbid(principal, action, resource) when { context.hour > 24 };')
-    assert (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
+        await look_twice(ruled_vault.gate)
+    (ruled_vault.folder / "wide.cedar").unlink()
+    await ruled_vault.use('@id("narrow") forbid(principal, action, resource) when { context.hour > 24 };')
+    assert (await ruled_vault.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
     await place.allow(agent, connection, SLACK)
-    assert not (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
+    assert not (await ruled_vault.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
 
 
-async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("steady-person")
-    await ruled.use(f'@id("steady") {CHANNELS};')
-    digest = ruled.gate.digest
-    put(ruled.folder / "rules.cedar", "forbid(")
-    await ruled.gate.refresh()
+async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("steady-person")
+    await ruled_vault.use(f'@id("steady") {CHANNELS};')
+    digest = ruled_vault.gate.digest
+    put(ruled_vault.folder / "rules.cedar", "forbid(")
+    await ruled_vault.gate.refresh()
     for _ in range(2):
         with pytest.raises(TemporarilyUnavailable, match=r"policy\.folder: rules\.cedar:1"):
-            await ruled.gate.refresh()
-    assert ruled.gate.digest == digest
-    assert (await ruled.call(agent, "slack_channels")).is_error
-    await ruled.use()
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+            await ruled_vault.gate.refresh()
+    assert ruled_vault.gate.digest == digest
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
+    await ruled_vault.use()
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
 async def test_a_tool_that_the_rules_were_not_checked_against_isnt_used(
-    ruled: RuledVault, monkeypatch: pytest.MonkeyPatch
+    ruled_vault: RuledVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent, _ = await ruled.agent("later-person")
-    await ruled.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);', shadow=ASK)
-    rules, shadow = ruled.gate.rules, ruled.gate.shadow
+    agent, _ = await ruled_vault.agent("later-person")
+    await ruled_vault.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);', shadow=ASK)
+    rules, shadow = ruled_vault.gate.rules, ruled_vault.gate.shadow
     assert rules is not None
     assert shadow is not None
     earlier = {name: one for name, one in rules.actions.items() if name != "slack_channels"}
     with monkeypatch.context() as patch:
         patch.setattr(rules, "actions", earlier)
-        said = await ruled.call(agent, "slack_channels")
+        said = await ruled_vault.call(agent, "slack_channels")
         assert said.is_error
         assert "don't know this tool yet" in text_of(said)
     monkeypatch.setattr(shadow, "actions", earlier)
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
 async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
@@ -291,57 +291,57 @@ async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_file_counts_once_two_looks_find_it_the_same(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("written-person")
-    await ruled.use(f'@id("steady") {CHANNELS};')
-    digest = ruled.gate.digest
+async def test_a_file_counts_once_two_looks_find_it_the_same(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("written-person")
+    await ruled_vault.use(f'@id("steady") {CHANNELS};')
+    digest = ruled_vault.gate.digest
     for half in ("", "// half of"):
-        (ruled.folder / "rules.cedar").write_text(half)
-        await ruled.gate.refresh()
-        assert ruled.gate.digest == digest
-    assert (await ruled.call(agent, "slack_channels")).is_error
-    await ruled.gate.refresh()
-    assert ruled.gate.digest != digest
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+        (ruled_vault.folder / "rules.cedar").write_text(half)
+        await ruled_vault.gate.refresh()
+        assert ruled_vault.gate.digest == digest
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
+    await ruled_vault.gate.refresh()
+    assert ruled_vault.gate.digest != digest
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
 async def test_files_that_change_while_they_are_read_change_nothing(
-    ruled: RuledVault, monkeypatch: pytest.MonkeyPatch
+    ruled_vault: RuledVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ruled.use(f'@id("steady") {CHANNELS};')
-    digest = ruled.gate.digest
+    await ruled_vault.use(f'@id("steady") {CHANNELS};')
+    digest = ruled_vault.gate.digest
     load = gate_module.load
 
     def load_while_written(folder: Path, actions: Mapping[str, Action], *, setting: str) -> object:
         found = load(folder, actions, setting=setting)
-        put(ruled.folder / "rules.cedar", f'@id("later") {CHANNELS};')
+        put(ruled_vault.folder / "rules.cedar", f'@id("later") {CHANNELS};')
         return found
 
-    put(ruled.folder / "rules.cedar", "")
+    put(ruled_vault.folder / "rules.cedar", "")
     with monkeypatch.context() as patch:
         patch.setattr(gate_module, "load", load_while_written)
         with pytest.raises(TemporarilyUnavailable, match="rename it"):
-            await look_twice(ruled.gate)
-    assert ruled.gate.digest == digest
-    await look_twice(ruled.gate)
-    assert ruled.gate.rules is not None
-    assert [one.name for one in ruled.gate.rules.rules] == ["later"]
+            await look_twice(ruled_vault.gate)
+    assert ruled_vault.gate.digest == digest
+    await look_twice(ruled_vault.gate)
+    assert ruled_vault.gate.rules is not None
+    assert [one.name for one in ruled_vault.gate.rules.rules] == ["later"]
 
 
 # Rules to try
 
 
-async def test_shadow_rules_with_a_mistake_hold_up_nothing_and_are_told(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("urgent-person")
+async def test_shadow_rules_with_a_mistake_hold_up_nothing_and_are_told(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("urgent-person")
     with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder: rules\.cedar:1"):
-        await ruled.use(f'@id("urgent") {CHANNELS};', shadow="forbid(")
-    assert (await ruled.call(agent, "slack_channels")).is_error
-    assert ruled.gate.shadow is None
+        await ruled_vault.use(f'@id("urgent") {CHANNELS};', shadow="forbid(")
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
+    assert ruled_vault.gate.shadow is None
     with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder"):
-        await ruled.gate.refresh()
-    await ruled.use(shadow=f'@id("try") {CHANNELS};')
-    assert ruled.gate.shadow is not None
-    assert not (await ruled.call(agent, "slack_channels")).is_error
+        await ruled_vault.gate.refresh()
+    await ruled_vault.use(shadow=f'@id("try") {CHANNELS};')
+    assert ruled_vault.gate.shadow is not None
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
 
 
 async def test_a_vault_with_unusable_shadow_rules_opens_without_them(tmp_path: Path) -> None:
@@ -356,26 +356,26 @@ async def test_a_vault_with_unusable_shadow_rules_opens_without_them(tmp_path: P
             await deployment.policy.refresh()
 
 
-async def test_shadow_rules_are_counted_and_do_nothing(ruled: RuledVault) -> None:
-    agent, _ = await ruled.agent("shadowed-person")
-    await ruled.use(shadow=f'@id("try") {CHANNELS};')
-    before = ruled.gate.disagreements["allow", "forbid"]
-    assert not (await ruled.call(agent, "slack_channels")).is_error
-    assert ruled.gate.disagreements["allow", "forbid"] == before + 1
-    (event,) = await ruled.events("policy.disagreed", agent)
+async def test_shadow_rules_are_counted_and_do_nothing(ruled_vault: RuledVault) -> None:
+    agent, _ = await ruled_vault.agent("shadowed-person")
+    await ruled_vault.use(shadow=f'@id("try") {CHANNELS};')
+    before = ruled_vault.gate.disagreements["allow", "forbid"]
+    assert not (await ruled_vault.call(agent, "slack_channels")).is_error
+    assert ruled_vault.gate.disagreements["allow", "forbid"] == before + 1
+    (event,) = await ruled_vault.events("policy.disagreed", agent)
     assert (event.details["rule"], event.details["would"], event.details["purpose"]) == (
         "try",
         "forbid",
         "slack_channels",
     )
-    await ruled.use(f'@id("try") {CHANNELS};', shadow=f'@id("try") {CHANNELS};')
-    assert (await ruled.call(agent, "slack_channels")).is_error
-    assert ruled.gate.disagreements["allow", "forbid"] == before + 1
+    await ruled_vault.use(f'@id("try") {CHANNELS};', shadow=f'@id("try") {CHANNELS};')
+    assert (await ruled_vault.call(agent, "slack_channels")).is_error
+    assert ruled_vault.gate.disagreements["allow", "forbid"] == before + 1
 
 
-async def test_which_rules_are_used_is_in_the_activity(ruled: RuledVault) -> None:
-    await ruled.use(f'@id("known") {CHANNELS};')
-    loaded = await ruled.exchanging.events("policy.loaded")
-    assert loaded[-1].details["policy"] == ruled.gate.digest
-    await ruled.gate.refresh()
-    assert len(await ruled.exchanging.events("policy.loaded")) == len(loaded), "once for each change"
+async def test_which_rules_are_used_is_in_the_activity(ruled_vault: RuledVault) -> None:
+    await ruled_vault.use(f'@id("known") {CHANNELS};')
+    loaded = await ruled_vault.exchanging.events("policy.loaded")
+    assert loaded[-1].details["policy"] == ruled_vault.gate.digest
+    await ruled_vault.gate.refresh()
+    assert len(await ruled_vault.exchanging.events("policy.loaded")) == len(loaded), "once for each change"
