@@ -11,6 +11,7 @@ import secrets
 import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,7 @@ class RunAuthority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        context.sni_callback = partial(_check_name, host)
         self._load(context, certificate)
         return context
 
@@ -130,6 +132,13 @@ class RunAuthority:
             context.load_cert_chain(file, password=password)
         finally:
             file.unlink()
+
+
+def _check_name(host: str, _connection: object, named: str | None, _context: object) -> int | None:
+    """Refuse a handshake for another host than the tunnel's (RFC 6066 §3); many clients name no address."""
+    if named is None or named.lower() == host:
+        return None
+    return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
 
 _EVERYTHING: Final = ("0.0.0.0/0", "::/0")

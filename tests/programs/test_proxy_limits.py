@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -116,6 +117,20 @@ async def test_no_tunnel_is_opened_between_calls(tmp_path: Path) -> None:
         assert not place.authority._contexts, "no certificate is made"
         place.is_open = True
         assert (await place.ask("a.example.com")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("named", ["a.example.com", "A.EXAMPLE.COM", "b.example.com"])
+async def test_tls_is_for_the_host_of_the_tunnel(tmp_path: Path, named: str) -> None:
+    async with proxy(tmp_path) as place:
+        trust = ssl.create_default_context(cadata=place.authority.pem)
+        trust.check_hostname = False  # the proxy's own check is what counts here
+        assert (await place.ask("a.example.com")).startswith(b"HTTP/1.1 200")
+        writer = place.writers[-1]
+        if named.lower() == "a.example.com":
+            await writer.start_tls(trust, server_hostname=named)
+            return
+        with pytest.raises(OSError):  # an alert, or the end of the connection before it arrives
+            await writer.start_tls(trust, server_hostname=named)
 
 
 async def test_a_handshake_that_never_ends_holds_nothing_up(tmp_path: Path) -> None:
