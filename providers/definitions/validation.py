@@ -21,6 +21,7 @@ from vault.upstream import Downscope, ItemLimit, RotationMode
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
 _OF_OWN_API = frozenset(
     {"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules", "query", "overrides"}
 )
@@ -64,6 +65,9 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
     others = _NO_CREDENTIAL | provider.proxied.headers | {name.lower() for name in provider.headers}
     if credential in others:
         yield f"authorization.header: {credential!r} has another meaning; use the header that takes the token"
+    for name, text in provider.headers.items():
+        if not (_HEADER_NAME.fullmatch(name) and text.isascii() and text.isprintable()):
+            yield f"headers.{name}: a header has printable ASCII characters on one line; remove the others"
     yield from _override_problems(provider)
     yield from _unruled_problems(provider)
     for name, separator in (

@@ -149,6 +149,8 @@ BAD = [
     ),
     ("identity id", GOOD.replace('id = "{id}"', 'id = "me"'), "identity.id: needs a {path}"),
     ("separator", GOOD.replace("[scope]", '[scope]\nseparator = ", "'), "scope.separator: must be one character"),
+    ("header", GOOD + '\n[headers]\nX-Version = "1\\r2"', "headers.X-Version: a header has printable ASCII characters"),
+    ("header name", GOOD + '\n[headers]\n"X Version" = "1"', "headers.X Version: a header has printable"),
     ("keep", GOOD + '\n[response]\nkeep = { team = "a b" }', "response.keep.team: 'a b' isn't a path"),
     ("alias scope", "aliases = { short = ['x'] }\n" + GOOD, "aliases.short: unknown scope 'x'"),
     ("secret", "client_secret = 'x'\n" + GOOD, "client_secret: no such field"),
