@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -19,31 +20,45 @@ from providers.definitions.model import Registration
 from providers.outbound.messages import ClientIdentity, NotReached
 
 
-def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> tuple[ClientIdentity, int]:
-    """The certificate to show, and the second of its end. Raises CredentialRefused."""
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate to show, and the seconds between which it's valid (RFC 5280 §4.1.2.5)."""
+
+    identity: ClientIdentity
+    starts_at: int
+    ends_at: int
+
+
+def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> HeldCertificate:
+    """The certificate to show. Raises CredentialRefused."""
     text = values.get(facts.file, "")
     try:
         pem = open_pem_bundle(text, None).encode()
         first = x509.load_pem_x509_certificates(pem)[0]
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CredentialRefused(facts.file, "key") from error
-    return ClientIdentity(pem), int(first.not_valid_after_utc.timestamp())
+    return _certificate_of(pem, first)
 
 
-def read_certificate_file(file: str) -> tuple[ClientIdentity, int]:
-    """The operator's certificate as the file has it now, and the second of its end. Raises OSError or ValueError."""
+def read_certificate_file(file: str) -> HeldCertificate:
+    """The operator's certificate as the file has it now. Raises OSError or ValueError."""
     stat = Path(file).stat()
     return _read_file(file, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
 @functools.lru_cache(maxsize=16)
-def _read_file(file: str, _version: tuple[int, int, int]) -> tuple[ClientIdentity, int]:
+def _read_file(file: str, _version: tuple[int, int, int]) -> HeldCertificate:
     try:
         pem = open_pem_bundle(Path(file).read_text(encoding="ascii"), None).encode()
         first = x509.load_pem_x509_certificates(pem)[0]
     except (TypeError, UnsupportedAlgorithm) as error:
         raise ValueError("no certificate with its private key") from error
-    return ClientIdentity(pem), int(first.not_valid_after_utc.timestamp())
+    return _certificate_of(pem, first)
+
+
+def _certificate_of(pem: bytes, first: x509.Certificate) -> HeldCertificate:
+    starts, ends = first.not_valid_before_utc, first.not_valid_after_utc
+    return HeldCertificate(ClientIdentity(pem), int(starts.timestamp()), int(ends.timestamp()))
 
 
 def client_identity(registration: Registration) -> ClientIdentity | None:
@@ -55,9 +70,12 @@ def client_identity(registration: Registration) -> ClientIdentity | None:
     if registration.certificate_file is None:
         return None
     try:
-        identity, ends_at = read_certificate_file(registration.certificate_file)
+        held = read_certificate_file(registration.certificate_file)
     except (OSError, ValueError) as error:
         raise NotReached("this vault's client certificate can't be read") from error
-    if ends_at <= time.time():
+    now = time.time()
+    if held.ends_at <= now:
         raise NotReached("this vault's client certificate has expired")
-    return identity
+    if held.starts_at > now:
+        raise NotReached("this vault's client certificate isn't valid yet")
+    return held.identity

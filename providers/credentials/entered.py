@@ -23,8 +23,8 @@ class CredentialRefused(Exception):
     """What was entered isn't a credential of this service.
 
     `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `costly`:
-    a private key that takes too long to open; `ended`: a certificate that isn't valid anymore; `admin`: only admins may
-    enter it.
+    a private key that takes too long to open; `ended` and `early`: a certificate that isn't valid anymore, or not yet;
+    `admin`: only admins may enter it.
     """
 
     def __init__(self, field: str, reason: str) -> None:

@@ -39,7 +39,7 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
             return _sign(provider, credential.send.aws, replace(request, url=url), all_values(credential, values))
         headers, query = _placement(credential, all_values(credential, values))
         if credential.send.certificate is not None:
-            identity, _ = open_identity(credential.send.certificate, values)
+            identity = open_identity(credential.send.certificate, values).identity
             request = replace(request, identity=identity)
     except CredentialRefused as error:
         raise CredentialMismatch from error

@@ -6,6 +6,7 @@ The only module that knows it. `providers.outbound.client` loads this at the fir
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import os
 import re
@@ -36,6 +37,8 @@ from providers.outbound.messages import (
     TooLarge,
 )
 
+_SHOWN: Final = 30.0  # seconds for which a certificate's key is kept
+_MOST_SHOWN: Final = 32
 _CERTIFICATE_ALERT: Final = re.compile(r"\[SSL: (TLSV1|TLSV13|SSLV3)_ALERT_(UNKNOWN_CA|\w*CERTIFICATE\w*)\]")
 
 
@@ -239,9 +242,11 @@ class HttpSessions:
         self._foreign_lookup = foreign_lookup
         self._connect_timeout = connect_timeout
         self._opened: dict[tuple[AddressPolicy, bool, bool, bool], aiohttp.ClientSession] = {}
+        self._shown = _ShownCertificates()
 
     async def close(self) -> None:
         """Close every connection."""
+        self._shown = _ShownCertificates()
         sessions = list(self._opened.values())
         self._opened.clear()
         for session in sessions:
@@ -263,7 +268,7 @@ class HttpSessions:
             # aiohttp shows a certificate to an https proxy, too
             if URL(request.url, encoded=True).scheme != "https" or (proxy is not None and proxy.scheme != "http"):
                 raise NotReached("no TLS connection to show a certificate in")
-            trust = show_certificate(_trust(policy.ca_file), request.identity)
+            trust = self._shown.context(policy.ca_file, request.identity)
         reuse = request.reuse and request.identity is None
         session = self._session(policy, reuse=reuse, is_foreign=request.is_foreign)
         if request.is_foreign:
@@ -338,8 +343,27 @@ def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
     return context
 
 
+class _ShownCertificates:
+    """Contexts that show a certificate: made once for calls one after the other, as reading the system's authorities
+    takes long, and gone soon, so that the key is, too.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str | None, bytes], ssl.SSLContext] = {}
+
+    def context(self, ca_file: str | None, identity: ClientIdentity) -> ssl.SSLContext:
+        """The one for these authorities and this certificate. Raises NotReached."""
+        key = ca_file, hashlib.sha256(identity.pem).digest()
+        if key not in self._made:
+            while len(self._made) >= _MOST_SHOWN:
+                del self._made[next(iter(self._made))]
+            self._made[key] = show_certificate(_trust(ca_file), identity)
+            asyncio.get_running_loop().call_later(_SHOWN, self._made.pop, key, None)
+        return self._made[key]
+
+
 def show_certificate(trust: ssl.SSLContext | bool, identity: ClientIdentity) -> ssl.SSLContext:
-    """The same trust with this certificate: made for one connection, so that the key is gone with it.
+    """The same trust with this certificate.
 
     OpenSSL's function takes a file's name. On Linux the file is in memory only; elsewhere only this user can read it,
     and it's removed at once.

@@ -279,10 +279,12 @@ def _check_keys(credential: Credential, values: Mapping[str, str], *, now: int) 
         open_key(credential, values)
     if credential.send.certificate is None:
         return None
-    _, ends_at = open_identity(credential.send.certificate, values)
-    if ends_at <= now:
+    held = open_identity(credential.send.certificate, values)
+    if held.ends_at <= now:
         raise CredentialRefused(credential.send.certificate.file, "ended")
-    return ends_at
+    if held.starts_at > now:
+        raise CredentialRefused(credential.send.certificate.file, "early")
+    return held.ends_at
 
 
 def _reason_of(error: UpstreamError) -> str:

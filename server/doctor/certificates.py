@@ -22,11 +22,15 @@ def check_certificate(provider: Provider, *, now: int) -> list[Finding]:
             return []
         return [problem(check, f"{provider.title} recognizes this vault by a certificate only", fix=f"set {setting}")]
     try:
-        _, ends_at = read_certificate_file(file)
+        held = read_certificate_file(file)
     except (OSError, ValueError):
         fix = f"put a PEM file there with a certificate and its private key, or correct {setting}"
         return [problem(check, f"can't read the client certificate in {file}", fix=fix)]
-    day = datetime.fromtimestamp(ends_at, UTC).date().isoformat()
+    day, ends_at = datetime.fromtimestamp(held.ends_at, UTC).date().isoformat(), held.ends_at
+    if held.starts_at > now:
+        start = datetime.fromtimestamp(held.starts_at, UTC).isoformat(timespec="seconds")
+        fix = f"wait, correct this machine's clock, or put another one into {file}"
+        return [problem(check, f"the client certificate is valid from {start} on only", fix=fix)]
     if ends_at <= now:
         return [problem(check, f"the client certificate expired on {day}", fix=f"put a renewed one into {file}")]
     if ends_at < now + _SOON * _DAY:

@@ -174,6 +174,7 @@ async def test_a_certificate_takes_the_secret_s_place_at_the_endpoints_for_it(ba
         ("unknown", NotSent("TLS failed")),
         ("another's", "invalid_client"),
         ("expired", NotSent("this vault's client certificate has expired")),
+        ("early", NotSent("this vault's client certificate isn't valid yet")),
         ("gone", NotSent("this vault's client certificate can't be read")),
         ("without key", NotSent("this vault's client certificate can't be read")),
     ],
@@ -181,7 +182,8 @@ async def test_a_certificate_takes_the_secret_s_place_at_the_endpoints_for_it(ba
 async def test_no_other_certificate_gets_a_token(
     bank: Bank, outbound: Outbound, shown: str, outcome: NotSent | str | None
 ) -> None:
-    chosen = {"another's": bank.anothers, "unknown": issue(), "expired": issue(days=-1)}.get(shown, bank.ours)
+    others = {"unknown": issue(), "expired": issue(days=-1), "early": issue(after_days=1)}
+    chosen = {"another's": bank.anothers, **others}.get(shown, bank.ours)
     file = bank.file(chosen, "shown")
     provider = bank.provider(certificate_file=str(file))
     if shown == "none":
@@ -267,6 +269,7 @@ async def test_doctor_tells_when_a_certificate_ends(bank: Bank, tmp_path: Path) 
             (bank.ours, Verdict.OK, "is valid until"),
             (issue(days=5), Verdict.NOTE, "expires on"),
             (issue(days=-1), Verdict.PROBLEM, "expired on"),
+            (issue(after_days=2), Verdict.PROBLEM, "on only"),
             (None, Verdict.PROBLEM, "can't read"),
         ):
             if certificate is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import tempfile
 from collections.abc import AsyncGenerator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from providers.outbound import sessions
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import NotReached, Outbound
 from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
@@ -121,6 +123,7 @@ async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) ->
         ("of two", "", "private key that works here"),
         ("certificate", "", "private key that works here"),
         ("ended", "", "valid anymore"),
+        ("early", "", "valid yet"),
         ("unknown", "", "say whether this works"),
     ],
 )
@@ -129,7 +132,7 @@ async def test_only_a_whole_certificate_that_the_service_knows_connects(
 ) -> None:
     user = await bank.keys.user()
     person = await bank.keys.signed_in(user)
-    customer, other, old = bank.customer, issue(), issue(days=-2)
+    customer, other, old, early = bank.customer, issue(), issue(days=-2), issue(after_days=2)
     bundles = {
         "pem": customer.pem + customer.private(),
         "sealed": customer.pem + customer.private(b"open sesame"),
@@ -137,6 +140,7 @@ async def test_only_a_whole_certificate_that_the_service_knows_connects(
         "of two": customer.pem + other.private(),
         "certificate": customer.pem,
         "ended": old.pem + old.private(),
+        "early": early.pem + early.private(),
         "unknown": other.pem + other.private(),
     }
     page = await bank.keys.form(person, "bank")
@@ -166,6 +170,21 @@ async def test_a_certificate_goes_through_tls_only(bank: Bank) -> None:
             await http.send(OutboundRequest("GET", plain.url, identity=identity))
         assert (await http.send(OutboundRequest("GET", plain.url))).status == 200
         assert len(plain.arrivals) == 1
+
+
+async def test_calls_one_after_the_other_share_what_shows_the_certificate(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_SHOWN", 0.05)
+    shown, ca_file = sessions._ShownCertificates(), str(bank.authority.authority)
+    first, other = [ClientIdentity((one.pem + one.private()).encode()) for one in (bank.customer, bank.ending)]
+    made = shown.context(ca_file, first)
+    assert shown.context(ca_file, first) is made
+    assert shown.context(ca_file, other) is not made
+    assert shown.context(None, first) is not made, "other authorities are trusted"
+    async with asyncio.timeout(30):
+        while shown._made:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_certificate_is_shown_to_no_proxy_with_tls_but_past_one(bank: Bank) -> None:

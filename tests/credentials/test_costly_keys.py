@@ -129,7 +129,7 @@ async def test_what_is_sealed_is_open_and_calls_derive_nothing() -> None:
     bundle = {"bundle": CUSTOMER.pkcs12(b"x"), "passphrase": "x", "token": "t" * 20}
     with pytest.raises(CredentialRefused):
         open_identity(certificate, bundle)
-    shown, _ = open_identity(certificate, await open_keys(BANK, bundle))
+    shown = open_identity(certificate, await open_keys(BANK, bundle)).identity
     key = load_pem_private_key(shown.pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey) and key.private_numbers() == CUSTOMER.key.private_numbers()
 

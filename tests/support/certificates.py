@@ -39,12 +39,12 @@ class ClientCertificate:
         return b64encode(serialize_key_and_certificates(b"x", self.key, self.certificate, None, sealing)).decode()
 
 
-def issue(*, days: int = 400) -> ClientCertificate:
+def issue(*, days: int = 400, after_days: int = -1000) -> ClientCertificate:
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     number = x509.random_serial_number()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"customer {number}")])
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(number).not_valid_before(now - timedelta(days=1000))
+    made = made.serial_number(number).not_valid_before(now + timedelta(days=after_days))
     made = made.not_valid_after(now + timedelta(days=days))
     return ClientCertificate(
         made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256()), key
