@@ -22,6 +22,7 @@ from vault.audit.released_tokens import ReleasedTokens
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
 from vault.records import Principal
+from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.storage.database import Database, Transaction
 from vault.tokens.tokens import Lifetimes
 
@@ -55,8 +56,23 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingPart:
+    """What a part of a program's call needed and didn't have. `may_repeat`: nothing was changed meanwhile."""
+
+    refusal: ConnectionRequired | DelegationRequired
+    may_repeat: bool
+
+
+def _tell_nobody(_missing: MissingPart) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCaller:
-    """Who calls which tool of a program that the vault runs. `account`: what the person calls their access to it."""
+    """Who calls which tool of a program that the vault runs. `account`: what the person calls their access to it.
+
+    `leave_out` hears of a missing permission without which a part of the call was answered.
+    """
 
     principal: Principal
     connection_id: str
@@ -65,6 +81,7 @@ class ToolCaller:
     title: str
     tool: str
     only_reads: bool
+    leave_out: Callable[[MissingPart], None] = field(default=_tell_nobody, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

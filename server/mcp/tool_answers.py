@@ -55,8 +55,8 @@ def count_items(output: BaseModel) -> int | None:
     return sizes[0] if len(sizes) == 1 else None
 
 
-def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
-    """The result, the same as readable text, and the authority with which the call was made."""
+def success(output: BaseModel, token: UpstreamToken | None, *, note: str = "") -> CallToolResult:
+    """The result, the same as readable text, the authority with which the call was made, and what is to be said."""
     text = str(output)
     if len(text) > TEXT_LIMIT:
         text = text[:TEXT_LIMIT] + "\n(cut: the structured result has the rest)"
@@ -76,8 +76,10 @@ def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
                 **({"approval": token.approval} if token.approval else {}),
             }
         }
+    if note:
+        content.append(TextContent(text=note))
     # Several clients show their model nothing but this, so what the texts say of the result stands in it, too.
-    structured = {VAULT: f"{authority}. {_DATA}", **output.model_dump(mode="json")}
+    structured = {VAULT: f"{authority}. {_DATA}{note and f' {note}'}", **output.model_dump(mode="json")}
     return CallToolResult(content=[*content], structured_content=structured, _meta=meta)
 
 

@@ -18,13 +18,21 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult
 from pydantic import BaseModel, ValidationError
 
-from providers.api.api import Authority, OpenProgram, RateLimited, ScopesMissing, ToolRefused, UpstreamAPI
+from providers.api.api import (
+    Authority,
+    OpenProgram,
+    RateLimited,
+    ScopesMissing,
+    ToolRefused,
+    UpstreamAPI,
+    UpstreamRefused,
+)
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
 from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import AgentRefusal, plain, tell
-from server.deployment import Deployment, ToolCaller
+from server.deployment import Deployment, MissingPart, ToolCaller
 from server.errors import STORAGE_RETRY, PagesElsewhere
 from server.mcp import access_asking, elicitation
 from server.mcp.elicitation import AskingOptions
@@ -226,9 +234,9 @@ async def _answer(
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
-            output = await spec.call(held.api(), arguments, progress)
+            output = await held.call(arguments, progress)
             running.items = count_items(output)
-            return _Outcome(success(output, held.token))
+            return _Outcome(success(output, held.token, note=await _missing_part(deployment, request, held)))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing) as refused:
             missing = _to_grant(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
             if is_last or not await _is_answered(deployment, request):
@@ -240,6 +248,16 @@ async def _answer(
         except VaultError:
             _count(deployment, request, now=started)
             raise
+
+
+async def _missing_part(deployment: Deployment, request: ToolRequest, held: _CallToken) -> str:
+    """What to say of a result without a part that the person could allow; empty for a whole one."""
+    if held.left_out is None:
+        return ""
+    told = await tell(deployment, held.left_out.refusal, request.principal, tool=request.name)
+    where = "" if told.link is None else f" The person can do that at {told.link.url}"
+    again = "" if held.left_out.may_repeat else " Something was changed already: don't repeat the whole call."
+    return f"[vault] A part may be missing. {told.text}{where}{again}"
 
 
 def _to_grant(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:
@@ -318,6 +336,19 @@ class _CallToken:
         self._spec = spec
         self._deployment = deployment
         self._wanted = wanted
+        self.left_out: MissingPart | None = None
+
+    async def call(self, arguments: BaseModel, progress: Progress) -> BaseModel:
+        """Call the tool. A failure for want of a permission is that the permission is missing."""
+        try:
+            return await self._spec.call(self.api(), arguments, progress)
+        except UpstreamRefused as failed:
+            if self.left_out is not None and self.left_out.may_repeat:
+                raise self.left_out.refusal from failed
+            raise
+
+    def _leave_out(self, missing: MissingPart) -> None:
+        self.left_out = missing
 
     def api(self) -> UpstreamAPI:
         deployment, held = self._deployment, self._authority()
@@ -352,6 +383,7 @@ class _CallToken:
                 title=server.title,
                 tool=spec.name,
                 only_reads=spec.read_only,
+                leave_out=self._leave_out,
             ),
             server.program,
         )

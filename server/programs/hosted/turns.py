@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from providers.definitions.unruled import ANY_CALL
-from server.deployment import Deployment, ToolCaller
+from server.deployment import Deployment, MissingPart, ToolCaller
 from server.local_server_settings import LocalServerSettings
 from server.programs.front import ProgramCall
 from server.programs.local_calls import LocalCalls
@@ -110,9 +110,13 @@ class Turn:
         self._notes.note(self._caller, host, port, code="" if is_reached else "host_refused")
 
     def check_permission(self) -> None:
-        """Raise what the person could allow, if it was missing and nothing was changed meanwhile."""
-        if self._access.missing is not None and not self._wrote:
-            raise self._access.missing
+        """Raise what the person could allow, if it was missing and nothing else was answered or changed meanwhile."""
+        missing = self._access.missing
+        if missing is None:
+            return
+        if not self._wrote and not self._answer_count():
+            raise missing
+        self._caller.leave_out(MissingPart(missing, may_repeat=not self._wrote))
 
     async def close(self) -> None:
         """End what was given for this call."""

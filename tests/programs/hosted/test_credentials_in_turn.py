@@ -102,6 +102,26 @@ async def test_it_calls_with_the_agents_scopes_and_no_more(place: HostedRoom) ->
     assert json.loads(done["body"])["ok"] is True
 
 
+async def test_a_result_is_kept_where_only_a_part_lacked_a_permission(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    account = await place.slack(agent, frozenset({"channels:read"}))
+    both = {"url": CHANNELS, "other": "https://slack.com/api/conversations.history?channel=C0SBRANDOM1"}
+    kept = await place.call(agent, "curious", "fetch_both", **both, strict=0)
+    assert not kept.is_error, text(kept)
+    assert '"status": 200' in kept.structured_content["text"][0]
+    for said in (text(kept), kept.structured_content["_vault"]):
+        assert "[vault] A part may be missing. " in said
+        assert "Read messages in public channels" in said or "channels:history" in said, said
+        assert place.room.url in said, "with a link for the person"
+    failed = await place.call(agent, "curious", "fetch_both", **both, strict=1)
+    assert failed.is_error
+    assert place.room.url in text(failed)
+    await place.room.allow(agent, account, frozenset({"channels:read", "channels:history"}))
+    whole = await place.call(agent, "curious", "fetch_both", **both, strict=1)
+    assert not whole.is_error, text(whole)
+    assert "A part may be missing" not in text(whole)
+
+
 async def test_a_tool_that_was_accepted_as_reading_changes_nothing(place: HostedRoom) -> None:
     agent = await place.agent("curious")
     await place.slack(agent)
