@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +32,7 @@ from server.proxy.remote_programs import CALLS, HOSTS
 from vault.refusals import VaultError
 
 _LOOK: Final = 2.0  # seconds between two looks for the person's permission
+_LAST_WORDS: Final = 5.0  # seconds at the end for what the vault is to record
 _ANSWER: Final = 120.0  # seconds between two pieces of an answer
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer", b"date", b"server"}
@@ -80,6 +82,7 @@ class RemoteCalls:
         self._say = say
         self._wait = wait
         self._told: set[str] = set()
+        self._telling = set[asyncio.Task[None]]()
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(30.0, read=_ANSWER), trust_env=not vault.is_loopback, follow_redirects=False
         )
@@ -87,7 +90,19 @@ class RemoteCalls:
 
     async def close(self) -> None:
         """Close the connections to the vault. Handles end by themselves within minutes."""
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=_LAST_WORDS)
         await self._http.aclose()
+
+    def tell_refused(self, host: str, port: int) -> None:
+        """Let the vault record that the program called a host of nobody's account, and was refused."""
+        task = asyncio.create_task(self._tell_refused(host, port))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_refused(self, host: str, port: int) -> None:
+        with suppress(VaultError, httpx2.HTTPError, httpx2.InvalidURL):  # the call is refused anyway
+            await self._ask(CALLS, {"method": "CONNECT", "host": host[:253], "port": port, "path": "/"})
 
     async def hosts(self) -> HostMap:
         """Where the person's accounts are called. Raises BridgeRefused, also for an unknown account's name."""

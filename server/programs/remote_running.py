@@ -32,7 +32,12 @@ async def run_for(
                 open_browser(url)
 
     calls = RemoteCalls(vault, access, accounts=options.accounts, say=ask, wait=options.wait)
-    others = HostCounts(options)
+
+    def record(host: str, port: int, is_reached: bool) -> None:
+        if not is_reached and not options.allows_other_hosts:
+            calls.tell_refused(host, port)
+
+    others = HostCounts(options, record)
     try:
         hosts = await calls.hosts()
         rest = OtherHosts(options.allows_other_hosts, AddressPolicy(), others.note, _are_ours, proxy)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +19,8 @@ from server.programs.front import Answerer, Front, OtherHosts
 from server.programs.local_calls import LocalCalls
 from server.programs.own_variables import OwnVariables
 from server.proxy.program_access import PermissionWait, ProgramAccess
-from server.proxy.program_hosts import HostMap, hosts_of
-from vault.records import Event, Principal
+from server.proxy.program_hosts import HOST_REFUSED, HostMap, hosts_of, note_host
+from vault.records import Principal
 
 _MOST_HOSTS: Final = 1000  # of which events are written in one run
 
@@ -84,7 +83,11 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
     hosts = await hosts_of(deployment, principal)
     access = _access(deployment, principal, options)
     calls = LocalCalls(deployment, hosts, access)
-    others = HostCounts(options, partial(_write_event, deployment, principal))
+
+    def record(host: str, port: int, is_reached: bool) -> None:
+        note_host(deployment, principal, host, port, code="" if is_reached else HOST_REFUSED)
+
+    others = HostCounts(options, record)
     place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
     proxy = deployment.settings.outbound.proxy_address()
     rest = OtherHosts(options.allows_other_hosts, place, others.note, access.has_account_at, proxy)
@@ -163,15 +166,3 @@ class HostCounts:
             self._record(host, port, is_reached)
         if not is_reached and not self._options.allows_other_hosts:
             self._options.say(f"Refused {host}: no connected account is there. --allow-other-hosts allows it.")
-
-
-def _write_event(deployment: Deployment, principal: Principal, host: str, port: int, is_reached: bool) -> None:
-    event = Event(
-        "program.called",
-        outcome="ok" if is_reached else "refused",
-        user_id=principal.user_id,
-        client_id=principal.client_id,
-        details={"host": host[:253], "port": port, **({} if is_reached else {"code": "host_refused"})},
-    )
-    activity = deployment.activity
-    (activity.note if is_reached else activity.note_refusal)(event)

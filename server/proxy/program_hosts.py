@@ -16,8 +16,9 @@ from providers.definitions.catalog import is_shipped, load_catalog
 from providers.definitions.model import Provider
 from server.deployment import Deployment
 from vault import sharing
-from vault.records import Principal
+from vault.records import Event, Principal
 
+HOST_REFUSED: Final = "host_refused"
 _PORTS: Final = {"https": 443, "http": 80}
 _PLACEHOLDER: Final = re.compile(r"\{[A-Za-z0-9_]+\}")
 
@@ -124,6 +125,22 @@ def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
             one, published=published.provider(one.name).apis if simulated and is_shipped(one.name) else None
         )
     )
+
+
+def note_host(
+    deployment: Deployment, principal: Principal, host: str, port: int, *, code: str = "", tool: str = ""
+) -> None:
+    """Record that a program called a host of nobody's account; `code` says why it was refused."""
+    more = {name: value for name, value in (("tool", tool), ("code", code)) if value}
+    event = Event(
+        "program.called",
+        outcome="refused" if code else "ok",
+        user_id=principal.user_id,
+        client_id=principal.client_id,
+        details={"host": host[:253], "port": port, **more},
+    )
+    activity = deployment.activity
+    (activity.note_refusal if code else activity.note)(event)
 
 
 def _is_set_up(provider: Provider) -> bool:

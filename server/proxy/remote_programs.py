@@ -38,7 +38,7 @@ from server.proxy.program_access import (
     WantedCall,
     stores_encoding,
 )
-from server.proxy.program_hosts import hosts_of
+from server.proxy.program_hosts import HOST_REFUSED, hosts_of, note_host
 from server.proxy.wire import ProxyRefused
 from server.runtime.rate_limits import agent_place
 from vault import clients
@@ -130,7 +130,10 @@ class RemotePrograms:
             if isinstance(refused, VaultError):
                 refused = await refusals.of_vault(self._deployment, refused, handle=None)
             provider = self._deployment.catalog.get(named[0].provider) if named else None
-            return _refusal(self._count(agent, refused), provider=provider)
+            told = self._count(agent, refused)
+            if not named and told is refused:
+                note_host(self._deployment, agent.principal, call.host, call.port, code=HOST_REFUSED)
+            return _refusal(told, provider=provider)
         answer = {
             "handle": handle,
             "token_type": "Bearer" if agent.key_thumbprint is None else "DPoP",

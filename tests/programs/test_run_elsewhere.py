@@ -143,6 +143,18 @@ async def test_a_program_reads_and_no_credential_reaches_this_machine(there: Els
     assert event.details["provider"] == "github"
 
 
+async def test_other_hosts_are_refused_and_recorded_at_the_vault(there: Elsewhere) -> None:
+    ran = await there.run("curl", "-sS", "--max-time", "60", "https://elsewhere.example/", USER)
+    assert dict(ran.record.hosts) == {("elsewhere.example", "refused"): 1}
+    async with asyncio.timeout(30):
+        while not (told := await there.room.events("program.called")):
+            await asyncio.sleep(0.05)
+    (event,) = [one for one in told if one.details["host"] == "elsewhere.example"]
+    assert (event.outcome, event.details["code"], event.details["port"]) == ("refused", "host_refused", 443)
+    assert event.client_id == there.tokens.client_id
+    assert not [one for one in told if one.details["host"] == "api.github.com"]
+
+
 async def test_links_in_answers_lead_where_the_program_called(there: Elsewhere) -> None:
     ran = await there.run("curl", "-sS", "-D", "-", "--max-time", "60", f"{USER}/repos")
     assert ran.code == 0, ran.output

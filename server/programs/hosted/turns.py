@@ -16,9 +16,8 @@ from server.programs.front import ProgramCall
 from server.programs.local_calls import LocalCalls
 from server.programs.wire import Exchange
 from server.proxy.program_access import AccountChoice, ProgramAccess, WantedCall
-from server.proxy.program_hosts import ApiAddress, HostMap
+from server.proxy.program_hosts import HOST_REFUSED, ApiAddress, HostMap, note_host
 from server.proxy.wire import ProxyRefused
-from vault.records import Event
 from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.spans import REQUEST_ID
 
@@ -72,7 +71,7 @@ class HostNotes:
         if (host, port, code) in self._seen or len(self._seen) >= _MOST_HOSTS:
             return
         self._seen.add((host, port, code))
-        note_host(self._deployment, caller, host, port, code=code)
+        note_host(self._deployment, caller.principal, host, port, code=code, tool=caller.tool)
 
 
 class Turn:
@@ -107,7 +106,7 @@ class Turn:
     def note_host(self, host: str, port: int, is_reached: bool) -> None:
         """Record that the program called another host."""
         self._wrote |= is_reached  # whatever is sent there
-        self._notes.note(self._caller, host, port, code="" if is_reached else "host_refused")
+        self._notes.note(self._caller, host, port, code="" if is_reached else HOST_REFUSED)
 
     def check_permission(self) -> None:
         """Raise what the person could allow, if it was missing and nothing else was answered or changed meanwhile."""
@@ -121,17 +120,3 @@ class Turn:
     async def close(self) -> None:
         """End what was given for this call."""
         await self._access.close()
-
-
-def note_host(deployment: Deployment, caller: ToolCaller, host: str, port: int, *, code: str) -> None:
-    """Record a call of a host; `code` says why it was refused."""
-    details: dict[str, object] = {"host": host[:253], "port": port, "tool": caller.tool}
-    event = Event(
-        "program.called",
-        outcome="refused" if code else "ok",
-        user_id=caller.principal.user_id,
-        client_id=caller.principal.client_id,
-        details={**details, "code": code} if code else details,
-    )
-    activity = deployment.activity
-    (activity.note_refusal if code else activity.note)(event)
