@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Final
 
 from server.deployment import Deployment
-from server.doctor.findings import Finding, ok, problem
+from server.doctor.findings import Finding, note, ok, problem
+
+_MACHINE: Final = "use a machine with an x86-64 or a 64-bit ARM processor where you don't trust the programs"
 
 
 def check_tool_names(deployment: Deployment) -> Iterator[Finding]:
@@ -23,7 +26,10 @@ async def check_local_servers(deployment: Deployment) -> AsyncIterator[Finding]:
     if (found := await hosted.problem()) is not None:
         yield problem("sandbox", found.sentence, fix=found.fix)
         return
-    yield ok("sandbox", "local_servers can be run in one")
+    if not hosted.is_filtered:
+        yield note("sandbox", "local_servers can be run in one without a filter of system calls", fix=_MACHINE)
+    else:
+        yield ok("sandbox", "local_servers can be run in one, and its filter of system calls works")
     for name in deployment.settings.local_servers:
         if (wrong := hosted.setting_problem(name)) is not None:
             yield problem("sandbox", f"local_servers.{name}: {wrong.sentence}", fix=wrong.fix)

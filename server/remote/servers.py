@@ -248,7 +248,9 @@ async def _check_program(deployment: Deployment, wanted: NewServer, program: str
             field="url",
         )
     if (problem := await hosted.problem() or hosted.setting_problem(program)) is not None:
-        raise _server_refusal(f"{program} can't be run here: {problem}.", field="url")
+        raise _server_refusal(
+            f"{program} can't be run here: {problem.sentence}. To fix this: {problem.fix}.", field="url"
+        )
 
 
 def _check_url(deployment: Deployment, url: str) -> None:

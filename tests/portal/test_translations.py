@@ -18,6 +18,8 @@ from server.connecting.provider_errors import _UNKNOWN as UNKNOWN  # pyright: ig
 from server.connecting.provider_errors import FIXES, no_refresh_token
 from server.http import page_texts
 from server.http.translations import translate, translate_filled, with_language
+from server.programs.hosted import sandbox
+from server.programs.hosted.sandbox import SandboxProblem
 from server.setup.provider_consoles import guide_for, id_problem, secret_problem
 from tests.generating.shipped_tools import shipped
 
@@ -138,6 +140,34 @@ def findings() -> frozenset[str]:
                     for said in (*node.args[1:2], *(one.value for one in node.keywords if one.arg == "fix")):
                         found |= set(sentences_in(said, assigned))
     return frozenset(found)
+
+
+def sandbox_problems() -> frozenset[str]:
+    """The sentences and fixes of what keeps a local server from running."""
+    module = ast.parse((ROOT / "server" / "programs" / "hosted" / "sandbox.py").read_text("utf-8"))
+    constants = {
+        one.target.id: [one.value]
+        for one in module.body
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.value is not None
+    }
+    calls = [one for one in ast.walk(module) if isinstance(one, ast.Call)]
+    return frozenset(
+        said
+        for one in calls
+        if getattr(one.func, "id", "") == "SandboxProblem"
+        for argument in one.args
+        for said in sentences_in(argument, constants)
+    )
+
+
+def test_why_a_program_cannot_be_run_is_translated() -> None:
+    assert len(sandbox_problems()) > 15
+    assert sorted(one for one in sandbox_problems() if one not in german()) == []
+    problem = SandboxProblem("bubblewrap isn't installed", sandbox._INSTALL)
+    english = f"chat can't be run here: {problem.sentence}. To fix this: {problem.fix}."
+    with page_texts.use_language("de"):
+        there = translate_filled(english)
+    assert there.startswith("chat lässt sich hier nicht ausführen: bubblewrap ist nicht installiert. Abhilfe: Inst")
 
 
 def test_what_the_doctor_finds_is_translated_for_the_administration_s_pages() -> None:

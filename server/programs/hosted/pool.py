@@ -20,6 +20,7 @@ from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.folders import remove_left
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
+from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.usage import usage_of
 from server.settings import Settings
 from vault import delegations, grants, sharing
@@ -54,6 +55,11 @@ class HostedServers:
     def live(self) -> tuple[HostedProcess, ...]:
         """Those that were not told to end."""
         return tuple(one for one in self._processes.values() if not one.is_ending)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether there is a filter of system calls for this machine."""
+        return call_filter() is not None
 
     async def problem(self) -> SandboxProblem | None:
         """Why no program can be started here; asked again until there is nothing."""

@@ -14,8 +14,8 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,9 +275,9 @@ class HostedProcess:
         room = sandbox.Room(shared, self.settings.folders, self._writable(), hidden=self._hidden)
         with theirs, ExitStack() as stack:
             calls = call_filter()
-            filter_fd = None if calls is None else stack.enter_context(_in_memory(calls))
+            filter_fd = None if calls is None else stack.enter_context(sandbox.in_memory(calls))
             options = "\0".join(sandbox.options(room, filter_fd=filter_fd))
-            options_fd = stack.enter_context(_in_memory(options.encode()))  # not for the eyes of the program
+            options_fd = stack.enter_context(sandbox.in_memory(options.encode()))  # not for the eyes of the program
             inside_fd = theirs.fileno()
             return await asyncio.create_subprocess_exec(
                 *(sandbox.wrapper(), "--args", str(options_fd), "--", str(sandbox.interpreter())),
@@ -427,15 +427,6 @@ def _receive_port(ours: socket.socket, order: bytes) -> socket.socket:
     listening = socket.socket(fileno=descriptors[0])
     listening.setblocking(False)
     return listening
-
-
-@contextmanager
-def _in_memory(content: bytes) -> Generator[int]:
-    """A file in memory with this, as bubblewrap reads it."""
-    with os.fdopen(os.memfd_create("sandbox"), "wb+", buffering=0) as file:
-        file.write(content)
-        file.seek(0)
-        yield file.fileno()
 
 
 async def _end(process: asyncio.subprocess.Process, *, patience: float) -> None:

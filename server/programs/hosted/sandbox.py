@@ -10,12 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from server.local_server_settings import LocalServerSettings
+from server.programs.hosted.syscalls import call_filter
 
 HOME: Final = Path("/home/program")
 SHARED: Final = Path("/run/token-vault")  # what the vault gives it to read
@@ -29,6 +31,16 @@ _SYSTEM: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/e
 _INSTALL: Final = "install bubblewrap (on Debian and Ubuntu: apt-get install bubblewrap), version 0.8 or newer"
 _CHILDREN: Final = Path("/proc/thread-self/children")
 _KERNEL: Final = "use a kernel with CONFIG_PROC_CHILDREN"
+_FILTER: Final = "use a kernel with CONFIG_SECCOMP_FILTER"
+_UNFILTERED: Final = 97  # exit code of the trial
+# PTRACE_TRACEME is allowed to everybody, except by the filter
+_TRIAL: Final = f"""
+try:
+    import ctypes
+except ImportError:
+    raise SystemExit(0)
+raise SystemExit({_UNFILTERED} if ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0 else 0)
+"""
 _ALLOW: Final = (
     "allow user namespaces without privileges: an AppArmor profile for bwrap on Ubuntu, "
     "kernel.unprivileged_userns_clone=1 on older Debian, deploy/systemd/local-servers.conf for the systemd unit, "
@@ -71,16 +83,43 @@ def find_problem() -> SandboxProblem | None:
         return SandboxProblem("The kernel doesn't list a process's children, so the vault can't limit them", _KERNEL)
     if shutil.which(_WRAPPER) is None:
         return SandboxProblem("bubblewrap isn't installed", _INSTALL)
-    command = [wrapper(), *options(Room(Path("/usr/share"))), "--", str(interpreter()), "-I", "-S", "-c", ""]
     try:
-        tried = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False, env={"PATH": PATH})  # noqa: S603 -- our own
+        tried = _try_sandbox()
     except (OSError, subprocess.TimeoutExpired) as error:
         return SandboxProblem(f"bubblewrap can't be run ({error})", _INSTALL)
     if tried.returncode == 0:
         return None
+    if tried.returncode == _UNFILTERED:
+        return SandboxProblem("The filter of system calls refuses nothing here", _FILTER)
     said = tried.stderr.decode(errors="replace").strip().splitlines()
     last = (said[-1] if said else f"exit code {tried.returncode}")[:200]
     return SandboxProblem(f"bubblewrap can't make a sandbox ({last})", _INSTALL if "nknown option" in last else _ALLOW)
+
+
+def _try_sandbox() -> subprocess.CompletedProcess[bytes]:
+    """Run the interpreter in a sandbox, with a system call that the filter refuses where there is one."""
+    calls = call_filter()
+    with ExitStack() as stack:
+        filter_fd = None if calls is None else stack.enter_context(in_memory(calls))
+        program = "" if filter_fd is None else _TRIAL
+        inside = (str(interpreter()), "-I", "-S", "-c", program)
+        return subprocess.run(  # noqa: S603 -- our own
+            [wrapper(), *options(Room(Path("/usr/share")), filter_fd=filter_fd), "--", *inside],
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            env={"PATH": PATH},
+            pass_fds=[] if filter_fd is None else [filter_fd],
+        )
+
+
+@contextmanager
+def in_memory(content: bytes) -> Generator[int]:
+    """A file in memory with this, as bubblewrap reads it."""
+    with os.fdopen(os.memfd_create("sandbox"), "wb+", buffering=0) as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
 
 
 def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.app import open_deployment
 from server.doctor.tools import check_local_servers
 from server.local_server_settings import LocalServerSettings, overlap_with, shared_writable, shown_file
-from server.programs.hosted import sandbox
+from server.programs.hosted import sandbox, syscalls
 from server.provider_settings import SettingsRefused
 from server.remote import servers
 from server.settings import load_settings
@@ -170,10 +171,22 @@ def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.Mo
         told = str(sandbox.find_problem())
         assert text in told
         assert fix in told
+    fake.write_text("#!/bin/sh\nexit 97\n")
+    assert "CONFIG_SECCOMP_FILTER" in str(sandbox.find_problem())
     fake.write_text("#!/bin/sh\nexit 0\n")
     assert sandbox.find_problem() is None
     monkeypatch.setattr(sandbox, "_CHILDREN", tmp_path / "children")
     assert "CONFIG_PROC_CHILDREN" in str(sandbox.find_problem())
+
+
+def test_a_filter_that_refuses_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_sandbox()
+    if syscalls.call_filter() is None:
+        pytest.skip("no filter for this machine")
+    assert sandbox.find_problem() is None
+    allows_all = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+    monkeypatch.setattr(sandbox, "call_filter", lambda: allows_all)
+    assert "The filter of system calls refuses nothing here" in str(sandbox.find_problem())
 
 
 async def test_only_declared_programs_are_added(place: HostedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
