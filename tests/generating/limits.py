@@ -28,7 +28,8 @@ IN_EACH_PROCESS: Final = {
     "{vault.refresh.concurrency.AHEAD} of them ahead of time",
     "Tools of an MCP server": "{providers.remote.listing.MOST}, in a list of "
     "{providers.remote.listing.LONGEST_LIST:MiB} MiB",
-    "Programs of local servers": "`tools.local_processes`, half of them for one person",
+    "Programs of local servers": "`tools.local_processes`, half of them for one person; no cgroup, and "
+    "{server.programs.hosted.process._LARGEST_FILE:MiB} MiB a file",
     "API keys tried at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",
     "Passwords tried at a service": "{server.connecting.credentials.SIGN_INS} an hour per person, "
     "{server.connecting.credentials.SIGN_INS_BY_NAME} per user name there",
