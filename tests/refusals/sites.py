@@ -146,8 +146,13 @@ def _before(outer: ast.AST, inner: ast.stmt) -> list[ast.stmt]:
         block = getattr(outer, name, None)
         if isinstance(block, list) and inner in block:
             before: list[ast.stmt] = block[: block.index(inner)]
-            return before
+            return before[1:] if before and _is_docstring(before[0]) else before
     return []
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    """It is no line that a test runs."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _may_leave(statement: ast.stmt) -> bool:

@@ -53,6 +53,13 @@ def mutants(body: str) -> dict[str, str]:
             },
         ),
         (
+            "'What it does.'\nif a:\n    return b\nraise X",
+            {
+                "gone": "    'What it does.'\n    if a:\n        return b\n    pass\n",
+                "always": "    'What it does.'\n    raise X\n    if a:\n        return b\n    raise X\n",
+            },
+        ),
+        (
             "match a:\n    case 1:\n        raise X",
             {
                 "gone": "    match a:\n        case 1:\n            pass\n",
