@@ -48,10 +48,12 @@ async def test_activity_is_exported_in_two_forms(room: Room) -> None:
         assert (await person.open(f"/activity/export?format={form}")).status_code == 200
 
 
-async def test_a_form_has_a_size(room: Room) -> None:
+async def test_a_form_has_a_size_and_no_nul(room: Room) -> None:
     person = await room.signed_in(await room.user())
     sent = {"kind": "webhook", "target": "https://hooks.example/alice"}
-    assert is_refused(await post(room, person, "/notifications/channels", **sent, more="x" * 65_536), "form_large", 413)
+    for more, name, status in (("x" * 65_536, "form_large", 413), ("a\0", "form_bytes", 400)):
+        answer = await post(room, person, "/notifications/channels", **sent, more=more)
+        assert is_refused(answer, name, status)
     assert (await post(room, person, "/notifications/channels", **sent)).status_code == 303
 
 
@@ -103,8 +105,9 @@ async def test_a_choice_of_notifications_is_one_of_the_page(
 async def test_a_channel_is_of_a_kind_that_there_is_and_confirmed_by_its_own_link(room: Room) -> None:
     """The twin of the second is in `test_notifications`: a link that was mailed confirms."""
     person = await room.signed_in(await room.user())
-    for kind in ("push", "endpoint", "fax"):
-        sent = {"kind": kind, "target": "https://hooks.example/b"}
+    long = "https://hooks.example/".ljust(1001, "b")
+    for kind, target in (("push", ""), ("endpoint", ""), ("fax", ""), ("webhook", long)):
+        sent = {"kind": kind, "target": target or "https://hooks.example/b"}
         assert is_refused(await post(room, person, "/notifications/channels", **sent), "notice_choice", 400)
     sent = {"kind": "webhook", "target": "https://hooks.example/b"}
     assert (await post(room, person, "/notifications/channels", **sent)).status_code == 303

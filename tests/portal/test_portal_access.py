@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
@@ -151,6 +152,12 @@ async def test_an_access_ends_with_its_last_day(room: Room) -> None:
         answer = await _save(person, client, {f"until.{slack.id}": refused})
         assert is_refused(answer, "end_day", 400), refused
         assert await _held(room, client, slack) == held
+    day = datetime.fromtimestamp(now + 30 * 86400, UTC).date()
+    await _save(person, client, {f"until.{slack.id}": day.isoformat()})
+    held = await _held(room, client, slack)
+    assert held is not None
+    assert held.expires_at is not None
+    assert datetime.fromtimestamp(held.expires_at - 1, UTC).date() == day
     page = await _save(person, client, {f"until.{slack.id}": ""})
     assert _message(page) == "Saved: Cursor can use Slack without an end date."
     held = await _held(room, client, slack)

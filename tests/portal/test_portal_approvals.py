@@ -17,11 +17,12 @@ from mcp_types import CallToolResult
 from server.connecting import lookups
 from server.mcp.approval_settings import ApprovalRules
 from server.portal.approvals.asked_call import asked_call, is_exact, target_words
+from server.portal.csrf import form_token
 from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
-from tests.support.person import Person
+from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import delegations
@@ -246,12 +247,36 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(asking: Maker, b
     assert "asks you again before" in unescape(ended.text)
     assert "needs the person's approval" in text_of(await one.call("slack_post", {**POST, "text": "more"}))
     assert (await one.browser.submit(page, form=f"/approvals/standing/{held.id}/end")).status_code == 410
+    handle = next(dict(each.fields)["saved"] for each in forms_of(ended.text) if "/undo" in each.action)
+    stranger = await asking()
+    theirs = await sent(stranger, "/approvals/undo", saved=handle)
+    assert is_refused(theirs, "undo_over", 410)
+    elsewhere = await sent(one, f"/agents/{one.agent.principal.client_id}/undo", saved=handle)
+    assert is_refused(elsewhere, "undo_over", 410)
     undone = await one.browser.submit(ended, form="/undo")
     assert undone.status_code == 200
     assert [each.id for each in await one.standing()] == [held.id]
     assert (await one.browser.submit(ended, form="/undo")).status_code == 410
     kinds = [each.kind for each in await one.events()]
     assert {"approval.standing_given", "approval.standing_revoked", "approval.standing_restored"} <= set(kinds)
+
+
+async def sent(one: Approver, path: str, **fields: str) -> httpx2.Response:
+    """A form of the person's own, which no page offers."""
+    token = form_token(one.place.vault.deployment.keys.subkey("csrf"), session_token(one.browser.http), action=path)
+    data = {"form_token": token, **fields}
+    return await one.browser.http.post(path, data=data, headers={"Origin": one.place.url})
+
+
+async def test_a_way_back_of_an_access_is_none_of_a_standing_approval(asking: Maker) -> None:
+    one = await asking()
+    agent = f"/agents/{one.agent.principal.client_id}"
+    page = await one.browser.submit(
+        await one.browser.open(agent), {f"level.{one.connection.id}": "off"}, form="/access"
+    )
+    handle = next(dict(each.fields)["saved"] for each in forms_of(page.text) if "/undo" in each.action)
+    assert is_refused(await sent(one, "/approvals/undo", saved=handle), "undo_over", 410)
+    assert (await sent(one, f"{agent}/undo", saved=handle)).status_code == 303
 
 
 async def test_a_way_back_is_over_once_the_same_was_given_anew(asking: Maker) -> None:
@@ -287,6 +312,8 @@ async def test_a_way_back_is_over_after_a_cut_off_and_for_others(asking: Maker) 
         ({"per_day": "101", "days": "7"}, 400),
         ({"per_day": "-1", "days": "7"}, 400),
         ({"per_day": "", "days": "7"}, 400),
+        ({"per_day": "+3", "days": "7"}, 400),
+        ({"per_day": "\u0663", "days": "7"}, 400),  # an Arabic 3
         ({"per_day": "1000000000000000000000", "days": "7"}, 400),
         ({"per_day": "5", "days": "365"}, 400),
         ({"per_day": "5", "days": ""}, 400),

@@ -14,12 +14,13 @@ from starlette.types import Message
 from server.administration import webhooks
 from server.administration.actor import Actor
 from server.http import page_texts
+from server.http.addresses import counting_key
 from server.portal.forms import PageRefused, read_form
 from tests.portal.test_page_refusals import post
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room
-from vault import delegations
+from vault import connections, delegations, limits
 from vault.approvals.user_codes import LONGEST, SHORTEST
 from vault.notices import channels, endpoints
 from vault.records import Connection
@@ -57,10 +58,12 @@ async def test_an_access_that_the_page_never_showed_is_not_saved(room: Room) -> 
 
 async def test_a_saved_access_is_not_taken_back_over_a_newer_one(room: Room) -> None:
     person, path, account = await agent_of(room)
+    stranger, own_path, _ = await agent_of(room)
     for is_changed, status in ((True, 409), (False, 303)):
         page = await person.submit(await person.open(path), {f"level.{account.id}": "read"}, form="/access")
         handle = fields_of(page, "/undo")["saved"]
         assert is_refused(await post(room, person, "/agents/nothing/undo", saved=handle), "no_agent", 404)
+        assert is_refused(await post(room, stranger, f"{own_path}/undo", saved=handle), "undo_over", 410)
         if is_changed:
             which = {
                 "user_id": account.user_id,
@@ -125,11 +128,14 @@ async def test_a_browser_is_added_by_its_own_subscription(room: Room) -> None:
     keys = {"p256dh": "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"}
     right = {"endpoint": "https://push.example/1", "keys": {**keys, "auth": "tBHItJI5svbpez7KI4CCXg"}}
     unsafe = right | {"endpoint": "http://push.example/1"}
+    known = page_texts.CATALOGUE["notifications"]["known"]
     path = "/notifications/browser"
     for text in ("", "nothing", json.dumps(right | {"keys": {}})):
         assert is_refused(await post(room, person, path, subscription=text), "notice_choice", 400)
     assert (await post(room, person, path, subscription=json.dumps(unsafe))).status_code == 400
     assert (await post(room, person, path, subscription=json.dumps(right))).status_code == 303
+    again = await post(room, person, path, subscription=json.dumps(right))
+    assert (again.status_code, known in html.unescape(again.text)) == (400, True)
 
 
 async def test_what_nobody_can_give_is_not_asked_for(room: Room) -> None:
@@ -178,3 +184,29 @@ async def test_a_form_counts_only_whole() -> None:
     assert refused.value.title == page_texts.CATALOGUE["refused"]["form_cut_title"]
     form = await read_form(posted({"type": "http.request", "body": b"allow"}))
     assert form.one("decision") == "allow"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_an_access_is_taken_back_at_an_account_that_is_there(room: Room, is_there: bool) -> None:
+    person, path, account = await agent_of(room)
+    page = await person.submit(await person.open(path), {f"level.{account.id}": "read"}, form="/access")
+    handle = fields_of(page, "/undo")["saved"]
+    assert (await person.open(f"/connections/{account.id}")).status_code == 200
+    if not is_there:
+        async with room.deployment.transaction() as transaction:
+            await connections.disconnect(transaction, room.deployment.keys, account, now=room.deployment.now())
+        assert is_refused(await person.open(f"/connections/{account.id}"), "no_connection", 404)
+    undone = await post(room, person, f"{path}/undo", saved=handle)
+    assert (undone.status_code == 303, is_refused(undone, "permissions_changed", 409)) == (is_there, not is_there)
+
+
+@pytest.mark.parametrize("who", ["address", "somebody else"])
+async def test_so_many_codes_are_tried_from_an_address(room: Room, who: str) -> None:
+    person, deployment = await room.signed_in(await room.user()), room.deployment
+    async with deployment.transaction() as transaction:
+        bucket = f"device:address:{counting_key('127.0.0.1' if who == 'address' else '192.0.2.1')}"
+        for _ in range(50):
+            await limits.spend(transaction, bucket, limit=50, window=600, now=deployment.now())
+    answer = await post(room, person, "/device", user_code="ABCD-EFGH")
+    assert is_refused(answer, "many_codes", 429) is (who == "address")
+    deployment.database.clock_offset += 1800

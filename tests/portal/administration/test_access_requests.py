@@ -22,7 +22,7 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
-from vault import delegations, groups, users
+from vault import delegations, groups, limits, users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import MEMBERSHIP
 from vault.groups import LOCAL, Group
@@ -91,6 +91,7 @@ async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Offi
     refused = await asker.submit(form, {"reason": " ", "days": "3"}, form="/new")
     assert refused.status_code == 400
     assert "Give a reason of 1 to 500 characters" in refused.text
+    assert [one for one in forms_of(refused.text) if "/new" in one.action], "it can be corrected there"
     assert "Choose 1 to 30 days" in (await asker.submit(form, {"reason": "x", "days": "31"}, form="/new")).text
     filed = await asker.submit(form, {"reason": "the <b>launch</b>", "days": "3"}, form="/new")
     assert "Waiting" in filed.text
@@ -252,6 +253,7 @@ async def test_a_request_is_answered_by_a_button_and_for_some_days(office: Offic
     assert is_refused(await post(room, manager, path, decision="maybe", days="1", **fields), "no_decision", 400)
     late = await post(room, manager, path, decision="allow", days="4", **fields)
     assert (late.status_code, "Choose 1 to 3 days" in late.text) == (400, True)
+    assert [one for one in forms_of(late.text) if path in one.action], "it can be corrected there"
     assert (await post(room, manager, path, decision="allow", days="3", **fields)).status_code == 303
 
 
@@ -525,3 +527,16 @@ async def test_who_allows_something_signed_in_lately(office: Office) -> None:
         "Allowed"
         in (await manager.submit(await manager.open(path), {"days": "1"}, form=path, button=("decision", "allow"))).text
     )
+
+
+async def test_a_person_asks_so_many_times_a_day(office: Office) -> None:
+    asker, deployment = await office.browser(office.bob), office.admin.deployment
+    async with deployment.transaction() as transaction:
+        for _ in range(access_requests.PER_DAY):
+            spent = {"limit": access_requests.PER_DAY, "window": DAY, "now": deployment.now()}
+            assert await limits.spend(transaction, f"access:{office.bob.id}", **spent)
+    sent = {"account": office.account.id, "agent": office.agent.id, "scopes": "chat:write", "reason": "x", "days": "3"}
+    assert (await post(office.admin.room, asker, f"{PAGE}/new", **sent)).status_code == 429
+    deployment.database.clock_offset += 2 * DAY
+    asker = await office.browser(office.bob)
+    assert (await post(office.admin.room, asker, f"{PAGE}/new", **sent)).status_code == 303
