@@ -55,6 +55,13 @@ async def test_nobody_is_sent_to_an_address_that_is_not_the_apps_own(
     assert (await person.submit(page, form="/v2/logout")).headers["location"] == HOME
 
 
+async def test_only_an_app_of_auth0s_wire_logs_out_there(application: Application) -> None:
+    other = await application.room.agent(redirect_uris=(CALLBACK,))
+    refused = await application.person.http.get(log_out(application, client_id=other.id))
+    assert (refused.status_code, refused.headers.get("location")) == (400, None)
+    assert (await application.person.http.get(log_out(application))).status_code == 200
+
+
 async def test_without_an_address_the_sign_in_page_follows(application: Application) -> None:
     page = await application.person.open(f"/v2/logout?client_id={application.client.id}")
     answer = await application.person.submit(page, form="/v2/logout")

@@ -24,7 +24,7 @@ from tests.mutation.swapping import swapped
 from tests.mutation.trying import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 
 FILES = 3  # test files that a mutant meets, and
-EACH = 3  # tests of each
+EACH = 10  # tests of each
 Pending = list[tuple[PlannedMutant, list[str]]]
 Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key, with the tests of each test file
 
@@ -59,7 +59,7 @@ class TrialsInRooms(MutantTrials):
                         self.write(mutant, "killed", by=by, tried=len(tests), of=len(tests))
                 took = time.monotonic() - began
                 say(f"{turn}: {number}/{len(batches)} {took:.0f} s, {len(killed)} of {len(batch)} told: {file}")
-        left = [(one, reach.cheapest(self._usable(one, reach), count=EACH)) for one, _ in waiting.values()]
+        left = [(one, self._usable(one, reach)[:EACH]) for one, _ in waiting.values()]
         for number, (mutant, tests) in enumerate([*unsure, *left], start=1):
             if time.monotonic() > self._end:
                 return
@@ -67,18 +67,18 @@ class TrialsInRooms(MutantTrials):
             self.write(mutant, outcome, by=by, tried=tried, of=len(tests))
             say(f"{number}/{len(unsure) + len(left)} {outcome}: {mutant.key}")
 
-    def _usable(self, mutant: PlannedMutant, reach: Reach) -> set[str]:
-        """Tests that reach it; without those that also reach a line to avoid, if there are others."""
+    def _usable(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
+        """Tests that reach it, the cheapest first; those that also reach a line to avoid come after all others."""
         lines = [mutant.line, *mutant.lines]
         tests = next((found for line in lines if (found := reach.of_line(mutant.file, line))), set[str]())
         found = {one for one in tests if one in self._items}
         avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
-        return found - avoided or found
+        others, both = found - avoided, found & avoided
+        return [*reach.cheapest(others, count=len(others)), *reach.cheapest(both, count=len(both))]
 
     def _by_file(self, mutant: PlannedMutant, reach: Reach) -> dict[str, list[str]]:
         tests: dict[str, list[str]] = defaultdict(list)
-        usable = self._usable(mutant, reach)
-        for one in reach.cheapest(usable, count=len(usable)):
+        for one in self._usable(mutant, reach):
             tests[_file_of(one)].append(one)
         return {file: found[:EACH] for file, found in tests.items()}
 
@@ -94,7 +94,7 @@ class TrialsInRooms(MutantTrials):
             rows = [json.loads(one) for one in progress.read_text(encoding="utf-8").splitlines()]
             told |= {row["key"]: row["by"] for row in rows if row["by"]}
             if isinstance(answer, list):
-                return told, doubtful | set(answer)
+                return told, doubtful | {str(one) for one in answer}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- JSON
             # it hung or broke at a mutant, which is left to a fork of its own
             doubtful |= {row["by"] for row in rows if row["by"]}
             left = left[len(rows) + 1 :] if answer in {HUNG, BROKE} else []
