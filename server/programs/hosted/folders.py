@@ -27,12 +27,29 @@ _UNLOCKED: Final = 600  # seconds after which a folder without a lock is nobody'
 def locked_folder() -> Generator[Path]:
     """A new folder until the block ends; what is in it is for whoever leaves the block to remove."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    held = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    held = _lock_new(folder)
     try:
-        lock(held)
         yield folder
     finally:
         os.close(held)
+
+
+def _lock_new(folder: Path) -> int:
+    """Lock a folder that is still empty; closing the descriptor unlocks it. Without a lock, the folder is removed."""
+    unseen = folder / "unlocked"
+    try:
+        held = os.open(unseen, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        try:
+            lock(held)
+            unseen.rename(folder / _LOCK)  # `remove_left` finds it locked only
+        except OSError:
+            os.close(held)
+            raise
+    except OSError:
+        unseen.unlink(missing_ok=True)
+        folder.rmdir()
+        raise
+    return held
 
 
 def remove_left() -> int:

@@ -24,6 +24,37 @@ with locked_folder() as folder:
     sys.stdin.read()
 """
 
+WHILE_LOCKING = """
+import sys
+from server.programs.hosted.folders import locked_folder, remove_left
+
+seen = []
+
+def another_vault_starts(event, arguments):
+    if event == "fcntl.flock" and not seen:
+        seen.append(event)
+        seen.append(remove_left())
+
+sys.addaudithook(another_vault_starts)
+with locked_folder() as folder:
+    print(seen, folder.is_dir(), (folder / "lock").is_file())
+"""
+OUT_OF_FILES = """
+import fcntl, os, resource
+from pathlib import Path
+from server.programs.hosted.folders import locked_folder
+
+for spare in (1, 0):
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, free + 1))
+    try:
+        with locked_folder() as folder:
+            print("locked")
+    except OSError as error:
+        print(error.strerror)
+"""
+
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
@@ -46,6 +77,23 @@ def test_what_a_killed_process_left_is_removed_and_what_another_holds_stays(temp
         assert remove_left() == 1
         assert not theirs.exists()
         assert own.is_dir()
+
+
+def run(program: str, temporary: Path) -> str:
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_folder_that_is_being_locked_is_not_taken_for_a_left_one(temporary: Path) -> None:
+    assert run(WHILE_LOCKING, temporary) == "['fcntl.flock', 0] True True\n"
+    assert remove_left() == 1, "once its process has ended"
+
+
+def test_a_folder_that_cannot_be_locked_is_not_left_behind(temporary: Path) -> None:
+    assert run(OUT_OF_FILES, temporary).splitlines() == ["locked", "Too many open files"]
+    assert len([*temporary.iterdir()]) == 1, "that of the first, which its user leaves"
 
 
 def test_only_an_old_folder_without_a_lock_is_removed(temporary: Path) -> None:
