@@ -339,14 +339,14 @@ def _read(values: tuple[Value, ...]) -> Client:
 def _strings(stored: str) -> tuple[str, ...]:
     value: object = json.loads(stored)
     if not _is_list(value):
-        raise StorageUnavailable("a stored client cannot be read", detail="expected a JSON list")
+        raise StorageUnavailable("a stored client can't be read", detail="it isn't a JSON list")
     return tuple(str(item) for item in value)
 
 
 def _json_object(stored: str) -> dict[str, object]:
     value: object = json.loads(stored)
     if not _is_object(value):
-        raise StorageUnavailable("a stored client cannot be read", detail="expected a JSON object")
+        raise StorageUnavailable("a stored client can't be read", detail="it isn't a JSON object")
     return value
 
 

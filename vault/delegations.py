@@ -165,7 +165,9 @@ async def allow(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )
     if changed != 1:
-        raise TransitionRefused("This connection no longer exists.", detail="not a live connection of the user")
+        raise TransitionRefused(
+            "This connection no longer exists.", detail="the user has no live connection with this ID"
+        )
     return Delegation(user_id, client_id, connection_id, scopes=scopes, created_at=now, expires_at=expires_at)
 
 

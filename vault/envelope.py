@@ -56,7 +56,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     """Seal under `key`; `key_id` is kept readable so that a key ring can find the key."""
     name = key_id.encode()
     if not 0 < len(name) < 256:
-        raise ValueError("a key id has 1 to 255 bytes")
+        raise ValueError("a key ID must have 1 to 255 bytes")
     KEY_USES[context.purpose, "seal"] += 1
     head = bytes((VERSION, len(name))) + name
     bound = head + context.encode()
@@ -91,8 +91,8 @@ def _fresh(plaintext: bytes, *, key: bytes, bound: bytes) -> tuple[bytes, bytes,
 def _head(sealed: bytes) -> bytes:
     """Version, length and key id. Raises CiphertextRejected when the value does not have this format."""
     if len(sealed) < 2 or sealed[0] != VERSION:
-        raise CiphertextRejected("a sealed value doesn't open", detail="unknown format version")
+        raise CiphertextRejected("a sealed value doesn't open", detail="its format version is unknown")
     end = 2 + sealed[1]
     if len(sealed) < end + _NONCE + _WRAPPED + _NONCE + _TAG:
-        raise CiphertextRejected("a sealed value doesn't open", detail="too short")
+        raise CiphertextRejected("a sealed value doesn't open", detail="it is too short")
     return sealed[:end]

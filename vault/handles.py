@@ -54,7 +54,7 @@ class Handle:
     def check_key(self, thumbprint: str | None) -> None:
         """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
         if thumbprint != self.key_thumbprint:
-            raise _refusal("not presented with the key it is bound to")
+            raise _refusal("the request doesn't prove the key to which the handle is bound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
     Does not check its grant, account and permission: the exchange of each use does.
     """
     if not is_handle(value):
-        raise _refusal("not a handle")
+        raise _refusal("the token isn't a handle")
     digest = handle_hash(value)
     rows = await reader.look_up(
         "select user_id, client_id, grant_id, actors, connection_id, provider, scopes, key_thumbprint, issued_at,"
@@ -150,10 +150,10 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
         {"tenant": TENANT, "handle_hash": digest},
     )
     if not rows:
-        raise _refusal("unknown handle")
+        raise _refusal("the handle is unknown")
     found = _handle(rows[0], digest)
     if now >= found.expires_at:
-        raise _refusal("handle expired")
+        raise _refusal("the handle has expired")
     return found
 
 
@@ -163,11 +163,11 @@ async def look(reader: Reader, value: str, *, known: HandleState | None, now: in
     `known` is what this handle stood for before; returns it if nothing changed since.
     """
     if not is_handle(value):
-        raise _refusal("not a handle")
+        raise _refusal("the token isn't a handle")
     digest = handle_hash(value)
     rows = await reader.look_up(_STANDING, {"tenant": TENANT, "handle_hash": digest})
     if not rows:
-        raise _refusal("unknown handle")
+        raise _refusal("the handle is unknown")
     facts = tuple(rows[0].values())
     standing = known
     if standing is None or standing.handle.digest != digest or standing.facts != facts:
@@ -176,7 +176,7 @@ async def look(reader: Reader, value: str, *, known: HandleState | None, now: in
             _handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"), is_own=is_own
         )
     if now >= standing.handle.expires_at:
-        raise _refusal("handle expired")
+        raise _refusal("the handle has expired")
     return standing
 
 

@@ -49,7 +49,7 @@ async def sweep(transaction: Transaction, now: int) -> int:
 
 def _key(bucket: str, window: int) -> str:
     if not 0 < window <= LONGEST_WINDOW:
-        raise ValueError("a window has 1 second to 1 day")
+        raise ValueError("a window must be from 1 second to 1 day")
     return f"{window}:{bucket}"
 
 

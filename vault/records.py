@@ -299,9 +299,11 @@ class Ticket:
     def check(self, now: int) -> None:
         """Raises TransitionRefused when it was used or has expired."""
         if self.consumed_at is not None:
-            raise TransitionRefused("this link or code was already used", detail=f"{self.purpose} replayed")
+            raise TransitionRefused(
+                "this link or code was already used", detail=f"the ticket ({self.purpose}) was already used"
+            )
         if now >= self.expires_at:
-            raise TransitionRefused("this link or code has expired", detail=f"{self.purpose} expired")
+            raise TransitionRefused("this link or code has expired", detail=f"the ticket ({self.purpose}) has expired")
 
 
 class ConnectionState(StrEnum):

@@ -87,7 +87,9 @@ async def issue(
         },
     )
     if row is None:  # only short codes can collide: about one in 10^10
-        raise TransitionRefused("this code is taken; ask for a new one", detail=f"{purpose} collided")
+        raise TransitionRefused(
+            "this code is taken; ask for a new one", detail=f"the ticket ({purpose}) collided with another"
+        )
     return chosen
 
 
@@ -153,9 +155,9 @@ async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpo
         key,
     )
     if seen is None:
-        raise TransitionRefused("this link or code is unknown", detail=f"{purpose} unknown")
+        raise TransitionRefused("this link or code is unknown", detail=f"the ticket ({purpose}) is unknown")
     if integer_or_none(seen, "consumed_at") is None:
-        raise TransitionRefused("this link or code has expired", detail=f"{purpose} expired")
+        raise TransitionRefused("this link or code has expired", detail=f"the ticket ({purpose}) has expired")
     raise TicketReplayed(
         "this link or code was already used",
         outcome=text_or_none(seen, "outcome"),
@@ -376,7 +378,7 @@ def _ticket(row: Row, ring: KeyRing) -> Ticket:
 def _json_object(plain: bytes) -> dict[str, object]:
     value: object = json.loads(plain)
     if not _is_object(value):
-        raise StorageUnavailable("a stored ticket cannot be read", detail="ticket payload is not an object")
+        raise StorageUnavailable("a stored ticket can't be read", detail="its payload isn't a JSON object")
     return value
 
 

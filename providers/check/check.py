@@ -65,24 +65,28 @@ async def _consent(trial: Trial) -> str:
     if issues and answer.refresh_token is None:
         raise StepFailed("expected a refresh token but got none; is an offline scope or parameter missing?")
     if not issues and mode.has_refresh:
-        raise StepFailed("the provider issues refresh tokens; the file says never")
+        raise StepFailed("refresh_tokens: the provider issues refresh tokens, but the file says that it doesn't")
     if not await trial.is_alive(answer.access_token):
         raise StepFailed("the access token doesn't work")
     missing = {name for name in provider.response.keep if name not in answer.metadata}
     if missing:
-        raise StepFailed(f"response.keep: the answer has nothing for {', '.join(sorted(missing))}")
+        raise StepFailed(f"response.keep: the answer has no value for {', '.join(sorted(missing))}; correct the paths")
     ends = mode.rules.refresh_lifetime if mode.shape.grant_expiry_name is not None else None
     if ends is not None and not is_near(answer.grant_expires_in, ends):
         raise StepFailed(
-            f"response.grant_expires: the grant ends in {ends} s, the file reads {answer.grant_expires_in}"
+            f"response.grant_expires: the grant ends in {ends} s, but the file reads {answer.grant_expires_in}"
         )
-    return "no refresh token: held as it is" if trial.provider.refresh_tokens == "never" else ""
+    return (
+        "the provider issues no refresh token, so the access token is kept"
+        if trial.provider.refresh_tokens == "never"
+        else ""
+    )
 
 
 def _check_account(trial: Trial, answer: TokenAnswer) -> None:
     found = answer.account
     if found is None:
-        raise StepFailed("no source says which account this is")
+        raise StepFailed("identity.source: the file doesn't say where the account is identified")
     if trial.provider.identity.source == "none":
         if trial.mode.identity and is_known(trial, "identity"):
             raise StepFailed("identity.source: the answer identifies the account, but the file doesn't use it")
@@ -90,22 +94,28 @@ def _check_account(trial: Trial, answer: TokenAnswer) -> None:
     facts = facts_of(PEOPLE["alice"])
     expected = tuple(text.format_map(facts) for text in trial.mode.account)
     if (found.id, found.label) != expected:
-        raise StepFailed(f"identity: the account is {expected}, the file reads {(found.id, found.label)}")
+        raise StepFailed(f"identity: the account is {expected}, but the file reads {(found.id, found.label)}")
 
 
 def _check_scopes(trial: Trial, answer: TokenAnswer, asked: frozenset[str]) -> None:
     provider, shape = trial.provider, trial.mode.shape
     if trial.mode.fixed_scopes is not None or shape.scope == "absent":
         if answer.scopes is not None and provider.scope.app_level:
-            raise StepFailed("the app has the scopes, but the file reads some from the answer")
+            raise StepFailed(
+                "scope.app_level: the scopes are set on the app, but the file reads scopes from the answer"
+            )
         if trial.mode.fixed_scopes is not None and not provider.scope.app_level:
-            raise StepFailed("scope.app_level: the scopes are set on the app; users aren't asked for them")
+            raise StepFailed(
+                "scope.app_level: set it to true: the scopes are set on the app, and users aren't asked for them"
+            )
         return
     always = provider.always_granted
     if answer.scopes is None:
         raise StepFailed("response.scope: the answer lists the granted scopes, but the file doesn't find them")
     if answer.scopes - always != asked - always:
-        raise StepFailed(f"scope: asked for {sorted(asked - always)}, the file reads {sorted(answer.scopes - always)}")
+        raise StepFailed(
+            f"scope: the vault asked for {sorted(asked - always)}, but the file reads {sorted(answer.scopes - always)}"
+        )
 
 
 def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
@@ -114,29 +124,29 @@ def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
         life = 60 * 86400
         if trial.provider.long_lived is None:
             raise StepFailed(
-                "long_lived: a fresh token lives an hour; the file doesn't exchange it for a long-lived one"
+                "long_lived: a new token lives an hour, but the file doesn't exchange it for a long-lived one"
             )
     if trial.mode.shape.expiry == "absent":
         if answer.expires_in is not None:
-            raise StepFailed("the answer doesn't say when the token expires, but the file reads an expiry")
+            raise StepFailed("expires.path: the answer doesn't say when the token expires, but the file reads a time")
         if trial.provider.refresh_tokens == "issued" and expires.default > life + SLACK:
-            raise StepFailed(f"expires.default: tokens live {life} s, the file says {expires.default}")
+            raise StepFailed(f"expires.default: tokens live {life} s, but the file says {expires.default}")
         return
     if not is_near(answer.expires_in, life):
-        raise StepFailed(f"expires: the token lives {life} s, the file reads {answer.expires_in}")
+        raise StepFailed(f"expires: the token lives {life} s, but the file reads {answer.expires_in}")
 
 
 async def _partial(trial: Trial) -> str:
     """The person unticks a scope."""
     asked = asked_of(trial.provider)
     if trial.mode.fixed_scopes is not None or trial.mode.shape.scope == "absent" or len(asked) < 2:
-        raise StepSkipped("nothing to untick")
+        raise StepSkipped("the consent page has no scope that a person can clear")
     kept = frozenset(sorted(asked)[:1])
     ticked = kept | trial.provider.scope.offline | trial.provider.scope.identity
     try:
         answer = await trial.connect(ticked=ticked - (trial.mode.shape.unsaid and frozenset()))
     except StepFailed as error:
-        raise StepFailed(f"with a scope unticked: {error}") from error
+        raise StepFailed(f"with a scope cleared: {error}") from error
     _check_scopes(trial, answer, kept)
     return f"granted {len(kept)} of {len(asked)}"
 
@@ -157,7 +167,7 @@ async def _refresh(trial: Trial) -> str:
         raise StepFailed(
             "rotation.ends_access_token: a refresh "
             + ("leaves" if ends else "ends")
-            + " the access token before it; the file says otherwise"
+            + " the previous access token, but the file says otherwise"
         )
     third = await trial.renew(second.refresh_token or first.refresh_token)
     return "rotates" if third.refresh_token is not None else "the refresh token stays"
@@ -174,7 +184,7 @@ async def _renewal(trial: Trial) -> str:
     trial.simulator.advance((trial.provider.expires.idle or 0) + 86400)
     outcome = await trial.refresh(second.refresh_token)
     if not isinstance(outcome, Refusal) or not outcome.ends_grant:
-        raise StepFailed(f"errors.ends_grant: an access token that has ended is {in_words(outcome)}")
+        raise StepFailed(f"errors.ends_grant: a refresh with an expired access token is {in_words(outcome)}")
     return "the access token renews itself"
 
 
@@ -195,18 +205,18 @@ async def _reuse(trial: Trial) -> str:
             if not isinstance(again, Refusal) or not again.ends_grant:
                 raise StepFailed(f"rotation.mode: strict, but a used refresh token is {in_words(again)}")
             if not isinstance(await trial.refresh(newest), Rotation):
-                raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
+                raise StepFailed("rotation.mode: strict, but reuse also ended the newest refresh token")
         case RotationMode.REVOKES:
             is_certain = trial.mode.rotation_known and is_known(trial, "rotation")
             if is_certain and isinstance(again, Rotation):
-                raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")
+                raise StepFailed("rotation.mode: revokes, but a used refresh token is accepted again")
             if isinstance(again, Refusal) and not again.ends_grant:
                 raise StepFailed(
-                    f"errors.ends_grant: a dead grant is reported as {again.code}, which the file doesn't list"
+                    f"errors.ends_grant: an ended grant is reported as {again.code}, which the file doesn't list"
                 )
             if is_certain and isinstance(await trial.refresh(newest), Rotation):
-                raise StepFailed("rotation.mode: revokes, but re-use leaves the newest refresh token alive")
-            return "" if is_certain else "no source; the strictest mode is assumed"
+                raise StepFailed("rotation.mode: revokes, but the newest refresh token still works after reuse")
+            return "" if is_certain else "the file cites no source, so the strictest mode is assumed"
     return ""
 
 
@@ -216,7 +226,7 @@ async def _narrow(trial: Trial) -> str:
     if facts.mode is Downscope.NONE:
         narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
         if trial.mode.downscope != "none" or narrows:
-            raise StepFailed("downscope.mode: none, but the provider can narrow")
+            raise StepFailed("downscope.mode: none, but the provider can issue narrower tokens")
         raise StepSkipped("the vault's own rules limit the scopes")
     asked = asked_of(trial.provider)
     wanted = frozenset(sorted(asked)[:1])
@@ -229,7 +239,7 @@ async def _narrow(trial: Trial) -> str:
         item = f"{trial.base}/api{_NAMED.sub('1', path)}"
     outcome = await trial.upstream().narrow(first.access_token, wanted, item=item)
     if not isinstance(outcome, Rotation):
-        raise StepFailed(f"downscope.mode: {facts.mode}, but asking for less is {in_words(outcome)}")
+        raise StepFailed(f"downscope.mode: {facts.mode}, but a request for fewer scopes is {in_words(outcome)}")
     return f"{facts.mode}: {' '.join(sorted(outcome.answer.scopes or wanted))}"
 
 
@@ -237,21 +247,25 @@ async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozen
     needs_refresh(trial)
     outcome = await trial.refresh(first.refresh_token, wanted)
     if not isinstance(outcome, Rotation):
-        raise StepFailed(f"downscope.mode: refresh_scope, but asking for less is {in_words(outcome)}")
+        raise StepFailed(f"downscope.mode: refresh_scope, but a request for fewer scopes is {in_words(outcome)}")
     always = trial.provider.always_granted
     said = outcome.answer.scopes
     is_told = trial.mode.shape.scope != "absent" or trial.mode.status
     if is_told and (said is None or said - always != wanted - always):
-        raise StepFailed(f"downscope: asked for {sorted(wanted)}, got {sorted(said or ())}")
+        raise StepFailed(f"downscope: the vault asked for {sorted(wanted)}, but got {sorted(said or ())}")
     full = await trial.renew(outcome.answer.refresh_token or first.refresh_token)
     shrunk = full.scopes is not None and full.scopes - always != asked_of(trial.provider) - always
     is_gone = not trial.provider.rotation.ends_access_token and not await trial.is_alive(first.access_token)
     harmed = shrunk or is_gone
     if harmed and not trial.provider.downscope.destructive:
-        raise StepFailed("downscope.destructive: asking for less shrank the grant; the file doesn't say so")
+        raise StepFailed(
+            "downscope.destructive: a request for fewer scopes shrank the grant, but the file doesn't say so"
+        )
     if trial.provider.downscope.destructive and not harmed:
-        raise StepFailed("downscope.destructive: asking for less does no harm; the file says it does")
-    return "destructive: never done" if harmed else "by refresh"
+        raise StepFailed(
+            "downscope.destructive: a request for fewer scopes does no harm, but the file says that it does"
+        )
+    return "the request would shrink the grant, so the vault never sends it" if harmed else "by refresh"
 
 
 async def _lifetimes(trial: Trial) -> str:
@@ -264,14 +278,14 @@ async def _lifetimes(trial: Trial) -> str:
     ):
         said = trial.mode.shape.grant_expiry_name is not None and name == "grant"
         if told is None and real is not None and not said:
-            raise StepFailed(f"expires.{name}: the grant expires after {real} s; the file doesn't say so")
+            raise StepFailed(f"expires.{name}: the grant expires after {real} s, but the file doesn't say so")
         if told is not None and real is not None and abs(told - real) > 86400:
-            raise StepFailed(f"expires.{name}: the grant expires after {real} s; the file says {told}")
+            raise StepFailed(f"expires.{name}: the grant expires after {real} s, but the file says {told}")
         if told is not None and real is None:
-            raise StepFailed(f"expires.{name}: the grant doesn't expire like that; the file says {told} s")
+            raise StepFailed(f"expires.{name}: the grant doesn't expire this way, but the file says {told} s")
     ends = min((end for end in (expires.grant, expires.idle) if end is not None), default=None)
     if ends is None:
-        raise StepSkipped("the grant doesn't expire, as far as is known")
+        raise StepSkipped("the file states no time after which the grant expires")
     first = await trial.connect()
     trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
     newest = (await trial.renew(first.refresh_token)).refresh_token or first.refresh_token
@@ -289,7 +303,7 @@ async def _errors(trial: Trial) -> str:
     if trial.provider.refresh_tokens == "never":
         refused = await trial.refresh("no-refresh-token")
         if not isinstance(refused, Refusal) or refused.ends_grant:
-            raise StepFailed(f"a refresh that cannot be is {in_words(refused)}")
+            raise StepFailed(f"a refresh without a refresh token is {in_words(refused)}")
         return ""
     token = first.refresh_token or ""
     if trial.provider.client_auth != "none":
@@ -298,7 +312,9 @@ async def _errors(trial: Trial) -> str:
             raise StepFailed(f"a wrong client secret is {in_words(blamed)}")
     dead = await trial.refresh("no-such-refresh-token-0123456789")
     if not isinstance(dead, Refusal) or not dead.ends_grant:
-        raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file doesn't list that")
+        raise StepFailed(
+            f"errors.ends_grant: a refresh of an ended grant is {in_words(dead)}, which the file doesn't list"
+        )
     await _words(trial, token)
     for kind, meaning in (("rate_limited", NotSent), ("status", Silent)):
         trial.simulator.fault(f"{trial.face}.token.refresh", kind)
@@ -359,7 +375,7 @@ async def _lie(trial: Trial) -> None:
     probed = await trial.upstream().probe(**tokens, is_fresh=True, is_revoked=True)
     trial.simulator.control("clear_faults")
     if probed.outcome in (ProbeOutcome.DEAD, ProbeOutcome.SILENT):
-        raise StepFailed(f"revoke.probe: {probed.outcome}, although the provider revoked nothing")
+        raise StepFailed(f"revoke.probe: the probe reports {probed.outcome}, although the provider revoked nothing")
 
 
 async def _revoke(trial: Trial) -> str:
@@ -367,16 +383,18 @@ async def _revoke(trial: Trial) -> str:
     provider, ways = trial.provider, trial.mode.revoking
     if provider.hosts.revoke_url is None:
         if ways.exists and is_known(trial, "revocation"):
-            raise StepFailed("hosts.revoke_url: the provider has this endpoint; the file doesn't list it")
-        raise StepSkipped("the file names no such address" if ways.exists else "the provider has no such address")
+            raise StepFailed("hosts.revoke_url: the provider has this endpoint, but the file doesn't list it")
+        raise StepSkipped(
+            "the file has no revoke_url" if ways.exists else "the provider has no endpoint for revocations"
+        )
     if not ways.exists:
-        raise StepFailed("hosts.revoke_url: the provider has no such address")
+        raise StepFailed("hosts.revoke_url: the provider has no endpoint for revocations")
     first = await trial.connect()
     outcome = await _end(trial, first)
     if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
-        raise StepSkipped("it requires the secret that this app doesn't have")
+        raise StepSkipped("a revocation needs the client secret, which this app doesn't have")
     if outcome is not RevokeOutcome.REVOKED:
-        raise StepFailed(f"revoke: {outcome}")
+        raise StepFailed(f"revoke: the provider's answer counts as {outcome}, but it should be revoked")
     probed = await trial.upstream().probe(
         refresh_token=first.refresh_token, access_token=first.access_token, is_fresh=True, is_revoked=True
     )
@@ -385,21 +403,21 @@ async def _revoke(trial: Trial) -> str:
     if usable and alive:
         raise StepFailed("revoke: both tokens still work afterwards")
     if provider.revoke.ends_grant is True and (usable or alive):
-        raise StepFailed("revoke.ends_grant: a token of the grant still works; the file says that it ends")
+        raise StepFailed("revoke.ends_grant: a token of the grant still works, but the file says that the grant ends")
     if provider.revoke.ends_grant is False and not usable and not alive:
-        raise StepFailed("revoke.ends_grant: nothing of the grant is left; the file says that it stays")
+        raise StepFailed("revoke.ends_grant: the whole grant has ended, but the file says that it stays")
     if provider.revoke.each and (usable or alive):
         raise StepFailed("revoke.each: one of the tokens still works")
     if probed.outcome is ProbeOutcome.DEAD and (usable or alive):
-        raise StepFailed("revoke.probe: says that the grant is over; one of its tokens still works")
+        raise StepFailed("revoke.probe: the probe reports that the grant has ended, but one of its tokens still works")
     if probed.outcome is ProbeOutcome.SILENT:
-        raise StepFailed(f"revoke.probe: no clear answer, by {', '.join(probed.ways)}")
+        raise StepFailed(f"revoke.probe: the probe got no clear answer by {', '.join(probed.ways)}")
     await _lie(trial)
     left = [kind for kind, lives in (("refresh", usable), ("access", alive)) if lives]
     if left and left[0] in ways.takes and trial.mode.rules.revoke == "token":
-        raise StepFailed(f"revoke.each: the {left[0]} token lives on, although the provider would end it")
+        raise StepFailed(f"revoke.each: the {left[0]} token still works, although the provider would end it")
     await _failing_revocation(trial)
-    return f"the {left[0]} token lives on" if left else "both tokens end"
+    return f"the {left[0]} token still works" if left else "both tokens end"
 
 
 STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
@@ -422,7 +440,7 @@ async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, 
     trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
     if is_by_certificate:
         trial.findings.append(
-            StepResult("certificate", "skipped", "the simulator has no TLS: a secret takes its place")
+            StepResult("certificate", "skipped", "the simulator has no TLS, so a secret replaces the certificate")
         )
     for name, step in STEPS:
         simulator.reset()

@@ -74,9 +74,13 @@ async def _live(
     ]
     access, refresh = answer.access_token, answer.refresh_token
     if provider.refresh_tokens == "never":
-        seen.append(LiveStep("refresh", "skipped" if refresh is None else "failed", "the file says there are none"))
+        seen.append(
+            LiveStep("refresh", "skipped" if refresh is None else "failed", "the provider issues no refresh tokens")
+        )
     elif refresh is None:
-        seen.append(LiveStep("refresh", "failed", "no refresh token came"))
+        seen.append(
+            LiveStep("refresh", "failed", "the answer has no refresh token: check the offline scope and parameters")
+        )
     else:
         outcome = await upstream.refresh(refresh)
         seen.append(_step_of("refresh", outcome))
@@ -85,7 +89,9 @@ async def _live(
             seen.append(await _try_narrowing(upstream, provider, refresh))
     ended = await upstream.revoke(refresh_token=refresh, access_token=access)
     if ended is RevokeOutcome.UNSUPPORTED:
-        seen.append(LiveStep("revoke", "skipped", "not possible here: end it on the service's own page"))
+        seen.append(
+            LiveStep("revoke", "skipped", "the vault can't revoke here: end the access on the service's own page")
+        )
     else:
         said = ended.value if isinstance(ended, RevokeOutcome) else ended.reason
         seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", said))
@@ -100,13 +106,15 @@ def _step_of_probe(probed: ProbeAnswer) -> LiveStep:
     ways = ", ".join(probed.ways)
     match probed.outcome:
         case ProbeOutcome.DEAD:
-            return LiveStep("probe", "ok", f"the tokens are dead, by {ways}")
+            return LiveStep("probe", "ok", f"the tokens no longer work, by {ways}")
         case ProbeOutcome.UNPROVEN:
-            return LiveStep("probe", "skipped", "the file knows no way to ask about each token")
+            return LiveStep("probe", "skipped", "the file has no probe for each token")
         case ProbeOutcome.ALIVE:
-            return LiveStep("probe", "failed", f"a token still works, by {ways}: end it on the service's own page")
+            return LiveStep(
+                "probe", "failed", f"a token still works, by {ways}: end the access on the service's own page"
+            )
         case ProbeOutcome.SILENT:
-            return LiveStep("probe", "failed", f"no clear answer, by {ways}")
+            return LiveStep("probe", "failed", f"the probe got no clear answer by {ways}")
 
 
 async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: str) -> LiveStep:

@@ -88,24 +88,26 @@ class Trial:
         except (ConsentRefused, KeyError) as error:
             raise StepFailed(f"the provider shows no consent page: {str(error)[-160:]}") from error
         if back.get("state") != ["s-1"] or "code" not in back:
-            raise StepFailed(f"the redirect carries {', '.join(sorted(back)) or 'nothing'}")
+            raise StepFailed(
+                f"the redirect has no code or the wrong state; its parameters: {', '.join(sorted(back)) or 'none'}"
+            )
         try:
             return await upstream.redeem(
                 code=back["code"][0], redirect_uri=REDIRECT, code_verifier=VERIFIER, state="s-1"
             )
         except UpstreamError as error:
-            raise StepFailed(f"the code is not redeemed: {error.code}: {error.description}") from error
+            raise StepFailed(f"the code can't be redeemed: {error.code}: {error.description}") from error
 
     async def refresh(self, token: str | None, scopes: frozenset[str] | None = None) -> RefreshOutcome:
         if token is None:
-            raise StepFailed("there is no refresh token")
+            raise StepFailed("the answer has no refresh token")
         return await self.upstream().refresh(token, scopes)
 
     async def renew(self, token: str | None) -> TokenAnswer:
         """The tokens of a refresh that must work. Raises StepFailed."""
         outcome = await self.refresh(token)
         if not isinstance(outcome, Rotation):
-            raise StepFailed(f"the refresh fails: {in_words(outcome)}")
+            raise StepFailed(f"a refresh must be accepted, but is {in_words(outcome)}")
         return outcome.answer
 
     async def is_alive(self, access_token: str) -> bool:
@@ -162,7 +164,7 @@ def is_known(trial: Trial, fact: str) -> bool:
 
 def needs_refresh(trial: Trial) -> None:
     if trial.provider.refresh_tokens != "issued":
-        raise StepSkipped("there are no refresh tokens")
+        raise StepSkipped("the provider issues no refresh tokens")
 
 
 def is_near(found: int | None, expected: int) -> bool:

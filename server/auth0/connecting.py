@@ -170,7 +170,9 @@ async def _redeem_code(
     if not is_own or not hmac.compare_digest(back.session, session_digest(secret)) or back.redirect_uri != redirect_uri:
         raise TransitionRefused("the code belongs to another session", detail="app code of another session")
     if back.challenge and (verifier is None or not verifier_matches(verifier, back.challenge)):
-        raise TransitionRefused("the code belongs to another session", detail="verifier does not fit")
+        raise TransitionRefused(
+            "the code belongs to another session", detail="code_verifier doesn't match code_challenge"
+        )
     async with deployment.transaction() as transaction:
         await tickets.consume(transaction, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
     return str(ticket.payload["connection"]), back.name

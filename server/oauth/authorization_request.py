@@ -81,4 +81,4 @@ def stored_request(payload: object) -> AuthorizationRequest:
     try:
         return _ADAPTER.validate_python(payload)
     except ValidationError as error:
-        raise TransitionRefused("start again from the agent", detail="stored request unreadable") from error
+        raise TransitionRefused("start again from the agent", detail="the stored request can't be read") from error

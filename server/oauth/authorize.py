@@ -386,19 +386,25 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
         wanted = await _take_request(deployment, transaction, handle, session=session)
         client = await clients.get_client(transaction, wanted.client_id)
         if client is None or not _may_answer(client, wanted):
-            raise TransitionRefused("this agent is no longer registered", detail="client or redirect URI gone")
+            raise TransitionRefused(
+                "this agent is no longer registered", detail="the client or its redirect URI was removed"
+            )
         if not wanted.accepts(session):
-            raise TransitionRefused("sign in again first", detail="session older than the client asked for")
+            raise TransitionRefused(
+                "sign in again first", detail="the session is older than the client's max_age allows"
+            )
         current = await roles.with_groups(deployment, user, reader=transaction)
         if wanted.resource == admin_resource(deployment.public_url) and not current.role.audits:
-            raise TransitionRefused("only an admin can allow this", detail="not an administrator")
+            raise TransitionRefused("only an admin can allow this", detail="the person isn't an admin")
         if lacks_proof(deployment, wanted.resource, session=session):
-            raise TransitionRefused("confirm with your passkey first", detail="no passkey proved this session")
+            raise TransitionRefused(
+                "confirm with your passkey first", detail="the session wasn't confirmed with a passkey"
+            )
         granted = replace(
             wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time, is_strong=session.is_strong
         )
         if not granted.scopes:
-            raise TransitionRefused("choose at least one permission, or deny", detail="no scope left")
+            raise TransitionRefused("choose at least one permission, or deny", detail="the person selected no scope")
         code = await tickets.issue(
             transaction,
             deployment.keys,
@@ -426,7 +432,7 @@ async def _take_request(
     )
     wanted = stored_request(ticket.payload)
     if not _is_answerable(wanted, ticket.binding, session):
-        raise TransitionRefused("enter the code that the agent shows", detail="another session typed the code")
+        raise TransitionRefused("enter the code that the agent shows", detail="another session entered the code")
     return wanted
 
 

@@ -133,7 +133,11 @@ async def answered_code(deployment: Deployment, client: Client, device_code: str
     """The authorization code that the person's approval made. Raises what the device is told instead (§3.5)."""
     ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
     if ticket is None or ticket.client_id != client.id:
-        raise OAuthError("invalid_grant", "the device code is unknown", detail="unknown, or another client's")
+        raise OAuthError(
+            "invalid_grant",
+            "the device code is unknown",
+            detail="the device code is unknown, or was issued to another client",
+        )
     code = str(ticket.payload["code"])
     if await tickets.is_known(deployment.database, code, purpose=TicketPurpose.CODE):
         return code

@@ -48,7 +48,7 @@ def read_proof(headers: Headers) -> str | None:
     """The DPoP header; more than one is refused (§4.3 step 1)."""
     values = headers.getlist("dpop")
     if len(values) > 1:
-        raise _refusal("several proofs")
+        raise _refusal("the request has several DPoP headers")
     return values[0] if values else None
 
 
@@ -65,14 +65,14 @@ def check_proof(proof: str, *, method: str, url: str, now: int, access_token: st
         raise _refusal(str(error)) from error
     token_id, issued_at, htu = jose.token_id(claims), jose.integer_claim(claims, "iat"), claims.get("htu")
     if token_id is None or issued_at is None:
-        raise _refusal("jti or iat missing")
+        raise _refusal("the proof has no jti or no iat")
     if not now - PROOF_LIFETIME <= issued_at <= now + _CLOCK_SKEW:
-        raise _refusal("iat out of the window")
+        raise _refusal("iat is too old, or in the future")
     named = _bare(htu) if isinstance(htu, str) else None
     if claims.get("htm") != method or named is None or named != _bare(url):
-        raise _refusal("htm or htu is of another request")
+        raise _refusal("htm or htu doesn't match this request")
     if access_token is not None and claims.get("ath") != token_hash(access_token):
-        raise _refusal("ath is of another token")
+        raise _refusal("ath doesn't match the access token")
     return Proof(thumbprint=key.thumbprint(), token_id=token_id, issued_at=issued_at)
 
 
@@ -111,4 +111,4 @@ async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
             now=now,
         )
     if not is_first:
-        raise _refusal("proof replayed")
+        raise _refusal("the proof was already used")

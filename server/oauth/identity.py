@@ -40,7 +40,7 @@ async def id_token(
     """A signed ID token for the grant's client; `more` are claims of its protocol."""
     user = await users.get_user(deployment.database, grant.user_id)
     if user is None:
-        raise GrantEnded("the grant has ended", detail="user gone")
+        raise GrantEnded("the grant has ended", detail="the user was deleted or disabled")
     claims: dict[str, object] = {
         "iss": deployment.issuer,
         "sub": user.id,

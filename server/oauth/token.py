@@ -204,7 +204,7 @@ async def _redeem(
             user_id = redemption.ticket.user_id
             user = None if user_id is None else await users.get_user(redemption.transaction, user_id)
             if user is None or not user.has_agents:
-                raise _invalid_code("user gone")
+                raise _invalid_code("the user was deleted or disabled")
             scopes = wanted.scopes if asked.scopes is None else wanted.scopes & asked.scopes
             if not scopes:
                 raise OAuthError("invalid_scope", "none of the requested scopes was granted")
@@ -273,15 +273,15 @@ def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str
     """The code belongs to this client, redirect URI, verifier and key; returns the resource it is good for."""
     redirect_uri = asked.form.get("redirect_uri")
     if wanted.client_id != asked.client.id:
-        raise _invalid_code("another client's code")
+        raise _invalid_code("the code was issued to another client")
     if wanted.device is not None:
-        raise _invalid_code("a code that only its device code leads to")
+        raise _invalid_code("the code can be redeemed only by its device code")
     if redirect_uri != wanted.redirect_uri and (redirect_uri is not None or wanted.names_redirect_uri):
-        raise _invalid_code("another redirect URI")
+        raise _invalid_code("redirect_uri isn't the one of the authorization request")
     if verifier is None or not verifier_matches(verifier, wanted.challenge):
-        raise _invalid_code("verifier does not fit")
+        raise _invalid_code("code_verifier doesn't match code_challenge")
     if wanted.dpop_thumbprint is not None and wanted.dpop_thumbprint != asked.key_thumbprint:
-        raise _invalid_code("another DPoP key")
+        raise _invalid_code("the code is bound to another DPoP key")
     return _check_resource(wanted, asked, public_url=public_url)
 
 
@@ -305,7 +305,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
     def check(wanted: AuthorizationRequest) -> str:
         if wanted.client_id != asked.client.id or wanted.device is None:
-            raise _invalid_code("another client's device code")
+            raise _invalid_code("the device code was issued to another client")
         return _check_resource(wanted, asked, public_url=deployment.public_url)
 
     return await _redeem(deployment, asked, code, check=check)

@@ -204,7 +204,7 @@ async def check_grant(deployment: Deployment, principal: Principal) -> None:
     """The grant, its client, its person and the token as they are now, in one read. Raises TokenRefused."""
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise TokenRefused("grant ended, or token revoked")
+        raise TokenRefused("the grant has ended, or the token was revoked")
 
 
 async def _verify_claims(
@@ -213,11 +213,11 @@ async def _verify_claims(
     claims = await read_claims(deployment, token, now=deployment.now())
     allowed = own_resources(deployment.public_url) if audiences is None else audiences
     if claims.audience not in allowed:
-        raise TokenRefused("audience is another")
+        raise TokenRefused("the token is for another audience")
     if claims.key_thumbprint != key_thumbprint:
-        raise TokenRefused("not presented with the key it is bound to")
+        raise TokenRefused("the request doesn't prove the key to which the token is bound")
     if claims.key_thumbprint is None and deployment.settings.tokens.require_dpop:
-        raise TokenRefused("not bound by DPoP")
+        raise TokenRefused("the token isn't bound to a DPoP key, as tokens.require_dpop demands")
     return claims.principal
 
 
@@ -259,11 +259,11 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
     values = headers.getlist("authorization")
     if len(values) != 1:
         if values:
-            raise TokenRefused("several tokens", kind="invalid_request")
-        raise TokenRefused("no token", kind="no_token")
+            raise TokenRefused("the request has several Authorization headers", kind="invalid_request")
+        raise TokenRefused("the request has no token", kind="no_token")
     scheme, _, token = values[0].partition(" ")
     if scheme.lower() not in {"bearer", "dpop"} or not token.strip():
-        raise TokenRefused("no token", kind="no_token")
+        raise TokenRefused("the request has no token", kind="no_token")
     return scheme.lower(), token.strip()
 
 
@@ -282,9 +282,9 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
         verdicts.remember(key, claims)
     if now >= claims.expires_at:
         verdicts.forget(key)
-        raise TokenRefused("expired")
+        raise TokenRefused("the token has expired")
     if claims.issued_at > now + _CLOCK_SKEW:
-        raise TokenRefused("issued in the future")
+        raise TokenRefused("the token's iat is in the future")
     return claims
 
 
@@ -294,14 +294,14 @@ async def read_signed(deployment: Deployment, token: str, *, typ: str, now: int)
     algorithm = jose.check_header(header, algorithms=(jose.SIGNING_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=typ)
     kid = header.get("kid")
     if not isinstance(kid, str):
-        raise jose.TokenMalformed("no kid")
+        raise jose.TokenMalformed("the token's header has no kid")
     signing = deployment.keys.signing
     key = jose.key_of(signing.verification(now), kid)
     if key is None:  # perhaps another process rotated; the key ring looks at most once a minute
         await signing.reload(deployment.database)
         key = jose.key_of(signing.verification(now), kid)
     if key is None:
-        raise jose.TokenMalformed("unknown kid")
+        raise jose.TokenMalformed("this vault has no signing key with the token's kid")
     return jose.verified_claims(token, key, algorithm=algorithm)
 
 
@@ -310,9 +310,9 @@ def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims
     values = {name: value for name, value in texts.items() if isinstance(value, str)}
     issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
     if claims.get("iss") != issuer or len(values) != len(texts) or issued_at is None or expires_at is None:
-        raise jose.TokenMalformed("claims missing or of another issuer")
+        raise jose.TokenMalformed("a claim is missing, or iss isn't this vault's issuer")
     if not 0 < expires_at - issued_at <= MAX_LIFETIME:
-        raise jose.TokenMalformed("lifetime out of bounds")
+        raise jose.TokenMalformed("the time from iat to exp is too long, or negative")
     return AccessClaims(
         subject=values["sub"],
         client_id=values["client_id"],
@@ -335,7 +335,7 @@ def _thumbprint(cnf: object) -> str | None:
         return None
     thumbprint: object = cnf.get("jkt") if isinstance(cnf, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
     if not isinstance(thumbprint, str):
-        raise jose.TokenMalformed("cnf is not understood")
+        raise jose.TokenMalformed("cnf has no jkt")
     return thumbprint
 
 
@@ -357,7 +357,7 @@ def actors_of(act: object) -> tuple[str, ...]:
     while act is not None:
         subject: object = act.get("sub") if isinstance(act, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- parsed JSON
         if not isinstance(act, dict) or not isinstance(subject, str) or not subject or len(actors) == MAX_ACTORS:
-            raise jose.TokenMalformed("act names nobody, or too many")
+            raise jose.TokenMalformed(f"an actor in act has no sub, or there are more than {MAX_ACTORS}")
         actors.append(subject)
         act = act.get("act")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     return tuple(actors)

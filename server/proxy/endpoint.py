@@ -203,7 +203,10 @@ class Proxy:
             raise ProxyRefused("credential_refused", "Send the handle only in the Authorization header.")
         if scheme != "dpop":
             if self._deployment.settings.tokens.require_dpop:
-                raise HandleRefused("the access token is missing, invalid or expired", detail="not bound by DPoP")
+                raise HandleRefused(
+                    "the access token is missing, invalid or expired",
+                    detail="the handle isn't bound to a DPoP key, as tokens.require_dpop demands",
+                )
             standing.handle.check_key(None)
             return standing
         sent = dpop.read_proof(incoming.headers) or ""

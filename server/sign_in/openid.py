@@ -421,7 +421,9 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
         shown = claims.preferred_username or claims.name or ""
         created = await create_user(deployment, issuer=claims.iss, subject=claims.sub, shown=shown, method="openid")
         if created is None:
-            raise OpenIDRefused("Couldn't create your account. Try again.", detail="no free name")
+            raise OpenIDRefused(
+                "Couldn't create your account. Try again.", detail="every user name made from this address is taken"
+            )
         found = created
     if found.disabled_at is not None:
         raise OpenIDRefused("This account is disabled. Ask an admin.", detail="user disabled")

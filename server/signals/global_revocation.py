@@ -106,7 +106,7 @@ async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, t
     issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
     token_id = claims.get("jti")
     if not is_same_issuer(claims.get("iss"), transmitter.issuer) or claims.get("aud") != deployment.url(PATH):
-        raise EventRefused("invalid_audience", "iss or aud is another")
+        raise EventRefused("invalid_audience", "iss isn't the trusted issuer, or aud isn't this vault")
     if issued_at is None or expires_at is None or not issued_at < expires_at <= issued_at + _LIFETIME:
         raise EventRefused("invalid_request", "iat or exp is missing, or they are too far apart")
     if not (issued_at - _LEEWAY <= now < expires_at):

@@ -58,7 +58,7 @@ def _bytes(segment: str) -> bytes:
     """RFC 4648 §3.5: each byte string has one spelling; otherwise a token could be altered and still count."""
     spare = -len(segment) % 4
     if spare == 3 or (spare and segment[-1] not in _LAST[spare]):
-        raise TokenMalformed("a segment is not written as it should be")
+        raise TokenMalformed("a part of the token isn't canonical base64url")
     return urlsafe_b64decode(segment + "=" * spare)
 
 
@@ -66,7 +66,7 @@ def _decode(segment: str) -> dict[str, object]:
     try:
         return json_object(_bytes(segment))
     except ValueError as error:
-        raise TokenMalformed("a segment is not a JSON object") from error
+        raise TokenMalformed("a part of the token isn't a JSON object") from error
 
 
 @lru_cache(maxsize=64)
@@ -79,7 +79,7 @@ def _segments(token: str) -> tuple[str, str, str]:
     found = token.split(".", 3) if len(token) <= _LIMIT else []
     fits = len(found) == 3 and all(0 < len(one) <= most for one, most in zip(found, _LONGEST, strict=True))
     if not fits or "".join(found).encode("utf-8", "replace").translate(None, _ALPHABET):
-        raise TokenMalformed("not three base64url segments of sane size")
+        raise TokenMalformed("the token isn't three base64url parts, or a part is too long")
     return found[0], found[1], found[2]
 
 
@@ -99,13 +99,13 @@ def check_header(
     """The algorithm. Any member beyond `allowed` is refused: `crit`, `b64`, `jku`, `x5u`, `x5c`, `zip`, ..."""
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in algorithms:
-        raise TokenMalformed("algorithm not allowed")
+        raise TokenMalformed("the alg of the token isn't allowed")
     if not header.keys() <= set(allowed):
-        raise TokenMalformed("a header member is not allowed")
+        raise TokenMalformed("the token's header has a member that isn't allowed")
     if typ is not None and header.get("typ") != typ:
-        raise TokenMalformed("wrong typ")
+        raise TokenMalformed(f"the token's typ isn't {typ}")
     if not isinstance(header.get("kid", ""), str):
-        raise TokenMalformed("kid is not a string")
+        raise TokenMalformed("kid isn't a string")
     return algorithm
 
 
@@ -122,7 +122,7 @@ def verified_claims(token: str, key: PublicKey, *, algorithm: str) -> dict[str, 
             raise TokenMalformed("the signature is wrong")
         return json_object(_bytes(payload))
     except (JoseError, ValueError, TypeError) as error:
-        raise TokenMalformed(f"signature or payload refused: {type(error).__name__}") from error
+        raise TokenMalformed(f"the signature or payload can't be read: {type(error).__name__}") from error
 
 
 def key_of(keys: KeySet, kid: str) -> RSAKey | None:
@@ -133,14 +133,14 @@ def key_of(keys: KeySet, kid: str) -> RSAKey | None:
 def public_key(jwk: object, *, algorithm: str) -> PublicKey:
     """A public key from foreign JWK members; sizes bounded, private members refused, nothing fetched."""
     if not isinstance(jwk, dict):
-        raise TokenMalformed("jwk is not an object")
+        raise TokenMalformed("jwk isn't a JSON object")
     members: dict[str, object] = {str(name): value for name, value in jwk.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- parsed JSON
     if members.keys() & {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}:
-        raise TokenMalformed("jwk holds private members")
+        raise TokenMalformed("jwk contains a private or symmetric key")
     kind, curve = _KEY_TYPE[algorithm]
     is_for_it = members.get("alg", algorithm) == algorithm and members.get("use", "sig") == "sig"
     if members.get("kty") != kind or members.get("crv") != curve or not is_for_it:
-        raise TokenMalformed("jwk does not fit the algorithm")
+        raise TokenMalformed("jwk isn't a key for this algorithm")
     names = _MEMBERS[kind]
     texts: dict[str, str | list[str]] = {}
     for name in names:
@@ -148,16 +148,16 @@ def public_key(jwk: object, *, algorithm: str) -> PublicKey:
         if isinstance(value, str) and 1 <= len(value) <= 700:
             texts[name] = value
     if len(texts) != len(names):
-        raise TokenMalformed("jwk lacks members or they are oversized")
+        raise TokenMalformed("a member of jwk is missing or too long")
     try:
         if curve is None:
             if len(texts["n"]) < 341 or len(texts["e"]) > 6:  # 2048 bits; an exponent of at most 32 bits
-                raise TokenMalformed("RSA key too small or exponent too large")
+                raise TokenMalformed("the RSA key has less than 2048 bits, or its exponent is too large")
             return RSAKey.import_key({"kty": kind, **texts})
         found: dict[str, str | list[str]] = {"kty": kind, "crv": curve, **texts}
         return ECKey.import_key(found) if kind == "EC" else OKPKey.import_key(found)
     except (JoseError, ValueError, TypeError) as error:
-        raise TokenMalformed("jwk cannot be used") from error
+        raise TokenMalformed("jwk isn't a valid public key") from error
 
 
 def sign(claims: Mapping[str, object], key: RSAKey, *, typ: str) -> str:

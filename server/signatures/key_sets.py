@@ -100,7 +100,7 @@ def first_verified(token: str, keys: Jwks, *, algorithm: str) -> dict[str, objec
             return jose.verified_claims(token, jose.public_key(jwk, algorithm=algorithm), algorithm=algorithm)
         except jose.TokenMalformed:
             continue
-    raise jose.TokenMalformed("no key fits")
+    raise jose.TokenMalformed("no key of the set verifies the signature")
 
 
 async def claims_of_issuer(

@@ -328,7 +328,7 @@ async def _decide(
 ) -> None:
     values: dict[str, Value] = {"tenant": TENANT, "id": request.id, "by": by, "answer": answer, "now": now}
     if await transaction.execute(_DECIDE, {**values, "state": state.value, **facts}) != 1:
-        raise TransitionRefused("This request was already answered, or is over.", detail="request not pending")
+        raise TransitionRefused("This request was already answered, or is over.", detail="the request isn't pending")
 
 
 async def find_allowed(reader: Reader, access: RequestedAccess) -> AccessRequest | None:
@@ -350,7 +350,9 @@ async def company_rules(reader: Reader, *, client_id: str, company: str, now: in
 async def confirm(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
     """The person wants what their agent asked for. Raises TransitionRefused when that is said, or it is over."""
     if await transaction.execute(_CONFIRM, {"tenant": TENANT, "id": request.id, "now": now}) != 1:
-        raise TransitionRefused("This request is confirmed, or over.", detail="nothing to confirm")
+        raise TransitionRefused(
+            "This request was already confirmed, or is over.", detail="the request doesn't wait for a confirmation"
+        )
 
 
 async def narrow(
@@ -366,7 +368,10 @@ async def narrow(
         "now": now,
     }
     if not scopes <= request.access.scopes or await transaction.execute(_NARROW, values) != 1:
-        raise TransitionRefused("This permission has ended, or the change would widen it.", detail="not narrower")
+        raise TransitionRefused(
+            "This permission has ended, or the change would widen it.",
+            detail="the change isn't narrower than the permission",
+        )
 
 
 async def end(transaction: Transaction, request: AccessRequest, *, reason: str, now: int) -> bool:

@@ -172,7 +172,7 @@ async def ask(
         raise TemporarilyUnavailable(
             f"{MOST_OPEN} requests of this agent are already waiting for the person's answer, so this one wasn't sent.",
             retry_after=60,
-            detail="too many open approvals",
+            detail="the agent has too many open approvals",
         )
     payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
     facts = asked | {"id": new_id(24), "tool": call.tool, "created_at": now, "expires_at": now + ASK_LIFETIME}
@@ -239,7 +239,7 @@ async def decide(
         },
     )
     if changed != 1:
-        raise TransitionRefused("this was already decided, or has expired", detail="approval not pending")
+        raise TransitionRefused("this was already decided, or has expired", detail="the approval isn't pending")
 
 
 async def consume(
@@ -324,7 +324,7 @@ def _approval(row: Row, ring: KeyRing) -> Approval:
     plain = open_sealed(binary(row, "payload"), key=ring.subkey(_KEY), context=_context(approval_id))
     payload: object = json.loads(plain)
     if not _is_object(payload):
-        raise StorageUnavailable("a stored approval cannot be read", detail="its payload is not an object")
+        raise StorageUnavailable("a stored approval can't be read", detail="its payload isn't a JSON object")
     arguments, scopes, ping = payload.get("arguments"), payload.get("scopes"), payload.get("ping")
     return Approval(
         id=approval_id,

@@ -101,7 +101,7 @@ def issued_before(notice: DueNotice, ring: KeyRing) -> IssuedTokens | None:
     plain = open_sealed(notice.sealed, key=ring.subkey(_KEY), context=_context(notice.approval_id))
     content: object = json.loads(plain)
     if not _is_object(content):
-        raise StorageUnavailable("a stored answer cannot be read", detail="it is not an object")
+        raise StorageUnavailable("a stored answer can't be read", detail="it isn't a JSON object")
     refresh_token, ends = content.get("refresh"), content.get("refresh_ends")
     return IssuedTokens(
         grant_id=str(content.get("grant")),

@@ -112,7 +112,7 @@ async def ask(
         raise TemporarilyUnavailable(
             f"{MOST_OPEN} requests of this client already wait for the person's answer, so this one wasn't sent.",
             retry_after=60,
-            detail="too many open approvals",
+            detail="the client has too many open approvals",
         )
     auth_req_id = secrets.token_urlsafe(32)
     payload: dict[str, object] = {"arguments": request.arguments(), "scopes": sorted(request.scopes)}

@@ -172,7 +172,7 @@ async def give(
     if not (0 < per_day <= MOST_PER_DAY and now < expires_at <= now + MOST_DAYS * DAY):
         raise TransitionRefused(
             f"Choose from 1 to {MOST_PER_DAY} calls a day, and an end within {MOST_DAYS} days.",
-            detail="standing approval outside its limits",
+            detail="the standing approval is outside its limits",
         )
     standing_id = secrets.token_hex(8)
     payload = {"target": dict(binding.target), "provider": provider, "account": account, "names": dict(names)}
@@ -296,7 +296,7 @@ def _read_row(row: Row, ring: KeyRing) -> StandingApproval:
         open_sealed(binary(row, "payload"), key=ring.subkey(_KEY), context=_context(standing_id))
     )
     if not _is_object(payload) or not _is_object(target := payload.get("target")):
-        raise StorageUnavailable("a stored approval cannot be read", detail="its payload is not an object")
+        raise StorageUnavailable("a stored approval can't be read", detail="its payload isn't a JSON object")
     names = payload.get("names")
     return StandingApproval(
         id=standing_id,

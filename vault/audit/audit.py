@@ -100,7 +100,7 @@ async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) 
         {"tenant": TENANT},
     )
     if row is None:
-        raise StorageUnavailable("the activity can't be written", detail="no head row")
+        raise StorageUnavailable("the activity can't be written", detail="the activity's head row is missing")
     height, sequence = integer(row, "height"), integer(row, "sequence")
     keyed = begin(key, height=height, sequence=sequence, hash=binary(row, "hash"))
     names: Mapping[str, Value] = {
@@ -159,14 +159,14 @@ def _shorten(value: object) -> object:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise TypeError("details are named by text")
+        raise TypeError("the names of details must be text")
     return name
 
 
 def _plain(value: object) -> object:
     match value:
         case float() if not math.isfinite(value):
-            raise ValueError("an event cannot hold a number that JSON has no form for")
+            raise ValueError("an event can't hold a number that JSON can't represent")
         case None | bool() | int() | float():
             return value
         case str():
@@ -176,12 +176,12 @@ def _plain(value: object) -> object:
         case frozenset():
             return sorted(str(_scalar(item)) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
         case _:
-            raise TypeError(f"an event cannot hold a {type(value).__name__}")
+            raise TypeError(f"an event can't hold a {type(value).__name__}")
 
 
 def _scalar(value: object) -> object:
     if isinstance(value, list | tuple | frozenset):
-        raise TypeError("an event cannot hold lists in lists")
+        raise TypeError("an event can't hold lists in lists")
     return _plain(value)
 
 

@@ -55,9 +55,9 @@ class Verifier:
         key = _decode(encoded)
         found = cls(name, key[1:], key[0] if key else 0)
         if not _is_name(name) or found.kind not in {ED25519, COSIGNATURE} or len(found.public) != 32:
-            raise NoteRefused("a verifier key is NAME+ID+KEY, of Ed25519")
+            raise NoteRefused("a verifier key must be NAME+ID+KEY, with an Ed25519 key")
         if found.id.hex() != number.lower():
-            raise NoteRefused("the ID of a verifier key doesn't fit its name and key")
+            raise NoteRefused("the ID of a verifier key doesn't match its name and key")
         return found
 
 
@@ -161,7 +161,7 @@ def _check(verifier: Verifier, signature: Signature, text: str) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(verifier.public).verify(value, message)
     except InvalidSignature as error:
-        raise NoteRefused(f"the signature of {verifier.name} doesn't hold") from error
+        raise NoteRefused(f"the signature of {verifier.name} is wrong") from error
 
 
 def _is_name(name: str) -> bool:

@@ -192,7 +192,7 @@ def _value(value: object) -> Value:
         case None | str() | int():
             return value
         case _:
-            raise BackupRefused("the backup is damaged: use another one", detail="a value")
+            raise BackupRefused("the backup is damaged: use another one", detail="a value has the wrong type")
 
 
 # Restoring
@@ -244,7 +244,7 @@ class Backup:
                 case {"rows": dict() as total}:  # pyright: ignore[reportUnknownVariableType] -- JSON
                     pass
                 case _:
-                    raise BackupRefused("the backup is damaged: use another one", detail="a line")
+                    raise BackupRefused("the backup is damaged: use another one", detail="a line can't be read")
         if total is None or {name: count for name, count in total.items() if count} != counts:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- JSON
             raise BackupRefused("the backup is damaged: use another one", detail="rows are missing")
 
@@ -256,7 +256,7 @@ class Backup:
                 *whole, pending = (pending + chunk).split(b"\n")
                 yield from whole
             if pending:
-                raise BackupRefused("the backup is damaged: use another one", detail="cut line")
+                raise BackupRefused("the backup is damaged: use another one", detail="the last line is cut off")
 
     def check(self, tell: Tell = tell_nobody) -> tuple[Sequence[Row], Row | None, int]:
         """Read everything once. Blocking. Raises BackupRefused.
@@ -347,7 +347,7 @@ async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool, t
 async def _insert(transaction: Transaction, table: str, page: list[dict[str, Value]]) -> None:
     names = list(page[0])
     if not all(name.isidentifier() for name in names):
-        raise BackupRefused("the backup is damaged: use another one", detail="a column")
+        raise BackupRefused("the backup is damaged: use another one", detail="a column has the wrong name or type")
     values = ", ".join(f":{name}" for name in names)
     await transaction.execute_many(f"insert into {table} ({', '.join(names)}) values ({values})", page)  # noqa: S608 -- checked names
 

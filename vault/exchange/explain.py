@@ -191,7 +191,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
             accounts = await read_accounts(vault.database, replace(wanted, scope_key=made.scope_key))
             held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
     except VaultError as refusal:  # ended between two reads
-        fix = "ask again: something just changed"
+        fix = "run the command again: something has just changed"
         failure = FailedStep(ExchangeStep.CONNECTION, refusal.code, refusal.description, fix)
         return Explanation((CheckedStep(ExchangeStep.CONNECTION, StepOutcome.FAILED, failure=failure),))
     for refusal in list_refusals(request, held, made, now=now):
@@ -372,7 +372,10 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
             return FailedStep(ExchangeStep.DELEGATION, refusal.code, refusal.description, fix)
         case _:  # ended between two reads
             return FailedStep(
-                ExchangeStep.CONNECTION, refusal.code, refusal.description, "ask again: something just changed"
+                ExchangeStep.CONNECTION,
+                refusal.code,
+                refusal.description,
+                "run the command again: something has just changed",
             )
 
 

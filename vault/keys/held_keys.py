@@ -77,7 +77,9 @@ class HeldKeys:
         if found is None:
             return
         if row.stored.check is not None and not hmac.compare_digest(found.check, row.stored.check):
-            raise KeyUnavailable(f"the key for {row.id} is another one: {self.source.fix}", detail="check value")
+            raise KeyUnavailable(
+                f"the key for {row.id} is another one: {self.source.fix}", detail="the key's check value differs"
+            )
         self._keys[found.fingerprint] = found
 
 
@@ -93,7 +95,8 @@ async def open_root(held: HeldKeys, row: Row, rows: Sequence[MasterRow], *, now:
     named = rows if fingerprint_of(kek_id) in known else (*rows, from_root(kek_id, sealed))
     trouble = await held.learn(named, now=now)
     refusal = KeyUnavailable(
-        f"this key didn't seal the database, {kek_id} did: {held.source.fix}", detail=f"sealed under {kek_id}"
+        f"this key didn't seal the database, {kek_id} did: {held.source.fix}",
+        detail=f"the database is sealed under {kek_id}",
     )
     if not held.holds(kek_id):
         raise trouble or refusal

@@ -101,7 +101,9 @@ class KeyRing:
             await _create(database, source)
             row = await root_row(database)
             if row is None:
-                raise KeyUnavailable("couldn't create the key ring", detail="no root after creating it")
+                raise KeyUnavailable(
+                    "couldn't create the key ring", detail="the root key isn't there after it was created"
+                )
         rows = await masters.list_masters(database)
         root = await open_root(held, row, rows, now=database.now())
         for one in held.list_missing():
@@ -204,7 +206,7 @@ class KeyRing:
         try:
             user_key = self.held.key(kek_id).unwrap(wrapped, _user_context(user_id))
         except CiphertextRejected as error:
-            raise CiphertextRejected("a user's key doesn't open", detail=f"wrapped under {kek_id}") from error
+            raise CiphertextRejected("a user's key doesn't open", detail=f"it is wrapped under {kek_id}") from error
         key = ConnectionKey(user_key, salt=salt, user_id=user_id, connection_id=connection_id)
         self._unwrapped[name] = (now + CACHE_SECONDS, key)
         self._unwrapped.move_to_end(name)

@@ -152,7 +152,9 @@ def read_master(row: Row) -> MasterRow:
     """A row of the table. Raises StorageUnavailable."""
     state = STATES.get(text(row, "state"))
     if state is None:
-        raise StorageUnavailable("the database holds an unexpected value", detail="state of a master key")
+        raise StorageUnavailable(
+            "the database holds an unexpected value", detail="the state of a master key is unknown"
+        )
     return MasterRow(
         StoredKey(text(row, "id"), binary_or_none(row, "wrapped"), binary(row, "check_value")),
         state,

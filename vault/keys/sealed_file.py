@@ -68,10 +68,10 @@ def read_header(file: BinaryIO) -> bytes:
         raise BackupRefused("this isn't a Token Vault backup, or a newer version made it")
     length = int.from_bytes(file.read(_LENGTH), "big")
     if not 0 < length <= _HEADER_LIMIT:
-        raise BackupRefused("the backup is damaged: use another one", detail="header length")
+        raise BackupRefused("the backup is damaged: use another one", detail="the length of the header is wrong")
     header = file.read(length)
     if len(header) != length:
-        raise BackupRefused("the backup is damaged: use another one", detail="header cut")
+        raise BackupRefused("the backup is damaged: use another one", detail="the header is cut off")
     return header
 
 
@@ -82,13 +82,17 @@ def read_content(file: BinaryIO, *, key: bytes, header: bytes) -> Iterator[bytes
     while True:
         length = int.from_bytes(head, "big")
         if len(head) != _LENGTH or not _TAG <= length <= CHUNK + _TAG:
-            raise BackupRefused("the backup is damaged: use another one", detail=f"chunk {number}")
+            raise BackupRefused(
+                "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
+            )
         sealed = file.read(length)
         head = file.read(_LENGTH)
         try:
             content = cipher.decrypt(_nonce(number, is_last=not head), sealed, header)
         except InvalidTag as error:
-            raise BackupRefused("the backup is damaged: use another one", detail=f"chunk {number}") from error
+            raise BackupRefused(
+                "the backup is damaged: use another one", detail=f"chunk {number} doesn't open or is missing"
+            ) from error
         yield content
         if not head:
             return

@@ -67,7 +67,9 @@ class SigningKeys:
         """The key to sign with."""
         active = [known for known in self._known.values() if known.active_at <= now and known.is_published(now)]
         if not active:
-            raise KeyUnavailable("there is no active signing key", detail="rotation went wrong")
+            raise KeyUnavailable(
+                "there is no active signing key", detail="the rotation of signing keys left no active key"
+            )
         return max(active, key=lambda known: (known.active_at, known.key.kid or "")).key
 
     def verification(self, now: int) -> KeySet:
@@ -138,7 +140,7 @@ async def store_key(transaction: Transaction, key: RSAKey, *, sealing_key: bytes
     """Add a signing key to the ring, sealed."""
     private = key.private_key
     if private is None:
-        raise ValueError("a signing key is a private key")
+        raise ValueError("a signing key must be a private key")
     plain = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     sealed = seal(plain, key=sealing_key, key_id=PURPOSE, context=_context(_kid(key)))
     await transaction.execute(

@@ -267,7 +267,9 @@ class PostgresTransaction(StatementTurns[_Connection]):
     async def commit(self, connection: _Connection) -> None:
         """Append the events and commit, in one message. Raises the driver's errors."""
         if self.failed:
-            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+            raise StorageUnavailable(
+                "the transaction failed", detail="the transaction continued after a refused statement"
+            )
         status = await connection.execute("; ".join([*self._scripts(), "commit"]), timeout=self._timeout)
         if status != "COMMIT":
             raise StorageUnavailable("the transaction failed", detail=f"COMMIT ended as {status}")

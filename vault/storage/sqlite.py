@@ -252,7 +252,7 @@ class _Writer:
             raise StorageUnavailable("the database is closed")
         current = self._current
         if current is not None and not current.ended.done() and current.owner is asyncio.current_task():
-            raise RuntimeError("a transaction is open in this task already: pass it on")  # would wait for itself
+            raise RuntimeError("this task has an open transaction already: pass it on")  # would wait for itself
         turn = _Turn(self._loop)
         self._queue.append(turn)
         self._wake.set()
@@ -268,7 +268,9 @@ class _Writer:
         finally:
             transaction.finish()
         if transaction.failed:
-            raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
+            raise StorageUnavailable(
+                "the transaction failed", detail="the transaction continued after a refused statement"
+            )
         await turn.committed
 
     async def perform(self, program: Program[T]) -> T:

@@ -21,7 +21,9 @@ class StatementTurns(Generic[C]):
         if self._connection is None:
             raise StorageUnavailable("the transaction is over")
         if self.failed:
-            raise StorageUnavailable("the transaction failed before", detail="a refused statement was passed over")
+            raise StorageUnavailable(
+                "the transaction failed before", detail="the transaction continued after a refused statement"
+            )
         self.failed = True  # until the statement has succeeded; a cancelled one has not
         return self._connection
 

@@ -271,10 +271,10 @@ async def _rotate(
     """Load, decide, save. Returns a re-use instead of raising it, so that the transaction can commit."""
     stored = await find(transaction, token)
     if stored is None:
-        raise RefreshTokenRefused(_NOT_VALID, detail="unknown refresh token")
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
     facts = await grants.live_principal_facts(transaction, stored.grant_id)
     if facts is None:
-        raise RefreshTokenRefused(_NOT_VALID, detail="its grant, client or user has ended")
+        raise RefreshTokenRefused(_NOT_VALID, detail="the grant, client, or user of the refresh token has ended")
     _check_holder(stored, request)
     if stored.consumed_at is None:
         answer = _answer(stored, facts, request, now=now)
@@ -286,15 +286,15 @@ async def _rotate(
             return replace(answer, refresh_token=successor, expires_at=expires_at)
         stored = await find(transaction, token)  # another request was first: perhaps the same client, twice at once
         if stored is None:
-            raise RefreshTokenRefused(_NOT_VALID, detail="swept while it was used")
+            raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token was deleted while it was used")
     return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
 
 
 def _check_holder(stored: RefreshToken, request: RefreshRequest) -> None:
     if stored.client_id != request.client_id:
-        raise RefreshTokenRefused(_NOT_VALID, detail="presented by another client")
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token was issued to another client")
     if stored.key_thumbprint is not None and stored.key_thumbprint != request.key_thumbprint:
-        raise RefreshTokenRefused(_NOT_VALID, detail="presented with another DPoP key")
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is bound to another DPoP key")
 
 
 def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, now: int) -> AcceptedRefresh:
@@ -304,7 +304,7 @@ def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, 
     held = stored.scopes & facts.grant.scopes
     scopes = held if request.scopes is None else request.scopes
     if not scopes <= held:
-        raise ScopeRefused("the refresh token does not have these scopes", missing=scopes - held)
+        raise ScopeRefused("the refresh token doesn't have these scopes", missing=scopes - held)
     resource = stored.resource if request.resource is None else request.resource
     if not set(resource.split()) <= set(stored.resource.split()):
         raise ResourceRefused("the refresh token isn't for this resource")

@@ -48,7 +48,10 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)
     if is_pushed_to(client) and deployment.settings.tokens.require_dpop:  # RFC 9449: nobody proves a key
-        raise OAuthError("unauthorized_client", "tokens must be bound to a key here, and pushed ones can't be")
+        raise OAuthError(
+            "unauthorized_client",
+            "this vault requires DPoP, but pushed tokens can't be bound to a key: use poll or ping",
+        )
     await _count(deployment, f"ciba:{client.id}", limit=PER_CLIENT, window=_MINUTE)
     form = await signed_requests.parameters_of(deployment, form, client=client, address=address_of(request))
     wanted = await _read_request(deployment, form, client)

@@ -60,7 +60,7 @@ def _subject_in(deployment: Deployment, hint: str) -> str:
     if not isinstance(issuer, str) or not isinstance(subject, str) or not subject or "\0" in subject:
         raise OAuthError("invalid_request", "login_hint needs iss and sub")
     if issuer.removesuffix("/") != deployment.public_url:
-        raise OAuthError("unknown_user_id", "this hint names a person of another issuer")
+        raise OAuthError("unknown_user_id", "login_hint names another issuer: use this vault's issuer as iss")
     return subject
 
 
@@ -86,8 +86,10 @@ async def _subject_of(deployment: Deployment, token: str, *, client: Client) -> 
     try:
         claims = await tokens.read_signed(deployment, token, typ="JWT", now=deployment.now())
     except jose.TokenMalformed as error:
-        raise OAuthError("invalid_request", "id_token_hint isn't an ID token of ours", detail=str(error)) from error
+        raise OAuthError(
+            "invalid_request", "id_token_hint isn't an ID token that this vault issued", detail=str(error)
+        ) from error
     subject = claims.get("sub")
     if claims.get("iss") != deployment.issuer or claims.get("aud") != client.id or not isinstance(subject, str):
-        raise OAuthError("invalid_request", "id_token_hint isn't an ID token of ours for this client")
+        raise OAuthError("invalid_request", "id_token_hint isn't an ID token that this vault issued to this client")
     return subject

@@ -39,7 +39,7 @@ def expiry_of(form: Parameters) -> int:
     if asked is None:
         return USUAL_EXPIRY
     if _DIGITS.fullmatch(asked) is None or not 1 <= int(asked) <= LONGEST_EXPIRY:
-        raise OAuthError("invalid_request", f"requested_expiry is a number of seconds from 1 to {LONGEST_EXPIRY}")
+        raise OAuthError("invalid_request", f"requested_expiry must be a number of seconds from 1 to {LONGEST_EXPIRY}")
     return int(asked)
 
 

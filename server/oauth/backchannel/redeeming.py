@@ -31,7 +31,11 @@ async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     auth_req_id = asked.form.require("auth_req_id")
     approval = await requests.find(deployment.database, deployment.keys, auth_req_id, client_id=asked.client.id)
     if approval is None:
-        raise OAuthError("invalid_grant", "the auth_req_id is unknown", detail="unknown, or another client's")
+        raise OAuthError(
+            "invalid_grant",
+            "the auth_req_id is unknown",
+            detail="the auth_req_id is unknown, or was issued to another client",
+        )
     match approval.status(asked.now):
         case ApprovalState.APPROVED.value:
             return await _issue(deployment, asked, approval)
@@ -65,7 +69,7 @@ async def check_may_issue(deployment: Deployment, approval: Approval, client: Cl
     await known_resource(deployment, requests.request_of(approval).resource, client=client)
     user = await users.get_user(deployment.database, approval.user_id)
     if user is None or not user.has_agents:
-        raise OAuthError("invalid_grant", "the person can no longer sign in", detail="user gone")
+        raise OAuthError("invalid_grant", "the person can no longer sign in", detail="the user was deleted or disabled")
 
 
 async def issue(

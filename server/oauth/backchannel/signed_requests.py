@@ -55,18 +55,18 @@ async def _claims(
 async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *, client: Client, now: int) -> None:
     """Each required claim, and that it comes for the first time."""
     if claims.get("iss") != client.id or not is_for_us(deployment, dict(claims)):
-        raise _refusal("iss or aud is another")
+        raise _refusal("iss isn't the client's ID, or aud isn't this vault's issuer")
     if "sub" in claims:  # RFC 9101 §10.8: it could pass for an assertion of the client
-        raise _refusal("sub")
+        raise _refusal("sub isn't allowed in a signed request")
     token_id = jose.token_id(claims)
     times = [jose.integer_claim(claims, name) for name in ("exp", "nbf", "iat")]
     if None in times or token_id is None:
-        raise _refusal("exp, nbf, iat, or jti missing")
+        raise _refusal("exp, nbf, iat, or jti is missing or has the wrong type")
     expires_at, not_before, issued_at = (one or 0 for one in times)
     if not now - _CLOCK_SKEW < expires_at <= not_before + LONGEST:
-        raise _refusal("past, or valid for too long")
+        raise _refusal(f"the request has expired, or exp is more than {LONGEST} s after nbf")
     if max(not_before, issued_at) > now + _CLOCK_SKEW:
-        raise _refusal("of the future")
+        raise _refusal("nbf or iat is in the future")
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
             transaction,
@@ -77,7 +77,7 @@ async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *,
             made_at=not_before - _CLOCK_SKEW,  # it could not be used before
         )
     if not is_first:
-        raise _refusal("sent before")
+        raise _refusal("a request with this jti was already sent")
 
 
 def _text(name: str, value: object) -> str:

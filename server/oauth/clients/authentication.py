@@ -67,7 +67,7 @@ async def authenticate(
         given = basic[1] if basic is not None and basic[1] is not None else secret
         _check_secret(client, given, with_challenge=basic is not None)
     if client is None:
-        raise invalid_client("unknown client", with_challenge=basic is not None)
+        raise invalid_client("the client is unknown", with_challenge=basic is not None)
     return client
 
 
@@ -91,13 +91,13 @@ def _read_basic(request: Request) -> tuple[str, str | None] | None:
         return None
     scheme, _, encoded = values[0].partition(" ")
     if len(values) > 1 or scheme.lower() != "basic":
-        raise invalid_client("unusable Authorization header", with_challenge=True)
+        raise invalid_client("the Authorization header isn't one Basic header", with_challenge=True)
     try:
         client_id, colon, secret = b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
     except ValueError as error:
-        raise invalid_client("unreadable Basic credentials", with_challenge=True) from error
+        raise invalid_client("the Basic credentials can't be read", with_challenge=True) from error
     if not colon or "\0" in client_id:
-        raise invalid_client("unreadable Basic credentials", with_challenge=True)
+        raise invalid_client("the Basic credentials can't be read", with_challenge=True)
     return unquote_plus(client_id), unquote_plus(secret) or None
 
 
@@ -109,12 +109,12 @@ def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, asser
         except jose.TokenMalformed as error:
             raise invalid_client(str(error)) from error
         if not isinstance(subject, str) or not subject or "\0" in subject:
-            raise invalid_client("assertion without sub")
+            raise invalid_client("the assertion has no sub")
         named.add(subject)
     if len(named) > 1:
         raise OAuthError("invalid_request", "the request names two clients")
     if not named:
-        raise invalid_client("no client named", with_challenge=basic is not None)
+        raise invalid_client("the request names no client", with_challenge=basic is not None)
     return named.pop()
 
 
@@ -123,20 +123,22 @@ def _check_secret(client: Client | None, secret: str | None, *, with_challenge: 
     expected = _NOBODY if client is None or client.secret_hash is None else client.secret_hash
     is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
     if client is None:
-        raise invalid_client("unknown client", with_challenge=with_challenge)
+        raise invalid_client("the client is unknown", with_challenge=with_challenge)
     match client.auth_method:
         case "none" if secret is None:
             return
         case "client_secret_basic" | "client_secret_post" if is_right and secret is not None:
             return  # either form: libraries choose one by themselves, and both carry the same secret
         case _:
-            raise invalid_client("secret missing, wrong or not expected", with_challenge=with_challenge)
+            raise invalid_client(
+                "the secret is missing or wrong, or this client has none", with_challenge=with_challenge
+            )
 
 
 async def check_assertion(deployment: Deployment, client: Client | None, assertion: str, *, address: str) -> None:
     """RFC 7523 §3: signed by the client's own key, for us, short-lived, once."""
     if client is None or client.auth_method != "private_key_jwt":
-        raise invalid_client("assertion of a client that does not use them")
+        raise invalid_client("this client isn't registered for private_key_jwt")
     now = deployment.now()
     try:
         header = jose.unverified_header(assertion)
@@ -148,14 +150,14 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
     token_id, expires_at = jose.token_id(claims), jose.integer_claim(claims, "exp")
     not_before = jose.integer_claim(claims, "nbf") or 0
     if claims.get("iss") != client.id or claims.get("sub") != client.id or not is_for_us(deployment, claims):
-        raise invalid_client("iss, sub or aud is another")
+        raise invalid_client("iss or sub isn't the client's ID, or aud isn't this vault")
     if expires_at is None or not now - _CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + _CLOCK_SKEW:
-        raise invalid_client("exp missing, past or too far")
+        raise invalid_client("exp is missing, past, or too far in the future")
     issued_at = 0 if "iat" not in claims else jose.integer_claim(claims, "iat")
     if issued_at is None or max(issued_at, not_before) > now + _CLOCK_SKEW:
-        raise invalid_client("iat or nbf in the future")
+        raise invalid_client("iat or nbf is in the future, or iat isn't a number")
     if token_id is None:
-        raise invalid_client("jti missing")
+        raise invalid_client("the assertion has no jti")
     check_rows(deployment, client, address=address)
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
@@ -168,7 +170,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
             made_at=max(issued_at, not_before, expires_at - _ASSERTION_LIFETIME) - _CLOCK_SKEW,
         )
     if not is_first:
-        raise invalid_client("assertion replayed")
+        raise invalid_client("an assertion with this jti was already used")
 
 
 def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:

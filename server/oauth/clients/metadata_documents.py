@@ -117,17 +117,17 @@ def _read(
     """The client that the document describes. Raises OAuthError or ValueError."""
     content_type = answer.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if answer.status != 200 or not _JSON_TYPE.fullmatch(content_type):
-        raise ValueError("not a JSON document")
+        raise ValueError("the document isn't a JSON object")
     content = json_object(answer.body)
     if content.get("client_id") != client_id:
-        raise ValueError("client_id is not the document's own address")
+        raise ValueError("client_id isn't the document's own address")
     if not content.get("client_name"):
         raise ValueError("client_name is missing")
     if "client_secret" in content:
-        raise ValueError("a public document cannot hold a secret")
+        raise ValueError("the document contains a secret, which everyone can read")
     accepted = accept(content, settings=deployment.settings, default_auth_method="none")
     if accepted.auth_method not in {"none", "private_key_jwt"}:
-        raise ValueError("a public document cannot name a secret's method")
+        raise ValueError("the document names an authentication method with a secret; use none or private_key_jwt")
     found = Client(
         id=client_id,
         kind=ClientKind.METADATA,

@@ -115,7 +115,7 @@ async def update(deployment: Deployment, request: Request) -> Response:
         ):
             raise _too_many()
         if not await clients.update_client(transaction, changed):
-            raise TokenRefused("client gone")
+            raise TokenRefused("the client was removed")
         await audit.append(transaction, _event("client.updated", changed), now=now)
     return _registration_answer(deployment, changed, management_token, secret=secret)
 
@@ -144,7 +144,7 @@ async def delete(deployment: Deployment, request: Request) -> Response:
     async with deployment.database.transaction() as transaction:
         ended = await clients.remove_client(transaction, client.id, now=now)
         if ended is None:
-            raise TokenRefused("client gone")
+            raise TokenRefused("the client was removed")
         events = [_event("client.removed", client), *(grants.revocation_event(grant) for grant in ended)]
         await audit.append(transaction, *events, now=now)
     return WholeAnswer(204, SECRET)
@@ -157,7 +157,7 @@ async def _managed_client(deployment: Deployment, request: Request) -> tuple[Cli
     expected = None if client is None else client.registration_hash
     is_right = _is_secret(expected, management_token)
     if client is None or not is_right or scheme != "bearer":
-        raise TokenRefused("management token is another client's or the client is gone")
+        raise TokenRefused("the registration access token is another client's, or the client was removed")
     return client, management_token
 
 

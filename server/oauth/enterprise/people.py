@@ -102,7 +102,7 @@ async def _link_provisioned(deployment: Deployment, assertion: IdentityAssertion
     except users.IdentityTaken as error:
         return await _linked_meanwhile(deployment, assertion, error)
     if found is None:
-        raise AssertionRefused("person", "left the directory just now")
+        raise AssertionRefused("person", "the directory removed this person a moment ago")
     return found
 
 
@@ -120,7 +120,9 @@ async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion,
     issuer = assertion.identity_issuer
     await users.hold_user(transaction, person.id)
     if await users.list_identities(transaction, person.id):
-        raise users.IdentityTaken("this person has an identity: they may have chosen their name there")
+        raise users.IdentityTaken(
+            "this person has an identity at that issuer, where they may have chosen their own name"
+        )
     await users.link_identity(transaction, issuer=issuer, subject=assertion.subject, user_id=person.id, now=now)
     details = {"method": "assertion", "issuer": issuer}
     await audit.append(transaction, Event("user.linked", user_id=person.id, details=details), now=now)
@@ -141,7 +143,7 @@ async def _create(deployment: Deployment, assertion: IdentityAssertion, name: st
         deployment, issuer=assertion.identity_issuer, subject=assertion.subject, shown=name, method="assertion"
     )
     if created is None:
-        raise AssertionRefused("person", "no free name")
+        raise AssertionRefused("person", "every user name made from this address is taken")
     return created
 
 

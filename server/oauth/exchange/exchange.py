@@ -62,7 +62,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswe
         raise OAuthError("invalid_scope", "scope must be a list of names separated by single spaces")
     subject = await _subject(deployment, asked)
     if subject.expires_at is not None and subject.expires_at - asked.now < SHORTEST:
-        raise refusal("about to expire")
+        raise refusal("the subject token expires too soon")
     actor = await subjects.actor_of(deployment, asked, subject)
     target = await targets.resolve(
         deployment,
@@ -105,7 +105,10 @@ def _account(asked: TokenRequest) -> str | None:
 async def _subject(deployment: Deployment, asked: TokenRequest) -> Subject:
     token, kind = asked.form.require("subject_token"), asked.form.require("subject_token_type")
     if asked.client.is_public and kind != ACCESS_TOKEN:
-        raise refusal("public client", "a public client can present only its own access token")
+        raise refusal(
+            "a public client presented a token that isn't its own access token",
+            "a public client can present only its own access token",
+        )
     if kind == ACCESS_TOKEN:
         return await subjects.access_token(deployment, asked, token)
     if kind == REFRESH_TOKEN:
@@ -130,7 +133,10 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
     if subject.scopes is None:
         raise OAuthError("invalid_target", "a worker's token works only for accounts at providers")
     if revoked_tokens.is_deep(subject.token_id):
-        raise refusal("made of too many tokens", "the subject token was exchanged too often: use the original token")
+        raise refusal(
+            "the subject token comes from too many exchanges",
+            "the subject token was exchanged too often: use the original token",
+        )
     await subjects.check_live(deployment, subject, principal)
     await known_resource(deployment, target.resource, client=asked.client)
     available = subject.scopes & (SCOPES | target.scopes)
@@ -141,7 +147,7 @@ async def _own(deployment: Deployment, made: _Exchange, target: OwnTarget) -> Ex
         raise OAuthError("invalid_scope", "the subject token has no scope of this API")
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None:
-        raise refusal("grant ended, or token revoked")
+        raise refusal("the grant has ended, or the token was revoked")
     token, lifetime = tokens.mint(
         deployment,
         live.grant,

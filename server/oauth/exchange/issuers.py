@@ -42,9 +42,9 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
     not_before = jose.integer_claim(claims, "nbf") or 0
     if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
-        raise refusal("exp or iat missing, past, or too far apart")
+        raise refusal("exp or iat is missing, exp is past, or they are too far apart")
     if max(issued_at, not_before) > asked.now + _CLOCK_SKEW:
-        raise refusal("of the future")
+        raise refusal("iat or nbf is in the future")
     _check_may_act(claims, asked)
     user = await linked_person(deployment, found)
     if user is None or not user.has_agents:
@@ -85,11 +85,11 @@ async def linked_person(deployment: Deployment, found: TrustedClaims) -> User | 
 
 def _trusted_issuer(deployment: Deployment, client: Client, issuer: object) -> tuple[str, IssuerSettings]:
     if client.kind is not ClientKind.MANUAL:
-        raise refusal("not registered by an operator")
+        raise refusal("an operator didn't register this client")
     for name, trusted in deployment.settings.issuers.items():
         if is_same_issuer(issuer, trusted.issuer) and client.id in (trusted.clients or (client.id,)):
             return name, trusted
-    raise refusal("issuer not trusted, or not for this client")
+    raise refusal("the issuer isn't trusted, or not for this client")
 
 
 async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *, now: int) -> dict[str, object]:
@@ -106,7 +106,7 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
     audience = claims.get("aud")
     audiences: list[object] = audience if isinstance(audience, list) else [audience]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
     if not is_same_issuer(claims.get("iss"), trusted.issuer) or trusted.audience not in audiences:
-        raise refusal("iss or aud is another")
+        raise refusal("iss isn't the trusted issuer, or aud isn't this vault")
     return claims
 
 
@@ -119,7 +119,7 @@ def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
     if isinstance(may_act, dict):
         named = {may_act.get("sub"), may_act.get("client_id")}  # pyright: ignore[reportUnknownMemberType] -- parsed JSON
     if asked.client.id not in named:
-        raise refusal("may_act names another")
+        raise refusal("may_act names another client")
 
 
 def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
     try:
         found = actors_of(claims.get("act"))
     except jose.TokenMalformed as error:
-        raise refusal(str(error), f"the act claim is empty, or has more than {MAX_ACTORS} who acted") from error
+        raise refusal(str(error), f"the act claim is empty, or names more than {MAX_ACTORS} actors") from error
     holder = claims.get("azp", claims.get("client_id"))
     if not found and isinstance(holder, str):
         found = (holder,)

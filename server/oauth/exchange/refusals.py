@@ -25,5 +25,5 @@ async def as_answer(
 ) -> OAuthError:
     """The OAuth error for a refusal of `vault.exchange`; `account` is what the request named."""
     if isinstance(refusal, GrantEnded):  # RFC 8693 §2.2.2: the subject token depended on this grant
-        return subject_refusal("grant ended")
+        return subject_refusal("the grant has ended")
     return told_error(await tell(deployment, refusal, principal, tool=client_name, account=account))

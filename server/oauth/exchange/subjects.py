@@ -68,9 +68,12 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
         _check_holder(deployment, asked, claims)
     else:
         if asked.client.is_public:
-            raise refusal("another client's", "a public client can present only its own access token")
+            raise refusal(
+                "the subject token was issued to another client",
+                "a public client can present only its own access token",
+            )
         if not await apis.is_linked(deployment.database, claims.audience, client_id=asked.client.id):
-            raise refusal("for another audience")
+            raise refusal("the subject token is for another audience")
         await _check_live(deployment, claims)
     if EXCHANGE_SCOPE not in claims.scopes:
         raise refusal("scope", "the subject token lacks the scope exchange: sign in again and request it")
@@ -94,7 +97,10 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
     except tokens.TokenRefused as error:
         raise refusal(error.detail) from error
     if claims.grant_id == tokens.NO_GRANT:
-        raise refusal("for nobody", "this token belongs to an agent, not a person: exchange a person's token")
+        raise refusal(
+            "the token belongs to an agent, not a person",
+            "this token belongs to an agent, not a person: exchange a person's token",
+        )
     return claims
 
 
@@ -105,11 +111,11 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
     client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
     """
     if claims.key_thumbprint not in {None, asked.key_thumbprint}:
-        raise refusal("without the key it is bound to")
+        raise refusal("the request doesn't prove the key to which the token is bound")
     is_for_us = claims.audience in own_resources(deployment.public_url)
     if asked.client.is_public and claims.key_thumbprint is None and not is_for_us:
         raise refusal(
-            "a public client's token for another audience, without a key",
+            "a public client's token for another audience isn't bound to a key",
             "this token was issued for another API: request one for this vault, or bind tokens to a key (DPoP)",
         )
 
@@ -117,7 +123,7 @@ def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.Ac
 async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> None:
     live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
     if live is None or live.grant.user_id != claims.subject or live.grant.client_id != claims.client_id:
-        raise refusal("grant ended, or token revoked")
+        raise refusal("the grant has ended, or the token was revoked")
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
@@ -125,10 +131,10 @@ async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str)
     grace = deployment.refresh_lifetimes.grace
     found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
     if found is None or found[0].client_id != asked.client.id:
-        raise refusal("unknown, over, or another client's")
+        raise refusal("the refresh token is unknown, has ended, or was issued to another client")
     stored, live = found
     if stored.key_thumbprint not in {None, asked.key_thumbprint}:
-        raise refusal("without the key it is bound to")
+        raise refusal("the request doesn't prove the key to which the token is bound")
     if EXCHANGE_SCOPE not in stored.scopes:
         raise refusal("scope", "the subject token lacks the scope exchange: sign in again and request it")
     return Subject(
@@ -151,23 +157,23 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
     token, kind = asked.form.get("actor_token"), asked.form.get("actor_token_type")
     if token is None:
         if kind is not None:
-            raise refusal("type without token", "actor_token_type needs an actor_token")
+            raise refusal("actor_token_type was sent without actor_token", "actor_token_type needs an actor_token")
         return asked.client.id
     if kind is None:
-        raise refusal("token without type", "actor_token needs an actor_token_type")
+        raise refusal("actor_token was sent without actor_token_type", "actor_token needs an actor_token_type")
     if kind == JWT:
         return await _asserted_actor(deployment, asked, token)
     if kind != ACCESS_TOKEN:
-        raise refusal("actor type", "this actor_token_type isn't supported")
+        raise refusal("the actor_token_type isn't supported", "this actor_token_type isn't supported")
     try:
         claims = await _ours(deployment, token, now=asked.now)
         if claims.subject != subject.user_id:
-            raise refusal("actor token of another user")
+            raise refusal("the actor token belongs to another user")
         if claims.client_id != asked.client.id:
             if asked.client.is_public or not await apis.is_linked(
                 deployment.database, claims.audience, client_id=asked.client.id
             ):
-                raise refusal("actor token for another audience")
+                raise refusal("the actor token is for another audience")
         else:
             _check_holder(deployment, asked, claims)
         await _check_live(deployment, claims)
@@ -185,7 +191,7 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
     except (OAuthError, jose.TokenMalformed) as error:
         raise refusal(f"actor: {error}", "the actor token isn't valid here") from error
     if actor is None:
-        raise refusal("actor unknown", "the actor token isn't valid here")
+        raise refusal("the actor is unknown", "the actor token isn't valid here")
     return actor.id
 
 
@@ -200,7 +206,7 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
             links.append(link)
     if len(links) > tokens.MAX_ACTORS:
         raise refusal(
-            "chain too long",
+            "the subject token names too many actors",
             f"the subject token was passed on too often: at most {tokens.MAX_ACTORS} actors are allowed",
         )
     return tuple(links)
@@ -239,4 +245,4 @@ async def check_live(deployment: Deployment, subject: Subject, principal: Princi
         return
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)
     if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise refusal("grant ended, or token revoked")
+        raise refusal("the grant has ended, or the token was revoked")

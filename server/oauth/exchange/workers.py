@@ -75,7 +75,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Sub
     rules = rules_of(asked.client)
     if rules is None:
         raise refusal(
-            "not a worker",
+            "this client isn't a worker",
             "this client isn't registered as a worker: ask an admin to register it with token-vault "
             "clients add --worker-connection",
         )
@@ -98,17 +98,17 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
     claims = await _claims(deployment, asked, token)
     token_id, issued_at = jose.token_id(claims), jose.integer_claim(claims, "iat")
     if issued_at is None or not asked.now - MAX_AGE <= issued_at <= asked.now + _CLOCK_SKEW:
-        raise refusal("iat missing, in the future, or more than 60 s ago")
+        raise refusal("iat is missing, in the future, or more than 60 s ago")
     expires_at = jose.integer_claim(claims, "exp")
     if "exp" in claims and (expires_at is None or not asked.now < expires_at <= issued_at + MAX_AGE):
-        raise refusal("exp past, or more than 60 s after iat")
+        raise refusal("exp is past, or more than 60 s after iat")
     if token_id is None:
-        raise refusal("jti missing")
+        raise refusal("the signed request has no jti")
     reason = _reason(claims)
     subject = claims.get("sub")
     user = await users.get_user(deployment.database, subject) if isinstance(subject, str) else None
     if user is None or not user.has_agents:
-        raise refusal("user unknown or disabled")
+        raise refusal("the user is unknown or disabled")
     await _spend(deployment, asked, token_id, issued_at=issued_at)
     return Subject(
         user_id=user.id,
@@ -137,7 +137,7 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
     if header.get("typ") not in TYPES:
         raise refusal("typ")
     if claims.get("iss") != asked.client.id or not authentication.is_for_us(deployment, claims):
-        raise refusal("iss or aud is another")
+        raise refusal("iss isn't the worker's client ID, or aud isn't this vault")
     return claims
 
 

@@ -249,7 +249,7 @@ async def test_a_swapped_forged_or_foreign_checkpoint_is_a_problem(place: Place,
     origin = kept.split("\n")[0]
     for text, why in (
         (first.read_text(encoding="utf-8"), "its name says 3 events, and it vouches for 2"),
-        (kept.replace("\n3\n", "\n4\n"), "doesn't hold"),
+        (kept.replace("\n3\n", "\n4\n"), "is wrong"),
         (kept.replace(origin, "other.example/activity/00000000"), "another log"),
         ("nothing", "isn't a signed note"),
     ):

@@ -42,7 +42,7 @@ async def test_a_stored_question_is_an_object(room: Room) -> None:
     await write(room, "approvals", asked.id, sealed(room, "approval", asked.id, b"{}"))
     assert await approvals.get(room.database, keys, asked.id)
     await write(room, "approvals", asked.id, sealed(room, "approval", asked.id, b"[]"))
-    with pytest.raises(StorageUnavailable, match="a stored approval cannot be read"):
+    with pytest.raises(StorageUnavailable, match="a stored approval can't be read"):
         await approvals.get(room.database, keys, asked.id)
 
 
@@ -56,7 +56,7 @@ async def test_a_stored_standing_approval_is_an_object_with_a_target(room: Room)
         if is_readable:
             assert await reading
             continue
-        with pytest.raises(StorageUnavailable, match="a stored approval cannot be read"):
+        with pytest.raises(StorageUnavailable, match="a stored approval can't be read"):
             await reading
 
 
@@ -64,7 +64,7 @@ async def test_a_stored_answer_is_an_object(room: Room) -> None:
     keys = room.vault.keys
     kept = DueNotice("one", 1, sealed(room, "backchannel-answer", "one", b'{"grant": "g"}'))
     assert client_notices.issued_before(kept, keys) == IssuedTokens("g", None, None)
-    with pytest.raises(StorageUnavailable, match="a stored answer cannot be read"):
+    with pytest.raises(StorageUnavailable, match="a stored answer can't be read"):
         client_notices.issued_before(replace(kept, sealed=sealed(room, "backchannel-answer", "one", b"[]")), keys)
 
 

@@ -31,6 +31,6 @@ class EnvironmentKeySource(LocalKeySource):
 
     def add(self) -> tuple[LocalKey, ...]:
         raise KeyUnavailable(
-            f"{VARIABLE} holds no new key: set it to the current key, a space, and a new one "
+            f"{VARIABLE} contains no new key: set it to the current key, a space, and a new one "
             "(openssl rand -base64 32), here and in every process of the vault"
         )

@@ -38,7 +38,7 @@ class LocalKey:
 
     def __init__(self, key: bytes, *, kind: str, prefix: bytes = b"") -> None:
         if len(key) != KEY_LENGTH:
-            raise ValueError("a key-encryption key has 32 bytes")
+            raise ValueError("a key-encryption key must have 32 bytes")
         self._key = key
         self._cipher = AESGCM(key)
         self.prefix = prefix
@@ -59,14 +59,16 @@ class LocalKey:
         """Raises CiphertextRejected for another key, another context or altered bytes."""
         KEY_USES[self.id, "unwrap"] += 1
         if not wrapped.startswith(self.prefix):
-            raise CiphertextRejected("a wrapped key doesn't open", detail="of another kind of key")
+            raise CiphertextRejected("a wrapped key doesn't open", detail="another kind of key wrapped it")
         wrapped = wrapped[len(self.prefix) :]
         if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
-            raise CiphertextRejected("a wrapped key doesn't open", detail="unknown format")
+            raise CiphertextRejected("a wrapped key doesn't open", detail="its format is unknown")
         try:
             return self._cipher.decrypt(wrapped[1 : 1 + _NONCE], wrapped[1 + _NONCE :], _LABEL + context)
         except InvalidTag as error:
-            raise CiphertextRejected("a wrapped key doesn't open", detail="other key or context") from error
+            raise CiphertextRejected(
+                "a wrapped key doesn't open", detail="the key or the context is another one"
+            ) from error
 
 
 class LocalKeySource(ABC):
