@@ -192,7 +192,7 @@ class Errors(FilePart):
 class Scope(FilePart):
     """One scope in plain words, for pages, and the scopes that it includes.
 
-    `reads`: it changes nothing at the provider. A scope whose rules are all for reading needs no such note.
+    `reads`: it changes nothing at the provider. A scope that allows only GET needs no such note.
     """
 
     title: Title
@@ -487,10 +487,10 @@ class Provider(FilePart):
 
     @cached_property
     def reading_scopes(self) -> frozenset[str]:
-        """Scopes that change nothing: the file says so, or every call that they allow may be a GET."""
+        """Scopes that change nothing: the file says so, or they allow nothing but GET."""
         known = frozenset(scope for rule in self.rules for scope in rule.scopes)
-        proven = known - frozenset(scope for rule in self.rules if "GET" not in rule.method for scope in rule.scopes)
-        return proven | frozenset(name for name, scope in self.scopes.items() if scope.reads)
+        more = frozenset(scope for rule in self.rules if rule.method != ("GET",) for scope in rule.scopes)
+        return (known - more) | frozenset(name for name, scope in self.scopes.items() if scope.reads)
 
     def _reach(self, name: str) -> frozenset[str]:
         reached: set[str] = set()

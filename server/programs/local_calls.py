@@ -31,6 +31,7 @@ class LocalCalls:
     """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`.
 
     `tool` and `request_id`: the tool call that they are part of, if they are, with which they are recorded.
+    `may_have_changed`: whether a call that may change something at a provider was sent.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class LocalCalls:
         self._request_id = request_id
         self._called: dict[tuple[str, str], str] = {}
         self.counts = Counter[tuple[str, str]]()
+        self.may_have_changed = False
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
         """Carry the call out, or refuse it in the form that the provider's SDK reads."""
@@ -74,9 +76,13 @@ class LocalCalls:
             try:
                 await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, send)
             finally:
-                self.counts[chosen.address.provider, outcome] += 1
+                self._note(chosen, wanted, outcome)
         finally:
             REQUEST_ID.reset(reset)
+
+    def _note(self, chosen: AccountChoice, call: WantedCall, outcome: str) -> None:
+        self.counts[chosen.address.provider, outcome] += 1
+        self.may_have_changed |= outcome != "refused" and self._access.may_change(chosen, call)
 
     async def _refusal_of(self, error: VaultError) -> ProxyRefused:
         return await refusals.of_vault(self._deployment, error, handle=None)

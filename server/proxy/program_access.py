@@ -20,6 +20,7 @@ from providers.credentials.choices import every_choice
 from providers.credentials.entered import CredentialRefused
 from providers.credentials.placing import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
+from providers.definitions.unruled import ANY_CALL
 from server.connecting.telling import AgentRefusal, tell
 from server.deployment import Deployment
 from server.proxy.program_hosts import ApiAddress
@@ -34,6 +35,7 @@ from vault.refusals import VaultError
 from vault.scopes import expand
 
 PURPOSE: Final = "run"
+READING: Final = frozenset({"GET", "HEAD"})
 _LIFETIME: Final = 300  # seconds of a handle, as of a public client's
 _EARLY: Final = 30  # seconds before its end from which there is another one
 _LOOK: Final = 1.0  # seconds between two looks for the person's permission
@@ -263,7 +265,7 @@ class ProgramAccess:
             provider = self._deployment.catalog.provider(address.provider)
             may = expand(live[connection.id].scopes, provider.covers)
             may &= expand(connection.scopes, provider.covers) | provider.own_scopes
-            if scopes := _scopes_within(provider, self._rules_for(provider, address, call), may):
+            if scopes := _scopes_within(provider, self.rules_for(provider, address, call), may):
                 chosen.append((AccountChoice(address, connection.id, scopes), connection))
         if len(chosen) > 1:
             there = [one for one in chosen if await self._is_there(one[0])]
@@ -295,7 +297,15 @@ class ProgramAccess:
         named = [(address, one) for address, one in pairs if any(_is_named(one, name) for name in self._accounts)]
         return named or pairs
 
-    def _rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
+    def may_change(self, chosen: AccountChoice, call: WantedCall) -> bool:
+        """Whether the call may change something at the provider, as far as its address tells."""
+        provider = self._deployment.catalog.provider(chosen.address.provider)
+        if call.method not in READING:
+            return not chosen.scopes <= provider.reading_scopes
+        found = self.rules_for(provider, chosen.address, call)
+        return not all(reads(provider, one) for one in found if not chosen.scopes.isdisjoint(one.scopes))
+
+    def rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
         """The rules for the call as far as its address tells."""
         path, method = call.path.removeprefix(address.path), rules.judged_method(call.method)
         pairs = query_pairs(call.query)
@@ -315,9 +325,9 @@ class ProgramAccess:
         held = {one.provider: one for _, one in self._pairs(found, usable)}
         address = next((one for one in found if one.provider in held), found[0])
         provider = self._deployment.catalog.provider(address.provider)
-        fitting = self._rules_for(provider, address, call)
+        fitting = self.rules_for(provider, address, call)
         if not fitting:
-            raise no_rule(provider)
+            raise self.refusal(provider, address, call)
         return Question(address, _least(fitting, held.get(provider.name)), self._account_named(provider, usable))
 
     async def _ask(self, found: Sequence[ApiAddress], call: WantedCall, question: Question) -> AccountChoice:
@@ -354,6 +364,10 @@ class ProgramAccess:
             self._unanswered[question.key] = loop.time() + _QUIET, refusal
         raise refusal
 
+    def refusal(self, provider: Provider, _address: ApiAddress, _call: WantedCall) -> ProxyRefused:
+        """What to say of a call without a rule."""
+        return no_rule(provider)
+
     def _account_named(self, provider: Provider, usable: Sequence[Connection]) -> str | None:
         own = [one for one in usable if one.provider == provider.name]
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
@@ -375,6 +389,13 @@ class ProgramAccess:
         )
         token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         return AccountChoice(question.address, token.connection_id, token.scopes)
+
+
+def reads(provider: Provider, rule: Rule) -> bool:
+    """Whether no call of this rule changes anything: it allows only GET, or a scope that only reads."""
+    return (rule.method == ("GET",) and ANY_CALL not in rule.scopes) or not rule.scopes.isdisjoint(
+        provider.reading_scopes
+    )
 
 
 def stores_encoding(deployment: Deployment, chosen: AccountChoice) -> bool:

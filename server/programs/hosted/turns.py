@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from providers.definitions.unruled import ANY_CALL
+from providers.definitions.model import Provider, Rule
 from server.deployment import Deployment, MissingPart, ToolCaller
 from server.local_server_settings import LocalServerSettings
 from server.programs.front import ProgramCall
 from server.programs.local_calls import LocalCalls
 from server.programs.wire import Exchange
-from server.proxy.program_access import AccountChoice, ProgramAccess, WantedCall
+from server.proxy.program_access import READING, AccountChoice, ProgramAccess, WantedCall, reads
 from server.proxy.program_hosts import HOST_REFUSED, ApiAddress, HostMap, note_host
 from server.proxy.wire import ProxyRefused
 from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.spans import REQUEST_ID
 
 _MOST_HOSTS: Final = 100  # that are recorded of one call
-_READING: Final = frozenset({"GET", "HEAD"})
 
 
 class _TurnAccess(ProgramAccess):
@@ -38,25 +37,38 @@ class _TurnAccess(ProgramAccess):
             purpose=caller.tool,
             several=f"Give the access to {caller.title} the name of the account that it should use.",
         )
-        self._catalog = deployment.catalog
         self._caller = caller
         self.missing: ConnectionRequired | DelegationRequired | None = None
 
     async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
         try:
-            chosen = await super().choose(found, call)
+            return await super().choose(found, call)
         except (ConnectionRequired, DelegationRequired) as missing:
             self.missing = missing
             raise
-        provider = self._catalog.provider(chosen.address.provider)
-        is_reading = call.method in _READING and ANY_CALL not in chosen.scopes
-        if self._caller.only_reads and not is_reading and not chosen.scopes <= provider.reading_scopes:
-            raise ProxyRefused(
-                "call_not_allowed",
-                f"{self._caller.tool} was accepted as a tool that only reads, and this {call.method} can change "
-                f"something at {provider.title}. An admin can accept it as one that writes. Nothing was sent.",
-            )
-        return chosen
+
+    def rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
+        """A tool that only reads gets scopes that only read: the body of its call decides between rules later."""
+        found = super().rules_for(provider, address, call)
+        if not self._caller.only_reads:
+            return found
+        if call.method in READING:
+            return [rule for rule in found if reads(provider, rule)]
+        reading = provider.reading_scopes
+        return [
+            rule.model_copy(update={"scopes": rule.scopes & reading})
+            for rule in found
+            if not rule.scopes.isdisjoint(reading) and rule.needs <= reading
+        ]
+
+    def refusal(self, provider: Provider, address: ApiAddress, call: WantedCall) -> ProxyRefused:
+        if not super().rules_for(provider, address, call):
+            return super().refusal(provider, address, call)
+        return ProxyRefused(
+            "call_not_allowed",
+            f"{self._caller.tool} was accepted as a tool that only reads, and this {call.method} can change "
+            f"something at {provider.title}. An admin can accept it as one that writes. Nothing was sent.",
+        )
 
 
 class HostNotes:
@@ -86,15 +98,11 @@ class Turn:
         self._access = _TurnAccess(deployment, caller)
         self._calls = LocalCalls(deployment, hosts, self._access, tool=caller.tool, request_id=REQUEST_ID.get())
         self._notes = HostNotes(deployment)
-        self._wrote = False
+        self._has_reached = False
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
         """Carry out a request at a provider's host."""
-        before = self._answer_count()
-        try:
-            await self._calls.answer(call, exchange)
-        finally:
-            self._wrote |= call.method not in _READING and self._answer_count() > before
+        await self._calls.answer(call, exchange)
 
     def _answer_count(self) -> int:
         return sum(count for (_, outcome), count in self._calls.counts.items() if outcome != "refused")
@@ -105,7 +113,7 @@ class Turn:
 
     def note_host(self, host: str, port: int, is_reached: bool) -> None:
         """Record that the program called another host."""
-        self._wrote |= is_reached  # whatever is sent there
+        self._has_reached |= is_reached
         self._notes.note(self._caller, host, port, code="" if is_reached else HOST_REFUSED)
 
     def check_permission(self) -> None:
@@ -113,9 +121,10 @@ class Turn:
         missing = self._access.missing
         if missing is None:
             return
-        if not self._wrote and not self._answer_count():
+        may_repeat = not (self._calls.may_have_changed or self._has_reached)  # whatever was sent to another host
+        if may_repeat and not self._answer_count():
             raise missing
-        self._caller.leave_out(MissingPart(missing, may_repeat=not self._wrote))
+        self._caller.leave_out(MissingPart(missing, may_repeat))
 
     async def close(self) -> None:
         """End what was given for this call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -187,13 +187,15 @@ def text(result: CallToolResult) -> str:
 
 
 @asynccontextmanager
-async def hosted_room(data: Path, *, most: int = 16, **local_servers: Any) -> AsyncGenerator[HostedRoom]:
-    """A vault whose settings declare these servers, at most so many at once."""
+async def hosted_room(
+    data: Path, *, most: int = 16, more: Mapping[str, object] | None = None, **local_servers: Any
+) -> AsyncGenerator[HostedRoom]:
+    """A vault whose settings declare these servers, at most so many at once. `more`: settings of other providers."""
     async with (
         running_simulator() as simulator,
         running_vault(
             data,
-            providers=_with_unruled_slack(simulator.settings()),
+            providers=_with_unruled_slack(simulator.settings()) | dict(more or {}),
             overrides={"local_servers": local_servers, "tools": {"list_limit": 0, "local_processes": most}},
         ) as vault,
     ):

@@ -76,9 +76,9 @@ def fetch(url: str, method: str = "GET", body: str = "") -> object:
         return {"status": error.code, "body": error.read(20000).decode()}
 
 
-def fetch_both(url: str, other: str, strict: int) -> object:
+def fetch_both(url: str, other: str, strict: int, method: str = "GET", body: str = "") -> object:
     """Fetch two addresses; a strict call fails where one of them does."""
-    found = [fetch(url), fetch(other)]
+    found = [fetch(url, method, body), fetch(other)]
     if strict and any(one["status"] != 200 for one in found):
         raise OSError("not both")
     return found
