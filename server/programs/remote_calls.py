@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -82,7 +82,8 @@ class RemoteCalls:
         self._say = say
         self._wait = wait
         self._told: set[str] = set()
-        self._telling = set[asyncio.Task[None]]()
+        self._refused = deque[tuple[str, int]]()  # hosts that the vault isn't told of yet
+        self._telling: asyncio.Task[None] | None = None
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(30.0, read=_ANSWER), trust_env=not vault.is_loopback, follow_redirects=False
         )
@@ -90,19 +91,25 @@ class RemoteCalls:
 
     async def close(self) -> None:
         """Close the connections to the vault. Handles end by themselves within minutes."""
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=_LAST_WORDS)
-        await self._http.aclose()
+        try:
+            if self._telling is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._telling, _LAST_WORDS)
+        finally:
+            await self._http.aclose()
 
     def tell_refused(self, host: str, port: int) -> None:
         """Let the vault record that the program called a host of nobody's account, and was refused."""
-        task = asyncio.create_task(self._tell_refused(host, port))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._refused.append((host, port))
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_refused())
 
-    async def _tell_refused(self, host: str, port: int) -> None:
-        with suppress(VaultError, httpx2.HTTPError, httpx2.InvalidURL):  # the call is refused anyway
-            await self._ask(CALLS, {"method": "CONNECT", "host": host[:253], "port": port, "path": "/"})
+    async def _tell_refused(self) -> None:
+        """One after the other: a program that tries many hosts isn't to keep the vault busy."""
+        while self._refused:
+            host, port = self._refused.popleft()
+            with suppress(VaultError, httpx2.HTTPError, httpx2.InvalidURL):  # the call is refused anyway
+                await self._ask(CALLS, {"method": "CONNECT", "host": host[:253], "port": port, "path": "/"})
 
     async def hosts(self) -> HostMap:
         """Where the person's accounts are called. Raises BridgeRefused, also for an unknown account's name."""

@@ -7,6 +7,7 @@ token exchange (RFC 8693), with its conditions; a credential never goes out.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -40,7 +41,7 @@ from server.proxy.program_access import (
 )
 from server.proxy.program_hosts import HOST_REFUSED, hosts_of, note_host
 from server.proxy.wire import ProxyRefused
-from server.runtime.rate_limits import agent_place
+from server.runtime.rate_limits import agent_place, host_place
 from vault import clients
 from vault.records import Client, Principal
 from vault.refusals import VaultError
@@ -130,7 +131,7 @@ class RemotePrograms:
             if isinstance(refused, VaultError):
                 refused = await refusals.of_vault(self._deployment, refused, handle=None)
             provider = self._deployment.catalog.get(named[0].provider) if named else None
-            told = self._count(agent, refused)
+            told = self._count(agent, refused, place=agent_place if named else host_place)
             if not named and told is refused:
                 note_host(self._deployment, agent.principal, call.host, call.port, code=HOST_REFUSED)
             return _refusal(told, provider=provider)
@@ -146,12 +147,12 @@ class RemotePrograms:
         }
         return JSONResponse(answer, headers=_UNSTORED)
 
-    def _count(self, agent: _Agent, refused: ProxyRefused) -> ProxyRefused:
+    def _count(self, agent: _Agent, refused: ProxyRefused, *, place: Callable[[str], str]) -> ProxyRefused:
         """What the agent is told: a refused call counts for it, unless it waits for its person."""
         if "connect_uri" in refused.more:
             return refused
         who = agent.principal
-        wait = self._deployment.budgets.spend(who.user_id, agent_place(who.client_id), now=monotonic())
+        wait = self._deployment.budgets.spend(who.user_id, place(who.client_id), now=monotonic())
         return refusals.too_often(wait, why="Too many calls of this agent are refused.") if wait else refused
 
     async def _agent(self, request: Request) -> _Agent:

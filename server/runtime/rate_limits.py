@@ -19,6 +19,11 @@ def agent_place(client_id: str) -> str:
     return f"agent {client_id}"
 
 
+def host_place(client_id: str) -> str:
+    """Where calls of this agent's programs count that are for hosts of nobody's account."""
+    return f"hosts {client_id}"
+
+
 class Budgets:
     """A number of calls per window of seconds for each person at each place (a provider, an agent).
 

@@ -34,6 +34,7 @@ from server.programs.holding import text_of
 from server.programs.remote_running import run_for
 from server.programs.running import ProgramOptions
 from server.proxy.remote_programs import CALLS, HOSTS
+from server.runtime.rate_limits import agent_place, host_place
 from tests.support.bridging import Machine, in_the_browser
 from tests.support.harness import PASSWORD, RunningVault, Tokens
 from tests.support.person import Person
@@ -331,6 +332,22 @@ async def test_new_handles_count_as_requests_for_tokens(there: Elsewhere) -> Non
     refused = await ask(there, f"Bearer {tokens.access_token}")
     assert (refused.status_code, "retry-after" in {name.lower() for name in refused.json()["headers"]}) == (429, True)
     assert (await ask(there, f"Bearer {await _fresh(there)}")).status_code == 200  # the twin: another agent
+
+
+async def test_refused_hosts_of_programs_do_not_count_for_the_calls_of_their_agent(there: Elsewhere) -> None:
+    tokens = await exchanging(there.room.vault, there.person)
+    await allow(there, tokens.client_id, READ)
+    user_id, budgets = there.room.principal.user_id, there.room.vault.deployment.budgets
+    own, host = {"path": "/nothing/that/is/there"}, {"host": "refused.example"}
+
+    async def statuses() -> list[int]:
+        return [(await ask(there, f"Bearer {tokens.access_token}", changes=one)).status_code for one in (own, host)]
+
+    assert await statuses() == [403, 403]
+    for place, expected in ((host_place, [403, 429]), (agent_place, [429, 429])):
+        while not budgets.spend(user_id, place(tokens.client_id), now=monotonic() + 600):
+            pass
+        assert await statuses() == expected
 
 
 async def ask(
