@@ -60,6 +60,8 @@ from vault.refusals import (
 from vault.spans import REQUEST_ID, new_request_id, span
 
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
+_NOTE: Final = 2.0  # seconds for the link of a part that is missing
+_NOTE_MARGIN: Final = 0.2  # before the deadline, so that the result itself isn't lost
 logger = logging.getLogger("token_vault.tools")
 
 
@@ -236,7 +238,9 @@ async def _answer(
             _check_budget(spent)
             output = await held.call(arguments, progress)
             running.items = count_items(output)
-            return _Outcome(success(output, held.token, note=await _missing_part(deployment, request, held)))
+            left = started + DEADLINE - time.monotonic()
+            note = await _missing_part(deployment, request, held, seconds=min(_NOTE, left - _NOTE_MARGIN))
+            return _Outcome(success(output, held.token, note=note))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing) as refused:
             missing = _to_grant(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
             if is_last or not await _is_answered(deployment, request):
@@ -250,14 +254,23 @@ async def _answer(
             raise
 
 
-async def _missing_part(deployment: Deployment, request: ToolRequest, held: _CallToken) -> str:
-    """What to say of a result without a part that the person could allow; empty for a whole one."""
+async def _missing_part(deployment: Deployment, request: ToolRequest, held: _CallToken, *, seconds: float) -> str:
+    """What to say of a result without a part that the person could allow; empty for a whole one.
+
+    The provider was called, so nothing that fails here may lose the result: the note then has no link.
+    """
     if held.left_out is None:
         return ""
-    told = await tell(deployment, held.left_out.refusal, request.principal, tool=request.name)
-    where = "" if told.link is None else f" The person can do that at {told.link.url}"
+    try:
+        async with asyncio.timeout(seconds):
+            told = await tell(deployment, held.left_out.refusal, request.principal, tool=request.name)
+    except (VaultError, TimeoutError) as error:
+        logger.warning("no link for a missing part", extra={"tool": request.name, "cause": str(error)})
+        what = "The person needs to allow more for this."
+    else:
+        what = told.text + ("" if told.link is None else f" The person can do that at {told.link.url}")
     again = "" if held.left_out.may_repeat else " Something was changed already: don't repeat the whole call."
-    return f"[vault] A part may be missing. {told.text}{where}{again}"
+    return f"[vault] A part may be missing. {what}{again}"
 
 
 def _to_grant(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.programs.hosted.turns import Turn
 from server.proxy.program_hosts import HostMap
-from tests.programs.hosted.hosted_room import HostedRoom, text
+from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room, needs_sandbox, text
 from tests.support.rooms.mcp_room import Agent
 from vault.refusals import ConnectionRequired
 
@@ -120,6 +121,29 @@ async def test_a_result_is_kept_where_only_a_part_lacked_a_permission(place: Hos
     whole = await place.call(agent, "curious", "fetch_both", **both, strict=1)
     assert not whole.is_error, text(whole)
     assert "A part may be missing" not in text(whole)
+
+
+async def test_a_result_is_kept_where_no_link_can_be_made_for_what_is_missing(tmp_path: Path) -> None:
+    needs_sandbox()
+    async with hosted_room(tmp_path / "vault", curious=CURIOUS) as place:
+        await place.add("curious")
+        agent = await place.agent("curious")
+        await place.slack(agent, frozenset({"chat:write"}))
+        body = json.dumps({"channel": "C0SBRANDOM1", "text": "hello"})
+        both = {"url": POST, "method": "POST", "body": body, "other": CHANNELS, "strict": 0}
+        writing, before = place.deployment.database._writing, len(place.room.simulator.books()["posts"])
+        await writing.execute("alter table tickets rename to tickets_away")
+        try:
+            kept = await place.call(agent, "curious", "fetch_both", **both)
+        finally:
+            await writing.execute("alter table tickets_away rename to tickets")
+        assert len(place.room.simulator.books()["posts"]) == before + 1
+        assert not kept.is_error, text(kept)
+        assert '"status": 200' in kept.structured_content["text"][0]
+        assert "A part may be missing. The person needs to allow more for this." in text(kept)
+        assert "don't repeat the whole call" in text(kept)
+        twin = await place.call(agent, "curious", "fetch_both", **both)
+        assert place.room.url in text(twin), "with a link, now that one can be made"
 
 
 async def test_a_tool_that_was_accepted_as_reading_changes_nothing(place: HostedRoom) -> None:
