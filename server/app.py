@@ -500,7 +500,7 @@ def _lifespan(
 def build_late_app(deployment: Deployment) -> DeferredApp:
     """The whole application, loaded on demand.
 
-    Whoever only looks whether somebody listens, and who, is answered at once, and so is a client without a token.
+    Whoever only looks whether someone listens, and who, is answered at once, and so is a client without a token.
     """
     from starlette.applications import Starlette
 

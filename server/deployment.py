@@ -39,7 +39,7 @@ ENTRIES_PER_HOUR: Final = 20  # credentials of one person tried out at a service
 class Pages:
     """Whether the address of our pages leads to us.
 
-    It does, unless a process was told to `watch` it and finds otherwise: a stdio process gives out links to an address
+    It does, unless a process should `watch` it and finds otherwise: a stdio process gives out links to an address
     that another program may hold.
     """
 

@@ -16,7 +16,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?")
 _OURS: Final = frozenset({"https_proxy", "http_proxy", "all_proxy", "no_proxy", "home"})
-# Folders of the system that hold other things than a program needs: sockets, devices, everybody's files.
+# Folders of the system that hold other things than a program needs: sockets, devices, everyone's files.
 _CLOSED: Final = tuple(Path(one) for one in ("/proc", "/sys", "/dev", "/run", "/var/run"))
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- where tests and services may have folders of their own
 _TOO_WIDE: Final = frozenset(

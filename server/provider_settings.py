@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
-    """A secret given directly or by file, never empty: anybody could send an empty one.
+    """A secret given directly or by file, never empty: anyone could send an empty one.
 
     Raises SettingsRefused when both are set, the file cannot be read, or there is nothing in it.
     """

@@ -473,7 +473,7 @@ class Settings(BaseSettings):
     def _loopback_listens_on_loopback(self) -> Self:
         """What is relaxed on loopback (open registration, plain http, owner windows) must be reachable from there only.
 
-        Anybody who reaches a listener can send `Host: localhost`.
+        Anyone who reaches a listener can send `Host: localhost`.
         """
         if self.is_loopback and not is_loopback_host(self.server.host):
             raise ValueError(

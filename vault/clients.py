@@ -233,7 +233,7 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
 
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
     """End the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
-    # The client first, then codes, requests, companies' permissions, grants, permissions: the order in which everybody
+    # The client first, then codes, requests, companies' permissions, grants, permissions: the order in which everyone
     # holds them who lets an agent in or ends it.
     removed = await transaction.execute(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"

@@ -96,7 +96,7 @@ async def allow_opened(
 
 
 async def take_back(transaction: Transaction, permission: CompanyPermission, *, now: int) -> CompanyPermission:
-    """Take what the company gave; what the person allowed, or ended, stays as it is. The row that is then to be stored.
+    """Take what the company gave, and keep what the person allowed or ended. Returns the row to store.
 
     What was taken comes back with the next assertion, if the row takes one.
     """

@@ -90,7 +90,7 @@ class CompanyPermission:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What becomes of one permission. `scopes` None: it stays as it is; empty: it ends. `given` is remembered."""
+    """What becomes of one permission. `scopes` None: it stays unchanged; empty: it ends. `given` is remembered."""
 
     given: frozenset[str] | None
     scopes: frozenset[str] | None = None

@@ -149,7 +149,7 @@ async def get_connection(reader: Reader, connection_id: str, *, user_id: str) ->
 
 
 async def exists(reader: Reader, connection_id: str) -> bool:
-    """Whether anybody has, or had, a connection with this ID."""
+    """Whether anyone has, or had, a connection with this ID."""
     named = {"tenant": TENANT, "id": connection_id}
     return await reader.fetch_one("select id from connections where tenant = :tenant and id = :id", named) is not None
 
@@ -297,7 +297,7 @@ async def _reconnect(
         transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
     )
     before = _aside_of_row(key, existing)
-    # It needs nothing of the old grant; that of an MCP server may be another account's, since nobody can ask which.
+    # It needs nothing of the old grant; that of an MCP server may be another account's, since no one can ask which.
     is_whole = answer.refresh_token is not None or facts["renewed_by"] is not None or policy.is_remote
     kept = None if is_whole else before.refresh_token
     following = previous + 1

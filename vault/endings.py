@@ -84,8 +84,8 @@ _RENEW_ASIDE = """
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
     where tenant = :tenant and connection_id = :id and done_at is null
 """
-# Anybody's: a group may have had the newest grant of an account that a person had before. Without `tenant`
-# and `done_at`, by which SQLite would read everybody's; nothing held is done.
+# Anyone's: a group may have had the newest grant of an account that a person had before. Without `tenant`
+# and `done_at`, by which SQLite would read everyone's; nothing held is done.
 _RELEASE_HELD = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where outcome = :held and connection_id in (
@@ -93,7 +93,7 @@ _RELEASE_HELD = """
         where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is not null
     )
 """
-# `+ 0`: by the person's index; by that of the ended ones it would read everybody's.
+# `+ 0`: by the person's index; by that of the ended ones it would read everyone's.
 _RELEASE_UNKNOWN = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (

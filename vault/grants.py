@@ -54,7 +54,7 @@ class Redemption:
     async def create_grant(
         self, *, user_id: str, client_id: str, scopes: frozenset[str], resource: str, redirect_uri: str, now: int
     ) -> Grant:
-        """The grant that this code stands for, recorded with the code."""
+        """The grant of this code, recorded with the code."""
         grant = await create_grant(
             self.transaction,
             user_id=user_id,
@@ -81,7 +81,7 @@ async def redeem_code(
 
     A refusal raised in the block leaves the code unused. If the code was redeemed before, the grant of the first
     redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2). `is_holder` says
-    whether the caller could have redeemed the code: somebody who merely saw it must not be able to end the grant.
+    whether the caller could have redeemed the code: someone who merely saw it must not be able to end the grant.
     """
     replay: tickets.TicketReplayed | None = None
     async with database.transaction() as transaction:
@@ -443,7 +443,7 @@ def _live_grant(row: Row) -> LiveGrant:
 
 
 async def hold_client(transaction: Transaction, client_id: str) -> bool:
-    """Until the transaction ends, nobody removes the client; False if it is gone. Hold it before what it has."""
+    """Until the transaction ends, no one removes the client; False if it is gone. Hold it before what it has."""
     return (
         await transaction.execute(
             "update clients set removed_at = removed_at where tenant = :tenant and id = :id and removed_at is null",

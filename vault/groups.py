@@ -129,7 +129,7 @@ def name_key(name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """The name as it is stored. Raises GroupNameRefused."""
+    """The stored form of the name. Raises GroupNameRefused."""
     if not _is_name(name):
         raise GroupNameRefused(f"use 1 to {MAX_NAME} visible characters for the name of a group")
     return unicodedata.normalize("NFC", name).strip()
@@ -214,7 +214,7 @@ async def members_by(reader: Reader, group_id: str, *, source: str) -> frozenset
 
 
 async def has_other_members(reader: Reader, group_id: str, *, source: str, besides: str = "") -> bool:
-    """Whether somebody is a member by another source than this one, and than `besides`."""
+    """Whether someone is a member by another source than this one, and than `besides`."""
     row = await reader.fetch_one(
         "select user_id from memberships where tenant = :tenant and group_id = :group_id and source <> :source"
         " and source <> :besides limit 1",
@@ -374,7 +374,7 @@ async def forget_person(transaction: Transaction, user_id: str) -> None:
 
 
 async def _held_group(transaction: Transaction, name: str, *, now: int) -> str:
-    """The id of the group, held, so that nobody deletes it as empty meanwhile; made again if somebody just did."""
+    """The id of the group, held, so that no one deletes it as empty meanwhile; made again if someone just did."""
     for _ in range(3):
         group = await _group_named(transaction, name, now=now)
         with suppress(TransitionRefused):

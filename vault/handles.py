@@ -40,7 +40,7 @@ class HandleRefused(VaultError):
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What a handle stands for. `principal` is the party it was issued to, with the actor chain of that exchange."""
+    """What a handle represents. `principal` is the party it was issued to, with the actor chain of that exchange."""
 
     principal: Principal
     connection_id: str
@@ -137,7 +137,7 @@ async def issue(
 
 
 async def find(reader: Reader, value: str, *, now: int) -> Handle:
-    """What this handle stands for, while it lasts. Raises HandleRefused.
+    """What this handle represents, while it is valid. Raises HandleRefused.
 
     Does not check its grant, account and permission: the exchange of each use does.
     """
@@ -160,7 +160,7 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
 async def look(reader: Reader, value: str, *, known: HandleState | None, now: int) -> HandleState:
     """Like `find`, with what its use depends on, in one read. Raises HandleRefused.
 
-    `known` is what this handle stood for before; returns it if nothing changed since.
+    `known` is what this handle represented before; returns it if nothing has changed since.
     """
     if not is_handle(value):
         raise _refusal("the token isn't a handle")

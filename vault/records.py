@@ -19,12 +19,12 @@ Tell = Callable[
     [str, int, int | None], None
 ]  # of long work: what is done, how much of it, of how much if that is known
 ALWAYS = 2**62  # later than every instant
-EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
-SHORT = 2 * 86400  # a grant of at most so many seconds ends as usual: nobody is told before
+EXPIRING = 7 * 86400  # seconds before the end of a grant at which people are notified
+SHORT = 2 * 86400  # a grant of at most so many seconds ends as usual: no one is notified
 
 
 def tell_nobody(step: str, done: int, total: int | None) -> None:
-    """For long work that nobody watches."""
+    """For long work that no one watches."""
 
 
 def new_id(size: int = 16) -> str:
@@ -62,7 +62,7 @@ class Principal:
 
 
 class Role(StrEnum):
-    """What a person may do for everybody. Each may all that the later ones may."""
+    """What a person may do for everyone. Each role includes the later ones."""
 
     OWNER = "owner"  # also changes owners
     ADMINISTRATOR = "administrator"
@@ -71,12 +71,12 @@ class Role(StrEnum):
 
     @property
     def administers(self) -> bool:
-        """Whether they change what is everybody's."""
+        """Whether they can change what belongs to everyone."""
         return self in {Role.OWNER, Role.ADMINISTRATOR}
 
     @property
     def audits(self) -> bool:
-        """Whether they read what is everybody's."""
+        """Whether they can read what belongs to everyone."""
         return self is not Role.MEMBER
 
     @staticmethod
@@ -88,7 +88,7 @@ class Role(StrEnum):
 
 
 def highest(roles: Iterable[Role]) -> Role:
-    """The one that may most."""
+    """The role with the most rights."""
     order = tuple(Role)
     return min(roles, key=order.index, default=Role.MEMBER)
 
@@ -98,7 +98,7 @@ class User:
     """A person. `role` is their own one; `server.sign_in.roles` adds what their groups give.
 
     `password_hash` is argon2id, None for people who sign in through OpenID Connect.
-    `stopped_at`: their agents stand still until they sign in at the issuer `stopped_by` (empty: two stopped them), or
+    `stopped_at`: their agents are paused until they sign in at the issuer `stopped_by` (empty: two stopped them), or
     an admin enables them.
     """
 
@@ -201,7 +201,7 @@ class Client:
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether somebody who runs this vault made the client; any stranger can register the other kinds."""
+        """Whether someone who runs this vault made the client; any stranger can register the other kinds."""
         return self.kind in {ClientKind.MANUAL, ClientKind.LOCAL}
 
     @property

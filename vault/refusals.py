@@ -79,7 +79,7 @@ class DelegationRequired(VaultError):
 class ApprovalRequired(VaultError):
     """The person wants to approve each such call and has not approved this one.
 
-    `can_ask`: the call is a tool call, whose arguments can be shown, or hands out the account's whole token, once.
+    `can_ask`: the call is a tool call, whose arguments can be shown, or releases the account's whole token, once.
     `rule` and `digest`: of the operator's rules, if one of them asks for the approval.
     """
 
@@ -143,7 +143,7 @@ class PolicyRefused(VaultError):
 
 
 class CallUnauthorized(VaultError):
-    """The provider answered this call with 401, though the account's credential works or nobody can tell."""
+    """The provider answered this call with 401, though the account's credential works or no one can tell."""
 
     code = "upstream_unauthorized"
 

@@ -51,7 +51,7 @@ _CLAIM: Final = """
         and coalesce(renewing_at, 0) <= :before
     returning revision
 """
-_CLAIMED: Final = 900  # seconds for which nobody else renews it
+_CLAIMED: Final = 900  # seconds for which no one else renews it
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ async def open_renewal(reader: Reader, ring: KeyRing, stored: StoredRegistration
 
 
 async def claim_renewal(transaction: Transaction, stored: StoredRegistration, *, now: int) -> bool:
-    """Whether nobody else renews it now, or changed it."""
+    """Whether no one else renews it now, or changed it."""
     which = {"tenant": TENANT, "provider": stored.provider, "known": stored.revision}
     return await transaction.fetch_one(_CLAIM, {**which, "now": now, "before": now - _CLAIMED}) is not None
 

@@ -76,7 +76,7 @@ def derives(policy: UpstreamPolicy) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an exchange may hand out, and how.
+    """What an exchange may release, and how.
 
     `scopes` never holds authority outside the request, the delegation, the connection and the operator's ceiling. The
     other three name the parts of the request that the ceiling, the account and the delegation do not include; the

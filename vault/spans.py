@@ -1,6 +1,6 @@
 """Work that a trace shows and a histogram measures, and the id of the request that it is done for.
 
-An exchange, a refresh, a tool call, a request to a provider: nobody listens by default, and a span then costs two
+An exchange, a refresh, a tool call, a request to a provider: no one listens by default, and a span then costs two
 function calls. `server.telemetry` listens. The request's id goes into log records, events, answers, and spans. Uses of
 keys are counted here, too.
 """
@@ -73,6 +73,6 @@ def span(
 
 
 def listen(listener: Listener | None) -> None:
-    """Call `listener` for each span of this process from now on; None: nobody listens."""
+    """Call `listener` for each span of this process from now on; None: no one listens."""
     global _listener
     _listener = listener

@@ -33,7 +33,7 @@ from vault.storage.database import (
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
-_KEPT_OF_STRANGERS = 300  # after expiry, if nobody was signed in when it was made: any stranger can make many
+_KEPT_OF_STRANGERS = 300  # after expiry, if no one was signed in when it was made: any stranger can make many
 _KEPT = 86400  # after expiry, to tell a late use from a forgery, and so that a replayed code ends its grant
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that looks like a digit
 _CODE_HALF = 4
@@ -42,7 +42,7 @@ _CODE_HALF = 4
 class TicketReplayed(TransitionRefused):
     """The ticket was used before.
 
-    `outcome` is what its first use recorded: for a code, the id of the grant it made. `ticket` is what it stood for.
+    `outcome` is what its first use recorded: for a code, the id of the grant it made. `ticket` is its record.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class CredentialKind(StrEnum):
     """What the vault holds of an account."""
 
     OAUTH = "oauth"  # a grant: refresh and access tokens
-    KEY = "key"  # what a person entered, sent as it is
+    KEY = "key"  # what a person entered, sent unchanged
     CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token that it gets (RFC 6749 §4.4)
     SESSION = "session"  # what a person entered, and the session that signing in with it opens
     SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens that it gets (RFC 7523 §2.1)
@@ -83,7 +83,7 @@ class UpstreamPolicy:
     own: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: no account has to hold them
     unruled: frozenset[str] = frozenset()  # those of them that only the provider's hosts limit
     is_remote: bool = False  # an MCP server of others: agents get scopes of ours only, and its token stays inside
-    is_identity: bool = False  # people sign in there: its tokens vouch for them and are never handed out
+    is_identity: bool = False  # people sign in there: its tokens vouch for them and are never released
 
     @property
     def narrows_by(self) -> Downscope:

@@ -220,7 +220,7 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int, is_b
 
 
 async def may_directory_enable(reader: Reader, user_id: str) -> bool:
-    """Whether the directory itself disabled this user, or nobody did."""
+    """Whether the directory itself disabled this user, or no one did."""
     row = await reader.fetch_one(
         "select disabled_at, disabled_by from users where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": user_id},
@@ -306,7 +306,7 @@ async def hold_admins(transaction: Transaction) -> None:
 
 
 async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
-    """Whether nobody but this user could administer the vault.
+    """Whether no one but this user could administer the vault.
 
     Holds the rows of all admins until the transaction ends: two of them cannot remove each other at once.
     """
@@ -319,7 +319,7 @@ async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
 
 
 async def is_last_owner(transaction: Transaction, user_id: str) -> bool:
-    """Whether nobody but this user could be the vault's owner. Holds the rows of all admins, as `is_last_admin`."""
+    """Whether no one but this user could be the vault's owner. Holds the rows of all admins, as `is_last_admin`."""
     await hold_admins(transaction)
     row = await transaction.fetch_one(
         "select id from users where tenant = :tenant and is_admin = 1 and (role is null or role = :owner)"
@@ -452,7 +452,7 @@ async def note_email(transaction: Transaction, *, issuer: str, subject: str, ema
 
 
 async def has_identities(reader: Reader, *, issuer: str) -> bool:
-    """Whether anybody is linked under this issuer."""
+    """Whether anyone is linked under this issuer."""
     row = await reader.fetch_one(
         "select subject from identities where tenant = :tenant and issuer = :issuer limit 1",
         {"tenant": TENANT, "issuer": issuer},

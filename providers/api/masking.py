@@ -40,7 +40,7 @@ _END_OF_LINE: Final = re.compile(
     rb"|%0[Dd]%0[Aa]|%0[AaDd]|&#13;&#10;|&#1[03];"
 )
 _GLANCE: Final = 1024  # bytes that show what is escaped in a body
-_SPELLINGS: Final = 4  # of ends of line that are looked for in one body
+_SPELLINGS: Final = 4  # of line ends that are searched for in one body
 _AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LETTERS: Final = b"".join(_AS_LETTER)
 _OF_ESCAPES: Final = b"\\%&#;/+=_.~:-0123456789ABCDEFXabcdefnrtux"  # all that an escaped character consists of

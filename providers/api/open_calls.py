@@ -1,6 +1,6 @@
 """What a rule for every path leaves out at a service with a credential: answers with secrets, GETs that change. Pure.
 
-Nobody read every call of such a service, so names decide: those of path segments and query parameters. A file that
+No one read every call of such a service, so names decide: those of path segments and query parameters. A file that
 knows better has a rule for the path, which goes first.
 """
 

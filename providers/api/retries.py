@@ -41,7 +41,7 @@ class Wait:
     is_told: bool
 
     def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
-        """The repetition that this allows; 503 does not say that the call was not looked at."""
+        """The repetition that this allows; a 503 doesn't prove that the call wasn't processed."""
         if is_write and (not self.is_told or status == 503):
             return None
         return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)

@@ -8,7 +8,7 @@ _INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
-# Beside these: characters of no width that belong to emoji and scripts, and tags that spell a text nobody sees.
+# Beside these: characters of no width that belong to emoji and scripts, and tags that spell a text no one sees.
 _UNSEEN = re.compile("[\U000e0000-\U000e0fff\u00ad\u034f\u061c\u115f\u1160\u180e\u3164\ufe00-\ufe0f\uffa0]")
 
 

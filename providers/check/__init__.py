@@ -1,1 +1,1 @@
-"""Drive a provider's file through the whole life of a connection, at the simulator or live."""
+"""Test a provider's file through the whole life of a connection, with the simulator or live."""

@@ -28,7 +28,7 @@ _CLOCK: Final = (b"Signature expired", b"Signature not yet current", b"RequestTi
 
 
 class UnsignableBody(Exception):
-    """The service signs bodies, and this one streams: nobody has read it."""
+    """The service signs bodies, and this one streams: no one has read it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a person enters: whether it has the shape that the provider file names, and the one text that the vault seals.
 
-A credential of one field is sealed as it is, of several as a JSON object. Errors name fields, never values.
+A credential of one field is sealed unchanged, of several as a JSON object. Errors name fields, never values.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, s
 def public_values(
     credential: Credential, values: Mapping[str, str], *, needed: frozenset[str] | None = None
 ) -> dict[str, str]:
-    """Those that may stand in addresses, of which only the `needed` ones are.
+    """Those that may be part of addresses, of which only the `needed` ones are.
 
     Raises CredentialRefused for one that would not stay in its place.
     """

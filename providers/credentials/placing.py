@@ -113,7 +113,7 @@ def provider_of_account(provider: Provider, token: str) -> Provider:
 
 
 def _address(provider: Provider, credential: Credential, url: str, values: Mapping[str, str]) -> str:
-    """The URL with the account's values in the API's base: what a caller wrote below it stays as it is."""
+    """The URL with the account's values in the API's base: what a caller wrote below it stays unchanged."""
     for base in provider.apis.values():
         start = base.rstrip("/")
         if "{" in start and url.startswith(start):

@@ -42,7 +42,7 @@ class CredentialField(FilePart):
     """One thing that the person enters.
 
     The whole value must match `pattern`, without which it is 8 to 4096 printable characters without blanks. A named
-    group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may stand in addresses.
+    group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may be part of addresses.
     `many`: one or several of `choices`, with commas between; the first is meant where a call says none.
     `lines`: text of several lines, such as a key file, which people paste or choose. `members`: it is a JSON object
     whose members of these names are values of their own, by the pattern of each. `by_admin`: only admins may enter it.
@@ -86,7 +86,7 @@ class CredentialField(FilePart):
 
     @cached_property
     def groups(self) -> frozenset[str]:
-        """The values that come with this one, and may stand in addresses."""
+        """The values that come with this one, and may be part of addresses."""
         return frozenset(self.shape.groupindex)
 
 
@@ -154,7 +154,7 @@ class CredentialPlacement(FilePart):
 class Credential(FilePart):
     """What a person enters for an account here, and what requests do with it.
 
-    `kind`: `key` is sent as it is, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
+    `kind`: `key` is sent unchanged, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
     get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`; with `signed_token`, a private key
     signs what is such a token or gets one; with `session`, a sign-in does. `dead` and `alive`: statuses of the
     look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success;
@@ -179,7 +179,7 @@ class Credential(FilePart):
 
     @cached_property
     def public_names(self) -> frozenset[str]:
-        """The values that may stand in addresses."""
+        """The values that may be part of addresses."""
         found = {name for name, field in self.fields.items() if not field.secret}
         return frozenset(found).union(*(field.groups for field in self.fields.values()))
 

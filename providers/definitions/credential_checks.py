@@ -44,7 +44,7 @@ _OF_TOKENS: Final = frozenset({"hosts", "client_auth", "body", "params", "rename
 # With a token that is signed, also these: how the service narrows what it issues for one.
 _OF_SIGNED_TOKENS: Final = _OF_TOKENS | {"downscope"}
 _UNDER_A_DOMAIN: Final = re.compile(r"\.[a-z0-9-]+\.[a-z0-9-]+$")
-# Below these, anybody can have a name of their own; the commonest of the public suffix list.
+# Below these, anyone can have a name of their own; the commonest of the public suffix list.
 _ANYBODYS: Final = frozenset(
     {"co.uk", "org.uk", "com.au", "co.jp", "com.br", "co.in", "co.nz", "co.za", "com.cn", "com.mx", "com.tr", "co.kr"}
     | {"github.io", "gitlab.io", "herokuapp.com", "netlify.app", "vercel.app", "pages.dev", "workers.dev", "web.app"}
@@ -231,7 +231,7 @@ def _session_problems(provider: Provider, credential: Credential) -> Iterator[st
 
 
 def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]:
-    """A value that somebody enters must not choose whose host gets the credential."""
+    """A value that someone enters must not choose whose host gets the credential."""
     addresses = [(f"apis.{key}", url) for key, url in provider.apis.items()]
     hosts = provider.hosts
     named = (("token_url", hosts.token_url), ("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url))

@@ -133,7 +133,7 @@ async def fetch_metadata(
     try:
         content = _read(issuer, await _ask(issuer, outbound, policy=policy or outbound.policy, timeout=timeout))
     except NoMetadata as error:
-        if said is None or not is_kept or error.why == "issuer":  # the address may belong to somebody else by now
+        if said is None or not is_kept or error.why == "issuer":  # the address may belong to someone else by now
             if max_age:
                 known.pop(issuer, None)
             raise

@@ -110,7 +110,7 @@ class ProxyAllowances(FilePart):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Who we are at the provider, and the operator's limit for everybody. From settings, never a file."""
+    """Who we are at the provider, and the operator's limit for everyone. From settings, never a file."""
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)

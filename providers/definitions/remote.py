@@ -132,7 +132,7 @@ class RemoteServer:
 
 
 def shown_names(prefix: str, names: Iterable[str], *, taken: Iterable[str] = ()) -> Mapping[str, str]:
-    """By the server's name for a tool, ours without the prefix: of letters clients take, short, and nobody else's."""
+    """By the server's name for a tool, ours without the prefix: of letters clients take, short, and no one else's."""
     used, found = set(taken), dict[str, str]()
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)

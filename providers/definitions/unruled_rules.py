@@ -15,8 +15,8 @@ from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, Unrule
 
 _WRITES: Final[tuple[Method, ...]] = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS: Final[tuple[Method, ...]] = ("GET", *_WRITES)
-_NOBODY: Final = frozenset({"any:closed"})  # no scope: nobody can hold it
-# Where nobody has read how the service changes methods, what `[overrides]` of other files name is refused, too.
+_NOBODY: Final = frozenset({"any:closed"})  # no scope: no one can hold it
+# Where no one has read how the service changes methods, what `[overrides]` of other files name is refused, too.
 _UNREAD_OVERRIDES: Final = Overrides(parameters=frozenset({"method", "verb"}))
 _READ_SCOPE: Final = Scope(title="Any read (checked: host and method only)", reads=True)
 _CALL_SCOPE: Final = Scope(title="Any call (checked: host only)", covers=frozenset({ANY_READ}))
@@ -51,7 +51,7 @@ def with_unruled_calls(provider: Provider, calls: UnruledCalls) -> Provider:
 
 
 def _rules_of(provider: Provider, api: str, calls: UnruledCalls) -> Iterator[Rule]:
-    """Rules for one API; closed paths get one that nobody can use, so that a wider one doesn't decide."""
+    """Rules for one API; closed paths get one that no one can use, so that a wider one doesn't decide."""
     for path in sorted(provider.unruled.closed | _oauth_paths(provider, api)):
         yield _closed_rule(api, _METHODS, path)
     unsafe = provider.unruled.unsafe_reads

@@ -144,7 +144,7 @@ class _PublishedUpstream(OAuthUpstream):
 class IdentityUpstream:
     """OAuth with an identity provider: keeping a sign-in's refresh token fresh, and assertions (`UpstreamOAuth`).
 
-    The access token of such a connection is the person's ID token. It is never handed out.
+    The access token of such a connection is the person's ID token. It is never released.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class IdentityUpstream:
     ) -> TokenOutcome:
         """An assertion for the server that `target` names; one attempt, nothing is spent.
 
-        By an ID token, or by the refresh token where the identity provider takes that (-04 §4.3): it stays as it is.
+        By an ID token, or by the refresh token where the identity provider takes that (-04 §4.3): it stays unchanged.
         """
         found = await self._find()
         return (
@@ -284,7 +284,7 @@ class AssertedAccess:
         if facts is None:
             return Refusal("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
         if not self.identity.is_about(id_token, self.subject):
-            return Refusal(f"{BY_IDENTITY}wrong_subject", "the ID token is of somebody else", ends_grant=True)
+            return Refusal(f"{BY_IDENTITY}wrong_subject", "the ID token belongs to someone else", ends_grant=True)
         asked = self._wanted_scopes(scopes)
         vouched = await self.identity.vouch(id_token, facts, asked)
         return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)

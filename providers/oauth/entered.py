@@ -144,7 +144,7 @@ class CredentialUpstream:
         return CredentialLook(LookOutcome.ALIVE, account)
 
     async def look(self, token: str) -> CredentialLook:
-        """Ask whose the account is, which spends nothing; repeated once if nobody answered."""
+        """Ask whose the account is, which spends nothing; repeated once if no one answered."""
         if self._provider.identity.source != "endpoint":
             return CredentialLook(LookOutcome.UNKNOWN)
         try:
@@ -188,7 +188,7 @@ class CredentialUpstream:
         return account_of(self._provider, {**(content or {}), "credential": self._public(token)})
 
     def _public(self, token: str) -> Mapping[str, str]:
-        """The values that may stand in addresses; none with a token that was issued for a credential."""
+        """The values that may be part of addresses; none with a token that was issued for a credential."""
         if self._credential.kind != "key":
             return {}
         return public_values(self._credential, unpack(self._credential, token))
@@ -296,7 +296,7 @@ class CredentialUpstream:
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """Whether the credential still works; one look-up, or one request for a token, which nobody gets."""
+        """Whether the credential still works; one look-up, or one request for a token, which no one gets."""
         signed = self._credential.signed_token
         if signed is not None and signed.sent == "itself":
             outcome = (

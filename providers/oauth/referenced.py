@@ -1,4 +1,4 @@
-"""A provider whose client secret is kept elsewhere: it is read for each use, and kept only as long as that takes.
+"""A provider whose client secret is stored elsewhere: the vault reads it for each use, and drops it afterwards.
 
 A provider that rejects the secret may have got another one: it is read anew, and the request, which the provider did
 not carry out, is repeated once with it.

@@ -1,6 +1,6 @@
 """What an answer of a provider's token endpoint means. Pure.
 
-The question that matters is whether the token was spent. Four answers: new tokens, refused, not looked at, unknown.
+The question that matters is whether the token was spent. Four answers: new tokens, refused, not processed, unknown.
 `providers.oauth.client` sends.
 """
 
@@ -90,7 +90,7 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
     if shape.root is not None:
         inner = at(content, shape.root)
         # The answer to a refresh may omit the member (Slack does); the answer to a code never: its top level is
-        # somebody else's token.
+        # someone else's token.
         if is_object(inner) and text_at(inner, shape.access_token) is not None:
             root = inner
         elif not asked.is_refresh:

@@ -133,7 +133,7 @@ class Outbound:
 
     @asynccontextmanager
     async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
-        """Send once and hand out the answer while its body is arriving. Raises like `send`.
+        """Send once and return the answer while its body is arriving. Raises like `send`.
 
         The slot at the peer and the deadline last until the block ends.
         """

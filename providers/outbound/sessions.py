@@ -137,7 +137,7 @@ def _results(host: str, port: int, addresses: Sequence[str]) -> list[ResolveResu
 
 
 class _GuardedResolver(AbstractResolver):
-    """Resolves once and hands out the checked addresses, so that the connection goes to what was checked."""
+    """Resolves once and returns the checked addresses, so that the connection goes to what was checked."""
 
     def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
         self._policy = policy

@@ -1,4 +1,4 @@
-"""A plain connection to a host that somebody else named, to checked addresses only. What passes is not looked at."""
+"""A plain connection to a host that someone else named, to checked addresses only. What passes isn't read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def open_tunnel(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the host, through the operator's `proxy` if there is one, except to this machine.
 
-    The proxy gets the checked address, as for other calls. Raises AddressRefused, or NotReached where nobody answers.
+    The proxy gets the checked address, as for other calls. Raises AddressRefused, or NotReached where no one answers.
     """
     try:
         async with asyncio.timeout(_PATIENCE):

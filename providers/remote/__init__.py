@@ -1,1 +1,1 @@
-"""MCP servers of others: how they authorize, what they offer, and calls of their tools."""
+"""Other MCP servers: how they authorize, what they offer, and calls of their tools."""

@@ -1,4 +1,4 @@
-"""How an MCP server of others authorizes its clients, found as the MCP authorization specification says.
+"""How another MCP server authorizes its clients, discovered according to the MCP authorization specification.
 
 Protected resource metadata (RFC 9728), authorization server metadata (RFC 8414, OpenID Connect Discovery), and a client
 registered dynamically (RFC 7591) where no other way is left. Each address is checked before it is asked; no document
@@ -39,7 +39,7 @@ _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 # The one first that works with most: servers made with the official SDK want the client ID in the form.
 _METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
-_CLOSED: Final = frozenset({400, 401, 403})  # to somebody without a key
+_CLOSED: Final = frozenset({400, 401, 403})  # to someone without a key
 
 
 class AuthorizationUnknown(Exception):
@@ -83,7 +83,7 @@ async def find_authorization(
 ) -> FoundAuthorization:
     """How this server authorizes; `issuer`: the authorization server that the operator trusts with it.
 
-    A server that names one of somebody else's would get a token of theirs. Raises AuthorizationUnknown.
+    A server that names one of someone else's would get a token of theirs. Raises AuthorizationUnknown.
     """
     said = await _ask_without_token(url, outbound, policy)
     resource = await _resource_metadata(url, said.get("resource_metadata"), outbound, policy)
@@ -123,7 +123,7 @@ def _is_at_or_below(issuer: str, url: str) -> bool:
 
 
 async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> OutboundResponse:
-    """What the server answers to somebody without a token who begins. Raises AuthorizationUnknown."""
+    """What the server answers to someone without a token who begins. Raises AuthorizationUnknown."""
     opening = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -141,7 +141,7 @@ async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> 
 
 
 async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
-    """The challenge with which the server answers somebody without a token."""
+    """The challenge with which the server answers someone without a token."""
     answer = await _open_session(url, outbound, policy)
     if answer.status == 401:
         return challenge(answer.headers.get("www-authenticate", ""))
@@ -155,7 +155,7 @@ async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy
 async def check_without_oauth(
     url: str, credential: RemoteCredential, outbound: Outbound, *, policy: AddressPolicy
 ) -> None:
-    """That a server answers, and where it is said to be open, to everybody. Raises AuthorizationUnknown."""
+    """That a server answers, and where it is said to be open, to everyone. Raises AuthorizationUnknown."""
     answer = await _open_session(url, outbound, policy)
     if answer.status < 300 or (answer.status in _CLOSED and not credential.is_open):
         return
@@ -367,7 +367,7 @@ def is_longer(client: RemoteRegistration, known: RemoteRegistration) -> bool:
 
 
 async def read_client(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> ShownClient | None:
-    """Our client there (RFC 7592 §2.1); None where it can't be read. Raises AuthorizationUnknown if nobody answers.
+    """Our client there (RFC 7592 §2.1); None where it can't be read. Raises AuthorizationUnknown if no one answers.
 
     Some servers change the secret or the token by that: store them before anything else is asked. A later end without
     its secret says nothing about the secret that the vault has.
@@ -385,7 +385,7 @@ async def read_client(known: RemoteRegistration, outbound: Outbound, *, policy: 
 async def update_client(shown: ShownClient, outbound: Outbound, *, policy: AddressPolicy) -> RemoteRegistration | None:
     """The same client, updated so that its server makes a new secret (RFC 7592 §2.2); None where it refuses.
 
-    Raises AuthorizationUnknown if nobody answers.
+    Raises AuthorizationUnknown if no one answers.
     """
     content = await _manage("PUT", shown.client, shown.metadata, outbound, policy)
     return None if content is None else _client_after(content, shown.client, policy)

@@ -1,4 +1,4 @@
-"""What an MCP server says of a tool: which part of it is taken, and its canonical form, by which a change is noticed.
+"""What an MCP server says of a tool: which parts the vault uses, and the canonical form that shows a change.
 
 All of it is a stranger's text. The canonical form holds everything that could influence a model or a person, as it
 came; what is shown to agents is cut and cleaned.

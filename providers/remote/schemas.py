@@ -1,4 +1,4 @@
-"""JSON Schemas that a stranger wrote: what of them is used, and checking values by them in bounded time.
+"""JSON Schemas of other MCP servers: which parts the vault uses, and checking values by them in bounded time.
 
 A schema could fetch a document by `$ref`, double its work at each step, or hold a regular expression that never ends.
 So references are put in place, within a budget, and only keywords that take bounded time are taken; a tool with another

@@ -1,4 +1,4 @@
-"""One session with an MCP server of others, as one person: the official client over the vault's guarded HTTP client.
+"""One session with another MCP server, for one person: the official client over the vault's guarded HTTP client.
 
 The token is put in by `UpstreamAPI`, to the server's own address only; no redirect is followed, and nothing that the
 server asks of its client (sampling, elicitation, roots) is answered.
@@ -286,7 +286,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> Exception:
 
 
 def _refusal_of(api: UpstreamAPI, exchanged: _WireState, failure: Exception | None) -> ToolRefused:
-    """What the caller is told."""
+    """The error for the caller."""
     from mcp.shared.exceptions import MCPError
 
     if exchanged.trouble is not None:

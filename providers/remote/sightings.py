@@ -1,4 +1,4 @@
-"""What MCP servers were seen to offer, by connection, for a minute: each call is compared, few ask for the list."""
+"""What MCP servers offer, remembered by connection for a minute: each call is compared, few ask for the list."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from providers.remote.session import RemoteSession, RemoteSessions
 
 FRESH: Final = 60.0  # seconds
-AGAIN: Final = 10.0  # seconds until somebody who only looks makes the vault ask again
+AGAIN: Final = 10.0  # seconds until someone who only looks makes the vault ask again
 _MOST: Final = 1000  # lists kept
 Offered = Mapping[str, str]  # by the server's name of a tool, its canonical form
 Digests = Mapping[str, bytes]  # the same as kept, hashed

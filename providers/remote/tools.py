@@ -1,4 +1,4 @@
-"""The tools of MCP servers of others as tools of the vault: renamed, marked as theirs, checked both ways.
+"""The tools of other MCP servers as tools of the vault: renamed, marked as theirs, checked both ways.
 
 Arguments must fit the schema that the operator accepted before anything is sent; a structured result must fit the
 accepted output schema or is refused. What a server claims about a tool's effect counts only where an operator says so.

@@ -57,7 +57,7 @@ def authorization_handler(
 
 
 def _refuse(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
-    """Slack says it on this page, Google redirects the browser to an error page; both before anybody signs in."""
+    """Slack says it on this page, Google redirects the browser to an error page; both before anyone signs in."""
     if face == "google":
         return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
     error, description = _SLACK_WORDS.get(refusal.error, refusal.error), refusal.description

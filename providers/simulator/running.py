@@ -118,7 +118,7 @@ class Simulator:
         }
 
     def brokerage_settings(self) -> SettingsSection:
-        """For `[providers.brokerage]`, whose API trusts nobody until `trust` is called."""
+        """For `[providers.brokerage]`, whose API trusts no one until `trust` is called."""
         return {"apis": {"main": f"{self.url}/brokerage/v1"}}
 
     def company_settings(self) -> dict[str, object]:

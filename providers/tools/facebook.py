@@ -1,7 +1,7 @@
 """Facebook's tools: list your Pages, publish a post on one.
 
 A post needs the token of the Page itself, which each post requests with the person's token. It is never stored, shown
-or handed out: the rule for that request says that it tells secrets, so the proxy and declared tools are refused it.
+or released: the rule for that request has `tells_secrets`, so the proxy and declared tools refuse it.
 From developers.facebook.com/docs/pages-api (getting-started, posts, manage-pages), read on 2026-11-25, not run.
 """
 
@@ -135,7 +135,7 @@ async def facebook_pages(
     ),
 )
 async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:
-    """Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling again: a
+    """Publish a post on a Facebook Page in the Page's name, for everyone to see. Not undone by calling again: a
     repeated call posts again.
     """
     page = await api.get("main", "/{}", segments=[arguments.page], params={"fields": "access_token"})

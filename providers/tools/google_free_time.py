@@ -103,7 +103,7 @@ class FreeTime(ToolOutput):
 
 
 class FreeOutput(ToolOutput):
-    """Free times, earliest first. `unreadable`: calendars that could not be looked into and are not considered."""
+    """Free times, earliest first. `unreadable`: calendars that couldn't be read and aren't considered."""
 
     free: list[FreeTime]
     unreadable: list[str]

@@ -22,7 +22,7 @@ _BREAKS: Final = frozenset({"br", "div", "h1", "h2", "h3", "h4", "li", "p", "tab
 
 
 class Attachment(ToolOutput):
-    """A file in a message. Its name was written by somebody else."""
+    """A file in a message. Its name was written by someone else."""
 
     name: str
     type: str

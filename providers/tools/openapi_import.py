@@ -96,7 +96,7 @@ class _ImportDraft:
     scopes: dict[str, Table] = field(default_factory=dict[str, Table])
     review: list[ReviewedTool] = field(default_factory=list[ReviewedTool])
     left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    closed: list[str] = field(default_factory=list[str])  # method and path of those and of what nobody chose
+    closed: list[str] = field(default_factory=list[str])  # method and path of those and of what no one chose
 
 
 def import_document(
@@ -143,7 +143,7 @@ def import_document(
 
 
 def _close(made: _ImportDraft) -> None:
-    """Rules that nobody can use, for operations that are no tools but whose path a tool's rule would let through."""
+    """Rules that no one can use, for operations that are no tools but whose path a tool's rule would let through."""
     closed: dict[tuple[str, str], Table] = {}
     calls = [*(call for call, _ in made.left_out), *made.closed]
     for call in calls:  # which grows

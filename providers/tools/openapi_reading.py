@@ -1,4 +1,4 @@
-"""Reads an OpenAPI 3 document of an API of one's own: bounded, without following anything outside it.
+"""Reads an OpenAPI 3 document of your own API: with limits, and without following references outside it.
 
 `providers.tools.openapi_import` makes rules and tools of what it says.
 """
@@ -19,7 +19,7 @@ _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _VARIANTS: Final = ("allOf", "oneOf", "anyOf")
 _DEEPEST: Final = 6  # variants within variants
 _SPREAD: Final = 4 * LARGEST  # characters of a YAML document with everything written out that it repeats by name
-STEPS: Final = 2_000_000  # parts that are looked at, as often as they are referred to
+STEPS: Final = 2_000_000  # parts that are examined, as often as they are referred to
 _STEPS_OF_ONE: Final = 20_000  # for one operation
 _MERGE: Final = "tag:yaml.org,2002:merge"
 
@@ -63,7 +63,7 @@ class OpenAPIDocument:
         self._steps = self._steps_of_one = 0
 
     def spend(self, steps: int = 1) -> None:
-        """Count parts that are looked at. Raises LeftOut, or DocumentRefused once all operations took too many."""
+        """Count the parts that are read. Raises LeftOut, or DocumentRefused once all operations took too many."""
         self._steps += steps
         self._steps_of_one += steps
         if self._steps > STEPS:

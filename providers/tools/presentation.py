@@ -188,7 +188,7 @@ class Presentation(_DeclaredPresentation):
         return name in (self.people or _PEOPLE) and bool(addresses(value))
 
     def recipients_of(self, arguments: Mapping[str, object]) -> frozenset[str]:
-        """Everybody whom a call with these arguments addresses."""
+        """Everyone whom a call with these arguments addresses."""
         found: set[str] = set()
         for name in self.people or _PEOPLE:
             if name in arguments:

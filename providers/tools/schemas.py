@@ -1,4 +1,4 @@
-"""The schemas that clients are shown: what helps a model to fill in arguments, and nothing that it pays for in vain.
+"""The schemas that clients are shown: what helps a model to fill in arguments, and nothing that wastes its tokens.
 
 A client puts every schema into its model's context. Titles repeat the names of members, patterns repeat what the
 descriptions say, and JSON Schema 2020-12 is MCP's dialect without `$schema` (MCP 2025-11-25, "JSON Schema Usage").

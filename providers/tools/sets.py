@@ -1,4 +1,4 @@
-"""Tool sets: named parts of the tools, so that an agent is offered what it needs instead of everything.
+"""Tool sets: named parts of the tools, so that an agent sees what it needs instead of everything.
 
 A set only leaves tools out; it gives no permission. The sets here are always there; an operator adds others in the
 settings (`server.mcp.offer.registry`).

@@ -97,7 +97,7 @@ def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: 
         f"Use another tool where one fits. The vault checks {checked}.",
         provider=provider.name,
         scopes=frozenset({scope}),
-        effect="delete" if methods else "read",  # it may be, so clients are told the worst
+        effect="delete" if methods else "read",  # it may be one, so clients get the worst case
         input=model,
         output=ApiAnswer,
         call=_caller(provider, model, is_write=bool(methods)),

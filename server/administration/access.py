@@ -1,6 +1,6 @@
 """What people connected and allowed: end a connection, take it from an agent, ask for more, end a standing approval.
 
-Nobody but the person gives access; others can look, ask for approval more often, and end it. They can enter a
+No one but the person gives access; others can look, ask for approval more often, and end it. They can enter a
 credential of the person's, which no agent can use before the person allows it.
 """
 
@@ -78,7 +78,7 @@ FAULTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class EnteredValues:
-    """What somebody entered for a person: the fields, a name for the account, and the last day, such as 2031-05-01."""
+    """What someone entered for a person: the fields, a name for the account, and the last day, such as 2031-05-01."""
 
     values: Mapping[str, str] = field(repr=False)
     label: str = ""
@@ -96,7 +96,7 @@ async def _same_account(actor: Actor, person: User, provider: Provider, account:
 async def connect_by_credential(
     actor: Actor, person: User, provider: Provider, *, entered: EnteredValues, replaces: str = ""
 ) -> Connection:
-    """Connect the person's account by what somebody entered for them; no agent may use it yet.
+    """Connect the person's account by what someone entered for them; no agent may use it yet.
 
     `replaces`: the connection that gets the new credential instead; its permissions stay. Raises ChangeRefused, which
     names fields and no values, also for an account that is connected already; ConnectRefused while the service is

@@ -175,7 +175,7 @@ async def _for_company(deployment: Deployment, asking: AccessInput, access: Requ
 
 
 async def askable_groups(deployment: Deployment, user: User) -> tuple[Group, ...]:
-    """The groups that the person isn't in, and whose accounts the operator lets everybody ask for."""
+    """The groups that the person isn't in, and whose accounts the operator lets everyone ask for."""
     database, now = deployment.database, deployment.now()
     found: list[Group] = []
     for name in deployment.settings.access_requests.groups:
@@ -200,7 +200,7 @@ async def _for_group(
 async def ask(deployment: Deployment, user: User, asking: AccessInput, *, via: str = "") -> tuple[AccessRequest, bool]:
     """File the request; the open one for the same thing is found again, if it asks for that. `via`: the agent's name.
 
-    Raises ChangeRefused, and TemporarilyUnavailable for somebody who asks too much.
+    Raises ChangeRefused, and TemporarilyUnavailable for someone who asks too much.
     """
     access, now = await requested_access(deployment, user, asking), deployment.now()
     async with deployment.transaction() as transaction:
@@ -252,7 +252,7 @@ async def visible_to(deployment: Deployment, user: User, request_id: str) -> Acc
 
 
 async def request_with_id(deployment: Deployment, request_id: str) -> AccessRequest:
-    """The request, of anybody. Raises ChangeRefused."""
+    """The request, of anyone. Raises ChangeRefused."""
     found = await stored.get(deployment.database, request_id)
     if found is None:
         raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
@@ -373,7 +373,7 @@ async def _narrow_made(
 
 
 async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
-    """The request, answered by nobody else until the transaction ends, by somebody who may. Raises ChangeRefused."""
+    """The request, answered by no one else until the transaction ends, by someone who may. Raises ChangeRefused."""
     if actor.user is not None:  # whoever ends this one's rights, or the account, comes before or after
         await users.hold_admins(transaction)
         await users.hold_user(transaction, actor.user.id)

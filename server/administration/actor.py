@@ -1,4 +1,4 @@
-"""Who changes something for everybody, and the refusal of such a change.
+"""Who changes something for everyone, and the refusal of such a change.
 
 A person must be an admin when it is their turn: their role is read in the transaction of each change. Whoever has the
 data directory needs no account.

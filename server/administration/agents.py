@@ -1,4 +1,4 @@
-"""Agents: register one, set how far upstream tokens go to it, and remove it for everybody.
+"""Agents: register one, set how far upstream tokens go to it, and remove it for everyone.
 
 A service account is an agent for the Admin API without a person present: it is made in the name of an admin, with the
 grant behind all its tokens (`server.oauth.service_accounts`).
@@ -407,7 +407,7 @@ async def update(actor: Actor, changed: Client) -> None:
 
 
 async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
-    """End the agent: its grants, tokens, codes and permissions of everybody, at the next call."""
+    """End the agent: its grants, tokens, codes and permissions of everyone, at the next call."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         ended = await clients.remove_client(transaction, client.id, now=now)

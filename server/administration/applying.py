@@ -1,4 +1,4 @@
-"""Make the vault as a declaration says: first the plan, then each change by the function that pages and commands use.
+"""Change the vault to match a declaration: first the plan, then each change by the functions of pages and commands.
 
 Applying again changes nothing. Nothing is removed unless asked for: then what a present section does not name, of
 agents only those that a declaration made.

@@ -26,7 +26,7 @@ from vault.refresh.company import refusal_text
 
 ISSUED: Final = "identity_chaining_requested_token_types_supported"  # §7.1
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 200  # refused events that are looked at
+_MOST: Final = 200  # refused events that are examined
 
 Metadata = Mapping[str, object]
 

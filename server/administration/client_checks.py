@@ -1,4 +1,4 @@
-"""Checks of agents that act for themselves: whether their APIs and scopes are there."""
+"""Checks of agents that act for themselves: whether their APIs and scopes exist."""
 
 from __future__ import annotations
 

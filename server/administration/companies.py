@@ -38,7 +38,7 @@ async def end(actor: Actor, permission: CompanyPermission) -> None:
 async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermission:
     """Lift an admin's end, or else the person's: what is left. Raises ChangeRefused where it wasn't ended.
 
-    A person's cut-off stands when an admin's end is lifted, so that nobody undoes it unknowingly; so does what was
+    A person's cut-off stands when an admin's end is lifted, so that no one undoes it unknowingly; so does what was
     changed since `permission` was read.
     """
     if permission.ended_at is None:
@@ -47,7 +47,7 @@ async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermissi
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
         if (held.ended_at, held.ended_reason) != (permission.ended_at, permission.ended_reason):
-            raise ChangeRefused("changed", "Somebody changed this in the meantime. Check it again.", kind="conflict")
+            raise ChangeRefused("changed", "Someone changed this in the meantime. Check it again.", kind="conflict")
         left = replace(held, ended_at=None, ended_reason=None, cut_off_at=None)
         if held.ended_reason == ENDED_BY_ADMIN and held.cut_off_at is not None:
             left = replace(held, ended_at=held.cut_off_at, ended_reason=CUT_OFF)

@@ -24,7 +24,7 @@ from vault.audit import search
 from vault.audit.search import EventFilter
 
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 200  # refused events that are looked at
+_MOST: Final = 200  # refused events that are examined
 
 
 async def check_companies(deployment: Deployment) -> list[Finding]:

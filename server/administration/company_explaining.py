@@ -17,7 +17,7 @@ from vault.company_permissions import CompanyPermission
 from vault.records import Client, User
 
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 50  # refused events that are looked at
+_MOST: Final = 50  # refused events that are examined
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ async def _company_step(
 
 
 async def _late_refusals(deployment: Deployment, client: Client) -> tuple[CompanyStep, ...]:
-    """Of assertions for anybody that this agent brought in the last day, each reason once."""
+    """Of assertions for anyone that this agent brought in the last day, each reason once."""
     wanted = EventFilter(client_id=client.id, outcome="refused", since=deployment.now() - _LATELY)
     found = await search.search(deployment.database, None, wanted, limit=_MOST)
     refused = {

@@ -38,7 +38,7 @@ class ExportedAccount:
 async def collect(
     actor: Actor, *, person: User | None = None, provider: str | None = None
 ) -> tuple[ExportedAccount, ...]:
-    """The live accounts, of everybody or one person, at all providers or one; nothing is recorded yet."""
+    """The live accounts, of everyone or one person, at all providers or one; nothing is recorded yet."""
     return tuple([one async for one in _walk(actor, person=person, provider=provider)])
 
 
@@ -68,7 +68,7 @@ async def _read(actor: Actor, owner: User, connection: Connection) -> ExportedAc
 
 
 async def export(actor: Actor, accounts: Sequence[ExportedAccount], *, recipients: tuple[str, ...]) -> bytes:
-    """The encrypted document. Each account's person finds it in their activity, before anybody has it.
+    """The encrypted document. Each account's person finds it in their activity, before anyone has it.
 
     Raises SealRefused.
     """

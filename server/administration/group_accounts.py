@@ -1,6 +1,6 @@
 """Accounts that belong to groups: given by the person who connected them, ended by admins.
 
-Nobody but the person gives an account away; whoever has the data directory can do it for them.
+No one but the person gives an account away; whoever has the data directory can do it for them.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ async def _person_called(reader: Reader, name: str, *, of: Group) -> User:
 async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False) -> None:
     """Delete a group; its members lose at the next call what they had through it.
 
-    `is_kept_if_filled`: raises ChangeRefused if a directory or a sign-in put somebody there.
+    `is_kept_if_filled`: raises ChangeRefused if a directory or a sign-in put someone there.
     """
     now = actor.deployment.now()
     async with actor.change() as transaction:
@@ -80,7 +80,7 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
             transaction, group.id, source=LOCAL, besides=MEMBERSHIP
         ):
             raise ChangeRefused(
-                "group_refused", f"groups: a sign-in put somebody into {group.name} in the meantime", kind="conflict"
+                "group_refused", f"groups: a sign-in put someone into {group.name} in the meantime", kind="conflict"
             )
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
@@ -106,7 +106,7 @@ async def add_member(actor: Actor, group: Group, person: User) -> bool:
 
 
 async def remove_member(actor: Actor, group: Group, person: User) -> None:
-    """Take the person out. Raises ChangeRefused for one whom a directory or a sign-in put there, or nobody."""
+    """Take the person out. Raises ChangeRefused for one whom a directory or a sign-in put there, or no one."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await groups.remove_member(transaction, group.id, person.id, source=LOCAL):

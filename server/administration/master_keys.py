@@ -1,4 +1,4 @@
-"""The master key: add one, make it current, retire the former. Only whoever has the data directory does this."""
+"""The master key: add one, make it current, retire the former. Only the owner of the data directory can do this."""
 
 from __future__ import annotations
 

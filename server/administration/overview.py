@@ -1,4 +1,4 @@
-"""How the vault does as a whole: the cheap checks of the doctor, and the upkeep that is late."""
+"""The state of the vault as a whole: the cheap checks of the doctor, and the upkeep that is late."""
 
 from __future__ import annotations
 

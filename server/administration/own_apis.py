@@ -99,5 +99,5 @@ def _refuse(field: str, description: str) -> ChangeRefused:
 
 
 def _bare(url: str) -> str:
-    """As somebody reads it who is careless about case and a slash at the end."""
+    """As someone reads it who is careless about case and a slash at the end."""
     return url.removesuffix("/").lower()

@@ -1,6 +1,6 @@
 """People: add, disable, make or remove admins, help back in, link an identity, and delete.
 
-Whoever has the data directory may do all of it to anybody; an admin neither ends their own account nor leaves the
+Whoever has the data directory may do all of it to anyone; an admin neither ends their own account nor leaves the
 vault without an admin.
 """
 
@@ -66,7 +66,7 @@ async def add_person(
 
 
 async def _first_role(transaction: Transaction) -> Role:
-    """Of a new admin: an owner where nobody administers yet."""
+    """Of a new admin: an owner where no one administers yet."""
     return Role.ADMINISTRATOR if await users.list_admins(transaction) else Role.OWNER
 
 
@@ -111,7 +111,7 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
-    """Let the person administer this vault, or no more; somebody must be left who can. False when already so."""
+    """Let the person administer this vault, or no more; someone must be left who can. False when already so."""
     if (await person_with_id(actor.deployment.database, person.id)).is_admin == is_admin:
         return False
     return await set_role(actor, person, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
@@ -131,7 +131,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
             await _keep_an_admin(actor, transaction, current)
         if current.role is Role.OWNER:
             await _keep_an_owner(actor, transaction, current)
-        if role.administers:  # an administrator may know a link that they made for somebody with fewer rights
+        if role.administers:  # an administrator may know a link that they made for someone with fewer rights
             await tickets.expire_purpose(transaction, person.id, purpose=TicketPurpose.BOOTSTRAP, now=now)
         await users.set_role(transaction, person.id, role)
         kind = "user.role_changed"

@@ -1,7 +1,7 @@
 """What a company's directory does with people and groups: make, change, disable, and remove those that are its own.
 
 A directory sees provisioned people only. A person who was here before becomes one when an administrator says so
-(`take_over`): otherwise a directory could make itself somebody's identity provider by knowing their name.
+(`take_over`): otherwise a directory could make itself someone's identity provider by knowing their name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GroupSpec:
     members: Iterable[str]
 
 
-# What is there while nobody else changes it -> what is wanted.
+# What is there while no one else changes it -> what is wanted.
 DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonSpec]]
 DecideGroup = Callable[[Reader, Group], Awaitable[GroupSpec]]
 CheckGroup = Callable[[Reader, Group], Awaitable[None]]
@@ -163,7 +163,7 @@ async def change_group(actor: Actor, group_id: str, decide: DecideGroup) -> Grou
 
 
 async def remove_group(actor: Actor, group_id: str, check: CheckGroup) -> None:
-    """Take the directory's members out; the group itself goes unless somebody is in it by another source."""
+    """Take the directory's members out; the group itself goes unless someone is in it by another source."""
     now, ended = actor.deployment.now(), tuple[str, ...]()
     async with actor.change() as transaction:
         group = await _held_group(transaction, group_id)

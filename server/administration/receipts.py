@@ -71,7 +71,7 @@ def _key_with_id(jwks: Mapping[str, object], kid: object) -> object:
 
 
 async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]:
-    """Grants that somebody, or a later attempt, has to do something about; at most so many of each sort."""
+    """Grants that someone, or a later attempt, has to do something about; at most so many of each sort."""
     waiting = await revocations.list_waiting(deployment.database, limit=limit, now=deployment.now())
     held = await revocations.list_held(deployment.database, limit=limit)
     left = await receipts.list_page(deployment.database, only_open=True, limit=limit)
@@ -140,7 +140,7 @@ async def _not_retried(reader: Reader, connection_id: str) -> ChangeRefused:
 
 
 async def settle(actor: Actor, connection_id: str) -> None:
-    """Note that somebody ended the grant on the provider's page. Raises ChangeRefused."""
+    """Note that someone ended the grant on the provider's page. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     receipt = await get(deployment.database, connection_id)
     by = actor.method if actor.user is None else actor.user.name

@@ -1,4 +1,4 @@
-"""Our registrations at providers: how each provider does, and entering, testing and removing one.
+"""Our registrations at providers: the state of each, and entering, testing, and removing one.
 
 What is entered is sealed in the database and counts in every process within seconds. A registration in the settings
 comes first and cannot be changed here. A stored secret is never shown again.
@@ -66,7 +66,7 @@ def provider_named(deployment: Deployment, name: str) -> Provider:
 
 
 def is_known_here(deployment: Deployment, provider: Provider) -> bool:
-    """Whether it is set up, or somebody tried to."""
+    """Whether it is set up, or someone tried to."""
     is_unusable = provider.name in deployment.live.current.unusable
     return is_unusable or deployment.vault.upstreams[provider.name].is_configured
 
@@ -218,7 +218,7 @@ async def _take_effect(deployment: Deployment, *, had_secret: bool) -> None:
 def _out_of_date() -> ChangeRefused:
     return ChangeRefused(
         "registration_changed",
-        "Somebody changed this registration in the meantime. Read it again.",
+        "Someone changed this registration in the meantime. Read it again.",
         kind="changed_meanwhile",
     )
 

@@ -15,5 +15,5 @@ async def rotate(actor: Actor) -> str:
         await audit.append(transaction, actor.event("signing_key.rotated", kid=kid), now=now)
 
     async with actor.change():
-        pass  # only somebody who may do this creates a key
+        pass  # only someone who may do this creates a key
     return await deployment.keys.signing.rotate(deployment.database, now=now, record=record)

@@ -1,4 +1,4 @@
-"""Endpoints that hear what happens to accounts: all that an admin does with them, whichever way they take."""
+"""Webhooks, which get events of accounts: all that an admin does with them, in the browser, commands, or Admin API."""
 
 from __future__ import annotations
 

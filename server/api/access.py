@@ -1,6 +1,6 @@
 """What people connected and allowed, in the Admin API; `server.administration.access` makes the changes.
 
-Nobody gives access here, or answers for another person: an admin can look, ask for approval more often, and end it.
+No one gives access here, or answers for another person: an admin can look, ask for approval more often, and end it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What everybody did, in the Admin API: filtered, a page at a time or as a file.
+"""What everyone did, in the Admin API: filtered, a page at a time or as a file.
 
-An agent, account, kind or outcome is looked for among a bounded number of events at a time; the cursor says where to
+An agent, account, kind or outcome is searched for among a bounded number of events at a time; the cursor says where to
 go on.
 """
 
@@ -101,7 +101,7 @@ def _instant(text: str | None, name: str) -> int | None:
 async def _read(
     deployment: Deployment, wanted: _Filter, *, before: int | None, limit: int
 ) -> tuple[list[Event], int | None]:
-    """At most `limit` events that are wanted, and where older ones are looked for; None at the end."""
+    """At most `limit` events that are wanted, and where older ones are searched for; None at the end."""
     found: list[Event] = []
     for _ in range(EXAMINED // _BATCH):
         some = await audit.list_events(

@@ -43,7 +43,7 @@ from vault.apis import Api
 from vault.clients import ClientExists
 from vault.records import Client
 
-MOST_PEOPLE: Final = 200  # sign-ins among which people are looked for
+MOST_PEOPLE: Final = 200  # sign-ins among which people are searched for
 _REPEATABLE: Final = 86400  # seconds in which a repeated registration is answered again
 
 
@@ -186,7 +186,7 @@ async def change_agent(call: AdminCall, body: AgentChange) -> AgentRecord:
 
 @operation("DELETE", "/agents/{client_id:path}", scope="admin:agents", status=204)
 async def remove_agent(call: AdminCall) -> None:
-    """Remove an agent for everybody: its grants, tokens, and permissions end at the next call."""
+    """Remove an agent for everyone: its grants, tokens, and permissions end at the next call."""
     await agents.remove(call.actor, await agents.agent_with_id(call.actor, call.param("client_id")))
 
 

@@ -23,10 +23,10 @@ from server.runtime.version import VERSION
 _EVERYWHERE: Final = ("invalid_request", "invalid_token", "forbidden", "too_many_requests", "server_error", "not_ready")
 _REF: Final = "#/components/schemas/{model}"
 SCOPE_TEXTS: Final[Mapping[str, str]] = {
-    "admin:read": "See people, agents, providers, settings, and everybody's activity",
+    "admin:read": "See people, agents, providers, settings, and everyone's activity",
     "admin:write": "All changes of people, agents, providers, and keys, and applying a declaration",
     "admin:access": (
-        "See and end everybody's connections, permissions, and approvals; add endpoints that get these events. Neither "
+        "See and end everyone's connections, permissions, and approvals; add endpoints that get these events. Neither "
         "admin:read nor admin:write includes it"
     ),
     "admin:people": "Add, change, and delete people. It makes admins and sign-in links: as much as an admin's browser",

@@ -87,7 +87,7 @@ class McpReview(ApiOutput):
 
 
 class McpDecisions(Strict):
-    """What is decided about the tools as they were reviewed. Tools that aren't named stay as they are."""
+    """What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged."""
 
     digest: str = Field(max_length=64, description="`digest` of the review")
     tools: dict[str, Choice] = Field(max_length=500, description="By name: `read`, `write`, `ask`, or `leave`")

@@ -239,7 +239,7 @@ class ApiRecord(ApiOutput):
 
 
 class ApiDefinition(Strict):
-    """An API. A member that is missing stays as it is."""
+    """An API. A member that is missing stays unchanged."""
 
     name: str | None = Field(default=None, max_length=200)
     scopes: list[str] | None = Field(default=None, max_length=200)
@@ -412,7 +412,7 @@ class StandingRecord(ApiOutput):
 
 
 class EventRecord(ApiOutput):
-    """What somebody did."""
+    """What someone did."""
 
     sequence: int
     at: Instant

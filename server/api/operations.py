@@ -99,7 +99,7 @@ _PLAIN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AdminOperation:
-    """One method of one path, below `/admin/v1`. `scope` empty: nobody needs a token."""
+    """One method of one path, below `/admin/v1`. `scope` empty: no one needs a token."""
 
     method: Verb
     path: str

@@ -33,7 +33,7 @@ class ReceiptRecord(ApiOutput):
     reason: str
     final: bool = Field(description="False: the vault tries again, and replaces the receipt")
     issued_at: Instant
-    settled_at: Instant | None = Field(description="When somebody noted that they ended it by hand")
+    settled_at: Instant | None = Field(description="When someone noted that they ended it by hand")
     settled_by: str | None
     receipt: str = Field(description="Signed (JWS); /.well-known/receipt-keys.json has the keys")
 
@@ -148,7 +148,7 @@ async def retry(call: AdminCall) -> RetriedRecord:
 
 @operation("PUT", "/revocations/{connection_id}/settled", scope="admin:access", refusals=["conflict"])
 async def settle(call: AdminCall) -> ReceiptRecord:
-    """Note that somebody ended the grant on the provider's page."""
+    """Note that someone ended the grant on the provider's page."""
     await receipts.settle(call.actor, call.param("connection_id"))
     return _record(await receipts.get(call.deployment.database, call.param("connection_id")))
 

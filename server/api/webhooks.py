@@ -1,4 +1,4 @@
-"""WebhookList that hear what happens, in the Admin API; `server.administration.webhooks` makes the changes."""
+"""Webhooks in the Admin API; `server.administration.webhooks` makes the changes."""
 
 from __future__ import annotations
 

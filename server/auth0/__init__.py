@@ -1,4 +1,4 @@
-"""The wire of Auth0's Token Vault and My Account API beside our own, for clients that were written for it.
+"""The wire of Auth0's Token Vault and My Account API, for clients that were written for it.
 
 The paths are those at which such clients call, at the root of the host. Each is our own endpoint, or a translation of
 one: exchange, permissions and activity are the same.

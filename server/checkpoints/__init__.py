@@ -1,1 +1,1 @@
-"""Where signed checkpoints of the activity go, so that they outlive this host: made, witnessed, stamped, copied."""
+"""Sign checkpoints of the activity, get witnesses and time stamps, and copy them off this host."""

@@ -55,7 +55,7 @@ class Copies(Protocol):
         ...
 
     async def list_replaced(self, origin: str) -> list[str]:
-        """The names of a log's files there that somebody deleted or wrote again, though the first version is kept."""
+        """The names of a log's files there that someone deleted or wrote again, though the first version is kept."""
         ...
 
     async def load(self, origin: str, size: int) -> tuple[str, bytes | None]:

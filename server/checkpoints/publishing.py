@@ -191,5 +191,5 @@ async def publish_due(deployment: Deployment) -> None:
     """A step of the upkeep."""
     try:
         await publish(deployment)
-    except ChainBroken as broken:  # nothing is signed until somebody has looked
+    except ChainBroken as broken:  # nothing is signed until someone has checked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400

@@ -1,4 +1,4 @@
-"""Compare the activity with the checkpoints that left this host: what no one with database and key can change."""
+"""Compare the activity with the checkpoints outside this host, which a thief of database and key can't change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench`: what this machine can do, on a vault that is gone afterwards."""
+"""`bench`: what this machine can do, measured with a temporary vault."""
 
 from __future__ import annotations
 

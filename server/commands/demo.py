@@ -1,4 +1,4 @@
-"""`demo`: the whole story, played against the sandbox."""
+"""`demo`: connect, call, and revoke against the sandbox."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, s
 
 
 async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
-    """What an exchange at /token would hand out; None if it cannot get that far."""
+    """What an exchange at /token would issue; None if it cannot get that far."""
     from server.oauth.exchange import release
     from server.oauth.rules import TOKEN_EXCHANGE
     from vault import clients, connections, users

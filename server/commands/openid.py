@@ -1,4 +1,4 @@
-"""`openid setup | list`: sign-in through the company's OpenID Connect provider, and which people that lets in."""
+"""`openid setup | list`: sign-in through the company's OpenID Connect provider, and who can use it."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _secret(*, from_stdin: bool) -> str:
 
 
 def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
-    """Whether everybody may sign in, otherwise the domains whose people may. The operator must say one of them."""
+    """Whether everyone may sign in, otherwise the domains whose people may. The operator must say one of them."""
     from server.terminal.questions import ask
 
     if everybody and domains:

@@ -1,4 +1,4 @@
-"""`quarantine`: make a database safe that went back in time by other means than `restore`."""
+"""`quarantine`: make a database safe after it went back in time by other means than `restore`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def quarantine(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would happen, without changing anything.")
     ] = False,
-    accept: Annotated[bool, typer.Option("--accept", help="Accept the database as it is.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Accept the database in its current state.")] = False,
     recovered_to: Annotated[
         int | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""`status`: how the vault does, on one screen that renews itself."""
+"""`status`: the state of the vault, on one screen that refreshes itself."""
 
 from __future__ import annotations
 

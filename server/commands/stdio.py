@@ -67,7 +67,7 @@ def stdio(
 
 
 def _serve_owner(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
-    """Serve the owner's agent; one that waits for a vault which cannot start is told why."""
+    """Serve the owner's agent; an agent that waits for a vault that can't start gets the reason."""
     from server.mcp.local_names import RULE, is_local_name
 
     if not is_local_name(client):

@@ -64,7 +64,7 @@ async def _prepare(setup: Setup, user: str | None, *, sandbox: bool) -> tuple[di
 
 
 async def _check_served(deployment: Deployment, *, sandbox: bool) -> None:
-    """End unless this vault answers at its own address: the token would go to somebody else, or nowhere."""
+    """End unless this vault answers at its own address: the token would go to someone else, or nowhere."""
     import asyncio
 
     from server.lifecycle.loopback import Holder, address_of, foreign_holder, look

@@ -117,7 +117,7 @@ async def _find(deployment: Deployment, link: ConnectLink) -> Approval | None:
 
 
 async def load(deployment: Deployment, approval_id: str, *, user: User) -> Approval:
-    """The approval for its page. Raises ApproveRefused for anybody but the person who is asked."""
+    """The approval for its page. Raises ApproveRefused for anyone but the person who is asked."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     if approval is None:
         raise ApproveRefused(

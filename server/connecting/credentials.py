@@ -57,7 +57,7 @@ class EntryFault(Exception):
 
     `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `refused`: the service
     doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be
-    replaced, `acts_for`: which acts for a person. `not_named`: nobody says whether it is. `name_it`,
+    replaced, `acts_for`: which acts for a person. `not_named`: no one says whether it is. `name_it`,
     `bad_end`: name or end. `too_often`: too many were tried out for this person.
     """
 
@@ -70,7 +70,7 @@ class EntryFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What somebody entered: the values of the fields, a name for the account, and when the credential ends."""
+    """What someone entered: the values of the fields, a name for the account, and when the credential ends."""
 
     values: Mapping[str, str] = field(repr=False)
     label: str = ""
@@ -324,7 +324,7 @@ def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
 def _check_acts_for(
     credential: Credential, values: Mapping[str, str], look: CredentialLook, replaces: Connection | None
 ) -> None:
-    """Raises EntryFault where the replaced account acts for a person, whom nobody entered this time."""
+    """Raises EntryFault where the replaced account acts for a person, whom no one entered this time."""
     left = [name for name, one in credential.fields.items() if one.by_admin and not values.get(name)]
     is_without = (
         look.account is not None and replaces is not None and replaces.account.startswith(f"{look.account.id} ")
@@ -340,7 +340,7 @@ def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: 
         if look.account is not None and not is_unnamed and look.account.id != replaces.account:
             raise EntryFault("other_account")
         if look.account is None and not is_unnamed and provider.identity.id:
-            raise EntryFault("not_named")  # it may be anybody's
+            raise EntryFault("not_named")  # it may be anyone's
         return Account(replaces.account, label or replaces.label)
     if look.account is not None:
         return look.account

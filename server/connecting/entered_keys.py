@@ -1,4 +1,4 @@
-"""Opens the private key among the values that somebody entered, once and in a process of its own.
+"""Opens the private key among the values that someone entered, once and in a process of its own.
 
 What is sealed needs no passphrase, so that no call of an agent derives a key.
 """

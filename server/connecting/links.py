@@ -116,7 +116,7 @@ async def connect_link(
     """A new link and user code for this principal's user; None when this grant recently had `LINKS` of them.
 
     `account` is what the call is about, as in `ConnectRequest`. Neither link nor code reveals the user, or signs
-    anybody in.
+    anyone in.
     """
     async with deployment.transaction() as transaction:
         bucket = f"link:{principal.grant_id}"
@@ -146,7 +146,7 @@ async def connect_link(
 async def has_unused_link(
     deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str]
 ) -> bool:
-    """Whether a link that this agent got for the same can still be used: then nobody has answered it."""
+    """Whether a link that this agent got for the same can still be used: then no one has answered it."""
     found = deployment.catalog.get(provider)
     name = provider if found is None else found.name
     unused = await tickets.list_unused(

@@ -54,7 +54,7 @@ async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Lo
 
 
 def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
-    """What is known already; asks nobody."""
+    """What is known already; asks no one."""
     names: dict[str, str] = {}
     before: dict[str, str] = {}
     is_whole = True

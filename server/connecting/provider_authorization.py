@@ -63,7 +63,7 @@ class ConsentRequest:
     is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
     def consent_of(self, user_id: str, *, is_by_other: bool = False) -> Consent:
-        """The consent that it became. `is_by_other`: somebody else gave it for the person."""
+        """The consent that it became. `is_by_other`: someone else gave it for the person."""
         return Consent(
             user_id,
             self.provider,

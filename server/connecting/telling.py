@@ -1,4 +1,4 @@
-"""What an agent is told about a refusal by the vault: one reading of `server.errors`' table for all interfaces.
+"""How agents hear of the vault's refusals: one reading of the table in `server.errors` for all interfaces.
 
 MCP, /token and the proxy send the same text; each renders it in its own form. If the person can help, this module makes
 the link for them (`server.connecting.links`).
@@ -103,7 +103,7 @@ async def tell(
 ) -> AgentRefusal:
     """What to tell an agent about a refusal by `vault.exchange`, with a new link for its person or the one `offered`.
 
-    `tool` is what the person is told the account is for; `account` is what the request named. Only agents that may use
+    `tool` tells the person what the account is for; `account` is what the request named. Only agents that may use
     an account learn its name, state and scopes. For every other account there is one answer, whether it needs
     reconnecting, is too narrow or is just not allowed; the link shows the person the true reason.
     """

@@ -1,1 +1,1 @@
-"""`token-vault demo`: the whole story against the sandbox."""
+"""`token-vault demo`: connect, call, and revoke against the sandbox."""

@@ -202,7 +202,7 @@ async def _sign_in(stage: CompanyStage) -> None:
         back = await _at_company(stage, answer.headers["location"])
         await stage.person.open(back)
         owner = await users.find_user(stage.deployment.database, PERSON)
-        insist(owner is not None, "nobody was signed in")
+        insist(owner is not None, "no one was signed in")
         await stage.deployment.vault.tasks.wait_until_finished(f"company:{owner.id if owner else ''}", patience=30)
         accounts = await stage.accounts()
         missing = [one.provider for one in SERVICES if one.provider not in accounts]
@@ -286,7 +286,7 @@ async def _call_all(stage: CompanyStage) -> None:
             insist(answer.status_code == 200, f"{service.provider}: {answer.status_code} {answer.text[:200]}")
             facts.append(f"{service.provider}: GET {service.path} as {answer.json()['account']}")
     async with show_step(stage.console, f"Consent pages so far: {stage.consent_pages}"):
-        insist(stage.consent_pages == 0, "somebody was asked to agree")
+        insist(stage.consent_pages == 0, "someone was asked to agree")
 
 
 async def _renew(stage: CompanyStage) -> None:
@@ -306,7 +306,7 @@ def _list_redeemed(stage: CompanyStage) -> list[dict[str, object]]:
 
 async def _stop_vouching(stage: CompanyStage) -> None:
     service = SERVICES[0]
-    title = f"The company stops vouching for {PERSON} at {service.provider}: the agent is told why"
+    title = f"The company stops vouching for {PERSON} at {service.provider}: the agent gets the reason"
     async with show_step(stage.console, title) as facts:
         issuer = stage.simulator.sandbox.issuer_of(service.mode)
         stage.simulator.sandbox.directory.services[issuer] = Enrolment(denied=frozenset({PERSON}))

@@ -255,7 +255,7 @@ async def _disconnect(stage: Stage) -> None:
         f"{PERSON} disconnects Slack: the grant is revoked at Slack too, and its key is destroyed"
     ) as facts:
         await stage.person.disconnect(next(one.id for one in found if one.provider == "slack"))
-        insist(len(stage.simulator.books()["revocations"]) > 0, "Slack was not told")
+        insist(len(stage.simulator.books()["revocations"]) > 0, "Slack got no revocation")
         facts.append("revoked at Slack")
     async with stage.step("The next call says so"), stage.agent() as agent:
         asked = await _ask(agent, "slack_post", POST)

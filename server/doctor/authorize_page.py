@@ -2,7 +2,7 @@
 
 This is the only place where a provider compares our redirect URI and scopes before a person is there. Google answers an
 error by redirecting to an error page whose `authError` holds the code; Slack writes it on the page. Nothing is granted
-by it. A provider may keep its objections until somebody signs in, so no objection proves nothing.
+by it. A provider may keep its objections until someone signs in, so no objection proves nothing.
 """
 
 from __future__ import annotations

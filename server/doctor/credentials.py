@@ -15,7 +15,7 @@ from vault.refresh import looking
 from vault.refresh.looking import LiveAccount
 from vault.refusals import ConnectionRequired, VaultError
 
-_MOST: Final = 50  # connections that are looked at
+_MOST: Final = 50  # connections that are examined
 
 
 async def check_credentials(deployment: Deployment, provider: Provider) -> list[Finding]:
@@ -39,7 +39,7 @@ async def _is_dead(deployment: Deployment, account: LiveAccount) -> bool:
     except ConnectionRequired:
         return True
     except VaultError:
-        return False  # nobody answered
+        return False  # no one answered
     return False
 
 

@@ -28,7 +28,7 @@ def check_files(
 
 
 def _sign_in(settings: Settings) -> Iterator[Finding]:
-    """Who may sign in through a provider, if the operator did not say or lets everybody in."""
+    """Who may sign in through a provider, if the operator did not say or lets everyone in."""
     for name, one in settings.sign_in.openid.items():
         setting = f"sign_in.openid.{name}.create_users"
         if one.create_users:

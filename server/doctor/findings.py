@@ -16,7 +16,7 @@ class Verdict(StrEnum):
     """How a check ended. Only a problem makes the exit code 1."""
 
     OK = "ok"
-    NOTE = "note"  # works, but somebody should know
+    NOTE = "note"  # works, but someone should know
     PROBLEM = "problem"
 
 

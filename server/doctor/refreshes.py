@@ -10,7 +10,7 @@ from vault.refresh import recovery
 
 
 async def check_refreshes(deployment: Deployment) -> list[Finding]:
-    """The vault waits for a provider that did not answer: nobody has to reconnect."""
+    """The vault waits for a provider that did not answer: no one has to reconnect."""
     waiting = await recovery.list_waiting(deployment.database)
     if not waiting:
         return [ok("refreshes", "no account is waiting for its provider")]

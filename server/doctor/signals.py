@@ -102,7 +102,7 @@ def _check_providers(deployment: Deployment) -> list[Finding]:
 
 
 async def check_people_and_endpoints(deployment: Deployment) -> list[Finding]:
-    """Transmitters under whose issuer nobody is linked, and endpoints that don't accept events."""
+    """Transmitters under whose issuer no one is linked, and endpoints that don't accept events."""
     found: list[Finding] = []
     for name, one in deployment.settings.signals.transmitters.items():
         if one.provider is None and not await users.has_identities(deployment.database, issuer=one.people_of):

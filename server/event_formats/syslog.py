@@ -1,4 +1,4 @@
-"""Events as syslog messages (RFC 5424), a line each: the details stand in the message as JSON."""
+"""Events as syslog messages (RFC 5424), one per line: the message contains the details as JSON."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Connections:
 
 
 class _HeadRefused(Exception):
-    """Stops the parser; the client was already told."""
+    """Stops the parser; the client already has the answer."""
 
 
 _Fields = Sequence[tuple[bytes, bytes]]
@@ -149,7 +149,7 @@ _Fields = Sequence[tuple[bytes, bytes]]
 def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
     """Whether an accepted head can be read in another way, or asks for what none of our servers does.
 
-    RFC 9112 §3.2: one path, of the host that the field names; we are nobody's proxy. §6.1: the only coding is
+    RFC 9112 §3.2: one path, of the host that the field names; we are no one's proxy. §6.1: the only coding is
     `chunked`, which HTTP/1.0 does not know. Some parsers read what is not HTTP/1 at all (§2.3) as if it were.
     """
     if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:

@@ -1,4 +1,4 @@
-"""End a process without anybody noticing: count and await calls in flight, then end the event streams.
+"""End a process without failing a call: count and await calls in flight, then end the event streams.
 
 A stream (a GET, or a subscription of MCP, answered with `text/event-stream`) never ends by itself, so it counts as a
 call only until its answer starts; the code that runs a tool call over a stream counts that call.

@@ -1,4 +1,4 @@
-"""What is answered when our own code raises, at every door: in the form that the path's callers read.
+"""The answer when our own code raises, at every interface: in the form that the path's callers read.
 
 The log gets the cause under the request's id, and the caller gets the id. `server.http.edge` calls this, and cuts off
 an answer that has begun. The proxy and the tools answer their own failures, with what they know of the call.

@@ -28,7 +28,7 @@ _DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body 
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
 # Our own pages send no referrer and post their forms with `Origin: null`; these paths have no forms, so never there.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
-# Many load balancers and Kubernetes ask by address and can send no other Host. It says yes or no, to everybody alike.
+# Many load balancers and Kubernetes ask by address and can send no other Host. It says yes or no, to everyone alike.
 _PROBE: Final = "/readyz"
 _ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 

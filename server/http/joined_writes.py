@@ -35,7 +35,7 @@ class JoinedWrites(asyncio.Transport):
             self._transport.writelines((held, data))
 
     def flush(self) -> None:
-        """Write what waits, unless nobody is there to read it."""
+        """Write what waits, unless no one is there to read it."""
         if self._held is None:
             return
         held = self._take()

@@ -1,4 +1,4 @@
-"""What the program says in English where it arises, in the language of a page: refusals, and the words of tools.
+"""Translate English texts into the language of a page: refusals, and the texts of tools.
 
 The English text is its own name in `server/portal/sentences.de.toml`. A refusal comes with its values filled in: they
 are found again by the text around them, and a value that is itself such a text is translated as well. What the file

@@ -1,1 +1,1 @@
-"""What runs beside requests: upkeep, readiness, the sandbox, the loopback companion of stdio."""
+"""What runs in the background: upkeep, readiness, the sandbox, the loopback companion of stdio."""

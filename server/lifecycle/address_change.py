@@ -16,7 +16,7 @@ logger = logging.getLogger("token_vault.moved")
 
 
 def notice_move(deployment: Deployment) -> str | None:
-    """One line when the public URL changed since the last start and somebody outside knows the old one."""
+    """One line when the public URL changed since the last start and someone outside knows the old one."""
     path = deployment.data / FILE
     before, now = _read(path), deployment.public_url
     if before == now:

@@ -16,7 +16,7 @@ from server.errors import status_of
 from vault.refusals import VaultError
 from vault.upkeep import health
 
-KEPT: Final = 1.0  # seconds that a verdict is cached: anybody may ask, and each check is a commit
+KEPT: Final = 1.0  # seconds that a verdict is cached: anyone may ask, and each check is a commit
 PATIENCE: Final = 3.0  # seconds for all checks together
 CHECKS: Final[tuple[tuple[str, Callable[[Deployment], Awaitable[None]]], ...]] = (
     ("schema", lambda d: health.check_schema(d.database)),

@@ -200,7 +200,7 @@ async def _leave(deployment: Deployment) -> None:
 async def keep_alive(vault: Vault) -> int:
     """Refresh what its provider would end as unused, if that is free of risk; how many were started.
 
-    If refresh tokens rotate, each refresh is a small risk (an answer can be lost): then the person is told instead.
+    If refresh tokens rotate, each refresh is a small risk (an answer can be lost): then the person is notified instead.
     """
     started = 0
     for provider, policy in vault.policies.items():
@@ -228,7 +228,7 @@ async def keep_activity(
         has_more = True
         while has_more and time.monotonic() < stop:
             has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
-    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
+    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until someone has checked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
 

@@ -1,4 +1,4 @@
-"""How a vault does now, in numbers: its processes, refreshes, waiting approvals, grants, journal, activity, storage.
+"""The state of a vault in numbers: its processes, refreshes, waiting approvals, grants, journal, activity, storage.
 
 Reads what every process may read. `token-vault status` shows it, as the metrics show it to a Prometheus.
 """

@@ -63,7 +63,7 @@ class AskingOptions:
     answer: Literal["accept", "decline", "cancel"] | None = None
     account: str | None = None  # the one the person chose when asked
     leaves_account: bool = False  # they were asked and declined to choose
-    cancels_account: bool = False  # the question was dismissed, perhaps before anybody saw it
+    cancels_account: bool = False  # the question was dismissed, perhaps before anyone saw it
     access: Mapping[str, object] | None = None  # what the person filled in for a request to their group
     leaves_access: bool = False  # they declined to
     cancels_access: bool = False

@@ -45,7 +45,7 @@ class OpenStreams:
         self._open: dict[str, _Stream] = {}
 
     def add(self, stream: _Stream) -> None:
-        """One that has told its client where to POST."""
+        """A stream whose client knows where to POST."""
         self._open[stream.key] = stream
 
     def remove(self, stream: _Stream) -> None:

@@ -40,7 +40,7 @@ _SESSION: Final = b"mcp-session-id"
 # Each of them once: which one of two counts is the SDK's to say, and a proxy may have gone by the other.
 _ONCE: Final = frozenset({_ACCEPT, _CONTENT_TYPE, _NAME, _SESSION, b"mcp-method", b"mcp-protocol-version"})
 _JSON: Final = b"application/json"
-_LONGEST_ACCEPT: Final = 200  # bytes; what is remembered must be bounded, and a longer one is nobody's habit
+_LONGEST_ACCEPT: Final = 200  # bytes; what is remembered must be bounded, and a longer one is no one's habit
 
 Id = int | str
 _Strict = Annotated[int, Field(strict=True)]

@@ -1,7 +1,7 @@
-"""`notifications/tools/list_changed`: an agent that is connected hears that its person chose other tools for it.
+"""`notifications/tools/list_changed`: tell a connected agent that its person chose other tools for it.
 
 Handshake sessions get it on their own stream, over HTTP, SSE and stdio; clients of MCP 2026-07-28 ask for it with
-`subscriptions/listen`. The choices of all that listen are read together every few seconds, and only while somebody
+`subscriptions/listen`. The choices of all that listen are read together every few seconds, and only while someone
 does, so that it makes no difference which process, or which command, changed one.
 """
 
@@ -161,7 +161,7 @@ class _Bus:
 
     def __init__(self) -> None:
         self._listener: Callable[[ServerEvent], None] | None = None
-        self._is_due = False  # told before the stream began
+        self._is_due = False  # reported before the stream began
 
     async def publish(self, event: ServerEvent) -> None:
         """Nothing here publishes this way."""

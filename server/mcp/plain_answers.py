@@ -59,7 +59,7 @@ class PlainAnswer:
         try:
             yield
         except asyncio.CancelledError:
-            if self.stopped is None or task is None or task.uncancel():  # somebody else's
+            if self.stopped is None or task is None or task.uncancel():  # someone else's
                 raise
         finally:
             self._task = None
@@ -100,7 +100,7 @@ class PlainAnswer:
 
     @property
     def is_stream(self) -> bool:
-        """Whether progress was told, so that the answer is an event."""
+        """Whether progress was reported, so that the answer is an event."""
         return self._streams
 
     async def write(self, answer: bytes, *, status: int = 200) -> None:
@@ -111,7 +111,7 @@ class PlainAnswer:
             await send_whole(self.later.send, status, (JSON, *self._session()), answer)
 
     async def write_stopped(self) -> None:
-        """What a stopped call's client is told, where it listens still."""
+        """The answer to the client of a stopped call, if it still listens."""
         if self.stopped is Stop.LEFT:
             return
         is_canceled = self.stopped is Stop.CANCELED

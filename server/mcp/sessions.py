@@ -1,7 +1,7 @@
 """How many sessions of the handshake era may be open: for one agent of a person, for a person, and in this process.
 
 A session stays in memory until its client ends it or it has been idle for half an hour. So that an agent that forgets
-its sessions does not use up everybody's, its own oldest session makes room, an idle one first. The SDK runs the
+its sessions does not use up everyone's, its own oldest session makes room, an idle one first. The SDK runs the
 sessions.
 """
 
@@ -41,7 +41,7 @@ _RETRY: Final = 5  # seconds
 _TOO_MANY: Final = "This agent has too many active sessions: end one, or wait until one of their calls finishes"
 
 _KEEP: Final = 60.0  # seconds; the SDK ends a session that it has not heard of for 30 minutes
-_NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # which nobody here listens to
+_NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # which no one here listens to
 _OURS: Final = ((b"accept", b"application/json"), (b"content-type", b"application/json"))
 
 Owner = tuple[str, str]  # person, client

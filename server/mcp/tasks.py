@@ -1,4 +1,4 @@
-"""Calls that wait for their person's yes, as tasks of MCP 2026-07-28 (SEP-2663, `io.modelcontextprotocol/tasks`).
+"""Calls that wait for their person's approval, as tasks of MCP 2026-07-28 (SEP-2663, `io.modelcontextprotocol/tasks`).
 
 A task is the open question about one call, and has its ID. It is made when the client polls after the yes, with the
 token of that request and once; the result is then kept for a while, for clients that missed the answer. Only the agent
@@ -134,7 +134,7 @@ class Tasks:
             )
 
     def _secret(self, task_id: str) -> str:
-        """Nobody who can only read the database finds a result by the ID of its task."""
+        """No one who can only read the database finds a result by the ID of its task."""
         return hmac.digest(self.deployment.keys.subkey("task"), task_id.encode(), sha256).hex()
 
 

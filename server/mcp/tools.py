@@ -143,7 +143,7 @@ async def call(
         try:
             async with asyncio.timeout(DEADLINE):
                 outcome = await _answer(deployment, request, spec, progress, running)
-        except asyncio.CancelledError:  # nobody gets an answer, but the provider may have carried the call out
+        except asyncio.CancelledError:  # no one gets an answer, but the provider may have carried the call out
             _record(deployment, request, spec, running, outcome="failed", code="interrupted")
             raise
         except Exception as error:  # noqa: BLE001 -- each kind has its words
@@ -311,7 +311,7 @@ async def _look(deployment: Deployment, principal: Principal, spec: ToolSpec, ar
 
 
 def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
-    """The outcome if the person was asked before and refused. A `cancel` is not a refusal: perhaps nobody was asked."""
+    """The outcome if the person was asked before and refused. A `cancel` is not a refusal: perhaps no one was asked."""
     if asking.offered is not None and asking.answer == "decline":
         return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
     if asking.leaves_account:

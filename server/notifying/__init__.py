@@ -1,1 +1,1 @@
-"""Telling people outside the pages: when, in which words, and by mail, ntfy, Slack or a webhook."""
+"""Notifications: when and with which text, by mail, ntfy, Slack, or a webhook."""

@@ -1,6 +1,6 @@
 """Confine this process to requests to allowed addresses: no program, no other socket, no file but the packages' own.
 
-For a library that does its own HTTP (Apprise), with an address that anybody with an account entered. Python's audit
+For a library that does its own HTTP (Apprise), with an address that anyone with an account entered. Python's audit
 hooks (PEP 578) see each connection after names are looked up, so redirects and names that change are checked as well.
 They bind a library that is used as it is, and no code that an attacker could bring: none is taken from outside.
 """

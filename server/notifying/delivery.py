@@ -39,7 +39,7 @@ async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answ
 
     `approvers` knows who can answer an access request, `answering` which approval a browser can answer by itself.
 
-    A channel that does not answer delays nobody's next round: it is held, so that no other round sends by it.
+    A channel that does not answer delays no one's next round: it is held, so that no other round sends by it.
     """
     await outbox.enter(deployment.database, deployment.keys, due_at=due_at, approvers=approvers)
     places, accepted = asyncio.Semaphore(AT_ONCE), list[str]()
@@ -109,7 +109,7 @@ async def _attempt(
 
 
 async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) -> bool:
-    """Whether the matter is still open: an answered question or an account that works again needs nobody."""
+    """Whether the matter is still open: an answered question or an account that works again needs no one."""
     event = notice.event
     if now >= notice.expires_at:
         return False

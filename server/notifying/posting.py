@@ -1,4 +1,4 @@
-"""Post a message to an address that somebody entered: the one way of notices, pings, and webhooks to others' servers.
+"""Post a message to an address that someone entered: used by all notices, pings, and webhooks.
 
 It goes through `providers.outbound`, which checks every address, follows no redirect, and has limits of its own.
 """
@@ -30,7 +30,7 @@ class NotAccepted(Exception):
 
 
 class Uncertain(Exception):
-    """The message left, and nobody knows whether it arrived."""
+    """The message left, and no one knows whether it arrived."""
 
 
 @dataclass(frozen=True, slots=True)

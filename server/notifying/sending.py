@@ -1,6 +1,6 @@
-"""Sending a message: by mail through the operator's server, or by HTTP through the guarded client.
+"""Send a message: by mail through the operator's server, or by HTTP through the guarded client.
 
-`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that nobody knows. Whatever
+`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that no one knows. Whatever
 goes by HTTP goes through `providers.outbound`, which checks every address; what Apprise sends, by its own HTTP, from a
 process that is confined to the same addresses (`services`).
 """

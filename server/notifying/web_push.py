@@ -1,7 +1,7 @@
 """Web push: messages that only one browser can read (RFC 8291), signed by this vault (RFC 8292). No I/O.
 
 The message goes through `server.notifying.sending`, whose client checks every address. `pywebpush` brings HTTP clients
-of its own, which anybody with an account here could point at the operator's network, and it isn't typed.
+of its own, which anyone with an account here could point at the operator's network, and it isn't typed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 class PushSubscription:
     """Where a browser gets its messages, and the keys to encrypt them with (RFC 8291 §3.1, §3.2).
 
-    `answering` is the hash of the session whose person answers approvals in this browser's notifications; None: nobody.
+    `answering` is the hash of the session whose person answers approvals in this browser's notifications; None: no one.
     """
 
     endpoint: str = field(repr=False)

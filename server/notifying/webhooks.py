@@ -1,4 +1,4 @@
-"""Tell the operator's endpoints what happened: one CloudEvent a request, signed as Standard Webhooks has it.
+"""Tell the operator's endpoints what happened: one CloudEvent per request, signed according to Standard Webhooks.
 
 CloudEvents 1.0.2 in structured mode (HTTP binding §3.2), Standard Webhooks 1.0.0. An event keeps its id however often
 it is sent. Whatever is not accepted is sent again after growing intervals, and then kept in a list.

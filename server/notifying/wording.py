@@ -1,4 +1,4 @@
-"""What a notice says: what happened and the page where that is dealt with. Never arguments, tokens or contents.
+"""What a notice says: what happened, and the page where the person can act. Never arguments, tokens or contents.
 
 The exception is a call that a browser answers in its notification, which shows the whole call (`AnswerForm`).
 Names come from agents and providers. They are shortened and cannot start a line of their own.
@@ -101,7 +101,7 @@ async def line_of(deployment: Deployment, notice: Notice) -> Line:
 
 
 async def _name_of(deployment: Deployment, event: Event) -> str:
-    """Whose event it is, for those who are told about somebody else."""
+    """Whose event it is, for notifications about someone else."""
     if event.kind != ASKED or event.user_id is None:
         return ""
     found = await users.get_user(deployment.database, event.user_id)

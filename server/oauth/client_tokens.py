@@ -93,7 +93,7 @@ def is_own_api(deployment: Deployment, resource: str) -> bool:
 
 
 async def is_live(deployment: Deployment, claims: AccessClaims) -> bool:
-    """Whether a token without a grant works now: its client may still have it, and nobody revoked it."""
+    """Whether a token without a grant works now: its client may still have it, and no one revoked it."""
     client = await clients.get_client(deployment.database, claims.client_id)
     if client is None:
         return False

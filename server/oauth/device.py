@@ -130,7 +130,7 @@ async def open_request(deployment: Deployment, typed: str, *, session: Session) 
 
 
 async def answered_code(deployment: Deployment, client: Client, device_code: str, *, now: int) -> str:
-    """The authorization code that the person's approval made. Raises what the device is told instead (§3.5)."""
+    """The authorization code that the person's approval made. Raises the error for the device instead (§3.5)."""
     ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
     if ticket is None or ticket.client_id != client.id:
         raise OAuthError(

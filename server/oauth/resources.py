@@ -52,7 +52,7 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
 
 
 def own_audiences(deployment: Deployment) -> frozenset[str]:
-    """Every audience that is an API of the vault itself, which nobody else can be."""
+    """Every audience that is an API of the vault itself, which no one else can be."""
     public_url = deployment.public_url
     more = {admin_resource(public_url), me_audience(deployment), f"{public_url}/api/v2/"}
     return own_resources(public_url) | more

@@ -18,7 +18,7 @@ from vault.records import Client, Event
 
 
 def is_service_account(client: Client) -> bool:
-    """Whether it uses the Admin API with nobody signing in."""
+    """Whether it uses the Admin API with no one signing in."""
     return CLIENT_CREDENTIALS in client.grant_types and not client_tokens.acts_for_nobody(client)
 
 

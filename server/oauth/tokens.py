@@ -350,7 +350,7 @@ def act_of(actors: tuple[str, ...]) -> dict[str, object]:
 def actors_of(act: object) -> tuple[str, ...]:
     """The chain in an `act` claim, outermost first (RFC 8693 §4.1), of our tokens and of other issuers'.
 
-    Raises TokenMalformed for a chain of more than MAX_ACTORS, or with a link that names nobody: what is cut off or left
+    Raises TokenMalformed for a chain of more than MAX_ACTORS, or with a link that names no one: what is cut off or left
     out would be missing from every record of who acted.
     """
     actors: list[str] = []

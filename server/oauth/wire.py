@@ -53,7 +53,7 @@ def as_oauth_error(refusal: VaultError) -> OAuthError:
 
 
 def told_error(told: AgentRefusal) -> OAuthError:
-    """The same, with what an agent is told about it."""
+    """The same, with the text for agents."""
     return OAuthError(told.answer, told.description, detail=told.detail, headers=told.headers, members=told.members)
 
 

@@ -1,4 +1,4 @@
-"""What looks wrong in rules that load: names of nobody, and rules that stop everything."""
+"""Likely mistakes in valid rules: names that no one has, and rules that stop everything."""
 
 from __future__ import annotations
 

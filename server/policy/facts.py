@@ -1,4 +1,4 @@
-"""What is known of one use of an account, in the form in which rules see it. Only what a rule names is worked out.
+"""The facts of one use of an account, in the form that rules see. Computes only what a rule names.
 
 A value that Cedar can't hold exactly (a number of more than four decimals, an integer of more than 64 bits, text that
 is no Unicode) makes the call unjudged, and so refused where a rule names it: no rule may be passed by its absence.
@@ -113,7 +113,7 @@ class CallFacts:
 
     @_CachedProperty
     def recipients(self) -> frozenset[str]:
-        """Everybody whom the arguments address."""
+        """Everyone whom the arguments address."""
         return self.action.presentation.recipients_of(self.values)
 
     def _arguments(self, named: frozenset[str] | None) -> dict[str, object]:

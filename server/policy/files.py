@@ -1,4 +1,4 @@
-"""The rules as they stand in their folder: each with its text and place, and the digest of all. Parses no Cedar.
+"""The rules in their folder: each with its text and place, and the digest of all. Doesn't parse Cedar.
 
 Cedar's parser tells no places, so the text is cut at the semicolons that end rules, and each rule is parsed alone.
 """

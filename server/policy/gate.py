@@ -1,4 +1,4 @@
-"""The one seam of the operator's policy: every use of an account passes it, on every surface.
+"""The only place that applies the operator's policy: every use of an account passes it, at every interface.
 
 First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are asked beside them:
 where they would decide otherwise, that is counted and recorded, and nothing else happens. Changed files count once two

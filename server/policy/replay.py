@@ -40,7 +40,7 @@ class ReplayedUse:
 
     event: Event
     action: str
-    judgement: Judgement | None  # None: it can't even be looked at
+    judgement: Judgement | None  # None: it can't be judged
     why_open: str = ""
 
     @property

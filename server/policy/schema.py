@@ -15,7 +15,7 @@ from providers.outbound.json_values import is_array, is_object
 from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.spec import ToolSpec
 
-EXCHANGE: Final = "exchange"  # a token or handle is handed out
+EXCHANGE: Final = "exchange"  # a token or handle is released
 PROXY: Final = "proxy"  # a call through the proxy
 REQUEST: Final = "request"  # a client asks the person for access (CIBA), away from a browser
 OWN_PROVIDER: Final = "token-vault"  # of the resource, where a client asks for access to an API of the vault's

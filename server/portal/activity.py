@@ -1,6 +1,6 @@
-"""What happened, as a story: newest first, filtered by the address, live, and as a file.
+"""The activity page: newest events first, filtered by the address, live, and as a file.
 
-Of the person themselves; `server.portal.administration.activity` tells administrators that of everybody.
+Of the person themselves; `server.portal.administration.activity` tells administrators that of everyone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGE_SIZE: Final = 50
 EXPORT_BATCH: Final = 500  # events per read of an export
 _NEW: Final = 100  # events that one look for new ones brings
 _SHORT: Final = 8  # events on another page
-_LOOK_BACK: Final = 300  # events among which those are looked for
+_LOOK_BACK: Final = 300  # events among which those are searched for
 _FIELD_LIMIT: Final = 200  # characters of a filter
 _COLUMNS: Final = ("time", "event", "outcome", "agent", "agent_id", "account", "connection_id", "details")
 _OF_PEOPLE: Final = ("person", "person_id")
@@ -86,7 +86,7 @@ def place_in(value: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The events of one person, or of everybody (`user_id` None), and the page at `path` that tells them.
+    """The events of one person, or of everyone (`user_id` None), and the page at `path` that tells them.
 
     `accounts` are known by id. `names_people`: an administrator reads it, so each row says whose it is.
     """

@@ -1,4 +1,4 @@
-"""The start page: what needs the person, then the map of agents and accounts, and what happened."""
+"""The start page: what needs the person's attention, then the map of agents and accounts, and what happened."""
 
 from __future__ import annotations
 

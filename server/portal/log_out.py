@@ -1,4 +1,4 @@
-"""Where Auth0's clients send the browser of a person who logged out of them: whether to sign out here, too.
+"""The page for people who logged out of one of Auth0's clients: whether to sign out here, too.
 
 The person is asked, since any site could send a browser here (OpenID Connect RP-Initiated Logout 1.0 §2).
 """
@@ -22,7 +22,7 @@ from vault.records import Client
 
 
 async def show(visit: Visit) -> Response:
-    """With `auth0.enabled`, an app's log-out: ask whether to sign out here, too; go back if nobody is signed in."""
+    """With `auth0.enabled`, an app's log-out: ask whether to sign out here, too; go back if no one is signed in."""
     wanted = visit.query("returnTo")
     client = await _client_of(visit.deployment, visit.query("client_id"), wanted)
     back = wanted or "/sign-in"

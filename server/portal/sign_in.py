@@ -74,7 +74,7 @@ def _passkey_options(visit: Visit) -> str:
 
 
 def _takes_passkeys(visit: Visit) -> bool:
-    """Where people sign in at their company only, a passkey confirms what they do here, and lets nobody in."""
+    """Where people sign in at their company only, a passkey confirms what they do here, and lets no one in."""
     return visit.deployment.settings.sign_in.local or visit.user is not None
 
 
@@ -125,7 +125,7 @@ async def with_passkey(visit: Visit) -> Response:
 
 
 def _check_same_person(visit: Visit, user: User) -> None:
-    """Confirming can't make anybody somebody else, whose accounts would then be connected or used by mistake."""
+    """Confirming can't switch to another person, whose accounts would then be connected or used by mistake."""
     if visit.user is not None and visit.user.id != user.id:
         raise passkeys.PasskeyRefused(text("sign_in.other_persons_passkey"), kind="forbidden")
 

@@ -1,4 +1,4 @@
-"""Where a person goes who must prove more than their session does, and how they come back."""
+"""Send a person who must sign in again or use a passkey to that page, and back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A certificate authority for one run of one program, limited to the hosts that the vault answers for.
 
-Its key never leaves this process's memory, and nobody but the program is told to trust it. The key of the hosts'
+Its key never leaves this process's memory, and only the program gets it as trusted. The key of the hosts'
 certificates touches the disk encrypted, and only until OpenSSL, which reads nothing but files, has it.
 """
 

@@ -1,4 +1,4 @@
-"""The program itself: started with our standard streams, told of our signals, and ended with us."""
+"""The program itself: it starts with our standard streams, gets our signals, and ends with us."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Final
 _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
 _OF_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 _DYING: Final = Path(__file__).parent / "dying.py"
-_PATIENCE: Final = 10.0  # seconds for a program that is told to end
+_PATIENCE: Final = 10.0  # seconds that a program gets to end
 
 
 async def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -59,7 +59,7 @@ def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
 
 def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if number in _OF_TERMINAL and _is_in_foreground():
-        return  # the terminal told the program, too
+        return  # the terminal signaled the program, too
     with suppress(ProcessLookupError):
         process.send_signal(number)
 

@@ -1,4 +1,4 @@
-"""What a program finds in its environment: the proxy, the authority to trust, placeholders, and no secret of ours.
+"""The environment of a program: the proxy, the authority to trust, placeholders, and no secret of ours.
 
 Each tool has its own variables for the same. A bundle replaces a tool's own roots, so it has those too where other
 hosts are allowed, and what a variable of the person names; otherwise it holds the run's authority alone.

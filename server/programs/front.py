@@ -52,7 +52,7 @@ Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class OtherHosts:
-    """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached.
+    """What happens at hosts of no one's account. `told` is called with the host, and whether it was reached.
 
     `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
     `is_named`: whether a host is reached although others aren't; `why_not` is what the program is told of those.
@@ -239,7 +239,7 @@ class Front:
     async def _reach(
         self, wire: Wire, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection to a host of nobody's account; None after the program was told why there is none."""
+        """A connection to a host of no one's account; None after the program got the reason."""
         if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
             await wire.refuse(403, f"Token Vault lets no call through to {host}: {self._others.why_not}.")

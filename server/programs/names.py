@@ -1,4 +1,4 @@
-"""What a program's agent is called where nobody says it: as the program, or the script that an interpreter runs."""
+"""The default name of a program's agent: the program, or the script that an interpreter runs."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class RemoteCalls:
             await self._http.aclose()
 
     def tell_refused(self, host: str, port: int) -> None:
-        """Let the vault record that the program called a host of nobody's account, and was refused."""
+        """Let the vault record that the program called a host of no one's account, and was refused."""
         self._refused.append((host, port))
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell_refused())
@@ -136,7 +136,7 @@ class RemoteCalls:
         except (VaultError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             told = error if isinstance(error, VaultError) else unreachable(self._vault, error)
             if exchange.is_started:
-                return  # cut off, so that nobody takes it for complete
+                return  # cut off, so that no one takes it for complete
             self.counts["", "refused"] += 1
             await _refuse(exchange, 503, "vault_unreachable", {}, told.description.encode())
 

@@ -48,5 +48,5 @@ async def run_for(
 
 
 async def _are_ours(found: Sequence[ApiAddress]) -> bool:
-    """A host that fits an API of the vault is asked there, also where it is of nobody's account."""
+    """A host that fits an API of the vault is asked there, also where it is of no one's account."""
     return True

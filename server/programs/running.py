@@ -47,7 +47,7 @@ class ProgramOptions:
 class ProgramRecord:
     """What a run came to. `calls`: by provider and outcome; `hosts`: the others, by outcome.
 
-    A call `passed` if the service answered, was `refused` if the vault did, and is `unanswered` if nobody waited.
+    A call `passed` if the service answered, was `refused` if the vault did, and is `unanswered` if no one waited.
     """
 
     exit_code: int
@@ -143,7 +143,7 @@ def _ask(deployment: Deployment, options: ProgramOptions, message: str, url: str
 
 
 class HostCounts:
-    """Hosts of nobody's account that the program called, and one line for each that is refused.
+    """Hosts of no one's account that the program called, and one line for each that is refused.
 
     `record` gets the first call of each.
     """

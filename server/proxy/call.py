@@ -109,7 +109,7 @@ class ProxiedCall:
 
 @dataclass(frozen=True, slots=True)
 class OpenedToken:
-    """The token that an exchange opened for a handle, its mask, and what the handle stood for then."""
+    """The token that an exchange opened for a handle, its mask, and what the handle represented then."""
 
     token: UpstreamToken
     needles: Sequence[bytes] = field(repr=False)

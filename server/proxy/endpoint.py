@@ -145,7 +145,7 @@ class Proxy:
         return refused.code
 
     def _count(self, incoming: ProxyRequest, refused: ProxyRefused) -> ProxyRefused:
-        """What the agent is told: a call that we refuse counts for it, like one of a tool that reaches no provider."""
+        """The answer to the agent: a call that we refuse counts for it, like one of a tool that reaches no provider."""
         if incoming.handle is None or refused.code in refusals.FAILURES or refused.status in {429, 503}:
             return refused
         who = incoming.handle.principal

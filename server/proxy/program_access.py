@@ -192,7 +192,7 @@ class ProgramAccess:
             )
 
     async def has_account_at(self, addresses: Sequence[ApiAddress]) -> bool:
-        """Whether one of these APIs is an account's, as far as can be told: hosts of another account's are nobody's."""
+        """Whether one of these APIs is an account's, as far as the vault knows. Other accounts' hosts don't count."""
         catalog, database = self._deployment.catalog, self._deployment.database
         if any("{" not in catalog.provider(one.provider).apis[one.api] for one in addresses):
             return True
@@ -205,7 +205,7 @@ class ProgramAccess:
             try:
                 places = await self._places_of(AccountChoice(address, connection.id, live[connection.id]))
             except (ProxyRefused, VaultError):
-                return True  # the call is told why
+                return True  # the call gets the reason
             if address.host in places:
                 return True
         return False
@@ -280,7 +280,7 @@ class ProgramAccess:
         return chosen[0][0] if chosen else None
 
     async def _is_there(self, chosen: AccountChoice) -> bool:
-        """Whether the account's API is at the called host, as far as can be told."""
+        """Whether the account's API is at the called host, as far as the vault can tell."""
         with suppress(ProxyRefused, VaultError):
             return chosen.address.host in await self._places_of(chosen)
         return False

@@ -130,7 +130,7 @@ def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
 def note_host(
     deployment: Deployment, principal: Principal, host: str, port: int, *, code: str = "", tool: str = ""
 ) -> None:
-    """Record that a program called a host of nobody's account; `code` says why it was refused."""
+    """Record that a program called a host of no one's account; `code` says why it was refused."""
     more = {name: value for name, value in (("tool", tool), ("code", code)) if value}
     event = Event(
         "program.called",

@@ -148,7 +148,7 @@ class RemotePrograms:
         return JSONResponse(answer, headers=_UNSTORED)
 
     def _count(self, agent: _Agent, refused: ProxyRefused, *, place: Callable[[str], str]) -> ProxyRefused:
-        """What the agent is told: a refused call counts for it, unless it waits for its person."""
+        """The answer to the agent: a refused call counts for it, unless it waits for its person."""
         if "connect_uri" in refused.more:
             return refused
         who = agent.principal

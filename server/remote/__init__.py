@@ -1,1 +1,1 @@
-"""MCP servers of others and imported APIs behind the vault, as an operator and this process handle them."""
+"""Other MCP servers and imported APIs behind the vault: set up, reviewed, and called."""

@@ -1,4 +1,4 @@
-"""Import an API from a description that is sent, as `token-vault tools import` does from a file or an address."""
+"""Import an API from a submitted description, as `token-vault tools import` does from a file or an address."""
 
 from __future__ import annotations
 

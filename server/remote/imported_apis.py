@@ -245,7 +245,7 @@ async def discard(actor: Actor, name: str, digest: str) -> None:
 
 
 async def remove(actor: Actor, name: str) -> None:
-    """Turn an API off that nobody has permitted any more, and forget it. Raises ChangeRefused."""
+    """Turn an API off that no one has permitted any more, and forget it. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     gone = _tools_by_name((await api_named(deployment, name)).accepted)
     if name in deployment.settings.providers:

@@ -1,4 +1,4 @@
-"""The upkeep step that renews registrations at MCP servers of others; what it needs is loaded once one is due."""
+"""The upkeep step that renews registrations at other MCP servers; it loads what it needs when one is due."""
 
 from __future__ import annotations
 

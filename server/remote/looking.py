@@ -1,4 +1,4 @@
-"""Store what an MCP server of others was seen to offer, and take what is gone out of the lists at once."""
+"""Store what an MCP server offers, and remove tools that are gone from the lists at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renew the vault's dynamic registrations at MCP servers of others before their secrets end (RFC 7592).
+"""Renew the vault's dynamic registrations at other MCP servers before their secrets end (RFC 7592).
 
 A renewed client is the same, so accounts stay connected. Where its server renews nothing, the vault registers anew at
 the end: each account's next refresh is then refused, which tells its person to connect it again.
@@ -66,7 +66,7 @@ async def renew_due(deployment: Deployment, due: Sequence[StoredRegistration]) -
 
 
 async def _announce_end(deployment: Deployment, name: str) -> None:
-    """Record once that this registration ends and wasn't renewed, so that an admin is told."""
+    """Record once that this registration ends and wasn't renewed, so that an admin is notified."""
     now = deployment.now()
     stored = await registrations.get_registration(deployment.database, name)
     if stored is None or stored.secret_ends_at is None or not stored.is_ending(now):
@@ -129,7 +129,7 @@ async def _renew_there(
 
 
 async def _ask(deployment: Deployment, stored: StoredRegistration, answer: Awaitable[T | None]) -> T | None:
-    """The answer; None too where nobody gives one and the secret ended. Raises AuthorizationUnknown before."""
+    """The answer; None too where no one gives one and the secret ended. Raises AuthorizationUnknown before."""
     try:
         return await answer
     except AuthorizationUnknown:
@@ -211,7 +211,7 @@ async def registration_there(
 
 
 async def end_client(deployment: Deployment, client: RemoteRegistration) -> None:
-    """Tell its authorization server that the vault's client is gone, where it can be told."""
+    """Tell its authorization server that the vault's client is gone, if the server supports that."""
     try:
         await end_registration(client, deployment.http, policy=deployment.http.policy)
     except AuthorizationUnknown as error:

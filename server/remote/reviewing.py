@@ -2,7 +2,7 @@
 
 Those of an imported API look alike (`server.remote.imported_apis`).
 
-Descriptions are the server's words: characters that nobody would see are spelled out.
+Descriptions are the server's words: characters that no one would see are spelled out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Put an MCP server of others behind the vault, review what it offers, and remove it.
+"""Add another MCP server to the vault, review what it offers, and remove it.
 
 Adding one asks the server how it authorizes; nothing of it can be called before an operator accepted it in the form in
 which it was seen.
@@ -355,12 +355,12 @@ def changes_of(server: McpServer) -> Sequence[ToolChange]:
 
 
 def is_settled(tool: McpTool) -> bool:
-    """Whether nobody has to look at it: it is known to be gone, or was left out and is gone."""
+    """Whether no one has to look at it: it is known to be gone, or was left out and is gone."""
     return tool.is_absent and (tool.is_retired or (tool.is_left and tool.accepted is None))
 
 
 def shown_state(tool: McpTool) -> str:
-    """Its state for whoever reviews it: `left` if they looked at this form and left it out."""
+    """Its state for the reviewer: `left` if they reviewed this form and left it out."""
     return "left" if tool.is_left and not tool.is_absent else tool.state
 
 

@@ -1,4 +1,4 @@
-"""No memory image of a process that opens tokens: neither a core dump, nor what a debugger of the same user reads.
+"""Prevent memory images of a process that opens tokens: core dumps, and reads by a debugger of the same user.
 
 On Linux a process that isn't dumpable has none, also where the kernel pipes core dumps into a program, which the limit
 doesn't stop (core(5)). Elsewhere only the limit of the file is set.

@@ -72,7 +72,7 @@ class DeferredApp:
         await self._load()
 
     async def end(self) -> None:
-        """Let it close what it has open, if it lives; also where no server ever told it to start."""
+        """Let it close what it has open, if it runs; also if no server ever started it."""
         starting, self._starting, self._started = self._starting, None, None
         if starting is not None:
             await (await starting).end()

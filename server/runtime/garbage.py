@@ -1,4 +1,4 @@
-"""When Python looks for unreachable cycles: hardly while a program loads, and not among what it has loaded."""
+"""When Python searches for unreachable cycles: rarely while a program loads, and not among what it has loaded."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class KeptAnswers:
         self._running: dict[Hashable, asyncio.Task[None]] = {}
 
     def get(self, key: Hashable) -> Answer | None:
-        """The answer, if it is known; asks nobody."""
+        """The answer, if it is known; asks no one."""
         until, answer = self._kept.get(key, (0.0, None))
         return answer if time.monotonic() < until else None
 

@@ -1,7 +1,7 @@
 """Names in the settings that no tool has yet: those of an MCP server's tools, which are known once it is accepted.
 
 The settings are read before the vault is open. Whoever collects such names has to check them against the servers that
-are stored; everybody else refuses them.
+are stored; everyone else refuses them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _names_of(choice: ToolChoice) -> Iterator[tuple[str, str]]:
 
 
 def note_or_refuse(late: list[LateName] | None, setting: str, name: str, problem: str) -> None:
-    """Collect the name where somebody collects. Raises SettingsRefused elsewhere."""
+    """Collect the name where someone collects. Raises SettingsRefused elsewhere."""
     if late is None:
         raise SettingsRefused(problem)
     late.append(LateName(setting, name, problem))

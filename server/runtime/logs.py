@@ -89,5 +89,5 @@ def configure(*, verbose: bool, form: LogForm = "console") -> None:
     logging.getLogger(_OURS).setLevel(logging.DEBUG if verbose else logging.INFO)
     # otherwise it prints the whole message of a legacy client that breaks the protocol
     logging.getLogger("mcp").setLevel(logging.ERROR)
-    # what a remote server sends that is no message is told in the answer; here it would be quoted in a traceback
+    # what a remote server sends that isn't a message is in the answer; here it would be quoted in a traceback
     logging.getLogger("mcp.client").setLevel(logging.CRITICAL)

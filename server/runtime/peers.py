@@ -94,7 +94,7 @@ def is_ours(uid: int | None) -> bool:
 
 
 def describe_listener(host: str, port: int) -> str:
-    """Who listens there, in words (`user nobody (uid 65534), process 4711`), as far as it can be found out."""
+    """Who listens there, in words (`user no one (uid 65534), process 4711`), as far as it can be found out."""
     if can_tell():
         wanted = {*_spellings((host, port)), *_spellings(("0.0.0.0", port)), *_spellings(("::", port))}  # noqa: S104 -- looked for
         for line in "\n".join(_read(table) for table in _TABLES).splitlines():

@@ -1,4 +1,4 @@
-"""What others chose, made safe for a terminal and a log: nothing in it may steer, hide or reorder what is shown.
+"""Make others' texts safe for a terminal and a log: nothing in them may steer, hide, or reorder what is shown.
 
 Control characters move the cursor and forge lines; U+009B begins a command as ESC [ does; U+202E turns the reading
 direction around (Unicode TR 36 §2.2). They come out as `\\u009b`, which JSON reads as the same character.

@@ -1,4 +1,4 @@
-"""How often an agent may do what leaves a row each time, so that a runaway agent fills no disk and slows nobody down.
+"""How often an agent may do what leaves a row each time, so that a runaway agent fills no disk and slows no one down.
 
 Each process counts for itself, in memory: the limit is against runaway agents, not for accounting, and a count in the
 database would cost each call another commit.

@@ -1,4 +1,4 @@
-"""What an MCP client on standard input hears from a program that cannot start: an error for each request, and why.
+"""Answer an MCP client on standard input if the program can't start: an error with the reason for each request.
 
 A program that ends at once shows its person a closed connection. Uses the standard library alone, for this must not
 fail in its turn.

@@ -1,4 +1,4 @@
-"""Runs an ASGI application on a listening socket until it is told to stop. The only module that knows uvicorn."""
+"""Runs an ASGI application on a listening socket until it gets a stop signal. The only module that knows uvicorn."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ async def standard_streams() -> AsyncGenerator[
 
 @asynccontextmanager
 async def standard_lines() -> AsyncGenerator[tuple[Lines, LineWriter] | None]:
-    """Lines of descriptor 0, and a writer to descriptor 1, which are everybody else's null device and standard error.
+    """Lines of descriptor 0, and a writer to descriptor 1, which are everyone else's null device and standard error.
 
     None when the loop cannot wait for the input. The block ends as in `standard_streams`.
     """
@@ -88,7 +88,7 @@ class LineWriter:
         self._writing: asyncio.Task[None] | None = None
 
     async def write(self, line: bytes) -> None:
-        """One line, without its end. Raises BrokenPipeError or ConnectionResetError when nobody reads anymore."""
+        """One line, without its end. Raises BrokenPipeError or ConnectionResetError when no one reads anymore."""
         rest = line + b"\n"
         if self._writing is None:
             # A pipe or socket that is writable takes this much without blocking.
@@ -122,7 +122,7 @@ class LineWriter:
 
 @contextmanager
 def _interruptible_input() -> Generator[Lines | None]:
-    """Lines of descriptor 0, which is empty for everybody else meanwhile; None when the loop cannot wait for it."""
+    """Lines of descriptor 0, which is empty for everyone else meanwhile; None when the loop cannot wait for it."""
     try:
         wire = os.dup(0)
     except OSError:  # closed

@@ -1,6 +1,6 @@
 """The schemas that this vault speaks (RFC 7643 §4): what it has a use for of a person and a group.
 
-Attributes that are not in them are ignored, as RFC 7644 §3.1 allows: directories send what somebody mapped there.
+Attributes that are not in them are ignored, as RFC 7644 §3.1 allows: directories send what someone mapped there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ScimName(ComplexAttribute):
 
 
 class ScimEmail(ComplexAttribute):
-    """An address of a person. Nobody is recognized by it."""
+    """An address of a person. No one is recognized by it."""
 
     value: str | None = None
     type: str | None = None
@@ -188,7 +188,7 @@ def user_of(deployment: Deployment, person: ProvisionedPerson, memberships: Iter
 
 
 def with_active(content: Mapping[str, object], *, is_active: bool) -> dict[str, object]:
-    """What was sent of a person, with `active` as it is if that was left out: nobody is enabled by silence."""
+    """What was sent of a person, with `active` as it is if that was left out: no one is enabled by silence."""
     is_said = any(name.lower() == "active" for name in content)
     return dict(content) if is_said else {**content, "active": is_active}
 

@@ -1,4 +1,4 @@
-"""What stands in a setting in place of a secret: an address that begins with the name of its source. Pure."""
+"""References to secrets in settings: addresses that begin with the name of their source. Pure."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Files:
 
     @property
     def memory(self) -> Path:
-        """Holds the digest of what we wrote; a dash once somebody else changed the file."""
+        """Holds the digest of what we wrote; a dash once someone else changed the file."""
         return self.data / f"{self._stem}.setup"
 
     @property

@@ -1,6 +1,6 @@
 """Who answers access requests: administrators, and for what is a group's the managers of that group.
 
-And who is told of what only administrators can do something about.
+And who hears of problems that only admins can fix.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def may_answer(deployment: Deployment, user: User | None, access: Requeste
 
 
 async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
-    """The ids of those who may answer the request of this event, at most as many as are told; managers first.
+    """The ids of those who may answer the request of this event, at most as many as get a notification; managers first.
 
     Of one without a request: those who administer.
     """

@@ -1,4 +1,4 @@
-"""A browser in words, from its User-Agent: enough for its person to recognize it. Only words of ours come out."""
+"""Name a browser by its User-Agent, so that its person recognizes it. Uses only our own words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LIMIT: Final = 1000  # characters of a header that are read
 
 
 def describe_browser(user_agent: str) -> str:
-    """Such as `Firefox on Windows`; `Unknown browser` for what nobody knows."""
+    """Such as `Firefox on Windows`; `Unknown browser` for what no one knows."""
     browser, system = _first(_BROWSERS, user_agent[:_LIMIT]), _first(_SYSTEMS, user_agent[:_LIMIT])
     return f"{browser or UNKNOWN_BROWSER} on {system}" if system else browser or UNKNOWN_BROWSER
 

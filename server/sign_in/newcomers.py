@@ -20,10 +20,10 @@ _GOOGLE: Final = "https://accounts.google.com"
 def confirmed_address(issuer: str, claims: Mapping[str, object], *, domains: tuple[str, ...]) -> str | None:
     """The person's address in one of the domains, in lower case, if the provider confirms it; None if it doesn't.
 
-    An unconfirmed address (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
-    anybody can confirm an address of a domain without a Workspace, and keeps it; `hd` names the Workspace.
+    An unconfirmed address (`email_verified` is not true) can be someone else's: at Microsoft Entra it is. At Google
+    anyone can confirm an address of a domain without a Workspace, and keeps it; `hd` names the Workspace.
 
-    Other letters than ASCII's are confirmed for nobody: names are compared in a form in which they look like these.
+    Other letters than ASCII's are confirmed for no one: names are compared in a form in which they look like these.
     """
     email = claims.get("email")
     if issuer == _GOOGLE:
@@ -68,7 +68,7 @@ async def create_user(deployment: Deployment, *, issuer: str, subject: str, show
 async def link_provisioned(deployment: Deployment, *, issuer: str, subject: str, external_id: object) -> User | None:
     """The person that the directory (SCIM) knows by this `externalId`, linked to this identity from now on.
 
-    One who has an identity of this issuer already is somebody else's account, whatever the id says: IdentityTaken.
+    One who has an identity of this issuer already is someone else's account, whatever the id says: IdentityTaken.
     """
     if not isinstance(external_id, str) or not external_id:
         return None

@@ -1,6 +1,6 @@
 """Sign-in through an OpenID Connect provider: discovery, the redirect, the code, and the ID token's checks.
 
-The person is (issuer, subject), never an e-mail address or a name: those can be given to somebody else. Everything that
+The person is (issuer, subject), never an e-mail address or a name: those can be given to someone else. Everything that
 the provider's documents name is fetched through `providers.outbound.client` under its address rules. The pages are
 `server.portal.openid`.
 """
@@ -53,7 +53,7 @@ logger = logging.getLogger("token_vault.openid")
 
 
 class OpenIDRefused(PersonRefused):
-    """Nobody was signed in. The person reads one of few texts; `detail` says exactly what was wrong."""
+    """No one was signed in. The person reads one of few texts; `detail` says exactly what was wrong."""
 
     code = "openid_refused"
 
@@ -240,7 +240,7 @@ def _scope(deployment: Deployment, registered: OpenIDSettings) -> str:
 async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> SignedIn:
     """The user behind the provider's answer.
 
-    Raises OpenIDRefused, which is an event if a sign-in was in progress: anybody can call with an invented state.
+    Raises OpenIDRefused, which is an event if a sign-in was in progress: anyone can call with an invented state.
     """
     registered = _registered_provider(deployment, name)
     payload = await _claim_state(deployment, name, answer)

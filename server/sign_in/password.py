@@ -1,4 +1,4 @@
-"""Who a browser is: session cookies, password sign-in with throttling, the first admin, and the owner's one-time link.
+"""Identify browsers: session cookies, password sign-in with throttling, the first admin, and the owner's one-time link.
 
 Pages are `server.portal`; sign-in through another provider is `server.sign_in.openid`; `vault` hashes and stores.
 """
@@ -126,7 +126,7 @@ def read_cookie(deployment: Deployment, request: Request, cookie: Cookie) -> str
     """The cookie's value, empty when there is none.
 
     On loopback a cookie counts only for programs of the operating-system user that it was given to: servers of other
-    users on other ports of `localhost` receive it, and can set one, which would sign the victim in as somebody else.
+    users on other ports of `localhost` receive it, and can set one, which would sign the victim in as someone else.
     """
     sent = request.cookies.get(cookie_name(deployment, cookie), "")
     peer = peer_of(deployment, request) if sent else None
@@ -415,7 +415,7 @@ async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     return user
 
 
-# Links that an administrator makes for somebody
+# Links that an administrator makes for someone
 
 
 async def make_sign_in_link(deployment: Deployment, transaction: Transaction, user_id: str) -> str:

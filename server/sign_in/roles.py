@@ -1,4 +1,4 @@
-"""What a person may do for everybody: their own role, and what the operator's rule gives to their groups.
+"""What a person may do for everyone: their own role, and what the operator's rule gives to their groups.
 
 The one place that decides. Who acts is read again in the transaction of each change (`server.administration.actor`).
 """

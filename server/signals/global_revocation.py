@@ -96,7 +96,7 @@ async def _caller(deployment: Deployment, request: Request) -> tuple[str, Transm
                 return name, one
     except (jose.TokenMalformed, EventRefused) as error:
         raise away or RevocationRefused("invalid_token", f"the token can't be accepted: {error}") from error
-    raise away or RevocationRefused("invalid_token", "nobody here has this token")
+    raise away or RevocationRefused("invalid_token", "no one here has this token")
 
 
 async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, token: str) -> None:

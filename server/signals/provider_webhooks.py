@@ -35,7 +35,7 @@ _log = logging.getLogger("token_vault.signals")
 
 
 async def receive(deployment: Deployment, request: Request) -> Response:
-    """The provider, with GitHub's, Slack's, or Square's signature. 204, whether or not somebody here has the account;
+    """The provider, with GitHub's, Slack's, or Square's signature. 204, whether or not someone here has the account;
     401 for a wrong signature.
     """
     name = str(request.path_params["name"])

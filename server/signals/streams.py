@@ -156,7 +156,7 @@ class StreamClient:
         )
 
     def _wrong_audience(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
-        """§8.1.1.1.1: its events would be refused as meant for somebody else."""
+        """§8.1.1.1.1: its events would be refused as meant for someone else."""
         expected = {*self.transmitter.audiences} or {self.deployment.url(f"/signals/{self.name}")}
         if expected & {*audiences}:
             return ()

@@ -20,7 +20,7 @@ class SubjectUnsupported(Exception):
 async def find_person(
     reader: Reader, transmitter: TransmitterSettings, subjects: Iterable[Mapping[str, object]]
 ) -> User | None:
-    """The one person that all known identifiers name; None for nobody, and where they name different ones.
+    """The one person that all known identifiers name; None for no one, and where they name different ones.
 
     Raises SubjectUnsupported.
     """

@@ -1,1 +1,1 @@
-"""Who signed a JWT: strict reading, the algorithms that count, and the key sets of others."""
+"""JWTs: strict reading, the allowed algorithms, and the key sets of issuers."""

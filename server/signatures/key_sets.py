@@ -1,4 +1,4 @@
-"""Reads the key sets of others (RFC 7517 §5): of trusted issuers, sign-in providers, and clients.
+"""Reads others' key sets (RFC 7517 §5): of trusted issuers, sign-in providers, and clients.
 
 A set is fetched through the guarded client and kept five minutes. If no kept key fits, it is fetched again, but not
 more often than `RETRY`; concurrent callers share the fetch. While the address gives no set, the last one counts for up

@@ -1,4 +1,4 @@
-"""`token-vault bench`: what this machine can do, measured with the product itself on a vault that is gone afterwards.
+"""`token-vault bench`: what this machine can do, measured with a temporary vault.
 
 `place` makes the vault and ends it, `load` sends requests and answers for the provider, `measuring` takes the figures.
 """

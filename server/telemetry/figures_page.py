@@ -1,6 +1,6 @@
 """The page for Prometheus: `/metrics` on a listener of its own, with the deadlines and limits of all our listeners.
 
-It needs no token, and it shares open files and threads with everything else: nobody may hold many of them by silence.
+It needs no token, and it shares open files and threads with everything else: no one may hold many of them by silence.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What commands show on a terminal: lists, progress, and the names that a shell completes. Knows no command."""
+"""What commands show on a terminal: lists, progress, and completed names. Doesn't depend on any command."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", "Approval", "StandingApproval")
 SHORTEST: Final = 6  # characters of an approval's ID that can stand for it
-NEAR: Final = 2000  # names among which a mistyped one is looked for
+NEAR: Final = 2000  # names that are compared with a mistyped one
 
 
 async def user_called(reader: Reader, named: str) -> User:

@@ -1,4 +1,4 @@
-"""How a vault does, drawn for a terminal: a line per subject, colored where a person should look, and its processes."""
+"""The state of a vault, drawn for a terminal: a line per subject, colored if it needs attention, and its processes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from vault.storage.database import (
 )
 
 MOST_OPEN: Final = 10  # open requests of one person
-ANSWER_LIFETIME: Final = 7 * 86400  # seconds in which somebody can answer
+ANSWER_LIFETIME: Final = 7 * 86400  # seconds in which someone can answer
 MEMBERSHIP: Final = "request"  # source of a membership that a request gave
 KEPT: Final = 90 * 86400  # seconds after the end
 LISTED: Final = 200
@@ -101,7 +101,7 @@ class AccessState(IntEnum):
 
 
 class Kind(StrEnum):
-    """What is asked for; the target is a connection, a group, or a company's name in the settings."""
+    """What the person requests; the target is a connection, a group, or a company's name in the settings."""
 
     ACCOUNT = "account"
     GROUP = "group"
@@ -112,7 +112,7 @@ class Kind(StrEnum):
 class RequestedAccess:
     """What a person asks for. `client_id` is empty for a group's accounts, which the person then allows agents.
 
-    `scopes`: of an account, what is asked for; of a company, the names of the rules that were applied.
+    `scopes`: for an account, those requested; for a company, the names of the rules that were applied.
     """
 
     user_id: str
@@ -130,7 +130,7 @@ class RequestedAccess:
 class AccessRequest:
     """A request and what became of it. `expires_at` ends the question or, once allowed, the permission.
 
-    `decided_by` is a person's id, empty for whoever has the data directory; `made_permission`: the yes also allowed the
+    `decided_by` is a person's id, empty for a local command; `made_permission`: the yes also allowed the
     agent the account. What an agent filed gives nothing while `confirmed_at` is None.
     """
 
@@ -153,7 +153,7 @@ class AccessRequest:
         return self.state in {AccessState.PENDING, AccessState.ALLOWED}
 
     def status(self, now: int) -> str:
-        """`pending`, `allowed`, `denied`, or `ended`; what nobody answered in time has ended."""
+        """`pending`, `allowed`, `denied`, or `ended`; what no one answered in time has ended."""
         is_over = self.state is AccessState.ENDING or (self.is_open and now >= self.expires_at)
         return "ended" if is_over else self.state.name.lower()
 
@@ -232,7 +232,7 @@ async def count_open(reader: Reader, user_id: str, *, now: int) -> int:
 
 
 async def get(reader: Reader, request_id: str) -> AccessRequest | None:
-    """The request with this id, of anybody and in any state."""
+    """The request with this id, of anyone and in any state."""
     row = await reader.fetch_one(f"{_SELECT} and id = :id", {"tenant": TENANT, "id": request_id})
     return None if row is None else _request(row)
 
@@ -256,7 +256,7 @@ async def list_of_person(reader: Reader, user_id: str) -> tuple[AccessRequest, .
 
 
 async def list_newest(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
-    """The newest requests of everybody, in any state."""
+    """The newest requests of everyone, in any state."""
     rows = await reader.fetch(
         f"{_SELECT} and created_at > :since order by created_at desc, id limit :limit",
         {"tenant": TENANT, "since": now - KEPT, "limit": LISTED},
@@ -265,7 +265,7 @@ async def list_newest(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
 
 
 async def list_pending(reader: Reader, *, now: int, manager: str = "") -> tuple[AccessRequest, ...]:
-    """The open requests of everybody, or of the groups of this manager (a person's id), the oldest first."""
+    """The open requests of everyone, or of the groups of this manager (a person's id), the oldest first."""
     of_groups = " and group_id in (select group_id from group_managers where tenant = :tenant and user_id = :manager)"
     rows = await reader.fetch(
         f"{_SELECT} and state = 1 and expires_at > :now{of_groups if manager else ''}"
@@ -358,7 +358,7 @@ async def confirm(transaction: Transaction, request: AccessRequest, *, now: int)
 async def narrow(
     transaction: Transaction, request: AccessRequest, *, scopes: frozenset[str], expires_at: int, now: int
 ) -> None:
-    """Leave only some of what was allowed, until an earlier time. Raises TransitionRefused when it is over or grows."""
+    """Narrow what was allowed, or end it earlier. Raises TransitionRefused when it is over or grows."""
     values: dict[str, Value] = {
         "tenant": TENANT,
         "id": request.id,
@@ -389,7 +389,7 @@ async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str,
 
 
 async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: int) -> None:
-    """What requests gave beside their rows, which nobody reads anymore."""
+    """What requests gave beside their rows, which no one reads anymore."""
     for row in stopped:
         which: dict[str, Value] = {"tenant": TENANT, "user_id": text(row, "user_id"), "target": text(row, "target")}
         if text(row, "kind") == Kind.GROUP.value and integer_or_none(row, "decided_at") is not None:

@@ -28,7 +28,7 @@ from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value,
 
 ASK_LIFETIME = 600  # seconds the person has to decide
 USE_LIFETIME = 300  # seconds in which an approved call must arrive
-RELEASE = "token:release"  # stands for a tool where an exchange hands out the account's own token; no tool is called so
+RELEASE = "token:release"  # stands for a tool where an exchange releases the account's own token; no tool has this name
 MOST_OPEN = 20  # open questions from one agent to one person: people who are asked too often approve without reading
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -81,7 +81,7 @@ class ToolCall:
         return self._attempt
 
     def hash_arguments(self, key: bytes) -> str:
-        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, nobody can try out a value."""
+        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, no one can try out a value."""
         formatted = _CANONICAL.encode(self.arguments())
         digest = hmac.digest(key, formatted.encode("utf-8", "surrogatepass"), "sha256")
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -267,7 +267,7 @@ async def consume(
 
 
 async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> bool:
-    """End a question, or an approval that nobody used. False when it is over already."""
+    """End a question, or an approval that no one used. False when it is over already."""
     changed = await transaction.execute(
         "update approvals set expires_at = :now where tenant = :tenant and id = :id "
         "and state in (:pending, :approved) and expires_at > :now",

@@ -1,4 +1,4 @@
-"""What clients are still to be told of their requests (OpenID CIBA Core 1.0 §10.2, §10.3): when, and what was issued.
+"""Pending messages to clients about their requests (OpenID CIBA Core 1.0 §10.2, §10.3): when, and what was issued.
 
 Rows of `backchannel_pings`. Each is held by the process that sends it, and tried again for some minutes.
 """
@@ -45,7 +45,7 @@ class DueNotice:
 class IssuedTokens:
     """What was issued for an approval: the grant, from which access tokens can be made again, and its refresh token.
 
-    `may_be_there`: an attempt to send it may have arrived, although nobody knows.
+    `may_be_there`: an attempt to send it may have arrived, although no one knows.
     """
 
     grant_id: str
@@ -55,7 +55,7 @@ class IssuedTokens:
 
 
 async def note(transaction: Transaction, approval: Approval, *, due_at: int) -> None:
-    """The client is to be told then, if it wants to be told; earlier than noted before if the person answers."""
+    """Notify the client then, if it registered for that; earlier than noted before if the person answers."""
     if approval.ping is not None:
         await transaction.execute(
             "insert into backchannel_pings (tenant, approval_id, attempts, due_at) values (:tenant, :id, 0, :due_at)"
@@ -112,7 +112,7 @@ def issued_before(notice: DueNotice, ring: KeyRing) -> IssuedTokens | None:
 
 
 async def settle(transaction: Transaction, notice: DueNotice, *, is_over: bool, now: int) -> bool:
-    """Forget it once the client was told or was tried too often; otherwise try again later. Whether it is forgotten."""
+    """Forget it after a success or too many tries; otherwise try again later. Whether it is forgotten."""
     which: dict[str, Value] = {"tenant": TENANT, "id": notice.approval_id}
     if is_over or notice.attempts > len(BACKOFF):
         await transaction.execute("delete from backchannel_pings where tenant = :tenant and approval_id = :id", which)

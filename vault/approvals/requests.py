@@ -1,8 +1,8 @@
-"""Requests of clients that wait for the person's yes (OpenID CIBA Core 1.0): approvals that are worth one token.
+"""Requests of clients that wait for the person's approval (OpenID CIBA Core 1.0): each is good for one token.
 
 A request is an approval without a tool and a connection. Its id is a hash of the `auth_req_id`, which only the client
 holds. Nothing is remembered from one request to the next: each is a question of its own. `server.oauth.backchannel`
-takes them in and issues the token, `vault.approvals.client_notices` has what a client is still to be told; writing
+takes them in and issues the token, `vault.approvals.client_notices` has the pending messages to clients; writing
 functions record no event.
 """
 
@@ -85,7 +85,7 @@ def request_of(approval: Approval) -> BackchannelRequest:
 
 
 def approval_id_of(auth_req_id: str) -> str:
-    """The id of the approval: nobody who sees it can poll."""
+    """The id of the approval: no one who sees it can poll."""
     digest = hashlib.sha256(b"auth_req_id " + auth_req_id.encode("utf-8", "replace")).digest()
     return "r" + urlsafe_b64encode(digest[:24]).decode()
 
@@ -102,9 +102,9 @@ async def ask(
     is_pushed: bool = False,
     now: int,
 ) -> tuple[Approval, str]:
-    """Store a request for its person; with the `auth_req_id`, which is stored only if the client wants to be told.
+    """Store a request for its person; with the `auth_req_id`, stored only for a client that gets notifications.
 
-    `is_pushed`: the answer itself is sent, also that nobody answered.
+    `is_pushed`: the answer itself is sent, also that no one answered.
 
     Raises TemporarilyUnavailable when the client has `MOST_OPEN` open questions to this person, tools' calls included.
     """
@@ -149,7 +149,7 @@ async def consume(transaction: Transaction, approval: Approval, *, now: int) -> 
 
 
 async def close(transaction: Transaction, approval: Approval, *, now: int) -> bool:
-    """End a question that nobody answered in time, for good; False if it was answered meanwhile.
+    """End a question that no one answered in time, for good; False if it was answered meanwhile.
 
     A yes is judged by the time at which the person gave it, and stored a moment later.
     """
@@ -157,7 +157,7 @@ async def close(transaction: Transaction, approval: Approval, *, now: int) -> bo
 
 
 async def void(transaction: Transaction, *, user_id: str, client_id: str | None, now: int) -> None:
-    """End the open and unused requests to a person, of one client or of all: they die with what they were let in by."""
+    """End the open and unused requests to a person, of one client or of all: they end with the client's grant."""
     which: dict[str, Value] = {**_STATES, "tenant": TENANT, "user_id": user_id, "now": now}
     if client_id is None:
         await transaction.execute(_VOID_ALL, which)

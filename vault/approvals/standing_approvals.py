@@ -1,4 +1,4 @@
-"""Standing approvals: a person's yes to one agent's tool, account and target, for some calls a day until a date.
+"""Standing approvals: a person allows a tool, account, and target in advance, for some calls a day until an end.
 
 The target is what the tool binds of its arguments, such as the channel or the recipients' domains; everything else may
 differ from call to call. One conditional statement spends a use, so that calls at the same time never share one. A
@@ -40,7 +40,7 @@ _SELECT: Final = """
         s.expires_at, s.revoked_at
     from standing_approvals s where s.tenant = :tenant and s.user_id = :user_id
 """
-# `+ 0`: by the person's index; by that of the ends SQLite would read what everybody gave.
+# `+ 0`: by the person's index; by that of the ends SQLite would read what everyone gave.
 _LIST: Final = f"""
     {_SELECT} and s.revoked_at is null and s.expires_at + 0 > :now and {_LIVE_DELEGATION} order by s.created_at, s.id
 """
@@ -213,7 +213,7 @@ async def list_live(reader: Reader, ring: KeyRing, user_id: str, *, now: int) ->
 
 
 async def count_live(reader: Reader, *, now: int) -> int:
-    """How many of everybody have not been ended and go on, whether or not their permission still stands."""
+    """How many of everyone have not been ended and go on, whether or not their permission still stands."""
     row = await reader.fetch_one(_COUNT, {"tenant": TENANT, "now": now})
     return 0 if row is None else integer(row, "n")
 
@@ -231,7 +231,7 @@ async def revoke(transaction: Transaction, standing_id: str, *, user_id: str, no
 
 
 async def revoke_of_tool(transaction: Transaction, tool: str, *, now: int) -> int:
-    """End those of everybody for a tool that became another one; how many."""
+    """End those of everyone for a tool that became another one; how many."""
     return await transaction.execute(_REVOKE_OF_TOOL, {"tenant": TENANT, "tool": tool, "now": now})
 
 

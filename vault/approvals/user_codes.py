@@ -1,4 +1,4 @@
-"""A person's own code (OpenID CIBA Core 1.0 §7.1): without it, a client that has to send one can't ask them.
+"""A person's own code (OpenID CIBA Core 1.0 §7.1): a client that must send it can't ask them without it.
 
 `server.oauth.backchannel` decides which clients have to; `server.portal.approvals.user_code` is the page.
 """

@@ -77,7 +77,7 @@ async def begin_keyed_head(database: Database, key: bytes) -> None:
     """Use the vault's key for the activity from now on; the key store records the starting point once.
 
     If the chain already has events, an event records it too. If the record is gone although the key was in use, the key
-    does not start again: that would vouch for whatever stands there now. `prove` reports it.
+    does not start again: that would vouch for whatever is there now. `prove` reports it.
     """
     database.event_key = key
     if await load_start(database) is None:

@@ -23,7 +23,7 @@ class Delivery:
     failure: str | None
 
     def has(self, head: TreeHead) -> bool:
-        """Whether this checkpoint is there."""
+        """Whether this checkpoint was delivered."""
         return self.failure is None and (self.origin, self.size) == (head.origin, head.size)
 
 

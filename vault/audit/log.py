@@ -34,7 +34,7 @@ RESTARTS: Final = ("vault.restored", "vault.quarantined", "vault.rollback_accept
 _KEY_ID: Final = "events"
 
 _KEYS = "select id, sealed, active_at, retired_at from keys.ring where purpose = :purpose order by id"
-# These events belong to nobody, and the index `events_of_vault` has them.
+# These events belong to no one, and the index `events_of_vault` has them.
 _RESTARTED = """
     select sequence, at, kind, details from events where tenant = :tenant
         and user_id is null and client_id is null and connection_id is null
@@ -144,7 +144,7 @@ async def _begin_after_pruned(database: Database, key: bytes, log: Log) -> Log:
 
 
 async def rotate_log_key(database: Database, log: Log, *, now: int) -> Verifier:
-    """Sign with a new key from now on; the one before signs too for `OVERLAP`, so that nobody loses the thread."""
+    """Sign with a new key from now on; the one before signs too for `OVERLAP`, so that no one loses the thread."""
     key = _event_key(database)
     async with database.transaction() as transaction:
         for one in log.keys:
@@ -203,7 +203,7 @@ def _check_length(end: End, log: Log, stored: int) -> None:
 
 
 async def issue(database: Database, log: Log, *, now: int) -> SignedCheckpoint | None:
-    """Sign the tree as it is now, unless that was done; the newest checkpoint, None without any event.
+    """Sign the current tree, unless it is signed; returns the newest checkpoint, None without events.
 
     Raises ChainBroken, and signs nothing, when the tree doesn't continue the one that was signed last.
     """
@@ -227,7 +227,7 @@ async def issue(database: Database, log: Log, *, now: int) -> SignedCheckpoint |
 
 
 async def sign_head(tree: Tree, log: Log, *, now: int) -> SignedCheckpoint:
-    """A checkpoint of the tree as it is, which isn't stored. Raises ChainBroken where hashes are missing."""
+    """A checkpoint of the current tree, which isn't stored. Raises ChainBroken where hashes are missing."""
     made = TreeHead(log.origin, tree.size, await tree.root_at(tree.size))
     signers = [one for one in log.keys if one.signs(now)]
     signatures = tuple(
@@ -332,7 +332,7 @@ async def restarted_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()
 
 
 async def restart_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> Restart | None:
-    """The restore that ended a log: of several, the one that went back furthest. None while it goes on.
+    """The restore that ended a log: of several, the one that went back furthest. None while the log continues.
 
     Logs that came `later` remember restores whose events were pruned.
     """

@@ -153,7 +153,7 @@ class Report:
 
     `trusted` is the last event taken from a checkpoint without reading it again, 0 for none. `keyed_from` is the first
     event that the vault's key covers, None when the key was not in use. `unkeyed` are the first spans of later events
-    without the key, `unkeyed_count` is the number of all of them: written by a previous release, or by somebody with
+    without the key, `unkeyed_count` is the number of all of them: written by a previous release, or by someone with
     access to the database.
     """
 

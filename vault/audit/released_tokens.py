@@ -1,4 +1,4 @@
-"""Provider tokens that left the vault: for each agent and account, until when the longest-lived one works.
+"""Provider tokens that left the vault: for each agent and account, when the last one expires.
 
 An agent's end reaches everything of ours at once, but not a provider's token that it holds already. So whoever ends an
 agent leaves what a signed receipt has to say of each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
@@ -82,7 +82,7 @@ class ReleasedTokens:
         self._known: OrderedDict[tuple[str, str, str], int | None] = OrderedDict()
 
     async def note(self, database: Database, released: TokenRelease, *, now: int) -> None:
-        """Store it, unless one that lives as long is. Before the token is handed out.
+        """Store it, unless one that lives as long is. Before the token is released.
 
         Raises GrantEnded where the agent, or its use of the account, has ended since the token was asked for.
         """
@@ -115,7 +115,7 @@ def _lives_as_long(known: int | None, end: int | None) -> bool:
 
 
 async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int) -> int:
-    """Note what becomes of each account when an agent ends, for everybody or for one person; how many.
+    """Note what becomes of each account when an agent ends, for everyone or for one person; how many.
 
     Before its grants and permissions end.
     """

@@ -1,7 +1,7 @@
-"""Events by agent, account, tool, outcome and time, newest first, at a bounded cost whatever is looked for.
+"""Events by agent, account, tool, outcome and time, newest first, at a bounded cost for any search.
 
-The index of a person's events has their agents and accounts: these are looked for among `ENTRIES` of its entries at a
-time. Anything else, and everything among the events of everybody, is looked for among `EXAMINED` events. Both are read
+The index of a person's events has their agents and accounts: these are searched among `ENTRIES` of its entries at a
+time. Anything else, and everything among the events of everyone, is searched for among `EXAMINED` events. Both are read
 in slices, and none after `PATIENCE`: from a disk, each entry may cost a read of its own. `FoundEvents.before` says
 where to go on. A time is first turned into a place in the activity, which is in its order.
 """
@@ -19,7 +19,7 @@ from vault.audit.audit import event_of
 from vault.records import TENANT, Event
 from vault.storage.database import Reader, Value, integer, integer_or_none
 
-EXAMINED: Final = 10_000  # events that one search reads at most: of the person, or of everybody
+EXAMINED: Final = 10_000  # events that one search reads at most: of the person, or of everyone
 ENTRIES: Final = 100_000  # entries of a person's index that it reads at most, in some 20 ms
 SLICE: Final = 5_000  # of either, read at once
 PATIENCE: Final = 0.25  # seconds of one search after which it reads no further slice
@@ -29,7 +29,7 @@ _LAST: Final = 2**62
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What is looked for; empty means any. `since` and `until` are instants, the second excluded.
+    """What to search for; empty means any. `since` and `until` are instants, the second excluded.
 
     `account` is an account's name as the events have it, `connection_id` the account itself.
     """
@@ -56,7 +56,7 @@ class _Conditions:
 
     @property
     def reads_rows(self) -> bool:
-        """Whether what is looked for is in the events alone."""
+        """Whether only the events have it, and not the index."""
         return self.tool or self.outcome or self.account or (not self.person and (self.agent or self.connection))
 
     @property
@@ -100,7 +100,7 @@ class FoundEvents:
 async def search(
     reader: Reader, user_id: str | None, wanted: EventFilter, *, limit: int, before: int | None = None, after: int = 0
 ) -> FoundEvents:
-    """At most `limit` events of a person, or of everybody, with `after < sequence < before`."""
+    """At most `limit` events of a person, or of everyone, with `after < sequence < before`."""
     low = after if wanted.since is None else max(after, await first_at(reader, wanted.since) - 1)
     high = _LAST if wanted.until is None else await first_at(reader, wanted.until)
     which: dict[str, Value] = {
@@ -139,7 +139,7 @@ async def search(
 
 
 async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], examined: int) -> int | None:
-    """The number below which nothing is looked for this time; None if everything is within reach."""
+    """The number below which this search reads nothing; None if everything is within reach."""
     row = await reader.fetch_one(_REACH[kind], {**which, "skipped": examined - 1})
     return None if row is None else integer(row, "sequence")
 

@@ -1,6 +1,6 @@
 """The tokens of live accounts for an export: opened one by one, so that another program can own them.
 
-The account stays as it is. While its vault runs, a refresh may replace what was read.
+The account stays unchanged. While its vault runs, a refresh may replace what was read.
 """
 
 from __future__ import annotations

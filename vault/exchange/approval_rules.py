@@ -29,7 +29,7 @@ class ApprovalQuestion:
     required: PolicyVerdict | None = None
 
     def is_about(self, scopes: frozenset[str], *, tool: str | None) -> bool:
-        """Whether a call with these scopes needs the question; `tool` None: what is handed out for later use.
+        """Whether a call with these scopes needs approval; `tool` None: a token is released for later use.
 
         Without a tool call, asking for a tool means asking for its scopes: no other way may lead to them.
         """

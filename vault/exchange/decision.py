@@ -1,6 +1,6 @@
 """What an exchange is asked, what it returns, and the decision between them. Pure.
 
-The decision uses the rows of one read: which account is meant, what may be handed out and how, or a refusal that says
+The decision uses the rows of one read: which account is meant, what may be released and how, or a refusal that says
 what is missing. `vault.exchange` reads, opens and records.
 """
 
@@ -26,7 +26,7 @@ class ExchangeRequest:
 
     `account` is the person's or agent's name for the account; `connection_id` selects exactly one connection. `details`
     adds to the event; `event` replaces the token's event, or suppresses it if the caller records the event with what it
-    makes of the token. `call` is a tool call that the person can be asked about; None for what is handed out for later
+    makes of the token. `call` is a tool call that the person can be asked about; None for a release for later
     use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
     the token. `is_for_person`: a page of the person reads, with the connection's own authority and scopes that only
     read; `principal` is the agent that the page is about, whose permission doesn't matter. `wire` is for the
@@ -72,7 +72,7 @@ class UpstreamToken:
     generation: int
     also_allowed: frozenset[str] = frozenset()
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
-    approval: str = ""  # how the person approved this call, in words; empty: none was needed
+    approval: str = ""  # how the person approved this call, as text; empty: no approval was needed
     entered: str = field(default="", repr=False)
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
 

@@ -182,7 +182,7 @@ def _is_on(vault: Vault, provider: str) -> bool:
 
 
 def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy) -> frozenset[str]:
-    """What can be done with what is handed out: where the whole token goes out, all that it can do."""
+    """What the caller can do with the released token: if it is the whole token, all that it can do."""
     if made.narrowing is Narrowing.UPSTREAM or not request.goes_out_whole(held.id):
         return made.scopes
     return held.scopes | policy.own

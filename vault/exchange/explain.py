@@ -142,7 +142,7 @@ class _Steps:
         return any(one.outcome is StepOutcome.FAILED for one in self._known.values())
 
     def list(self) -> tuple[CheckedStep, ...]:
-        """All steps; those that nobody decided about were not checked."""
+        """All steps; those that no one decided about were not checked."""
         rest = "it depends on a step above"
         return tuple(self._known.get(step, CheckedStep(step, StepOutcome.NOT_CHECKED, rest)) for step in ExchangeStep)
 

@@ -57,7 +57,7 @@ def basis_of(
     request: UpstreamTokenRequest,
     now: int,
 ) -> Basis:
-    """The basis of a token that is handed out now; it ends when a permission or the token does."""
+    """The basis of a token that is released now; it ends when a permission or the token does."""
     ends = [one.delegated_until for one in found if one.delegated_until is not None and one.delegated_until > now]
     ends += [one.shared_until for one in found if one.shared_until is not None and one.shared_until > now]
     ends += [one.beyond_until for one in found if one.beyond_until is not None and one.beyond_until > now]

@@ -1,4 +1,4 @@
-"""Which keys a vault has and since when, without any key: for the people who look after it."""
+"""Which keys a vault has and since when, for its operators. Contains no key."""
 
 from __future__ import annotations
 

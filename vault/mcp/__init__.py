@@ -1,1 +1,1 @@
-"""What stands behind the vault once an admin reviewed its tools: MCP servers of others, and imported APIs."""
+"""What agents can use through the vault once an admin reviewed its tools: other MCP servers, and imported APIs."""

@@ -1,4 +1,4 @@
-"""MCP servers of others behind the vault: where they are, and which of their tools an operator accepted in which form.
+"""Other MCP servers behind the vault: where they are, and which of their tools an operator accepted in which form.
 
 A tool is stored as it was seen, and as it was accepted, both as canonical JSON. Where the two differ, an operator has
 to look, and accounts that see the other form can't call it. Writing functions record no event: the caller appends it.
@@ -31,7 +31,7 @@ _TOOLS_OF: Final = """
     from mcp_tools
     where tenant = :tenant and server = :server order by name
 """
-# Without what nobody accepted: that is as much as a server likes, and it changes as often.
+# Without what no one accepted: that is as much as a server likes, and it changes as often.
 _ACCEPTED: Final = """
     select server, name, accepted as seen, cast(:nothing as text) as seen_by, cast(0 as bigint) as seen_at, is_absent,
         accepted, effect, asks, accepted_at, shown, is_retired,
@@ -42,7 +42,7 @@ _ACCEPTED: Final = """
 _IS_LIVE: Final = "select id from connections where tenant = :tenant and id = :id and ended_at is null"
 _SETTLED: Final = 3600  # seconds
 _MOST_SEERS: Final = 50  # connections that are looked up for one list
-MOST_HELD: Final = 500  # tools of a server that nobody accepted, and of one list
+MOST_HELD: Final = 500  # tools of a server that no one accepted, and of one list
 _HOLD: Final = "update mcp_servers set name = name where tenant = :tenant and name = :server"
 _ADD: Final = """
     insert into mcp_servers (tenant, name, url, title, facts, added_at, added_by)
@@ -104,7 +104,7 @@ class McpTool:
     shown: str | None = None  # its name here, once it was accepted
     is_retired: bool = False  # an operator knows that it is gone
     seen_at: int = 0
-    is_left: bool = False  # an operator looked at this form, and left it out until it is another one
+    is_left: bool = False  # an operator reviewed this form, and left it out until it changes
 
     @property
     def state(self) -> str:
@@ -279,7 +279,7 @@ async def accept(
 
 
 async def hold(transaction: Transaction, name: str) -> McpServer | None:
-    """The server as it is, kept from every other change until the end of the transaction."""
+    """The server, locked against other changes until the end of the transaction."""
     await transaction.execute(_HOLD, {"tenant": TENANT, "server": name})
     return await get_server(transaction, name)
 

@@ -1,1 +1,1 @@
-"""Notices: what a person is told outside the pages, about which events, by which channels."""
+"""Notices: which events a person hears about outside the pages, and by which channels."""

@@ -20,7 +20,7 @@ MOST_CHANNELS: Final = 8  # of one person
 KINDS: Final = ("approval", "access", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
 CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook", "service")  # that a person enters an address for
-ENDPOINT: Final = "endpoint"  # of the operator's, for events of everybody: `vault.notices.endpoints`
+ENDPOINT: Final = "endpoint"  # of the operator's, for events of everyone: `vault.notices.endpoints`
 PUSH: Final = "push"  # a browser, which makes its address itself
 GONE: Final = "gone"  # why a message did not arrive, where none will anymore
 DISABLED: Final = "disabled"  # an admin wants an endpoint to get nothing
@@ -163,13 +163,13 @@ async def list_channels(reader: Reader, ring: KeyRing, user_id: str) -> tuple[No
 
 
 async def get_channel(reader: Reader, ring: KeyRing, channel_id: str) -> NoticeChannel | None:
-    """One channel of anybody."""
+    """One channel of anyone."""
     row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": channel_id})
     return None if row is None else _channel(row, ring)
 
 
 async def confirm_channel(transaction: Transaction, channel_id: str, *, user_id: str, now: int) -> bool:
-    """The person proved that the channel reaches them; False if it is gone or somebody else's."""
+    """The person proved that the channel reaches them; False if it is gone or someone else's."""
     return (
         await transaction.execute(
             "update notice_channels set confirmed_at = coalesce(confirmed_at, :now)"
@@ -181,7 +181,7 @@ async def confirm_channel(transaction: Transaction, channel_id: str, *, user_id:
 
 
 async def remove_channel(transaction: Transaction, channel_id: str, *, user_id: str) -> bool:
-    """Remove a channel with what waits for it; False if it is gone or somebody else's."""
+    """Remove a channel with what waits for it; False if it is gone or someone else's."""
     which = {"tenant": TENANT, "id": channel_id, "user_id": user_id}
     removed = await transaction.execute(
         "delete from notice_channels where tenant = :tenant and id = :id and user_id = :user_id", which

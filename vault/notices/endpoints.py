@@ -1,7 +1,7 @@
-"""Endpoints of the operator's that hear what happens to everybody's accounts: channels of the outbox without a person.
+"""The operator's endpoints, which get events of everyone's accounts: channels of the outbox without a person.
 
 Unlike a notice, an event is sent until the endpoint accepts it, so perhaps twice, and after many failures it waits in a
-list for somebody to send it again. The secret that it is signed with is sealed with the address.
+list for someone to send it again. The secret that it is signed with is sealed with the address.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ _TOLD: Final = """
     where tenant = :tenant and group_id = :group_id and (expires_at is null or expires_at > :now)
     order by user_id limit :limit
 """
-ASKED: Final = "permission.requested"  # told to those who can answer, not to the person who asked
-CLIENT_ENDING: Final = "mcp_server.client_ending"  # told to those who administer
+ASKED: Final = "permission.requested"  # for those who can answer, not for the person who asked
+CLIENT_ENDING: Final = "mcp_server.client_ending"  # for admins
 _TO_OTHERS: Final = frozenset({ASKED, CLIENT_ENDING})
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "approval.requested": "approval",
@@ -111,7 +111,7 @@ class Notice:
 
 
 async def nobody(_event: Event) -> Sequence[str]:
-    """For a vault that tells nobody of what isn't their own."""
+    """For a vault that notifies people only of their own events."""
     return ()
 
 
@@ -149,7 +149,7 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: 
 
 
 async def skip_if_nobody_listens(database: Database) -> bool:
-    """Whether there is no channel of anybody: then what happened so far is told to nobody, now or later."""
+    """Whether no one has a channel: then no one hears of what has happened so far, now or later."""
     if await database.fetch_one(_A_CHANNEL, {"tenant": TENANT}) is not None:
         return False
     if await database.fetch_one(_BEHIND, {"tenant": TENANT}) is not None:
@@ -159,7 +159,7 @@ async def skip_if_nobody_listens(database: Database) -> bool:
 
 
 async def begin(database: Database) -> None:
-    """Follow the activity from now on, if nobody does yet: what happened before anybody could ask for it is old."""
+    """Follow the activity from now on, if no process does yet: earlier events are too old to report."""
     async with database.transaction() as transaction:
         await transaction.execute(
             "insert into notice_feeds (tenant, sequence)"
@@ -317,7 +317,7 @@ def _key(notice: Notice) -> dict[str, Value]:
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete old notices that nobody sends anymore, at most a batch; how many."""
+    """Delete old notices that no one sends anymore, at most a batch; how many."""
     return await transaction.execute(
         "delete from notices where (tenant, channel_id, sequence) in (select tenant, channel_id, sequence from notices"
         " where tenant = :tenant and created_at <= :before and expires_at <= :now limit :batch)",

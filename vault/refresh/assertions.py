@@ -142,7 +142,7 @@ async def _show_refresh_token(
 ) -> VouchedAccess | NotRenewed | None:
     """Under the lease: where each refresh token works once, one that was refreshed meanwhile would look stolen.
 
-    None: it is being refreshed, or nobody knows whether it was.
+    None: it is being refreshed, or no one knows whether it was.
     """
     await attempts.pay(vault, identity.connection_id)
     facts, now = await leases.read(vault.database, identity.connection_id), vault.database.now()

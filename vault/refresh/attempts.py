@@ -1,4 +1,4 @@
-"""Record how an attempt without an answer ended: now, or as soon as the storage accepts it.
+"""Record how an attempt without an answer ended: at once, or as soon as the storage accepts it.
 
 A commit that is reported as failed may have happened. What is written here concerns one attempt
 (`vault.refresh.leases`), so doing it late or twice changes nothing else. Until it is done the connection owes it: this
@@ -29,7 +29,7 @@ Ending = Callable[[Transaction], Awaitable[None]]
 
 
 def undo_claim(vault: Vault, lease: Lease, *, event: Event | None = None) -> Ending:
-    """Nothing was sent under this claim, or nothing that the provider looked at: `event` says which."""
+    """Nothing was sent under this claim, or the provider processed nothing: `event` says which."""
 
     async def ending(transaction: Transaction) -> None:
         now = vault.database.now()

@@ -1,4 +1,4 @@
-"""A circuit breaker per provider: after repeated silence, or a refusal of our registration, nobody waits in vain.
+"""A circuit breaker per provider: after repeated silence, or a refusal of our registration, no one waits in vain.
 
 `vault.refresh.spending` says what counts as silence; each process has its own breakers. A provider that hangs for some
 accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one refresh at

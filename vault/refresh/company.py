@@ -25,7 +25,7 @@ from vault.upstream import IdentityAssertions, UpstreamError
 log = logging.getLogger("token_vault.company")
 
 PAUSE: Final = 60  # seconds until a service is tried again after a refusal
-SHORT_PAUSE: Final = 5  # the same when somebody did not answer
+SHORT_PAUSE: Final = 5  # the same when someone did not answer
 _REMEMBERED: Final = 1000  # refusals
 _LOOKED_AT: Final = 500  # events
 _UNREACHED: Final = "temporarily_unavailable"
@@ -33,7 +33,7 @@ _UNREACHED: Final = "temporarily_unavailable"
 
 @dataclass(frozen=True, slots=True)
 class CompanyAnswer:
-    """The connection; or why there is none, in a sentence, empty if nobody vouches for this person there."""
+    """The connection; or why there is none, in a sentence, empty if no one vouches for this person there."""
 
     connection: Connection | None
     refusal: str = ""
@@ -67,7 +67,7 @@ async def connect_all(vault: Vault, user_id: str) -> int:
 
 
 async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
-    """Open what an exchange lacks; False if nobody vouches for the person there.
+    """Open what an exchange lacks; False if no one vouches for the person there.
 
     Raises ConnectionRequired with the reason when that was refused.
     """

@@ -62,7 +62,7 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = field(default=None, repr=False)
-    is_by_other: bool = False  # somebody else entered it: no company lets agents in because of that
+    is_by_other: bool = False  # someone else entered it: no company lets agents in because of that
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
     replaces: str | None = None  # the connection that it must belong to
 

@@ -230,7 +230,7 @@ class Journal:
         return None
 
     def _is_in_place(self) -> bool:
-        """Whether our file exists and the next process will find it: somebody may have deleted the folder."""
+        """Whether our file exists and the next process will find it: someone may have deleted the folder."""
         if self._descriptor is None or self._path is None:
             return False
         try:

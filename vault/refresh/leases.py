@@ -55,7 +55,7 @@ _FACTS = """
 """
 _READ = f"{_FACTS} and k.id = :id"
 _READ_PAGE = f"{_FACTS} and k.id in ({_PAGE_IDS})"
-# The fence voids the claim if anybody claimed since the row was read, even if they have released it.
+# The fence voids the claim if anyone claimed since the row was read, even if they have released it.
 _CLAIM = """
     update connections set lease_owner = :owner, lease_until = :until, fence = :fence
     where tenant = :tenant and id = :id and generation = :generation and fence = :read_fence and state = :active
@@ -474,7 +474,7 @@ def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now
 
 
 async def doubt(transaction: Transaction, facts: ConnectionFacts) -> bool:
-    """Note that an API refused this account's key, which nobody can ask about; False if that was noted before."""
+    """Note that an API refused this account's key, which no one can ask about; False if that was noted before."""
     which = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     return await transaction.execute(_DOUBT, {**which, "reason": DOUBTED, "active": _ACTIVE}) == 1
 

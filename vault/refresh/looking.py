@@ -1,4 +1,4 @@
-"""Find out now whether a provider still honors a grant, because somebody said that it may have ended.
+"""Find out now whether a provider still honors a grant, because someone said that it may have ended.
 
 A look is a refresh ahead of time, by the same rules as every refresh. A grant without refresh token is asked who it
 belongs to; only a provider's own refusal leads on to the rule for refused tokens. The hint alone never ends a grant.
@@ -22,7 +22,7 @@ from vault.upstream import UpstreamError
 
 log = logging.getLogger("token_vault.rotation")
 
-PAUSE: Final = 60  # seconds between two looks at one connection, however often somebody says so
+PAUSE: Final = 60  # seconds between two looks at one connection, however often someone says so
 LEASE: Final = 300  # seconds after which a look that was begun counts as lost with its process
 TRIES: Final = 6  # looks without an answer, ever later, until the next hint
 BATCH: Final = 50  # looks of one turn of the upkeep
@@ -81,7 +81,7 @@ class HintedConnection:
 
 
 async def find_accounts(reader: Reader, *, provider: str, account: str) -> tuple[HintedConnection, ...]:
-    """Everybody's live connections to one account at a provider."""
+    """Everyone's live connections to one account at a provider."""
     named = {"tenant": TENANT, "provider": provider, "account": account, "limit": MOST}
     rows = await reader.fetch(_OF_ACCOUNT, named)
     return tuple(HintedConnection(text(row, "id"), text(row, "user_id")) for row in rows)
@@ -143,7 +143,7 @@ async def run_due(vault: Vault) -> int:
 
 
 async def look_if_due(vault: Vault, connection_id: str) -> None:
-    """Look, unless another process does. Tries again where nobody answered, up to `TRIES` times."""
+    """Look, unless another process does. Tries again where no one answered, up to `TRIES` times."""
     database, now = vault.database, vault.database.now()
     which = {"tenant": TENANT, "id": connection_id}
     async with database.transaction() as transaction:

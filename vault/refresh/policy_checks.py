@@ -69,6 +69,6 @@ class PolicyVerdict:
 
 
 class PolicyCheck(Protocol):
-    """Answers the question. Raises TemporarilyUnavailable when nobody can."""
+    """Answers the question. Raises TemporarilyUnavailable when no one can."""
 
     async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict: ...

@@ -66,7 +66,7 @@ async def list_waiting(reader: Reader) -> tuple[WaitingAccounts, ...]:
 async def watch(vault: Vault) -> sightings.Rollback | None:
     """Notice a database that went back in time; after a change of server, first commit newer answers from this host.
 
-    Also shows that this process is running, before it has anything to refresh, so that nobody restores the vault under
+    Also shows that this process is running, before it has anything to refresh, so that no one restores the vault under
     it; its lock file may have been deleted.
     """
     await vault.database.hold_liveness(vault.owner)

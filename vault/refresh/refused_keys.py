@@ -18,7 +18,7 @@ from vault.upstream import ProbeOutcome, UpstreamOAuth
 async def confirm(vault: Vault, facts: ConnectionFacts, upstream: UpstreamOAuth) -> None:
     """Return if the service says that the key is dead; one probe, of at most two requests of 10 s.
 
-    Raises CallUnauthorized otherwise. If nobody can ask, the person is told once that the key is in doubt.
+    Raises CallUnauthorized otherwise. If the vault can't check, the person is notified once that the key may not work.
     """
     if facts.access_sealed is None:
         return

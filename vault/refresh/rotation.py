@@ -1,7 +1,7 @@
 """Refresh an upstream token so that it is never lost: one send at a time, recorded before it leaves.
 
 A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
-anybody uses it. It runs as a task that no caller can cancel; callers in one process share it, other processes watch the
+anyone uses it. It runs as a task that no caller can cancel; callers in one process share it, other processes watch the
 row. A send without an answer leaves its intent behind: it is then unknown whether the token was spent, and
 `vault.refresh.rules` says who may send it again, and when. A failure never deletes tokens.
 
@@ -176,7 +176,7 @@ async def _in_place(
     """Claim and send with a slot among the provider's refreshes.
 
     A caller that waited for the slot goes by the row as it is then, and keeps the slot meanwhile: queueing again would
-    wake everybody behind it for nothing.
+    wake everyone behind it for nothing.
     """
     loop, provider = asyncio.get_running_loop(), facts.provider
     at_once = await _enter(vault, provider, patience=until - loop.time())

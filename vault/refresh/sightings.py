@@ -3,7 +3,7 @@
 A restored volume, point-in-time recovery or a lagging standby brings back rows whose refresh tokens were spent since.
 Two signs show it: an answer in this host's journal that is newer than its row, and the end of the activity, which only
 grows. `last-seen.json` in the data directory keeps the last seen end; running processes write it at most twice a
-minute. If the database is found older, the file stays as it is until `token-vault quarantine` or a restore.
+minute. If the database is found older, the file stays unchanged until `token-vault quarantine` or a restore.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _write(data: Path, sighting: Sighting) -> None:
 
 
 def forget(data: Path) -> None:
-    """The database is as it is on purpose: start over."""
+    """Someone set the database back on purpose: start over."""
     (data / FILE).unlink(missing_ok=True)
 
 

@@ -1,6 +1,6 @@
 """Spend a refresh token once, and settle the result: stored, refused, not sent, or unknown.
 
-The caller holds the lease and has written the intent (`vault.refresh.rotation`). An answer is stored before anybody
+The caller holds the lease and has written the intent (`vault.refresh.rotation`). An answer is stored before anyone
 uses it, however long the storage takes, even if the lease has lapsed in the meantime: a late answer may hold the only
 copy of the live token.
 """
@@ -244,7 +244,7 @@ class Spender:
             )
 
     async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
-        """Our registration or request is wrong: the provider did not look at the token, which stays as it is."""
+        """Our registration or request is wrong: the provider did not look at the token, which stays unchanged."""
         kind = "connection.refresh_refused" if self.request.scopes is None else "narrowing.failed"
         self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
@@ -261,7 +261,7 @@ class Spender:
         )
 
     async def _do_without(self, lease: Lease, refused: Refusal) -> NarrowingRefused:
-        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays as it is."""
+        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays unchanged."""
         await self._unsend(lease)
         return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
 

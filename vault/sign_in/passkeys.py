@@ -42,7 +42,7 @@ _WHICH: Final = "tenant = :tenant and user_id = :user_id and id = :id"
 
 
 class PasskeyTaken(VaultError):
-    """This credential is already somebody's."""
+    """This credential is already someone's."""
 
     code = "passkey_taken"
 

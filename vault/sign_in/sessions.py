@@ -36,7 +36,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """How somebody signed in: `method` (password, passkey, openid ...), in which kind of browser, on which network.
+    """How someone signed in: `method` (password, passkey, openid ...), in which kind of browser, on which network.
 
     `signed_in_at`: when the person authenticated, if that was earlier and elsewhere; zero if that is unknown, so that
     the session is older than anything that a client asks for. `proved_at`: see `Session`.
@@ -126,7 +126,7 @@ async def list_sessions(
     reader: Reader, user_id: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
 ) -> tuple[Session, ...]:
     """The browsers in which the person is signed in, the last used first."""
-    rows = await reader.fetch(  # `+ 0`: by the person's index; by that of the ends it would read everybody's sessions
+    rows = await reader.fetch(  # `+ 0`: by the person's index; by that of the ends it would read everyone's sessions
         f"select {_COLUMNS} from sessions s where s.tenant = :tenant and s.user_id = :user_id"  # noqa: S608
         " and s.ended_at is null and s.expires_at + 0 > :now and s.seen_at > :idle_since"
         " order by s.seen_at desc limit 100",

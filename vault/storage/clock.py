@@ -1,4 +1,4 @@
-"""Elapsed seconds that include sleep: whatever ends by this clock ends in time.
+"""Elapsed seconds, including the time that the machine sleeps.
 
 `time.monotonic` stands still while a laptop or a virtual machine is suspended: on Linux (CLOCK_MONOTONIC), and on
 macOS, where Python uses the uptime clock. CLOCK_BOOTTIME on Linux and CLOCK_MONOTONIC on macOS keep running.

@@ -127,7 +127,7 @@ class Database(Reader, Protocol):
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a connection pooler stands between us and the database."""
+        """Whether a connection pooler is between us and the database."""
         ...
 
     def now(self) -> int:
@@ -135,7 +135,7 @@ class Database(Reader, Protocol):
         ...
 
     def mark(self) -> object | None:
-        """Equal to an earlier mark only if nothing was committed in between, by anybody; None: not available at once.
+        """Equal to an earlier mark only if nothing was committed in between, by anyone; None: not available at once.
 
         Whatever is read after taking it is at least as new.
         """
@@ -144,7 +144,7 @@ class Database(Reader, Protocol):
     def transaction(self, *, patient: bool = False, alone: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commits durably on leaving the block, rolls back on an exception.
 
-        `patient`: for bulk work without a waiting caller; its statements may take minutes. `alone`: nobody else uses
+        `patient`: for bulk work without a waiting caller; its statements may take minutes. `alone`: no one else uses
         the vault, so this process may be silent for as long between two statements; otherwise PostgreSQL soon ends a
         transaction of a process that stopped.
         """

@@ -1,7 +1,7 @@
 """The bytes of the activity's chain: lines of events, hashes of batches, and the keyed head. See `FORMATS.md`.
 
 Two chains run side by side. The hash chain needs no key and reveals a change inside. The keyed head is folded from
-values that only a holder of the vault's key can compute and that are stored nowhere: somebody with only the database
+values that only a holder of the vault's key can compute and that are stored nowhere: someone with only the database
 can neither add a batch nor compute the head of a shorter chain. Folding needs no key, so PostgreSQL does it in the
 statement that appends. Pure functions only.
 """

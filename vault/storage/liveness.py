@@ -1,7 +1,7 @@
 """Which processes of this host are running: one lock file per process, released by the kernel however the process ends.
 
 A pause releases nothing, so a stopped process differs from a dead one. Only the file that the process itself locked,
-once its lock can be taken, proves its death: a missing file may mean that somebody deleted the folder under a running
+once its lock can be taken, proves its death: a missing file may mean that someone deleted the folder under a running
 process, and a restored copy has no lock. The file records its own inode number, which no other file gets while the
 process holds it open. Files are in the data directory; the database driver covers processes of other hosts.
 """
@@ -99,7 +99,7 @@ class OwnerLocks:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    lock(descriptor, is_shared=True)  # like `is_gone`: makes nobody look alive
+                    lock(descriptor, is_shared=True)  # like `is_gone`: makes no one look alive
                     status = os.fstat(descriptor)
                     is_noticed = os.pread(descriptor, _LONGEST, 0).endswith(_GONE)
                     if not is_noticed and not path.name.startswith("."):  # otherwise its owner is about to lock it

@@ -63,7 +63,7 @@ def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Seq
         import asyncio
 
         return asyncio.run(_from_postgres(url, _STATEMENTS[kind], facts))
-    # Nobody has it open when there is no log: then not even a lock file is made.
+    # No one has it open when there is no log: then not even a lock file is made.
     is_closed = not sqlite.with_name(f"{sqlite.name}-wal").exists()
     address = f"file:{quote(str(sqlite))}?mode=ro{'&immutable=1' if is_closed else ''}"
     with closing(sqlite3.connect(address, uri=True, timeout=TIMEOUT)) as connection:

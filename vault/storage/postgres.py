@@ -392,7 +392,7 @@ class PostgresDatabase:
                 async with self._connection() as connection:
                     self._clock_difference = await _clock_difference(connection)
                     self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
-                await self._give_back()  # the pool closes those that nobody needs anymore
+                await self._give_back()  # the pool closes those that no one needs anymore
             except (VaultError, *_ERRORS) as error:
                 LOG.warning("the database's clock couldn't be read", extra={"detail": type(error).__name__})
 
@@ -400,7 +400,7 @@ class PostgresDatabase:
         return _Use(self)
 
     async def put_back(self, connection: _Connection, *, is_spoiled: bool) -> None:
-        """Take a connection back: it rests, unless somebody waits for the pool or its use failed."""
+        """Take a connection back: it rests, unless someone waits for the pool or its use failed."""
         if is_spoiled or self._waiting or not _is_usable(connection):
             await self._pool.release(connection)
         else:
@@ -459,7 +459,7 @@ class PostgresDatabase:
             return await transaction.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
-        if self._servers.is_pooled:  # a single statement would be committed with somebody else's settings
+        if self._servers.is_pooled:  # a single statement would be committed with someone else's settings
             async with self._transaction() as transaction:
                 await transaction.append_events(batch)
             return

@@ -2,7 +2,7 @@
 
 The server alone locks the head row, which every process needs, and never while it waits for a client: a standalone
 event is one statement, and an event that belongs to a change travels in the same message as its COMMIT. A process that
-stops at any point blocks the head for nobody.
+stops at any point blocks the head for no one.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class DriverConnection(Protocol):
 
 
 def split_hosts(url: str) -> tuple[str, ...]:
-    """One URL per host, each for a server that takes writes; a URL with one host stays as it is.
+    """One URL per host, each for a server that takes writes; a URL with one host stays unchanged.
 
     Raises StorageUnavailable with the fix. It counts hosts instead of repeating them: what looks like a host may be
     part of a password with a character that had to be escaped.

@@ -1,7 +1,7 @@
 """Look-ups of several callers in one message.
 
 Whatever a look-up finds, most of what it costs this process is the way to the server and back. Those that come in the
-same round of the event loop share it: one message runs the statement once for each caller. Nobody waits for company.
+same round of the event loop share it: one message runs the statement once for each caller. No one waits for company.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The locks end with our connection, however it ends. A free lock therefore means that its owner has ended *or* that its
 connection broke, and a failover breaks all of them at once. Two rules keep running processes from being treated as
-dead: each process restores a broken connection by itself within seconds, and nobody trusts a free lock before its own
+dead: each process restores a broken connection by itself within seconds, and no one trusts a free lock before its own
 has been held on the same server for longer than that.
 """
 

@@ -1,6 +1,6 @@
 """Upgrade the schema of a PostgreSQL database while older programs keep serving it.
 
-Tables and columns change in one transaction that waits for locks only briefly, repeatedly: otherwise everybody would
+Tables and columns change in one transaction that waits for locks only briefly, repeatedly: otherwise everyone would
 queue behind it. Indexes of tables in use are built concurrently, outside any transaction. Processes that start together
 take turns by an advisory lock of a transaction, which also holds through a pooler in transaction mode. They poll for
 it: a process that waits inside a statement holds a snapshot, and a concurrent build waits for that.

@@ -1,6 +1,6 @@
 """A view of a whole vault at one instant, both stores together, while others keep writing.
 
-SQLite: a read transaction over both files, started while nobody could commit. PostgreSQL: one REPEATABLE READ
+SQLite: a read transaction over both files, started while no one could commit. PostgreSQL: one REPEATABLE READ
 transaction. It has a separate connection, so that a long backup takes nothing from the running driver.
 """
 
@@ -39,7 +39,7 @@ class Snapshot(Protocol):
 
 
 def snapshot(url: str, *, data: Path) -> AbstractAsyncContextManager[Snapshot]:
-    """The vault at `url` as it is now; the schema must exist. Raises StorageUnavailable."""
+    """A copy of the current vault at `url`; the schema must exist. Raises StorageUnavailable."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"

@@ -6,7 +6,7 @@ therefore durable before the connection is.
 
 One writer task owns the writing connection. A transaction is a savepoint inside the writer's current batch; a refusal
 rolls back its own savepoint only; callers resume after the batch's commit. Because the task, and no caller, begins and
-commits, a cancelled caller harms nobody else.
+commits, a cancelled caller harms no one else.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Turn:
             self.ended.set_result(kept)
 
     def refuse(self, error: VaultError) -> None:
-        """Tell the caller, wherever it waits; a caller that no longer waits is not told."""
+        """Wake the caller, wherever it waits; a caller that no longer waits gets nothing."""
         if self.perform is not None:
             if not self.committed.done():
                 self.committed.set_exception(error)
@@ -234,7 +234,7 @@ class SqliteTransaction(StatementTurns[aiosqlite.Connection]):
 
 
 class _Writer:
-    """The task that begins, hands out savepoints and commits."""
+    """The task that begins transactions, makes savepoints, and commits."""
 
     def __init__(self, connection: aiosqlite.Connection, stores: SqliteFiles) -> None:
         self._connection = connection

@@ -1,6 +1,6 @@
 """Which process holds the write lock of a vault's SQLite files, according to Linux's `/proc/locks`.
 
-SQLite's locks are the kernel's, on bytes of a file: a process keeps one until it ends, even while it is stopped. Nobody
+SQLite's locks are the kernel's, on bytes of a file: a process keeps one until it ends, even while it is stopped. No one
 can take it away, so all we can do is name the process. We cannot open the file to ask the kernel: closing it again
 would drop this process's locks (POSIX).
 """
@@ -19,7 +19,7 @@ _WRITE: Final = 120  # the byte of the `-shm` file that stands for the right to 
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Another process; `is_stopped`: it does not run until somebody continues it."""
+    """Another process; `is_stopped`: it does not run until someone continues it."""
 
     pid: int
     is_stopped: bool

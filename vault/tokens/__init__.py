@@ -1,1 +1,1 @@
-"""Our refresh tokens: issue, rotate, and what a spent one means when it comes back."""
+"""Our refresh tokens: issue, rotate, and judge a used one that comes back."""

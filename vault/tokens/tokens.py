@@ -91,7 +91,7 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRefresh:
-    """An accepted refresh: the token to hand out, and what its access token may carry."""
+    """An accepted refresh: the token to issue, and what its access token may contain."""
 
     refresh_token: str = field(repr=False)
     grant: Grant

@@ -1,1 +1,1 @@
-"""What upkeep tells, ends and deletes: coming ends, grants of disconnected accounts, records that ended long ago."""
+"""Upkeep: report coming ends, end grants of disconnected accounts, and delete records that ended long ago."""

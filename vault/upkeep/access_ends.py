@@ -1,4 +1,4 @@
-"""The end of what access requests gave: what it left elsewhere is undone, and the activity gets its end.
+"""End what access requests allowed: undo what it left elsewhere, and record the end in the activity.
 
 An exchange doesn't wait for this: it no longer counts a permission from its end on, or once its person is out of the
 group. Tokens that a company's assertions got go here. `vault.approvals.access_requests` has the records.
@@ -70,7 +70,7 @@ async def _end_one(database: Database, request_id: str) -> bool:
 
 
 async def _why_over(transaction: Transaction, request: AccessRequest, *, now: int) -> str | None:
-    """Looked at again while nobody else changes the request; None when it lasts."""
+    """Read again while no one else can change the request; None if the access continues."""
     if request.state is AccessState.ENDING or (request.is_open and now >= request.expires_at):
         return "unanswered" if request.decided_at is None else "time"
     row = await transaction.fetch_one(_ORPHAN, {"tenant": TENANT, "now": now, "id": request.id, "nothing": ""})

@@ -25,7 +25,7 @@ from vault.upkeep import receipts
 TYPE: Final = "agent-receipt+jwt"
 RESULT: Final = "nothing_to_revoke"
 BATCH: Final = 100
-SHARED: Final = "shared_grant"  # no token of the provider that still works was handed out
+SHARED: Final = "shared_grant"  # no provider's token that still works was released
 RELEASED: Final = "token_released"  # one was, and works until `expires_at` at most
 ENDLESS: Final = "token_without_end"  # one was, and nothing but the end of the grant ends it
 

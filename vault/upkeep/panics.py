@@ -65,7 +65,7 @@ class EndedCounts:
 
     waiting: int = 0
     verified_dead: int = 0
-    settled: int = 0  # ended by hand, says somebody
+    settled: int = 0  # ended by hand, says someone
     unverified: int = 0  # the provider says that they are over, and cannot be asked
     retried: int = 0  # unreachable, or still alive, and tried again
     by_hand: int = 0  # they cannot be ended from here
@@ -79,7 +79,7 @@ class EndedCounts:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody has to do anything anymore."""
+        """Whether no one has to do anything anymore."""
         return not (self.waiting or self.retried or self.by_hand or self.still_alive or self.held)
 
 

@@ -116,13 +116,13 @@ class Receipt:
     reason: str
     is_final: bool
     issued_at: int
-    settled_at: int | None  # when somebody said that it was ended at the provider by hand
+    settled_at: int | None  # when someone said that it was ended at the provider by hand
     settled_by: str | None
     token: str = field(repr=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody, or a later attempt, still has to do something."""
+        """Whether someone, or a later attempt, still has to do something."""
         return self.settled_at is None and self.result != ReceiptResult.VERIFIED_DEAD and self.reason != NO_PROBE
 
 
@@ -252,14 +252,14 @@ async def list_of_user(reader: Reader, user_id: str, *, since: int) -> Mapping[s
 async def list_page(
     reader: Reader, *, only_open: bool, before: tuple[int, str] | None = None, limit: int
 ) -> tuple[Receipt, ...]:
-    """Receipts, the newest first; `only_open`: those that somebody, or a later attempt, has to do something about."""
+    """Receipts, the newest first; `only_open`: those that someone, or a later attempt, has to do something about."""
     at, after = before or (_LATEST, "")
     rows = await reader.fetch(_OPEN if only_open else _PAGE, {"tenant": TENANT, "at": at, "id": after, "limit": limit})
     return tuple(map(_receipt, rows))
 
 
 async def settle(transaction: Transaction, connection_id: str, *, by: str, now: int) -> bool:
-    """Note that somebody ended the grant at the provider by hand; whether there was something to settle."""
+    """Note that someone ended the grant at the provider by hand; whether there was something to settle."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "by": by, "now": now}
     return await transaction.execute(_SETTLE, which) == 1
 

@@ -1,4 +1,4 @@
-"""The processes that serve a vault: each says about twice a minute that it is there, and what fails in it.
+"""The processes that serve a vault: each reports about twice a minute that it runs, and what fails in it.
 
 For people who look: nothing is decided by it. Whether a process has ended, `vault.storage.liveness` knows.
 """
@@ -38,7 +38,7 @@ class Replica:
 
 
 async def note_replica(transaction: Transaction, replica: Replica) -> None:
-    """Say that it is there, and forget those that said nothing for a day."""
+    """Report that this process runs, and forget those that reported nothing for a day."""
     await transaction.execute(
         "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers,"
         " master_keys, policy)"
@@ -68,7 +68,7 @@ async def note_replica(transaction: Transaction, replica: Replica) -> None:
 
 
 async def note_masters(transaction: Transaction, replica_id: str, held: Sequence[str]) -> None:
-    """Say at once which master keys it holds, if it has said that it is there."""
+    """Report at once which master keys it holds, if it has reported that it runs."""
     await transaction.execute(
         "update replicas set master_keys = :held where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": replica_id, "held": " ".join(sorted(held))},

@@ -59,7 +59,7 @@ _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
 _WAITING = f"{_READ} and r.done_at is null and r.next_at is not null order by r.next_at limit :limit"
-# Without the earlier consents of an account that its person has connected again: nobody meant to end those.
+# Without the earlier consents of an account that its person has connected again: no one meant to end those.
 _HELD_OPEN = f"""
     {_READ} and r.done_at is null and r.next_at is null and (k.reason is null or k.reason <> :superseded or not exists (
         select 1 from connections n
@@ -75,7 +75,7 @@ _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
-# The person's own newer grant of the account, or that of a group to which somebody gave it; anybody's where ending one
+# The person's own newer grant of the account, or that of a group to which someone gave it; anyone's where ending one
 # ends the account.
 _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
@@ -228,7 +228,7 @@ async def _find_due(reader: Reader, *, now: int) -> list[Revocation]:
 
 
 async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
-    """How many revocations nobody attempted although they were due OVERDUE seconds ago, and since when the first is.
+    """How many revocations no one attempted although they were due OVERDUE seconds ago, and since when the first is.
 
     At most 1,000 of each provider; those that were paused in the meantime are not late.
     """
@@ -352,7 +352,7 @@ async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
     if not _is_due(pending, now=now):  # another process took it in the meantime
         return pending.outcome
     claimed = await _claim(vault, pending, now=now)
-    if claimed == HELD and await _is_of_deleted(vault, pending):  # the key of somebody deleted doesn't wait for others
+    if claimed == HELD and await _is_of_deleted(vault, pending):  # the key of someone deleted doesn't wait for others
         before = replace(pending, attempts=pending.attempts - 1)
         return await _finish(vault, before, NEWER_CONSENT, Evidence())
     if claimed is not None:
@@ -444,7 +444,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
     is_entered = policy is not None and policy.credential is not CredentialKind.OAUTH
-    # A password that somebody chose could be guessed from its hash.
+    # A password that someone chose could be guessed from its hash.
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
     if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) and not is_entered:
@@ -460,7 +460,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
 
 
 def _is_fresh(pending: Revocation, *, now: int) -> bool:
-    """Whether the access token would still be accepted if nobody had revoked it."""
+    """Whether the access token would still be accepted if no one had revoked it."""
     if pending.access_expires_at is None:
         return not pending.is_superseded
     return now + FRESH < pending.access_expires_at

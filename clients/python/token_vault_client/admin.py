@@ -158,7 +158,7 @@ class AgentsPage(TypedDict):
 
 
 class ApiDefinition(TypedDict):
-    """An API. A member that is missing stays as it is."""
+    """An API. A member that is missing stays unchanged."""
 
     name: NotRequired[str | None]
     scopes: NotRequired[list[str] | None]
@@ -498,7 +498,7 @@ class EnteredCredential(TypedDict):
 
 
 class EventRecord(TypedDict):
-    """What somebody did."""
+    """What someone did."""
 
     sequence: int
     at: str
@@ -679,7 +679,7 @@ class MadeDirectoryToken(TypedDict):
 
 
 class McpDecisions(TypedDict):
-    """What is decided about the tools as they were reviewed. Tools that aren't named stay as they are."""
+    """What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged."""
 
     digest: str
     tools: dict[str, Literal["read", "write", "ask", "leave"]]
@@ -1074,7 +1074,7 @@ class ReviewedPartRecord(TypedDict):
 
 
 class Role(TypedDict):
-    """What a person may do for everybody. Each may all that the later ones may."""
+    """What a person may do for everyone. Each role includes the later ones."""
 
 
 class RotatedKey(TypedDict):
@@ -1470,7 +1470,7 @@ class AdminClient(AdminBase):
         return self._call("POST", f"/admin/v1/revocations/{quote(connection_id, safe='')}/attempts")
 
     def settle(self, connection_id: str) -> ReceiptRecord:
-        """Note that somebody ended the grant on the provider's page."""
+        """Note that someone ended the grant on the provider's page."""
         return self._call("PUT", f"/admin/v1/revocations/{quote(connection_id, safe='')}/settled")
 
     def list_agents(
@@ -1496,7 +1496,7 @@ class AdminClient(AdminBase):
         return self._call("PATCH", f"/admin/v1/agents/{quote(client_id, safe='')}", body={**body})
 
     def remove_agent(self, client_id: str) -> None:
-        """Remove an agent for everybody: its grants, tokens, and permissions end at the next call."""
+        """Remove an agent for everyone: its grants, tokens, and permissions end at the next call."""
         self._call("DELETE", f"/admin/v1/agents/{quote(client_id, safe='')}")
 
     def list_apis(self) -> Apis:

@@ -136,7 +136,7 @@ export interface AgentsPage {
   next_cursor?: string | null;
 }
 
-/** An API. A member that is missing stays as it is. */
+/** An API. A member that is missing stays unchanged. */
 export interface ApiDefinition {
   name?: string | null;
   scopes?: Array<string> | null;
@@ -439,7 +439,7 @@ export interface EnteredCredential {
   replaces?: string;
 }
 
-/** What somebody did. */
+/** What someone did. */
 export interface EventRecord {
   sequence: number;
   at: string;
@@ -599,7 +599,7 @@ export interface MadeDirectoryToken {
   token: string;
 }
 
-/** What is decided about the tools as they were reviewed. Tools that aren't named stay as they are. */
+/** What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged. */
 export interface McpDecisions {
   digest: string;
   tools: Record<string, "read" | "write" | "ask" | "leave">;
@@ -951,7 +951,7 @@ export interface ReviewedPartRecord {
   lines: Array<ReviewedLineRecord>;
 }
 
-/** What a person may do for everybody. Each may all that the later ones may. */
+/** What a person may do for everyone. Each role includes the later ones. */
 export interface Role {
 }
 
@@ -1340,7 +1340,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/attempts`) as Promise<RetriedRecord>;
   }
 
-  /** Note that somebody ended the grant on the provider's page. */
+  /** Note that someone ended the grant on the provider's page. */
   async settle(connectionId: string): Promise<ReceiptRecord> {
     return this.call("PUT", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/settled`) as Promise<ReceiptRecord>;
   }
@@ -1370,7 +1370,7 @@ export class AdminClient extends AdminBase {
     return this.call("PATCH", `/admin/v1/agents/${encodeURIComponent(clientId)}`, { body }) as Promise<AgentRecord>;
   }
 
-  /** Remove an agent for everybody: its grants, tokens, and permissions end at the next call. */
+  /** Remove an agent for everyone: its grants, tokens, and permissions end at the next call. */
   async removeAgent(clientId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/agents/${encodeURIComponent(clientId)}`);
   }

@@ -81,7 +81,7 @@ def _endpoint_name(call: SimulatedCall) -> str:
 
 
 def _authorize(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """Sign in: nobody is asked to agree to anything."""
+    """Sign in: no one is asked to agree to anything."""
     sent = {**call.query, **{name: str(value) for name, value in call.arguments.items()}}
     client = sandbox.clients.get(sent.get("client_id", ""))
     if client is None:

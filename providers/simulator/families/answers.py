@@ -96,7 +96,7 @@ def identity_body(mode: Mode, person: Person) -> dict[str, JsonValue]:
 
 
 def facts_of(person: Person) -> dict[str, str]:
-    """What can be told of a person."""
+    """The facts of a person that answers contain."""
     return {
         "id": person.google_id,
         "name": person.display_name,

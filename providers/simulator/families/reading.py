@@ -17,7 +17,7 @@ from providers.simulator.wire import ClientRefused, authenticate
 
 
 class TokenRequestRefused(Exception):
-    """A token request refused before any token is looked at. `error` is the standard's code."""
+    """A token request refused before any token is checked. `error` is the standard's code."""
 
     def __init__(self, error: str, description: str) -> None:
         super().__init__(error)

@@ -151,7 +151,7 @@ def scoped_token(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def github_user(person: Person, *, api: str) -> dict[str, JsonValue]:
-    """Somebody at GitHub, as others see them; `api` is the base of absolute addresses."""
+    """Someone at GitHub, as others see them; `api` is the base of absolute addresses."""
     at = f"{api}/users/{person.name}"
     number = int(f"9{person.google_id}"[-9:])
     return {

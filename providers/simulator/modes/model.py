@@ -131,7 +131,7 @@ class Mode:
     identity_scopes: frozenset[str] = frozenset()  # one of which the identity endpoint wants
     busy: str | None = None  # the token endpoint's own code for patience
     outage: str | None = None  # and for not knowing what happened
-    rotation_known: bool = True  # whether anybody says what a used refresh token does
+    rotation_known: bool = True  # whether anyone says what a used refresh token does
     account: tuple[str, str] = ("{id}", "{email}")  # what is an account's id here, and what a person calls it
     operations: tuple[Operation, ...] = ()
     api: str = "echo"  # the API of this name in `Sandbox.apis` answers; without one, what was called is said

@@ -70,7 +70,7 @@ class Mailboxes:
         return mail
 
     def send(self, email: str, raw: bytes, *, thread: str | None, now: float) -> Mail:
-        """Send a message: a copy for the sender, and one for everybody here that it goes to."""
+        """Send a message: a copy for the sender, and one for everyone here that it goes to."""
         message = self._add_headers(email, raw, now)
         receivers = receivers_of(message)
         del message["Bcc"]

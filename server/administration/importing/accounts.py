@@ -117,9 +117,9 @@ def text_of(record: Mapping[str, object], *names: str) -> str:
 
 
 def verified_email(record: Mapping[str, object]) -> str:
-    """The address, unless the source says that nobody proved to have it.
+    """The address, unless the source says that no one proved to have it.
 
-    Names that people choose there, such as nicknames, make nobody one of the people here.
+    Names that people choose there, such as nicknames, turn no one into a person of this vault.
     """
     said = record.get("email_verified", record.get("emailVerified", True))
     return text_of(record, "email") if said in (True, "true", "t", "1") else ""

@@ -81,7 +81,7 @@ def _is_sqlite(file: Path) -> bool:
 
 
 def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
-    """The rows of a file that nobody writes: not even SQLite's own files appear beside it."""
+    """The rows of a file that no one writes: not even SQLite's own files appear beside it."""
     journal = file.with_name(f"{file.name}-wal")
     try:
         if journal.exists() and journal.stat().st_size:
@@ -153,7 +153,7 @@ def _open(stored: str, secret: Secret) -> str:
 
 
 def _key(bundle: Mapping[str, object], secret: Secret) -> bytes:
-    """Raises ValueError for costs that nobody sets."""
+    """Raises ValueError for costs that no one sets."""
     costs = [value for name in ("t", "m", "p") if isinstance(value := bundle[name], int)]
     limits = _Limits()
     if len(costs) != 3 or not all(

@@ -150,7 +150,7 @@ def _named_scopes(provider: Provider, said: object) -> frozenset[str]:
 
 
 async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tuple[str, User | None]:
-    """The person's name here, and who that is; None for somebody to be made."""
+    """The person's name here, and who that is; None for someone to be made."""
     named = next((rules.people[name] for name in row.people if name in rules.people), None)
     for name in row.people if named is None else (named,):
         found = await users.find_user(actor.deployment.database, name)

@@ -1,4 +1,4 @@
-"""`activity prove`: that one event happened, for somebody who has neither the vault nor reason to trust it."""
+"""`activity prove`: that one event happened, for someone who has neither the vault nor reason to trust it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`apply FILE`: what a declaration says, made so."""
+"""`apply FILE`: apply a declaration."""

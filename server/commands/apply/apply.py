@@ -1,4 +1,4 @@
-"""`apply FILE`: make people, groups, agents, APIs, and providers as a TOML file says."""
+"""`apply FILE`: change people, groups, agents, APIs, and providers to match a TOML file."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ VAULT: Final[dict[str, str]] = {
     "step_up_required": "The sign-in isn't recent or strong enough (`sign_in.passkey_for`).",
     "passkey_taken, too_many_passkeys": "Add another passkey, or remove one.",
     "transition_refused, connect_refused, approve_refused, page_refused, conflict": (
-        "It was used, is over, or is somebody else's. Start again."
+        "It was used, is over, or is someone else's. Start again."
     ),
     "backup_refused": "The file isn't a backup, is damaged or of another vault, or would overwrite something.",
     "pages_elsewhere": "Another program uses the port. End it, or change `server.port`.",
@@ -106,7 +106,7 @@ ADMIN: Final[dict[str, str]] = {
     "no_token": "No access token was sent, or no directory token has this name.",
     "insufficient_scope": "The token lacks the scope that the text names. Authorize again with it.",
     "sign_in_again": "A change needs a recent sign-in. Authorize with the `max_age` of the text.",
-    "forbidden, not_admin, owner_only, not_yourself": "Somebody with the role that the text names has to do it.",
+    "forbidden, not_admin, owner_only, not_yourself": "Ask someone with the role that the text names to do it.",
     "too_many_requests": "Wait for `Retry-After`.",
     (
         "not_found, no_api, no_client, no_company_permission, no_connection, no_endpoint, no_group, no_import, "
@@ -129,7 +129,7 @@ ADMIN: Final[dict[str, str]] = {
     "group_managed, member_by_request, not_member": (
         "A directory or an access request decides who is in this group. Change it there."
     ),
-    "last_admin, last_owner": "Give somebody else the role first.",
+    "last_admin, last_owner": "Give someone else the role first.",
     "still_connected": "Accounts are connected. End them with `token-vault panic --provider NAME`.",
     "grant_held, nothing_to_retry, nothing_to_settle": (
         "This grant can't be ended that way: it is in use, over, or the provider's to end."

@@ -1,1 +1,1 @@
-"""`panic`: end much at once, at the providers too."""
+"""`panic`: end many accesses at once, also at the providers."""

@@ -1,4 +1,4 @@
-"""`panic`: end everything of a person, of an agent, at a provider, or everything, and see that it is over."""
+"""`panic`: end all access of a person, an agent, a provider, or everyone, and check that it has ended."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def _answers(guide: Guide, client_id: str | None, *, service: str, from_stdin: b
 
 
 def _valid(given: str, *, problem_of: Callable[[str], str | None]) -> str:
-    """A value from the command line: nobody can be asked again."""
+    """A value from the command line: no one can be asked again."""
     problem = problem_of(given.strip())
     return given.strip() if problem is None else fail(problem)
 

@@ -185,7 +185,7 @@ def settle(setup: Setup, receipt: ReceiptId) -> None:
             await receipts.settle(Actor(deployment, None, "command_line"), receipt)
 
     setup.run(work())
-    setup.show_one({"id": receipt, "settled": True}, sentence="Noted. The receipt stays as it is.")
+    setup.show_one({"id": receipt, "settled": True}, sentence="Noted. The receipt stays unchanged.")
 
 
 async def _kept_keys(setup: Setup) -> dict[str, object]:

@@ -1,1 +1,1 @@
-"""`signals ...`: what tells this vault about people elsewhere."""
+"""`signals ...`: sources of events about people."""

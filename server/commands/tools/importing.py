@@ -1,4 +1,4 @@
-"""`tools import openapi`: a provider file and tools for an API of one's own, to review before anything is on."""
+"""`tools import openapi`: a provider file and tools for your own API, to review before you turn them on."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`webhooks ...`: endpoints of the operator's that hear what happens to accounts."""
+"""`webhooks ...`: the operator's endpoints that get events of accounts."""

@@ -1,4 +1,4 @@
-"""`webhooks ...`: endpoints of yours that hear what happens to accounts."""
+"""`webhooks ...`: your endpoints that get events of accounts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The tools that an agent is offered: which ones, how they are listed and found, and the vault's own."""
+"""The tools that an agent sees: which ones, how they are listed and found, and the vault's own."""

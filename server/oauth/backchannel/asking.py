@@ -31,7 +31,7 @@ from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion
 from vault.refusals import PolicyRefused, ScopeRefused
 from vault.spans import CALLER_ADDRESS
 
-PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name nobody count, too
+PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name no one count, too
 PER_PERSON_AND_CLIENT: Final = 5  # in a minute
 PER_PERSON: Final = 20  # in ten minutes, by all clients together
 WRONG_CODES: Final = 10  # of one client for one person, in an hour
@@ -47,7 +47,7 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)
-    if is_pushed_to(client) and deployment.settings.tokens.require_dpop:  # RFC 9449: nobody proves a key
+    if is_pushed_to(client) and deployment.settings.tokens.require_dpop:  # RFC 9449: no one proves a key
         raise OAuthError(
             "unauthorized_client",
             "this vault requires DPoP, but pushed tokens can't be bound to a key: use poll or ping",
@@ -84,7 +84,7 @@ async def ask(deployment: Deployment, request: Request) -> Response:
 
 
 async def _read_request(deployment: Deployment, form: Parameters, client: Client) -> BackchannelRequest:
-    """The checks that need nobody, in order."""
+    """The checks that need no one, in order."""
     asked = parse_scope(form.get("scope") or "")
     if "openid" not in asked:
         raise OAuthError("invalid_scope", "scope must include openid")

@@ -1,4 +1,4 @@
-"""Which clients may ask, and what an operator said of them (OpenID CIBA Core 1.0 §4, RFC 9396 §10)."""
+"""Which clients may ask, and what an operator configured for them (OpenID CIBA Core 1.0 §4, RFC 9396 §10)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def expiry_of(form: Parameters) -> int:
 
 
 def ping_token_of(form: Parameters, client: Client) -> str | None:
-    """`client_notification_token` of a client that is told (§7.1); others need none."""
+    """`client_notification_token` of a client with ping or push (§7.1); others need none."""
     if not is_told(client):
         return None
     token = form.get("client_notification_token")

@@ -1,4 +1,4 @@
-"""The grant with which a client comes for the answer (OpenID CIBA Core 1.0 §10.1, §11): one token for one yes."""
+"""The grant with which a client fetches the answer (OpenID CIBA Core 1.0 §10.1, §11): one token for one yes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERVAL: Final = 5  # seconds between two polls
 
 
 async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """The grant `urn:openid:params:grant-type:ciba`. Raises what the client is told instead."""
+    """The grant `urn:openid:params:grant-type:ciba`. Raises the error for the client instead."""
     check_may_ask(asked.client)
     if is_pushed_to(asked.client):  # §10.1
         raise OAuthError("unauthorized_client", "this client gets its tokens pushed, so it can't poll for them")

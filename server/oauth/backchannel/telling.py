@@ -1,6 +1,6 @@
 """Tell clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or send them the answer (§10.3).
 
-A step of the upkeep. A client that is only told comes for the answer, and can always poll. One that is sent the answer
+A step of the upkeep. A client with ping fetches the answer, and can always poll. One that is sent the answer
 gets the same grant and refresh token at each attempt; if it takes none of them, the grant ends. Operators enter the
 addresses; each goes through the guard of `providers.outbound`.
 """
@@ -93,7 +93,7 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
 
 
 async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, issued: IssuedTokens | None) -> None:
-    """Tokens that surely nobody took are worth nothing from now on."""
+    """Tokens that surely no one took are worth nothing from now on."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)

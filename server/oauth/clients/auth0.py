@@ -1,4 +1,4 @@
-"""Clients that were written for Auth0: what an operator says of them, and the audience and scopes that they know."""
+"""Clients that were written for Auth0: their configuration by operators, and the audience and scopes that they know."""
 
 from __future__ import annotations
 

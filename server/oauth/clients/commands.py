@@ -1,6 +1,6 @@
-"""How the known clients are told to sign in again: their commands, as they were run or as their documentation has them.
+"""How people sign in again in the known clients: their commands, as they were run or as their documentation has them.
 
-Chosen by the User-Agent, which anybody can send: it decides which words are shown and nothing else.
+Chosen by the User-Agent, which anyone can send: it decides which words are shown and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Client ID metadata documents: a client whose id is the https address of a document about itself.
 
 Fetched through the guarded client, kept as long as its cache headers say (60 s to 24 h). Every failure looks the same
-and takes the same time, so that nobody can use us to find open ports.
+and takes the same time, so that no one can use us to find open ports.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ def _software(client: Client) -> tuple[object, ...]:
 
 
 def with_change_noted(client: Client, *, before: Client | None, now: int) -> Client:
-    """A client with new metadata: consent to a client that looked different must not carry over."""
+    """A client with new metadata: consent to a client that looks different must not carry over."""
     changed_at = None if before is None else integer_member(before, CHANGED_AT)
     if before is not None and appearance(before) != appearance(client):
         changed_at = now

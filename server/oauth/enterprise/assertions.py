@@ -107,7 +107,7 @@ def trusted_company(deployment: Deployment, token: str) -> tuple[str, Enterprise
 
 
 def _check_client_kind(asked: TokenRequest) -> None:
-    """Anybody can register; the identity provider must know the client by an id that it was told."""
+    """Anyone can register; the identity provider must know the client by an ID that was entered there."""
     if asked.client.kind not in {ClientKind.MANUAL, ClientKind.METADATA}:
         raise AssertionRefused("registration")
 
@@ -190,7 +190,7 @@ def _check_key(presented: _PresentedAssertion) -> None:
 
 
 def _check_authentication(presented: _PresentedAssertion) -> None:
-    """§8.1: a client that anybody can name needs a binding, or the operator's switch."""
+    """§8.1: a client that anyone can name needs a binding, or the operator's switch."""
     client, trusted = presented.asked.client, presented.trusted
     if client.is_public and presented.claims.get("cnf") is None and not trusted.public_clients:
         raise AssertionRefused("public")

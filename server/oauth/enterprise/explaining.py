@@ -1,4 +1,4 @@
-"""Explain what would become of an identity assertion: every check, in order, with nothing used up or recorded."""
+"""Explain how the vault would treat an identity assertion: every check, in order, without using or recording it."""
 
 from __future__ import annotations
 

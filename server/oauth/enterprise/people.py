@@ -129,7 +129,7 @@ async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion,
 
 
 async def _linked_meanwhile(deployment: Deployment, assertion: IdentityAssertion, error: Exception) -> User:
-    """Another request of the same person came first; otherwise the person is somebody else's."""
+    """Another request of the same person came first; otherwise the person is someone else's."""
     found = await users.find_by_identity(
         deployment.database, issuer=assertion.identity_issuer, subject=assertion.subject
     )

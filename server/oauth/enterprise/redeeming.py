@@ -39,7 +39,7 @@ async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
         assertion = await assertions.verify(deployment, asked, token)
         requested = await requested_rules(deployment, asked.client, assertion, now=asked.now)
         about = rules_about(assertion.trusted, asked.client, is_asked_for=bool(requested))
-        if not about:  # nobody is made or linked for an agent that is let in for others only
+        if not about:  # no one is made or linked for an agent that is let in for others only
             seen = await people.foresee(deployment, assertion)
             allowed_by(about, groups=frozenset(), tool=deployment.tool, further=further_of(requested, seen.person))
         person = await people.resolve(deployment, assertion)
@@ -231,7 +231,7 @@ def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allow
 
 
 async def _record_refusal(deployment: Deployment, asked: TokenRequest, token: str, refusal: AssertionRefused) -> None:
-    """Only of an issuer that is trusted: anybody can send others."""
+    """Only of an issuer that is trusted: anyone can send others."""
     try:
         company, _ = assertions.trusted_company(deployment, token)
     except AssertionRefused:

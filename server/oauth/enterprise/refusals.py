@@ -1,4 +1,4 @@
-"""Why an identity assertion is refused: what the client is told, and what the operator can do about it."""
+"""Why an identity assertion is refused: the error for the client, and what the operator can do about it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def rules_about(
 ) -> Mapping[str, AllowedAgents]:
     """The company's rules that name this agent. Raises AssertionRefused.
 
-    None of them is needed for an agent that access requests let in for somebody (`is_asked_for`).
+    None of them is needed for an agent that access requests let in for someone (`is_asked_for`).
     """
     about = {name: rule for name, rule in trusted.allow.items() if _is_about(rule, client)}
     if not about and not is_asked_for:

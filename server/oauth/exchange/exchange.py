@@ -180,7 +180,7 @@ def _token_type(asked: TokenRequest) -> str:
 
 async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> ExchangeAnswer:
     asked, subject, provider = made.asked, made.subject, target.provider
-    if provider.is_remote:  # its token reaches every tool, also those that nobody accepted
+    if provider.is_remote:  # its token reaches every tool, also those that no one accepted
         raise OAuthError("invalid_target", f"an account at the MCP server {provider.title} is used by its tools only")
     request = ExchangeRequest(
         made.principal,
@@ -255,7 +255,7 @@ def _release_call(asked: TokenRequest) -> ToolCall:
 async def _ask_person(
     deployment: Deployment, made: _Exchange, refusal: ApprovalRequired, call: ToolCall | None
 ) -> OAuthError:
-    """Ask the person about this one exchange, where the account's own token goes out; elsewhere nobody can be asked."""
+    """Ask the person about this one exchange, where the account's own token goes out; elsewhere no one can be asked."""
     client, told = made.asked.client, plain(refusal)
     policy = release.policy_of(client, provider=refusal.provider, connection_id=refusal.connection_id)
     if call is None or policy is not release.ReleasePolicy.FULL:
@@ -308,7 +308,7 @@ def _carries_more(made: _Exchange, target: UpstreamTarget, token: UpstreamToken)
 
 
 async def _check_narrows(deployment: Deployment, made: _Exchange, refusal: ApprovalRequired) -> None:
-    """Nobody is asked about a token that the client would not take. Raises OAuthError."""
+    """No one is asked about a token that the client would not take. Raises OAuthError."""
     wanted, provider = made.asked.scopes, deployment.catalog.provider(refusal.provider)
     if not made.asked.needs_narrow or wanted is None:
         return

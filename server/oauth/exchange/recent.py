@@ -104,7 +104,7 @@ class RepeatedExchanges:
 
     def __init__(self) -> None:
         self._recent = RecentDecisions[_Key, _KnownAnswer]()
-        self._digests = RecentDecisions[bytes, None]()  # without one of these no token is looked at
+        self._digests = RecentDecisions[bytes, None]()  # without one of these, no token is checked
 
     async def answer(self, deployment: Deployment, question: RepeatableRequest) -> Response | None:
         """The same answer again; None when the whole way is needed. Raises VaultError."""

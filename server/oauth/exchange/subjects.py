@@ -198,7 +198,7 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
 def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
     """The actors, outermost first: the actor, the calling client, earlier actors. At most four.
 
-    Nobody is left out or repeated in a row, so a client gains nothing by exchanging again.
+    No one is left out or repeated in a row, so a client gains nothing by exchanging again.
     """
     links: list[str] = []
     for link in (actor, client.id, *subject.actors):

@@ -1,4 +1,4 @@
-"""Administration: what an administrator does for everybody in the browser.
+"""Administration: what an administrator does for everyone in the browser.
 
 `room` guards every page; `providers`, `people`, `agents`, and `vault_pages` are its pages.
 """

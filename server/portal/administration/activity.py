@@ -1,4 +1,4 @@
-"""What happened to everybody, for administrators: the filters, files and live rows of people's own activity pages."""
+"""What happened to everyone, for administrators: the filters, files and live rows of people's own activity pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _read(visit: AdminVisit) -> _Search:
         reader = deployment.database
         person = await users.find_user(reader, named) or await users.get_user(reader, named)
         if person is None:
-            nobody = replace(asked.feed, user_id=named)  # finds nothing, instead of what everybody did
+            nobody = replace(asked.feed, user_id=named)  # finds nothing, instead of what everyone did
             return replace(asked, feed=nobody, problem=text("admin_activity.no_person", named=named))
         asked = replace(asked, person=person, feed=replace(asked.feed, user_id=person.id))
     return await _with_agent(visit, asked)
@@ -67,7 +67,7 @@ async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
 
 
 async def show(visit: AdminVisit) -> Response:
-    """One page of everybody's activity, also by `person`."""
+    """One page of everyone's activity, also by `person`."""
     asked, before = await _read(visit), place_in(visit.query("before"))
     found = await asked.feed.find(asked.filters, limit=PAGE_SIZE, before=before)
     context: dict[str, object] = asked.feed.page(asked.filters, found, before=before) | {

@@ -1,4 +1,4 @@
-"""Agents of everybody: all clients, who uses each, cutting one off for all, and who may register."""
+"""Agents of everyone: all clients, who uses each, cutting one off for all, and who may register."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vault.records import Client
 
 PAGE: Final = f"{ROOT}/agents"
 SHOWN: Final = 50
-PEOPLE: Final = 200  # sign-ins among which people are looked for
+PEOPLE: Final = 200  # sign-ins among which people are searched for
 
 
 async def show(visit: AdminVisit) -> Response:
@@ -68,13 +68,13 @@ async def show_one(visit: AdminVisit) -> Response:
 
 
 async def confirm(visit: AdminVisit) -> Response:
-    """Ask before ending a client for everybody."""
+    """Ask before ending a client for everyone."""
     client = await _client(visit)
     return await visit.page("cut_off.html", {"client": client, "path": path_of(client)})
 
 
 async def cut_off(visit: AdminVisit) -> Response:
-    """End the client: its grants, tokens, codes and permissions of everybody, at the next call."""
+    """End the client: its grants, tokens, codes and permissions of everyone, at the next call."""
     client = await _client(visit)
     await agents.remove(visit.actor, client)
     return await visit.go(PAGE, said=text("admin_agents.done", agent=client.name or client.id))

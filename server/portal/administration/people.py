@@ -118,7 +118,7 @@ async def make_admin(visit: AdminVisit) -> Response:
 
 
 async def end_admin(visit: AdminVisit) -> Response:
-    """Take the admin role away; somebody must be left who has it."""
+    """Take the admin role away; someone must be left who has it."""
     person = await _person(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=False))
     if person.id == visit.user.id:
@@ -164,5 +164,5 @@ async def _other(visit: AdminVisit) -> User:
 
 
 def _check_changed(has_changed: bool) -> None:
-    if not has_changed:  # somebody else did it, after the page was opened
+    if not has_changed:  # someone else did it, after the page was opened
         raise PageRefused("person_changed", kind="conflict")

@@ -1,4 +1,4 @@
-"""Providers: which are set up, how each does, and setting one up as `token-vault providers setup` does.
+"""Providers: which are set up, the state of each, and setting one up as `token-vault providers setup` does.
 
 `server.administration.registrations` stores what an administrator enters. A stored secret is never shown again.
 """

@@ -95,7 +95,7 @@ async def retry(visit: AdminVisit) -> Response:
 
 
 async def settle(visit: AdminVisit) -> Response:
-    """Note that somebody ended the grant on the provider's page."""
+    """Note that someone ended the grant on the provider's page."""
     await receipts.settle(visit.actor, visit.param("id"))
     return await visit.go(PAGE, said=text("admin_revocations.settled"))
 

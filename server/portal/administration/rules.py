@@ -1,4 +1,4 @@
-"""What holds for everybody here: the policies in effect with the setting of each, and the tools and tool sets.
+"""What applies to everyone here: the policies in effect with the setting of each, and the tools and tool sets.
 
 Read only: the settings decide, and a change there takes a restart.
 """

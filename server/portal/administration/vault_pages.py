@@ -1,4 +1,4 @@
-"""The vault as a whole: how its processes, database, keys and upkeep do, and its settings."""
+"""The vault as a whole: the state of its processes, database, keys, and upkeep, and its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints that hear what happens to accounts: what arrived last and what did not, as `token-vault webhooks`."""
+"""Webhooks: which events arrived last and which failed, as `token-vault webhooks`."""
 
 from __future__ import annotations
 

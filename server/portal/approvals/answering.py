@@ -1,9 +1,9 @@
 """Answering an approval in its notification, in a browser whose person a passkey proved.
 
-Nobody may approve what they have not seen: the notification shows the whole call, and what is longer opens its page, as
-does everything that changes or deletes data, hands out a token, or is no call. Its message, which only that browser can
-read, brings the form that its worker posts. The form is of use with the cookie of the session that turned this on, in
-the browser that did, and once, as its approval is.
+No one may approve what they have not seen: the notification shows the whole call, and what is longer opens its page, as
+does everything that changes or deletes data, releases a token, or isn't a call. Its message, which only that browser
+can read, contains the form that its worker posts. The form works once, like its approval, and only in the browser that
+turned this on, with the cookie of that session.
 """
 
 from __future__ import annotations

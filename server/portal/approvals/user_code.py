@@ -1,4 +1,4 @@
-"""The code that a person sets for apps which have to send it before they can ask (`vault.approvals.user_codes`)."""
+"""The code that a person sets for apps that must send it before they can ask (`vault.approvals.user_codes`)."""
 
 from __future__ import annotations
 

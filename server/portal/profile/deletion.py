@@ -1,4 +1,4 @@
-"""Delete the account: said in words, confirmed by name after a recent sign-in, and answered with what became of it."""
+"""Delete the account: explained, confirmed by name after a recent sign-in, and answered with the result."""
 
 from __future__ import annotations
 

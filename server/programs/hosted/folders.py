@@ -20,7 +20,7 @@ from vault.storage.host_files import lock
 
 _PREFIX: Final = "token-vault-server-"
 _LOCK: Final = "lock"
-_UNLOCKED: Final = 600  # seconds after which a folder without a lock is nobody's
+_UNLOCKED: Final = 600  # seconds after which a folder without a lock is no one's
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class HostedServers:
 
     @property
     def live(self) -> tuple[HostedProcess, ...]:
-        """Those that were not told to end."""
+        """Those that weren't asked to end."""
         return tuple(one for one in self._processes.values() if not one.is_ending)
 
     @property

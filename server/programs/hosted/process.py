@@ -303,7 +303,7 @@ class HostedProcess:
         return folder, own
 
     def _order(self, place: ProgramPlace) -> bytes:
-        """What `inside` is told."""
+        """The arguments for `inside`."""
         settings = self.settings
         declared = {**sandbox.base_environment(), **settings.environment}
         environment = environment_of(declared, place, self._hosts.providers, own=frozenset[str]())

@@ -1,6 +1,6 @@
-"""What a program sees of this machine: bubblewrap's arguments, and why no sandbox can be made here.
+"""What a program sees of this machine: bubblewrap's arguments, and why this machine can't make a sandbox.
 
-Namespaces of its own for everything, no network but a loopback that nobody else is on, `/usr` and the operator's
+Namespaces of its own for everything, no network but a loopback that no one else is on, `/usr` and the operator's
 folders read-only, small folders in memory for the rest, no capability, a filter of system calls.
 """
 
@@ -33,7 +33,7 @@ _CHILDREN: Final = Path("/proc/thread-self/children")
 _KERNEL: Final = "use a kernel with CONFIG_PROC_CHILDREN"
 _FILTER: Final = "use a kernel with CONFIG_SECCOMP_FILTER"
 _UNFILTERED: Final = 97  # exit code of the trial
-# PTRACE_TRACEME is allowed to everybody, except by the filter
+# PTRACE_TRACEME is allowed to everyone, except by the filter
 _TRIAL: Final = f"""
 try:
     import ctypes

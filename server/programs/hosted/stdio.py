@@ -33,7 +33,7 @@ Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObj
 LONGEST: Final = 1024 * 1024  # bytes of a line
 _SHORT: Final = 65536  # bytes of a line that answers nothing
 _MOST_PARTS: Final = 10_000  # objects, lists, and values of an answer, without those of any form
-_ANY_FORM: Final = frozenset({"structuredContent", "_meta", "inputSchema", "outputSchema"})  # checked by nobody here
+_ANY_FORM: Final = frozenset({"structuredContent", "_meta", "inputSchema", "outputSchema"})  # checked by no one here
 _UNASKED: Final = 2000.0  # lines that answer nothing, at once
 _UNASKED_A_SECOND: Final = 200.0
 _UNIT: Final = 4096  # bytes that count like one more line
@@ -41,7 +41,7 @@ _BATCH: Final = 32  # lines until others have their turn
 
 
 class Conversation:
-    """Messages with one program. `reader` has `LONGEST` as its limit; `on_excess` is told why to end the program."""
+    """Messages with one program. `reader` has `LONGEST` as its limit; `on_excess` gets why to end it."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A filter of system calls for sandboxed programs (seccomp): what no MCP server needs, and kernels had holes in.
+"""A filter of system calls for sandboxed programs (seccomp): no MCP server needs those, and kernels had flaws in them.
 
 Sockets are Unix, IP, and netlink only: others, such as those between a virtual machine and its host, know no network
 namespace. Other architectures than x86-64 and 64-bit ARM have no filter; namespaces hold there alone.
@@ -27,7 +27,7 @@ _FROM_424: Final = (  # the same number everywhere: io_uring, pidfd_getfd, the m
     *(428, 429, 430, 431, 432, 433, 442, 447),
 )
 # By machine: its number, `socket`, `socketpair`, and ptrace, keyrings, bpf, perf_event_open, userfaultfd, mounts,
-# namespaces, modules, swap, kexec, memory of others, handles of files, the kernel's log, memory that nobody counts.
+# namespaces, modules, swap, kexec, memory of others, handles of files, the kernel's log, memory that no one counts.
 _MACHINES: Final = {
     "x86_64": (
         *(0xC000003E, 41, 53),

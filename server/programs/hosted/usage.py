@@ -1,4 +1,4 @@
-"""How much memory and how many processes a program and its descendants use, as the kernel tells it."""
+"""How much memory and how many processes a program and its descendants use, according to the kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_MOST: Final = 20_000  # processes that are looked at
+_MOST: Final = 20_000  # processes that are examined
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ _BETWEEN = re.compile(r"[\s,]+")
 
 
 class LocalKey:
-    """A key-encryption key held in memory. `kind` names its source; `prefix` stands before everything it wraps.
+    """A key-encryption key held in memory. `kind` names its source; `prefix` precedes everything that it wraps.
 
     A nonce is derived from random bytes, the wrapped key, and its context: it differs for two keys even where the same
     random bytes come twice, as in two copies of one machine image.

@@ -1,4 +1,4 @@
-"""The KEK derived from a passphrase with argon2id. The salt stands in everything that it wraps, and in the database."""
+"""The KEK derived from a passphrase with argon2id. Everything that it wraps contains the salt, as does the database."""
 
 from __future__ import annotations
 
