@@ -82,7 +82,7 @@ _SOON: Final = (
     "server.oauth.clients.registration",
     "server.portal.site",
 )
-HEAD_START: Final = 1.0  # seconds for whoever waits for this process, before it loads the rest
+HEAD_START: Final = 1.0  # seconds for callers that wait for this process, before it loads the rest
 
 
 @asynccontextmanager

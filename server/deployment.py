@@ -71,7 +71,7 @@ def _tell_nobody(_missing: MissingPart) -> None:
 class ToolCaller:
     """Who calls which tool of a program that the vault runs. `account`: what the person calls their access to it.
 
-    `leave_out` hears of a missing permission without which a part of the call was answered.
+    `leave_out` gets a missing permission if the call was answered only in part without it.
     """
 
     principal: Principal

@@ -138,8 +138,9 @@ class _VaultOpening:
         return opened
 
     async def choice(self) -> str | None:
-        """The tool set that the owner chose for this client; None before the vault is open. The client then hears of it
-        as of a change.
+        """The tool set that the owner chose for this client; None before the vault is open.
+
+        The client then gets a notification of the change.
         """
         return None if self._choice is None else await self._choice()
 

@@ -452,7 +452,7 @@ async def disconnect(
 ) -> PendingRevocation:
     """End a connection: refused from this commit on. Call it last in the transaction.
 
-    Records `connection.closed`, `connection.closed_by_admin` with the name `by` of whoever did it for the person, or
+    Records `connection.closed`, `connection.closed_by_admin` with the name `by` of the admin who did it, or
     `connection.closed_by_agent` with the `client_id` of the agent that did.
 
     Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that

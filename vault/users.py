@@ -200,7 +200,7 @@ async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str,
 async def disable_user(transaction: Transaction, user_id: str, *, now: int, is_by_directory: bool = False) -> bool:
     """End every session, grant and token of this user and refuse sign-in. False when already disabled.
 
-    Whoever disables a user whom the directory disabled before takes that over from it.
+    If the directory disabled the user before, a person's disabling counts instead.
     """
     by = DIRECTORY if is_by_directory else None
     if not is_by_directory:

@@ -125,7 +125,7 @@ class Outbound:
     async def _send_alone(
         self, sessions: HttpSessions, request: OutboundRequest, *, seconds: float
     ) -> OutboundResponse:
-        """On a connection of its own, without a timer: whoever waits for the task has it."""
+        """On a connection of its own, without a timer: the waiting task has one."""
         policy = request.policy or self.policy
         with sessions.reading:
             async with sessions.open(request, policy=policy, seconds=seconds, has_timer=False) as answer:

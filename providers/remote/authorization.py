@@ -117,7 +117,7 @@ async def find_authorization(
 
 
 def _is_at_or_below(issuer: str, url: str) -> bool:
-    """Whether whoever has the server's host has the issuer's, too."""
+    """Whether the owner of the server's host also owns the issuer's."""
     asked, found = urlsplit(url).hostname or "", urlsplit(issuer).hostname or ""
     return found == asked or found.endswith(f".{asked}")
 

@@ -233,7 +233,7 @@ def _with_counting(keyword: Any) -> Any:
 
 
 def checker(schema: Mapping[str, object], *, steps: int = QUICK) -> Check:
-    """What a value gets wrong by a usable schema, in words that repeat none of it; None if it fits.
+    """What is wrong with a value by a usable schema, in a text that repeats none of it; None if it fits.
 
     A value whose check takes more than these steps doesn't fit. Raises SchemaRefused for a keyword whose own value is
     wrong.

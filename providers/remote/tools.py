@@ -49,7 +49,7 @@ class RemoteOutput(ToolOutput):
 
 
 class ListedRemoteTool(ToolOutput):
-    """A tool as the server names it, and what came of it here."""
+    """A tool by the server's name, and what the vault made of it."""
 
     name: str
     state: Annotated[str, Field(description="usable, or held for the operator's review")]

@@ -82,7 +82,7 @@ class Lookup(_DeclaredPresentation):
         return {"query": self.graphql, "variables": _fill(self.variables, values)}
 
     def read_names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
-        """The names in an answer, cleaned: text of the provider, and of whoever wrote it there."""
+        """The names in an answer, cleaned: text of the provider, or of the people who wrote it there."""
         found: dict[str, str] = {}
         for argument, template in self.names.items():
             values = {path: _plain(at(answer, path)) for path in _ANSWERED.findall(template)}
@@ -143,7 +143,7 @@ class Presentation(_DeclaredPresentation):
 
     @property
     def named_arguments(self) -> frozenset[str]:
-        """Every argument that it speaks of."""
+        """Every argument that it mentions."""
         named = {*_PLACE.findall(self.sentence), *self.texts, *self.people, *self.target}
         for one in self.lookups:
             named |= {*one.arguments, *one.only, *one.names, *one.before}
@@ -216,7 +216,7 @@ def addresses(value: object) -> tuple[str, ...]:
 
 
 def problem(presentation: Presentation, provider: Provider, arguments: Iterable[str]) -> str | None:
-    """What is wrong with it for a tool of this provider with these arguments, in words; None if nothing is."""
+    """What is wrong with it for a tool of this provider with these arguments, as text; None if nothing is."""
     strange = sorted(presentation.named_arguments - set(arguments))
     if strange:
         return f"presentation names {', '.join(strange)}, which the tool doesn't take"

@@ -243,7 +243,7 @@ async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, 
 
 
 async def visible_to(deployment: Deployment, user: User, request_id: str) -> AccessRequest:
-    """The request, for whoever asked and for those who answer. Raises ChangeRefused."""
+    """The request, for the person who asked and for those who answer. Raises ChangeRefused."""
     found = await request_with_id(deployment, request_id)
     is_own = found.access.user_id == user.id
     if not is_own and not await may_answer(deployment, user, found.access, reader=deployment.database):
@@ -329,7 +329,7 @@ async def deny(actor: Actor, request_id: str, *, words: str = "") -> AccessReque
 
 
 async def end(actor: Actor, request_id: str) -> AccessRequest:
-    """Withdraw a request, or end what it gave: whoever asked, and whoever may answer. Raises ChangeRefused."""
+    """Withdraw a request, or end what it gave; by the person who asked or an approver. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold_for_either(actor, transaction, request_id)
@@ -374,7 +374,7 @@ async def _narrow_made(
 
 async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
     """The request, answered by no one else until the transaction ends, by someone who may. Raises ChangeRefused."""
-    if actor.user is not None:  # whoever ends this one's rights, or the account, comes before or after
+    if actor.user is not None:  # a change that ends this person's rights, or the account, comes before or after
         await users.hold_admins(transaction)
         await users.hold_user(transaction, actor.user.id)
     request = await stored.hold(transaction, request_id)
@@ -386,7 +386,7 @@ async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> Acce
 
 
 async def _hold_for_either(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
-    """The request, for whoever asked and for those who may answer. Raises ChangeRefused."""
+    """The request, for the person who asked and for those who may answer. Raises ChangeRefused."""
     request = await stored.hold(transaction, request_id)
     if request is None or not (
         _is_asker(actor, request) or await may_answer(actor.deployment, actor.user, request.access, reader=transaction)

@@ -41,7 +41,7 @@ class ChangeRefused(PersonRefused):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, by which way. `user` is None for whoever has the data directory, and for a company's directory.
+    """Who acts, and how. `user` is None for the owner of the data directory, and for a company's directory.
 
     `agent` is the Admin API's client, `directory` the name of the directory's token.
     """
@@ -54,7 +54,7 @@ class Actor:
 
     @property
     def is_operator(self) -> bool:
-        """Whether this is whoever has the data directory."""
+        """Whether this is the owner of the data directory."""
         return self.user is None and not self.directory
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ class Actor:
         """Raises ChangeRefused unless the person still is an admin when it is the transaction's turn."""
         if self.user is None:
             return
-        await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
+        await users.hold_admins(transaction)  # a change that ends this person's rights comes before or after
         current = await users.get_user(transaction, self.user.id)
         now_is = None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
         if now_is is None or not now_is.role.administers:

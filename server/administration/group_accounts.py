@@ -1,6 +1,6 @@
 """Accounts that belong to groups: given by the person who connected them, ended by admins.
 
-No one but the person gives an account away; whoever has the data directory can do it for them.
+Only the person gives an account away, or the owner of the data directory for them.
 """
 
 from __future__ import annotations

@@ -35,9 +35,9 @@ async def person_with_id(reader: Reader, user_id: str) -> User:
 
 
 async def hold_person(transaction: Transaction, person_id: str) -> User:
-    """The person as they are until the transaction ends, also to whoever is an admin. Raises ChangeRefused."""
+    """The person, locked until the transaction ends, also against changes by admins. Raises ChangeRefused."""
     if (await person_with_id(transaction, person_id)).is_admin:
-        await users.hold_admins(transaction)  # first, as whoever acts as an admin does
+        await users.hold_admins(transaction)  # first, like every action of an admin
     await users.hold_user(transaction, person_id)
     return await person_with_id(transaction, person_id)
 

@@ -17,7 +17,7 @@ class SealRefused(Exception):
 
 
 def seal(content: bytes, *, recipients: tuple[str, ...]) -> bytes:
-    """The content for whoever holds the key of one of these recipients. Raises SealRefused."""
+    """The content, encrypted to each of these recipients. Raises SealRefused."""
     return pyrage.encrypt(content, [_recipient(one) for one in recipients])
 
 

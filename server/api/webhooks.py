@@ -66,7 +66,7 @@ class RotatedSecret(ApiOutput):
 
 
 class TestResult(ApiOutput):
-    """What came of a test."""
+    """The result of a test."""
 
     accepted: bool
     failure: str = Field(description="A status, or `unreachable`, `address`, `uncertain`; empty if it was accepted")

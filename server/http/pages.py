@@ -48,7 +48,7 @@ def _time(at: int | None) -> Markup:
 
 
 def _without_changes(s: str) -> str:
-    """A page's content without its forms that post, for whoever only reads. Forms contain no forms."""
+    """A page's content without its forms that post, for people who can only read. Forms contain no forms."""
     return Markup(_POSTED.sub("", s))  # noqa: S704 -- a part of what was escaped
 
 

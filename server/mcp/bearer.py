@@ -112,7 +112,7 @@ def signposts(deployment: Deployment) -> list[Route]:
 
 
 class _Signpost:
-    """ASGI: tells whoever comes without a token where to sign in."""
+    """ASGI: tells callers without a token where to sign in."""
 
     def __init__(self, bearer: Bearer) -> None:
         self._bearer = bearer

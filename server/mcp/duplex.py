@@ -92,7 +92,7 @@ class DuplexCalls:
             self._was_opened = True
 
     def _cancel(self, notification: JSONRPCNotification) -> None:
-        """The SDK hears of it too: it has the calls that are not plain."""
+        """The SDK gets it too: it has the calls that aren't plain."""
         wanted = cancelled_request_id_from_params(notification.params)
         task = None if wanted is None else self._running.get(coerce_request_id(wanted))
         if task is not None:
@@ -153,7 +153,7 @@ class DuplexCalls:
             del self._running[number]
 
     def close(self) -> None:
-        """The client has left: end its calls, and say so to whoever still reads."""
+        """The client has left: end its calls, and close the stream for its readers."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()

@@ -83,7 +83,7 @@ class PlainAnswer:
         self.stop(Stop.LEFT)
 
     async def progress(self, done: int, total: int | None, message: str) -> None:
-        """Tell whoever asked for it; the first time this starts the stream."""
+        """Report progress to the client; the first report starts the stream."""
         if self._call.progress_token is None:
             return
         await self._event(fast_path.progress(self._call, done, total, message), is_last=False)

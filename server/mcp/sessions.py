@@ -157,7 +157,7 @@ class Sessions:
     async def find_initialized(self, scope: Scope) -> McpSession | None:
         """The session that the request names, if its principal has opened and initialized it.
 
-        Calls that the SDK never sees would let a session time out there, so it hears of them once a minute.
+        Calls that the SDK never sees would let a session time out there, so it gets one of them a minute.
         """
         owner, session_id = owner_of(scope), header(scope, b"mcp-session-id")
         session = self._roster.find(owner, session_id)
@@ -204,7 +204,7 @@ class Sessions:
                     answer.stop(Stop.ENDED)
 
     def _cancel(self, session: McpSession, message: JSONRPCNotification) -> None:
-        """The SDK hears of it too: it has the calls that are not plain."""
+        """The SDK gets it too: it has the calls that aren't plain."""
         wanted = cancelled_request_id_from_params(message.params)
         answer = None if wanted is None else session.plain.get(coerce_request_id(wanted))
         if answer is not None:

@@ -1,4 +1,4 @@
-"""The child process that hands one message to Apprise. It reads a job from its input, and prints what came of it.
+"""The child process that hands one message to Apprise. It reads a job from its input, and prints the result.
 
 It has no environment, no settings, and no key; only the one address that it sends to, and the message.
 """

@@ -59,7 +59,7 @@ async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequ
 
 
 async def _attempt(deployment: Deployment, endpoint: EventEndpoint, notice: Notice) -> str:
-    """Send one event and record what came of it; why it was not accepted."""
+    """Send one event and record the result; returns why it wasn't accepted."""
     failure, wait = await _post(deployment, message_of(deployment, endpoint, notice, now=deployment.now()))
     now = deployment.now()
     later = None if notice.attempts > len(BACKOFF) else _later(notice.attempts, wait=wait)

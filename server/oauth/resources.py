@@ -59,7 +59,7 @@ def own_audiences(deployment: Deployment) -> frozenset[str]:
 
 
 def may_administer(client: Client, public_url: str) -> bool:
-    """Whether an operator registered this client for the Admin API; whoever registers by themselves never gets in."""
+    """Whether an operator registered this client for the Admin API; self-registered clients can't use it."""
     return client.kind is ClientKind.MANUAL and admin_resource(public_url) in client.resources
 
 

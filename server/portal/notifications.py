@@ -36,7 +36,7 @@ _TOPIC: Final = re.compile(r"/[A-Za-z0-9_-]{1,64}/?")  # https://docs.ntfy.sh/pu
 
 
 async def show(visit: OwnVisit) -> Response:
-    """The choices, and the channels with what came of their last message."""
+    """The choices, and the channels with the result of their last message."""
     return await _page(visit)
 
 

@@ -19,7 +19,7 @@ from vault.storage.database import Reader
 
 
 async def may_answer(deployment: Deployment, user: User | None, access: RequestedAccess, *, reader: Reader) -> bool:
-    """Whether this person is the right one to answer; None is whoever has the data directory.
+    """Whether this person may answer; None is the owner of the data directory.
 
     A manager doesn't let people into a group whose people have agents by a company's rule.
     """
@@ -77,7 +77,7 @@ async def _administrator_ids(deployment: Deployment) -> set[str]:
 
 
 def gives_role(deployment: Deployment, name: str) -> bool:
-    """Whether whoever is in the group of this name has a role by the operator's rule."""
+    """Whether the operator's rule gives members of the group with this name a role."""
     return name_key(name) in {name_key(one) for one in deployment.settings.admin.group_roles}
 
 

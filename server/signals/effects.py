@@ -111,7 +111,7 @@ async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: 
     enabled, is only signed out of the older ones.
     """
     if wanted == "disable":
-        await users.hold_admins(transaction)  # first, as whoever acts as an admin does
+        await users.hold_admins(transaction)  # first, like every action of an admin
     await users.hold_user(transaction, person.id)
     person = await users.get_user(transaction, person.id) or person
     if wanted in {"stop_agents", "disable"} and await users.was_cleared(transaction, person.id, by=by, since=at):

@@ -84,7 +84,7 @@ async def _read(
 
 
 async def _count(deployment: Deployment, name: str, hint: GrantHint) -> None:
-    """One message can be repeated by whoever saw it, which must not take the share of others. Raises TooMany."""
+    """Anyone who saw a message can repeat it, which must not use up the share of others. Raises TooMany."""
     now = deployment.now()
     same = hashlib.sha256(hint.once.encode()).hexdigest()
     async with deployment.transaction() as transaction:

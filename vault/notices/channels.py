@@ -192,7 +192,7 @@ async def remove_channel(transaction: Transaction, channel_id: str, *, user_id: 
 
 
 async def record_result(transaction: Transaction, channel_id: str, *, failure: str, now: int) -> None:
-    """What came of a message; an empty `failure` says that it was accepted. One that is disabled stays so."""
+    """Record the result of a message; an empty `failure` means accepted. A disabled channel stays disabled."""
     column = "sent_at = :now, failed_at = null" if not failure else "failed_at = :now"
     await transaction.execute(
         f"update notice_channels set {column}, held_until = null,"  # noqa: S608 -- one of two

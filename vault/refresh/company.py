@@ -151,7 +151,7 @@ async def _connect(
 async def _was_disconnected(reader: Reader, user_id: str, *, provider: str) -> bool:
     """Whether the person disconnected an account there, opened by whatever, and has not opened another since.
 
-    A live account that an identity assertion opened isn't in question: it is the one that comes back to life.
+    A live account that an identity assertion opened isn't checked: it is the one that works again.
     """
     row = await reader.fetch_one(
         "select ended.id from connections ended where ended.tenant = :tenant and ended.user_id = :user_id"

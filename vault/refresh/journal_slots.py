@@ -136,7 +136,7 @@ class JournalPlace(NamedTuple):
 
 
 def read(descriptor: int, place: JournalPlace) -> JournalEntry | None:
-    """The whole answer; None when it is torn, or something else is there by now."""
+    """The whole answer; None if it is damaged, or the slot has another content now."""
     return decode(os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
 
 

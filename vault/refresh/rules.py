@@ -6,13 +6,13 @@ with the same ones. Twelve rules, each forced by a counterexample:
 1. A token that dies when it is used is taken over on proof that its sender is gone, never on an expired lease.
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
 3. An intent counts for its own generation until its owner reports; an answer that is not newer changes nothing.
-4. A late answer is kept, whoever holds the lease by then.
+4. A late answer is kept, even if another process holds the lease by then.
 5. A retry inside a provider's grace starts only while more than two request deadlines of it are left. A send that
    seems to lie in the future was written by another clock: nothing is known about the grace then.
 6. A claim that slept longer than one request deadline is void: what was true at the decision may not be true now.
 7. An owner that is gone loses only its own lease; the live lease of a live owner stays.
 8. No two attempts share a fence: undoing a commit of unknown outcome touches its own attempt only.
-9. An intent changes only through the attempt that is in it, whoever holds the lease by then.
+9. An intent changes only through the attempt that is in it, even if another process holds the lease by then.
 10. The absence of a sign of life does not prove that an owner ended: only a lock that it held and no longer holds does.
 11. Silence never ends a connection. Its token is tried again after a pause that grows with the silence: where re-use
    revokes, a try after the old access token has ended costs nothing that is not lost already.

@@ -105,7 +105,7 @@ async def find_session(
 async def get_session(
     reader: Reader, token_hash: bytes, *, now: int, idle_lifetime: int = IDLE_LIFETIME
 ) -> tuple[Session, User] | None:
-    """As `find_session`, for whoever knows the hash only."""
+    """Like `find_session`, by the hash only."""
     row = await reader.fetch_one(
         f"select {_COLUMNS},"  # noqa: S608 -- names of columns
         " u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"

@@ -19,7 +19,7 @@ _OVER: Final = """
     select id from access_requests where tenant = :tenant and state = :state and expires_at <= :now limit :limit
 """
 _STOPPED: Final = "select id from access_requests where tenant = :tenant and state = 4 limit :limit"
-# What can't be used anymore, whoever ended what it stands on.
+# What can't be used anymore because its basis ended, for any reason.
 _ORPHANED: Final = """
     select r.id, c.removed_at, k.ended_at, d.revoked_at
     from access_requests r

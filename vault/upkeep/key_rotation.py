@@ -1,7 +1,7 @@
 """Rotate the master key while processes serve: make one current, wrap people's keys under it, retire the former.
 
-Every process that serves holds the new key before anything is wrapped under it. Wrapping again goes by pages, in every
-process at once, and may end anywhere: each row says under which key it is, so whoever comes next goes on.
+Every serving process holds the new key before anything is wrapped under it. All processes wrap again at once, page by
+page, and may stop anywhere: each row says which key wraps it, so the next process continues.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
 
 
 def thumbprint(token: str) -> str:
-    """SHA-256 of a token, as base64url: enough for whoever has the token to find its receipt."""
+    """SHA-256 of a token, as base64url: enough to find the receipt of a token."""
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 

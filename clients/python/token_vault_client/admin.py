@@ -1149,7 +1149,7 @@ class StandingRecord(TypedDict):
 
 
 class TestResult(TypedDict):
-    """What came of a test."""
+    """The result of a test."""
 
     accepted: bool
     failure: str

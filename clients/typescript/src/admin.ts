@@ -1017,7 +1017,7 @@ export interface StandingRecord {
   expires_at: string;
 }
 
-/** What came of a test. */
+/** The result of a test. */
 export interface TestResult {
   accepted: boolean;
   failure: string;

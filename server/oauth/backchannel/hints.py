@@ -24,7 +24,7 @@ _LONGEST: Final = 1024  # characters
 
 
 async def hinted_person(deployment: Deployment, form: Parameters, *, client: Client) -> User:
-    """The person. Raises OAuthError: `unknown_user_id` for no one, and for whoever cannot sign in."""
+    """The person. Raises OAuthError: `unknown_user_id` for no one, and for people who can't sign in."""
     given = [name for name in _HINTS if form.get(name) is not None]
     if len(given) != 1:
         raise OAuthError("invalid_request", "send one of login_hint, id_token_hint, and login_hint_token")

@@ -53,7 +53,7 @@ async def _claims(
 
 
 async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *, client: Client, now: int) -> None:
-    """Each required claim, and that it comes for the first time."""
+    """Check each required claim, and that the request is new."""
     if claims.get("iss") != client.id or not is_for_us(deployment, dict(claims)):
         raise _refusal("iss isn't the client's ID, or aud isn't this vault's issuer")
     if "sub" in claims:  # RFC 9101 §10.8: it could pass for an assertion of the client

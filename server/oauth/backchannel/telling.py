@@ -45,7 +45,7 @@ logger = logging.getLogger("token_vault.pings")
 
 @dataclass(frozen=True, slots=True)
 class _SendResult:
-    """What came of it: whether the client took it, and whether trying again is useless."""
+    """The result: whether the client accepted it, and whether trying again is useless."""
 
     was_taken: bool
     is_over: bool
@@ -163,7 +163,7 @@ async def _first_answer(
 async def _keep_as_sent(
     transaction: Transaction, deployment: Deployment, approval: Approval, issued: IssuedTokens
 ) -> None:
-    """Before it is sent: this process may end before it knows what came of it."""
+    """Before it is sent: this process may end before it knows the result."""
     await client_notices.keep_issued(transaction, deployment.keys, approval.id, replace(issued, may_be_there=True))
 
 

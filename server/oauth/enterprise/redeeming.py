@@ -170,7 +170,7 @@ async def _issue(
 
 
 async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *, now: int) -> int:
-    """When the permission behind these rules ends; whoever ends it meanwhile waits, and then ends what is issued."""
+    """When the permission behind these rules ends; a change that ends it waits, and then ends what was issued."""
     held = await access_requests.hold(transaction, by_request.request_id)
     if held is None or not held.is_allowed(now):
         raise AssertionRefused("agent")

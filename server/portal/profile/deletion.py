@@ -35,7 +35,7 @@ async def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
 
 
 async def _check_other_admin(visit: OwnVisit) -> None:
-    """Without an admin, whoever reads the server's log becomes one."""
+    """Without an admin, anyone who reads the server's log can become one."""
     admins = await users.list_admins(visit.deployment.database)
     others = [one for one in admins if one.id != visit.user.id and one.disabled_at is None]
     if visit.user.is_admin and not others:

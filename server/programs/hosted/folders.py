@@ -25,7 +25,7 @@ _UNLOCKED: Final = 600  # seconds after which a folder without a lock is no one'
 
 @contextmanager
 def locked_folder() -> Generator[Path]:
-    """A new folder until the block ends; what is in it is for whoever leaves the block to remove."""
+    """A new folder until the block ends; the caller removes what is in it."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     held = _lock_new(folder)
     try:
