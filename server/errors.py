@@ -131,6 +131,19 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "redirect_refused": RefusalKind(502),
 }
 
+# Codes of failed tool calls that are the vault's own
+CALL_FAILURES: Final = frozenset(
+    {
+        *("call_not_allowed", "upstream_unauthorized", "insufficient_scope", "rate_limited", "upstream_unavailable"),
+        *("tool_held", "timeout", "internal_error", "interrupted"),
+    }
+)
+
+
+def failure_label(code: str) -> str:
+    """The code of a failed tool call as a metric's label: one for all that providers make up themselves."""
+    return code if code in CALL_FAILURES else "upstream_refused"
+
 
 def status_of(kind: str) -> int:
     """The HTTP status of a kind of refusal."""

@@ -33,7 +33,7 @@ from server.connecting import approvals
 from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import AgentRefusal, plain, tell
 from server.deployment import Deployment, MissingPart, ToolCaller
-from server.errors import STORAGE_RETRY, PagesElsewhere
+from server.errors import STORAGE_RETRY, PagesElsewhere, failure_label
 from server.mcp import access_asking, elicitation
 from server.mcp.elicitation import AskingOptions
 from server.mcp.offer import connections_tool, discovery, tool_lookup
@@ -149,7 +149,7 @@ async def call(
         except Exception as error:  # noqa: BLE001 -- each kind has its words
             outcome = _failure(request, spec, error)
         if outcome.code is not None:
-            shown.note(error=outcome.code)
+            shown.note(error=failure_label(outcome.code) if outcome.outcome == "failed" else outcome.code)
     if running.held is not None and request.on_live is not None:
         request.on_live()
     _record(deployment, request, spec, running, outcome=outcome.outcome, code=outcome.code)

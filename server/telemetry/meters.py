@@ -15,8 +15,9 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from server.errors import failure_label
 from server.telemetry.recording import Recorder
-from server.telemetry.tally import Labels, Tally, Times
+from server.telemetry.tally import MOST_SERIES, OTHER, Labels, Tally, Times
 from vault.refusals import VaultError
 from vault.spans import Attribute
 from vault.storage.event_chain import ChainEntry
@@ -25,7 +26,6 @@ from vault.upkeep.census import REFRESHES
 _STORAGE: Final = "storage"
 _READS: Final = frozenset({"read", "look_up"})
 _QUICK: Final = 0.001  # seconds: a read that took less has no span of its own
-OTHER: Final = "other"  # in place of a value that is none of ours
 _MOST_BOUND: Final = 1000
 _LABELS: Final = ("provider", "tool", "transport", "operation", "status", "error")
 TIMES: Final[Mapping[str, tuple[str, str]]] = {
@@ -90,14 +90,22 @@ class Meters:
             key = (kind, outcome, *map(said.get, labels))
             found = self._named.get(key)
             if found is None:
-                found = self._name(key, labels, {**said, "outcome": REFRESHES.get(kind, outcome)})
+                told = {**said, "outcome": REFRESHES.get(kind, outcome)}
+                found = self._name(key, labels, told, self._tally.counts[name])
             repeats = said.get("repeats", 1)  # repeated refusals are counted in one event
             self._tally.counts[name][found] += repeats if isinstance(repeats, int) else 1
 
-    def _name(self, key: object, labels: Iterable[str], said: Mapping[str, object]) -> Labels:
+    def _name(
+        self, key: object, labels: Iterable[str], said: Mapping[str, object], counted: Mapping[Labels, int]
+    ) -> Labels:
         values = {label: said.get(label) for label in labels}
+        code = values.get("code")
+        if said["outcome"] == "failed" and isinstance(code, str):
+            values["code"] = failure_label(code)
         found = tuple(self._label(label, value if isinstance(value, str) else "") for label, value in values.items())
-        if all(value != OTHER for _, value in found) and len(self._named) < _MOST_BOUND:
+        if found not in counted and len(counted) >= MOST_SERIES:
+            found = tuple((label, OTHER) for label in labels)
+        if values.get("code") == code and all(value != OTHER for _, value in found) and len(self._named) < _MOST_BOUND:
             self._named[key] = found
         return found
 

@@ -26,16 +26,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from providers.api.api import ToolRefused, UpstreamRefused
+from providers.remote.sightings import ToolHeld
 from server.app import open_deployment
+from server.errors import CALL_FAILURES
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from server.telemetry.figures_page import CONNECTIONS
 from server.telemetry.meters import TIMES, Meters
-from server.telemetry.tally import Tally
+from server.telemetry.tally import MOST_SERIES, OTHER, Tally
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
+from vault.storage.event_chain import ChainEntry
 
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
@@ -244,6 +248,22 @@ async def test_the_labels_of_a_stranger_are_not_multiplied(tmp_path: Path) -> No
         assert len(await scrape(address)) < before + 400
 
 
+async def test_what_a_provider_refuses_is_one_label_whatever_it_says(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    async with room(tmp_path, telemetry={"prometheus": address}) as there:
+        agent = await there.agent()
+        await there.connect(agent, "slack", scopes=WRITE)
+        for channel in ("#general", "C0NOWHERE01"):
+            await call(there, agent, "slack_post", {"channel": channel, "text": "hello"})
+        async with asyncio.timeout(60):  # events are counted once they are committed
+            while value(samples := await scrape(address), "token_vault_tool_calls_total") < 2:
+                await asyncio.sleep(0.1)
+    assert value(samples, "token_vault_tool_calls_total", tool="slack_post", code="upstream_refused") == 1
+    assert value(samples, "token_vault_tool_calls_total", tool="slack_post", outcome="ok") == 1
+    assert value(samples, "token_vault_tool_duration_seconds_count", tool="slack_post", error="upstream_refused") == 1
+    assert "not_found" not in str(samples)
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
@@ -397,3 +417,39 @@ def test_what_labels_ignore_takes_no_place_among_the_times() -> None:
     for number in range(3):
         meters.end("upstream", 0.1, {"provider": f"slack-{number}", "method": "GET", "http_status": 200})
     assert len(meters._bound) == 4  # pyright: ignore[reportPrivateUsage]
+
+
+def counting() -> tuple[Meters, Tally]:
+    tally = Tally(TIMES)
+    return Meters(NoOpMeter("test"), None, tally, is_provider=lambda _: True, is_tool=lambda _: True), tally
+
+
+def failed(code: str, tool: str = "slack_post") -> ChainEntry:
+    return ChainEntry("tool.called", "failed", None, None, None, "", {"tool": tool, "code": code})
+
+
+def test_codes_that_providers_make_up_take_no_place_among_the_counts() -> None:
+    meters, tally = counting()
+    meters.count([failed(f"code-{number}") for number in range(50)])
+    meters.count([failed("timeout")] * 2)
+    counted = {dict(labels)["code"]: times for labels, times in tally.counts["token_vault.tool.calls"].items()}
+    assert counted == {"upstream_refused": 50, "timeout": 2}
+    assert len(meters._named) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+def test_every_code_of_a_failed_call_that_is_ours_is_a_label() -> None:
+    kinds = {one for one in ToolRefused.__subclasses__() if one is not UpstreamRefused}
+    assert ToolHeld in kinds
+    assert {one.code for one in kinds} <= CALL_FAILURES
+
+
+def test_series_have_a_bound_and_what_comes_after_it_is_one() -> None:
+    meters, tally = counting()
+    for number in range(MOST_SERIES + 5):
+        meters.count([failed("timeout", f"tool_{number}")])
+        meters.end("execute_tool", 0.1, {"tool": f"tool_{number}"})
+    counted, timed = tally.counts["token_vault.tool.calls"], tally._times["execute_tool"]  # pyright: ignore[reportPrivateUsage]
+    assert (len(counted), len(timed)) == (MOST_SERIES + 1, MOST_SERIES + 1)
+    assert [times for labels, times in counted.items() if dict(labels)["tool"] == OTHER] == [5]
+    assert timed[("tool", OTHER),].count == 5
+    assert timed[("tool", "tool_9999"),].count == 1
