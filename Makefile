@@ -95,7 +95,7 @@ sdk-%: .venv/.dev
 	@$(BIN)/uv pip install -q --no-deps --require-hashes --python .venv/sdks/$*/bin/python -r tests/sdks/$*.txt
 
 bench: export BENCH_RESULTS := .venv/bench.jsonl
-bench: .venv/.dev node-clients
+bench: .venv/.dev node-clients sdk-peers
 	@rm -f $$BENCH_RESULTS
 	$(RUN) -m tests.bench
 	$(RUN) -m tests.bench.calls
@@ -183,7 +183,7 @@ lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
 	for one in tests/release/tools tests/keyservices/requirements tests/fuzz/requirements tests/mutation/requirements deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
-	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
+	for one in $(SDKS) peers; do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules tests/node/auth0/node_modules

@@ -1,10 +1,11 @@
-"""Token exchange and refreshes beside the refresh_token grants of npm oidc-provider and of django-oauth-toolkit.
+"""Token exchange and refreshes beside the refresh_token grants of oidc-provider, Authlib, and django-oauth-toolkit.
 
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
 One after the other in each round. The vault exchanges the same subject token each time, another one each time, and for
 a proxy handle, and redeems refresh tokens, another one each time. oidc-provider keeps everything in memory and issues a
-JWT signed with ES256; django-oauth-toolkit uses SQLite and issues an opaque token. Neither rotates refresh tokens.
+JWT signed with ES256; Authlib on Flask, too, keeps everything in memory, django-oauth-toolkit uses SQLite; both issue
+opaque tokens. None of them rotates refresh tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from tests.bench.servers.contenders import (
     CONNECTIONS,
     CORES,
     LOAD_CORE,
+    PEERS,
     SERVER_CORE,
     Contender,
+    first_word,
     free_port,
     start,
     wait_for,
@@ -42,10 +45,11 @@ from tests.support.foreign.foreign import FOLDER, node
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 SECRET = "s" * 43
 PEER = "oidc-provider, refresh_token"
+AUTHLIB = "Authlib on Flask, refresh_token"
 TOOLKIT = "django-oauth-toolkit, refresh_token"
 EXCHANGE = "exchange, same subject token"
 WANTED = {  # our CPU time over the peer's
-    EXCHANGE: {PEER: 0.55, TOOLKIT: 0.12},
+    EXCHANGE: {PEER: 0.55, AUTHLIB: 0.30, TOOLKIT: 0.12},
     "exchange, another subject token each time": {PEER: 1.15},
     "refresh_token, another one each time": {PEER: 0.75},
 }
@@ -82,15 +86,21 @@ def start_peer(*, core: int) -> Kind:
         text=True,
         env=os.environ | {"NODE_ENV": "production"},
     )
-    assert process.stdout is not None
-    token = ""
-    for line in process.stdout:  # notices come first
-        token = line.strip()
-        if token and " " not in token:
-            break
-    form = {"grant_type": "refresh_token", "refresh_token": token, "client_id": "bench", "client_secret": SECRET}
-    request = request_bytes(port, form)
-    return Kind(PEER, Contender("oidc-provider", process, port), lambda _: request)
+    return _refreshing(PEER, Contender("oidc-provider", process, port))
+
+
+def start_authlib(*, core: int) -> Kind:
+    """Authlib on Flask with one refresh token."""
+    port = free_port()
+    process = start("tests.bench.servers.authlib_flask", str(port), SECRET, core=core, python=PEERS)
+    return _refreshing(AUTHLIB, Contender("Authlib on Flask", process, port))
+
+
+def _refreshing(name: str, server: Contender) -> Kind:
+    """Refreshes with the one token that the server printed."""
+    form = {"grant_type": "refresh_token", "client_id": "bench", "client_secret": SECRET}
+    request = request_bytes(server.port, form | {"refresh_token": first_word(server.process)})
+    return Kind(name, server, lambda _: request)
 
 
 def start_toolkit(folder: Path, *, core: int) -> Kind:
@@ -166,9 +176,11 @@ async def main(arguments: Sequence[str] | None = None) -> None:
             warm = 2000  # oidc-provider gets faster for a while
             toolkit = start_toolkit(Path(name), core=SERVER_CORE)
             processes.append(toolkit.server.process)
+            authlib = start_authlib(core=SERVER_CORE)
+            processes.append(authlib.server.process)
             tokens = 1 + warm + chosen.rounds * chosen.calls
-            kinds = [peer, toolkit, *start_vault(Path(name), core=SERVER_CORE, tokens=tokens)]
-            processes.append(kinds[2].server.process)
+            kinds = [peer, toolkit, authlib, *start_vault(Path(name), core=SERVER_CORE, tokens=tokens)]
+            processes.append(kinds[3].server.process)
             for kind in kinds:
                 wait_for(kind.server.port, kind.server.process)
                 await measure(kind, 400 if kind is toolkit else warm)

@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from tests.bench.servers.contenders import (
     free_port,
     start,
     start_bare,
+    start_gateway,
     start_upstream,
     start_vault,
     wait_for,
@@ -63,6 +64,26 @@ def way(contender: Contender, tokens: Sequence[str | None]) -> Way:
     """Calls with these tokens in turn."""
     turns = itertools.cycle(tokens)
     return raw(contender, lambda number: request_bytes(contender.port, number, token=next(turns)))
+
+
+def over_rest(gateway: Contender) -> Callable[[int], bytes]:
+    """Calls of the gateway's tool, by number: MCP 2025-11-25 without a session."""
+    lines = (
+        "POST /mcp HTTP/1.1",
+        f"Host: 127.0.0.1:{gateway.port}",
+        f"Authorization: Bearer {gateway.token}",
+        "Content-Type: application/json",
+        "Accept: application/json, text/event-stream",
+        "MCP-Protocol-Version: 2025-11-25",
+    )
+
+    def make(number: int) -> bytes:
+        parameters = {"name": "slack-post", "arguments": {"channel": "general", "text": "hi"}}
+        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": parameters}
+        body = json.dumps(message).encode()
+        return ("\r\n".join([*lines, f"Content-Length: {len(body)}"]) + "\r\n\r\n").encode() + body
+
+    return make
 
 
 def start_tokens(contender: Contender) -> list[str]:
@@ -95,7 +116,8 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
             memory, shipped = (
                 other("tests.bench.servers.oauth_proxy", store, has_token=True) for store in ("memory", "files")
             )
-        for contender in (bare, vault, one, many, floor, memory, shipped):
+        gateway = add_to(running, start_gateway(folder / "gateway", upstream))
+        for contender in (bare, vault, one, many, floor, memory, shipped, gateway):
             wait_for(contender.port, contender.process)
         plain, ours = way(bare, [None]), way(vault, [vault.token])
         pairs = {
@@ -103,6 +125,7 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
             "ASGI application, same call": Pair(way(floor, [None]), ours, 3.0),
             "FastMCP OAuthProxy, in memory": Pair(way(memory, [memory.token]), ours, 0.55),
             "FastMCP OAuthProxy, as shipped": Pair(way(shipped, [shipped.token]), ours, 0.20),
+            "ContextForge, tool over REST": Pair(raw(gateway, over_rest(gateway)), ours, 0.06),
             ONE_TOOL: Pair(way(one, [one.token]), ours, 1.25),
         }
         found = await compare(pairs, rounds=rounds, calls=calls)

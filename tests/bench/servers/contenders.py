@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from joserfc.jwk import RSAKey
 
 from tests.bench import where
 
+PEERS = Path(__file__).parents[3] / ".venv/sdks/peers/bin/python"  # has what the suite's environment can't
 CONNECTIONS = 8
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
@@ -67,15 +69,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(module: str, *arguments: str, core: int, counts: Path | None = None) -> subprocess.Popen[str]:
+def start(
+    module: str, *arguments: str, core: int, counts: Path | None = None, python: Path | str = sys.executable
+) -> subprocess.Popen[str]:
     """Start `python -m module` on one core; with `counts` it is one whose time is taken apart."""
     return subprocess.Popen(
-        ["taskset", "-c", str(core), sys.executable, "-m", module, *arguments],
+        ["taskset", "-c", str(core), str(python), "-m", module, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env=os.environ | ({} if counts is None else {where.VARIABLE: str(counts)}),
     )
+
+
+def first_word(process: subprocess.Popen[str]) -> str:
+    """The first line that it prints which is one word, such as a token; notices come before it."""
+    assert process.stdout is not None
+    return next((word for line in process.stdout if re.fullmatch(r"[\w.~-]+", word := line.strip())), "")
 
 
 def wait_for(port: int, process: subprocess.Popen[str]) -> None:
@@ -168,3 +178,12 @@ def start_passing(upstream: int, *, counts: Path | None = None) -> Contender:
     port = free_port()
     process = start("tests.bench.servers.passing", str(port), str(upstream), core=SERVER_CORE, counts=counts)
     return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")
+
+
+def start_gateway(folder: Path, upstream: int) -> Contender:
+    """ContextForge with one tool over REST."""
+    port = free_port()
+    process = start(
+        "tests.bench.servers.gateway", str(port), str(upstream), str(folder), core=SERVER_CORE, python=PEERS
+    )
+    return Contender("ContextForge", process, port, first_word(process))
