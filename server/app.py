@@ -43,7 +43,13 @@ from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
 from server.runtime.late_names import LateName, check_late_names
 from server.runtime.rate_limits import HOUR, Budgets
-from server.secret_sources import SecretSources, is_reference, reference_problem
+from server.secret_sources import (
+    EnteredSecrets,
+    SecretSources,
+    VaultReferences,
+    is_reference,
+    reference_problem,
+)
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
 from server.sign_in.identities import identity_policy, identity_upstreams
@@ -149,6 +155,7 @@ async def open_deployment(
             mint=OwnApis(settings, keys),
             assertions=live.assertions if any(one.id_jag for one in settings.sign_in.openid.values()) else None,
             policy_check=policy,
+            references=VaultReferences(lambda name: (live.current.catalog.get(name), live.current.secrets)),
         )
         await adopt_all(vault)
         await consents.adopt_all(vault)
@@ -386,10 +393,11 @@ def _provider_set(
         return OAuthUpstream(provider, outbound)
 
     secrets = SecretSources(settings.secrets)
+    entered_secrets = EnteredSecrets(secrets, settings.secrets.entered)
 
     def upstream_of(provider: Provider) -> UpstreamOAuth:
         if provider.credential is not None:
-            return CredentialUpstream(provider, outbound)
+            return CredentialUpstream(provider, outbound, secrets=entered_secrets)
         if _is_referenced(settings, provider):
             return ReferencedUpstream(provider, upstream, secrets)
         return upstream(provider)
@@ -402,7 +410,17 @@ def _provider_set(
     upstreams = _ByProvider[UpstreamOAuth](catalog, upstream_of, identities)
     assertions = CompanyAssertions(catalog, identities, upstream)
     return ProviderSet(
-        catalog, tools, away, offer, policies, upstreams, assertions, entered=entered, unusable={}, late=late
+        catalog,
+        tools,
+        away,
+        offer,
+        policies,
+        upstreams,
+        assertions,
+        secrets=entered_secrets,
+        entered=entered,
+        unusable={},
+        late=late,
     )
 
 

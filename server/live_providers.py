@@ -22,6 +22,7 @@ from providers.tools.spec import ToolSpec
 from server.provider_settings import SettingsRefused
 from server.runtime.catalog import is_set_here, remote_server
 from server.runtime.late_names import LateName, check_late_names
+from server.secret_sources import EnteredSecrets
 from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
@@ -55,6 +56,7 @@ class ProviderSet:
     policies: Mapping[str, UpstreamPolicy]
     upstreams: Mapping[str, UpstreamOAuth]
     assertions: IdentityAssertions
+    secrets: EnteredSecrets = field(repr=False)
     entered: Entered
     unusable: Mapping[str, str]
     late: Sequence[LateName] = ()

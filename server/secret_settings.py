@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
+from providers.credentials.references import prefix_problem
 from server.provider_settings import Section, read_secret
 
 
@@ -13,6 +14,10 @@ class SecretSettings(Section):
     """Where secrets are read that a setting only refers to."""
 
     cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret which was read is used")
+    entered: tuple[str, ...] = Field(
+        default=(),
+        description="Beginnings of the references that people may enter in place of keys, such as bao://people/{user}/",
+    )
     onepassword_url: str | None = Field(
         default=None, description="1Password Connect server for op://; without one, the command `op` reads"
     )
@@ -35,3 +40,11 @@ class SecretSettings(Section):
         value: SecretStr | None = getattr(self, f"{source}_token")
         file: Path | None = getattr(self, f"{source}_token_file")
         return read_secret(value, file, name=f"secrets.{source}_token")
+
+    @field_validator("entered")
+    @classmethod
+    def _check_entered(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for one in prefixes:
+            if (problem := prefix_problem(one)) is not None:
+                raise ValueError(f"{one}: {problem}")
+        return prefixes

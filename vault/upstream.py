@@ -194,6 +194,7 @@ class RevokeOutcome(StrEnum):
     REVOKED = "revoked"
     FAILED = "failed"  # refused: retry later
     UNSUPPORTED = "unsupported"  # the provider has no such endpoint
+    KEPT_ELSEWHERE = "kept_elsewhere"  # the secret stays where it is kept: this vault only knew the place
 
 
 RevokeAnswer = RevokeOutcome | NotSent | Silent

@@ -20,6 +20,7 @@ from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
+from providers.oauth.referenced import SecretReader, SecretUnavailable, held_references, read_references
 from providers.oauth.sessions import EnteredSessions
 from providers.oauth.signed import SignedTokens
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
@@ -68,12 +69,20 @@ class CredentialLook:
 class CredentialUpstream:
     """One service at which people enter credentials."""
 
-    def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        outbound: Outbound,
+        *,
+        clock: Callable[[], float] = time.time,
+        secrets: SecretReader | None = None,
+    ) -> None:
         if provider.credential is None:
             raise ValueError("a provider with OAuth")
         self._provider = provider
         self._credential: Credential = provider.credential
         self._outbound = outbound
+        self._secrets = secrets
         self._clock = clock
         self._signed = SignedTokens(provider, self._send, clock)
         self._sessions = EnteredSessions(provider, self._send, clock)
@@ -144,13 +153,21 @@ class CredentialUpstream:
         return CredentialLook(LookOutcome.ALIVE, account)
 
     async def look(self, token: str) -> CredentialLook:
-        """Ask whose the account is, which spends nothing; repeated once if no one answered."""
+        """Ask whose the account is, which spends nothing; repeated once if no one answered.
+
+        A secret that is kept elsewhere is read anew.
+        """
         if self._provider.identity.source != "endpoint":
             return CredentialLook(LookOutcome.UNKNOWN)
         try:
+            if self._secrets is not None:
+                token = await read_references(self._provider, token, self._secrets, is_fresh=True)
             request = self._identity_request(token)
         except (CredentialMismatch, CredentialRefused, ValueError):
             return CredentialLook(LookOutcome.DEAD)  # it no longer fits the file
+        except SecretUnavailable as error:
+            logger.info("secret not read", extra={"provider": self._provider.name, "cause": error.description})
+            return CredentialLook(LookOutcome.SILENT)
         try:
             try:
                 answer = await self._outbound.send(request)
@@ -291,6 +308,8 @@ class CredentialUpstream:
         """Sign out of a session. No service is asked to end a credential: its person made it, and deletes it there."""
         if self._credential.kind == "session":
             return await self._sessions.end(refresh_token, access_token)
+        if held_references(self._provider, access_token or ""):
+            return RevokeOutcome.KEPT_ELSEWHERE
         return RevokeOutcome.UNSUPPORTED
 
     async def probe(
@@ -308,6 +327,8 @@ class CredentialUpstream:
             if access_token is None:
                 return ProbeAnswer(ProbeOutcome.UNPROVEN)
             probed = await self._probe_key(access_token)
+            if probed.outcome is ProbeOutcome.DEAD and held_references(self._provider, access_token):
+                return replace(probed, outcome=ProbeOutcome.UNPROVEN)  # another secret can take its place there
             speaks_for_all = is_fresh and (is_revoked or not self._sessions.may_renew(refresh_token))
             if probed.outcome is ProbeOutcome.DEAD and self._credential.kind == "session" and not speaks_for_all:
                 return replace(probed, outcome=ProbeOutcome.UNPROVEN)

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
+from providers.credentials.entered import CredentialRefused, pack, read_credential, unpack
+from providers.credentials.references import references_in, takes_references
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from vault.upstream import (
@@ -45,6 +47,31 @@ class SecretReader(Protocol):
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
         """The secret; `is_fresh`: not one that was read before. Raises SecretUnavailable."""
         ...
+
+
+def held_references(provider: Provider, token: str) -> dict[str, str]:
+    """The references in a credential as the vault holds it, by field; empty where it holds the secrets themselves."""
+    credential = provider.credential
+    if credential is None or not takes_references(credential):
+        return {}
+    try:
+        return references_in(credential, unpack(credential, token))
+    except CredentialRefused:
+        return {}
+
+
+async def read_references(provider: Provider, token: str, secrets: SecretReader, *, is_fresh: bool = False) -> str:
+    """The credential with its secrets in place of references; at most 10 s for each. Raises SecretUnavailable."""
+    found, credential = held_references(provider, token), provider.credential
+    if not found or credential is None:
+        return token
+    read = {name: await secrets.read(one, is_fresh=is_fresh) for name, one in found.items()}
+    try:
+        return pack(credential, read_credential(credential, {**unpack(credential, token), **read}, by_admin=True))
+    except CredentialRefused as error:
+        raise SecretUnavailable(
+            f"{found.get(error.field, error.field)} holds no secret of the form that {provider.title} has; correct it."
+        ) from error
 
 
 class ReferencedUpstream:

@@ -64,6 +64,7 @@ FAULTS: Final = {
     "key": "no private key that the provider file's algorithm can sign with, or its passphrase is wrong",
     "costly": "its private key takes too long to open: encrypt it with fewer iterations, or use one of up to 4096 bits",
     "ended": "the certificate isn't valid anymore",
+    "early": "the certificate isn't valid yet",
     "admin": "only admins may enter it",
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",
@@ -72,6 +73,9 @@ FAULTS: Final = {
     "not_named": "the service doesn't say whether it belongs to the replaced account",
     "name_it": "the service doesn't say whose it is: set label",
     "too_often": "too many attempts for this person; wait a few minutes",
+    "reference": "the settings allow no such reference: enter the secret itself, or add the path to secrets.entered",
+    "not_by_reference": "enter the secret itself: only what is sent with each call can be kept elsewhere",
+    "unread": "the secret can't be read there: correct the reference, or see the log",
     "bad_end": "its end isn't in the future",
 }
 

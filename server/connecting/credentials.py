@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,13 @@ from typing import Final
 from providers.api.text import as_data
 from providers.credentials.certificates import open_identity
 from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential
+from providers.credentials.references import references_in, takes_references
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import Provider
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import address_names
 from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutcome
+from providers.oauth.referenced import SecretUnavailable
 from providers.oauth.signed import granted_scopes
 from server.connecting.app_returns import read_return
 from server.connecting.entered_keys import open_keys
@@ -43,6 +46,7 @@ from vault.refusals import TransitionRefused
 from vault.storage.database import Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
+logger = logging.getLogger("token_vault.secrets")
 LABEL_LIMIT: Final = 120
 SIGN_INS: Final = 5  # of a person at a service in an hour, by a password that they enter
 SIGN_INS_BY_NAME: Final = 10  # of all persons, with the same user name there
@@ -59,6 +63,8 @@ class EntryFault(Exception):
     doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be
     replaced, `acts_for`: which acts for a person. `not_named`: no one says whether it is. `name_it`,
     `bad_end`: name or end. `too_often`: too many were tried out for this person.
+    `reference`: to a secret that people may not refer to. `not_by_reference`: this secret can't be kept elsewhere.
+    `unread`: the secret can't be read there.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -228,10 +234,11 @@ async def examine(
     credential = provider.credential
     if credential is None:
         raise EntryFault("unknown")
+    given, references = await _read_elsewhere(deployment, provider, entry.values, user=user)
     try:
-        values = read_credential(credential, entry.values, by_admin=by_admin)
+        values = read_credential(credential, given, by_admin=by_admin)
         public_values(credential, values, needed=address_names(provider) if credential.kind in _OTHER_TEXT else None)
-        if deployment.entries.spend(user.id, provider.name, now=monotonic()):
+        if not references and deployment.entries.spend(user.id, provider.name, now=monotonic()):
             raise EntryFault("too_often")
         if credential.kind == "session":
             await _check_sign_ins(deployment, provider, values, user=user)
@@ -258,7 +265,32 @@ async def examine(
     account = _account(provider, look, label=label, replaces=replaces)
     granted = granted_scopes(provider, answer)
     scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
+    if references:
+        answer = replace(answer, access_token=pack(credential, {**values, **references}))
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
+
+
+async def _read_elsewhere(
+    deployment: Deployment, provider: Provider, given: Mapping[str, str], *, user: User
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """What was entered with the secrets in place of references, and these, by field. Raises EntryFault."""
+    credential, secrets = provider.credential, deployment.live.current.secrets
+    references = {} if credential is None else references_in(credential, given)
+    for name, one in references.items():
+        if credential is None or not takes_references(credential):
+            raise EntryFault("not_by_reference", field=name)
+        if not secrets.may_enter(one, user=user.name):
+            raise EntryFault("reference", field=name)
+    if references and deployment.entries.spend(user.id, provider.name, now=monotonic()):
+        raise EntryFault("too_often")
+    read: dict[str, str] = {}
+    for name, one in references.items():
+        try:
+            read[name] = await secrets.read(one, is_fresh=True)
+        except SecretUnavailable as error:
+            logger.warning("entered secret not read", extra={"provider": provider.name, "detail": error.description})
+            raise EntryFault("unread", field=name) from error
+    return {**given, **read}, references
 
 
 async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Mapping[str, str], *, user: User) -> None:

@@ -35,6 +35,7 @@ from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, sharing
 from vault.audit import audit
 from vault.records import DOUBTED, Client, Connection, ConnectionState, Event
+from vault.refresh import looking
 from vault.scopes import expand
 from vault.upkeep import receipts, revocations
 
@@ -125,6 +126,8 @@ def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -
             return "verified"
         case "revoked", _:
             return "unverified"
+        case "unsupported", _ if receipt.reason == receipts.KEPT_ELSEWHERE:
+            return "kept_elsewhere"
         case "given_up", receipts.ReceiptResult.STILL_ALIVE:
             return "left_alive" if receipt.reason != receipts.NO_REVOCATION else "delete_late"
         case "alive", _ if receipt.reason == receipts.NO_REVOCATION:
@@ -390,6 +393,7 @@ async def confirm(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "connection": connection,
         "title": account_title(visit, connection.provider),
+        "is_elsewhere": await looking.source_of(visit.deployment.vault, connection.id) != "",
         "ends_there": provider is not None and provider.can_revoke,
         "is_identity": connection.provider in visit.deployment.live.assertions.identities,
         "is_entered": provider is not None and provider.credential is not None,

@@ -398,7 +398,8 @@ class Proxy:
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = OpenedToken(token, masks_of(call.provider, token.value, token.entered), standing)
             ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
-            if standing.is_own and self._deployment.vault.policy_check is None:  # a policy is asked about each call
+            is_kept = self._deployment.vault.policy_check is None and not token.secret_source  # else asked each time
+            if standing.is_own and is_kept:
                 self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
         token = opening.token
         granted = rules.authority(

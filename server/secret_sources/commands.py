@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from providers.credentials.references import Reference
 from providers.oauth.referenced import SecretUnavailable
 from providers.outbound.json_values import is_object
 from server.provider_settings import SettingsRefused
 from server.secret_settings import SecretSettings
-from server.secret_sources.references import Reference
 
 _PASSED: Final = frozenset({"PATH", "HOME", "XDG_CONFIG_HOME", "LANG", "TMPDIR", "HTTPS_PROXY", "SSL_CERT_FILE"})
 

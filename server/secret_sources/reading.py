@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from providers.credentials.references import Reference, parse_reference
 from providers.oauth.referenced import SecretUnavailable
 from server.secret_settings import SecretSettings
 from server.secret_sources.commands import read_bitwarden, read_with_op
-from server.secret_sources.references import Reference, parse_reference
 
 LONGEST: Final = 16_384  # characters of a secret
 PATIENCE: Final = 10.0  # seconds for one source

@@ -13,11 +13,11 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from providers.credentials.references import Reference
 from providers.oauth.referenced import SecretUnavailable
 from providers.outbound.json_values import at, is_array, is_object
 from server.provider_settings import LOOPBACK_HOSTS, SettingsRefused
 from server.secret_settings import SecretSettings
-from server.secret_sources.references import Reference
 
 _CONNECT_ID: Final = re.compile(r"[a-z0-9]{26}")
 _TIMEOUT: Final = 8.0  # seconds of one request

@@ -16,6 +16,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.connecting import credentials
 from server.connecting.credentials import Entry, EntryFault
 from server.connecting.links import ConnectRefused
+from server.http.page_texts import section
 from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.admin_room import AdminRoom
@@ -154,3 +155,7 @@ async def test_a_page_that_replaces_a_key_ends_with_its_account(room: KeyRoom) -
     refused = await room.enter(person, again, key=room.simulator.sandbox.keys.make(user.name))
     assert refused.status_code == 400
     assert "disconnected meanwhile" in refused.text
+
+
+def test_every_fault_has_words_for_admins_and_for_people() -> None:
+    assert set(access.FAULTS) == set(section("credential_refused")) - {"shape_like"}

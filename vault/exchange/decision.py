@@ -74,6 +74,7 @@ class UpstreamToken:
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
     approval: str = ""  # how the person approved this call, as text; empty: no approval was needed
     entered: str = field(default="", repr=False)
+    secret_source: str = ""  # where the secret was read for this use, such as `bao`; empty: the vault holds it
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
 
 

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import ToolCall
@@ -50,7 +50,16 @@ __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchang
 
 log = logging.getLogger("token_vault.exchange")
 
-ROUNDS = 4  # reads of the row; each but the first follows a refresh
+ROUNDS = 5  # reads of the row; each but the first follows a refresh, or a secret that was read elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSecret:
+    """What a sealed `reference` stands for, read at its `source`."""
+
+    reference: str = field(repr=False)
+    value: str = field(repr=False)
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     wanted = AccountQuery(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
     arrived, is_healed = 0, False
     answered: PolicyAnswer | None = None
+    read: ReadSecret | None = None
+    spent: dict[tuple[str, frozenset[str]], str] = {}  # approvals, once for this call
     for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
         rows = await look(vault.database, parameters_of(wanted))
         accounts = check_rows(rows, wanted)
@@ -129,18 +140,26 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 answered = asking
                 continue
             asked = _question(request, held, policy, asking, now=now)
-            approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+            approval = spent.get((held.id, made.scopes)) or await _spend_approval(
+                vault, request, held, scopes=made.scopes, asked=asked, now=now
+            )
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
+            elsewhere = await _read_elsewhere(vault, request.provider, value, policy=policy, known=read)
+            if elsewhere is not read:
+                read = elsewhere
+                spent[held.id, made.scopes] = approval
+                continue  # what is used may have been taken away while it was read
             following = UpstreamTokenRequest(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, request=following, now=now)
             basis: Basis | None = None
-            if request.is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
+            is_kept = request.is_kept and read is None  # what is kept elsewhere is read for each use
+            if is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
                 basis = basis_of(
                     wanted, accounts, held, rows=rows, token=token, purpose=purpose, request=following, now=now
                 )
             return UpstreamToken(
-                value,
+                value if read is None else read.value,
                 made.scopes,
                 token.expires_at,
                 made.narrowing,
@@ -153,6 +172,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 is_asked_beyond=asked.is_about(held.scopes | policy.own, tool=None),
                 approval=approval,
                 entered=await _open_entered(vault, held, policy=policy),
+                secret_source="" if read is None else read.source,
                 basis=basis,
             )
         known = 0 if token is None else token.generation
@@ -164,6 +184,21 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
+
+
+async def _read_elsewhere(
+    vault: Vault, provider: str, token: str, *, policy: UpstreamPolicy, known: ReadSecret | None
+) -> ReadSecret | None:
+    """What the token refers to, which may be `known` by now; None for one that holds its secrets itself.
+
+    Raises TemporarilyUnavailable.
+    """
+    if vault.references is None or policy.credential is not CredentialKind.KEY:
+        return None
+    if known is not None and known.reference == token:
+        return known
+    source = vault.references.source_of(provider, token)
+    return ReadSecret(token, await vault.references.read(provider, token), source) if source else None
 
 
 async def _open_entered(vault: Vault, held: HeldAccount, *, policy: UpstreamPolicy) -> str:
@@ -429,6 +464,7 @@ def exchange_event(request: ExchangeRequest, token: UpstreamToken, *, vault: Vau
             "token_thumbprint": thumbprint(token.value),
             **_call_details(request.call, vault),
             **({} if request.item is None else {"item": request.item}),
+            **({"secret_source": token.secret_source} if token.secret_source else {}),
             **({"strong": request.principal.is_strong} if is_judged else {}),
             **(request.wire if is_judged else {}),
             **request.details,

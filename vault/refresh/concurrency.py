@@ -19,6 +19,7 @@ from vault.refresh.breakers import Breakers
 from vault.refresh.journal import Journal
 from vault.refresh.minting import Mint
 from vault.refresh.policy_checks import PolicyCheck
+from vault.refresh.references import References
 from vault.refusals import VaultError
 from vault.scopes import scope_key
 from vault.storage.database import Database, Transaction
@@ -225,6 +226,7 @@ class Vault:
     mint: Mint | None = None  # for APIs that accept tokens of ours
     policy_check: PolicyCheck | None = None  # an operator's own policy, which can only forbid
     assertions: IdentityAssertions | None = None  # of identity providers that vouch for people
+    references: References | None = None  # to secrets that are kept elsewhere
 
     def policy_of(self, provider: str, renewed_by: str | None) -> UpstreamPolicy:
         """What is known of a provider, for a connection that is renewed by assertions of `renewed_by`, or not."""

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vault.endings import ACCESS_TOKEN
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import DOUBTED, TENANT, ConnectionState, format_scope, parse_scope
 from vault.refresh.rules import LEASE, UnresolvedSends
@@ -195,6 +196,18 @@ class ConnectionFacts:
             salt=self.salt,
             user_id=self.user_id,
             connection_id=self.connection_id,
+        )
+
+    def open_access_token(self, ring: KeyRing) -> str | None:
+        """The full access token; None if there is none. Raises CiphertextRejected."""
+        if self.access_sealed is None:
+            return None
+        return self.key(ring).open(
+            self.access_sealed,
+            purpose=ACCESS_TOKEN,
+            provider=self.provider,
+            account=self.account,
+            generation=self.access_generation,
         )
 
 

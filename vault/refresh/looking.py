@@ -16,7 +16,7 @@ from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refusals import ConnectionRequired, VaultError
+from vault.refusals import CiphertextRejected, ConnectionRequired, VaultError
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer, text
 from vault.upstream import UpstreamError
 
@@ -209,18 +209,22 @@ async def look(vault: Vault, connection_id: str) -> bool:
 async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool | None:
     """Whether the provider itself says that this access token is dead; None where its answer says neither."""
     upstream = vault.upstreams.get(facts.provider)
-    if upstream is None or not upstream.is_configured or facts.access_sealed is None:
+    access_token = facts.open_access_token(vault.keys)
+    if upstream is None or not upstream.is_configured or access_token is None:
         return False
-    key = facts.key(vault.keys)
-    access_token = key.open(
-        facts.access_sealed,
-        purpose="access_token",
-        provider=facts.provider,
-        account=facts.account,
-        generation=facts.access_generation,
-    )
     try:
         await upstream.identify(access_token, {})
     except UpstreamError as error:
         return True if error.code in _DEAD else None
     return False
+
+
+async def source_of(vault: Vault, connection_id: str) -> str:
+    """Where the secret of a connection is kept, such as `bao`; empty if the vault holds it, or can't say."""
+    facts = await leases.read(vault.database, connection_id)
+    if vault.references is None or facts is None:
+        return ""
+    try:
+        return vault.references.source_of(facts.provider, facts.open_access_token(vault.keys) or "")
+    except CiphertextRejected:
+        return ""

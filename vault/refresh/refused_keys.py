@@ -6,7 +6,6 @@ Agents choose the paths of calls, and services answer 401 to a working key, too,
 from __future__ import annotations
 
 from vault.audit.audit import append
-from vault.endings import ACCESS_TOKEN
 from vault.refresh import leases
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
@@ -20,15 +19,9 @@ async def confirm(vault: Vault, facts: ConnectionFacts, upstream: UpstreamOAuth)
 
     Raises CallUnauthorized otherwise. If the vault can't check, the person is notified once that the key may not work.
     """
-    if facts.access_sealed is None:
+    token = facts.open_access_token(vault.keys)
+    if token is None:
         return
-    token = facts.key(vault.keys).open(
-        facts.access_sealed,
-        purpose=ACCESS_TOKEN,
-        provider=facts.provider,
-        account=facts.account,
-        generation=facts.access_generation,
-    )
     answer = await upstream.probe(refresh_token=None, access_token=token, is_fresh=False, is_revoked=False)
     if answer.outcome is ProbeOutcome.DEAD:
         return

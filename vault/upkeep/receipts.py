@@ -26,6 +26,7 @@ from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, Rev
 
 TYPE: Final = "revocation-receipt+jwt"
 NO_REVOCATION: Final = "no_revocation"  # the provider ends nothing for us: its person does
+KEPT_ELSEWHERE: Final = "kept_elsewhere"  # the vault never stored the secret, and asks nobody about it anymore
 NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and cannot be asked
 
 
@@ -62,6 +63,8 @@ def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
     revoked = evidence.revoked
     probed = None if evidence.probed is None else evidence.probed.outcome
     match revoked, probed:
+        case RevokeOutcome.KEPT_ELSEWHERE, _:
+            return AttemptVerdict(ReceiptResult.UNSUPPORTED, KEPT_ELSEWHERE, is_final=True, outcome="unsupported")
         case RevokeOutcome.UNSUPPORTED, ProbeOutcome.UNPROVEN | None:
             return AttemptVerdict(ReceiptResult.UNSUPPORTED, NO_REVOCATION, is_final=True, outcome="unsupported")
         case _, ProbeOutcome.DEAD:

@@ -447,7 +447,8 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     # A password that someone chose could be guessed from its hash.
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
-    if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) and not is_entered:
+    may_ask = revoked in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) or is_entered
+    if not may_ask or revoked is RevokeOutcome.KEPT_ELSEWHERE:
         return Evidence(revoked, None, tokens)
     is_fresh = _is_fresh(pending, now=vault.database.now())
     probed = await upstream.probe(

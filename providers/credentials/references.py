@@ -1,11 +1,14 @@
-"""References to secrets in settings: addresses that begin with the name of their source. Pure."""
+"""References to secrets, in settings or entered: addresses that begin with the name of their source. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from providers.definitions.credential import Credential
 
 _FORMS: Final = {
     "op": (re.compile(r"[^/#?]+/[^/#?]+(/[^/#?]+)?/[^/#?]+"), "op://VAULT/ITEM/FIELD"),
@@ -14,6 +17,9 @@ _FORMS: Final = {
     "env": (re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "env://VARIABLE"),
     "file": (re.compile(r"/.+"), "file:///PATH"),
 }
+SERVICES: Final = frozenset({"op", "bws", "bao"})  # sources that are no part of this machine
+ANY_PERSON: Final = "{user}"
+_DOTS: Final = frozenset({".", ".."})
 _REFERENCE: Final = re.compile(rf"({'|'.join(_FORMS)})://(.*)", re.DOTALL)
 
 
@@ -62,3 +68,39 @@ def env_variable(text: str) -> str | None:
     """The variable of this process that a reference names; None for any other text."""
     matched = _REFERENCE.fullmatch(text)
     return matched[2] if matched is not None and matched[1] == "env" else None
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """What is wrong with the beginning of the references that people may enter; None if nothing is."""
+    source, _, rest = prefix.partition("://")
+    is_folder = prefix.endswith("/") and (source == "bws" or rest.strip("/") != "")
+    if source not in SERVICES or not (is_folder or reference_problem(prefix) is None):
+        return "begin with op://, bws://, or bao://, and end with / or name one secret"
+    return None
+
+
+def is_below(reference: str, prefix: str, *, user: str | None = None) -> bool:
+    """Whether a reference is one of those with this beginning, in which `{user}` stands for a person's name.
+
+    `user` None: for anybody's, as when the person was checked before.
+    """
+    if reference_problem(reference) is not None:
+        return False
+    found = parse_reference(reference)
+    if any(part in _DOTS or "/" in part for part in (*found.parts, found.field)):
+        return False  # which the source may read as another place
+    before, placed, after = prefix.partition(ANY_PERSON)
+    if not placed:
+        return reference.startswith(prefix) if prefix.endswith("/") else reference == prefix
+    name = "[^/#?]+" if user is None else re.escape(user)
+    return re.match(f"{re.escape(before)}{name}{re.escape(after)}", reference) is not None
+
+
+def references_in(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
+    """The secret fields that hold a reference, by their names."""
+    return {name: text for name in credential.secrets if is_reference(text := values.get(name, "").strip())}
+
+
+def takes_references(credential: Credential) -> bool:
+    """Whether its secrets go with each call as they are, so that each call can read them where they are kept."""
+    return credential.kind == "key" and credential.send.certificate is None

@@ -1,0 +1,20 @@
+"""Keys whose secrets are kept elsewhere: what the exchange needs from the reader of the operator's secret sources.
+
+What is sealed then says where the secret is. It is read for each use, after the decision.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class References(Protocol):
+    """Reads what a token refers to."""
+
+    def source_of(self, provider: str, token: str) -> str:
+        """The names of the sources, such as `bao`; empty for a token that holds its secrets itself."""
+        ...
+
+    async def read(self, provider: str, token: str) -> str:
+        """The token with the secrets. Raises TemporarilyUnavailable."""
+        ...
