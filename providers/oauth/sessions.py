@@ -1,7 +1,8 @@
 """Sessions for what a person entered: signs in, renews, and signs out by the provider file. Keeps, logs, raises none.
 
-A session that can't be renewed is followed by a new one, so that a lost answer costs nothing. What is sealed holds what
-was entered, and the newest session's refresh token.
+A session that can't be renewed is followed by a new one, so that a lost answer costs nothing. The earlier one may be
+alive, and is signed out by its refresh token. What is sealed holds what was entered, and the newest session's refresh
+token.
 """
 
 from __future__ import annotations
@@ -53,28 +54,33 @@ class EnteredSessions:
             values = unpack(credential, packed)
         except CredentialRefused:
             return _MISFIT
-        hosts, held = self.provider.hosts, _refresh_token(packed)
+        hosts, held, is_left = self.provider.hosts, _refresh_token(packed), False
         if facts.renew is not None and held:
             there = hosts.refresh_url or hosts.token_url
             outcome = await self._ask(facts.renew, there, {**values, REFRESH_TOKEN: held}, timeout=_FOR_RENEWAL)
             if not isinstance(outcome, Refusal | Silent):
                 return self._seal(outcome, values, held)
+            is_left = isinstance(outcome, Silent) or outcome.code in _LATER_STATUSES
         left = _DEADLINE - (asyncio.get_running_loop().time() - began)
         outcome = await self._ask(facts.sign_in, hosts.token_url, values, timeout=left)
         if isinstance(outcome, Refusal) and outcome.code not in _LATER_STATUSES:
             return replace(outcome, ends_grant=True)  # each repetition could lock the account there
-        return self._seal(outcome, values, "")
+        return self._seal(outcome, values, "", leaves_earlier=is_left)
 
     async def end(self, packed: str | None, token: str | None) -> RevokeAnswer:
-        """Sign out; what was entered still works there."""
+        """Sign out; what was entered still works there.
+
+        `token` None: of an earlier session, which SESSION_LEFT says that nobody can sign out of.
+        """
+        left = RevokeOutcome.UNSUPPORTED if token is not None else RevokeOutcome.SESSION_LEFT
         credential, facts = self._facts()
         url, step = self.provider.hosts.revoke_url, facts.sign_out
         if url is None or step is None or packed is None:
-            return RevokeOutcome.UNSUPPORTED
+            return left
         try:
             known = {**unpack(credential, packed), TOKEN: token or "", REFRESH_TOKEN: _refresh_token(packed)}
             if any(not known[name] for name in _names(step) & {TOKEN, REFRESH_TOKEN}):
-                return RevokeOutcome.UNSUPPORTED
+                return left
             answer = await self.send(self._write(step, url, known), timeout=_DEADLINE)
         except (CredentialRefused, ValueError):
             return RevokeOutcome.UNSUPPORTED
@@ -86,8 +92,10 @@ class EnteredSessions:
             return NotSent("the provider is rate limiting", retry_after=answer.retry_after or _LATER)
         code = text_at(answer.json_object() or {}, self.provider.response.error)
         errors = self.provider.errors
-        is_over = answer.status < 300 or answer.status in credential.dead
-        is_over = is_over or code in errors.ends_grant | errors.unauthorized
+        is_refused = answer.status in credential.dead or code in errors.ends_grant | errors.unauthorized
+        if token is None and is_refused:  # it was renewed, and the answer with its newer tokens was lost
+            return left
+        is_over = answer.status < 300 or is_refused
         return RevokeOutcome.REVOKED if is_over else RevokeOutcome.FAILED
 
     def may_renew(self, packed: str | None) -> bool:
@@ -134,12 +142,15 @@ class EnteredSessions:
             body = json.dumps(_nest(fields)).encode() if is_json else urlencode(fields).encode()
         return TokenRequestBytes(step.method, fill_address(url, public), headers, body)
 
-    def _seal(self, outcome: TokenOutcome, values: Mapping[str, str], held: str) -> TokenOutcome:
+    def _seal(
+        self, outcome: TokenOutcome, values: Mapping[str, str], held: str, *, leaves_earlier: bool = False
+    ) -> TokenOutcome:
         if not isinstance(outcome, TokenAnswer):
             return outcome
         newest = outcome.refresh_token or held
         kept = {**values, **({SESSION: newest} if newest else {})}
-        return replace(outcome, refresh_token=json.dumps(kept, separators=(",", ":"), sort_keys=True), scopes=None)
+        packed = json.dumps(kept, separators=(",", ":"), sort_keys=True)
+        return replace(outcome, refresh_token=packed, scopes=None, leaves_earlier=leaves_earlier)
 
 
 def _names(step: SessionStep) -> frozenset[str]:

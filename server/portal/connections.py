@@ -126,8 +126,8 @@ def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -
             return "verified"
         case "revoked", _:
             return "unverified"
-        case "unsupported", _ if receipt.reason == receipts.KEPT_ELSEWHERE:
-            return "kept_elsewhere"
+        case "unsupported", _ if receipt.reason in {receipts.KEPT_ELSEWHERE, receipts.SESSION_LEFT}:
+            return receipt.reason
         case "given_up", receipts.ReceiptResult.STILL_ALIVE:
             return "left_alive" if receipt.reason != receipts.NO_REVOCATION else "delete_late"
         case "alive", _ if receipt.reason == receipts.NO_REVOCATION:

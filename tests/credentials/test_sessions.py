@@ -16,6 +16,7 @@ import pytest_asyncio
 from providers.credentials.entered import SESSION, pack, read_credential
 from providers.credentials.placing import authorize_request
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog, parse_provider
+from providers.definitions.model import Provider
 from providers.oauth.entered import CredentialUpstream, LookOutcome
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -27,7 +28,7 @@ from tests.support.rooms.portal_room import accounts_of
 from vault import limits
 from vault.records import Connection, User
 from vault.storage.database import Transaction
-from vault.upkeep import receipts
+from vault.upkeep import receipts, revocations
 from vault.upstream import ProbeOutcome, Refusal, RevokeOutcome, Rotation, Silent
 
 
@@ -125,7 +126,20 @@ class Desk:
     server: ScriptedServer
     upstream: CredentialUpstream
     says: dict[str, Reply]
+    provider: Provider
+    outbound: Outbound
     packed: str = json.dumps({"name": "alice", "word": "correct horse", SESSION: "r-1"})
+
+    def signing_out(self, headers: Mapping[str, str]) -> CredentialUpstream:
+        """The service where these headers sign out."""
+        credential = self.provider.credential
+        assert credential is not None
+        assert credential.session is not None
+        assert credential.session.sign_out is not None
+        step = credential.session.sign_out.model_copy(update={"headers": headers})
+        session = credential.session.model_copy(update={"sign_out": step})
+        changed = {"credential": credential.model_copy(update={"session": session})}
+        return CredentialUpstream(self.provider.model_copy(update=changed), self.outbound)
 
 
 @pytest_asyncio.fixture
@@ -141,7 +155,7 @@ async def desk() -> AsyncGenerator[Desk]:
         places = {"token_url": "session", "revoke_url": "session", "refresh_url": "renewal"}
         hosts = provider.hosts.model_copy(update={name: f"{server.url}/{path}" for name, path in places.items()})
         provider = provider.model_copy(update={"hosts": hosts, "apis": {"main": server.url}})
-        yield Desk(server, CredentialUpstream(provider, outbound), says)
+        yield Desk(server, CredentialUpstream(provider, outbound), says, provider, outbound)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -150,11 +164,11 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRo
         yield opened
 
 
-async def signed_in(room: KeyRoom, user: User) -> tuple[Connection, str]:
+async def signed_in(room: KeyRoom, user: User, provider: str = "mailroom-session") -> tuple[Connection, str]:
     """An account of the user's, and the password that they entered."""
     word = room.simulator.sandbox.keys.make_password(user.name)
     person = await room.signed_in(user)
-    return await room.entered(user, person, "mailroom-session", name=user.name, word=word), word
+    return await room.entered(user, person, provider, name=user.name, word=word), word
 
 
 def calls_of(room: KeyRoom, user: User) -> list[object]:
@@ -204,6 +218,48 @@ async def test_an_expired_session_is_renewed_before_a_call(room: KeyRoom) -> Non
         await transaction.execute("update connections set access_expires_at = 1 where id = :id", {"id": connection.id})
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     assert calls_of(room, user)[-2:] == ["renew", "messages"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "is_lost", "left", "said"),
+    [
+        ("mailroom-renewable", True, 1, ("unsupported", "no_probe")),  # signed out by its refresh token
+        ("mailroom-session", True, 2, ("unsupported", "session_left")),
+        ("mailroom-session", False, 1, None),
+    ],
+)
+async def test_a_session_whose_renewal_was_lost_is_ended_after_its_successor_is_stored(
+    room: KeyRoom, provider: str, left: int, said: tuple[str, str] | None, *, is_lost: bool
+) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user, provider)
+    handle, deployment = await room.allowed(user, connection, READ), room.deployment
+    async with deployment.transaction() as transaction:
+        await transaction.execute("update connections set access_expires_at = 1 where id = :id", {"id": connection.id})
+    if is_lost:
+        room.simulator.fault("mailroom.renew", "status", status=500)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    assert calls_of(room, user).count("sign_in") == 1 + is_lost
+    room.simulator.control("clear_faults")
+    await revocations.run_due(deployment.vault)
+    assert sum(account == user.name for account, _ in room.simulator.sandbox.keys.sessions.values()) == left
+    found = await receipts.list_of_user(deployment.database, user.id, since=0)
+    assert [(one.result, one.reason, one.is_open) for one in found.values()] == (
+        [] if said is None else [(*said, False)]
+    )
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200  # the successor lives
+
+
+async def test_an_earlier_session_that_was_renewed_unseen_may_live(desk: Desk) -> None:
+    desk.says["/session"] = Reply(401)
+    packed, by_renewal = desk.packed, {"Authorization": "Bearer {refresh_token}"}
+    assert await desk.upstream.revoke(refresh_token=packed, access_token=None) is RevokeOutcome.SESSION_LEFT
+    assert desk.server.arrivals == []
+    upstream = desk.signing_out(by_renewal)
+    assert await upstream.revoke(refresh_token=packed, access_token=None) is RevokeOutcome.SESSION_LEFT
+    assert await upstream.revoke(refresh_token=packed, access_token="t-1") is RevokeOutcome.REVOKED
+    desk.says["/session"] = Reply(204)
+    assert await upstream.revoke(refresh_token=packed, access_token=None) is RevokeOutcome.REVOKED
 
 
 @pytest.mark.parametrize("is_changed", [True, False])

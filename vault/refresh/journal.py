@@ -72,6 +72,7 @@ def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer)
             "refresh_token": answer.refresh_token,
             "scope": None if answer.scopes is None else format_scope(answer.scopes),
             "expires_in": answer.expires_in,
+            **({"leaves_earlier": True} if answer.leaves_earlier else {}),
         },
         separators=(",", ":"),
     )
@@ -85,6 +86,7 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
         refresh_token=kept["refresh_token"],
         scopes=None if kept["scope"] is None else parse_scope(kept["scope"]),
         expires_in=kept["expires_in"],
+        leaves_earlier=kept.get("leaves_earlier", False),
     )
     return kept["spent"], None if kept["wish"] is None else parse_scope(kept["wish"]), answer
 

@@ -352,11 +352,13 @@ class Spender:
             following = max(facts.generation, lease.generation) + 1
             sealed = self._seal(answer, facts=facts, generation=following, now=now)
             if await leases.store(transaction, target, sealed, following=following, now=now):
+                await self._end_earlier(transaction, answer, now=now)
                 return _Fate.STORED, following
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
                 is_newest = current is None or lease.generation >= current.generation
                 await leases.outdate(transaction, lease)
+                await self._end_earlier(transaction, answer, now=now)
                 await self._end_late(transaction, lease, answer, is_newest=is_newest, now=now)
                 return _Fate.MOVED, 0
             facts = current
@@ -388,6 +390,12 @@ class Spender:
             access_token=answer.access_token,
             generation=generation,
         )
+
+    async def _end_earlier(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> None:
+        """Have what was spent ended, now that its successor is stored: an answer was lost, and it may be alive."""
+        if answer.leaves_earlier:
+            grant = replace(self._aside(answer, generation=0), refresh_token=self.refresh_token, access_token=None)
+            await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
 
     def _is_still_held(self, facts: ConnectionFacts) -> bool:
         """Whether the row still holds the token that we spent: the new consent brought no refresh token."""

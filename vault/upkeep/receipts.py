@@ -26,7 +26,8 @@ from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, Rev
 
 TYPE: Final = "revocation-receipt+jwt"
 NO_REVOCATION: Final = "no_revocation"  # the provider ends nothing for us: its person does
-KEPT_ELSEWHERE: Final = "kept_elsewhere"  # the vault never stored the secret, and asks nobody about it anymore
+KEPT_ELSEWHERE: Final = RevokeOutcome.KEPT_ELSEWHERE.value  # nobody is asked about the secret anymore
+SESSION_LEFT: Final = RevokeOutcome.SESSION_LEFT.value  # a session that a later one replaced: only its end ends it
 NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and cannot be asked
 
 
@@ -63,8 +64,8 @@ def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
     revoked = evidence.revoked
     probed = None if evidence.probed is None else evidence.probed.outcome
     match revoked, probed:
-        case RevokeOutcome.KEPT_ELSEWHERE, _:
-            return AttemptVerdict(ReceiptResult.UNSUPPORTED, KEPT_ELSEWHERE, is_final=True, outcome="unsupported")
+        case ((RevokeOutcome.KEPT_ELSEWHERE | RevokeOutcome.SESSION_LEFT), _):
+            return AttemptVerdict(ReceiptResult.UNSUPPORTED, revoked.value, is_final=True, outcome="unsupported")
         case RevokeOutcome.UNSUPPORTED, ProbeOutcome.UNPROVEN | None:
             return AttemptVerdict(ReceiptResult.UNSUPPORTED, NO_REVOCATION, is_final=True, outcome="unsupported")
         case _, ProbeOutcome.DEAD:
@@ -125,8 +126,12 @@ class Receipt:
 
     @property
     def is_open(self) -> bool:
-        """Whether someone, or a later attempt, still has to do something."""
-        return self.settled_at is None and self.result != ReceiptResult.VERIFIED_DEAD and self.reason != NO_PROBE
+        """Whether somebody, or a later attempt, still has to do something."""
+        return (
+            self.settled_at is None
+            and self.result != ReceiptResult.VERIFIED_DEAD
+            and self.reason not in {NO_PROBE, SESSION_LEFT}
+        )
 
 
 def sign(

@@ -448,7 +448,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
     may_ask = revoked in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) or is_entered
-    if not may_ask or revoked is RevokeOutcome.KEPT_ELSEWHERE:
+    if not may_ask or revoked in (RevokeOutcome.KEPT_ELSEWHERE, RevokeOutcome.SESSION_LEFT):
         return Evidence(revoked, None, tokens)
     is_fresh = _is_fresh(pending, now=vault.database.now())
     probed = await upstream.probe(

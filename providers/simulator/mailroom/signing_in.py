@@ -39,8 +39,10 @@ def renew(sandbox: Sandbox, call: SimulatedCall, *, face: str) -> Response:
 
 
 def sign_out(sandbox: Sandbox, call: SimulatedCall, *, face: str) -> Response:
-    """The end of a session."""
-    found = sandbox.keys.sessions.pop(call.headers.get(SESSION, ""), None)
+    """The end of the session with this token, or with this refresh token."""
+    sessions, renewal = sandbox.keys.sessions, call.bearer
+    named = next((one for one, held in sessions.items() if held[1] == renewal), call.headers.get(SESSION, ""))
+    found = sessions.pop(named, None)
     _note(sandbox, face, "sign_out", None if found is None else found[0])
     return Response(status_code=401 if found is None else 204)
 

@@ -223,6 +223,10 @@ SERVICES: Mapping[str, tuple[str, str]] = {
     "mailroom-app": (_APP, _NAMED),
     "mailroom-signed": (_SIGNED, _NAMED),
     "mailroom-session": (_SESSION, _NAMED),
+    "mailroom-renewable": (
+        _SESSION.replace('X-Mailroom-Session = "{token}"', 'Authorization = "Bearer {refresh_token}"'),
+        _NAMED,
+    ),
 }
 
 
@@ -296,13 +300,14 @@ def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]
         if name == "mailroom-app":  # GitHub calls permissions so
             for scope in ("read", "write"):
                 text = text.replace(f'"{scope}"', f'"mail:{scope}"').replace(f"\n{scope} = ", f'\n"mail:{scope}" = ')
-        if name == "mailroom-session":
+        if credential.startswith(_SESSION[:60]):
             text = text.replace("\n[credential]", '\nbody = "json"\n[credential]', 1)
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
         settings[name] = {"apis": {"main": f"{simulator.url}/mailroom/v1"}}
     settings["mailroom-client"]["token_url"] = f"{simulator.url}/mailroom/token"
     at = f"{simulator.url}/mailroom/session"
-    settings["mailroom-session"] |= {"token_url": at, "refresh_url": f"{at}/renewal", "revoke_url": at}
+    for name in ("mailroom-session", "mailroom-renewable"):
+        settings[name] |= {"token_url": at, "refresh_url": f"{at}/renewal", "revoke_url": at}
     settings["mailroom-service"]["token_url"] = f"{simulator.url}/mailroom/assertion"
     settings["mailroom-app"]["token_url"] = f"{simulator.url}/mailroom/installations/{{installation_id}}/access_tokens"
     return settings

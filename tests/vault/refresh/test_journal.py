@@ -17,12 +17,22 @@ from tests.support.exchanging import Room, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.concurrency import UpstreamTokenRequest
-from vault.refresh.journal import FOLDER, GROWTH, JOURNAL, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
+from vault.refresh.journal import (
+    FOLDER,
+    GROWTH,
+    JOURNAL,
+    KEEP,
+    SLOT,
+    Journal,
+    JournalEntry,
+    encode,
+    write_answer,
+)
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for, wipe_remains
 from vault.refresh.spending import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
-from vault.upkeep.revocations import BACKOFF, revoke_upstream
+from vault.upkeep.revocations import BACKOFF, list_revocations, revoke_upstream
 from vault.upstream import RevokeOutcome, RotationMode, TokenAnswer
 
 WAIT = 20.0  # seconds: the bound of every wait here
@@ -522,3 +532,18 @@ def test_what_free_slots_still_hold_of_a_connection_is_overwritten_and_nothing_e
     finally:
         os.close(descriptor)
     assert path.read_bytes() == bytes(slots * SLOT) + before[slots * SLOT :]
+
+
+@pytest.mark.parametrize("leaves_earlier", [True, False])
+async def test_a_journalled_answer_has_what_it_replaced_ended(room: Room, *, leaves_earlier: bool) -> None:
+    connection = await room.connect()
+    facts = await room.row(connection)
+    key, answer = facts.key(room.vault.keys), TokenAnswer("at", "rt", expires_in=3600, leaves_earlier=leaves_earlier)
+    written = write_answer(open_refresh_token(key, facts), None, answer)
+    assert ("leaves_earlier" in written) is leaves_earlier  # an older version reads all others as before
+    sealed = key.seal(written, purpose=JOURNAL, provider=facts.provider, account=facts.account, generation=1)
+    await room.vault.journal.append(JournalEntry(connection.id, 1, "gone", fence=1, at=room.now, sealed=sealed))
+    async with asyncio.timeout(WAIT):
+        assert await adopt_all(room.vault) == 1
+    found = await list_revocations(room.database, connection.user_id)
+    assert [(one.outcome, one.is_superseded) for one in found] == [("pending", True)] * leaves_earlier
