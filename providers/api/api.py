@@ -467,7 +467,10 @@ class UpstreamAPI:
         Of AWS's codes, `namespace#Name`, the name.
         """
         errors = self._provider.errors
-        said = code = (_first(content, errors.code) or "").rpartition("#")[2] or None
+        said = code = _first(content, errors.code) or None
+        credential = self._provider.credential
+        if said is not None and credential is not None and credential.send.aws is not None:
+            said = code = said.rpartition("#")[2] or None
         message = _first(content, errors.message) or ""
         if code is not None:
             code = re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or None

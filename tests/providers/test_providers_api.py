@@ -118,6 +118,7 @@ SLACK_NO: list[tuple[str, type[ToolRefused], str]] = [
     ("missing_scope", UpstreamRefused, "missing_scope"),
     ("channel_not_found", UpstreamRefused, "channel_not_found"),
     ("never_heard_of", UpstreamRefused, "never_heard_of"),
+    ("never#missing_scope", UpstreamRefused, "nevermissing_scope"),
 ]
 
 
