@@ -68,6 +68,8 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
     for name, text in provider.headers.items():
         if not (_HEADER_NAME.fullmatch(name) and text.isascii() and text.isprintable()):
             yield f"headers.{name}: a header has printable ASCII characters on one line; remove the others"
+        if name.lower() == TARGET:
+            yield f"headers.{name}: names an operation, which rules judge call by call; remove it"
     yield from _override_problems(provider)
     yield from _unruled_problems(provider)
     for name, separator in (

@@ -150,6 +150,7 @@ BAD = [
     ("identity id", GOOD.replace('id = "{id}"', 'id = "me"'), "identity.id: needs a {path}"),
     ("separator", GOOD.replace("[scope]", '[scope]\nseparator = ", "'), "scope.separator: must be one character"),
     ("header", GOOD + '\n[headers]\nX-Version = "1\\r2"', "headers.X-Version: a header has printable ASCII characters"),
+    ("operation", GOOD + '\n[headers]\nX-Amz-Target = "A.B"', "headers.X-Amz-Target: names an operation"),
     ("header name", GOOD + '\n[headers]\n"X Version" = "1"', "headers.X Version: a header has printable"),
     ("keep", GOOD + '\n[response]\nkeep = { team = "a b" }', "response.keep.team: 'a b' isn't a path"),
     ("alias scope", "aliases = { short = ['x'] }\n" + GOOD, "aliases.short: unknown scope 'x'"),
