@@ -19,6 +19,7 @@ from providers.api import rules
 from providers.credentials.choices import every_choice
 from providers.credentials.entered import CredentialRefused
 from providers.credentials.placing import CredentialMismatch, provider_of_account
+from providers.definitions.method_overrides import TARGET
 from providers.definitions.model import Provider, Rule
 from providers.definitions.unruled import ANY_CALL
 from server.connecting.telling import AgentRefusal, tell
@@ -312,11 +313,11 @@ class ProgramAccess:
         found = rules.of_path(provider, api=address.api, method=method, path=path)
         found = rules.of_query(provider, found, api=address.api, method=method, query=pairs)
         query: dict[str, object] = dict(pairs)
+        operation = call.operation if TARGET in provider.proxied.headers else ""  # nowhere else is it sent
         return [
             rule
             for rule in found
-            if not rule.tells_secrets
-            and _may_fit(rule, query, call.operation, has_body=method not in {"GET", "DELETE"})
+            if not rule.tells_secrets and _may_fit(rule, query, operation, has_body=method not in {"GET", "DELETE"})
         ]
 
     async def _question(self, found: Sequence[ApiAddress], call: WantedCall) -> Question:

@@ -138,6 +138,18 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
 
 
+async def test_an_operation_counts_only_where_its_header_is_sent(room: ProgramRoom) -> None:
+    found, call = calls("/repos/octo/hello")
+    async with room.access() as access:
+        chosen = await access.choose(found, replace(call, operation="DynamoDB_20120810.GetItem"))
+        assert chosen.connection_id == room.account.id
+        async with connected(room, "ireland", "aws", key_in("eu-west-1")) as ireland:
+            await room.allow(S3_READ, connection=ireland)
+            assert (await access.choose(bucket("eu-west-1"), OBJECT)).connection_id == ireland.id
+            named = replace(OBJECT, operation="DynamoDB_20120810.GetItem")
+            assert await code_of(access.choose(bucket("eu-west-1"), named)) == "call_not_allowed"
+
+
 @pytest.mark.parametrize(("method", "refused"), [("GET", ""), ("HEAD", ""), ("TRACE", "call_not_allowed")])
 async def test_head_is_judged_by_the_rules_of_get(room: ProgramRoom, method: str, refused: str) -> None:
     found, call = calls("/repos/octo/hello")
