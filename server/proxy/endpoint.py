@@ -256,7 +256,8 @@ class Proxy:
         parameters, operation = merge(query, in_body or CallParameters(), judged), rules.target_of(headers)
         fitting = [rule for rule in found if rules.fits(rule, parameters, operation)]
         if not fitting:
-            raise refusals.unfit(provider, {*judged, rules.TARGET} if operation else judged)
+            names_operation = operation or any(rule.target for rule in found)
+            raise refusals.unfit(provider, {*judged, rules.TARGET} if names_operation else judged)
         if rules.first_rule(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
         session = UploadSessions.of(self._deployment.keys, provider, handle)
