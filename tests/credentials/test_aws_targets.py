@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -99,6 +100,15 @@ async def test_a_service_cannot_find_another_operation_than_the_vault(
     assert answer.status_code == status, answer.text
 
 
+async def test_a_refusal_names_the_header_that_is_missing(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    handle = await room.keys.allowed(user, await room.entered(user), frozenset({"keys:read", "account:read"}))
+    answer = await handle.call("POST", "", api="kms", headers={"content-type": JSON}, content=b"{}")
+    assert "with its x-amz-target." in answer.text, answer.text
+    answer = await handle.call("POST", "", api="sts", headers={"content-type": JSON}, content=b"{}")
+    assert "with its Action." in answer.text, "the twin: no rule there has a target"
+
+
 @pytest.mark.parametrize(("body", "status"), [(b"{}", 200), (b'{"unmask": false}', 200), (b'{"unmask": true}', 403)])
 async def test_what_a_log_group_masks_stays_masked(room: AwsRoom, body: bytes, status: int) -> None:
     user = await room.keys.user()
@@ -120,11 +130,33 @@ async def test_queries_which_unmask_and_are_of_others_too_need_a_scope_of_their_
     assert "logs:query" not in load_catalog().provider("aws").reading_scopes
 
 
+@pytest.mark.parametrize(
+    ("operation", "member", "status"),
+    [
+        ("CreateTable", {"BillingMode": "PAY_PER_REQUEST"}, 200),
+        ("CreateTable", {"ResourcePolicy": "{}"}, 403),
+        ("CreateTable", {"GlobalTableSourceArn": "arn:aws:dynamodb:us-east-1:1:table/t"}, 403),
+        ("UpdateTable", {"TableClass": "STANDARD"}, 200),
+        ("UpdateTable", {"ReplicaUpdates": [{"Create": {"RegionName": "us-east-1"}}]}, 403),
+        ("UpdateTable", {"GlobalTableWitnessUpdates": [{"Create": {"RegionName": "us-east-1"}}]}, 403),
+        ("UpdateTable", {"MultiRegionConsistency": "STRONG"}, 403),
+    ],
+)
+async def test_a_table_is_neither_shared_nor_copied_to_other_regions(
+    room: AwsRoom, operation: str, member: dict[str, object], status: int
+) -> None:
+    user = await room.keys.user()
+    handle = await room.keys.allowed(user, await room.entered(user), frozenset({"tables:manage"}))
+    headers = {"x-amz-target": f"{DYNAMODB}.{operation}", "content-type": JSON}
+    body = json.dumps({"TableName": "t", **member}).encode()
+    assert (await handle.call("POST", "", api="dynamodb", headers=headers, content=body)).status_code == status
+
+
 async def test_a_body_of_some_size_is_read_and_signed(room: AwsRoom) -> None:
     user = await room.keys.user()
     handle = await room.keys.allowed(user, await room.entered(user), frozenset({"tables:write"}))
     body = b'{"TableName": "t", "Item": {"a": {"S": "' + b"x" * 300_000 + b'"}}}'
-    for kind, status in ((JSON, 200), ("application/octet-stream", 413)):
+    for kind, status in ((JSON, 200), ("application/octet-stream", 415)):
         headers = {"x-amz-target": f"{DYNAMODB}.PutItem", "content-type": kind}
         assert (await handle.call("POST", "", api="dynamodb", headers=headers, content=body)).status_code == status
 
