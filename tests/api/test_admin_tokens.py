@@ -17,7 +17,7 @@ from server.administration import people
 from server.administration.agents import NewAgent, register
 from server.oauth.rules import ADMIN_SCOPES
 from tests.support.rooms.admin_room import REDIRECT, AdminRoom, problem, running_admin_room
-from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import clients, grants, users
 from vault.records import ClientKind
 
@@ -200,7 +200,7 @@ async def test_a_bound_token_needs_its_key(room: AdminRoom) -> None:
         if token:
             digest = hashlib.sha256(token.encode()).digest()
             claims["ath"] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        return signed(header, claims, key)
+        return sign_jwt(header, claims, key)
 
     form = {"grant_type": "client_credentials", "client_id": account.client.id, "client_secret": account.secret or ""}
     answer = await room.http.post("/token", data=form, headers={"DPoP": proof("POST", "/token")})

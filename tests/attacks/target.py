@@ -29,7 +29,7 @@ from providers.simulator.person import consent
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 PASSWORD = "a long enough test password"
 REDIRECT = "https://agent.example/callback"
@@ -495,7 +495,7 @@ def proof(key: ECKey, method: str, url: str, *, header: Mapping[str, object] | N
     """A DPoP proof (RFC 9449 §4.2) with changes; None leaves a claim out."""
     head = {"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)} | dict(header or {})
     body: dict[str, object] = {"jti": secrets.token_urlsafe(12), "htm": method, "htu": url, "iat": int(time.time())}
-    return signed(head, {name: one for name, one in (body | claims).items() if one is not None}, key)
+    return sign_jwt(head, {name: one for name, one in (body | claims).items() if one is not None}, key)
 
 
 async def talk(port: int, *pieces: bytes, seconds: float = 15.0, pause: float = 0.02) -> bytes:

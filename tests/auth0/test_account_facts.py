@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey
 
 from tests.auth0.application import CALLBACK, FEDERATED, SECRET, VERIFIER, Application
 from tests.auth0.tenant import API
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 from vault import apis, delegations
 from vault.exchange.exchange import thumbprint
@@ -183,7 +183,7 @@ async def test_each_way_of_authenticating_a_client_works_and_a_wrong_one_does_no
         now = room.deployment.now()
         claims = {"iss": signing.client.id, "sub": signing.client.id, "aud": audience, "exp": now + 60,
                   "jti": secrets.token_hex(8)}  # fmt: skip
-        assertion = signed({"alg": "ES256", "kid": "k"}, claims, key)
+        assertion = sign_jwt({"alg": "ES256", "kid": "k"}, claims, key)
         kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
         proved = {"client_assertion": assertion, "client_assertion_type": kind}
         answer = await signing.http.post("/oauth/token", json=body | proved)

@@ -12,7 +12,7 @@ from joserfc.jwk import OKPKey
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import Application
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from tests.support.rooms.portal_room import Room, running_room
 from vault import apis, users
 
@@ -37,7 +37,7 @@ class ForeignApplication:
             "exp": now + 600,
         }
         assert not isinstance(self.issuer.key, OKPKey)
-        return signed({"alg": "RS256", "kid": self.issuer.key.kid}, claims | changes, self.issuer.key)
+        return sign_jwt({"alg": "RS256", "kid": self.issuer.key.kid}, claims | changes, self.issuer.key)
 
     async def exchange(self, changes: Mapping[str, str | None] | None = None) -> httpx2.Response:
         form: dict[str, str | None] = {

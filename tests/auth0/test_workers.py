@@ -9,7 +9,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from tests.auth0.application import FEDERATED
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import room
 from vault import grants
 from vault.records import User
@@ -66,7 +66,7 @@ async def test_a_signed_request_works_once_and_its_reason_is_in_the_activity(pla
     assert answer.json()["issued_token_type"] == WORKER_TOKEN
     (event,) = [one for one in await place.events("token.released") if one.client_id == caller.client.id]
     assert (event.user_id, event.details["reason"]) == (user.id, "nightly report")
-    assert refused(await ask(place, caller, token)) == "invalid_request"
+    assert refusal_code(await ask(place, caller, token)) == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ async def test_each_fault_is_refused_and_the_honest_request_is_not(
 ) -> None:
     caller, user = await worker(place)
     sent = {**changes, "iat": place.now() - 120} if "iat" in changes else changes
-    assert refused(await ask(place, caller, signed(place, caller, user, **sent))) == "invalid_request"  # pyright: ignore[reportArgumentType]
+    assert refusal_code(await ask(place, caller, signed(place, caller, user, **sent))) == "invalid_request"  # pyright: ignore[reportArgumentType]
     assert (await ask(place, caller, signed(place, caller, user))).status_code == 200
 
 
 async def test_a_connection_or_an_address_outside_the_lists_is_refused(place: ExchangeRoom) -> None:
     caller, user = await worker(place)
     other = await ask(place, caller, signed(place, caller, user), connection="google-oauth2")
-    assert refused(other) in {"invalid_target", "invalid_scope"}
+    assert refusal_code(other) in {"invalid_target", "invalid_scope"}
     (event,) = [one for one in await place.events("worker.refused") if one.client_id == caller.client.id]
     assert (event.outcome, event.details["provider"]) == ("refused", "google")
     elsewhere, somebody = await worker(place, addresses=["203.0.113.0/24"])
-    assert refused(await ask(place, elsewhere, signed(place, elsewhere, somebody))) == "access_denied"
+    assert refusal_code(await ask(place, elsewhere, signed(place, elsewhere, somebody))) == "access_denied"
     assert [one.outcome for one in await place.events("worker.refused") if one.client_id == elsewhere.client.id]

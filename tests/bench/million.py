@@ -31,7 +31,7 @@ from server.deployment import Deployment
 from server.lifecycle.maintenance import FIRST, SHED, STEPS, SWEEPS, UpkeepStep
 from server.settings import load_settings
 from tests.bench.million_rows import OPEN, ORIGIN, PostgresPlace, Size, SqlitePlace, fill, is_ended, name
-from tests.support.harness import PASSWORD, free_socket, serving
+from tests.support.harness import PASSWORD, free_socket, serve_app
 from tests.support.person import Person
 from vault import users
 from vault.audit.proof import head
@@ -301,7 +301,7 @@ async def upkeep_steps(deployment: Deployment, times: Times) -> None:
 
 async def pages(deployment: Deployment, times: Times, listening: Any, *, agent: str) -> None:
     header("Pages", "page", "whose", "first s", "median of 5 s", "database s", "KiB", "longest statement")
-    async with serving(build_app(deployment), listening):
+    async with serve_app(build_app(deployment), listening):
         await asyncio.sleep(5)  # the running upkeep has nothing left to do after that
         for who in ("bob", "alice"):
             async with Person(deployment.public_url) as person:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from providers.simulator.running import Simulator
 from server.cli import app
 from tests.conftest import PostgresCluster, Store
-from tests.support.examining import Found, answering, assert_problem, configure, examine, served, slack
+from tests.support.examining import Found, assert_problem, configure, examine, serve_vault, slack, stranger_on_port
 from tests.support.harness import free_socket
 from tests.support.network.poolers import pgbouncer
 from tests.support.network.tls import make_authority, tls_proxy
@@ -185,7 +185,7 @@ async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:
 
 
 async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -> None:
-    async with answering(place.port, "200 OK", {"status": "ok", "vault": "another"}):
+    async with stranger_on_port(place.port, "200 OK", {"status": "ok", "vault": "another"}):
         found = await examine(place, fails=True)
         assert_problem(found, "port", "another program", "server.port")
         assert_problem(found, "public_url", "something other")
@@ -195,7 +195,7 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
         assert_problem(found, "port", "another program", "server.port")
         assert_problem(found, "public_url", "can't be reached", "the port first")
     assert (await examine(place))["port"]["verdict"] == "note"
-    async with served(place):
+    async with serve_vault(place):
         found = await examine(place)
         assert (found["port"]["verdict"], found["public_url"]["verdict"]) == ("ok", "ok")
 
@@ -203,13 +203,13 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
 async def test_a_public_url_that_is_not_what_clients_see(place: Place) -> None:
     """The process was started before the address was changed in the settings."""
     other = f'public_url = "http://127.0.0.1:{place.port}"'
-    async with served(place):
+    async with serve_vault(place):
         configure(place, other)
         found = await examine(place, fails=True)
         assert_problem(
             found, "public_url", f"http://localhost:{place.port}", f"http://127.0.0.1:{place.port}", "redirect"
         )
-    async with served(place):
+    async with serve_vault(place):
         assert (await examine(place))["public_url"]["verdict"] == "ok"
 
 
@@ -230,9 +230,9 @@ async def test_a_proxy_in_front_that_does_it_wrong(
 ) -> None:
     front = free_port()
     configure(place, f'public_url = "http://localhost:{front}"')
-    async with served(place):
+    async with serve_vault(place):
         assert_problem(await examine(place, fails=True), "public_url", "can't be reached", "proxy")
-        async with answering(front, status, {}, *headers):
+        async with stranger_on_port(front, status, {}, *headers):
             assert_problem(await examine(place, fails=True), "public_url", *words)
 
 
@@ -251,7 +251,7 @@ async def test_the_certificate_of_the_public_url(
     configure(place, f'public_url = "https://localhost:{front.getsockname()[1]}"')
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.authority))
-    async with served(place), tls_proxy(front, authority, backend=place.port):
+    async with serve_vault(place), tls_proxy(front, authority, backend=place.port):
         found = await examine(place, fails=bool(words))
         assert found["public_url"]["verdict"] == ("problem" if words else "ok"), found
         assert found["port"]["verdict"] == "ok", found  # its only name is the public one
@@ -262,7 +262,7 @@ async def test_the_certificate_of_the_public_url(
 async def test_an_https_address_that_speaks_no_tls(place: Place) -> None:
     front = free_port()
     configure(place, f'public_url = "https://localhost:{front}"')
-    async with served(place):
+    async with serve_vault(place):
         reached = asyncio.Event()
 
         async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,11 +277,11 @@ async def test_an_https_address_that_speaks_no_tls(place: Place) -> None:
 
 
 async def test_a_clock_that_is_off(place: Place) -> None:
-    async with served(place) as vault_id:
+    async with serve_vault(place) as vault_id:
         known = {"vault": vault_id, "issuer": place.url}
-    async with answering(place.port, "200 OK", known, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
+    async with stranger_on_port(place.port, "200 OK", known, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
         assert_problem(await examine(place, fails=True), "clock", "NTP")
-    async with answering(place.port, "200 OK", known):
+    async with stranger_on_port(place.port, "200 OK", known):
         seen = await examine(place, fails=True)
         assert seen["clock"]["verdict"] == "ok"
         assert_problem(seen, "port", "(uid ")  # who repeats the vault's id has not proved anything

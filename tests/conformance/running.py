@@ -20,7 +20,7 @@ from providers.simulator.running import running_simulator
 from server.app import build_app
 from tests.conformance.fixture_tools import SCOPES, TOOLS
 from tests.support.foreign.foreign import MODULES, environment, node
-from tests.support.harness import PASSWORD, free_socket, running_vault, serving
+from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
 from tests.support.person import Person
 from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import Room
@@ -83,7 +83,7 @@ async def place(folder: Path) -> AsyncGenerator[tuple[Room, str]]:
         room = Room(vault, simulator)
         agent = await room.agent()
         await room.connect(agent, "slack", scopes=frozenset(SCOPES))
-        async with serving(with_token(build_app(vault.deployment), agent.token), listening):
+        async with serve_app(with_token(build_app(vault.deployment), agent.token), listening):
             yield room, f"{origin}/mcp"
 
 

@@ -144,7 +144,7 @@ async def test_a_credential_replaces_one_of_the_same_service_that_is_turned_on(r
 async def test_a_page_that_replaces_a_key_ends_with_its_account(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)
-    held = await room.entered(user, person)
+    held = await room.connect_account(user, person)
     page = await person.submit(await person.open(f"/connections/{held.id}"), form="/reconnect")
     again = await person.submit(await person.open(f"/connections/{held.id}"), form="/reconnect")
     key = room.simulator.sandbox.keys.make(user.name)

@@ -70,7 +70,7 @@ class AwsRoom:
     async def entered(self, user: User, **changes: str) -> Connection:
         person = await self.keys.signed_in(user)
         values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": "eu-west-1", **changes}
-        return await self.keys.entered(user, person, "aws", **values)
+        return await self.keys.connect_account(user, person, "aws", **values)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -84,9 +84,9 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRo
 
 async def test_an_access_key_names_its_account_and_signs_calls(room: AwsRoom) -> None:
     user = await room.keys.user()
-    connection = await room.entered(user)
+    connection = await room.connect_account(user)
     assert connection.account == f"arn:aws:iam::123456789012:user/{KEY_ID}"
-    handle = await room.keys.allowed(user, connection, WRITE)
+    handle = await room.keys.allow_agent(user, connection, WRITE)
     put = await handle.call("PUT", "/bucket/a%20b.txt?x-id=PutObject", api="s3", content=b"hello")
     got = await handle.call("GET", "/bucket/a%20b.txt", api="s3")
     assert (put.status_code, put.headers["etag"], got.content) == (200, '"1"', b"hello")
@@ -97,8 +97,8 @@ async def test_an_access_key_names_its_account_and_signs_calls(room: AwsRoom) ->
 
 async def test_head_tells_of_an_object_without_its_content(room: AwsRoom) -> None:
     user = await room.keys.user()
-    connection = await room.entered(user)
-    handle = await room.keys.allowed(user, connection, READ)
+    connection = await room.connect_account(user)
+    handle = await room.keys.allow_agent(user, connection, READ)
     room.aws.objects["/s3/bucket/one"] = b"hello"
     for method, content in (("HEAD", b""), ("GET", b"hello")):
         answer = await handle.call(method, "/bucket/one", api="s3")
@@ -106,7 +106,7 @@ async def test_head_tells_of_an_object_without_its_content(room: AwsRoom) -> Non
         assert room.server.arrivals[-1].method == method
     refused = await handle.call("HEAD", "/bucket/one", api="s3", content=b"x")
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == (400, "body_refused")
-    others = await room.keys.allowed(user, connection, ACCOUNT)
+    others = await room.keys.allow_agent(user, connection, ACCOUNT)
     refused = await others.call("HEAD", "/bucket/one", api="s3")
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
     try:
@@ -120,7 +120,7 @@ async def test_head_tells_of_an_object_without_its_content(room: AwsRoom) -> Non
 
 async def test_a_large_object_streams_without_its_hash(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), WRITE)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), WRITE)
     large = bytes(300_000)
     assert (await handle.call("PUT", "/bucket/large", api="s3", content=large)).status_code == 200
     assert room.aws.objects["/s3/bucket/large"] == large
@@ -129,7 +129,7 @@ async def test_a_large_object_streams_without_its_hash(room: AwsRoom) -> None:
 
 async def test_a_header_that_changes_what_is_stored_passes_or_is_refused(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), WRITE)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), WRITE)
     theirs = {
         "x-amz-meta-color": "blue",
         "cache-control": "max-age=60",
@@ -163,14 +163,14 @@ async def test_a_header_that_changes_what_is_stored_passes_or_is_refused(room: A
 )
 async def test_rules_say_what_a_key_may_be_used_for(room: AwsRoom, method: str, path: str, status: int) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), WRITE)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), WRITE)
     assert (await handle.call(method, path, api="s3")).status_code == status
 
 
 @pytest.mark.parametrize(("action", "status"), [("GetCallerIdentity", 200), ("GetSessionToken", 403)])
 async def test_the_token_service_says_who_it_is_and_issues_no_keys(room: AwsRoom, action: str, status: int) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), ACCOUNT)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), ACCOUNT)
     answer = await handle.call("POST", "", api="sts", data={"Action": action, "Version": "2011-06-15"})
     assert answer.status_code == status, answer.text
     assert (SECRET in answer.text) is False
@@ -178,7 +178,7 @@ async def test_the_token_service_says_who_it_is_and_issues_no_keys(room: AwsRoom
 
 async def test_an_sdk_signs_with_the_handle_as_its_access_key(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), READ)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), READ)
     scope = "20261127/eu-west-1/s3/aws4_request"
     theirs = f"AWS4-HMAC-SHA256 Credential={{}}/{scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}"
     for access_key, status in ((handle.value, 200), ("AKIAIOSFODNN7EXAMPLE", 401)):
@@ -198,16 +198,16 @@ async def test_a_temporary_key_brings_its_session_token(room: AwsRoom) -> None:
     refused = await room.keys.enter(person, await room.keys.form(person, "aws"), **values)
     assert "accept this" in refused.text
     assert await accounts_of(room.keys, user) == ()
-    connection = await room.entered(user, access_key_id="ASIAIOSFODNN7EXAMPLE", session_token=token)
-    handle = await room.keys.allowed(user, connection, READ)
+    connection = await room.connect_account(user, access_key_id="ASIAIOSFODNN7EXAMPLE", session_token=token)
+    handle = await room.keys.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/bucket", api="s3")).status_code == 200
 
 
 async def test_a_key_that_was_deleted_ends_the_connection_at_the_next_call(room: AwsRoom) -> None:
     user = await room.keys.user()
     room.aws.keys["AKIAI44QH8DHBEXAMPLE"] = (SECRET, "")
-    connection = await room.entered(user, access_key_id="AKIAI44QH8DHBEXAMPLE")
-    handle = await room.keys.allowed(user, connection, READ)
+    connection = await room.connect_account(user, access_key_id="AKIAI44QH8DHBEXAMPLE")
+    handle = await room.keys.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/bucket", api="s3")).status_code == 200
     del room.aws.keys["AKIAI44QH8DHBEXAMPLE"]
     answer = await handle.call("GET", "/bucket", api="s3")
@@ -230,8 +230,8 @@ async def test_a_wrong_clock_and_a_firewall_say_nothing_about_a_key(
 ) -> None:
     user = await room.keys.user()
     person = await room.keys.signed_in(user)
-    connection = await room.entered(user)
-    handle = await room.keys.allowed(user, connection, ACCOUNT)
+    connection = await room.connect_account(user)
+    handle = await room.keys.allow_agent(user, connection, ACCOUNT)
     if form == "json":
         room.aws.says = json_reply({"Error": {"Code": code, "Message": message}}, status=403)
     else:

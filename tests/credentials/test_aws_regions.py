@@ -36,7 +36,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRo
 
 async def handle_for(room: AwsRoom, regions: str) -> ProxyHandle:
     user = await room.keys.user()
-    return await room.keys.allowed(user, await room.entered(user, region=regions), READ)
+    return await room.keys.allow_agent(user, await room.connect_account(user, region=regions), READ)
 
 
 async def signed_call(handle: ProxyHandle, region: str) -> httpx2.Response:
@@ -113,7 +113,7 @@ async def test_each_region_is_one_of_aws_s(room: AwsRoom, regions: str, *, is_ta
 
 async def test_a_key_that_another_region_does_not_know_stays_connected(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user, region="eu-west-1, us-east-2"), READ)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user, region="eu-west-1, us-east-2"), READ)
     unknown = json_reply({"__type": "x#UnrecognizedClientException", "message": "invalid"}, status=400)
     try:
         room.aws.says = unknown

@@ -51,7 +51,7 @@ async def test_the_target_tells_a_read_from_a_write(
     room: AwsRoom, operation: str, scopes: set[str], status: int, refusal: str | None
 ) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), frozenset(scopes))
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), frozenset(scopes))
     target, sent = f"{DYNAMODB}.{operation}", len(room.server.arrivals)
     headers = {"x-amz-target": target, "content-type": JSON}
     answer = await handle.call("POST", "", api="dynamodb", headers=headers, content=b'{"TableName": "t"}')
@@ -95,14 +95,14 @@ async def test_a_service_cannot_find_another_operation_than_the_vault(
 ) -> None:
     user = await room.keys.user()
     scopes = TABLES | METRICS | {"account:read"}
-    handle = await room.keys.allowed(user, await room.entered(user), scopes)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), scopes)
     answer = await handle.call("POST", "", api=api, headers=headers, content=body)
     assert answer.status_code == status, answer.text
 
 
 async def test_a_refusal_names_the_header_that_is_missing(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), frozenset({"keys:read", "account:read"}))
+    handle = await room.keys.allow_agent(user, await room.entered(user), frozenset({"keys:read", "account:read"}))
     answer = await handle.call("POST", "", api="kms", headers={"content-type": JSON}, content=b"{}")
     assert "with its x-amz-target." in answer.text, answer.text
     answer = await handle.call("POST", "", api="sts", headers={"content-type": JSON}, content=b"{}")
@@ -112,7 +112,7 @@ async def test_a_refusal_names_the_header_that_is_missing(room: AwsRoom) -> None
 @pytest.mark.parametrize(("body", "status"), [(b"{}", 200), (b'{"unmask": false}', 200), (b'{"unmask": true}', 403)])
 async def test_what_a_log_group_masks_stays_masked(room: AwsRoom, body: bytes, status: int) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), LOGS_READ)
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), LOGS_READ)
     headers = {"x-amz-target": f"{LOGS}.FilterLogEvents", "content-type": "application/x-amz-json-1.1"}
     assert (await handle.call("POST", "", api="logs", headers=headers, content=body)).status_code == status
 
@@ -125,7 +125,7 @@ async def test_queries_which_unmask_and_are_of_others_too_need_a_scope_of_their_
     headers = {"x-amz-target": f"{LOGS}.{operation}", "content-type": "application/x-amz-json-1.1"}
     for scopes, status in ((LOGS_READ, 403), (frozenset({"logs:query"}), 200)):
         user = await room.keys.user()
-        handle = await room.keys.allowed(user, await room.entered(user), scopes)
+        handle = await room.keys.allow_agent(user, await room.entered(user), scopes)
         assert (await handle.call("POST", "", api="logs", headers=headers, content=body)).status_code == status
     assert "logs:query" not in load_catalog().provider("aws").reading_scopes
 
@@ -146,7 +146,7 @@ async def test_a_table_is_neither_shared_nor_copied_to_other_regions(
     room: AwsRoom, operation: str, member: dict[str, object], status: int
 ) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), frozenset({"tables:manage"}))
+    handle = await room.keys.allow_agent(user, await room.entered(user), frozenset({"tables:manage"}))
     headers = {"x-amz-target": f"{DYNAMODB}.{operation}", "content-type": JSON}
     body = json.dumps({"TableName": "t", **member}).encode()
     assert (await handle.call("POST", "", api="dynamodb", headers=headers, content=body)).status_code == status
@@ -154,7 +154,7 @@ async def test_a_table_is_neither_shared_nor_copied_to_other_regions(
 
 async def test_a_body_of_some_size_is_read_and_signed(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allowed(user, await room.entered(user), frozenset({"tables:write"}))
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), frozenset({"tables:write"}))
     body = b'{"TableName": "t", "Item": {"a": {"S": "' + b"x" * 300_000 + b'"}}}'
     for kind, status in ((JSON, 200), ("application/octet-stream", 415)):
         headers = {"x-amz-target": f"{DYNAMODB}.PutItem", "content-type": kind}
@@ -173,8 +173,8 @@ async def test_a_key_that_json_calls_dead_ends_the_connection(
     room: AwsRoom, code: str, message: str, *, ended: bool
 ) -> None:
     user = await room.keys.user()
-    connection = await room.entered(user)
-    handle = await room.keys.allowed(user, connection, TABLES)
+    connection = await room.connect_account(user)
+    handle = await room.keys.allow_agent(user, connection, TABLES)
     headers = {"x-amz-target": f"{DYNAMODB}.ListTables", "content-type": JSON}
     room.aws.says = json_reply({"__type": code, "message": message}, status=400)
     try:

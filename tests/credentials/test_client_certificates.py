@@ -97,9 +97,9 @@ async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) ->
     user = await bank.keys.user()
     person = await bank.keys.signed_in(user)
     bundle = bank.customer.private() + bank.customer.pem
-    connection = await bank.keys.entered(user, person, "bank", bundle=bundle)
+    connection = await bank.keys.connect_account(user, person, "bank", bundle=bundle)
     assert (connection.account, connection.label) == ("acme", "Acme")
-    handle = await bank.keys.allowed(user, connection, READ)
+    handle = await bank.keys.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/balances", api="main")).json() == {"id": "acme", "name": "Acme"}
     pem = bundle.encode()
     async with Outbound(AddressPolicy(allow_loopback=True, ca_file=str(bank.authority.authority))) as http:
@@ -153,7 +153,7 @@ async def test_the_end_of_a_certificate_is_the_connection_s_and_announced(bank: 
     user = await bank.keys.user()
     person = await bank.keys.signed_in(user)
     now = bank.keys.deployment.now()
-    connection = await bank.keys.entered(user, person, "bank", bundle=bank.ending.pem + bank.ending.private())
+    connection = await bank.keys.connect_account(user, person, "bank", bundle=bank.ending.pem + bank.ending.private())
     assert connection.ends_at is not None
     assert now + 4 * DAY < connection.ends_at < now + 6 * DAY
     assert await expiries.announce(bank.keys.deployment.database) >= 1

@@ -27,13 +27,13 @@ async def test_a_key_makes_a_connection_that_is_its_account(store: Store) -> Non
     async with running_key_room(store.data, database_url=store.url) as room:
         person = await room.signed_in()
         alice = await room.user("alice")
-        connection = await room.entered(alice, person)
+        connection = await room.connect_account(alice, person)
         assert (connection.account, connection.label, connection.status(room.deployment.now())) == (
             "box-alice",
             "alice@mailroom.example",
             "active",
         )
-        handle = await room.allowed(alice, connection, READ)
+        handle = await room.allow_agent(alice, connection, READ)
         answer = await handle.call("GET", "/messages", api="main")
         assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, "For alice")
 
@@ -56,9 +56,9 @@ async def test_the_file_says_where_the_key_goes(room: KeyRoom, provider: str, wa
         values["login"] = "alice"
     if provider == "mailroom-bearer":
         values["label"] = "My box"
-    connection = await room.entered(user, person, provider, **values)
+    connection = await room.connect_account(user, person, provider, **values)
     assert connection.label == ("My box" if provider == "mailroom-bearer" else f"{user.name}@mailroom.example")
-    handle = await room.allowed(user, connection, WRITE)
+    handle = await room.allow_agent(user, connection, WRITE)
     answer = await handle.call("POST", "/messages?later=1", api="main", json={"to": "bob"})
     assert (answer.status_code, answer.json()["to"]) == (200, "bob")
     last = room.books()[-1]
@@ -116,7 +116,7 @@ async def test_a_key_of_nobody_knows_whom_replaces_none_of_a_named_account(room:
     user = await room.user()
     person = await room.signed_in(user)
     keys = room.simulator.sandbox.keys
-    connection = await room.entered(user, person)
+    connection = await room.connect_account(user, person)
     page = await person.submit(await person.open(f"/connections/{connection.id}"), form="/reconnect")
     room.simulator.fault("mailroom.api.me", "status", status=403)
     refused = await room.enter(person, page, key=keys.make(user.name))
@@ -143,8 +143,8 @@ async def test_a_new_key_replaces_the_old_one_and_agents_keep_their_permissions(
     person = await room.signed_in(user)
     keys = room.simulator.sandbox.keys
     old = keys.make(user.name)
-    connection = await room.entered(user, person, key=old)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, person, key=old)
+    handle = await room.allow_agent(user, connection, READ)
     foreign, new = keys.make("bob"), keys.make(user.name)
     page = await person.submit(await person.open(f"/connections/{connection.id}"), form="/reconnect")
     refused = await room.enter(person, page, key=foreign)
@@ -162,8 +162,8 @@ async def test_a_key_that_was_deleted_there_is_asked_for_again(room: KeyRoom) ->
     person = await room.signed_in(user)
     keys = room.simulator.sandbox.keys
     key = keys.make(user.name)
-    connection = await room.entered(user, person, key=key)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, person, key=key)
+    handle = await room.allow_agent(user, connection, READ)
     keys.delete(key)
     answer = await handle.call("GET", "/messages", api="main")
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (403, "connection_required")
@@ -197,9 +197,9 @@ async def test_client_credentials_get_tokens_and_are_renewed(room: KeyRoom) -> N
     refused = await room.enter(person, page, client_id=client_id, client_secret="x" * 24)
     assert "accept this" in refused.text
     assert await accounts_of(room, user) == ()
-    connection = await room.entered(user, person, "mailroom-client", client_id=client_id, client_secret=secret)
+    connection = await room.connect_account(user, person, "mailroom-client", client_id=client_id, client_secret=secret)
     assert (connection.account, connection.has_refresh_token) == (f"box-{user.name}", True)
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     room.simulator.sandbox.keys.tokens.clear()  # the service forgets the token: another one is fetched
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
@@ -212,7 +212,7 @@ async def test_nothing_that_was_entered_is_in_the_activity(room: KeyRoom) -> Non
     person = await room.signed_in(user)
     key = room.simulator.sandbox.keys.make(user.name)
     await room.enter(person, await room.form(person), key="mr_live_" + "1" * 32)
-    await room.entered(user, person, key=key)
+    await room.connect_account(user, person, key=key)
     events = await read_events(room.deployment, user_id=user.id)
     kinds = [one.kind for one in events]
     assert "connection.refused" in kinds and "connection.opened" in kinds
@@ -222,7 +222,7 @@ async def test_nothing_that_was_entered_is_in_the_activity(room: KeyRoom) -> Non
 
 async def test_agents_get_tools_for_a_service_that_is_turned_on(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
+    connection = await room.connect_account(user, await room.signed_in(user))
     tools = {one.name: one for one in room.deployment.tools if one.provider == "mailroom"}
     assert {name: (set(one.scopes), one.approval) for name, one in tools.items()} == {
         "mailroom_api_get": ({"read"}, False),

@@ -33,8 +33,8 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRo
 async def test_a_redirect_to_another_host_gets_no_key(room: KeyRoom) -> None:
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)
-    connection = await room.entered(user, await room.signed_in(user), key=key)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user), key=key)
+    handle = await room.allow_agent(user, connection, READ)
     answer = await handle.call("GET", "/elsewhere", api="main")
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
     assert room.simulator.books()["trapped"] == []
@@ -46,8 +46,8 @@ async def test_a_key_in_an_error_text_is_masked(room: KeyRoom, provider: str) ->
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)
     values = {"key": key} | ({"login": "alice"} if provider == "mailroom-basic" else {})
-    connection = await room.entered(user, await room.signed_in(user), provider, **values)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user), provider, **values)
+    handle = await room.allow_agent(user, connection, READ)
     answer = await handle.call("GET", "/echo", api="main")
     assert (answer.status_code, key in answer.text) == (400, False)
     assert answer.json()["message"] == "bad request with " + "*" * len(key)
@@ -57,8 +57,8 @@ async def test_a_client_secret_in_an_answer_is_masked(room: KeyRoom) -> None:
     user = await room.user()
     client_id, secret = room.simulator.sandbox.keys.make_client(user.name)
     values = {"client_id": client_id, "client_secret": secret}
-    connection = await room.entered(user, await room.signed_in(user), "mailroom-client", **values)
-    handle = await room.allowed(user, connection, WRITE)
+    connection = await room.connect_account(user, await room.signed_in(user), "mailroom-client", **values)
+    handle = await room.allow_agent(user, connection, WRITE)
     answer = await handle.call("POST", "/messages", api="main", json={"to": f"{client_id} {secret}"})
     assert answer.json()["to"] == f"{client_id} {'*' * len(secret)}"
     mcp = McpRoom(room.vault, room.simulator)
@@ -75,8 +75,8 @@ async def test_a_key_in_the_query_is_in_no_log_line(room: KeyRoom, caplog: pytes
     key = room.simulator.sandbox.keys.make(user.name)
     person = await room.signed_in(user)
     with caplog.at_level(logging.DEBUG):
-        connection = await room.entered(user, person, "mailroom-query", key=key)
-        handle = await room.allowed(user, connection, READ)
+        connection = await room.connect_account(user, person, "mailroom-query", key=key)
+        handle = await room.allow_agent(user, connection, READ)
         assert (await handle.call("GET", "/messages?page=2", api="main")).status_code == 200
         room.simulator.fault("mailroom.api.messages", "drop_before")
         assert (await handle.call("GET", "/messages?page=3", api="main")).status_code >= 500
@@ -90,8 +90,8 @@ async def test_a_key_in_the_query_is_in_no_log_line(room: KeyRoom, caplog: pytes
 
 async def test_a_client_cannot_put_its_own_key_in_place_of_the_account_s(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user))
+    handle = await room.allow_agent(user, connection, READ)
     foreign = room.simulator.sandbox.keys.make("bob")
     answer = await handle.call("GET", "/messages", api="main", headers={"x-mailroom-key": foreign})
     assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, f"For {user.name}")
@@ -99,8 +99,8 @@ async def test_a_client_cannot_put_its_own_key_in_place_of_the_account_s(room: K
 
 async def test_an_answer_that_contains_a_new_key_is_not_fetched(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
-    handle = await room.allowed(user, connection, WRITE)
+    connection = await room.connect_account(user, await room.signed_in(user))
+    handle = await room.allow_agent(user, connection, WRITE)
     refused = await handle.call("POST", "/keys", api="main", json={})
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "call_not_allowed")
     assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).status_code == 200
@@ -108,8 +108,8 @@ async def test_an_answer_that_contains_a_new_key_is_not_fetched(room: KeyRoom) -
 
 async def test_names_close_what_an_agent_that_reads_could_fetch_or_change(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
-    reading = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user))
+    reading = await room.allow_agent(user, connection, READ)
     asked = len(room.books())
     for target, refusal in (
         ("/api_key", "call_not_allowed"),
@@ -125,7 +125,7 @@ async def test_names_close_what_an_agent_that_reads_could_fetch_or_change(room: 
     assert len(room.books()) == asked
     for target in ("/messages", "/messages?include_credentials=false", "/messages?fields=id&fields=subject"):
         assert (await reading.call("GET", target, api="main")).status_code == 200, target
-    writing = await room.allowed(user, connection, WRITE)
+    writing = await room.allow_agent(user, connection, WRITE)
     assert (await writing.call("GET", "/messages?delete=1", api="main")).status_code == 200
 
 
@@ -154,8 +154,8 @@ async def _silent(done: int, total: int | None, message: str) -> None:
 
 async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user))
+    handle = await room.allow_agent(user, connection, READ)
     refused = await handle.call("POST", "/messages", api="main", json={"to": "bob"})
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
@@ -163,9 +163,9 @@ async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:
 
 async def test_nobody_uses_another_person_s_key(room: KeyRoom) -> None:
     owner, other = await room.user(), await room.user()
-    theirs = await room.entered(owner, await room.signed_in(owner))
-    mine = await room.entered(other, await room.signed_in(other))
-    handle = await room.allowed(other, mine, READ)
+    theirs = await room.connect_account(owner, await room.signed_in(owner))
+    mine = await room.connect_account(other, await room.signed_in(other))
+    handle = await room.allow_agent(other, mine, READ)
     async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
         url = f"{room.url}/proxy/{theirs.id}/main/messages"
         answer = await http.get(url, headers={"authorization": f"Bearer {handle.value}"})
@@ -190,7 +190,7 @@ async def test_an_exchange_hands_out_a_key_by_the_operators_act_only(
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)
     values = {"key": key} | ({"login": "alice"} if provider == "mailroom-basic" else {})
-    connection = await room.entered(user, await room.signed_in(user), provider, **values)
+    connection = await room.connect_account(user, await room.signed_in(user), provider, **values)
     async with httpx2.AsyncClient(base_url=room.url, timeout=30, trust_env=False) as http:
         exchanging = ExchangeRoom(McpRoom(room.vault, room.simulator), http)
         act = exchanging.caller() if release is None else exchanging.caller(release={provider: release})
@@ -223,8 +223,8 @@ async def test_a_disconnected_key_is_watched_until_its_person_deletes_it(room: K
     person = await room.signed_in(user)
     keys, deployment = room.simulator.sandbox.keys, room.deployment
     key = keys.make(user.name)
-    connection = await room.entered(user, person, key=key)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, person, key=key)
+    handle = await room.allow_agent(user, connection, READ)
     confirm = await person.open(f"/connections/{connection.id}/disconnect")
     assert "delete it there, too" in confirm.text
     page = await person.submit(confirm, form="/disconnect")
@@ -249,7 +249,7 @@ async def test_doctor_finds_the_key_that_was_deleted_at_the_service(room: KeyRoo
     user, provider = await room.user(), room.deployment.catalog.provider("mailroom-user")
     keys = room.simulator.sandbox.keys
     key = keys.make(user.name)
-    await room.entered(user, await room.signed_in(user), "mailroom-user", key=key)
+    await room.connect_account(user, await room.signed_in(user), "mailroom-user", key=key)
     [good] = await check_provider(room.deployment, provider)
     assert (good.verdict.value, "1 of 1" in good.sentence) == ("ok", True)
     keys.delete(key)
@@ -264,7 +264,7 @@ async def test_a_disconnected_key_that_cannot_be_asked_about_is_said_to_be(room:
     user = await room.user()
     person = await room.signed_in(user)
     key = room.simulator.sandbox.keys.make(user.name)
-    connection = await room.entered(user, person, "mailroom-blind", key=key, label="Mine")
+    connection = await room.connect_account(user, person, "mailroom-blind", key=key, label="Mine")
     await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
     await room.until_asked(connection.id)
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)

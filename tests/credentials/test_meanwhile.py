@@ -37,7 +37,7 @@ async def end(room: KeyRoom, connection: Connection) -> None:
 async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(store: Store) -> None:
     async with running_key_room(store.data, database_url=store.url) as room:
         user, keys = await room.user(), room.simulator.sandbox.keys
-        connection = await room.entered(user, await room.signed_in(user))
+        connection = await room.connect_account(user, await room.signed_in(user))
         trip = ConsentRequest("mailroom", READ, replaces=connection.id)
         for is_late in (False, True):
             form, handle, session = await opened(room, user, trip)

@@ -54,7 +54,7 @@ class Place:
     async def connected(self, provider: str = "mailroom", **more: str) -> tuple[User, Connection]:
         """Somebody's account, connected by a reference."""
         user, person, reference = await self.person()
-        return user, await self.room.entered(user, person, provider, key=reference, **more)
+        return user, await self.room.connect_account(user, person, provider, key=reference, **more)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -91,7 +91,7 @@ async def test_a_key_is_read_where_it_is_kept_for_each_use(
     room = place.room
     with caplog.at_level(logging.DEBUG):
         user, connection = await place.connected(provider, **more)
-        handle = await room.allowed(user, connection, WRITE)
+        handle = await room.allow_agent(user, connection, WRITE)
         for _ in range(2):
             before = len(place.bao.arrivals)
             answer = await handle.call("POST", "/messages?later=1", api="main", json={"to": place.key(user)})
@@ -105,8 +105,8 @@ async def test_a_key_is_read_where_it_is_kept_for_each_use(
 
 async def test_a_key_that_the_vault_holds_is_read_nowhere(place: Place) -> None:
     user = await place.room.user()
-    connection = await place.room.entered(user, await place.room.signed_in(user))
-    handle, before = await place.room.allowed(user, connection, READ), len(place.bao.arrivals)
+    connection = await place.room.connect_account(user, await place.room.signed_in(user))
+    handle, before = await place.room.allow_agent(user, connection, READ), len(place.bao.arrivals)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     [used] = await exchanges(place, user)
     assert ("secret_source" in used.details, len(place.bao.arrivals)) == (False, before)
@@ -115,8 +115,8 @@ async def test_a_key_that_the_vault_holds_is_read_nowhere(place: Place) -> None:
 @pytest.mark.parametrize("is_elsewhere", [True, False])
 async def test_a_decision_about_what_is_kept_elsewhere_is_not_repeated(place: Place, *, is_elsewhere: bool) -> None:
     user, person, key = await place.person()
-    connection = await place.room.entered(user, person, key=key if is_elsewhere else place.key(user))
-    who, now = (await place.room.allowed(user, connection, READ)).agent.principal, place.room.deployment.now()
+    connection = await place.room.connect_account(user, person, key=key if is_elsewhere else place.key(user))
+    who, now = (await place.room.allow_agent(user, connection, READ)).agent.principal, place.room.deployment.now()
     request = ExchangeRequest(who, "mailroom", READ, is_kept=True)
     token = await exchange(request, vault=place.room.deployment.vault, now=now)
     assert (token.basis is None, token.secret_source) == (is_elsewhere, "bao" if is_elsewhere else "")
@@ -125,7 +125,7 @@ async def test_a_decision_about_what_is_kept_elsewhere_is_not_repeated(place: Pl
 @pytest.mark.parametrize("is_gone", [True, False])
 async def test_what_is_revoked_at_the_source_is_dead_at_the_next_read(place: Place, *, is_gone: bool) -> None:
     user, connection = await place.connected()
-    handle, path = await place.room.allowed(user, connection, READ), PATH.format(user=user.name)
+    handle, path = await place.room.allow_agent(user, connection, READ), PATH.format(user=user.name)
     kept = place.secrets.pop(path) if is_gone else {}
     answer = await handle.call("GET", "/messages", api="main")
     assert (answer.status_code == 200) is not is_gone
@@ -138,7 +138,7 @@ async def test_what_is_revoked_at_the_source_is_dead_at_the_next_read(place: Pla
 
 async def test_a_key_that_was_replaced_at_the_source_is_used_and_costs_no_account(place: Place) -> None:
     user, connection = await place.connected()
-    handle, keys = await place.room.allowed(user, connection, READ), place.room.simulator.sandbox.keys
+    handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
     keys.delete(place.key(user))
     answer = await handle.call("GET", "/messages", api="main")
     [held] = await accounts_of(place.room, user)
@@ -149,7 +149,7 @@ async def test_a_key_that_was_replaced_at_the_source_is_used_and_costs_no_accoun
 
 async def test_a_decision_comes_before_the_source_is_asked(place: Place) -> None:
     user, connection = await place.connected()
-    handle, before = await place.room.allowed(user, connection, READ), len(place.bao.arrivals)
+    handle, before = await place.room.allow_agent(user, connection, READ), len(place.bao.arrivals)
     refused = await handle.call("POST", "/messages", api="main", json={})
     assert refused.status_code == 403, refused.text
     assert len(place.bao.arrivals) == before
@@ -159,7 +159,7 @@ async def test_a_decision_comes_before_the_source_is_asked(place: Place) -> None
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_an_approval_is_spent_once_before_the_source_is_asked(place: Place, *, is_approved: bool) -> None:
     (user, connection), deployment = await place.connected(), place.room.deployment
-    who, now = (await place.room.allowed(user, connection, READ)).agent.principal, deployment.now()
+    who, now = (await place.room.allow_agent(user, connection, READ)).agent.principal, deployment.now()
     call, held = ToolCall("mailroom_list", lambda: {"box": "in"}), {"user_id": user.id, "client_id": who.client_id}
     async with deployment.transaction() as transaction:
         await delegations.set_ask(transaction, **held, connection_id=connection.id, ask=READ, now=now)
@@ -249,7 +249,7 @@ async def test_disconnecting_leaves_the_secret_at_its_source(place: Place) -> No
 async def test_disconnecting_a_key_that_the_vault_holds_says_that_it_works(place: Place) -> None:
     room, user = place.room, await place.room.user()
     person = await room.signed_in(user)
-    connection = await room.entered(user, person)
+    connection = await room.connect_account(user, person)
     page = await person.open(f"/connections/{connection.id}/disconnect")
     assert "stays where it is kept" not in page.text
     assert "it still works at the provider" in (await person.submit(page, form="/disconnect")).text

@@ -32,8 +32,8 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRo
 async def test_a_refused_call_ends_no_key_that_the_service_still_accepts(room: KeyRoom) -> None:
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)
-    connection = await room.entered(user, await room.signed_in(user), key=key)
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user), key=key)
+    handle = await room.allow_agent(user, connection, READ)
     room.simulator.fault("mailroom.api.messages", "status", status=401)
     refused = await handle.call("GET", "/messages", api="main")
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == REFUSED, refused.text
@@ -51,9 +51,9 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
     async with running_key_room(store.data, database_url=store.url) as room:
         person, user = await room.signed_in(), await room.user("alice")
         values = {"key": room.simulator.sandbox.keys.make("alice"), "label": "Mine"}
-        connection = await room.entered(user, person, "mailroom-blind", **values)
-        handle = await room.allowed(user, connection, READ)
-        named = await room.entered(user, person)
+        connection = await room.connect_account(user, person, "mailroom-blind", **values)
+        handle = await room.allow_agent(user, connection, READ)
+        named = await room.connect_account(user, person)
         for one, is_said in ((connection, True), (named, False)):
             assert ("offers no way to check a key" in (await person.open(f"/connections/{one.id}")).text) is is_said
         assert "Look there whether it still exists" not in (await person.open(f"/connections/{connection.id}")).text
@@ -80,8 +80,8 @@ async def test_the_person_of_a_key_in_doubt_is_told_unless_it_was_replaced(room:
         added = await person.submit(page, {"kind": "webhook", "target": target}, form="/notifications/channels")
         assert "Added." in added.text
         values = {"key": room.simulator.sandbox.keys.make(user.name), "label": "Mine"}
-        connection = await room.entered(user, person, "mailroom-blind", **values)
-        handle = await room.allowed(user, connection, READ)
+        connection = await room.connect_account(user, person, "mailroom-blind", **values)
+        handle = await room.allow_agent(user, connection, READ)
         room.simulator.fault("mailroom.api.messages", "status", status=401)
         await handle.call("GET", "/messages", api="main")
         if is_replaced:
@@ -97,7 +97,7 @@ async def test_the_person_of_a_key_in_doubt_is_told_unless_it_was_replaced(room:
 
 async def test_a_tool_says_that_the_account_stays_connected(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user))
+    connection = await room.connect_account(user, await room.signed_in(user))
     mcp = McpRoom(room.vault, room.simulator)
     agent = await mcp.agent(user.name)
     await mcp.allow(agent, connection, READ)
@@ -110,8 +110,8 @@ async def test_a_tool_says_that_the_account_stays_connected(room: KeyRoom) -> No
 
 async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     user, deployment = await room.user(), room.deployment
-    connection = await room.entered(user, await room.signed_in(user))
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, await room.signed_in(user))
+    handle = await room.allow_agent(user, connection, READ)
     provider = deployment.catalog.provider("mailroom")
     off = provider.with_registration(replace(provider.registration, is_on=False))
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200

@@ -168,7 +168,7 @@ async def signed_in(room: KeyRoom, user: User, provider: str = "mailroom-session
     """An account of the user's, and the password that they entered."""
     word = room.simulator.sandbox.keys.make_password(user.name)
     person = await room.signed_in(user)
-    return await room.entered(user, person, provider, name=user.name, word=word), word
+    return await room.connect_account(user, person, provider, name=user.name, word=word), word
 
 
 def calls_of(room: KeyRoom, user: User) -> list[object]:
@@ -185,9 +185,9 @@ async def test_a_password_is_exchanged_for_a_session_that_calls_carry(room: KeyR
     assert "accept this" in refused.text
     assert "another-password" not in refused.text
     assert await accounts_of(room, user) == ()
-    connection = await room.entered(user, person, "mailroom-session", name=user.name, word=word)
+    connection = await room.connect_account(user, person, "mailroom-session", name=user.name, word=word)
     assert (connection.account, connection.label) == (f"box-{user.name}", f"{user.name}@mailroom.example")
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).json()["messages"][0]["subject"] == f"For {user.name}"
     assert calls_of(room, user)[-3:] == ["sign_in", "me", "messages"]
     [held] = await accounts_of(room, user)
@@ -197,7 +197,7 @@ async def test_a_password_is_exchanged_for_a_session_that_calls_carry(room: KeyR
 async def test_a_session_is_renewed_and_else_another_one_follows(room: KeyRoom) -> None:
     user = await room.user()
     connection, _ = await signed_in(room, user)
-    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    handle, keys = await room.allow_agent(user, connection, READ), room.simulator.sandbox.keys
     for _ in range(2):  # the service forgets the token, and knows what renews it
         [old] = [one for one, (account, _) in keys.sessions.items() if account == user.name]
         keys.sessions[f"gone-{old}"] = keys.sessions.pop(old)
@@ -213,7 +213,7 @@ async def test_a_session_is_renewed_and_else_another_one_follows(room: KeyRoom) 
 async def test_an_expired_session_is_renewed_before_a_call(room: KeyRoom) -> None:
     user = await room.user()
     connection, _ = await signed_in(room, user)
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update connections set access_expires_at = 1 where id = :id", {"id": connection.id})
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
@@ -233,7 +233,7 @@ async def test_a_session_whose_renewal_was_lost_is_ended_after_its_successor_is_
 ) -> None:
     user = await room.user()
     connection, _ = await signed_in(room, user, provider)
-    handle, deployment = await room.allowed(user, connection, READ), room.deployment
+    handle, deployment = await room.allow_agent(user, connection, READ), room.deployment
     async with deployment.transaction() as transaction:
         await transaction.execute("update connections set access_expires_at = 1 where id = :id", {"id": connection.id})
     if is_lost:
@@ -266,7 +266,7 @@ async def test_an_earlier_session_that_was_renewed_unseen_may_live(desk: Desk) -
 async def test_a_changed_password_ends_the_account_with_its_session(room: KeyRoom, *, is_changed: bool) -> None:
     user = await room.user()
     connection, _ = await signed_in(room, user)
-    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    handle, keys = await room.allow_agent(user, connection, READ), room.simulator.sandbox.keys
     keys.sessions.clear()
     if is_changed:
         keys.make_password(user.name)
@@ -280,7 +280,7 @@ async def test_a_changed_password_ends_the_account_with_its_session(room: KeyRoo
 async def test_a_service_that_does_not_answer_costs_no_account(room: KeyRoom) -> None:
     user = await room.user()
     connection, _ = await signed_in(room, user)
-    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    handle, keys = await room.allow_agent(user, connection, READ), room.simulator.sandbox.keys
     keys.sessions.clear()
     for answers in (True, False):
         keys.sessions.clear()
@@ -348,7 +348,7 @@ async def test_neither_password_nor_session_leaves_the_vault(room: KeyRoom, capl
     user = await room.user()
     with caplog.at_level(logging.DEBUG):
         connection, word = await signed_in(room, user)
-        handle = await room.allowed(user, connection, WRITE)
+        handle = await room.allow_agent(user, connection, WRITE)
         [(token, (_, renewal))] = [
             (one, held) for one, held in room.simulator.sandbox.keys.sessions.items() if held[0] == user.name
         ]

@@ -71,7 +71,7 @@ def signed_values(room: KeyRoom, user: User, key_id: str, **changes: str) -> dic
 async def exchanged(
     room: KeyRoom, user: User, connection: Connection, scopes: frozenset[str], *, item: str | None = None
 ) -> UpstreamToken:
-    handle = await room.allowed(user, connection, scopes)
+    handle = await room.allow_agent(user, connection, scopes)
     request = ExchangeRequest(
         handle.agent.principal, connection.provider, scopes, connection_id=connection.id, item=item, purpose="test"
     )
@@ -80,7 +80,9 @@ async def exchanged(
 
 async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exchange(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user))
+    connection = await room.connect_account(
+        user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user)
+    )
     assert (connection.account, connection.has_refresh_token) == (f"{user.name}@mailroom.example", True)
     keys = room.simulator.sandbox.keys
     for scopes in (READ, frozenset({"write"}), WRITE):
@@ -88,7 +90,7 @@ async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exc
         assert (token.narrowing, keys.scopes[token.value]) == (Narrowing.UPSTREAM, scopes)
         again = await exchanged(room, user, connection, scopes)
         assert again.value == token.value  # kept by what it may do
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     answer = await handle.call("GET", "/messages", api="main")
     assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, f"For {user.name}")
     refused = await handle.call("POST", "/messages", api="main", json={"to": "bob"})
@@ -128,7 +130,7 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     assert "Only admins may enter: Person to act for" in refused.text
     shown = await room.form(chief, "mailroom-service")
     assert "Person to act for" in shown.text
-    connection = await room.entered(
+    connection = await room.connect_account(
         admin, chief, "mailroom-service", key_file=key_file(room, admin, may_impersonate=READ), subject="carol"
     )
     token = await exchanged(room, admin, connection, READ)
@@ -143,9 +145,9 @@ async def test_a_key_file_for_another_person_is_another_account(room: KeyRoom) -
     admin = await room.vault.add_user("boss", is_admin=True)
     boss, may = await room.signed_in(admin), frozenset({"read", "write"})
     file = key_file(room, admin, may_impersonate=may)
-    first = await room.entered(admin, boss, "mailroom-service", key_file=file, subject="alice")
-    second = await room.entered(admin, boss, "mailroom-service", key_file=file, subject="carol")
-    plain = await room.entered(admin, boss, "mailroom-service", key_file=file)
+    first = await room.connect_account(admin, boss, "mailroom-service", key_file=file, subject="alice")
+    second = await room.connect_account(admin, boss, "mailroom-service", key_file=file, subject="carol")
+    plain = await room.connect_account(admin, boss, "mailroom-service", key_file=file)
     email = "boss@mailroom.example"
     assert [one.account for one in (first, second, plain)] == [f"{email} alice", f"{email} carol", email]
     assert [one.label for one in (first, second, plain)] == [f"alice {email}", f"carol {email}", email]
@@ -163,8 +165,8 @@ async def test_a_person_who_is_no_admin_is_told_who_may_replace_a_key_that_acts_
     admin = await room.vault.add_user("former", is_admin=True)
     former, may = await room.signed_in(admin), frozenset({"read"})
     file = key_file(room, admin, may_impersonate=may)
-    acting = await room.entered(admin, former, "mailroom-service", key_file=file, subject="alice")
-    plain = await room.entered(admin, former, "mailroom-service", key_file=file)
+    acting = await room.connect_account(admin, former, "mailroom-service", key_file=file, subject="alice")
+    plain = await room.connect_account(admin, former, "mailroom-service", key_file=file)
     await people.set_admin(Actor(room.deployment, None, "command_line"), admin, is_admin=False)
     for connection, is_refused in ((acting, True), (plain, False)):
         page = await former.submit(await former.open(f"/connections/{connection.id}"), form="/reconnect")
@@ -180,7 +182,7 @@ async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(r
     unknown = json.dumps({**json.loads(file), "private_key_id": "eeeeeeee"})
     refused = await room.enter(head, await room.form(head, "mailroom-service"), key_file=unknown, subject="carol")
     assert "accept this" in refused.text
-    connection = await room.entered(admin, head, "mailroom-service", key_file=file, subject="carol")
+    connection = await room.connect_account(admin, head, "mailroom-service", key_file=file, subject="carol")
     token = await exchanged(room, admin, connection, frozenset({"write"}))
     assert (keys.tokens[token.value], keys.scopes[token.value]) == ("carol", {"write"})
     with pytest.raises(VaultError):
@@ -208,9 +210,11 @@ async def test_snowflake_s_look_up_of_no_statement_proves_a_key(room: KeyRoom, t
 
 async def test_a_deleted_key_ends_the_connection_and_a_wrong_clock_does_not(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user))
+    connection = await room.connect_account(
+        user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user)
+    )
     keys = room.simulator.sandbox.keys
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     kept = {kid: one for kid, one in keys.signers.items() if one.account == user.name}
     for kid in kept:
@@ -225,7 +229,7 @@ async def test_a_deleted_key_ends_the_connection_and_a_wrong_clock_does_not(room
 async def test_an_app_gets_tokens_with_the_permissions_and_repositories_that_were_asked_for(room: KeyRoom) -> None:
     user = await room.user()
     values = app_values(room, user, "1001")
-    connection = await room.entered(user, await room.signed_in(user), "mailroom-app", **values)
+    connection = await room.connect_account(user, await room.signed_in(user), "mailroom-app", **values)
     keys = room.simulator.sandbox.keys
     narrow = await exchanged(room, user, connection, MAIL_READ)
     assert (narrow.narrowing, keys.scopes[narrow.value]) == (Narrowing.UPSTREAM, READ)
@@ -237,7 +241,7 @@ async def test_an_app_gets_tokens_with_the_permissions_and_repositories_that_wer
         {"permissions": {"mail": "read"}},
         {"permissions": {"mail": "read"}, "repositories": ["inbox"]},
     ]
-    handle = await room.allowed(user, connection, MAIL_WRITE)
+    handle = await room.allow_agent(user, connection, MAIL_WRITE)
     assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).json()["to"] == "bob"
 
 
@@ -245,10 +249,12 @@ async def test_an_app_without_a_permission_is_not_said_to_have_it(room: KeyRoom)
     user = await room.user()
     values = app_values(room, user, "1002")
     room.simulator.sandbox.keys.signers["1002"].permissions["mail"] = "read"
-    connection = await room.entered(user, await room.signed_in(user), "mailroom-app", **values)
+    connection = await room.connect_account(user, await room.signed_in(user), "mailroom-app", **values)
     assert connection.scopes == MAIL_READ
     other = await room.user()
-    whole = await room.entered(other, await room.signed_in(other), "mailroom-app", **app_values(room, other, "1003"))
+    whole = await room.connect_account(
+        other, await room.signed_in(other), "mailroom-app", **app_values(room, other, "1003")
+    )
     assert whole.scopes == MAIL_WRITE
 
 
@@ -258,8 +264,8 @@ async def test_a_signed_token_is_sent_as_it_is_and_lists_what_it_may_do(room: Ke
     page = await room.form(person, "mailroom-signed")
     refused = await room.enter(person, page, **signed_values(room, user, "KEY00001", passphrase="open barley"))
     assert "private key that works here" in refused.text
-    connection = await room.entered(user, person, "mailroom-signed", **signed_values(room, user, "KEY00001"))
-    handle = await room.allowed(user, connection, READ)
+    connection = await room.connect_account(user, person, "mailroom-signed", **signed_values(room, user, "KEY00001"))
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     assert room.books()[-1]["way"] == "signed"
     assert (await handle.call("GET", "/echo", api="main")).status_code == 403  # not among its operations
@@ -270,10 +276,10 @@ async def test_a_signed_token_is_sent_as_it_is_and_lists_what_it_may_do(room: Ke
 
 async def test_a_dead_key_of_signed_tokens_is_noticed_at_the_next_token(room: KeyRoom) -> None:
     user = await room.user()
-    connection = await room.entered(
+    connection = await room.connect_account(
         user, await room.signed_in(user), "mailroom-signed", **signed_values(room, user, "KEY00002")
     )
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     room.simulator.sandbox.keys.signers.pop("KEY00002")
     answer = await handle.call("GET", "/messages", api="main")
@@ -284,10 +290,10 @@ async def test_the_end_of_a_key_stays_whatever_tokens_it_gets(room: KeyRoom) -> 
     user = await room.user()
     person = await room.signed_in(user)
     ends = datetime.fromtimestamp(room.deployment.now() + 40 * 86400, UTC).date().isoformat()
-    connection = await room.entered(user, person, "mailroom-service", key_file=key_file(room, user), ends=ends)
+    connection = await room.connect_account(user, person, "mailroom-service", key_file=key_file(room, user), ends=ends)
     await exchanged(room, user, connection, READ)
     room.simulator.sandbox.keys.tokens.clear()
-    handle = await room.allowed(user, connection, READ)
+    handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=user.id)
     assert found is not None and found.ends_at == connection.ends_at
@@ -298,7 +304,7 @@ async def test_the_end_of_a_key_stays_whatever_tokens_it_gets(room: KeyRoom) -> 
 async def test_a_private_key_is_in_no_event_page_or_repr(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)
-    connection = await room.entered(user, person, "mailroom-service", key_file=key_file(room, user))
+    connection = await room.connect_account(user, person, "mailroom-service", key_file=key_file(room, user))
     await exchanged(room, user, connection, READ)
     events = await read_events(room.deployment, user_id=user.id)
     written = json.dumps([dict(one.details) for one in events], default=str)

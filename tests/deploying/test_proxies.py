@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.app import build_app, open_deployment
 from server.settings import load_settings
 from tests.conftest import unavailable
-from tests.support.harness import RunningVault, free_socket, serving
+from tests.support.harness import RunningVault, free_socket, serve_app
 from tests.support.network import proxies
 from tests.support.network.front import REDIRECT, Front, sign_in_agent
 from tests.support.network.proxies import HOST, Ports
@@ -49,7 +49,7 @@ class Estate(Front):
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve_first(self, listening: socket.socket) -> None:
-        async with serving(counted(build_app(self.vault.deployment), self.seen[0]), listening):
+        async with serve_app(counted(build_app(self.vault.deployment), self.seen[0]), listening):
             await self.stop_first.wait()
         self.stopped.set()
 
@@ -107,7 +107,7 @@ async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
         running = asyncio.create_task(made.serve_first(listening[0]))
         stack.push_async_callback(made.end, running)
-        await stack.enter_async_context(serving(counted(build_app(second), seen[1]), listening[1]))
+        await stack.enter_async_context(serve_app(counted(build_app(second), seen[1]), listening[1]))
         await made.vault.add_user("alice", is_admin=True)
         await stack.enter_async_context(proxies.proxy(name, folder, authority, ports))
         await made.until_ready()

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from tests.generating.documented import DOCS
 from tests.support.chromium import running_chromium
 from tests.support.foreign.foreign import FOLDER, node
-from tests.support.harness import PASSWORD, free_socket, running_vault, serving
+from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
 from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.rooms.proxy_room import HOUR, ProxyHandle, issue
@@ -136,7 +136,7 @@ async def page_server(script: str, exchanging: ExchangeRoom) -> AsyncGenerator[t
         return Response(constants + script, media_type="text/javascript")
 
     app = Starlette(routes=[Route("/", shown), Route("/page.js", code)])
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         yield url, caller
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from tests.conftest import unavailable
-from tests.support.harness import PASSWORD, serving
+from tests.support.harness import PASSWORD, serve_app
 from tests.support.rooms.oauth_world import World, listening_socket, vault_with
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "guides/register.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ async def test_the_document(tmp_path: Path, redirect_uri: str) -> None:
 
     site = Starlette(routes=[Route("/client.json", show)])
     async with (
-        serving(site, listening),
+        serve_app(site, listening),
         vault_with(tmp_path / "data", sandbox={"loopback_client_metadata": True}) as (vault, http),
         vault.person() as alice,
     ):

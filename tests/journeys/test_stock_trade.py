@@ -21,7 +21,7 @@ from server.signatures import jose
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.peeking import read_events
 from tests.support.person import Person
-from tests.support.rooms.exchange_room import API, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import API, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.rooms.oauth_world import claims_of
 from vault import apis, connections, delegations, users
@@ -292,9 +292,9 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         assert (await http.get(f"{base}/positions", headers=bearer)).status_code == 403
         ours = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         assert (await http.post("/mcp", json=ours, headers=bearer)).status_code == 401
-        assert refused(await exchanging.exchange(caller, content["access_token"], audience="brokerage"))
+        assert refusal_code(await exchanging.exchange(caller, content["access_token"], audience="brokerage"))
         wider = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="orders:write")
-        assert refused(wider)
+        assert refusal_code(wider)
         kinds = [one.kind for one in await read_events(place.vault.deployment)]
         assert "token.released" in kinds
         assert connection.label == "program-person"
@@ -322,7 +322,7 @@ async def test_what_is_asked_about_each_time_is_not_exchanged_and_a_public_clien
         agent = await exchanging.agent(caller, "asked-person")
         await opened(place, agent, "quotes:read", "orders:write")
         order = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="orders:write")
-        assert refused(order)
+        assert refusal_code(order)
         quote = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="quotes:read")
         assert quote.status_code == 200  # the twin
         public = await exchanging.caller(public=True)
@@ -349,7 +349,7 @@ async def test_its_audience_cannot_be_had_without_the_persons_permission_for_it(
         caller = await exchanging.caller(resources=(f"{place.url}/mcp", AUDIENCE, API))
         agent = await exchanging.agent(caller, scopes=frozenset({"tools", "exchange", "orders:write"}))
         asked = await exchanging.exchange(caller, agent.token, audience=AUDIENCE, scope="orders:write")
-        assert refused(asked)
+        assert refusal_code(asked)
         twin = await exchanging.exchange(caller, agent.token, audience=API, scope="orders:write")
         assert twin.status_code == 200, twin.text
         query = {"response_type": "code", "client_id": caller.client.id, "scope": "orders:write", "state": "s"}

@@ -36,7 +36,7 @@ from server.telemetry.figures_page import CONNECTIONS
 from server.telemetry.meters import TIMES, Meters
 from server.telemetry.tally import MOST_SERIES, OTHER, Tally
 from tests.conftest import Store
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 from vault.storage.event_chain import ChainEntry
@@ -98,7 +98,7 @@ async def collector() -> AsyncGenerator[Collector]:
         Route("/v1/traces", receive(ExportTraceServiceRequest, made.traces), methods=["POST"]),
         Route("/v1/metrics", receive(ExportMetricsServiceRequest, made.metrics), methods=["POST"]),
     ]
-    async with serving(Starlette(routes=routes), listening):
+    async with serve_app(Starlette(routes=routes), listening):
         yield made
 
 

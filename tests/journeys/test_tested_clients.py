@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from tests.support.foreign.tested_clients import PAGE, ROOT, SOFTWARE, marked_files, merged, replaced, rows_in
+from tests.support.foreign.tested_clients import PAGE, ROOT, SOFTWARE, marked_files, merge_rows, replace_table, rows_in
 
 ROWS = rows_in(PAGE.read_text(encoding="utf-8"))
 KEYS = {one.name: key for key, one in SOFTWARE.items()}
@@ -38,7 +38,7 @@ def test_the_versions_are_those_that_are_installed_and_the_dates_are_over() -> N
 def test_what_was_not_run_again_keeps_its_row_and_its_day() -> None:
     old = [("`httpx`", "1", "", "/token", "", "2026-01-01", "`a`"), ("`mcp-remote`", "1", "", "HTTP", "words", "", "")]
     new = [("`httpx`", "2", "", "/token", "", "2026-02-02", "`a`")]
-    page = "before\n" + replaced(PAGE.read_text(encoding="utf-8"), merged(old, new))
+    page = "before\n" + replace_table(PAGE.read_text(encoding="utf-8"), merge_rows(old, new))
     assert rows_in(page) == [old[1], new[0]]
     assert page.startswith("before\n# Tested clients")
 
@@ -46,6 +46,6 @@ def test_what_was_not_run_again_keeps_its_row_and_its_day() -> None:
 def test_a_line_holds_all_transports_and_forms_of_a_day() -> None:
     ways = [("HTTP", "-32042"), ("HTTP", "words, code"), ("SSE", "words: it cancels"), ("/token", "")]
     rows = [("`mcp-remote`", "1", "", transport, form, "2026-01-01", "`a`") for transport, form in ways]
-    page = replaced(PAGE.read_text(encoding="utf-8"), rows)
+    page = replace_table(PAGE.read_text(encoding="utf-8"), rows)
     assert "| HTTP: -32042 or words, code; SSE: words: it cancels; /token | `a` |" in page
     assert rows_in(page) == rows

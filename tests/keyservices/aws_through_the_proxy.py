@@ -88,8 +88,8 @@ async def test_boto3_lists_and_puts_objects_with_a_handle(room: tuple[KeyRoom, s
     values = {"access_key_id": access_key, "secret_access_key": secret, "region": "us-east-1", "label": "Box"}
     refused = await keys.enter(person, await keys.form(person, "aws"), **{**values, "secret_access_key": "x" * 40})
     assert "accept this" in refused.text
-    connection = await keys.entered(user, person, "aws", **values)
-    handle = await keys.allowed(user, connection, SCOPES)
+    connection = await keys.connect_account(user, person, "aws", **values)
+    handle = await keys.allow_agent(user, connection, SCOPES)
     s3 = client("s3", handle.base("s3"), handle.value, "dummy")
     large = tmp_path / "large"
     large.write_bytes(os.urandom(300_000))
@@ -140,11 +140,11 @@ async def test_boto3_speaks_json_to_services_whose_operation_is_in_a_header(
     user = await keys.user()
     person = await keys.signed_in(user)
     values = {"access_key_id": access_key, "secret_access_key": secret, "region": "us-east-1", "label": "Tables"}
-    connection = await keys.entered(user, person, "aws", **values)
-    writer = await keys.allowed(
+    connection = await keys.connect_account(user, person, "aws", **values)
+    writer = await keys.allow_agent(
         user, connection, READS | {"tables:manage", "metrics:write", "logs:write", "keys:use", "ec2:operate"}
     )
-    reader = await keys.allowed(user, connection, READS)
+    reader = await keys.allow_agent(user, connection, READS)
 
     def clients(handle: Any) -> dict[str, Any]:
         return {
@@ -228,8 +228,8 @@ async def test_boto3_in_two_regions_with_one_key(room: tuple[KeyRoom, str, str])
         "region": "eu-west-1, us-east-2",
         "label": "Two",
     }
-    connection = await keys.entered(user, person, "aws", **values)
-    handle = await keys.allowed(user, connection, frozenset({"logs:read", "logs:write"}))
+    connection = await keys.connect_account(user, person, "aws", **values)
+    handle = await keys.allow_agent(user, connection, frozenset({"logs:read", "logs:write"}))
 
     def logs(region: str) -> Any:
         return client("logs", handle.base("logs"), handle.value, "dummy", region)

@@ -13,7 +13,7 @@ from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
 from tests.support.peeking import note_repeats, read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
-from tests.support.rooms.proxy_room import posted, proxy_room
+from tests.support.rooms.proxy_room import post_reply, proxy_room
 from vault import grants
 
 
@@ -137,7 +137,7 @@ async def test_an_agent_whose_calls_the_proxy_refuses_in_a_loop_is_slowed_down_a
     tmp_path: Path,
 ) -> None:
     async with proxy_room(tmp_path, tools={"calls_per_minute": 5}) as place:
-        place.provider.answer = posted
+        place.provider.answer = post_reply
         agent = await place.agent()
         handle = await place.handle(agent, await place.account(agent))
         other = await place.ready()

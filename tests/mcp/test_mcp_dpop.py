@@ -16,7 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from server.oauth.dpop import token_hash
 from tests.support.harness import PASSWORD
 from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
-from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import grants
 
 KEY = ECKey.generate_key("P-256")
@@ -45,7 +45,7 @@ def proof(
         "htu": place.url + path,
         "iat": place.vault.deployment.now(),
     }
-    return signed(header, body | ({} if token is None else {"ath": token_hash(token)}) | dict(claims or {}), key)
+    return sign_jwt(header, body | ({} if token is None else {"ath": token_hash(token)}) | dict(claims or {}), key)
 
 
 class ProofAuth(httpx2.Auth):

@@ -16,7 +16,7 @@ from server.connecting.links import consume_link
 from server.mcp.offer import connections_tool
 from server.mcp.sdk_server import SERVER_NAME
 from tests.conftest import Store
-from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 
 ARGUMENTS = {"channel": "#general", "text": "hello"}
@@ -131,7 +131,10 @@ async def test_every_process_of_a_vault_opens_the_state_of_every_other(
         state = state_of(await call(first, agent))
         listening = free_socket()
         settings = first.vault.settings  # another process behind the same public address
-        async with open_deployment(settings, data=store.data) as deployment, serving(build_app(deployment), listening):
+        async with (
+            open_deployment(settings, data=store.data) as deployment,
+            serve_app(build_app(deployment), listening),
+        ):
             second = Room(RunningVault(f"http://127.0.0.1:{listening.getsockname()[1]}", deployment), first.simulator)
             answer = await call(second, agent, state=state)
             assert link_of(answer) == link_of(await call(first, agent, state=state))

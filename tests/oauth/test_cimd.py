@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from server.oauth.clients.metadata_documents import freshness, is_document_url
-from tests.support.harness import PASSWORD, serving
-from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, signed, vault_with
+from tests.support.harness import PASSWORD, serve_app
+from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, sign_jwt, vault_with
 
 SANDBOX = {"loopback_client_metadata": True}
 
@@ -62,7 +62,7 @@ async def site() -> AsyncGenerator[Site]:
         made.asked.append(name)
         return made.documents.get(name, PlainTextResponse("none", status_code=404))
 
-    async with serving(Starlette(routes=[Route("/{name}", answer)]), listening):
+    async with serve_app(Starlette(routes=[Route("/{name}", answer)]), listening):
         yield made
 
 
@@ -111,7 +111,7 @@ async def test_a_local_agent_with_a_document_is_asked_about_every_time(room: Wor
     await room.tokens(local)
     assert is_asked(await room.ask(local))
     web = site.publish(redirect_uris=["https://agent.example/cb"])
-    told = await room.allowed(web, "A" * 43, redirect_uri="https://agent.example/cb")
+    told = await room.allow_request(web, "A" * 43, redirect_uri="https://agent.example/cb")
     assert told["code"]
 
 
@@ -273,19 +273,19 @@ async def test_a_document_counts_as_long_as_its_headers_say_within_bounds(room: 
     middle = site.publish(headers={"Cache-Control": "max-age=600"})
     for address in (short, long, middle):
         assert is_asked(await room.ask(address))
-    with room.elapsed(20):
+    with room.clock_ahead(20):
         for address in (short, long, middle):
             await room.ask(address)
             assert site.count(address) == 1
-    with room.elapsed(70):
+    with room.clock_ahead(70):
         await room.ask(short)
         await room.ask(middle)
         assert (site.count(short), site.count(middle)) == (2, 1)
-    with room.elapsed(610):
+    with room.clock_ahead(610):
         await room.ask(middle)
         await room.ask(long)
         assert (site.count(middle), site.count(long)) == (2, 1)
-    with room.elapsed(86_410):
+    with room.clock_ahead(86_410):
         await room.ask(long)
         assert site.count(long) == 2
 
@@ -311,16 +311,16 @@ def test_freshness_follows_the_cache_headers(headers: dict[str, str], seconds: i
 async def test_a_changed_redirect_list_drops_consent_and_old_redirects(room: World, site: Site) -> None:
     first, second = "https://agent.example/first", "https://agent.example/second"
     client_id = site.publish("changing.json", redirect_uris=[first], headers={"Cache-Control": "max-age=60"})
-    told = await room.allowed(client_id, "A" * 43, redirect_uri=first)
+    told = await room.allow_request(client_id, "A" * 43, redirect_uri=first)
     assert told["code"]
     code = await _redeemed(room, client_id, first)
     assert code.status_code == 200
     assert "code=" in (await room.ask(client_id, redirect_uri=first)).headers["location"]  # remembered
     site.publish("changing.json", redirect_uris=[first, second], headers={"Cache-Control": "max-age=60"})
-    with room.elapsed(70):
+    with room.clock_ahead(70):
         assert is_asked(await room.ask(client_id, redirect_uri=first))
     site.publish("changing.json", redirect_uris=[second], headers={"Cache-Control": "max-age=60"})
-    with room.elapsed(140):
+    with room.clock_ahead(140):
         assert not is_asked(await room.ask(client_id, redirect_uri=first))
         assert is_asked(await room.ask(client_id, redirect_uri=second))
 
@@ -334,13 +334,13 @@ async def test_an_outage_of_its_web_server_does_not_cost_a_client_its_tokens(roo
     client_id = site.publish("outage.json", headers={"Cache-Control": "max-age=60"})
     issued = await room.tokens(client_id)
     del site.documents["outage.json"]
-    with room.elapsed(300):
+    with room.clock_ahead(300):
         refreshed, authorized = await asyncio.gather(
             room.refresh(client_id, issued["refresh_token"]), room.ask(client_id)
         )
         assert refreshed.status_code == 200
         assert not is_asked(authorized)
-    with room.elapsed(90_000):
+    with room.clock_ahead(90_000):
         late = await room.refresh(client_id, refreshed.json()["refresh_token"])
         assert (late.status_code, error_of(late)) == (401, "invalid_client")
 
@@ -359,7 +359,7 @@ async def test_a_document_client_can_prove_itself_with_a_key_behind_its_jwks_uri
             "exp": room.now() + 60,
             "jti": secrets.token_hex(8),
         }
-        sent = signed({"alg": "RS256", "kid": with_key.kid}, claims, with_key)
+        sent = sign_jwt({"alg": "RS256", "kid": with_key.kid}, claims, with_key)
         kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
         return await room.token(code.form(client_assertion=sent, client_assertion_type=kind))
 
@@ -368,7 +368,7 @@ async def test_a_document_client_can_prove_itself_with_a_key_behind_its_jwks_uri
     assert site.count(site.address("keys.json")) == 1
     site.documents["keys.json"] = JSONResponse({"keys": [next_key.as_dict(private=False)]})
     assert error_of(await redeem(next_key)) == "invalid_client"  # a minute must pass before another look
-    with room.elapsed(61):
+    with room.clock_ahead(61):
         assert (await redeem(next_key)).status_code == 200
     code = await room.code(client_id)
     assert error_of(await room.token(code.form())) == "invalid_client"

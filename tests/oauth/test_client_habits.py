@@ -74,7 +74,7 @@ async def test_a_stale_refresh_token_ends_the_grant_and_the_client_signs_in_agai
     second = (await world.refresh(client_id, first)).json()
     third = (await world.refresh(client_id, second["refresh_token"])).json()
     assert await world.probe(third["access_token"]) == 200
-    with world.elapsed(600):
+    with world.clock_ahead(600):
         refused = await world.refresh(client_id, first)  # kept in memory by another process of the client
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
     assert await world.probe(third["access_token"]) == 401
@@ -114,10 +114,10 @@ async def test_software_that_registers_anew_instead_of_refreshing_gets_a_token_f
 ) -> None:
     name = f"Software {secrets.token_hex(4)}"
     assert (await registered_anew(world, name, port=50001, **first))["expires_in"] == HOUR
-    with world.elapsed(after):
+    with world.clock_ahead(after):
         issued = await registered_anew(world, **{"name": name, **second}, port=50002)
         assert issued["expires_in"] == lifetime
-        with world.elapsed(HOUR + 1):
+        with world.clock_ahead(HOUR + 1):
             assert await lists_tools(world, issued) is (lifetime == DAY)
 
 
@@ -125,7 +125,7 @@ async def test_a_longer_token_ends_with_its_grant_at_once_and_counts_for_one_per
     world, name = stored_world, "Software"
     await registered_anew(world, name, port=50001)
     other = await world.vault.add_user("other")
-    with world.elapsed(HOUR + 1):
+    with world.clock_ahead(HOUR + 1):
         issued = await registered_anew(world, name, port=50002)
         assert issued["expires_in"] == DAY
         async with world.vault.person() as stranger:

@@ -25,7 +25,7 @@ from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.mcp_room import modern, modern_headers, room
-from tests.support.rooms.oauth_world import claims_of, error_of, signed
+from tests.support.rooms.oauth_world import claims_of, error_of, sign_jwt
 from vault import clients
 
 API = "https://reports.example/v1"
@@ -80,7 +80,7 @@ def credentials(made: RegisteredAgent) -> dict[str, str]:
 
 def proof(office: Office) -> dict[str, str]:
     claims = {"jti": secrets.token_urlsafe(12), "htm": "POST", "htu": f"{office.url}/token", "iat": office.now()}
-    return {"DPoP": signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, claims, KEY)}
+    return {"DPoP": sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, claims, KEY)}
 
 
 @asynccontextmanager
@@ -235,7 +235,7 @@ async def test_its_key_works_like_a_secret_and_only_with_proofs_where_it_is_boun
         now = office.now()
         claims = {"iss": made.client.id, "sub": made.client.id, "aud": office.url, "iat": now, "exp": now + 60}
         claims["jti"] = secrets.token_urlsafe(8)
-        assertion = signed({"alg": "ES256", "kid": KEY.kid}, claims, key)
+        assertion = sign_jwt({"alg": "ES256", "kid": KEY.kid}, claims, key)
         said = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion, "resource": API}
         return {"grant_type": "client_credentials", **said}
 

@@ -15,9 +15,9 @@ from joserfc.jwk import ECKey
 from server.app import build_app, open_deployment
 from server.oauth.dpop import token_hash
 from tests.conftest import Store
-from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serving
+from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serve_app
 from tests.support.rooms.mcp_room import modern, modern_headers
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 KEY = ECKey.generate_key("P-256")
 CALLBACK = "http://127.0.0.1:33418/callback"
@@ -33,7 +33,7 @@ class Two:
     def proof(self, path: str, *, token: str | None = None) -> str:
         body: dict[str, object] = {"jti": secrets.token_urlsafe(12), "htm": "POST", "htu": self.vault.url + path}
         body |= {"iat": self.vault.deployment.now()} | ({} if token is None else {"ath": token_hash(token)})
-        return signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, body, KEY)
+        return sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, body, KEY)
 
     async def code(self) -> dict[str, str]:
         """What redeems a new code of alice's."""
@@ -61,7 +61,7 @@ async def two(store: Store) -> AsyncGenerator[Two]:
         vault = await stack.enter_async_context(running_vault(store.data, database_url=store.url))
         other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
         listening = free_socket()
-        await stack.enter_async_context(serving(build_app(other), listening))
+        await stack.enter_async_context(serve_app(build_app(other), listening))
         host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
         doors = [
             await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30))

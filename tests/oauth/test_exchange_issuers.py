@@ -13,9 +13,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from server.oauth import tokens
 from server.signatures.jose import TokenMalformed
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import room
-from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import handles, users
 from vault.records import ClientKind, User
 
@@ -47,7 +47,7 @@ class Company:
         }
         head: dict[str, object] = {"alg": "RS256", "kid": self.issuer.key.kid, "typ": "at+jwt"} | (header or {})
         kept = {name: value for name, value in (body | claims).items() if value is not None}
-        return signed({name: value for name, value in head.items() if value is not None}, kept, key or own)
+        return sign_jwt({name: value for name, value in head.items() if value is not None}, kept, key or own)
 
     async def ask(self, token: str, caller: Caller | None = None, **more: str | None) -> httpx2.Response:
         wanted: dict[str, str | None] = {"scope": "chat:write"} | more
@@ -133,7 +133,7 @@ async def test_a_token_that_is_not_right_is_refused(company: Company, claims: di
         name: now + value if name in {"iat", "exp", "nbf"} and isinstance(value, int) else value
         for name, value in claims.items()
     }
-    assert refused(await company.ask(company.token(**sent))) == "invalid_request"
+    assert refusal_code(await company.ask(company.token(**sent))) == "invalid_request"
     assert len(await users.list_users(company.place.deployment.database)) == before, "nobody is made a user by it"
     good = [{"aud": [AUDIENCE, "api://other"]}, {"may_act": {"sub": company.caller.client.id}}, {"nbf": now}]
     for one in good:
@@ -149,11 +149,11 @@ async def test_only_the_issuers_own_keys_count(company: Company) -> None:
         company.token(header={"typ": "dpop+jwt"}),
         company.token(header={"jku": "https://evil.example/keys"}),
         company.token(header={"crit": ["exp"]}),
-        company.issuer.unsigned(claims_of(company.token())),
-        company.issuer.unsigned(claims_of(company.token()), algorithm="HS256") + "AAAA",
+        company.issuer.unsigned_token(claims_of(company.token())),
+        company.issuer.unsigned_token(claims_of(company.token()), algorithm="HS256") + "AAAA",
     ]
     for token in bad:
-        assert refused(await company.ask(token)) == "invalid_request"
+        assert refusal_code(await company.ask(token)) == "invalid_request"
     for header in ({"typ": "JWT"}, {"typ": None}, {"kid": None}):
         assert (await company.ask(company.token(header=header))).status_code == 200
 
@@ -167,9 +167,9 @@ async def test_a_new_key_of_the_issuer_counts_whatever_its_kind(company: Company
     company.issuer.key, company.issuer.algorithm = ECKey.generate_key("P-384", {"kid": "next"}), "ES384"
     try:
         company.place.deployment.database.clock_offset += 10
-        assert (await company.ask(company.issuer.signed(claims))).status_code == 200
+        assert (await company.ask(company.issuer.sign_claims(claims))).status_code == 200
         retired = company.token(key=old, header={"kid": old.kid})
-        assert refused(await company.ask(retired)) == "invalid_request"
+        assert refusal_code(await company.ask(retired)) == "invalid_request"
     finally:
         company.issuer.key = old
         company.place.deployment.database.clock_offset += 10
@@ -179,9 +179,9 @@ async def test_a_client_that_registered_itself_cannot_present_them(company: Comp
     for kind, code in ((ClientKind.DYNAMIC, "invalid_request"), (ClientKind.METADATA, "invalid_request")):
         caller = await company.place.caller(kind=kind)
         await company.place.slack(await company.place.agent(caller))
-        assert refused(await company.ask(company.token(), caller)) == code
+        assert refusal_code(await company.ask(company.token(), caller)) == code
     public = await company.place.caller(public=True)
-    assert refused(await company.ask(company.token(), public)) == "invalid_request"
+    assert refusal_code(await company.ask(company.token(), public)) == "invalid_request"
     assert (await company.ask(company.token())).status_code == 200
 
 
@@ -219,13 +219,13 @@ async def test_an_issuer_can_be_for_some_clients_only(company: Company, tmp_path
         answer = await there.ask(there.token(employee="e-7"))
         assert answer.json().get("reason") == "missing", answer.text
         other = await place.caller()
-        assert refused(await there.ask(there.token(employee="e-7"), other)) == "invalid_request"
+        assert refusal_code(await there.ask(there.token(employee="e-7"), other)) == "invalid_request"
         assert "reason" not in (await there.ask(there.token(employee="e-7"), other)).json()
 
 
 async def test_an_issuer_that_does_not_answer_or_answers_for_another_is_refused(company: Company) -> None:
     unreachable = company.token(iss="http://127.0.0.1:9/none")
-    assert refused(await company.ask(unreachable)) == "invalid_request"
+    assert refusal_code(await company.ask(unreachable)) == "invalid_request"
 
 
 async def test_a_token_of_ours_for_an_api_carries_only_what_both_have(company: Company) -> None:
@@ -235,7 +235,7 @@ async def test_a_token_of_ours_for_an_api_carries_only_what_both_have(company: C
     assert claims["scope"] == "tools"
     assert claims["act"] == {"sub": company.caller.client.id, "act": {"sub": "company:intranet"}}
     wider = await company.ask(company.token(), audience=f"{company.place.url}/mcp", scope="connections")
-    assert refused(wider) == "invalid_scope"
+    assert refusal_code(wider) == "invalid_scope"
 
 
 def _act(*actors: object) -> object:
@@ -273,7 +273,7 @@ async def test_a_chain_of_another_issuer_is_taken_whole_or_not_at_all(
     """As one of ours: at most four may act, and nobody of a longer chain is silently forgotten."""
     answer = await company.ask(company.token(act=act))
     if not is_good:
-        assert refused(answer) == "invalid_request"
+        assert refusal_code(answer) == "invalid_request"
         return
     assert answer.status_code == 200, answer.text
     found = await handles.find(

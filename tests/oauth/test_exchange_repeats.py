@@ -25,7 +25,7 @@ from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.peeking import get_grant, read_events
-from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
@@ -188,13 +188,13 @@ async def test_another_subject_token_of_the_same_grant_is_verified_and_gets_the_
     assert (await one.exchange(subject_token=other)).json()["access_token"] == first["access_token"]
     head, body, signature = other.split(".")
     bent = signature[:-10] + ("A" * 8 if signature[-10:-2] != "A" * 8 else "B" * 8) + signature[-2:]
-    assert refused(await one.exchange(subject_token=f"{head}.{body}.{bent}")) == "invalid_request"
+    assert refusal_code(await one.exchange(subject_token=f"{head}.{body}.{bent}")) == "invalid_request"
     old, _ = tokens.mint(place.deployment, found, now=place.now(), expires_at=place.now() + 4, **minting)
-    assert refused(await one.exchange(subject_token=old)) == "invalid_request"
+    assert refusal_code(await one.exchange(subject_token=old)) == "invalid_request"
     narrow, _ = tokens.mint(
         place.deployment, found, now=place.now(), scopes=frozenset({"tools"}), audience=found.resource
     )
-    assert refused(await one.exchange(subject_token=narrow)) == "invalid_request", "it lacks the scope exchange"
+    assert refusal_code(await one.exchange(subject_token=narrow)) == "invalid_request", "it lacks the scope exchange"
 
 
 async def test_two_people_of_one_client_do_not_get_each_others_token(place: ExchangeRoom) -> None:
@@ -222,14 +222,14 @@ async def test_a_request_that_differs_in_anything_goes_its_own_way(place: Exchan
     one = await scene(place)
     assert (await one.exchange()).status_code == 200
     assert await repeats(one)
-    assert refused(await one.exchange(client_secret="t" * 43)) == "invalid_client"
-    assert refused(await one.exchange(scope="chat:write nothing")) == "invalid_scope"
-    assert refused(await one.exchange(actor_token=one.agent.token)) == "invalid_request"
+    assert refusal_code(await one.exchange(client_secret="t" * 43)) == "invalid_client"
+    assert refusal_code(await one.exchange(scope="chat:write nothing")) == "invalid_scope"
+    assert refusal_code(await one.exchange(actor_token=one.agent.token)) == "invalid_request"
     assert await repeats(one)
     proved = {"DPoP": proof(place, "POST", "/token")}
     assert (await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)).status_code == 200
     again = await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=proved)
-    assert refused(again) == "invalid_dpop_proof", "a proof counts once"
+    assert refusal_code(again) == "invalid_dpop_proof", "a proof counts once"
     own = {"Origin": "https://app.example"}
     page = await place.exchange(one.caller, one.agent.token, scope="chat:write", headers=own)
     assert page.headers["access-control-allow-origin"] == "https://app.example"
@@ -250,7 +250,7 @@ async def test_the_secret_in_the_header_repeats_too_and_counts(place: ExchangeRo
             assert (await ask(right)).json()["narrowing"] == "none"
         repeated.append(are_repeating(found))
     assert any(repeated[1:])
-    assert refused(await ask("t" * 43)) == "invalid_client"
+    assert refusal_code(await ask("t" * 43)) == "invalid_client"
 
 
 # Handles, answers for other parties and those of the minute are never kept
@@ -400,7 +400,7 @@ async def test_what_ended_between_two_equal_requests_is_not_outlived(place: Exch
     assert (await one.exchange()).status_code == 200
     assert await repeats(one)  # the same request goes through where nothing has changed
     await change(one)
-    assert refused(await one.exchange()) == REFUSED[change]
+    assert refusal_code(await one.exchange()) == REFUSED[change]
 
 
 @pytest.mark.parametrize("change", [hold_to_handles, ask_about_the_rest], ids=lambda change: change.__name__)
@@ -458,7 +458,7 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
     finally:
         database.clock_offset -= 7
     assert (
-        refused(answer)
+        refusal_code(answer)
         == {"delegation": "access_denied", "subject": "invalid_request", "token": "invalid_target"}[ends]
     )
 
@@ -474,7 +474,7 @@ async def test_on_each_database_a_revocation_of_another_process_counts_at_once(s
                 await grants.revoke_grant(transaction, one.agent.principal.grant_id, reason="test", now=place.now())
         finally:
             await other.close()
-        assert refused(await one.exchange()) == "invalid_request"
+        assert refusal_code(await one.exchange()) == "invalid_request"
         events = await read_events(place.deployment)
         assert sum(e.kind == "token.released" for e in events) == 3
 

@@ -10,7 +10,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from server.oauth.exchange.workers import WorkerRules, rules_of
-from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault import clients, connections, grants, handles, users
 from vault.records import ClientKind, Connection, User
@@ -64,7 +64,8 @@ async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_ac
     assert event.user_id == user.id
     wider = place.worker_token(caller, user, key=KEY, reason="wants too much")
     assert (
-        refused(await ask(place, caller, wider, scope="channels:read chat:write channels:history")) == "invalid_scope"
+        refusal_code(await ask(place, caller, wider, scope="channels:read chat:write channels:history"))
+        == "invalid_scope"
     )
     # the grant is made once
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
@@ -123,7 +124,7 @@ async def test_a_worker_token_that_lacks_something_is_refused(place: ExchangeRoo
     if claims == {"iat": -120}:
         sent["exp"] = place.now() + 30
     token = place.worker_token(caller, user, key=KEY, **sent)
-    assert refused(await ask(place, caller, token)) == "invalid_request"
+    assert refusal_code(await ask(place, caller, token)) == "invalid_request"
     assert [one.outcome for one in await place.events("worker.refused") if one.client_id == caller.client.id]
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
 
@@ -137,7 +138,7 @@ async def test_a_worker_token_counts_once_also_for_many_at_the_same_time(place: 
     token = place.worker_token(caller, user, key=KEY)
     answers = await asyncio.gather(*(ask(place, caller, token) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] + [400] * 7
-    assert refused(await ask(place, caller, token)) == "invalid_request"
+    assert refusal_code(await ask(place, caller, token)) == "invalid_request"
     fresh = place.worker_token(caller, user, key=KEY)
     assert (await ask(place, caller, fresh)).status_code == 200
 
@@ -167,9 +168,9 @@ async def test_a_reason_may_have_the_name_that_auth0_gives_it(place: ExchangeRoo
 async def test_a_worker_token_needs_the_clients_own_key(place: ExchangeRoom, header: dict[str, object]) -> None:
     caller = await worker(place)
     user, _, _ = await someone(place, caller)
-    assert refused(await ask(place, caller, place.worker_token(caller, user, key=OTHER))) == "invalid_request"
+    assert refusal_code(await ask(place, caller, place.worker_token(caller, user, key=OTHER))) == "invalid_request"
     bad = place.worker_token(caller, user, key=KEY, header=header)
-    assert refused(await ask(place, caller, bad)) == "invalid_request"
+    assert refusal_code(await ask(place, caller, bad)) == "invalid_request"
     for good in ({"typ": None}, {"typ": "token-vault-req+jwt"}, {"kid": None}):
         token = place.worker_token(caller, user, key=KEY, header=good)
         assert (await ask(place, caller, token)).status_code == 200
@@ -181,7 +182,7 @@ async def test_a_client_that_no_operator_made_a_worker_is_none(place: ExchangeRo
     for kind, rules in ((ClientKind.MANUAL, None), (ClientKind.DYNAMIC, good.client.metadata["worker"])):
         caller = await place.caller(kind=kind, jwks=JWKS, **({} if rules is None else {"worker": rules}))
         await place.room.allow(await place.agent(caller, user.name), connection, SLACK)
-        assert refused(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "invalid_request"
+        assert refusal_code(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "invalid_request"
     assert (await ask(place, good, place.worker_token(good, user, key=KEY))).status_code == 200
 
 
@@ -189,7 +190,7 @@ async def test_one_worker_cannot_use_another_ones_token(place: ExchangeRoom) -> 
     first, second = await worker(place), await worker(place)
     user, _, _ = await someone(place, first)
     token = place.worker_token(first, user, key=KEY)
-    assert refused(await ask(place, second, token)) == "invalid_request"
+    assert refusal_code(await ask(place, second, token)) == "invalid_request"
     assert (await ask(place, first, token)).status_code == 200
 
 
@@ -199,7 +200,7 @@ async def test_a_worker_calls_from_listed_addresses_only(place: ExchangeRoom, ad
     user, _, _ = await someone(place, caller)
     token = place.worker_token(caller, user, key=KEY)
     answer = await ask(place, caller, token)
-    assert (answer.status_code, refused(answer)) == (403, "access_denied")
+    assert (answer.status_code, refusal_code(answer)) == (403, "access_denied")
     form = place.form(caller, token, kind=JWT, scope="chat:write")
     forged = {
         "Forwarded": "for=10.0.0.1",
@@ -207,7 +208,7 @@ async def test_a_worker_calls_from_listed_addresses_only(place: ExchangeRoom, ad
         "X-Real-IP": "10.0.0.1",
         "Auth0-Forwarded-For": "10.0.0.1",
     }
-    assert refused(await place.http.post("/token", data=form, headers=forged)) == "access_denied"
+    assert refusal_code(await place.http.post("/token", data=form, headers=forged)) == "access_denied"
     everywhere = await worker(place, addresses=["127.0.0.0/8", "::1/128"])
     user, _, _ = await someone(place, everywhere)
     assert (await ask(place, everywhere, place.worker_token(everywhere, user, key=KEY))).status_code == 200
@@ -230,14 +231,14 @@ async def test_a_worker_reaches_listed_scopes_only(place: ExchangeRoom) -> None:
         return await ask(place, caller, place.worker_token(caller, user, key=KEY), scope=scope)
 
     answer = await wanting("chat:write channels:read")
-    assert refused(answer) == "invalid_scope"
+    assert refusal_code(answer) == "invalid_scope"
     assert answer.json()["missing_scope"] == "chat:write"
     assert (await wanting("channels:read")).json()["scope"] == "channels:read"
     assert (await wanting(None)).json()["scope"] == "channels:read", "nothing asked means what is listed"
     nothing = await worker(place, scopes=[READONLY])
     user, _, _ = await someone(place, nothing)
     answer = await ask(place, nothing, place.worker_token(nothing, user, key=KEY), scope=None)
-    assert refused(answer) == "invalid_scope"
+    assert refusal_code(answer) == "invalid_scope"
 
 
 @pytest.mark.requirement("S-116")
@@ -254,17 +255,17 @@ async def test_a_worker_reaches_listed_accounts_only(place: ExchangeRoom) -> Non
 
     answer = await naming()
     assert answer.json()["api_base_url"].split("/")[-2] == second.id
-    assert refused(await naming(account=first.id)) == "invalid_target"
-    assert refused(await naming(audience=first.id)) == "invalid_target"
+    assert refusal_code(await naming(account=first.id)) == "invalid_target"
+    assert refusal_code(await naming(audience=first.id)) == "invalid_target"
     assert (await naming(audience=second.id)).status_code == 200
-    assert refused(await naming(audience="google", scope=READONLY)) in {"invalid_target", "invalid_scope"}
+    assert refusal_code(await naming(audience="google", scope=READONLY)) in {"invalid_target", "invalid_scope"}
 
 
 async def test_a_worker_has_nothing_that_the_person_did_not_allow(place: ExchangeRoom) -> None:
     caller = await worker(place)
     user, connection, agent = await someone(place, caller, delegated=frozenset({"channels:read"}))
     answer = await ask(place, caller, place.worker_token(caller, user, key=KEY))
-    assert refused(answer) == "invalid_scope"
+    assert refusal_code(answer) == "invalid_scope"
     assert answer.json()["connect_uri"]
     await place.room.allow(agent, connection, frozenset({"chat:write"}))
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
@@ -276,7 +277,7 @@ async def test_a_worker_has_nothing_that_the_person_did_not_allow(place: Exchang
             transaction, user_id=user.id, client_id=caller.client.id, reason="cut_off", now=place.now()
         )
         await delegations.revoke_for_client(transaction, user_id=user.id, client_id=caller.client.id, now=place.now())
-    assert refused(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "access_denied"
+    assert refusal_code(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "access_denied"
 
 
 async def test_a_worker_gets_no_token_of_ours(place: ExchangeRoom) -> None:
@@ -285,7 +286,7 @@ async def test_a_worker_gets_no_token_of_ours(place: ExchangeRoom) -> None:
     answer = await ask(
         place, caller, place.worker_token(caller, user, key=KEY), audience=f"{place.url}/mcp", scope=None
     )
-    assert refused(answer) == "invalid_target"
+    assert refusal_code(answer) == "invalid_target"
 
 
 async def test_a_disabled_person_is_out_of_reach(place: ExchangeRoom) -> None:
@@ -293,7 +294,7 @@ async def test_a_disabled_person_is_out_of_reach(place: ExchangeRoom) -> None:
     user, _, _ = await someone(place, caller)
     async with place.deployment.transaction() as transaction:
         await users.disable_user(transaction, user.id, now=place.now())
-    assert refused(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "invalid_request"
+    assert refusal_code(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "invalid_request"
     async with place.deployment.transaction() as transaction:
         await users.enable_user(transaction, user.id, now=place.now())
     (connection,) = await connections.list_connections(place.deployment.database, user.id)

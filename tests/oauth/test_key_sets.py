@@ -25,7 +25,7 @@ from server.signatures.key_sets import (
     usable_keys,
 )
 from tests.support.doubles.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 CLAIMS: Claims = {"sub": "s"}
@@ -92,7 +92,7 @@ def _relabeled(token: str, **header: object) -> str:
 @pytest.mark.parametrize("algorithm", jose.ISSUER_ALGORITHMS)
 async def test_a_key_counts_for_its_own_algorithm_only(reader: Reader, algorithm: str) -> None:
     reader.issuer.key, reader.issuer.algorithm = KEYS[algorithm], algorithm
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     for other in ("none", "HS256", "RS512", algorithm.lower(), ""):
         assert not await reader.counts(_relabeled(token, alg=other)), other
@@ -108,9 +108,9 @@ async def test_a_key_counts_for_its_own_algorithm_only(reader: Reader, algorithm
 
 @pytest.mark.requirement("S-134")
 async def test_the_public_key_is_no_secret_of_an_hmac(reader: Reader) -> None:
-    assert await reader.counts(reader.issuer.signed(CLAIMS))
+    assert await reader.counts(reader.issuer.sign_claims(CLAIMS))
     assert not await reader.counts(reader.issuer.signed_with_hmac_of_the_public_key(CLAIMS))
-    assert not await reader.counts(reader.issuer.unsigned(CLAIMS))
+    assert not await reader.counts(reader.issuer.unsigned_token(CLAIMS))
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_a_key_that_fits_no_algorithm_is_left_out(key: dict[str, object]) -> Non
 async def test_keys_of_a_token_that_names_none_are_tried_and_a_named_one_must_be_there(reader: Reader) -> None:
     other = dict(RSAKey.generate_key(2048, {"kid": "op-0"}).as_dict(private=False))
     reader.issuer.change_keys = lambda keys: [other, *keys]
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     assert not await reader.counts(_relabeled(token, kid="op-0"))
     assert not await reader.counts(_relabeled(token, kid=7))
-    assert await reader.counts(signed({"alg": "RS256"}, CLAIMS, RSA))
-    assert not await reader.counts(signed({"alg": "RS256"}, CLAIMS, RSAKey.generate_key(2048)))
+    assert await reader.counts(sign_jwt({"alg": "RS256"}, CLAIMS, RSA))
+    assert not await reader.counts(sign_jwt({"alg": "RS256"}, CLAIMS, RSAKey.generate_key(2048)))
 
 
 @pytest.mark.requirement("S-134")
 async def test_unknown_keys_make_nobody_look_more_often_than_the_pause(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     storm = [_relabeled(token, kid=f"unknown-{number}") for number in range(60)]
     assert not any(await asyncio.gather(*map(reader.counts, storm)))
     assert reader.looks == 1
@@ -169,10 +169,10 @@ async def test_a_new_key_of_the_issuer_counts_after_the_pause_and_the_old_one_no
     reader: Reader, kid: str | None
 ) -> None:
     reader.issuer.key = RSAKey.generate_key(2048, None if kid is None else {"kid": "op-1"}, auto_kid=False)
-    old = reader.issuer.signed(CLAIMS)
+    old = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(old)
     reader.issuer.key = RSAKey.generate_key(2048, None if kid is None else {"kid": kid}, auto_kid=False)
-    new = reader.issuer.signed(CLAIMS)
+    new = reader.issuer.sign_claims(CLAIMS)
     reader.now += RETRY - 1
     assert not await reader.counts(new)
     assert await reader.counts(old)
@@ -183,7 +183,7 @@ async def test_a_new_key_of_the_issuer_counts_after_the_pause_and_the_old_one_no
 
 
 async def test_a_key_that_was_taken_away_counts_no_longer_than_it_is_kept(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     reader.issuer.key = KEYS["ES256"]
     for passed, counts in ((KEPT - 1, True), (1, False)):
@@ -195,7 +195,7 @@ async def test_a_key_that_was_taken_away_counts_no_longer_than_it_is_kept(reader
 
 
 async def test_a_set_that_cannot_be_read_is_told_from_one_without_the_key(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     reader.issuer.broken = "keys"
     with pytest.raises(NoKeys):
         await claims_of_issuer(reader.outbound, token, reader.url, policy=LOOPBACK, now=reader.now)
@@ -210,7 +210,7 @@ async def test_a_set_that_cannot_be_read_is_told_from_one_without_the_key(reader
 @pytest.mark.requirement("S-172")
 @pytest.mark.parametrize("outage", [*OUTAGES, "keys"])
 async def test_kept_keys_count_for_an_hour_while_the_address_gives_no_set(reader: Reader, outage: str) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     reader.issuer.broken, passed = outage, 0
     for more, looks in ((KEPT - 1, 1), (1, 2), (RETRY_IN_OUTAGE - 1, 2), (1, 3)):
@@ -230,7 +230,7 @@ async def test_kept_keys_count_for_an_hour_while_the_address_gives_no_set(reader
 async def test_a_set_that_arrives_after_an_outage_ends_the_keys_that_it_no_longer_lists(reader: Reader) -> None:
     taken = RSAKey.generate_key(2048, {"kid": "taken"})
     reader.issuer.change_keys = lambda keys: [*keys, dict(taken.as_dict(private=False))]
-    of_taken, of_kept = signed({"alg": "RS256", "kid": "taken"}, CLAIMS, taken), reader.issuer.signed(CLAIMS)
+    of_taken, of_kept = sign_jwt({"alg": "RS256", "kid": "taken"}, CLAIMS, taken), reader.issuer.sign_claims(CLAIMS)
     reader.issuer.broken = ""
     assert await reader.counts(of_taken)
     reader.issuer.broken = "unavailable"
@@ -245,7 +245,7 @@ async def test_a_set_that_arrives_after_an_outage_ends_the_keys_that_it_no_longe
 
 @pytest.mark.parametrize("answered", ["an empty set", "a set with a private key", "no usable key"])
 async def test_a_set_without_a_usable_key_ends_the_kept_keys(reader: Reader, answered: str) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     sets: dict[str, list[dict[str, object]]] = {
         "an empty set": [],
@@ -261,11 +261,11 @@ async def test_a_set_without_a_usable_key_ends_the_kept_keys(reader: Reader, ans
 
 
 async def test_an_outage_keeps_no_key_that_did_not_count_before(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     reader.issuer.broken = "unavailable"
     reader.now += KEPT
-    assert not await reader.counts(signed({"alg": "RS256", "kid": "op-1"}, CLAIMS, RSAKey.generate_key(2048)))
+    assert not await reader.counts(sign_jwt({"alg": "RS256", "kid": "op-1"}, CLAIMS, RSAKey.generate_key(2048)))
     assert not await reader.counts(_relabeled(token, kid="other"))
     assert not await reader.counts(token.rpartition(".")[0] + ".AAAA")
     reader.now -= 2 * KEPT  # a clock that was put back keeps nothing for longer
@@ -288,7 +288,7 @@ async def test_keys_of_strangers_outlast_an_outage_too(reader: Reader) -> None:
 
 
 async def test_a_set_is_read_up_to_a_quarter_of_a_megabyte(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     for size, fits in ((250_000, True), (270_000, False)):
         reader.now += KEPT_IN_OUTAGE  # so that what was kept does not answer for it
         reader.issuer.change_keys = lambda keys, size=size: [{**keys[0], "x5c": ["A" * size]}]
@@ -297,7 +297,7 @@ async def test_a_set_is_read_up_to_a_quarter_of_a_megabyte(reader: Reader) -> No
 
 @pytest.mark.requirement("S-134")
 async def test_keys_inside_are_not_fetched_unless_that_is_allowed(reader: Reader) -> None:
-    token = reader.issuer.signed(CLAIMS)
+    token = reader.issuer.sign_claims(CLAIMS)
     assert not await reader.counts(token, PUBLIC_ONLY)
     assert reader.looks == 0
     reader.now += RETRY

@@ -67,7 +67,7 @@ async def test_the_longest_authorization_request_leads_to_a_code(world: World) -
     host = "https://" + "a" * 2000 + ".example/"
     client_id, (_, challenge) = await world.public_client(redirect_uris=[host], client_name=TEXT), pkce()
     long = {"redirect_uri": host, "state": "s" * 4096, "nonce": "n" * 512}
-    assert (await world.allowed(client_id, challenge, **long))["state"] == "s" * 4096
+    assert (await world.allow_request(client_id, challenge, **long))["state"] == "s" * 4096
 
 
 @pytest.mark.parametrize("path", ["/authorize", "/par", "/token", "/revoke", "/introspect", "/device_authorization"])

@@ -182,7 +182,7 @@ async def test_unknown_clients_and_missing_redirects_get_a_page(world: World) ->
 async def test_a_single_web_redirect_may_be_left_out(world: World) -> None:
     client_id = await world.public_client(redirect_uris=["https://client.example/cb"])
     verifier, challenge = pkce()
-    told = await world.allowed(client_id, challenge, redirect_uri=None)
+    told = await world.allow_request(client_id, challenge, redirect_uri=None)
     form = {"grant_type": "authorization_code", "client_id": client_id, "code": told["code"], "code_verifier": verifier}
     assert (await world.token(form | {"redirect_uri": "https://evil.example/"})).status_code == 400
     assert (await world.token(form)).status_code == 200
@@ -323,7 +323,7 @@ async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path
         assert refused(silent, world) == "login_required", "nothing is kept, so nothing is counted"
         await alice.sign_in("alice", PASSWORD)
         assert (await alice.http.get(url)).headers["location"].startswith("/consent")
-        with world.elapsed(1200):
+        with world.clock_ahead(1200):
             assert (await http.get(url)).headers["location"].startswith("/consent")
 
 
@@ -510,7 +510,7 @@ def test_a_stored_request_that_cannot_be_read_is_a_refusal() -> None:
 
 async def test_a_request_expires_after_ten_minutes(world: World) -> None:
     page = await world.alice.open(world.authorize_url(await world.public_client(), "A" * 43))
-    with world.elapsed(601):
+    with world.clock_ahead(601):
         late = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     assert late.status_code == 410
 
@@ -518,7 +518,7 @@ async def test_a_request_expires_after_ten_minutes(world: World) -> None:
 @pytest.mark.requirement("S-006")
 async def test_the_issuer_is_named_in_success_and_error(world: World) -> None:
     client_id = await world.public_client()
-    assert (await world.allowed(client_id, "A" * 43))["iss"] == world.url
+    assert (await world.allow_request(client_id, "A" * 43))["iss"] == world.url
     page = await world.alice.open(world.authorize_url(client_id, "A" * 43, prompt="consent", state="s"))
     denied = await world.alice.submit(page, form="/consent", button=("decision", "deny"))
     assert refused(denied, world, state="s") == "access_denied"
@@ -540,7 +540,7 @@ async def test_the_issuer_is_named_in_success_and_error(world: World) -> None:
 async def test_state_comes_back_as_it_was_and_injects_nothing(world: World, state: str) -> None:
     client_id = await world.public_client()
     for told in (
-        await world.allowed(client_id, "A" * 43, state=state),
+        await world.allow_request(client_id, "A" * 43, state=state),
         query_of((await world.ask(client_id, state=state, code_challenge=None)).headers["location"]),
     ):
         assert told["state"] == state

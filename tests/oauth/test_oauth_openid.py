@@ -87,7 +87,7 @@ async def test_the_id_token_says_when_the_person_signed_in_and_a_refresh_does_no
     verifier, challenge = pkce()
     started = world.now()
     async with signed_in(world) as person:
-        with world.elapsed(100):
+        with world.clock_ahead(100):
             page = await person.open(world.authorize_url(client_id, challenge))
             answer = await person.submit(page, form="/consent", button=("decision", "allow"))
             code = Code(client_id, query_of(answer.headers["location"])["code"], verifier)
@@ -106,7 +106,7 @@ async def test_a_client_that_wants_a_fresh_sign_in_gets_one_before_the_consent_p
     client_id = await world.public_client()
     verifier, challenge = pkce()
     async with signed_in(world) as person:
-        with world.elapsed(100):
+        with world.clock_ahead(100):
             page = await person.open(world.authorize_url(client_id, challenge, **asked))
             assert is_sign_in(page)
             assert "and asks you to sign in again. Sign in, then decide." in page.text
@@ -125,10 +125,10 @@ async def test_a_client_that_wants_a_fresh_sign_in_gets_one_before_the_consent_p
 async def test_a_sign_in_that_is_fresh_enough_is_not_repeated(world: World, asked: dict[str, str]) -> None:
     client_id = await world.public_client()
     async with signed_in(world) as person:
-        with world.elapsed(100):
+        with world.clock_ahead(100):
             page = await person.open(world.authorize_url(client_id, "A" * 43, **asked))
             assert page.url.path == "/consent"
-            with world.elapsed(150):  # who takes long to decide is not sent away again
+            with world.clock_ahead(150):  # who takes long to decide is not sent away again
                 answer = await person.submit(page, form="/consent", button=("decision", "allow"))
         assert "code" in query_of(answer.headers["location"])
 
@@ -142,7 +142,7 @@ async def test_the_session_that_was_not_fresh_cannot_answer_the_request(world: W
         for changes in ({"request": handle}, {}):  # the twin answers the other request with the same form
             answer = await person.submit(page, {**changes}, form="/consent", button=("decision", "allow"))
             assert is_sign_in(answer) == bool(changes)
-        with world.elapsed(5):
+        with world.clock_ahead(5):
             late = await elsewhere.http.get(world.authorize_url(client_id, "A" * 43, prompt="login"))
             # a sign-in from before the request does not count either, in any browser
             assert is_sign_in(await person.open(late.headers["location"]))
@@ -169,7 +169,7 @@ async def test_no_page_is_shown_to_a_client_that_wants_none(world: World) -> Non
     issued = await world.tokens(await world.public_client(redirect_uris=[WEB]), redirect_uri=WEB)
     async with signed_in(world) as person:
         for age, outcome in (("60", "error"), ("200", "code")):
-            with world.elapsed(100):
+            with world.clock_ahead(100):
                 wanted = {"prompt": "none", "max_age": age, "redirect_uri": WEB}
                 url = world.authorize_url(issued["client_id"], "A" * 43, **wanted)
                 query = query_of((await person.http.get(url)).headers["location"])

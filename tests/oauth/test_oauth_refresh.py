@@ -54,7 +54,7 @@ async def test_a_spent_token_after_the_grace_kills_the_whole_family(stored_world
     second = (await stored_world.refresh(client_id, first["refresh_token"])).json()
     third = (await stored_world.refresh(client_id, second["refresh_token"])).json()
     assert await stored_world.probe(third["access_token"]) == 200
-    with stored_world.elapsed(600):
+    with stored_world.clock_ahead(600):
         assert error_of(await stored_world.refresh(client_id, first["refresh_token"])) == "invalid_grant"
         for issued in (first, second, third):
             assert await stored_world.probe(issued["access_token"]) == 401
@@ -70,7 +70,7 @@ async def test_a_process_that_is_generations_behind_gets_the_current_pair_and_it
     client_id, token = issued["client_id"], issued["refresh_token"]
     for _ in range(4):
         token = (await stored_world.refresh(client_id, token)).json()["refresh_token"]
-    with stored_world.elapsed(500):
+    with stored_world.clock_ahead(500):
         behind = (await stored_world.refresh(client_id, issued["refresh_token"])).json()
         assert behind["refresh_token"] == token
         assert await stored_world.probe(behind["access_token"]) == 200
@@ -97,7 +97,7 @@ async def test_a_client_that_crashed_before_it_stored_the_answer_gets_it_again_t
     issued = await world.tokens()
     client_id = issued["client_id"]
     lost = (await world.refresh(client_id, issued["refresh_token"])).json()
-    with world.elapsed(86400):
+    with world.clock_ahead(86400):
         retried = (await world.refresh(client_id, issued["refresh_token"])).json()
         assert retried["refresh_token"] == lost["refresh_token"]
         used = (await world.refresh(client_id, retried["refresh_token"])).json()
@@ -130,16 +130,16 @@ async def test_near_misses_and_refused_requests_do_not_burn_the_token(world: Wor
 async def test_a_family_ends_when_idle_for_three_months_or_a_year_old_and_each_answer_says_when(world: World) -> None:
     idle = await world.tokens()
     assert idle["refresh_token_expires_in"] == 90 * 86400
-    with world.elapsed(90 * 86400 + 5):
+    with world.clock_ahead(90 * 86400 + 5):
         assert error_of(await world.refresh(idle["client_id"], idle["refresh_token"])) == "invalid_grant"
     busy = await world.tokens()
     token = busy["refresh_token"]
     for day, told in ((80, 90), (160, 90), (240, 90), (320, 45)):
-        with world.elapsed(day * 86400):
+        with world.clock_ahead(day * 86400):
             answer = (await world.refresh(busy["client_id"], token)).json()
             assert abs(answer["refresh_token_expires_in"] - told * 86400) < 60
             token = answer["refresh_token"]
-    with world.elapsed(365 * 86400 + 5):
+    with world.clock_ahead(365 * 86400 + 5):
         assert error_of(await world.refresh(busy["client_id"], token)) == "invalid_grant"
 
 

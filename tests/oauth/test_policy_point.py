@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server.settings import SettingsRefused, load_settings
-from tests.support.harness import free_socket, serving
-from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from tests.support.harness import free_socket, serve_app
+from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import Agent, room
 from tests.support.rules import look_twice, put
 from vault import connections
@@ -46,7 +46,7 @@ async def policy() -> AsyncGenerator[Policy]:
     listening = free_socket()
     made = Policy(f"http://127.0.0.1:{listening.getsockname()[1]}/access/v1/evaluation")
     app = Starlette(routes=[Route("/access/v1/evaluation", made.decide, methods=["POST"])])
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         yield made
 
 
@@ -98,7 +98,7 @@ async def test_each_use_is_asked_about_and_a_no_is_a_refusal(place: ExchangeRoom
     assert policy.authorization == "Bearer of-the-vault"
     policy.answer = False
     no = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (no.status_code, refused(no)) == (403, "access_denied")
+    assert (no.status_code, refusal_code(no)) == (403, "access_denied")
     events = [one for one in await place.events("exchange.refused") if one.client_id == caller.client.id]
     assert [one.details["code"] for one in events] == ["policy_refused"]
 
@@ -122,7 +122,7 @@ async def test_without_an_answer_nothing_is_done(place: ExchangeRoom, policy: Po
         (500, True) if fault == "status" else (200, None if fault == "no decision" else "yes")
     )
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (answer.status_code, refused(answer)) == (503, "temporarily_unavailable")
+    assert (answer.status_code, refusal_code(answer)) == (503, "temporarily_unavailable")
     policy.status, policy.answer = 200, True
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
 

@@ -15,9 +15,9 @@ from server.mcp import stream_watch
 from server.oauth import tokens
 from server.oauth.rules import default_resource
 from tests.conftest import Store
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import get_grant
-from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import Agent, legacy_session, modern, modern_headers, room
 from tests.support.rooms.oauth_world import claims_of
 from vault import revoked_tokens
@@ -132,7 +132,7 @@ async def test_a_repeated_exchange_is_not_answered_for_the_sibling_that_was_revo
     await revoke(place, caller, agent.token)
     for _ in range(3):  # the answer is kept again for the one, after the revocation
         assert [await released(sibling), await released(agent.token)] == [200, 400]
-    assert refused(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
 
 
 async def test_what_was_made_of_a_token_ends_with_it_and_with_no_other(place: ExchangeRoom) -> None:
@@ -170,7 +170,7 @@ async def test_what_was_made_of_a_token_ends_with_it_and_with_no_other(place: Ex
     await revoke(place, caller, agent.token)
     assert [await works(first), await is_active(child)] == [False, False]
     assert await works(kept)
-    assert refused(await place.exchange(api, agent.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(api, agent.token, scope="chat:write")) == "invalid_request"
 
 
 async def test_a_revocation_counts_in_every_process(place: ExchangeRoom, store: Store) -> None:
@@ -182,7 +182,7 @@ async def test_a_revocation_counts_in_every_process(place: ExchangeRoom, store: 
     settings = place.room.vault.settings  # another process behind the same public address
     async with (
         open_deployment(settings, data=store.data) as second,
-        serving(build_app(second), listening),
+        serve_app(build_app(second), listening),
         httpx2.AsyncClient(base_url=base, timeout=20, trust_env=False) as other,
     ):
         headers = {"authorization": f"Bearer {agent.token}"}
@@ -224,7 +224,7 @@ async def test_a_token_is_exchanged_so_often_and_no_oftener(place: ExchangeRoom)
         assert answer.status_code == 200, answer.text
         token = answer.json()["access_token"]
     assert claims_of(token)["jti"].count(".") == revoked_tokens.MAX_DEPTH - 1
-    assert refused(await place.exchange(caller, token, audience=resource)) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, token, audience=resource)) == "invalid_request"
     await revoke(place, caller, agent.token)
     assert (await place.http.get("/userinfo", headers={"authorization": f"Bearer {token}"})).status_code == 401
 

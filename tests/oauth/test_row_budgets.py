@@ -12,7 +12,7 @@ from server.oauth.rules import default_resource
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
 from tests.support.peeking import note_repeats, read_events
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 
 MOST = 60
@@ -39,7 +39,7 @@ async def kinds(place: ExchangeRoom, agent: Agent) -> Counter[str]:
 
 
 def check_slowed(answer: httpx2.Response) -> None:
-    assert (answer.status_code, refused(answer)) == (429, "temporarily_unavailable")
+    assert (answer.status_code, refusal_code(answer)) == (429, "temporarily_unavailable")
     assert 1 <= int(answer.headers["retry-after"]) <= HOUR / MOST
 
 
@@ -103,7 +103,7 @@ async def test_a_used_refresh_token_ends_its_grant_however_many_requests_there_w
     for _ in range(MOST):
         token = (await place.http.post("/token", data={**form, "refresh_token": token})).json()["refresh_token"]
     place.deployment.database.clock_offset += place.deployment.settings.tokens.refresh_grace + 1
-    assert refused(await place.http.post("/token", data={**form, "refresh_token": first})) == "invalid_grant"
+    assert refusal_code(await place.http.post("/token", data={**form, "refresh_token": first})) == "invalid_grant"
     assert (await kinds(place, agent))["grant.revoked"] == 1
 
 

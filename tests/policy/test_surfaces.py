@@ -21,7 +21,7 @@ from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 from tests.support.rooms.oauth_world import World, error_of
 from tests.support.rooms.proxy_room import READ, proxy_room
@@ -160,11 +160,11 @@ async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled_vault: R
     await place.slack(agent)
     await ruled_vault.use(f'@id("posts") {POSTS};')
     no = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (no.status_code, refused(no)) == (403, "access_denied")
+    assert (no.status_code, refusal_code(no)) == (403, "access_denied")
     assert "Rule posts" in no.json()["error_description"]
     assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
     await ruled_vault.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);')
-    assert refused(await place.exchange(caller, agent.token, scope="channels:read")) == "access_denied"
+    assert refusal_code(await place.exchange(caller, agent.token, scope="channels:read")) == "access_denied"
     assert not (await ruled_vault.call(agent, "slack_channels")).is_error, "its tools are no exchange"
 
 
@@ -182,7 +182,7 @@ async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled
             await ruled_vault.use(rule)
             answer = await place.exchange(caller, agent.token, scope="channels:read")
             if caller is full and refusal is not None:
-                assert refused(answer) == refusal
+                assert refusal_code(answer) == refusal
             else:
                 assert answer.status_code == 200, answer.text
 

@@ -135,9 +135,9 @@ async def test_what_a_client_comes_for_while_it_is_removed_ends_with_it(room: Ro
     async with httpx2.AsyncClient(base_url=room.url, timeout=20) as http:
         world = World(room.vault, person, http)
         asker = Asker(world, await asker_client(world), user)
-        first, second = await asker.approved(), await asker.approved()
+        first, second = await asker.ask_and_approve(), await asker.ask_and_approve()
         other = await asker.other()
-        kept = await other.approved()
+        kept = await other.ask_and_approve()
         yes = {one: await requests.find(deployment.database, deployment.keys, one, client_id=asker.client.id)
                for one in (first, second)}  # fmt: skip
         found, late = yes[first], yes[second]

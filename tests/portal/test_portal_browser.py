@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from tests.support.doubles.openid_double import running_openid
-from tests.support.harness import PASSWORD, free_socket, serving
+from tests.support.harness import PASSWORD, free_socket, serve_app
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations, grants
 
@@ -69,7 +69,7 @@ class Agent:
 async def agent() -> AsyncGenerator[Agent]:
     listening = free_socket()
     made = Agent(f"http://127.0.0.1:{listening.getsockname()[1]}", then=None)
-    async with serving(made.app(), listening):
+    async with serve_app(made.app(), listening):
         yield made
 
 
@@ -132,7 +132,7 @@ async def test_signing_in_anew_leads_straight_to_an_agent_that_was_let_in_before
     user, listening, elsewhere = await room.user(), free_socket(), free_socket()
     thanks = Agent(f"http://127.0.0.1:{elsewhere.getsockname()[1]}", then=None)
     hopping = Agent(f"http://127.0.0.1:{listening.getsockname()[1]}", then=f"{thanks.url}/thanks")
-    async with serving(thanks.app(), elsewhere), serving(hopping.app(), listening):
+    async with serve_app(thanks.app(), elsewhere), serve_app(hopping.app(), listening):
         redirect = f"{hopping.url}/callback"
         client_id = str((await room.vault.register(client_name="Hop bot", redirect_uris=[redirect]))["client_id"])
         url, verifier = _request(room, client_id, redirect)
@@ -372,7 +372,7 @@ async def test_an_agent_may_send_the_browser_on_to_its_own_web_site(room: Room, 
     listening, elsewhere = free_socket(), free_socket()
     thanks = Agent(f"http://127.0.0.1:{elsewhere.getsockname()[1]}", then=None)
     sends_on = Agent(f"http://127.0.0.1:{listening.getsockname()[1]}", then=f"{thanks.url}/thanks")
-    async with serving(sends_on.app(), listening), serving(thanks.app(), elsewhere):
+    async with serve_app(sends_on.app(), listening), serve_app(thanks.app(), elsewhere):
         client = await room.agent(redirect_uris=(f"{sends_on.url}/callback",))
         await page.goto(f"{room.url}{room.authorize_path(client)}")
         await _sign_in(page, user.name)

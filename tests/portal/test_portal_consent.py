@@ -70,7 +70,7 @@ async def test_the_decision_counts_only_as_this_sessions_own_form(room: Room, ch
     person, client = await room.signed_in(await room.user()), await room.agent()
     page = await person.open(room.authorize_path(client))
     form = next(one for one in forms_of(page.text) if one.action == "/consent")
-    data = dict(form.filled({})) | {"decision": "allow"}
+    data = dict(form.fill_in({})) | {"decision": "allow"}
     headers = {"origin": room.url}
     match change:
         case "stripped":
@@ -248,7 +248,7 @@ async def test_a_browser_is_moved_on_by_a_page_and_a_script_by_a_redirect(room: 
     for headers, status in (({"sec-fetch-mode": "navigate", "sec-fetch-site": "same-origin"}, 200), ({}, 303)):
         person, client = await room.signed_in(), await room.agent()
         page = await person.open(room.authorize_path(client))
-        data = dict(forms_of(page.text)[-1].filled({})) | {"decision": "allow"}
+        data = dict(forms_of(page.text)[-1].fill_in({})) | {"decision": "allow"}
         answer = await person.http.post("/consent", data=data, headers={"origin": room.url, **headers})
         assert answer.status_code == status
         if status == 200:

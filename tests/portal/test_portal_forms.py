@@ -149,7 +149,7 @@ async def test_cookies_of_an_https_vault_are_host_bound_secure_and_hidden_from_s
         form = next(one for one in forms_of(page.text) if one.action == "/sign-in")
         answer = await http.post(
             "/sign-in",
-            data=dict(form.filled({"name": "alice", "password": PASSWORD})),
+            data=dict(form.fill_in({"name": "alice", "password": PASSWORD})),
             headers={"origin": vault.url, "cookie": before[0].partition(";")[0]},
         )
     cookies = [*before, *answer.headers.get_list("set-cookie")]
@@ -307,7 +307,7 @@ async def test_sign_in_never_leads_to_another_place(room: Room, target: str) -> 
         assert page.status_code == 200
         assert "evil" not in page.text
     form = next(one for one in forms_of(page.text) if one.action == "/sign-in")
-    data = dict(form.filled({"name": "alice", "password": PASSWORD, "return_to": target}))
+    data = dict(form.fill_in({"name": "alice", "password": PASSWORD, "return_to": target}))
     answer = await person.http.post("/sign-in", data=data, headers={"origin": room.url})
     assert answer.status_code == 303
     assert answer.headers["location"] == "/"
@@ -324,7 +324,7 @@ async def test_sign_in_leads_back_to_the_page_that_was_asked_for(room: Room) -> 
 async def _password_form(person: Person) -> dict[str, str]:
     page = await person.open("/sign-in")
     form = next(one for one in forms_of(page.text) if one.action == "/sign-in")
-    return dict(form.filled({"name": "alice", "password": PASSWORD}))
+    return dict(form.fill_in({"name": "alice", "password": PASSWORD}))
 
 
 @pytest.mark.requirement("S-127")

@@ -36,7 +36,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 
 def fields_of(page: httpx2.Response, action: str) -> dict[str, str]:
     """What a browser would send of the form."""
-    return dict(next(one for one in forms_of(page.text) if action in one.action).filled({}))
+    return dict(next(one for one in forms_of(page.text) if action in one.action).fill_in({}))
 
 
 async def agent_of(room: Room) -> tuple[Person, str, Connection]:

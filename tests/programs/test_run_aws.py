@@ -32,8 +32,8 @@ async def test_aws_uses_an_account_whose_key_it_never_has(room: AwsRoom, tmp_pat
     if shutil.which("aws") is None:
         pytest.skip("aws isn't installed")
     user = await room.keys.user()
-    connection = await room.entered(user)
-    agent = (await room.keys.allowed(user, connection, frozenset({"s3:write"}))).agent
+    connection = await room.connect_account(user)
+    agent = (await room.keys.allow_agent(user, connection, frozenset({"s3:write"}))).agent
     (tmp_path / "given").write_text("hello")
     script = (
         "aws s3api put-object --bucket box --key one --body $HOME/given"
@@ -65,8 +65,8 @@ def test_a_host_that_differs_by_account_is_known_by_its_form() -> None:
 
 async def test_an_encoding_that_s3_would_store_is_refused_and_not_removed(room: AwsRoom, tmp_path: Path) -> None:
     user = await room.keys.user()
-    connection = await room.entered(user)
-    agent = (await room.keys.allowed(user, connection, frozenset({"s3:write"}))).agent
+    connection = await room.connect_account(user)
+    agent = (await room.keys.allow_agent(user, connection, frozenset({"s3:write"}))).agent
     program = (
         "import gzip, urllib.error, urllib.request as u\n"
         "def put(**more):\n"

@@ -39,7 +39,7 @@ from tests.support.bridging import Machine, in_the_browser
 from tests.support.harness import PASSWORD, RunningVault, Tokens
 from tests.support.person import Person
 from tests.support.processes import PROGRAM
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, Ran, program_room
 from vault import clients, users
 
@@ -370,7 +370,7 @@ def dpop_proof(key: ECKey, method: str, url: str, token: str = "") -> str:
     claims: dict[str, object] = {"jti": secrets.token_hex(8), "htm": method, "htu": url, "iat": int(time())}
     if token:
         claims["ath"] = urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
-    return signed({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.as_dict(private=False)}, claims, key)
+    return sign_jwt({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.as_dict(private=False)}, claims, key)
 
 
 async def allow(there: Elsewhere, client_id: str, scopes: frozenset[str]) -> None:
@@ -397,14 +397,16 @@ async def test_a_signed_in_command_runs_a_program(there: Elsewhere, tmp_path: Pa
             client_id = ""
             while not client_id:
                 await asyncio.sleep(0.1)
-                client_id = str(machine.stored()["client_id"]) if list(machine.data.glob("remote/*.json")) else ""
+                client_id = (
+                    str(machine.read_credentials()["client_id"]) if list(machine.data.glob("remote/*.json")) else ""
+                )
             await allow(there, client_id, READ)
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert json.loads(out)["login"] == "alice", (out, machine.told())
+    assert json.loads(out)["login"] == "alice", (out, machine.read_errors())
 
 
 async def _fresh(there: Elsewhere) -> str:

@@ -177,10 +177,10 @@ async def test_a_request_whose_answer_is_lost_arrives_exactly_once(http: Outboun
         with pytest.raises(NoAnswer):
             await http.send(OutboundRequest(method, server.url, body=None if method in ("GET", "HEAD") else b"x"))
         assert server.connections == 1
-        assert server.arrived(method) == 1
+        assert server.count_arrivals(method) == 1
         server.answer = lambda _: Reply()
         await http.send(OutboundRequest(method, server.url))  # the twin: the same request, answered
-        assert server.arrived(method) == 2
+        assert server.count_arrivals(method) == 2
 
 
 async def test_a_request_that_must_not_meet_a_stale_connection_gets_its_own(http: Outbound) -> None:
@@ -222,7 +222,7 @@ async def test_not_reached_and_no_answer_are_told_apart(http: Outbound) -> None:
         async with scripted_server(lambda _, reply=reply: reply) as server:
             with pytest.raises(NoAnswer):
                 await http.send(OutboundRequest("POST", server.url))
-            assert server.arrived("POST") == 1
+            assert server.count_arrivals("POST") == 1
 
 
 @pytest.mark.requirement("S-148")

@@ -16,7 +16,7 @@ from providers.outbound.client import Outbound
 from server.connecting.provider_authorization import is_issuer_of
 from tests.support.doubles.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import room
 from vault import users
 
@@ -101,10 +101,12 @@ async def _exchange(place: ExchangeRoom, provider: OpenIDDouble, name: str, clai
                 )
     now = place.now()
     claims: Claims = {"iss": claimed, "sub": "employee", "aud": AUDIENCE, "iat": now, "exp": now + 300}
-    answer = await place.exchange(caller, provider.signed(claims | {"scope": "exchange"}), kind=JWT, scope="chat:write")
+    answer = await place.exchange(
+        caller, provider.sign_claims(claims | {"scope": "exchange"}), kind=JWT, scope="chat:write"
+    )
     if answer.status_code == 200:
         return True
-    assert refused(answer) == "invalid_request"
+    assert refusal_code(answer) == "invalid_request"
     return False
 
 

@@ -14,7 +14,7 @@ from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
 from server.connecting.provider_errors import FIXES, fix_for
 from server.settings import load_settings
-from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.person import Person
 from tests.support.rooms import mcp_room
 from tests.support.rooms.portal_room import Room, query_of
@@ -53,7 +53,7 @@ async def _again(
     settings = load_settings(overrides=overrides)
     async with (
         open_deployment(settings, data=data) as deployment,
-        serving(build_app(deployment), listening),
+        serve_app(build_app(deployment), listening),
         AsyncExitStack() as stack,
     ):
         yield Room(RunningVault(settings.public_url, deployment), simulator, stack)

@@ -129,7 +129,7 @@ async def test_slack_says_no_with_status_200(bench: Bench, code: str, kind: type
         await post(bench.slack())
     assert type(caught.value) is kind
     assert caught.value.code == expected
-    assert bench.server.arrived("POST") == 1
+    assert bench.server.count_arrivals("POST") == 1
     bench.server.answer = lambda _: json_reply({"ok": True})
     await post(bench.slack())
 
@@ -273,13 +273,13 @@ async def test_a_write_is_repeated_only_when_it_was_not_looked_at_and_a_time_is_
     replies = iter([Reply(429, headers={"Retry-After": "1"}), json_reply({"ok": True})])
     bench.server.answer = lambda _: next(replies)
     assert await post(bench.slack()) == {"ok": True}
-    assert bench.server.arrived("POST") == 2
+    assert bench.server.count_arrivals("POST") == 2
     for reply in (Reply(429), Reply(503, headers={"Retry-After": "1"}), Reply(502)):
-        before = bench.server.arrived("POST")
+        before = bench.server.count_arrivals("POST")
         bench.server.answer = lambda _, reply=reply: reply
         with pytest.raises(ToolRefused):
             await post(bench.slack())
-        assert bench.server.arrived("POST") == before + 1
+        assert bench.server.count_arrivals("POST") == before + 1
 
 
 def github_error(message: str, **headers: str) -> Reply:
@@ -328,7 +328,7 @@ async def test_a_write_whose_outcome_is_unknown_is_never_repeated(bench: Bench, 
         await post(bench.slack())
     assert caught.value.unknown_outcome
     assert "may have been carried out" in caught.value.description
-    assert bench.server.arrived("POST") == 1
+    assert bench.server.count_arrivals("POST") == 1
 
 
 async def test_a_write_that_was_not_sent_is_tried_once_more() -> None:
@@ -353,7 +353,7 @@ async def test_a_hanging_provider_costs_the_budget_and_no_more(bench: Bench, mon
     with pytest.raises(UpstreamUnavailable) as caught:
         await post(bench.slack())
     assert caught.value.unknown_outcome
-    assert bench.server.arrived("POST") == 1
+    assert bench.server.count_arrivals("POST") == 1
 
 
 async def test_all_calls_of_one_tool_share_one_budget(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ async def test_all_calls_of_one_tool_share_one_budget(bench: Bench, monkeypatch:
         await api.get("web", "/conversations.list")
     with pytest.raises(UpstreamUnavailable):
         await api.get("web", "/conversations.list")
-    assert bench.server.arrived("GET") <= 2
+    assert bench.server.count_arrivals("GET") <= 2
 
 
 async def test_errors_show_neither_token_nor_what_is_not_text(bench: Bench) -> None:

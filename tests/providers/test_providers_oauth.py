@@ -207,7 +207,7 @@ async def test_a_failed_redemption_raises_a_clean_error(upstreams: Upstreams, re
     assert caught.value.code == code
     assert len(caught.value.description) <= 250
     assert caught.value.description.isprintable()
-    assert upstreams.server.arrived("POST") == 1
+    assert upstreams.server.count_arrivals("POST") == 1
 
 
 @pytest.mark.parametrize(

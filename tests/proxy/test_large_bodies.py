@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from providers.definitions.catalog import load_catalog
 from server.proxy.large_bodies import LargeBodies
 from server.proxy.wire import ProxyRefused, read_body
-from tests.support.doubles.proxied_api import Upstream, replying
-from tests.support.harness import free_socket, serving
+from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
+from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 
 MIB = 1024 * 1024
@@ -28,9 +28,9 @@ GITHUB = load_catalog().provider("github")
 @pytest.fixture
 async def upstream() -> AsyncGenerator[Upstream]:
     app, listening = Upstream(), free_socket()
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app.answer = replying(b"{}")
+        app.answer = reply_in_pieces(b"{}")
         yield app
 
 
@@ -84,7 +84,7 @@ async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         arrived.release()
         await released.wait()
-        await replying(b"{}")(scope, receive, send)
+        await reply_in_pieces(b"{}")(scope, receive, send)
 
     handle, other = await writer(room), await writer(room)
     upstream.answer = slow

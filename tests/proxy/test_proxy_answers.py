@@ -16,9 +16,9 @@ from starlette.types import Message, Receive, Scope, Send
 from providers.outbound.messages import HttpError, NoAnswer, NotReached, PeerBusy, TooLarge
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
-from tests.support.doubles.proxied_api import Upstream, replying
-from tests.support.harness import free_socket, serving
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
+from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
+from tests.support.harness import free_socket, serve_app
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
 
 MASK = "*" * len(UPSTREAM_TOKEN)
 
@@ -26,7 +26,7 @@ MASK = "*" * len(UPSTREAM_TOKEN)
 @pytest.fixture(scope="module")
 async def upstream() -> AsyncGenerator[Upstream]:
     app, listening = Upstream(), free_socket()
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         yield app
 
@@ -35,7 +35,7 @@ async def upstream() -> AsyncGenerator[Upstream]:
 async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     limits = {"body_limit": 300_000, "answer_limit": 400_000}
     async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
-        opened.provider.answer = posted
+        opened.provider.answer = post_reply
         yield opened
 
 
@@ -54,7 +54,7 @@ async def test_a_credential_that_a_provider_repeats_is_masked_wherever_the_strea
     upstream: Upstream, handle: ProxyHandle, cut: int
 ) -> None:
     secret = UPSTREAM_TOKEN.encode()
-    upstream.answer = replying(b'{"token":"' + secret[:cut], secret[cut:] + b'","x":"', secret + b'"}')
+    upstream.answer = reply_in_pieces(b'{"token":"' + secret[:cut], secret[cut:] + b'","x":"', secret + b'"}')
     answer = await get(handle)
     assert answer.text == f'{{"token":"{MASK}","x":"{MASK}"}}'
 
@@ -62,7 +62,7 @@ async def test_a_credential_that_a_provider_repeats_is_masked_wherever_the_strea
 async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream, handle: ProxyHandle) -> None:
     body = b'{"authorization":"Bearer ' + UPSTREAM_TOKEN.encode() + b'"}'
     headers = [(b"x-echo", UPSTREAM_TOKEN.encode()), (b"content-length", str(len(body)).encode())]
-    upstream.answer = replying(body, headers=headers)
+    upstream.answer = reply_in_pieces(body, headers=headers)
     answer = await get(handle)
     assert answer.json() == {"authorization": f"Bearer {MASK}"}
     assert answer.headers["x-echo"] == MASK
@@ -84,7 +84,7 @@ async def test_a_credential_with_an_escaped_letter_is_masked(
 ) -> None:
     body = f'{{"token":"{spelled}","x":"\\u0078"}}'.encode()
     step = len(body) // pieces + 1
-    upstream.answer = replying(*(body[at : at + step] for at in range(0, len(body), step)))
+    upstream.answer = reply_in_pieces(*(body[at : at + step] for at in range(0, len(body), step)))
     assert (await get(handle)).text == f'{{"token":"{"*" * len(spelled)}","x":"\\u0078"}}'
 
 
@@ -92,7 +92,9 @@ async def test_a_credential_with_an_escaped_letter_is_masked(
 async def test_an_answer_that_is_compressed_all_the_same_is_masked(
     upstream: Upstream, handle: ProxyHandle, encoding: str, pack: Callable[[bytes], bytes]
 ) -> None:
-    upstream.answer = replying(pack(UPSTREAM_TOKEN.encode() * 9), headers=[(b"content-encoding", encoding.encode())])
+    upstream.answer = reply_in_pieces(
+        pack(UPSTREAM_TOKEN.encode() * 9), headers=[(b"content-encoding", encoding.encode())]
+    )
     answer = await get(handle, headers={"accept-encoding": encoding})
     assert answer.text == MASK * 9
     assert "content-encoding" not in answer.headers
@@ -102,10 +104,10 @@ async def test_an_answer_that_is_compressed_all_the_same_is_masked(
 async def test_an_encoding_in_which_nothing_can_be_found_is_refused(
     upstream: Upstream, handle: ProxyHandle, encodings: list[str]
 ) -> None:
-    upstream.answer = replying(b"x", headers=[(b"content-encoding", one.encode()) for one in encodings])
+    upstream.answer = reply_in_pieces(b"x", headers=[(b"content-encoding", one.encode()) for one in encodings])
     answer = await get(handle)
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "answer_unreadable")
-    upstream.answer = replying(b"x", headers=[(b"content-encoding", b"identity")])
+    upstream.answer = reply_in_pieces(b"x", headers=[(b"content-encoding", b"identity")])
     assert (await get(handle)).text == "x"
 
 
@@ -158,7 +160,7 @@ async def test_an_answer_over_the_limit_is_refused_or_cut_off(
 ) -> None:
     for size in (390_000, 410_000):
         headers = [(b"content-length", str(size).encode())] if announced else []
-        upstream.answer = replying(*[b"x" * 10_000] * (size // 10_000), headers=headers)
+        upstream.answer = reply_in_pieces(*[b"x" * 10_000] * (size // 10_000), headers=headers)
         if size < 400_000:
             answer = await get(handle)
             assert len(answer.content) == size
@@ -279,7 +281,7 @@ async def outcome(room: ProxyRoom, handle: ProxyHandle) -> object:
 async def test_a_client_that_leaves_in_the_middle_of_its_body_sends_nothing(
     room: ProxyRoom, upstream: Upstream, announced: int
 ) -> None:
-    upstream.answer = replying(b"{}")
+    upstream.answer = reply_in_pieces(b"{}")
     handle = await room.ready()
     where = urlsplit(room.url)
     _, writer = await asyncio.open_connection("127.0.0.1", where.port)
@@ -299,7 +301,7 @@ async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: U
             yield part
             await asyncio.sleep(0.01)
 
-    upstream.answer = replying(b"{}")
+    upstream.answer = reply_in_pieces(b"{}")
     headers = {"content-type": "application/json"}
     for kind, status in ((b"im", 403), (b"public_channel", 200)):
         content = pieces(b'{"types":"', kind, b'"}')
@@ -310,7 +312,9 @@ async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: U
 
 async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, handle: ProxyHandle) -> None:
     for status in (429, 503):
-        upstream.answer = replying(b"{}", status=status, headers=[(b"retry-after", b"17"), (b"x-ratelimit", b"0")])
+        upstream.answer = reply_in_pieces(
+            b"{}", status=status, headers=[(b"retry-after", b"17"), (b"x-ratelimit", b"0")]
+        )
         answer = await get(handle)
         assert (answer.status_code, answer.headers["retry-after"]) == (status, "17")
         assert answer.headers["x-ratelimit"] == "0"
@@ -340,7 +344,7 @@ async def test_headers_about_the_hop_the_provider_and_the_browser_stay_behind(
         "connection": "x-hop",
     }
     headers = [(name.encode(), value.encode()) for name, value in cut.items()]
-    upstream.answer = replying(b"{}", headers=[*headers, (b"etag", b'"v1"'), (b"x-request-id", b"7")])
+    upstream.answer = reply_in_pieces(b"{}", headers=[*headers, (b"etag", b'"v1"'), (b"x-request-id", b"7")])
     answer = await get(handle)
     assert {name: answer.headers[name] for name in ("etag", "x-request-id")} == {"etag": '"v1"', "x-request-id": "7"}
     assert answer.headers["cache-control"] == "no-store"
@@ -359,12 +363,12 @@ async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
         f"{upstream.url}/other",
         f"{upstream.url}/slackish/x",
     ):
-        upstream.answer = replying(b"", status=status, headers=[(b"location", location.encode())])
+        upstream.answer = reply_in_pieces(b"", status=status, headers=[(b"location", location.encode())])
         answer = await get(handle)
         assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
         assert "location" not in answer.headers
     for location in (f"{upstream.url}/slack/users.list?a=b", "users.list?a=b", "/slack/users.list?a=b"):
-        upstream.answer = replying(b"", status=status, headers=[(b"location", location.encode())])
+        upstream.answer = reply_in_pieces(b"", status=status, headers=[(b"location", location.encode())])
         answer = await get(handle)
         assert (answer.status_code, answer.headers["location"]) == (status, f"{handle.base()}/users.list?a=b")
 
@@ -387,13 +391,15 @@ async def test_a_redirect_that_climbs_out_of_the_api_is_refused(
     upstream: Upstream, handle: ProxyHandle, below: str
 ) -> None:
     location = f"{upstream.url}/slack/{below}"
-    upstream.answer = replying(b"", status=302, headers=[(b"location", location.encode())])
+    upstream.answer = reply_in_pieces(b"", status=302, headers=[(b"location", location.encode())])
     answer = await get(handle)
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
-    upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+    upstream.answer = reply_in_pieces(b"{}", status=201, headers=[(b"location", location.encode())])
     answer = await get(handle)
     assert (answer.status_code, answer.headers.get("location")) == (201, None)
-    upstream.answer = replying(b"", status=302, headers=[(b"location", f"{upstream.url}/slack/x..y?a=../b".encode())])
+    upstream.answer = reply_in_pieces(
+        b"", status=302, headers=[(b"location", f"{upstream.url}/slack/x..y?a=../b".encode())]
+    )
     assert (await get(handle)).headers["location"] == f"{handle.base()}/x..y?a=../b"
 
 
@@ -403,24 +409,24 @@ async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: U
         (f"{upstream.url}/slack/files?upload_id=canary", None),
         ("https://elsewhere.example/7", None),
     ):
-        upstream.answer = replying(b"{}", status=201, headers=[(b"location", location.encode())])
+        upstream.answer = reply_in_pieces(b"{}", status=201, headers=[(b"location", location.encode())])
         answer = await get(handle)
         assert (answer.status_code, answer.headers.get("location")) == (201, told)
 
 
 async def test_answers_without_a_body_pass(upstream: Upstream, handle: ProxyHandle) -> None:
-    upstream.answer = replying(status=304, headers=[(b"etag", b'"v1"')])
+    upstream.answer = reply_in_pieces(status=304, headers=[(b"etag", b'"v1"')])
     assert (await get(handle)).status_code == 304
-    upstream.answer = replying(status=204)
+    upstream.answer = reply_in_pieces(status=204)
     assert (await get(handle)).status_code == 204
     for status in (203, 205, 303, 305):  # these may have one
-        upstream.answer = replying(b"kept", status=status)
+        upstream.answer = reply_in_pieces(b"kept", status=status)
         answer = await get(handle)
         assert (answer.status_code, answer.text) == (status, "kept")
 
 
 async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, handle: ProxyHandle) -> None:
-    upstream.answer = replying(b'{"message":"no"}', status=403, headers=[(b"content-type", b"application/json")])
+    upstream.answer = reply_in_pieces(b'{"message":"no"}', status=403, headers=[(b"content-type", b"application/json")])
     theirs, ours = await get(handle), await get(handle, "/no.such.method")
     assert (theirs.status_code, theirs.json()) == (403, {"message": "no"})
     assert "token-vault-refusal" not in theirs.headers
@@ -439,12 +445,12 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     theirs, path = f"{upstream.url}/github", "/repos/a/b/issues"
     body = f'{{"url":"{theirs}/x","other":"https://github.com/x"}}'.encode()
     headers = [(b"content-type", b"application/json"), (b"link", f'<{theirs}{path}?page=2>; rel="next"'.encode())]
-    upstream.answer = replying(body[:20], body[20:], headers=headers)
+    upstream.answer = reply_in_pieces(body[:20], body[20:], headers=headers)
     answer = await handle.call("GET", path, api="rest")
     ours = handle.base("rest")
     assert answer.json() == {"url": f"{ours}/x", "other": "https://github.com/x"}
     assert answer.headers["link"] == f'<{ours}{path}?page=2>; rel="next"'
-    upstream.answer = replying(body, headers=[(b"content-type", b"text/plain")])
+    upstream.answer = reply_in_pieces(body, headers=[(b"content-type", b"text/plain")])
     assert (await handle.call("GET", path, api="rest")).content == body
     writing = await room.handle(handle.agent, handle.connection, scopes=frozenset({"issues:write"}))
     await room.allow(handle.agent, handle.connection, frozenset({"issues:write"}))
@@ -453,7 +459,7 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     await writing.call("POST", path, api="rest", json=sent)
     assert bodies == [{"title": f"{theirs}/x", "body": "https://github.com/x"}]
     plain = await room.ready()  # Slack's clients follow nothing
-    upstream.answer = replying(body, headers=[(b"content-type", b"application/json")])
+    upstream.answer = reply_in_pieces(body, headers=[(b"content-type", b"application/json")])
     assert (await get(plain)).content == body
 
 

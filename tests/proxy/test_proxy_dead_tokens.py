@@ -8,17 +8,17 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from server.connecting.links import LINKS
-from tests.support.doubles.proxied_api import Upstream, replying
+from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.doubles.scripted import Reply, json_reply
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import read_events
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom, post_reply, proxy_room
 
 
 @pytest.fixture(scope="module")
 async def upstream() -> AsyncGenerator[Upstream]:
     app, listening = Upstream(), free_socket()
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         yield app
 
@@ -27,7 +27,7 @@ async def upstream() -> AsyncGenerator[Upstream]:
 async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     limits = {"body_limit": 300_000, "answer_limit": 400_000}
     async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
-        opened.provider.answer = posted
+        opened.provider.answer = post_reply
         yield opened
 
 
@@ -51,15 +51,15 @@ def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], ob
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         sent = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
         seen.append(sent)
-        chosen = replying(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
+        chosen = reply_in_pieces(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
         await chosen(scope, receive, send)
 
     return answer, seen
 
 
 REFUSALS = [
-    replying(b"no", status=401),
-    replying(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
+    reply_in_pieces(b"no", status=401),
+    reply_in_pieces(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
 ]
 
 

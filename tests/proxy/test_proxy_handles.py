@@ -11,8 +11,8 @@ from joserfc.jwk import ECKey
 
 from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
-from tests.support.rooms.oauth_world import signed
-from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, posted, proxy_room
+from tests.support.rooms.oauth_world import sign_jwt
+from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, post_reply, proxy_room
 from vault import clients, connections, delegations, grants, groups, sharing, users
 from vault.records import Connection
 from vault.sharing import SharingRule
@@ -30,7 +30,7 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pro
 @pytest.fixture
 def room(opened: ProxyRoom) -> ProxyRoom:
     opened.provider.arrivals.clear()
-    opened.provider.answer = posted
+    opened.provider.answer = post_reply
     return opened
 
 
@@ -178,7 +178,7 @@ def proof(handle: ProxyHandle, *, key: ECKey = KEY, method: str = "GET", url: st
         "iat": handle.vault.deployment.now(),
         "ath": token_hash(handle.value),
     }
-    return signed(header, body | claims, key)
+    return sign_jwt(header, body | claims, key)
 
 
 async def bound(room: ProxyRoom) -> ProxyHandle:

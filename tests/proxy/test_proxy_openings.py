@@ -10,7 +10,7 @@ import pytest
 from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.support.peeking import read_events
-from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
 from vault import connections, delegations, grants, users
 from vault.storage.database import text
 from vault.upstream import Account, TokenAnswer
@@ -20,14 +20,14 @@ from vault.upstream import Account, TokenAnswer
 async def stored(store: Store) -> AsyncGenerator[ProxyRoom]:
     """On each database."""
     async with proxy_room(store.data, database_url=store.url) as opened:
-        opened.provider.answer = posted
+        opened.provider.answer = post_reply
         yield opened
 
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
     async with proxy_room(tmp_path) as opened:
-        opened.provider.answer = posted
+        opened.provider.answer = post_reply
         yield opened
 
 

@@ -13,7 +13,16 @@ import pytest
 
 from providers.definitions.catalog import SHELF
 from tests.support.doubles.scripted import Reply
-from tests.support.rooms.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import (
+    ALL,
+    POST,
+    READ,
+    UPSTREAM_TOKEN,
+    ProxyHandle,
+    ProxyRoom,
+    post_reply,
+    proxy_room,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +34,7 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pro
 @pytest.fixture
 def room(opened: ProxyRoom) -> ProxyRoom:
     opened.provider.arrivals.clear()
-    opened.provider.answer = posted
+    opened.provider.answer = post_reply
     return opened
 
 

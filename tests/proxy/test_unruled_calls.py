@@ -15,7 +15,7 @@ from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
 
 READ, CALL = "any:read", "any:call"
 HARVEST = frozenset({"read", "write"})
@@ -40,7 +40,7 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pro
 @pytest.fixture
 def room(opened: ProxyRoom) -> ProxyRoom:
     opened.provider.arrivals.clear()
-    opened.provider.answer = posted
+    opened.provider.answer = post_reply
     return opened
 
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from starlette.types import Receive, Scope, Send
 
 from server.http.connections import ConnectionLimits
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.network import strict_http, wire_bytes
 from tests.support.rooms.proxy_room import proxy_room
 
@@ -138,7 +138,7 @@ async def echoing() -> AsyncGenerator[tuple[int, Echo]]:
     """A server with the product's protocol in front of nothing but a counter."""
     echo = Echo()
     with free_socket() as listening:
-        async with serving(echo, listening, bounds=ConnectionLimits(head_time=DEADLINE, body_time=DEADLINE)):
+        async with serve_app(echo, listening, bounds=ConnectionLimits(head_time=DEADLINE, body_time=DEADLINE)):
             yield listening.getsockname()[1], echo
 
 

@@ -24,7 +24,7 @@ async def said(place: SignalRoom, **signals: object) -> list[tuple[Verdict, str]
 
 
 async def test_a_transmitter_in_order_is_fine(place: SignalRoom) -> None:
-    await place.linked()
+    await place.link_person()
     found = await check_signals(place.room.deployment)
     about = [one for one in found if "company" in one.sentence]
     assert [one.verdict for one in about if one.verdict is Verdict.PROBLEM] == []
@@ -72,7 +72,7 @@ async def test_an_endpoint_that_fails_and_an_issuer_of_nobody_are_noted(place: S
 
 
 async def test_explain_names_the_signal_that_stopped_an_agent(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     deployment = place.room.deployment
 
     async def sentences() -> str:
@@ -86,7 +86,7 @@ async def test_explain_names_the_signal_that_stopped_an_agent(place: SignalRoom)
 
 @pytest.mark.parametrize("other", [True, False])
 async def test_after_stops_by_two_issuers_only_an_admin_lets_agents_go_on(place: SignalRoom, *, other: bool) -> None:
-    person, deployment = await place.linked(), place.room.deployment
+    person, deployment = await place.link_person(), place.room.deployment
     first, now = place.openid.url, deployment.now()
     second = "https://accounts.google.com" if other else first
     async with deployment.transaction() as transaction:

@@ -39,7 +39,7 @@ async def can_still_act(place: SignalRoom, person: LinkedPerson) -> bool:
 
 
 async def test_all_tokens_end_and_the_person_signs_in_again_but_what_they_connected_stays(place: SignalRoom) -> None:
-    person, other = await place.linked(), await place.linked()
+    person, other = await place.link_person(), await place.link_person()
     deployment = place.room.deployment
     answer = TokenAnswer("a", "r", scopes=frozenset({"chat:write"}), expires_in=60, account=Account("U1", "carol"))
     async with deployment.transaction() as transaction:
@@ -67,14 +67,14 @@ async def test_all_tokens_end_and_the_person_signs_in_again_but_what_they_connec
 
 
 async def test_a_person_is_named_by_address_too_and_as_the_second_draft_writes_it(place: SignalRoom) -> None:
-    person = await place.linked(email="frank@company.example")
+    person = await place.link_person(email="frank@company.example")
     subject: Claims = {"format": "email", "email": "frank@company.example"}
     assert (await ask(place, subject, member="subject")).status_code == 204
     assert not await can_still_act(place, person)
 
 
 async def test_an_identity_provider_signs_each_request_as_okta_does(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     token = own_jwt(place)
     assert (await ask(place, place.subject(person), token=token)).status_code == 204
     assert not await can_still_act(place, person)
@@ -97,7 +97,7 @@ async def test_an_identity_provider_signs_each_request_as_okta_does(place: Signa
     ],
 )
 async def test_a_token_that_was_not_signed_for_this_is_refused(place: SignalRoom, wrong: Claims) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     answer = await ask(place, place.subject(person), token=own_jwt(place, **wrong))  # pyright: ignore
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -108,7 +108,7 @@ async def test_a_token_that_was_not_signed_for_this_is_refused(place: SignalRoom
 
 @pytest.mark.parametrize("token", ["", "another", "a.b.c", "ü"])
 async def test_nobody_else_may_ask(place: SignalRoom, token: str) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     headers = {"authorization": f"Bearer {token}".encode()} if token else {}
     answer = await place.http.post(PATH, json={"sub_id": place.subject(person)}, headers=headers)
     assert answer.status_code == 401
@@ -131,7 +131,7 @@ def test_an_empty_token_is_nobodys(expected: str, is_same: bool) -> None:
     ],
 )
 async def test_what_names_nobody_ends_nothing(place: SignalRoom, change: Claims, status: int) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     assert (await ask(place, place.subject(person) | change)).status_code == status
     assert (await ask(place, "carol")).status_code == 400
     headers = {"authorization": f"Bearer {TOKEN}"}
@@ -149,7 +149,7 @@ async def test_the_metadata_name_the_endpoint(place: SignalRoom) -> None:
 async def test_a_token_that_cannot_be_read_now_is_no_defect_and_shuts_nobody_else_out(
     place: SignalRoom,
 ) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     file = place.room.deployment.settings.signals.transmitters["filed"].push_token_file
     assert file is not None
     event = place.transmitter.sign(

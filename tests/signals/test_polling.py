@@ -32,7 +32,7 @@ def queue(place: SignalRoom, person: LinkedPerson, kind: str = SESSION, **change
 
 
 async def test_a_poll_takes_everything_and_acknowledges_it(place: SignalRoom) -> None:
-    people = [await place.linked() for _ in range(3)]
+    people = [await place.link_person() for _ in range(3)]
     ids = [queue(place, one) for one in people]
     place.transmitter.at_once = 2
     assert await polling.poll(place.room.deployment) == 3
@@ -46,14 +46,14 @@ async def test_a_poll_takes_everything_and_acknowledges_it(place: SignalRoom) ->
 
 
 async def test_processes_take_turns(place: SignalRoom) -> None:
-    queue(place, await place.linked())
+    queue(place, await place.link_person())
     taken = [await polling.poll(place.room.deployment) for _ in range(3)]
     assert taken == [1, 0, 0]
     assert len(place.transmitter.polls) == 2
 
 
 async def test_a_forged_event_is_refused_by_name_and_the_others_count(place: SignalRoom) -> None:
-    person, other = await place.linked(), await place.linked()
+    person, other = await place.link_person(), await place.link_person()
     forged = queue(place, person, aud="https://other.example")
     queue(place, other)
     assert await polling.poll(place.room.deployment) == 1
@@ -66,7 +66,7 @@ async def test_a_forged_event_is_refused_by_name_and_the_others_count(place: Sig
 async def test_an_event_is_left_while_its_keys_cannot_be_fetched_and_counts_later(place: SignalRoom) -> None:
     from server.signatures import key_sets
 
-    person, http = await place.linked(), place.room.deployment.http
+    person, http = await place.link_person(), place.room.deployment.http
     token_id = queue(place, person, f"{RISC}account-disabled")
     place.transmitter.published = False
     key_sets._known.pop(http, None)
@@ -83,7 +83,7 @@ async def test_an_event_is_left_while_its_keys_cannot_be_fetched_and_counts_late
 
 
 async def test_a_transmitter_out_of_order_is_asked_again_in_the_next_turn(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     queue(place, person)
     place.transmitter.status = 500
     assert await polling.poll(place.room.deployment) == 0
@@ -101,7 +101,7 @@ async def test_what_took_effect_is_acknowledged_when_the_rest_is_too_much(
 ) -> None:
     deployment = place.room.deployment
     deployment.database.clock_offset += 130  # what other tests counted is over
-    people = [await place.linked() for _ in range(3)]
+    people = [await place.link_person() for _ in range(3)]
     ids = [queue(place, one) for one in people]
     transmitter = deployment.settings.signals.transmitters["polled"].model_copy(update={"per_minute": per_minute})
     assert await polling.poll_one(deployment, "polled", transmitter) == per_minute

@@ -14,7 +14,7 @@ import pytest
 from server.app import build_app, open_deployment
 from tests.conftest import Store
 from tests.support.doubles.transmitter_double import CAEP, RISC, Transmitter, running_transmitter
-from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serving
+from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serve_app
 from tests.support.peeking import read_events
 from vault import users
 
@@ -55,7 +55,7 @@ async def two(postgres_store: Store) -> AsyncGenerator[Two]:
         transmitter.now = vault.deployment.now
         other = await stack.enter_async_context(open_deployment(vault.settings, data=postgres_store.data))
         listening = free_socket()
-        await stack.enter_async_context(serving(build_app(other), listening))
+        await stack.enter_async_context(serve_app(build_app(other), listening))
         host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
         doors = [
             await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30))

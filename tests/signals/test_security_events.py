@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey, RSAKey
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from tests.support.doubles.transmitter_double import CAEP, RISC, Claims, Transmitter
-from tests.support.rooms.oauth_world import b64, signed
+from tests.support.rooms.oauth_world import b64, sign_jwt
 from tests.support.rooms.openid_room import begin, callback_of
 from tests.support.rooms.signal_room import SCOPE, TOKEN, LinkedPerson, SignalRoom
 from vault import users
@@ -24,7 +24,7 @@ OTHER = ECKey.generate_key("P-256", {"kid": "set-1"})
 async def test_a_disabled_account_stops_agents_at_the_next_call_until_an_admin_enables_the_person(
     place: SignalRoom,
 ) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     assert await place.can_call(person)
     assert await place.can_refresh(person)
     answer = await place.event(DISABLED, place.subject(person))
@@ -42,7 +42,7 @@ async def test_a_disabled_account_stops_agents_at_the_next_call_until_an_admin_e
 
 
 async def test_a_sign_in_where_the_signal_came_from_lets_stopped_agents_go_on(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     await place.event(DISABLED, place.subject(person))
     assert not await place.can_call(person)
     place.openid.subject = person.subject
@@ -73,7 +73,7 @@ async def test_a_sign_in_where_the_signal_came_from_lets_stopped_agents_go_on(pl
     ],
 )
 async def test_each_type_of_event_has_its_rule(place: SignalRoom, kind: str, signed_in: bool, called: bool) -> None:
-    person, other = await place.linked(), await place.linked()
+    person, other = await place.link_person(), await place.link_person()
     assert (await place.event(kind, place.subject(person))).status_code == 202
     assert await place.is_signed_in(person) is signed_in
     assert await place.can_call(person) is called
@@ -84,14 +84,14 @@ async def test_each_type_of_event_has_its_rule(place: SignalRoom, kind: str, sig
 async def test_an_operator_can_let_a_disabled_account_be_disabled_here_but_never_the_last_admin(
     place: SignalRoom,
 ) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     claims = place.claims(DISABLED, place.subject(person), name="strict")
     bearer = {"authorization": f"Bearer {TOKEN}"}
     assert (await place.push(place.transmitter.sign(claims), name="strict", **bearer)).status_code == 202
     found = await users.get_user(place.room.deployment.database, person.user.id)
     assert found is not None
     assert found.disabled_at is not None
-    admin = await place.linked(is_admin=True)
+    admin = await place.link_person(is_admin=True)
     alice = await place.room.user("alice")
     async with place.room.deployment.transaction() as transaction:
         await users.set_role(transaction, alice.id, Role.MEMBER)
@@ -112,7 +112,7 @@ async def test_an_operator_can_let_a_disabled_account_be_disabled_here_but_never
 @pytest.mark.parametrize("begun", ["before", "after"])
 async def test_a_late_event_ends_only_the_sessions_that_it_found(place: SignalRoom, claim: str, begun: str) -> None:
     now = place.room.deployment.now()
-    person = await place.linked()
+    person = await place.link_person()
     at = now - 600 if begun == "after" else now + 300
     content = {"event_timestamp": at * 1000 if claim == "milliseconds" else at}
     changes: Claims = {"events": {SESSION: {} if claim in {"iat", "toe"} else content}}
@@ -124,7 +124,7 @@ async def test_a_late_event_ends_only_the_sessions_that_it_found(place: SignalRo
 
 @pytest.mark.parametrize("said", [True, "1", 0, -5, None, 10**20, [1]])
 async def test_an_unusable_time_of_an_event_is_that_of_its_token(place: SignalRoom, said: object) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     changes: Claims = {"events": {SESSION: {"event_timestamp": said}}}
     assert (await place.event(SESSION, place.subject(person), **changes)).status_code == 202
     assert not await place.is_signed_in(person)
@@ -133,7 +133,7 @@ async def test_an_unusable_time_of_an_event_is_that_of_its_token(place: SignalRo
 @pytest.mark.parametrize("cleared", ["by a sign-in there", "by an admin", "earlier", "no"])
 @pytest.mark.parametrize("name", ["company", "strict"])
 async def test_a_late_event_stops_nobody_who_was_cleared_after_it(place: SignalRoom, cleared: str, name: str) -> None:
-    person, now = await place.linked(), place.room.deployment.now()
+    person, now = await place.link_person(), place.room.deployment.now()
     is_cleared = cleared in {"by a sign-in there", "by an admin"}
     async with place.room.deployment.transaction() as transaction:
         if cleared == "by an admin":
@@ -152,7 +152,7 @@ async def test_a_late_event_stops_nobody_who_was_cleared_after_it(place: SignalR
 
 
 async def test_a_token_counts_once(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     token = place.transmitter.sign(place.claims(SESSION, place.subject(person)))
     assert (await place.push(token)).status_code == 202
     await place.sign_in_again(person)
@@ -166,7 +166,7 @@ async def test_a_token_counts_once(place: SignalRoom) -> None:
 @pytest.fixture(scope="module")
 async def target(place: SignalRoom) -> LinkedPerson:
     """Whom the forged events are about."""
-    return await place.linked()
+    return await place.link_person()
 
 
 Forged = Callable[[Transmitter, Claims], str]
@@ -200,17 +200,17 @@ REFUSED: dict[str, tuple[Forged, str]] = {
     "no signature": (lambda t, c: f"{b64({'alg': 'none', 'typ': 'secevent+jwt'})}.{b64(c)}.", "invalid_key"),
     "an empty signature": (lambda t, c: t.sign(c).rpartition(".")[0] + ".AA", "invalid_key"),
     "a MAC under the public key": (_hmac_of_the_public_key, "invalid_key"),
-    "somebody's key of the same name": (lambda t, c: signed(HEAD, c, OTHER), "invalid_key"),
-    "somebody's key of another name": (lambda t, c: signed(HEAD | {"kid": "x"}, c, OTHER), "invalid_key"),
+    "somebody's key of the same name": (lambda t, c: sign_jwt(HEAD, c, OTHER), "invalid_key"),
+    "somebody's key of another name": (lambda t, c: sign_jwt(HEAD | {"kid": "x"}, c, OTHER), "invalid_key"),
     "somebody's key without a name": (
-        lambda t, c: signed({"alg": "ES256", "typ": "secevent+jwt"}, c, OTHER),
+        lambda t, c: sign_jwt({"alg": "ES256", "typ": "secevent+jwt"}, c, OTHER),
         "invalid_key",
     ),
-    "a key of its own": (lambda t, c: signed(HEAD | {"jwk": OTHER.as_dict(private=False)}, c, OTHER), "invalid_key"),
+    "a key of its own": (lambda t, c: sign_jwt(HEAD | {"jwk": OTHER.as_dict(private=False)}, c, OTHER), "invalid_key"),
     "keys elsewhere": (_header(jku="https://evil.example/jwks"), "invalid_key"),
     "a critical extension": (_header(crit=["exp"]), "invalid_key"),
     "another algorithm's key": (
-        lambda t, c: signed(HEAD | {"alg": "RS256"}, c, RSAKey.generate_key(2048)),
+        lambda t, c: sign_jwt(HEAD | {"alg": "RS256"}, c, RSAKey.generate_key(2048)),
         "invalid_key",
     ),
     "changed claims": (
@@ -254,7 +254,7 @@ async def test_each_forged_event_is_refused_and_changes_nothing(
 
 
 async def test_the_same_claims_without_any_of_these_reasons_count(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     claims = place.claims(SESSION, place.subject(person))
     assert (await place.push(place.transmitter.sign(claims))).status_code == 202
     assert not await place.is_signed_in(person)
@@ -262,7 +262,7 @@ async def test_the_same_claims_without_any_of_these_reasons_count(place: SignalR
 
 @pytest.mark.parametrize("claim", ["aud", "iat", "typ"])
 async def test_what_is_allowed_beside_the_usual_form_counts(place: SignalRoom, claim: str) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     claims = place.claims(SESSION, place.subject(person))
     header: Claims = {}
     if claim == "aud":
@@ -276,7 +276,7 @@ async def test_what_is_allowed_beside_the_usual_form_counts(place: SignalRoom, c
 
 
 async def test_the_transmitter_proves_itself_where_it_has_a_token(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     token = place.transmitter.sign(place.claims(SESSION, place.subject(person), name="strict"))
     for headers in ({}, {"authorization": "Bearer another"}, {"authorization": f"Basic {TOKEN}"}):
         answer = await place.push(token, name="strict", **headers)
@@ -288,7 +288,7 @@ async def test_the_transmitter_proves_itself_where_it_has_a_token(place: SignalR
 
 
 async def test_only_events_of_bounded_size_for_a_known_transmitter_are_read(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     token = place.transmitter.sign(place.claims(SESSION, place.subject(person)))
     assert (await place.push(token, name="nobody")).status_code == 404
     answer = await place.push(token, content_type="application/json")
@@ -302,7 +302,7 @@ async def test_only_events_of_bounded_size_for_a_known_transmitter_are_read(plac
 
 
 async def test_events_beyond_the_transmitters_rate_are_to_be_sent_later(place: SignalRoom) -> None:
-    person = await place.linked()
+    person = await place.link_person()
     assert (await place.event(f"{CAEP}token-claims-change", place.subject(person), name="slow")).status_code == 202
     token = place.transmitter.sign(place.claims(SESSION, place.subject(person), name="slow"))
     answer = await place.push(token, name="slow")
@@ -319,7 +319,7 @@ async def test_events_beyond_the_transmitters_rate_are_to_be_sent_later(place: S
 
 async def test_repeats_of_an_event_take_nothing_of_the_transmitters_rate(place: SignalRoom) -> None:
     """Whoever saw an event can send it again."""
-    person = await place.linked()
+    person = await place.link_person()
     place.room.deployment.database.clock_offset += 240
     try:
         seen = place.transmitter.sign(place.claims(f"{CAEP}token-claims-change", place.subject(person), name="slow"))
@@ -334,7 +334,7 @@ async def test_repeats_of_an_event_take_nothing_of_the_transmitters_rate(place: 
 
 
 async def test_a_person_is_found_by_every_identifier_that_the_company_can_vouch_for(place: SignalRoom) -> None:
-    person, other = await place.linked(email="carol@company.example"), await place.linked()
+    person, other = await place.link_person(email="carol@company.example"), await place.link_person()
     own = place.subject(person)
     email: Claims = {"format": "email", "email": "Carol@Company.example"}
     opaque: Claims = {"format": "opaque", "id": person.subject}
@@ -357,7 +357,7 @@ async def test_a_person_is_found_by_every_identifier_that_the_company_can_vouch_
 
 
 async def test_what_names_nobody_for_sure_signs_nobody_out(place: SignalRoom) -> None:
-    person, other = await place.linked(email="dave@company.example"), await place.linked()
+    person, other = await place.link_person(email="dave@company.example"), await place.link_person()
     nobody: list[object] = [
         place.subject(person) | {"iss": "https://other.example"},
         place.subject(person) | {"sub": "nobody"},
@@ -379,7 +379,7 @@ async def test_what_names_nobody_for_sure_signs_nobody_out(place: SignalRoom) ->
 
 
 async def test_an_address_belongs_to_whom_the_company_confirmed_it_for_last(place: SignalRoom) -> None:
-    first, second = await place.linked(email="team@company.example"), await place.linked()
+    first, second = await place.link_person(email="team@company.example"), await place.link_person()
     place.openid.subject = second.subject
     place.openid.person = {"email": "Team@company.example", "email_verified": True}
     page = await second.browser.open(await callback_of(await begin(second.browser)))
@@ -393,7 +393,7 @@ async def test_while_keys_cannot_be_fetched_an_event_is_to_be_sent_again(place: 
     from server.signals import security_events
     from server.signatures import key_sets
 
-    person = await place.linked()
+    person = await place.link_person()
     token = place.transmitter.sign(place.claims(SESSION, place.subject(person)))
     http = place.room.deployment.http
     security_events._found.pop(http, None)

@@ -131,7 +131,7 @@ async def test_the_admin_api_does_the_same_for_whoever_may_see_everybodys_access
 
 
 async def test_pages_say_whose_agents_a_signal_stopped_and_how_they_go_on(place: SignalRoom) -> None:
-    person, alice = await place.linked(), await place.room.signed_in("alice")
+    person, alice = await place.link_person(), await place.room.signed_in("alice")
     path = f"/administration/people/{person.user.id}"
     assert "Let agents continue" not in (await alice.open(path)).text
     assert (await place.event(f"{RISC}account-disabled", place.subject(person))).status_code == 202

@@ -21,7 +21,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.notifying import delivery
 from server.notifying.delivery import deliver
 from server.notifying.webhooks import BACKOFF, deliver_to
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit
 from vault.notices import channels, endpoints, outbox
@@ -90,7 +90,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pla
     listening = free_socket()
     listener = Listener(f"http://127.0.0.1:{listening.getsockname()[1]}/hook", [])
     app = Starlette(routes=[Route("/hook", listener.take, methods=["POST"])])
-    async with serving(app, listening), running_room(tmp_path_factory.mktemp("webhooks")) as room:
+    async with serve_app(app, listening), running_room(tmp_path_factory.mktemp("webhooks")) as room:
         yield Place(room, listener)
 
 

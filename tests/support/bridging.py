@@ -88,15 +88,15 @@ class Machine:
     async def code(self) -> tuple[str, str]:
         """Page and code that the bridge has told on standard error."""
         async with asyncio.timeout(60):
-            while (found := re.search(r"open (\S+/device) .*? code ([A-Z]{4}-[A-Z]{4})", self.told())) is None:
+            while (found := re.search(r"open (\S+/device) .*? code ([A-Z]{4}-[A-Z]{4})", self.read_errors())) is None:
                 await asyncio.sleep(0.02)
         return found[1], found[2]
 
-    def told(self) -> str:
+    def read_errors(self) -> str:
         """Everything on standard error so far."""
         return self.errors.read_text() if self.errors.exists() else ""
 
-    def stored(self) -> dict[str, object]:
+    def read_credentials(self) -> dict[str, object]:
         """The file used instead of a keyring."""
         (file,) = (self.data / "remote").glob("*.json")
         return json.loads(file.read_text())
@@ -112,7 +112,7 @@ class Machine:
 
     def change(self, **members: object) -> None:
         (file,) = (self.data / "remote").glob("*.json")
-        file.write_text(json.dumps(self.stored() | members))
+        file.write_text(json.dumps(self.read_credentials() | members))
 
 
 async def decide(person: Person, page: httpx2.Response, *, decision: str = "allow") -> httpx2.Response:

@@ -14,7 +14,7 @@ from providers.simulator.running import Simulator
 from server.app import build_app, open_deployment
 from server.cli import app
 from server.settings import load_settings
-from tests.support.harness import serving
+from tests.support.harness import serve_app
 from tests.support.processes import Place
 
 Found = dict[str, dict[str, str]]
@@ -60,7 +60,7 @@ def section_of(name: str, section: Mapping[str, object]) -> list[str]:
 
 
 @asynccontextmanager
-async def answering(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
+async def stranger_on_port(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
     """A stranger on the port that says the same to everybody."""
     content = json.dumps(body).encode()
     head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
@@ -80,9 +80,9 @@ async def answering(port: int, status: str, body: object, *headers: str) -> Asyn
 
 
 @asynccontextmanager
-async def served(place: Place) -> AsyncGenerator[str]:
+async def serve_vault(place: Place) -> AsyncGenerator[str]:
     """A process that serves the vault, with the settings as they are now; the vault's id."""
     listening = socket.create_server(("127.0.0.1", place.port))
     settings = load_settings(place.data / "config.toml", data=place.data)
-    async with open_deployment(settings, data=place.data) as deployment, serving(build_app(deployment), listening):
+    async with open_deployment(settings, data=place.data) as deployment, serve_app(build_app(deployment), listening):
         yield deployment.vault_id

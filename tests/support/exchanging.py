@@ -241,7 +241,7 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
         await database.close()
 
 
-async def shown(room: Room, connection: Connection) -> str:
+async def connection_status(room: Room, connection: Connection) -> str:
     """The state of a connection as its person sees it."""
     found = await connections.get_connection(room.database, connection.id, user_id=room.alice.user.id)
     assert found is not None

@@ -70,7 +70,7 @@ class _Server(QuickServer):
 
 
 @asynccontextmanager
-async def serving(
+async def serve_app(
     app: ASGIApp, listening: socket.socket, *, bounds: ConnectionLimits | None = None
 ) -> AsyncGenerator[None]:
     """Serve an ASGI application on the socket, as the product does, until the block ends."""
@@ -204,7 +204,7 @@ async def first_run_in(data: Path, settings: Settings) -> AsyncGenerator[None]:
     default = Settings()
     is_usual = (settings.database, settings.keys) == (default.database, default.keys)
     if is_usual and not (data / "master.key").exists():
-        _number_of[data] = await _unused()
+        _number_of[data] = await _unused_number()
     number = _number_of.get(data)
     if number is None:
         yield
@@ -221,7 +221,7 @@ async def first_run_in(data: Path, settings: Settings) -> AsyncGenerator[None]:
         _living[number] -= 1
 
 
-async def _unused() -> int:
+async def _unused_number() -> int:
     """The number of a first run whose keys no vault has that runs now."""
     while True:
         unused = [number for number in range(len(_first_runs)) if not _living[number]]
@@ -264,7 +264,7 @@ async def running_vault(
             tools = (*deployment.tools, *more_tools)
             offer = load_offer(settings, tools, deployment.catalog, late=[])
             deployment.live.current = replace(deployment.live.current, tools=tools, offer=offer)
-        async with serving(build_app(deployment), listening):
+        async with serve_app(build_app(deployment), listening):
             vault = RunningVault(settings.public_url, deployment)
             await vault.add_user("alice", is_admin=True)
             yield vault

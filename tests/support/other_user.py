@@ -42,7 +42,7 @@ def _code(program: str, *, other: bool) -> str:
 
 
 @asynccontextmanager
-async def listening(
+async def listener_program(
     host: str, port: int, answer: str = "", *, other: bool = True, stays: bool = False
 ) -> AsyncGenerator[None]:
     """A program that answers every connection there with the same bytes, until the block ends.

@@ -33,7 +33,7 @@ class Form:
     choices: dict[str, list[str]] = field(default_factory=dict)  # unchecked boxes and radio buttons
     buttons: list[tuple[str, str]] = field(default_factory=list)
 
-    def filled(self, answers: dict[str, str | list[str] | None]) -> list[tuple[str, str]]:
+    def fill_in(self, answers: dict[str, str | list[str] | None]) -> list[tuple[str, str]]:
         """The fields with `answers` in place: None removes one, a list ticks several boxes of a name."""
         out = [(name, value) for name, value in self.fields if name not in answers]
         for name, value in answers.items():
@@ -153,7 +153,7 @@ class Person:
         """Send a form of the page (by position, or by what its action contains) and follow within the vault."""
         found = forms_of(page.text)
         chosen = found[form] if isinstance(form, int) else next(one for one in found if form in one.action)
-        data = chosen.filled(answers or {})
+        data = chosen.fill_in(answers or {})
         if button is not None:
             data.append(button)
         if button == ("decision", "allow"):

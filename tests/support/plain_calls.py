@@ -31,7 +31,7 @@ def note_reading(monkeypatch: pytest.MonkeyPatch, reader: str, *, body: int) -> 
     found: list[bool] = []
     reading = getattr(fast_path, reader)
 
-    def noted(*arguments: object) -> object:
+    def note_call(*arguments: object) -> object:
         call = reading(*arguments)
         message = arguments[body]
         assert isinstance(message, bytes)
@@ -39,5 +39,5 @@ def note_reading(monkeypatch: pytest.MonkeyPatch, reader: str, *, body: int) -> 
             found.append(call is not None)
         return call
 
-    monkeypatch.setattr(fast_path, reader, noted)
+    monkeypatch.setattr(fast_path, reader, note_call)
     return found

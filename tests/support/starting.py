@@ -11,7 +11,7 @@ from mcp.client.stdio import StdioServerParameters
 from tests.support.processes import free_port
 
 
-async def listed(server: StdioServerParameters) -> set[str]:
+async def list_tools(server: StdioServerParameters) -> set[str]:
     async with asyncio.timeout(60), Client(server) as client:
         return {tool.name for tool in (await client.list_tools()).tools}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.attacks.enterprise.company import Company, is_signed_in
 from tests.attacks.target import Agent, new_key
-from tests.support.rooms.oauth_world import b64, claims_of, signed
+from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
 
 Claims = Mapping[str, object]
 ATTACKER = new_key()
@@ -215,7 +215,7 @@ async def test_another_token_is_no_assertion(company: Company, subject: str, kin
         case "DPoP proof":
             token = company.sign(company.claims(subject), typ="dpop+jwt")
         case _:
-            token = signed({"alg": "ES256", "typ": "oauth-id-jag+jwt"}, company.claims(subject), ATTACKER)
+            token = sign_jwt({"alg": "ES256", "typ": "oauth-id-jag+jwt"}, company.claims(subject), ATTACKER)
     await refused(company, token)
 
 

@@ -21,7 +21,7 @@ from tests.attacks.administration.attack_administration import someone
 from tests.attacks.target import REDIRECT, Agent, Target, new_key, running_target
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 SCIM_PATCH = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -170,7 +170,7 @@ class Company:
         typ: str = "oauth-id-jag+jwt",
     ) -> str:
         head = {"alg": "ES256", "typ": typ, "kid": company} | dict(header or {})
-        return signed({name: one for name, one in head.items() if one is not None}, claims, key or self.keys[company])
+        return sign_jwt({name: one for name, one in head.items() if one is not None}, claims, key or self.keys[company])
 
     async def redeem(self, assertion: str, *, client: str = "Invoices", **form: str) -> httpx2.Response:
         asked = {"grant_type": BEARER, "assertion": assertion, **self.target.clients[client], **form}

@@ -19,7 +19,7 @@ from tests.attacks.attack_races import POST, is_done
 from tests.attacks.portal.attack_people import let_in
 from tests.attacks.target import EXCHANGE, REDIRECT, Agent, Target, new_key, query_of, running_target
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 EVIL = "https://evil.example/callback"
 FRESH = 60  # seconds that the vault keeps a document at least
@@ -88,7 +88,7 @@ class Site:
     def assertion(self, what: str, key: ECKey) -> dict[str, str]:
         now, client = int(time.time()), self.address(what)
         claims = {"iss": client, "sub": client, "aud": self.target.url, "iat": now, "exp": now + 50}
-        made = signed({"alg": "ES256", "kid": "k"}, claims | {"jti": new_key().thumbprint()}, key)
+        made = sign_jwt({"alg": "ES256", "kid": "k"}, claims | {"jti": new_key().thumbprint()}, key)
         return {"client_assertion_type": ASSERTION, "client_assertion": made}
 
     async def refresh(self, what: str, proof: dict[str, str]) -> httpx2.Response:

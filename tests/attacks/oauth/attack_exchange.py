@@ -10,7 +10,7 @@ import pytest
 
 from tests.attacks.target import ACCESS, API, EXCHANGE, JWT, Target, new_key
 from tests.attacks.wire.handles import handle, ready
-from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
 
 CHAT = "chat:write"
 
@@ -146,7 +146,7 @@ async def _assertion(target: Target, *, key: object = None, **claims: object) ->
         "reason": "nightly",
     }
     chosen = {name: one for name, one in (body | claims).items() if one is not None}
-    return signed({"alg": "ES256", "kid": "worker", "typ": "JWT"}, chosen, key or target.worker_key)
+    return sign_jwt({"alg": "ES256", "kid": "worker", "typ": "JWT"}, chosen, key or target.worker_key)
 
 
 async def _id(target: Target) -> str:
@@ -168,7 +168,7 @@ async def _own(target: Target) -> dict[str, str]:
     assert target.worker_key is not None
     return {
         "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-        "client_assertion": signed({"alg": "ES256", "kid": "worker"}, claims, target.worker_key),
+        "client_assertion": sign_jwt({"alg": "ES256", "kid": "worker"}, claims, target.worker_key),
     }
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.attacks.target import EXCHANGE, REDIRECT, Target, new_key
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 
 REFUSED: dict[str, dict[str, object]] = {
     "a javascript redirect": {"redirect_uris": ["javascript:alert(1)"]},
@@ -73,7 +73,7 @@ async def test_keys_are_not_fetched_from_this_machine(target: Target, host: str)
     client_id, now, before = str(made.json()["client_id"]), int(time.time()), target.provider.connections
     claims = {"iss": client_id, "sub": client_id, "aud": target.url, "iat": now, "exp": now + 60, "jti": "a"}
     form = {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "token": "x"}
-    form["client_assertion"] = signed({"alg": "ES256"}, claims, new_key())
+    form["client_assertion"] = sign_jwt({"alg": "ES256"}, claims, new_key())
     answer = await target.http.post("/introspect", data=form)
     assert answer.status_code in {400, 401}, answer.text
     assert target.provider.connections == before

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac
 
 from tests.attacks.target import REDIRECT, REFRESH_GRACE, Agent, Target, new_key, proof, thumbprint
-from tests.support.rooms.oauth_world import b64, claims_of, header_of, signed
+from tests.support.rooms.oauth_world import b64, claims_of, header_of, sign_jwt
 
 
 def forged(token: str, *, header: dict[str, object] | None = None, claims: dict[str, object] | None = None) -> str:
@@ -31,13 +31,13 @@ FORGERIES = {
     "more scopes": lambda token: forged(token, claims={"scope": "tools connections exchange"}),
     "another client": lambda token: forged(token, claims={"client_id": "other"}),
     "another kid": lambda token: forged(token, header={"kid": "../../dev/null"}),
-    "a key inside": lambda token: signed(
+    "a key inside": lambda token: sign_jwt(
         header_of(token) | {"alg": "ES256", "jwk": (key := new_key()).as_dict(private=False)}, claims_of(token), key
     ),
-    "a place for keys": lambda token: signed(
+    "a place for keys": lambda token: sign_jwt(
         header_of(token) | {"alg": "ES256", "jku": "https://evil.example/keys"}, claims_of(token), new_key()
     ),
-    "a key of the attacker": lambda token: signed(header_of(token) | {"alg": "ES256"}, claims_of(token), new_key()),
+    "a key of the attacker": lambda token: sign_jwt(header_of(token) | {"alg": "ES256"}, claims_of(token), new_key()),
     "an ID token's type": lambda token: forged(token, header={"typ": "JWT"}),
     "a critical extension": lambda token: forged(token, header={"crit": ["exp"]}),
     "a signature with a bit turned": lambda token: token[:-6] + ("A" if token[-6] != "A" else "B") + token[-5:],
@@ -226,7 +226,7 @@ async def test_an_assertion_is_refused(target: Target, name: str) -> None:
     if claims["aud"] == ["URL", "https://evil.example"]:
         claims["aud"] = [target.url, "https://evil.example"]
     chosen = {claim: one for claim, one in claims.items() if one is not None}
-    assertion = signed({"alg": "ES256", "kid": "worker"}, chosen, new_key() if name.startswith("signed") else key)
+    assertion = sign_jwt({"alg": "ES256", "kid": "worker"}, chosen, new_key() if name.startswith("signed") else key)
     form = {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}
     answer = await target.http.post("/introspect", data=form | {"client_assertion": assertion, "token": "x"})
     assert answer.status_code in {400, 401}, answer.text
@@ -243,7 +243,7 @@ async def test_an_assertion_counts_once(target: Target) -> None:
         "exp": now + 50,
         "jti": "once-and-only",
     }
-    assertion = signed({"alg": "ES256", "kid": "worker"}, claims, key)
+    assertion = sign_jwt({"alg": "ES256", "kid": "worker"}, claims, key)
     form = {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "token": "x"}
     answers = [await target.http.post("/introspect", data=form | {"client_assertion": assertion}) for _ in range(2)]
     assert [one.status_code for one in answers] == [200, 401]

@@ -56,7 +56,7 @@ def form_of(page: httpx2.Response, part: str) -> Form:
 async def send(target: Target, person: Person, form: Form, **changes: str | None) -> httpx2.Response:
     """The form with changes, as this browser would send it."""
     body: dict[str, list[str]] = {}
-    filled = form.filled(dict(changes))
+    filled = form.fill_in(dict(changes))
     for name, value in filled + (form.widest(filled) if changes.get("decision") == "allow" else []):
         body.setdefault(name, []).append(value)
     return await person.http.post(form.action, data=body, headers={"origin": target.url})

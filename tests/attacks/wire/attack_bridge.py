@@ -301,7 +301,7 @@ async def test_a_stream_that_wants_to_be_opened_at_once_is_not_opened_in_a_loop(
         await one.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         await one.call(1)
         await asyncio.sleep(3)
-        assert 1 <= one.vault.arrived("GET") <= 6
+        assert 1 <= one.vault.count_arrivals("GET") <= 6
         assert "result" in await one.call(2)
 
 

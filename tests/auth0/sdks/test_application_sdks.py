@@ -13,7 +13,7 @@ from server.oauth.rules import ADMIN_ACCESS
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import tenant
 from tests.conftest import unavailable
-from tests.support.foreign.foreign import FOLDER, driving, node
+from tests.support.foreign.foreign import FOLDER, drive_program, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from vault import connections, delegations, users
@@ -84,7 +84,7 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
             str(service.secret),
         )
         trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
-        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as running:
+        async with drive_program(*program, folder=tmp_path, authorize=go, env=trusting) as running:
             told = await running.answer()
     assert told["subject"] == alice.id
     assert told["before"] == told["after"] == NOT_CONNECTED

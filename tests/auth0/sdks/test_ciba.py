@@ -17,7 +17,7 @@ from tests.auth0.application import SECRET, Application
 from tests.auth0.sdks.sdk_talk import LLAMAINDEX, PATIENCE, PYTHON, talk
 from tests.auth0.tenant import API, GRANTS, Tenant, tenant
 from tests.conftest import unavailable
-from tests.support.foreign.foreign import FOLDER, driving, node
+from tests.support.foreign.foreign import FOLDER, drive_program, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room
@@ -141,7 +141,7 @@ async def test_the_javascript_sdk_asks_and_gets_what_the_person_approved(tmp_pat
         alice = await subject(place)
         program = ("auth0_ciba.mjs", place.domain, await asking_client(place), SECRET, alice)
         trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
-        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as application:
+        async with drive_program(*program, folder=tmp_path, authorize=go, env=trusting) as application:
             told = await application.answer()
     assert (told["subject"], told["again"]) == (alice, "invalid_grant")
     assert told["details"] == [{"type": "payment", "amount": "12.50"}]
@@ -160,7 +160,7 @@ async def test_the_javascript_wrappers_of_tools_ask_and_go_on_after_the_answer(t
 
         program = ("auth0/ciba.mjs", place.domain, await asking_client(place), SECRET, await subject(place))
         trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
-        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as application:
+        async with drive_program(*program, folder=tmp_path, authorize=go, env=trusting) as application:
             told = await application.answer()
     got = {"token": True, "scopes": ["openid", "tools"]}
     pending = "ASYNC_AUTHORIZATION_AUTHORIZATION_PENDING"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import API, single_page_token, tenant
-from tests.support.foreign.foreign import driving, node
+from tests.support.foreign.foreign import drive_program, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from vault import apis, users
@@ -30,7 +30,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_check_tokens(tmp_path: Path
 
         program = ("auth0_app.mjs", place.domain, client.id, SECRET, CALLBACK, token, API)
         trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
-        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as application:
+        async with drive_program(*program, folder=tmp_path, authorize=go, env=trusting) as application:
             told = await application.answer()
         alice = await users.find_user(place.vault.deployment.database, "alice")
     assert alice is not None

@@ -14,7 +14,7 @@ from tests.conftest import unavailable
 from tests.support.doubles.openid_double import running_openid
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 from vault import apis, users
 
 PROGRAM = Path(__file__).parent / "other_clients.py"
@@ -46,7 +46,7 @@ async def test_mcs_acgs_and_oktas_prototype_get_an_accounts_token(tmp_path: Path
                 "REDIRECT": CALLBACK,
                 "API": API,
                 "REFRESH_TOKEN": (await signed_in(place, person, mcs))["refresh_token"],
-                "OKTA_TOKEN": signed({"alg": "RS256", "kid": issuer.key.kid}, claims, issuer.key),
+                "OKTA_TOKEN": sign_jwt({"alg": "RS256", "kid": issuer.key.kid}, claims, issuer.key),
             }
 
             async def answer(line: str) -> str:

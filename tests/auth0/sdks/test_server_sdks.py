@@ -12,7 +12,7 @@ import pytest
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import tenant
 from tests.conftest import unavailable
-from tests.support.foreign.foreign import FOLDER, driving, node
+from tests.support.foreign.foreign import FOLDER, drive_program, node
 from tests.support.harness import PASSWORD
 from tests.support.network.tls import tunnel_to
 from tests.support.person import Person
@@ -45,7 +45,7 @@ async def test_server_js_hono_and_nuxt_sign_in_and_get_an_accounts_token(tmp_pat
             "NODE_USE_ENV_PROXY": "1",
             "HTTPS_PROXY": tunnel,
         }
-        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as running:
+        async with drive_program(*program, folder=tmp_path, authorize=go, env=trusting) as running:
             told = await running.answer()
         asked = await person.open(told["nuxt"]["loggedOut"])
         answer = await person.submit(asked, form="/v2/logout")

@@ -19,7 +19,7 @@ from tests.generating.bundle import SANDBOX_PORT, build
 from tests.generating.documented import ROOT
 from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
 from tests.support.processes import free_port
-from tests.support.starting import data_directory, listed
+from tests.support.starting import data_directory, list_tools
 
 pytestmark = pytest.mark.group("node")
 # what a host does with the settings: the function that the format's package has for it
@@ -98,7 +98,7 @@ def test_the_bundle_holds_our_code_and_names_the_locked_releases(unpacked: Path,
 
 
 async def test_the_bundle_starts_with_no_setting_filled_in(unpacked: Path, index: Path, tmp_path: Path) -> None:
-    assert "slack_post" in await listed(started(unpacked, index, tmp_path))
+    assert "slack_post" in await list_tools(started(unpacked, index, tmp_path))
 
 
 async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(unpacked: Path, index: Path, tmp_path: Path) -> None:

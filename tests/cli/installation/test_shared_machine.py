@@ -37,8 +37,8 @@ from server.runtime.printable import printable
 from server.settings import SettingsRefused, load_settings
 from server.sign_in import password
 from tests.support.chromium import running_chromium
-from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serving
-from tests.support.other_user import NOBODY, ask, can_bind, listening, needs_root
+from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serve_app
+from tests.support.other_user import NOBODY, ask, can_bind, listener_program, needs_root
 from tests.support.person import Person, forms_of, session_cookie
 from tests.support.processes import Place
 from vault import grants
@@ -88,7 +88,7 @@ async def test_a_server_holds_all_that_localhost_can_mean(place: Place, other: b
 async def test_a_server_does_not_start_beside_a_stranger_and_says_who_it_is(
     place: Place, host: str, other: bool
 ) -> None:
-    async with listening(host, place.port, other=other):
+    async with listener_program(host, place.port, other=other):
         code, _, err = await place.run("serve")
         assert code == 1
         uid = NOBODY if other else os.getuid()
@@ -108,7 +108,9 @@ async def test_a_stdio_agent_gets_no_link_while_a_stranger_holds_one_of_the_addr
         assert (connected["manage_url"], connected["problem"]) == (f"{place.url}/connections", None)
         await client.call_tool("connections", {})
     async with (
-        listening("::1", place.port, f"HTTP/1.1 200 OK\r\ncontent-length: {len(faked)}\r\n\r\n{faked}", other=False),
+        listener_program(
+            "::1", place.port, f"HTTP/1.1 200 OK\r\ncontent-length: {len(faked)}\r\n\r\n{faked}", other=False
+        ),
         place.stdio("Test agent") as client,
     ):
         refused = await client.call_tool("slack_post", POST)
@@ -262,7 +264,7 @@ async def test_another_user_opens_no_window_of_the_owners(vault: RunningVault) -
     settings = vault.settings.model_copy(update={"server": server})
     async with (
         open_deployment(settings, data=vault.deployment.data, open_browser=open_browser) as deployment,
-        serving(build_app(deployment), sock),
+        serve_app(build_app(deployment), sock),
         Person(f"http://{host}") as owner,
     ):
         await find_owner(deployment)
@@ -272,7 +274,7 @@ async def test_another_user_opens_no_window_of_the_owners(vault: RunningVault) -
         form = next(one for one in forms_of(page) if one.action == "/sign-in/local")
         headers = {"host": host, "cookie": cookie, "origin": f"http://{host}"}
         headers["content-type"] = "application/x-www-form-urlencoded"
-        body = urlencode(form.filled({}))
+        body = urlencode(form.fill_in({}))
         status, _, page = await ask(port, "/sign-in/local", method="POST", body=body, headers=headers)
         assert status == 403
         assert page_texts.CATALOGUE["refused"]["other_user_title"] in html.unescape(page)
@@ -296,7 +298,7 @@ async def test_another_user_cannot_use_a_session_or_plant_one(vault: RunningVaul
     _, fields, page = await ask(port, "/sign-in", headers={"host": host})
     browser = next(value for name, value in fields if name == "set-cookie").partition(";")[0]
     form = next(one for one in forms_of(page) if one.action == "/sign-in")
-    body = urlencode(form.filled({"name": "alice", "password": PASSWORD}))
+    body = urlencode(form.fill_in({"name": "alice", "password": PASSWORD}))
     headers = {
         "host": host,
         "cookie": browser,

@@ -19,7 +19,7 @@ from uv import find_uv_bin
 from server.settings import OTHER_VARIABLES
 from tests.generating.documented import commands, options_of
 from tests.support.processes import free_port
-from tests.support.starting import data_directory, listed
+from tests.support.starting import data_directory, list_tools
 
 ROOT = Path(__file__).parents[3]
 STRANGERS = ("server", "providers", "vault")
@@ -101,7 +101,7 @@ async def test_a_client_starts_the_installed_program_over_stdio_in_such_a_folder
     arguments = ["-m", "token_vault", "stdio", "--client", "Wheel", "--data", str(strangers / "data")]
     data_directory(strangers)
     server = StdioServerParameters(command=str(programs / "python"), args=arguments, cwd=strangers)
-    assert "slack_post" in await listed(server)
+    assert "slack_post" in await list_tools(server)
 
 
 @pytest.mark.parametrize("name", ["token-vault", "token-vault-sandbox"])
@@ -124,7 +124,7 @@ async def test_mcp_json_starts_what_the_readme_installed_with_nothing_on_the_pat
     assert missing.returncode == 127  # not installed: the client shows which program is missing
     assert "token-vault: not found" in missing.stderr
     (tmp_path / "token-vault").symlink_to(programs.parent)
-    assert "slack_post" in await listed(started)
+    assert "slack_post" in await list_tools(started)
 
 
 def uvx(index: Path, *words: str, folder: Path) -> StdioServerParameters:
@@ -138,7 +138,7 @@ def uvx(index: Path, *words: str, folder: Path) -> StdioServerParameters:
 async def test_uvx_runs_a_wheel_by_the_name_of_the_package(index: Path, tmp_path: Path) -> None:
     (wheel,) = index.glob("mcp_token_vault-*.whl")
     arguments = ["stdio", "--client", "uvx", "--data", str(data_directory(tmp_path))]
-    assert "slack_post" in await listed(
+    assert "slack_post" in await list_tools(
         uvx(index, "--from", str(wheel), "mcp-token-vault", *arguments, folder=tmp_path)
     )
 
@@ -175,4 +175,4 @@ async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, 
     assert named <= set(options_of(commands()[arguments[0]]))
     started = uvx(index, f"{package['identifier']}@{package['version']}", *arguments, folder=tmp_path)
     variables = {"TOKEN_VAULT_DATA": str(data_directory(tmp_path))}
-    assert "slack_post" in await listed(started.model_copy(update={"env": {**(started.env or {}), **variables}}))
+    assert "slack_post" in await list_tools(started.model_copy(update={"env": {**(started.env or {}), **variables}}))

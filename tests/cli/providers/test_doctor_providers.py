@@ -9,7 +9,7 @@ import pytest
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
 from providers.simulator.running import Simulator
-from tests.support.examining import answering, assert_problem, configure, examine, section_of, slack
+from tests.support.examining import assert_problem, configure, examine, section_of, slack, stranger_on_port
 from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import Room, room
 
@@ -19,9 +19,9 @@ async def test_a_providers_clock_that_is_off(place: Place, simulator: Simulator)
     configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
     (place.data / "config.toml").chmod(0o600)
     refusal = {"ok": False, "error": "invalid_code"}
-    async with answering(port, "200 OK", refusal, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
+    async with stranger_on_port(port, "200 OK", refusal, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
         assert_problem(await examine(place, fails=True), "clock", "Slack", "NTP")
-    async with answering(port, "200 OK", refusal):
+    async with stranger_on_port(port, "200 OK", refusal):
         assert (await examine(place))["clock"]["verdict"] == "ok"
 
 
@@ -107,7 +107,7 @@ async def test_what_an_authorization_page_says_before_anybody_signs_in(
     configure(place, *slack(simulator, authorize_url=f"http://127.0.0.1:{port}/authorize"))
     (place.data / "config.toml").chmod(0o600)
     headers = (f"Location: {location}",) if location else ()
-    async with answering(port, status, body, *headers):
+    async with stranger_on_port(port, status, body, *headers):
         found = await examine(place, fails=check is not None)
     if check is not None:
         assert found[check]["verdict"] == "problem", found
@@ -147,7 +147,7 @@ async def test_what_a_provider_answers_to_a_code_that_does_not_exist(
     port = free_port()
     configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
     (place.data / "config.toml").chmod(0o600)
-    async with answering(port, status, {"ok": False, "error": code}):
+    async with stranger_on_port(port, status, {"ok": False, "error": code}):
         found = await examine(place, fails=verdict == "problem")
     assert found["slack.client"]["verdict"] == verdict
     assert word in found["slack.client"]["sentence"] + (found["slack.client"]["fix"] or "")

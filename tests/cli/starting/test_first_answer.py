@@ -23,7 +23,7 @@ from server.app import build_app, build_late_app, open_deployment
 from server.runtime import lean_sdk
 from server.runtime.deferred_app import DeferredApp, LatePart
 from server.settings import load_settings
-from tests.support.harness import serving
+from tests.support.harness import serve_app
 from tests.support.processes import ROOT
 from tests.support.rooms.oauth_world import listening_socket
 
@@ -118,7 +118,7 @@ async def url(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[
     settings = load_settings(overrides={"server": {"port": port}})
     async with (
         open_deployment(settings, data=tmp_path / "data") as deployment,
-        serving(request.param(deployment), listening),
+        serve_app(request.param(deployment), listening),
     ):
         yield f"http://localhost:{port}"
 
@@ -153,7 +153,7 @@ async def test_a_client_without_a_token_is_asked_to_sign_in_before_the_applicati
     settings = load_settings(overrides={"server": {"port": listening.getsockname()[1]}})
     async with (
         open_deployment(settings, data=tmp_path / "data") as deployment,
-        serving(build_late_app(deployment), listening),
+        serve_app(build_late_app(deployment), listening),
         httpx2.AsyncClient(trust_env=False, base_url=deployment.public_url, timeout=30) as http,
     ):
         paths = ("/mcp", "/mcp/", "/sse", "/sse/")
@@ -178,7 +178,7 @@ async def test_a_late_part_is_made_once_for_all_who_wait() -> None:
     late = LatePart(make, modules=["json"])
     app = Starlette()
     app.router.default = late
-    async with serving(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+    async with serve_app(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert made == []
         there = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         answers = await asyncio.gather(*(http.get(there) for _ in range(5)))
@@ -215,7 +215,7 @@ async def test_an_application_is_loaded_behind_a_listener_that_already_answers()
     deferred = DeferredApp(lambda: loaded.set() or app, modules=["json"], at_once=at_once)
     listening = listening_socket()
     there = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with serving(deferred, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+    async with serve_app(deferred, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         assert (await http.get(f"{there}/healthz")).text == "here"
         assert not loaded.is_set()
         await deferred.load()

@@ -44,7 +44,7 @@ async def test_a_simulator_of_this_user_is_used() -> None:
 async def test_what_answers_like_a_simulator_for_another_user_is_refused(*, other: bool) -> None:
     """Its answers would pass for a provider's, and it would get the tokens that the vault signs for the brokerage."""
     port = free_port()
-    async with other_user.listening("127.0.0.1", port, BOOKS, other=other, stays=True):
+    async with other_user.listener_program("127.0.0.1", port, BOOKS, other=other, stays=True):
         assert await starts(port) is not other
 
 

@@ -27,7 +27,7 @@ from tests.enterprise.test_two_vaults import FILE
 from tests.journeys.foreign.test_foreign_enterprise import Memory
 from tests.support.foreign.authlib_company import EXCHANGE, ID_JAG, ID_TOKEN, Company, running_authlib
 from tests.support.harness import RunningVault, running_vault
-from tests.support.rooms.oauth_world import claims_of, pkce, signed
+from tests.support.rooms.oauth_world import claims_of, pkce, sign_jwt
 from vault import connections, delegations, grants, users
 from vault.exchange.decision import ExchangeRequest, UpstreamToken
 from vault.exchange.exchange import exchange
@@ -242,7 +242,7 @@ async def test_an_assertion_that_authlib_bound_to_a_key_needs_its_proof(offices:
     def proof(url: str, key: ECKey = KEY) -> dict[str, str]:
         claims = {"jti": secrets.token_urlsafe(12), "htm": "POST", "htu": url, "iat": offices.second.deployment.now()}
         header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}
-        return {"DPoP": signed(header, claims, key)}
+        return {"DPoP": sign_jwt(header, claims, key)}
 
     bound = await offices.assertion(headers=proof(f"{offices.company.issuer}/token"))
     assert claims_of(bound)["cnf"] == {"jkt": KEY.thumbprint()}

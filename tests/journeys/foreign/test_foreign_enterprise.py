@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
 from server.oauth.clients.authentication import secret_hash
-from tests.support.foreign.foreign import Message, driving, node
+from tests.support.foreign.foreign import Message, drive_program, node
 from tests.support.rooms.mcp_room import SLACK, Room, room
 from vault import clients, users
 from vault.records import Client as OAuthClient
@@ -43,7 +43,7 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Off
     node()
     folder: Path = tmp_path_factory.mktemp("office")
     async with AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(driving("enterprise_idp.mjs", AGENT, folder=folder))
+        provider = await stack.enter_async_context(drive_program("enterprise_idp.mjs", AGENT, folder=folder))
         idp = await provider.answer()
         rule = {"agents": [AGENT], "groups": ["staff"], "accounts": {"slack": ["read"]}}
         opened = await stack.enter_async_context(
@@ -100,7 +100,7 @@ class Memory:
 @pytest.mark.client("typescript-client", "/token", "ID-JAG")
 async def test_the_typescript_sdk_gets_in_by_an_assertion(office: Office, tmp_path: Path) -> None:
     given = {"vault": office.room.url, "idp": office.idp, "client_id": AGENT, "client_secret": SECRET}
-    async with driving("enterprise_agent.mjs", json.dumps(given), folder=tmp_path) as agent:
+    async with drive_program("enterprise_agent.mjs", json.dumps(given), folder=tmp_path) as agent:
         told = await agent.answer()
     assert "slack_channels" in told["tools"]
     assert not told["failed_call"]

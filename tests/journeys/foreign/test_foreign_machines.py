@@ -28,8 +28,8 @@ from server.administration import agents, own_apis
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, OwnApisSpec, RegisteredAgent
 from tests.journeys.foreign.test_foreign_enterprise import Memory
-from tests.support.foreign.foreign import driving
-from tests.support.harness import free_socket, serving
+from tests.support.foreign.foreign import drive_program
+from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.mcp_room import Room, room
 
 KEY = ECKey.generate_key("P-256", auto_kid=True)
@@ -105,7 +105,7 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plan
             assert token is not None
             return f"for {token.subject} through {token.client_id}"
 
-        await stack.enter_async_context(serving(server.streamable_http_app(), listening))
+        await stack.enter_async_context(serve_app(server.streamable_http_app(), listening))
         yield Plant(opened, resource, with_secret, with_key)
 
 
@@ -149,7 +149,7 @@ async def test_the_typescript_sdk_acts_for_nobody(plant: Plant, method: str, tmp
     made = plant.with_key if method == "private_key_jwt" else plant.with_secret
     secret = {"private_key": KEY.as_pem(private=True).decode()} if made is plant.with_key else {}
     given = plant.tells(made) | {"client_secret": made.secret, **secret}
-    async with driving("machine_agent.mjs", json.dumps(given), folder=tmp_path) as agent:
+    async with drive_program("machine_agent.mjs", json.dumps(given), folder=tmp_path) as agent:
         told = await agent.answer()
     assert told["said"] == f"for {made.client.id} through {made.client.id}"
     assert not told["failed_call"]

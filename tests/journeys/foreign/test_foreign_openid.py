@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.foreign.foreign import driving, newcomer, node
+from tests.support.foreign.foreign import drive_program, newcomer, node
 from tests.support.harness import running_vault
 from tests.support.peeking import read_events
 from vault import users
@@ -23,7 +23,7 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
     node()
     async with running_vault(tmp_path / "data") as vault, newcomer(vault) as somebody:
         program = ("relying_party.mjs", vault.url, REDIRECT)
-        async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as party:
+        async with drive_program(*program, folder=tmp_path, authorize=somebody.authorize) as party:
             told = await party.answer()
         user = await users.find_user(vault.deployment.database, somebody.name)
         assert user is not None
@@ -66,7 +66,9 @@ async def test_openid_client_pushes_proves_keys_and_signs_in_on_a_device(tmp_pat
             await somebody.browser.submit(page, form="/consent", button=("decision", "allow"))
             return url
 
-        async with driving("openid_flows.mjs", vault.url, REDIRECT, folder=tmp_path, authorize=authorize) as party:
+        async with drive_program(
+            "openid_flows.mjs", vault.url, REDIRECT, folder=tmp_path, authorize=authorize
+        ) as party:
             told = await party.answer()
         user = await users.find_user(vault.deployment.database, somebody.name)
     assert user is not None

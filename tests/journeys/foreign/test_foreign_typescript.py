@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign.foreign import Driver, Message, Somebody, driving, newcomer, node
+from tests.support.foreign.foreign import Driver, Message, Somebody, drive_program, newcomer, node
 from tests.support.rooms.mcp_room import Room, room
 from vault import clients
 
@@ -43,7 +43,7 @@ async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
 ) -> None:
     posts = len(place.simulator.books()["posts"])
     program = ("mcp_agent.mjs", f"{place.url}/mcp", "http", str(tmp_path / "wallet.json"), "links")
-    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+    async with drive_program(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
         assert {"slack_post", "calendar_list", "connections"} <= set((await agent.answer())["tools"])
         for tool, arguments in (("slack_post", POST), ("calendar_list", {})):
             asked = await agent.ask(call=tool, arguments=arguments)
@@ -52,7 +52,7 @@ async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
             answer = await call(agent, tool, **arguments)
             assert not answer.get("isError"), answer
     assert (somebody.sign_ins, somebody.links) == (1, 2)
-    async with driving(*program, folder=tmp_path) as agent:
+    async with drive_program(*program, folder=tmp_path) as agent:
         await agent.answer()
         assert not (await call(agent, "slack_post", **POST)).get("isError")
         listed = await call(agent, "calendar_list")
@@ -66,7 +66,7 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:
     program = ("mcp_agent.mjs", f"{place.url}/sse", "sse", str(tmp_path / "wallet.json"))
-    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+    async with drive_program(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
         await agent.answer()
         for tool, arguments in (("slack_post", POST), ("calendar_list", {})):
             told = await call(agent, tool, **arguments)
@@ -78,7 +78,7 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
             assert not answer.get("isError"), answer
     before = json.loads((tmp_path / "wallet.json").read_text())["tokens"]
     place.vault.deployment.database.clock_offset += place.vault.settings.tokens.access_lifetime + 1
-    async with driving(*program, folder=tmp_path) as agent:
+    async with drive_program(*program, folder=tmp_path) as agent:
         await agent.answer()
         assert not (await call(agent, "slack_post", **POST)).get("isError")
         assert not (await call(agent, "calendar_list")).get("isError")
@@ -110,11 +110,11 @@ async def test_an_agent_that_was_ended_understands_our_refusals_and_asks_anew(
 ) -> None:
     wallet = tmp_path / "wallet.json"
     program = ("mcp_agent.mjs", f"{place.url}/mcp", "http", str(wallet))
-    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+    async with drive_program(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
         await agent.answer()
     before = json.loads(wallet.read_text())["client"]["client_id"]
     await end(place, somebody, before)
-    async with driving(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
+    async with drive_program(*program, folder=tmp_path, authorize=somebody.authorize) as agent:
         await agent.answer()
         told = await call(agent, "connections")
         assert not told.get("isError"), told

@@ -16,7 +16,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 
 from server.app import build_app, open_deployment
 from tests.support.bridging import Machine, by_code, connect, in_the_browser
-from tests.support.harness import PASSWORD, free_socket, running_vault, serving
+from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room, room
@@ -100,7 +100,7 @@ async def test_the_person_signs_in_once_and_later_runs_ask_nothing(
     async with machine.client(mode="legacy") as client:
         assert await works(client)
     assert not machine.opened.exists()
-    kept, told = machine.stored(), machine.told()
+    kept, told = machine.read_credentials(), machine.read_errors()
     assert "which only you can read" in told
     assert not [name for name in kept if name.endswith("token") and str(kept[name]) in told]
     (file,) = (machine.data / "remote").glob("*.json")
@@ -142,7 +142,7 @@ async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, m
                 await client.list_tools()
         await answering
         assert not machine.opened.exists()
-        assert machine.told().count("Sign in to") == 1
+        assert machine.read_errors().count("Sign in to") == 1
         if not device:
             await signed_in(machine, person)  # by themselves, meanwhile
             assert await works(client)
@@ -174,7 +174,7 @@ async def test_a_keyring_that_takes_nothing_leaves_it_to_the_file(person: Person
         "KEYRING_DOUBLE": str(entries),
     }
     await signed_in(machine, person)
-    assert machine.stored()["refresh_token"]
+    assert machine.read_credentials()["refresh_token"]
     async with machine.client() as client:
         assert await works(client)
 
@@ -200,7 +200,7 @@ async def test_a_client_of_the_operators_is_used_where_nobody_can_register(tmp_p
             code, _, err = await machine.run("--sign-in", "--client-id", "operators")
             assert code == 0, err
             assert "Signed in" in await answering
-        assert machine.stored()["client_id"] == "operators"
+        assert machine.read_credentials()["client_id"] == "operators"
 
 
 # Forwarding
@@ -288,7 +288,7 @@ async def test_two_bridges_with_an_expired_token_renew_it_once_and_both_live(
     place: Room, person: Person, machine: Machine
 ) -> None:
     await signed_in(machine, person)
-    client_id = machine.stored()["client_id"]
+    client_id = machine.read_credentials()["client_id"]
     machine.change(access_token="", expires_at=0)
     async with machine.client() as first, machine.client(mode="legacy") as second:
         assert all(await asyncio.gather(*(works(client) for client in (first, second) for _ in range(3))))
@@ -302,20 +302,20 @@ async def test_two_bridges_with_an_expired_token_renew_it_once_and_both_live(
 
 async def test_an_ended_access_is_told_and_asked_for_again(place: Room, person: Person, machine: Machine) -> None:
     await signed_in(machine, person)
-    client_id = machine.stored()["client_id"]
+    client_id = machine.read_credentials()["client_id"]
     async with machine.client() as client:
         assert await works(client)
         await cut_off(place, client_id)
         again = asyncio.create_task(in_the_browser(machine, person))
         assert await works(client)
         assert "Signed in" in await again
-    assert "has ended the access of Bridged agent" in machine.told()
-    assert machine.stored()["client_id"] == client_id  # the same agent: what it was allowed stays
+    assert "has ended the access of Bridged agent" in machine.read_errors()
+    assert machine.read_credentials()["client_id"] == client_id  # the same agent: what it was allowed stays
 
 
 async def test_signing_out_revokes_at_the_vault_and_erases_here(place: Room, person: Person, machine: Machine) -> None:
     await signed_in(machine, person)
-    kept = machine.stored()
+    kept = machine.read_credentials()
     async with place.http(Agent(None, str(kept["access_token"]))) as http:
         listed = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         assert (await http.post("/mcp", json=listed)).status_code != 401
@@ -344,7 +344,7 @@ async def test_a_vault_that_is_away_is_told_and_works_again_when_it_is_back(tmp_
         with pytest.raises(MCPError, match="Can't reach"):
             await client.call_tool("connections", {})
         listening = at_port(settings.server.port)
-        async with open_deployment(settings, data=data) as deployment, serving(build_app(deployment), listening):
+        async with open_deployment(settings, data=data) as deployment, serve_app(build_app(deployment), listening):
             assert await works(client)
             assert await works(client)
     finally:

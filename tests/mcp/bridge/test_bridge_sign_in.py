@@ -20,7 +20,7 @@ from server.bridge.browser import BrowserSignIn, browser_sign_in, redeem_code
 from server.bridge.credentials import Credentials, FileStore, one_at_a_time
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from tests.support.bridging import decide
-from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.rooms.oauth_world import claims_of
 from vault.refusals import KeyUnavailable
 
@@ -113,7 +113,7 @@ async def test_a_document_that_leads_elsewhere_is_not_believed(change: dict[str,
         return JSONResponse(content)
 
     app = Starlette(routes=[Route("/.well-known/oauth-authorization-server", document)])
-    async with serving(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+    async with serve_app(app, listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         found = AuthorizationServer(http, RemoteVault(origin, "Test"))
         if told:
             with pytest.raises(BridgeRefused, match=told):
@@ -149,7 +149,7 @@ async def test_what_the_person_is_told_of_a_code_cannot_steer_their_terminal(cha
         Route("/.well-known/oauth-authorization-server", document),
         Route("/device_authorization", device, methods=["POST"]),
     ]
-    async with serving(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+    async with serve_app(Starlette(routes=routes), listening), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
         authority = AuthorizationServer(http, RemoteVault(origin, "Test"))
         with pytest.raises(BridgeRefused):
             await authority.ask_device("client")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from server.remote import servers
 from tests.mcp.remote.remote_room import RemoteRoom, text
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 SCOPES = ["notes"]
 
@@ -91,7 +91,7 @@ async def _foreign(make: Any) -> AsyncGenerator[tuple[str, InMemoryOAuthProvider
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         app, provider = make(origin)
-        async with serving(app, listening):
+        async with serve_app(app, listening):
             yield f"{origin}/mcp", provider
 
 

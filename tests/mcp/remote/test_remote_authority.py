@@ -14,7 +14,7 @@ from server.auth0.explaining import WireQuestion, explain_wire
 from server.oauth.exchange.release import MEMBER
 from server.portal.access.access import offered_scopes
 from tests.mcp.remote.remote_room import RemoteRoom, link_of
-from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
 from vault import company_access, connections, delegations
 from vault.scopes import plan
 
@@ -82,7 +82,7 @@ async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, know
         for scope in ("mcp:read", "call:add", None):
             for audience in (name, connection.id):
                 answer = await exchanging.exchange(caller, user.token, audience=audience, scope=scope)
-                assert refused(answer) == "invalid_target"
+                assert refusal_code(answer) == "invalid_target"
                 assert "by its tools only" in answer.text
 
 

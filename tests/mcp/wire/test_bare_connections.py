@@ -25,7 +25,7 @@ from server.http.connections import (
     capacity,
 )
 from server.runtime.serving import server_config
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.processes import Place, free_port
 
 MEGABYTE = 1024 * 1024
@@ -74,7 +74,7 @@ Knock = Callable[..., Awaitable[bytes]]
 async def place(bounds: ConnectionLimits = QUICK, app: ASGIApp = answering) -> AsyncGenerator[int]:
     """A server with these bounds; its port."""
     with free_socket() as listening:
-        async with serving(app, listening, bounds=bounds):
+        async with serve_app(app, listening, bounds=bounds):
             yield listening.getsockname()[1]
 
 

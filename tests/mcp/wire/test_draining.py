@@ -15,7 +15,7 @@ from server.http.draining import Drain
 from server.http.edge import Edge
 from server.http.guards import GuardRules
 from tests.conftest import Store
-from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ async def test_draining_waits_for_the_call_in_flight_and_then_ends_the_streams()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with (
         asyncio.timeout(20),
-        serving(Edge(work, GuardRules(frozenset(), frozenset(), any_loopback_port=True), drain, proxy=work), listening),
+        serve_app(
+            Edge(work, GuardRules(frozenset(), frozenset(), any_loopback_port=True), drain, proxy=work), listening
+        ),
         httpx2.AsyncClient(base_url=url, timeout=30) as http,
         http.stream("GET", "/stream") as stream,
     ):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from starlette.types import Receive, Scope, Send
 
 from server.http.joined_writes import JoinedWrites
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 PATIENCE = 10.0
 
@@ -110,7 +110,7 @@ async def test_a_stream_starts_before_its_first_piece() -> None:
         await send({"type": "http.response.body", "body": b"piece"})
 
     with free_socket() as listening:
-        async with serving(streaming, listening), asyncio.timeout(PATIENCE):
+        async with serve_app(streaming, listening), asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection("127.0.0.1", listening.getsockname()[1])
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")

@@ -17,7 +17,7 @@ from server.oauth.enterprise.refusals import REFUSALS
 from server.settings import Settings
 from tests.support.doubles.openid_double import OUTAGES
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
-from tests.support.rooms.oauth_world import b64, claims_of, signed
+from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
 from vault import users
 from vault.records import ClientKind, Role
 
@@ -56,7 +56,7 @@ def proof(company: Company, key: ECKey = KEY) -> dict[str, str]:
         "htu": f"{company.place.url}/token",
         "iat": company.now(),
     }
-    return {"DPoP": signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}, claims, key)}
+    return {"DPoP": sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}, claims, key)}
 
 
 async def test_an_assertion_becomes_a_token_for_the_linked_person(company: Company) -> None:
@@ -303,7 +303,7 @@ async def test_a_public_client_needs_a_binding_or_the_operators_switch(company: 
     own = company.idp.key
     assert isinstance(own, RSAKey)
     header, empty = {"alg": "RS256", "kid": own.kid, "typ": TYPE}, company.claims(**named) | {"cnf": None}
-    check_refused(await company.ask(signed(header, empty, own), caller=caller), "public")
+    check_refused(await company.ask(sign_jwt(header, empty, own), caller=caller), "public")
     bound = company.assertion(**named, cnf={"jkt": KEY.thumbprint()})
     issued = check_issued(await company.ask(bound, caller=caller, headers=proof(company)))
     assert issued["token_type"] == "DPoP"

@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from server.oauth.enterprise.assertions import JWT_BEARER
 from server.oauth.enterprise.refusals import REFUSALS
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
-from tests.support.rooms.oauth_world import REDIRECT, signed
+from tests.support.rooms.oauth_world import REDIRECT, sign_jwt
 
 KEY = ECKey.generate_key("P-256", {"kid": "agent-1"})
 
@@ -42,7 +42,7 @@ class Agents:
         if key is not None:
             now = self.company.now()
             claims = {"iss": client_id, "sub": client_id, "aud": self.company.place.url, "exp": now + 60}
-            form["client_assertion"] = signed(
+            form["client_assertion"] = sign_jwt(
                 {"alg": "ES256", "kid": key.kid}, claims | {"jti": secrets.token_hex(8)}, key
             )
             form["client_assertion_type"] = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -68,7 +68,7 @@ async def agents(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Age
         documents[f"{name}.json"] = about | more
     rules = {"documents": {"agents": [f"{url}/secret.json", f"{url}/public.json", "Document agent"]}}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(Starlette(routes=[Route("/{name}", answer)]), listening))
+        await stack.enter_async_context(serve_app(Starlette(routes=[Route("/{name}", answer)]), listening))
         data = tmp_path_factory.mktemp("documents") / "data"
         company = await stack.enter_async_context(running_company(data, rules=rules))
         yield Agents(company, url, documents, fetched)
@@ -89,7 +89,7 @@ async def test_a_public_document_client_gets_in_bound_to_a_key(agents: Agents) -
     bare = await agents.ask("public", company.assertion(**named))
     assert bare.json()["error_description"] == REFUSALS["public"].description
     claims = {"jti": secrets.token_hex(8), "htm": "POST", "htu": f"{company.place.url}/token", "iat": company.now()}
-    proof = signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, claims, KEY)
+    proof = sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, claims, KEY)
     bound = company.assertion(**named, cnf={"jkt": KEY.thumbprint()})
     issued = await agents.ask("public", bound, DPoP=proof)
     assert (issued.status_code, issued.json()["token_type"]) == (200, "DPoP")

@@ -18,7 +18,7 @@ from server.oauth.enterprise.explaining import explain_assertion
 from server.portal.access.access import Change, rows_of_agent
 from server.portal.access.access_saving import save
 from tests.conftest import Store
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import get_grant
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.exchange_room import Caller
@@ -429,7 +429,7 @@ async def test_an_assertion_counts_once_on_all_replicas(store: Store) -> None:
         vault = company.place.room.vault
         other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
         listening = free_socket()
-        await stack.enter_async_context(serving(build_app(other), listening))
+        await stack.enter_async_context(serve_app(build_app(other), listening))
         host = {"host": vault.url.removeprefix("http://")}
         door = await stack.enter_async_context(
             httpx2.AsyncClient(

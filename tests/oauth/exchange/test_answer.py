@@ -10,7 +10,7 @@ import pytest
 from providers.definitions.catalog import load_catalog
 from server.oauth.exchange import targets
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.rooms.exchange_room import ACCESS, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ACCESS, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refusal_code
 from vault import handles
 
 # What is answered
@@ -83,13 +83,13 @@ async def test_the_body_can_be_a_form_or_json_and_other_grants_take_forms_only(
         "refresh_token": await place.refresh_token(agent),
         **caller.credentials,
     }
-    assert refused(await place.http.post("/token", json=refresh)) == "invalid_request"
+    assert refusal_code(await place.http.post("/token", json=refresh)) == "invalid_request"
     assert (await place.http.post("/token", data=refresh)).status_code == 200
     for broken in ({**form, "scope": ["chat:write"]}, {**form, "account": 1}, [form], {**form, "account": "a\0"}):
-        assert refused(await place.http.post("/token", json=broken)) == "invalid_request"
+        assert refusal_code(await place.http.post("/token", json=broken)) == "invalid_request"
     twice = json.dumps(form)[:-1] + ', "scope": "chat:write"}'
     answer = await place.http.post("/token", content=twice, headers={"Content-Type": "application/json"})
-    assert refused(answer) == "invalid_request"
+    assert refusal_code(answer) == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_an_unknown_or_contradictory_target_is_refused(
     base = place.deployment.catalog.provider("slack").apis["web"]
     named = {name: value and value.format(url=place.url, base=base) for name, value in target.items()}
     answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
-    assert (None if answer.status_code == 200 else refused(answer)) == code
+    assert (None if answer.status_code == 200 else refusal_code(answer)) == code
 
 
 async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: ExchangeRoom, person: str) -> None:
@@ -167,13 +167,13 @@ async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: Ex
         ({"account": mine.label, "login_hint": mine.label}, None),
     ):
         answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
-        assert (None if answer.status_code == 200 else refused(answer)) == code, named
+        assert (None if answer.status_code == 200 else refusal_code(answer)) == code, named
     # an agent that may not use the account learns nothing by guessing what it is called
     asking = await place.caller()
     stranger = await place.agent(asking, person)
     for guess in (mine.label, other.label):
         answer = await place.exchange(asking, stranger.token, scope="chat:write", audience=mine.id, account=guess)
-        assert refused(answer) == "access_denied"
+        assert refusal_code(answer) == "access_denied"
 
 
 def test_a_handle_is_for_an_api_in_which_its_scopes_allow_something() -> None:
@@ -189,7 +189,7 @@ async def test_a_scope_that_is_no_list_of_names_is_refused(place: ExchangeRoom, 
     await place.slack(agent)
     for scope in ("chat:write\tchannels:read", "chat:write\n", "chat:write\u00a0x", 'chat:"write', " ", "x" * 5000):
         answer = await place.exchange(caller, agent.token, scope=scope)
-        assert refused(answer) == "invalid_scope"
+        assert refusal_code(answer) == "invalid_scope"
         assert "connect_uri" not in answer.json()
     for scope in ("chat:write", "chat:write channels:read", " chat:write  channels:read "):
         assert (await place.exchange(caller, agent.token, scope=scope)).status_code == 200
@@ -201,7 +201,7 @@ async def test_an_alias_without_a_scope_means_what_the_alias_stands_for(place: E
     await place.google(agent, delegated=frozenset({READONLY}))
     assert (await place.exchange(caller, agent.token, audience="google")).json()["scope"] == READONLY
     answer = await place.exchange(caller, agent.token, audience="google-calendar")
-    assert refused(answer) == "invalid_scope"
+    assert refusal_code(answer) == "invalid_scope"
     assert answer.json()["missing_scope"] == EVENTS
 
 
@@ -213,10 +213,10 @@ async def test_repeated_parameters_and_other_kinds_of_token_are_refused(place: E
     twice = [*form.items(), ("audience", "google")]
     body = "&".join(f"{name}={value}" for name, value in twice)
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert refused(await place.http.post("/token", content=body, headers=headers)) == "invalid_request"
+    assert refusal_code(await place.http.post("/token", content=body, headers=headers)) == "invalid_request"
     for wanted in (REFRESH, JWT, "urn:ietf:params:oauth:token-type:id_token", "x"):
         answer = await place.exchange(caller, agent.token, requested_token_type=wanted)
-        assert refused(answer) == "invalid_request"
+        assert refusal_code(answer) == "invalid_request"
     assert (await place.exchange(caller, agent.token, requested_token_type=ACCESS)).status_code == 200
 
 

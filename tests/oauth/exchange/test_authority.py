@@ -13,7 +13,7 @@ from providers.simulator.running import running_simulator
 from server.connecting.links import LINKS
 from server.oauth.exchange import targets
 from server.oauth.rules import OAuthError
-from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, room
 
 
@@ -23,7 +23,7 @@ async def test_wider_than_the_delegation_is_refused_by_name_with_a_link(place: E
     agent = await place.agent(caller, person)
     await place.slack(agent, delegated=frozenset({"channels:read"}))
     answer = await place.exchange(caller, agent.token, scope="chat:write channels:read")
-    assert (answer.status_code, refused(answer)) == (400, "invalid_scope")
+    assert (answer.status_code, refusal_code(answer)) == (400, "invalid_scope")
     content = answer.json()
     assert content["missing_scope"] == "chat:write"
     assert content["reason"] == "delegation"
@@ -39,7 +39,7 @@ async def test_wider_than_the_account_is_refused_by_name_with_a_link(place: Exch
     agent = await place.agent(caller, person)
     await place.slack(agent, delegated=SLACK | {"groups:read"})
     answer = await place.exchange(caller, agent.token, scope="chat:write groups:read")
-    assert (answer.status_code, refused(answer)) == (400, "invalid_scope")
+    assert (answer.status_code, refusal_code(answer)) == (400, "invalid_scope")
     assert answer.json()["missing_scope"] == "groups:read"
     assert answer.json()["reason"] == "scopes"
     assert answer.json()["connect_uri"]
@@ -50,7 +50,7 @@ async def test_a_scope_that_nobody_knows_is_refused(place: ExchangeRoom, person:
     caller = await place.caller()
     agent = await place.agent(caller, person)
     await place.slack(agent)
-    assert refused(await place.exchange(caller, agent.token, scope="chat:write made:up")) == "invalid_scope"
+    assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write made:up")) == "invalid_scope"
 
 
 @pytest.mark.requirement("S-112")
@@ -69,7 +69,7 @@ async def test_wider_than_the_operators_limit_is_refused_by_name_without_a_link(
         agent = await place.agent(caller)
         await place.slack(agent)
         answer = await place.exchange(caller, agent.token, scope="chat:write channels:read")
-        assert refused(answer) == "invalid_scope"
+        assert refusal_code(answer) == "invalid_scope"
         assert answer.json()["missing_scope"] == "chat:write"
         assert "connect_uri" not in answer.json(), "no person can fix that"
         assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
@@ -80,7 +80,7 @@ async def test_a_provider_that_nobody_set_up_is_said_to_be_that(place: ExchangeR
     caller = await place.caller()
     agent = await place.agent(caller, person)
     answer = await place.exchange(caller, agent.token, audience="github")
-    assert refused(answer) == "invalid_target"
+    assert refusal_code(answer) == "invalid_target"
     assert answer.json()["reason"] == "not_configured"
     assert "connect_uri" not in answer.json()
     assert "connect_uri" in (await place.exchange(caller, agent.token, audience="slack")).json()
@@ -104,7 +104,7 @@ async def test_an_account_that_is_not_connected_is_asked_for(place: ExchangeRoom
     caller = await place.caller()
     agent = await place.agent(caller, person)
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (answer.status_code, refused(answer)) == (400, "invalid_target")
+    assert (answer.status_code, refusal_code(answer)) == (400, "invalid_target")
     assert answer.json()["reason"] == "missing"
     assert answer.json()["connect_uri"].startswith(f"{place.url}/connect/")
     await place.slack(agent)
@@ -117,7 +117,7 @@ async def test_a_program_in_a_loop_gets_no_more_links_for_a_while(place: Exchang
     links = [(await place.exchange(caller, agent.token)).json().get("connect_uri") for _ in range(LINKS + 2)]
     assert [link is not None for link in links] == [True] * LINKS + [False] * 2
     answer = await place.exchange(caller, agent.token)
-    assert (refused(answer), answer.json()["reason"]) == ("invalid_target", "missing")
+    assert (refusal_code(answer), answer.json()["reason"]) == ("invalid_target", "missing")
     assert "connect_uri" in (await place.exchange(caller, other.token)).json()
 
 
@@ -128,7 +128,7 @@ async def test_an_account_that_the_agent_may_not_use_is_asked_for_without_naming
     agent, connected = await place.agent(caller, person), await place.agent(other, person)
     connection = await place.slack(connected, account="carol")
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (answer.status_code, refused(answer)) == (403, "access_denied")
+    assert (answer.status_code, refusal_code(answer)) == (403, "access_denied")
     assert answer.json()["reason"] == "delegation"
     assert answer.json()["connect_uri"]
     assert connection.label not in answer.text
@@ -148,7 +148,7 @@ async def test_an_account_of_a_provider_that_this_vault_no_longer_has_is_no_targ
     async with place.deployment.transaction() as transaction:
         await transaction.execute("update connections set provider = 'left' where id = :id", {"id": connection.id})
     answer = await place.exchange(caller, agent.token, **named)
-    assert (answer.status_code, refused(answer)) == (400, "invalid_target")
+    assert (answer.status_code, refusal_code(answer)) == (400, "invalid_target")
 
 
 async def test_a_connection_that_needs_its_person_again_is_asked_for(place: ExchangeRoom, person: str) -> None:
@@ -159,7 +159,7 @@ async def test_a_connection_that_needs_its_person_again_is_asked_for(place: Exch
     async with place.deployment.transaction() as transaction:
         await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": connection.id})
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert refused(answer) == "invalid_target"
+    assert refusal_code(answer) == "invalid_target"
     assert answer.json()["reason"] == "needs_reauth"
     assert answer.json()["connect_uri"]
 
@@ -171,7 +171,7 @@ async def test_of_several_accounts_one_has_to_be_named(place: ExchangeRoom, pers
     first = await place.slack(agent, account="alice")
     second = await place.slack(agent, account="bob")
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert refused(answer) == "invalid_target"
+    assert refusal_code(answer) == "invalid_target"
     assert answer.json()["accounts"] == sorted([first.label, second.label])
     for name in ("account", "login_hint"):
         for word in (second.id, second.account, second.label):
@@ -191,7 +191,7 @@ async def test_an_agent_that_may_use_none_of_several_accounts_learns_of_none_by_
     answers: list[dict[str, object]] = []
     for guess in (None, first.label, second.account, narrow.label, "nobody@example.com"):
         answer = await place.exchange(caller, agent.token, scope="chat:write", account=guess)
-        assert (answer.status_code, refused(answer)) == (403, "access_denied")
+        assert (answer.status_code, refusal_code(answer)) == (403, "access_denied")
         assert not any(one.label in answer.text or one.id in answer.text for one in (first, second, narrow))
         content = answer.json()
         for own in ("connect_uri", "user_code", "request_id"):
@@ -231,5 +231,5 @@ async def test_no_parameter_reaches_another_users_account(place: ExchangeRoom, p
             assert theirs.id not in answer.text
     for audience in (theirs.id, theirs.account):
         answer = await place.exchange(caller, agent.token, audience=audience)
-        assert refused(answer) == "invalid_target"
+        assert refusal_code(answer) == "invalid_target"
     assert (await place.exchange(caller, agent.token, audience=mine.id)).status_code == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.rooms.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refusal_code
 from tests.support.rooms.oauth_world import claims_of
 from vault import grants
 
@@ -33,7 +33,7 @@ async def test_an_api_gets_a_token_for_another_api_that_says_who_acts(place: Exc
     everything = await place.exchange(front, received.token, audience="https://back.example/")
     assert everything.json()["scope"] == "exchange invoices.read tools"
     wider = await place.exchange(front, received.token, audience="https://back.example/", scope="other tools")
-    assert refused(wider) == "invalid_scope"
+    assert refusal_code(wider) == "invalid_scope"
     assert wider.json()["missing_scope"] == "other"
 
 
@@ -44,7 +44,7 @@ async def test_an_audience_that_the_client_may_not_call_is_refused(place: Exchan
         caller = await place.caller(resources=resources)
         agent = await place.agent(caller, person, audience=f"{place.url}/mcp")
         answer = await place.exchange(caller, agent.token, audience="https://back.example/")
-        assert (refused(answer) if code else answer.status_code) == (code or 200)
+        assert (refusal_code(answer) if code else answer.status_code) == (code or 200)
 
 
 @pytest.mark.requirement("S-115")
@@ -65,7 +65,7 @@ async def test_exchanging_again_and_again_wins_neither_time_nor_scope(place: Exc
             assert claims["act"] == {"sub": caller.client.id}
         database.clock_offset += 3600 - 12 * 60
         answer = await place.exchange(caller, token, audience=f"{place.url}/mcp")
-        assert refused(answer) == "invalid_request"
+        assert refusal_code(answer) == "invalid_request"
     finally:
         database.clock_offset = 0
 
@@ -82,8 +82,8 @@ async def test_a_chain_ends_after_four(place: ExchangeRoom, person: str) -> None
         answer = await place.exchange(hops[number], token, audience=names[number + 1])
         assert answer.status_code == 200, answer.text
         token = answer.json()["access_token"]
-    assert refused(await place.exchange(hops[3], token, audience=names[4])) == "invalid_request"
-    assert refused(await place.exchange(hops[3], token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(hops[3], token, audience=names[4])) == "invalid_request"
+    assert refusal_code(await place.exchange(hops[3], token, scope="chat:write")) == "invalid_request"
 
 
 # Actor tokens
@@ -115,10 +115,10 @@ async def test_an_actor_token_puts_its_client_outermost(place: ExchangeRoom, per
         {"actor_token": elsewhere.token},
     ]
     for change in bad:
-        assert refused(await place.exchange(gateway, mine.token, **(good | change))) == "invalid_request", change
+        assert refusal_code(await place.exchange(gateway, mine.token, **(good | change))) == "invalid_request", change
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, acting.principal.grant_id, reason="test", now=place.now())
-    assert refused(await place.exchange(gateway, mine.token, **good)) == "invalid_request"
+    assert refusal_code(await place.exchange(gateway, mine.token, **good)) == "invalid_request"
 
 
 @pytest.mark.requirement("S-114")

@@ -16,7 +16,7 @@ from server.connecting.approvals import decide
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
 from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
-from tests.support.rooms.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 from tests.support.simulating import family_settings
 from vault import connections, delegations, handles, users
@@ -46,12 +46,12 @@ async def test_a_public_client_gets_a_short_handle_for_its_own_token_and_nothing
     assert content["expires_in"] <= 300
     assert content["token_type"] == "Bearer"
     token = await place.refresh_token(agent)
-    assert refused(await place.exchange(caller, token, kind=REFRESH, audience="google")) == "invalid_request"
-    assert refused(await place.exchange(caller, "a.b.c", kind=JWT, audience="google")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, token, kind=REFRESH, audience="google")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, "a.b.c", kind=JWT, audience="google")) == "invalid_request"
     other = await place.agent(await place.caller(public=True), person)
-    assert refused(await place.exchange(caller, other.token, audience="google")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, other.token, audience="google")) == "invalid_request"
     for_us = {"audience": f"{place.url}/mcp", "scope": "tools"}
-    assert refused(await place.exchange(caller, agent.token, **for_us)) == "invalid_target"
+    assert refusal_code(await place.exchange(caller, agent.token, **for_us)) == "invalid_target"
     backend = await place.caller()
     assert (await place.exchange(backend, (await place.agent(backend, person)).token, **for_us)).status_code == 200
 
@@ -74,11 +74,11 @@ async def test_whoever_receives_a_public_clients_token_cannot_act_as_that_client
         return await place.exchange(spa, own.token, scope="chat:write", headers=headers, **acting)
 
     received = await place.agent(spa, person, audience=API)
-    assert refused(await present(received.token)) == "invalid_request"
-    assert refused(await present(received.token, headers=proof(place))) == "invalid_request"  # any key is no proof
+    assert refusal_code(await present(received.token)) == "invalid_request"
+    assert refusal_code(await present(received.token, headers=proof(place))) == "invalid_request"  # any key is no proof
     bound = await place.agent(spa, person, audience=API, key_thumbprint=KEY.thumbprint())
-    assert refused(await present(bound.token)) == "invalid_request"
-    assert refused(await present(bound.token, headers=proof(place, key=OTHER))) == "invalid_request"
+    assert refusal_code(await present(bound.token)) == "invalid_request"
+    assert refusal_code(await present(bound.token, headers=proof(place, key=OTHER))) == "invalid_request"
     # the twins: for this vault, or with the key
     assert (await present((await place.agent(spa, person)).token)).status_code == 200
     assert (await present(bound.token, headers=proof(place))).status_code == 200
@@ -176,10 +176,10 @@ async def test_each_exchange_of_what_the_person_is_asked_about_waits_for_a_yes_o
     await ask_each_time(place, agent, await place.slack(agent), "chat:write")
     for _ in range(2):
         waiting = await place.exchange(caller, agent.token, scope="chat:write")
-        assert (waiting.status_code, refused(waiting)) == (400, "authorization_pending")
+        assert (waiting.status_code, refusal_code(waiting)) == (400, "authorization_pending")
         assert (waiting.json()["reason"], waiting.headers["retry-after"]) == ("approval", "5")
         other = await place.exchange(caller, agent.token, scope="chat:write channels:read")
-        assert refused(other) == "authorization_pending"
+        assert refusal_code(other) == "authorization_pending"
         asked = await approvals.list_pending(
             place.deployment.database, place.deployment.keys, agent.principal.user_id, now=place.now()
         )
@@ -188,7 +188,7 @@ async def test_each_exchange_of_what_the_person_is_asked_about_waits_for_a_yes_o
         user = await users.get_user(place.deployment.database, agent.principal.user_id)
         assert user is not None
         await decide(place.deployment, mine, user=user, session=None, is_approved=True)
-        assert refused(await place.exchange(caller, agent.token, scope="chat:write channels:read")) == (
+        assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write channels:read")) == (
             "authorization_pending"
         ), "the yes is for that exchange only"
         content = (await place.exchange(caller, agent.token, scope="chat:write")).json()
@@ -200,10 +200,10 @@ async def test_a_no_to_an_exchange_is_told(place: ExchangeRoom, person: str) -> 
     caller = await place.caller(release={"slack": "full"})
     agent = await place.agent(caller, person)
     await ask_each_time(place, agent, await place.slack(agent), "chat:write")
-    assert refused(await place.exchange(caller, agent.token, scope="chat:write")) == "authorization_pending"
+    assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "authorization_pending"
     await answer_question(place, agent, yes=False)
     denied = await place.exchange(caller, agent.token, scope="chat:write")
-    assert (denied.status_code, refused(denied)) == (400, "access_denied")
+    assert (denied.status_code, refusal_code(denied)) == (400, "access_denied")
 
 
 async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody_else(
@@ -213,7 +213,7 @@ async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody_
     held = await place.agent(narrow, person)
     await ask_each_time(place, held, await place.slack(held), "chat:write")
     answer = await place.exchange(narrow, held.token, scope="chat:write")
-    assert (answer.status_code, refused(answer)) == (403, "access_denied")
+    assert (answer.status_code, refusal_code(answer)) == (403, "access_denied")
     assert answer.json()["reason"] == "approval"
     caller = await place.caller(release={"slack": "full"})
     agent = await place.agent(caller, person)
@@ -240,7 +240,9 @@ async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> N
                 await place.slack(agent)
                 answer = await place.exchange(caller, agent.token, scope="chat:write")
                 is_out = public and confidential_only
-                assert (refused(answer) if is_out else answer.status_code) == ("unauthorized_client" if is_out else 200)
+                assert (refusal_code(answer) if is_out else answer.status_code) == (
+                    "unauthorized_client" if is_out else 200
+                )
 
 
 async def test_an_operator_sets_how_long_handles_live_but_not_beyond_the_subject(tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp
             assert whole.json()["access_token"].startswith("tvp_")
             by_page = await place.agent(public)
             await opened.allow(by_page, connection, granted)
-            assert refused(await place.exchange(public, by_page.token, **wanted)) == "invalid_target"
+            assert refusal_code(await place.exchange(public, by_page.token, **wanted)) == "invalid_target"
             handle = await place.exchange(public, by_page.token, **(wanted | {"resource": base}))
             assert handle.json()["access_token"].startswith("tvp_")
 
@@ -299,9 +301,11 @@ async def test_a_handle_is_bound_to_the_key_that_was_proved(place: ExchangeRoom,
     found = await handles.find(place.deployment.database, answer.json()["access_token"], now=place.now())
     assert found.key_thumbprint == KEY.thumbprint()
     # no downgrade: not without a proof, not with another key
-    assert refused(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
     other = proof(place, key=OTHER)
-    assert refused(await place.exchange(caller, agent.token, scope="chat:write", headers=other)) == "invalid_request"
+    assert (
+        refusal_code(await place.exchange(caller, agent.token, scope="chat:write", headers=other)) == "invalid_request"
+    )
     # a plain token with a proof binds what comes out
     plain = await place.agent(caller, person)
     bound = await place.exchange(caller, plain.token, scope="chat:write", headers=proof(place))
@@ -317,7 +321,7 @@ async def test_an_api_needs_no_proof_of_its_callers_key(place: ExchangeRoom, per
     assert answer.status_code == 200, answer.text
     assert answer.json()["token_type"] == "Bearer"
     bad = proof(place, ath=token_hash("x"), htm="GET")
-    assert refused(await place.exchange(api, received.token, headers=bad)) == "invalid_dpop_proof"
+    assert refusal_code(await place.exchange(api, received.token, headers=bad)) == "invalid_dpop_proof"
 
 
 async def test_the_receipt_of_a_removed_client_names_the_end_of_the_providers_token(

@@ -6,7 +6,7 @@ import pytest
 
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.peeking import get_grant
-from tests.support.rooms.exchange_room import API, JWT, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import API, JWT, REFRESH, ExchangeRoom, refusal_code
 from vault import clients, connections, grants, handles, users
 from vault.tokens import tokens as refresh_tokens
 
@@ -32,13 +32,13 @@ async def test_what_is_no_access_token_of_ours_is_refused(place: ExchangeRoom, p
         "long": "a" * 9000,
     }
     for name, token in others.items():
-        assert refused(await place.exchange(caller, token, scope="chat:write")) == "invalid_request", name
+        assert refusal_code(await place.exchange(caller, token, scope="chat:write")) == "invalid_request", name
     for kind in (REFRESH, JWT, "urn:ietf:params:oauth:token-type:id_token", "access_token", "x"):
         answer = await place.exchange(caller, agent.token, kind=kind, scope="chat:write")
-        assert refused(answer) == "invalid_request", kind
+        assert refusal_code(answer) == "invalid_request", kind
     for left_out in ("subject_token", "subject_token_type"):
         answer = await place.exchange(caller, agent.token, **{left_out: None})
-        assert refused(answer) == "invalid_request"
+        assert refusal_code(answer) == "invalid_request"
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
 
 
@@ -66,7 +66,7 @@ async def test_a_subject_that_has_ended_is_refused(place: ExchangeRoom, person: 
             answer = await place.exchange(caller, agent.token, scope="chat:write")
     finally:
         database.clock_offset -= 3600 if end == "time" else 0
-    assert refused(answer) == ("invalid_client" if end == "client" else "invalid_request")
+    assert refusal_code(answer) == ("invalid_client" if end == "client" else "invalid_request")
 
 
 @pytest.mark.requirement("S-110", "S-111")
@@ -75,7 +75,7 @@ async def test_a_strangers_token_is_refused(place: ExchangeRoom, person: str) ->
     agent, stranger = await place.agent(caller, person), await place.agent(other, person)
     await place.slack(agent)
     await place.slack(stranger)
-    assert refused(await place.exchange(caller, stranger.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, stranger.token, scope="chat:write")) == "invalid_request"
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
 
 
@@ -84,7 +84,7 @@ async def test_a_token_without_the_scope_exchange_is_refused(place: ExchangeRoom
     agent = await place.agent(caller, person, scopes=frozenset({"tools"}))
     await place.slack(agent)
     answer = await place.exchange(caller, agent.token, scope="chat:write")
-    assert refused(answer) == "invalid_request"
+    assert refusal_code(answer) == "invalid_request"
     assert "exchange" in answer.json()["error_description"]
     agent = await place.agent(caller, person)
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
@@ -96,9 +96,9 @@ async def test_a_client_without_the_grant_type_is_refused(place: ExchangeRoom, p
         agent = await place.agent(caller, person)
         await place.slack(agent)
         answer = await place.exchange(caller, agent.token, scope="chat:write")
-        assert (refused(answer) if code else None) == code
+        assert (refusal_code(answer) if code else None) == code
     wrong = await place.exchange(caller, agent.token, client_secret="x" * 43)
-    assert (wrong.status_code, refused(wrong)) == (401, "invalid_client")
+    assert (wrong.status_code, refusal_code(wrong)) == (401, "invalid_client")
 
 
 async def test_presenting_a_refresh_token_neither_uses_nor_rotates_it(place: ExchangeRoom, person: str) -> None:
@@ -118,7 +118,7 @@ async def test_presenting_a_refresh_token_neither_uses_nor_rotates_it(place: Exc
     assert (await place.exchange(caller, token, kind=REFRESH, scope="chat:write")).status_code == 200
     database.clock_offset += grace
     try:
-        assert refused(await place.exchange(caller, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
+        assert refusal_code(await place.exchange(caller, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
     finally:
         database.clock_offset -= grace
     successor = renewed.json()["refresh_token"]
@@ -131,13 +131,13 @@ async def test_a_refresh_token_counts_for_its_own_client_only(place: ExchangeRoo
     agent = await place.agent(caller, person)
     await place.slack(agent)
     token = await place.refresh_token(agent)
-    assert refused(await place.exchange(other, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(other, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
     without = await place.refresh_token(agent, scopes=frozenset({"tools"}))
-    assert refused(await place.exchange(caller, without, kind=REFRESH, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, without, kind=REFRESH, scope="chat:write")) == "invalid_request"
     assert (await place.exchange(caller, token, kind=REFRESH, scope="chat:write")).status_code == 200
     async with place.deployment.transaction() as transaction:
         await refresh_tokens.revoke_token(transaction, token, client_id=caller.client.id, now=place.now())
-    assert refused(await place.exchange(caller, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(caller, token, kind=REFRESH, scope="chat:write")) == "invalid_request"
 
 
 # A custom API client
@@ -151,7 +151,7 @@ async def test_an_api_exchanges_the_tokens_that_it_receives(place: ExchangeRoom,
     # it is the API that acts: what the person let the page use is not its own
     await place.slack(received)
     asked = await place.exchange(api, received.token, scope="chat:write")
-    assert refused(asked) == "access_denied"
+    assert refusal_code(asked) == "access_denied"
     (connection,) = await connections.list_connections(place.deployment.database, received.principal.user_id)
     as_api = await place.agent(api, person)
     await place.room.allow(as_api, connection, frozenset({"chat:write"}))
@@ -167,7 +167,7 @@ async def test_an_api_exchanges_the_tokens_that_it_receives(place: ExchangeRoom,
     derived = await get_grant(place.deployment.database, handle.principal.grant_id)
     assert derived is not None
     assert not derived.is_live
-    assert refused(await place.exchange(api, received.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(api, received.token, scope="chat:write")) == "invalid_request"
 
 
 @pytest.mark.requirement("S-110", "S-111")
@@ -182,6 +182,6 @@ async def test_only_the_api_itself_may_present_tokens_for_it(place: ExchangeRoom
     good = await place.exchange(api, received.token, scope="chat:write", account="alice (Sandbox)")
     assert good.status_code == 200, good.text
     # linked to another API; and merely allowed to call this one
-    assert refused(await place.exchange(other, received.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(other, received.token, scope="chat:write")) == "invalid_request"
     for_us = await place.agent(spa, person)
-    assert refused(await place.exchange(api, for_us.token, scope="chat:write")) == "invalid_request"
+    assert refusal_code(await place.exchange(api, for_us.token, scope="chat:write")) == "invalid_request"

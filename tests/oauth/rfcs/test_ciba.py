@@ -75,27 +75,30 @@ async def test_a_denial_and_the_end_are_told_and_nothing_is_issued(asker: Asker)
         answer = await asker.poll(denied)
         assert (answer.status_code, error_of(answer)) == (400, "access_denied")
     late = await asker.ask(requested_expiry="600")
-    with asker.world.elapsed(600):
+    with asker.world.clock_ahead(600):
         assert error_of(await asker.poll(late)) == "expired_token"
         assert "Nothing to approve" in read(await asker.world.alice.open("/approvals"))
-    with asker.world.elapsed(500):
+    with asker.world.clock_ahead(500):
         assert error_of(await asker.poll(late)) == "authorization_pending"
     assert await asker.events("grant.created") == []
 
 
 async def test_a_yes_waits_until_the_announced_end_and_at_least_minutes(asker: Asker) -> None:
-    brief, long = await asker.approved(requested_expiry="30"), await asker.approved(requested_expiry="3000")
-    with asker.world.elapsed(270):
+    brief, long = (
+        await asker.ask_and_approve(requested_expiry="30"),
+        await asker.ask_and_approve(requested_expiry="3000"),
+    )
+    with asker.world.clock_ahead(270):
         assert (await asker.poll(brief)).status_code == 200
-    with asker.world.elapsed(2900):
+    with asker.world.clock_ahead(2900):
         assert (await asker.poll(long)).status_code == 200
-    missed = await asker.approved(requested_expiry="30")
-    with asker.world.elapsed(330):
+    missed = await asker.ask_and_approve(requested_expiry="30")
+    with asker.world.clock_ahead(330):
         assert error_of(await asker.poll(missed)) == "expired_token"
 
 
 async def test_of_many_polls_at_once_exactly_one_gets_a_token_and_later_ones_none(asker: Asker) -> None:
-    auth_req_id = await asker.approved()
+    auth_req_id = await asker.ask_and_approve()
     answers = await asyncio.gather(*(asker.poll(auth_req_id) for _ in range(8)))
     assert sorted(one.status_code for one in answers) == [200] + [400] * 7
     assert {error_of(one) for one in answers if one.status_code == 400} == {"invalid_grant"}
@@ -109,12 +112,12 @@ async def test_polling_too_fast_is_told_for_how_long_to_wait(asker: Asker) -> No
     hurried = await asker.poll(auth_req_id)
     assert (hurried.status_code, error_of(hurried)) == (400, "slow_down")
     assert (hurried.headers["retry-after"], hurried.json()["interval"]) == ("10", 10)
-    with asker.world.elapsed(5):
+    with asker.world.clock_ahead(5):
         assert error_of(await asker.poll(auth_req_id)) == "authorization_pending"
 
 
 async def test_another_client_gets_nothing_for_an_auth_req_id(asker: Asker) -> None:
-    auth_req_id, other = await asker.approved(), await asker.other()
+    auth_req_id, other = await asker.ask_and_approve(), await asker.other()
     for wrong in (auth_req_id, "unknown", auth_req_id + "x"):
         assert error_of(await other.poll(wrong)) == "invalid_grant"
     assert (await asker.poll(auth_req_id)).status_code == 200
@@ -155,7 +158,7 @@ async def test_nobody_registers_by_themselves_for_it(asker: Asker) -> None:
 
 async def test_each_form_of_hint_names_the_person(asker: Asker) -> None:
     issuer, subject = asker.world.url, asker.person.id
-    tokens = (await asker.poll(await asker.approved())).json()
+    tokens = (await asker.poll(await asker.ask_and_approve())).json()
     for hint in (
         f'{{ "format": "iss_sub", "iss": "{issuer}/", "sub": "{subject}" }}',
         json.dumps({"format": "iss_sub", "iss": issuer, "sub": subject}, separators=(",", ":")),
@@ -168,7 +171,7 @@ async def test_each_form_of_hint_names_the_person(asker: Asker) -> None:
 
 async def test_hints_that_name_nobody_or_two_are_refused(asker: Asker) -> None:
     other = await asker.other()
-    issued = (await asker.poll(await asker.approved())).json()["id_token"]
+    issued = (await asker.poll(await asker.ask_and_approve())).json()["id_token"]
     at = {"format": "iss_sub", "iss": asker.world.url, "sub": asker.person.id}
     for changes, error in (
         ({"login_hint": "nobody"}, "unknown_user_id"),
@@ -186,7 +189,7 @@ async def test_hints_that_name_nobody_or_two_are_refused(asker: Asker) -> None:
 
 
 async def test_whoever_can_not_sign_in_is_not_asked_and_gets_no_client_a_token(asker: Asker) -> None:
-    auth_req_id = await asker.approved()
+    auth_req_id = await asker.ask_and_approve()
     for is_disabled, status in ((True, 400), (False, 200)):
         async with asker.world.vault.deployment.transaction() as transaction:
             at = "update users set disabled_at = :at where id = :id"
@@ -239,7 +242,7 @@ async def test_the_admin_api_can_not_be_asked_for(asker: Asker) -> None:
 
 
 async def test_a_token_is_for_the_resource_that_the_person_saw(asker: Asker) -> None:
-    auth_req_id = await asker.approved(resource=f"{asker.world.url}/mcp")
+    auth_req_id = await asker.ask_and_approve(resource=f"{asker.world.url}/mcp")
     other = await asker.poll(auth_req_id, resource=f"{asker.world.url}/sse")
     assert error_of(other) == "invalid_target"
     tokens = (await asker.poll(auth_req_id, resource=f"{asker.world.url}/mcp")).json()
@@ -248,15 +251,15 @@ async def test_a_token_is_for_the_resource_that_the_person_saw(asker: Asker) -> 
 
 async def test_staying_signed_in_is_asked_for_and_never_with_details(asker: Asker) -> None:
     scope = "openid offline_access tools"
-    tokens = (await asker.poll(await asker.approved(scope=scope))).json()
+    tokens = (await asker.poll(await asker.ask_and_approve(scope=scope))).json()
     again = await asker.world.refresh(asker.client.id, tokens["refresh_token"], client_secret=SECRET)
     assert again.status_code == 200, again.text
-    once = await asker.approved(scope=scope, authorization_details=json.dumps([PAYMENT]))
+    once = await asker.ask_and_approve(scope=scope, authorization_details=json.dumps([PAYMENT]))
     assert "refresh_token" not in (await asker.poll(once)).json()
 
 
 async def test_a_token_is_bound_to_the_key_that_the_client_proves(asker: Asker) -> None:
-    auth_req_id = await asker.approved()
+    auth_req_id = await asker.ask_and_approve()
     shown = {"DPoP": proof(asker.world, "POST", "/token")}
     tokens = (await asker.poll(auth_req_id, headers=shown)).json()
     assert tokens["token_type"] == "DPoP"
@@ -290,13 +293,13 @@ async def test_whoever_denied_a_client_again_and_again_is_left_alone_for_an_hour
     refused = await asker.post()
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "3600")
     assert (await (await asker.other()).post()).status_code == 200
-    with asker.world.elapsed(3601):
+    with asker.world.clock_ahead(3601):
         assert (await asker.post()).status_code == 200
 
 
 async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker: Asker) -> None:
-    approved, kept = await asker.approved(), await asker.other()
-    kept_id = await kept.approved()
+    approved, kept = await asker.ask_and_approve(), await asker.other()
+    kept_id = await kept.ask_and_approve()
     await asker.ask()
     assert (await asker.answer("cut_off")).status_code == 200
     assert error_of(await asker.poll(approved)) == "expired_token"
@@ -306,14 +309,14 @@ async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker:
 async def test_access_for_once_ends_with_its_token_and_the_persons_permissions_stay(asker: Asker) -> None:
     """Nothing of it is listed as a sign-in afterwards; what the agent may do with accounts is another matter."""
     deployment, person = asker.world.vault.deployment, asker.world.alice
-    issued = await asker.poll(await asker.approved())
-    lasting = await asker.poll(await asker.approved(scope="openid offline_access tools"))
+    issued = await asker.poll(await asker.ask_and_approve())
+    lasting = await asker.poll(await asker.ask_and_approve(scope="openid offline_access tools"))
     once, kept = (str(claims_of(one.json()["access_token"])["gid"]) for one in (issued, lasting))
     lifetime = deployment.settings.tokens.access_lifetime
-    with asker.world.elapsed(lifetime):
+    with asker.world.clock_ahead(lifetime):
         await sweep(deployment)
     assert await grants.live_principal_facts(deployment.database, once) is not None, "a push can be late"
-    with asker.world.elapsed(lifetime + client_notices.LONGEST):
+    with asker.world.clock_ahead(lifetime + client_notices.LONGEST):
         await sweep(deployment)
     assert await grants.live_principal_facts(deployment.database, once) is None
     assert await grants.live_principal_facts(deployment.database, kept) is not None

@@ -56,11 +56,11 @@ async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker:
     assert await tell_clients(deployment) == 0
     assert await tell_clients(deployment) == 0
     assert len(receiver.posted) == 1, "not at once again"
-    with asker.world.elapsed(11):
+    with asker.world.clock_ahead(11):
         assert await tell_clients(deployment) == 0
     assert len(receiver.posted) == 2
     assert (await told.poll(auth_req_id)).status_code == 200
-    with asker.world.elapsed(3600):
+    with asker.world.clock_ahead(3600):
         await tell_clients(deployment)
     assert len(receiver.posted) == 2
 
@@ -164,7 +164,7 @@ async def test_a_client_that_is_sent_its_tokens_can_not_come_for_them(asker: Ask
     await told.answer()
     assert error_of(await told.poll(auth_req_id)) == "unauthorized_client"
     assert await tell_clients(asker.world.vault.deployment) == 1
-    assert (await polls.poll(await polls.approved())).status_code == 200
+    assert (await polls.poll(await polls.ask_and_approve())).status_code == 200
 
 
 async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver: Receiver) -> None:
@@ -174,9 +174,9 @@ async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver:
     assert await tell_clients(deployment) == 1
     assert last(receiver)["error"] == "access_denied"
     late = await told.ask(client_notification_token="t", requested_expiry="600")
-    with asker.world.elapsed(500):
+    with asker.world.clock_ahead(500):
         assert await tell_clients(deployment) == 0
-    with asker.world.elapsed(600):
+    with asker.world.clock_ahead(600):
         assert await tell_clients(deployment) == 1
     assert (last(receiver)["auth_req_id"], last(receiver)["error"]) == (late, "expired_token")
 
@@ -188,7 +188,7 @@ async def test_each_attempt_sends_the_same_grant_and_refresh_token(asker: Asker,
     receiver.status = 503
     assert await tell_clients(deployment) == 0
     first, receiver.status = last(receiver), 200
-    with asker.world.elapsed(11):
+    with asker.world.clock_ahead(11):
         assert await tell_clients(deployment) == 1
     assert last(receiver)["refresh_token"] == first["refresh_token"]
     grants_of = [claims_of(str(one["access_token"]))["gid"] for one in (first, last(receiver))]
@@ -204,7 +204,7 @@ async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Re
     assert await tell_clients(deployment) == 0
     assert await asker.world.probe(str(last(receiver)["access_token"])) == 401
     assert [one.details["reason"] for one in await told.events("grant.revoked")] == ["not_delivered"]
-    with asker.world.elapsed(3600):
+    with asker.world.clock_ahead(3600):
         assert await tell_clients(deployment) == 0
 
 
@@ -227,7 +227,7 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     await asyncio.wait({sending})
     receiver.overflows, receiver.holds = False, None
     token, receiver.status = str(last(receiver)["access_token"]), 409
-    with asker.world.elapsed(61):
+    with asker.world.clock_ahead(61):
         assert await tell_clients(deployment) == 0
     assert await asker.world.probe(token) == (401 if first == 503 else 200)
 
@@ -235,9 +235,9 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
 async def test_a_yes_before_the_end_is_pushed_after_it(asker: Asker, receiver: Receiver) -> None:
     told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t", requested_expiry="600")
-    with asker.world.elapsed(500):
+    with asker.world.clock_ahead(500):
         await told.answer()
-    with asker.world.elapsed(620):
+    with asker.world.clock_ahead(620):
         assert await tell_clients(deployment) == 1
     assert "access_token" in last(receiver)
 
@@ -253,7 +253,7 @@ async def test_no_yes_comes_after_the_client_was_told_that_nobody_answered(asker
 
     asked = [await told.ask(client_notification_token="t", requested_expiry="60") for _ in range(2)]
     await say_yes(asked[0])
-    with asker.world.elapsed(61):
+    with asker.world.clock_ahead(61):
         assert await tell_clients(deployment) == 2
         with pytest.raises(TransitionRefused):
             await say_yes(asked[1])
@@ -271,7 +271,7 @@ async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver:
     person, path = asker.world.alice, f"/agents/{told.client.id}/cut-off"
     await person.submit(await person.open(path), form=path)
     receiver.status = 200
-    with asker.world.elapsed(11):
+    with asker.world.clock_ahead(11):
         assert await tell_clients(deployment) == 1
     assert last(receiver)["error"] == "transaction_failed"
     assert "access_token" not in last(receiver)

@@ -17,7 +17,7 @@ from server.oauth.backchannel.clients import DETAILS_TYPES, SIGNING_ALG, USER_CO
 from server.oauth.clients.authentication import ASSERTION_TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, Vault
-from tests.support.rooms.oauth_world import GENEROUS, error_of, signed, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, error_of, sign_jwt, vault_with
 from vault import replay, users
 from vault.approvals import approvals, user_codes
 from vault.approvals.requests import request_of
@@ -66,7 +66,7 @@ class Signer:
 
     def sign(self, *, key: ECKey | None = None, header: Mapping[str, object] | None = None, **changes: object) -> str:
         head = {"alg": "ES256", "kid": self.key.kid, **(header or {})}
-        return signed(head, self.claims(**changes), key or self.key)
+        return sign_jwt(head, self.claims(**changes), key or self.key)
 
     async def post(self, request: str | None, **beside: str) -> httpx2.Response:
         now, own = self.asker.world.now(), self.asker.client.id
@@ -74,7 +74,7 @@ class Signer:
         assertion |= {"iat": now, "exp": now + 60}
         form = {
             "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": signed({"alg": "ES256", "kid": self.key.kid}, assertion, self.key),
+            "client_assertion": sign_jwt({"alg": "ES256", "kid": self.key.kid}, assertion, self.key),
             **({} if request is None else {"request": request}),
             **beside,
         }
@@ -218,11 +218,11 @@ async def test_codes_can_not_be_guessed_for_long(asker: Asker, monkeypatch: pyte
     await set_code(asker, "tulip-4711")
     for _ in range(3):
         assert (await other.post({"user_code": "tulip-4711"})).status_code == 200, "right ones don't count"
-    with asker.world.elapsed(60):
+    with asker.world.clock_ahead(60):
         for _ in range(2):
             assert error_of(await other.post({"user_code": "wrong-one"})) == "invalid_user_code"
         assert (await other.post({"user_code": "tulip-4711"})).status_code == 429
-    with asker.world.elapsed(7300):
+    with asker.world.clock_ahead(7300):
         assert (await other.post({"user_code": "tulip-4711"})).status_code == 200
 
 
@@ -255,7 +255,7 @@ def hint(asker: Asker, issuer: OpenIDDouble, **changes: object) -> str:
     now = asker.world.now()
     claims = {"iss": issuer.url, "sub": "employee-1", "aud": AUDIENCE, "iat": now, "exp": now + 60} | changes
     assert not isinstance(issuer.key, OKPKey)
-    return signed({"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT"}, claims, issuer.key)
+    return sign_jwt({"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT"}, claims, issuer.key)
 
 
 async def test_a_trusted_issuer_names_the_person(asker: Asker, issuer: OpenIDDouble) -> None:

@@ -40,9 +40,9 @@ async def test_codes_are_long_all_different_and_short_lived(world: World) -> Non
     codes = [await world.code(client_id) for _ in range(5)]
     assert len({code.code for code in codes}) == 5
     assert all(len(code.code) >= 43 for code in codes)
-    with world.elapsed(61):
+    with world.clock_ahead(61):
         assert error_of(await world.token(codes[0].form())) == "invalid_grant"
-    with world.elapsed(20):
+    with world.clock_ahead(20):
         assert (await world.token(codes[1].form())).status_code == 200
 
 
@@ -94,7 +94,7 @@ async def test_a_replayed_code_kills_the_tokens_of_its_first_redemption(stored_w
 async def test_a_code_replayed_later_kills_them_too(world: World) -> None:
     code = await world.code()
     first = (await world.token(code.form())).json()
-    with world.elapsed(400):
+    with world.clock_ahead(400):
         assert error_of(await world.token(code.form())) == "invalid_grant"
     assert await world.probe(first["access_token"]) == 401
 

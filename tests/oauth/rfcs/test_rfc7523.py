@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from tests.support.rooms.oauth_world import Code, World, b64, error_of, signed, vault_with
+from tests.support.rooms.oauth_world import Code, World, b64, error_of, sign_jwt, vault_with
 from vault import replay
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -44,7 +44,7 @@ def assertion(
     }
     body = {name: value for name, value in (body | claims).items() if value is not None}
     head = {name: value for name, value in (head | (header or {})).items() if value is not None}
-    return signed(head, body, key)
+    return sign_jwt(head, body, key)
 
 
 async def redeem(world: World, code: Code, sent: str, **changes: str | None) -> httpx2.Response:
@@ -145,7 +145,7 @@ async def test_after_a_restore_an_assertion_counts_if_it_was_surely_not_used_bef
         for claims, counts in AFTER_A_RESTORE:
             known: dict[str, object] = {"iss": client_id, "sub": client_id, "aud": vault.url, "jti": str(claims)}
             known |= {name: begin + value for name, value in ({"exp": 400} | claims).items()}
-            sent = signed({"alg": "ES256", "kid": CURVE.kid, "typ": "JWT"}, known, CURVE)
+            sent = sign_jwt({"alg": "ES256", "kid": CURVE.kid, "typ": "JWT"}, known, CURVE)
             form = {"client_assertion": sent, "client_assertion_type": TYPE, "token": "x"}
             assert (await http.post("/revoke", data=form)).status_code == (200 if counts else 401), claims
 

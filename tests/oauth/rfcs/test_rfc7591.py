@@ -206,10 +206,10 @@ async def test_a_client_that_nobody_used_for_a_day_is_forgotten_and_a_used_one_s
     used = await world.tokens()
     place = f"/register/{unused['client_id']}"
     headers = {"Authorization": f"Bearer {unused['registration_access_token']}"}
-    with world.elapsed(86_300):
+    with world.clock_ahead(86_300):
         await world.register()
         assert (await world.http.get(place, headers=headers)).status_code == 200
-    with world.elapsed(86_500):
+    with world.clock_ahead(86_500):
         await world.register()
     assert (await world.http.get(place, headers=headers)).status_code == 401
     assert (await world.refresh(used["client_id"], used["refresh_token"])).status_code == 200

@@ -118,11 +118,11 @@ async def _change(world: World, change: dict[str, object], *, is_asked: bool) ->
 
     await world.tokens(client_id, redirect_uri=WEB)
     assert "code=" in await ask()  # remembered
-    with world.elapsed(5):
+    with world.clock_ahead(5):
         same = {"client_name": "Test agent", "redirect_uris": [WEB], "token_endpoint_auth_method": "none"}
         answer = await world.http.put(path(client), headers=bearer(client), json=same | change)
         assert answer.status_code == 200, answer.text
-    with world.elapsed(10):
+    with world.clock_ahead(10):
         assert (await ask()).startswith("/consent") == is_asked
         if "token_endpoint_auth_method" not in change:  # else it has a secret now
             await world.tokens(client_id, redirect_uri=WEB)

@@ -40,7 +40,7 @@ async def test_a_client_learns_about_its_own_tokens(world: World) -> None:
     refresh = (await introspect(world, client, issued["refresh_token"])).json()
     assert refresh["active"] is True
     assert refresh["client_id"] == client[0]
-    with world.elapsed(3601):
+    with world.clock_ahead(3601):
         assert (await introspect(world, client, issued["access_token"])).json() == {"active": False}
     await world.http.post(
         "/revoke", data={"client_id": client[0], "client_secret": client[1], "token": issued["refresh_token"]}

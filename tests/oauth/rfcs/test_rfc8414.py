@@ -160,7 +160,7 @@ async def test_keys_roll_over_while_tokens_are_used_and_none_fails(world: World)
     assert {old, new} <= set(published)
     during = await world.refresh(issued["client_id"], issued["refresh_token"])
     assert header_of(during.json()["access_token"])["kid"] == old  # published an hour before its first use
-    with world.elapsed(3700):
+    with world.clock_ahead(3700):
         after = await world.refresh(issued["client_id"], during.json()["refresh_token"])
         assert header_of(after.json()["access_token"])["kid"] == new
         answers = await asyncio.gather(*(world.probe(after.json()["access_token"]) for _ in range(20)))

@@ -109,11 +109,11 @@ async def test_a_refusal_and_the_end_of_the_code_are_told_and_final(world: World
     for _ in range(2):
         assert error_of(await agent.poll()) == "access_denied"
     late = await device(world)
-    with world.elapsed(600):
+    with world.clock_ahead(600):
         assert error_of(await late.poll()) == "expired_token"
         page = await enter(world.alice, late.user_code)
         assert "is wrong" in page.text
-    with world.elapsed(500):
+    with world.clock_ahead(500):
         assert error_of(await late.poll()) == "authorization_pending"
 
 
@@ -121,7 +121,7 @@ async def test_polling_too_fast_is_told_to_slow_down(world: World) -> None:
     agent = await device(world)
     assert error_of(await agent.poll()) == "authorization_pending"
     assert error_of(await agent.poll()) == "slow_down"
-    with world.elapsed(INTERVAL):
+    with world.clock_ahead(INTERVAL):
         assert error_of(await agent.poll()) == "authorization_pending"
         await answer(world.alice, await enter(world.alice, agent.user_code))
         assert (await agent.poll()).status_code == 200  # an answer that is there does not wait
@@ -240,7 +240,7 @@ async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_
         assert secret not in page.text
     assert error_of(await agent.poll()) == "authorization_pending"
     await answer(stranger, typed)  # the twin: the browser that typed the code answers
-    with world.elapsed(INTERVAL):
+    with world.clock_ahead(INTERVAL):
         assert (await agent.poll()).status_code == 200
 
 
@@ -313,5 +313,5 @@ async def test_guesses_and_requests_are_limited(tmp_path: Path) -> None:
         for _ in range(10):
             assert "is wrong" in (await enter(alice, "BBBB-BBBB")).text
         assert (await enter(alice, agent.user_code)).status_code == 429
-        with world.elapsed(1200):
+        with world.clock_ahead(1200):
             await device(world, client_id)

@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, RSAKey
 from server.oauth import tokens
 from tests.support.harness import PASSWORD
 from tests.support.person import session_token
-from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, signed, vault_with
+from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, sign_jwt, vault_with
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -82,12 +82,12 @@ async def test_a_token_says_what_the_standard_asks(world: World) -> None:
 async def test_even_our_own_signature_does_not_help_wrong_claims(world: World, changes: dict[str, object]) -> None:
     token = (await world.tokens())["access_token"]
     claims = {name: value for name, value in (claims_of(token) | changes).items() if value is not None}
-    await forge(world, signed(header_of(token), claims, own_key(world)))
-    assert await world.probe(signed(header_of(token), claims_of(token), own_key(world))) == 200
+    await forge(world, sign_jwt(header_of(token), claims, own_key(world)))
+    assert await world.probe(sign_jwt(header_of(token), claims_of(token), own_key(world))) == 200
 
 
 async def test_a_token_of_the_future_is_refused(world: World) -> None:
-    with world.elapsed(100):
+    with world.clock_ahead(100):
         token = (await world.tokens())["access_token"]
         assert await world.probe(token) == 200
     assert await world.probe(token) == 401
@@ -100,7 +100,7 @@ async def test_the_chain_of_actors_is_read_outermost_first_and_bounded(world: Wo
         act: object = None
         for name in reversed(names):
             act = {"sub": name} | ({} if act is None else {"act": act})
-        return signed(header_of(token), claims_of(token) | {"act": act}, own_key(world))
+        return sign_jwt(header_of(token), claims_of(token) | {"act": act}, own_key(world))
 
     deployment = world.vault.deployment
     assert (await tokens.verify(deployment, acted_by("abcd"))).actors == ("a", "b", "c", "d")
@@ -130,9 +130,9 @@ def test_what_is_remembered_of_tokens_is_bounded() -> None:
 async def test_a_token_ends_with_its_time(world: World) -> None:
     token = (await world.tokens())["access_token"]
     assert await world.probe(token) == 200  # and its signature is remembered from here on
-    with world.elapsed(3500):
+    with world.clock_ahead(3500):
         assert await world.probe(token) == 200
-    with world.elapsed(3600):
+    with world.clock_ahead(3600):
         assert await world.probe(token) == 401
 
 
@@ -142,9 +142,9 @@ async def test_a_token_that_comes_without_a_refresh_token_works_for_a_day(world:
     assert "refresh_token" not in issued
     assert "refresh_token_expires_in" not in issued
     assert int(issued["expires_in"]) == 86400
-    with world.elapsed(86000):
+    with world.clock_ahead(86000):
         assert await world.probe(issued["access_token"]) == 200
-    with world.elapsed(86400):
+    with world.clock_ahead(86400):
         assert await world.probe(issued["access_token"]) == 401
 
 
@@ -157,7 +157,7 @@ async def test_an_operator_sets_a_day_for_every_access_token(tmp_path: Path) -> 
         world = World(vault, alice, http)
         issued = await world.tokens()
         assert int(issued["expires_in"]) == 86400
-        with world.elapsed(86000):
+        with world.clock_ahead(86000):
             assert await world.probe(issued["access_token"]) == 200
             revoked = await world.http.post(
                 "/revoke", data={"client_id": issued["client_id"], "token": issued["refresh_token"]}
@@ -182,7 +182,7 @@ async def test_an_unsigned_token_is_refused_however_it_is_spelled(world: World, 
 @pytest.mark.parametrize("name", ["RS384", "RS512", "PS256", "PS384"])
 async def test_only_our_one_algorithm_counts(world: World, name: str) -> None:
     token = (await world.tokens())["access_token"]
-    await forge(world, signed(header_of(token) | {"alg": name}, claims_of(token), own_key(world)))
+    await forge(world, sign_jwt(header_of(token) | {"alg": name}, claims_of(token), own_key(world)))
 
 
 @pytest.mark.requirement("S-091")
@@ -269,8 +269,8 @@ async def test_keys_named_by_the_token_itself_are_refused_and_never_fetched(worl
             {"jku": address, "kid": mine.thumbprint()},
         ]
         for addition in additions:
-            await forge(world, signed(header_of(token) | addition, claims_of(token), mine))
-            await forge(world, signed(header_of(token) | addition, claims_of(token), own_key(world)))
+            await forge(world, sign_jwt(header_of(token) | addition, claims_of(token), mine))
+            await forge(world, sign_jwt(header_of(token) | addition, claims_of(token), own_key(world)))
     for addition in ({"crit": ["exp"]}, {"crit": []}, {"b64": True}, {"b64": False, "crit": ["b64"]}, {"cty": "JWT"}):
         header = b64(header_of(token) | addition)
         await forge(world, f"{header}.{'.'.join(token.split('.')[1:])}")
@@ -310,7 +310,7 @@ async def test_signature_segments_and_serialisation_are_strict(world: World) -> 
         await forge(world, one)
     mine = ECKey.generate_key("P-256")
     with_curve = {"alg": "ES256", "typ": "at+jwt", "kid": header_of(token)["kid"]}
-    await forge(world, signed(with_curve, claims_of(token), mine))
+    await forge(world, sign_jwt(with_curve, claims_of(token), mine))
     await forge(world, f"{b64(with_curve)}.{body}.{b64(bytes(64))}")  # the zero signature, CVE-2022-21449
     assert await world.probe(token) == 200
 
@@ -318,7 +318,7 @@ async def test_signature_segments_and_serialisation_are_strict(world: World) -> 
 @pytest.mark.requirement("S-094")
 async def test_a_foreign_key_of_the_same_name_does_not_count(world: World) -> None:
     token = (await world.tokens())["access_token"]
-    await forge(world, signed(header_of(token), claims_of(token), RSAKey.generate_key(2048)))
+    await forge(world, sign_jwt(header_of(token), claims_of(token), RSAKey.generate_key(2048)))
 
 
 @pytest.mark.requirement("S-096")
@@ -354,15 +354,15 @@ async def test_no_other_kind_of_token_works_as_an_access_token(world: World) -> 
         str(client["registration_access_token"]),
         str(client["client_id"]),
         session_token(world.alice.http),
-        signed(
+        sign_jwt(
             {"alg": "RS256", "typ": "JWT", "kid": own_key(world).kid}, claims_of(issued["access_token"]), own_key(world)
         ),
-        signed(
+        sign_jwt(
             {"alg": "RS256", "typ": "dpop+jwt", "kid": own_key(world).kid},
             claims_of(issued["access_token"]),
             own_key(world),
         ),
-        signed({"alg": "RS256", "kid": own_key(world).kid}, claims_of(issued["access_token"]), own_key(world)),
+        sign_jwt({"alg": "RS256", "kid": own_key(world).kid}, claims_of(issued["access_token"]), own_key(world)),
     ]
     for token in kinds:
         await forge(world, token)

@@ -68,7 +68,7 @@ async def test_a_pushed_request_counts_once_and_for_a_minute(world: World) -> No
     await allowed(world, client_id, first)
     late = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
     for request_uri, seconds in ((first, 0), (late, 61)):
-        with world.elapsed(seconds):
+        with world.clock_ahead(seconds):
             page = await world.alice.http.get("/authorize", params={"client_id": client_id, "request_uri": request_uri})
         assert page.status_code == 400
         assert "location" not in page.headers

@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
 from server.oauth.dpop import token_hash
-from tests.support.rooms.oauth_world import World, b64, claims_of, error_of, signed, vault_with
+from tests.support.rooms.oauth_world import World, b64, claims_of, error_of, sign_jwt, vault_with
 from vault import grants
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -39,7 +39,7 @@ def proof(
         "iat": world.now(),
     }
     body = {name: value for name, value in (body | claims).items() if value is not None}
-    return signed(head | (header or {}), body, key)
+    return sign_jwt(head | (header or {}), body, key)
 
 
 async def bound(world: World, **registration: object) -> dict[str, str]:

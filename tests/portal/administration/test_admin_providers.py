@@ -150,7 +150,7 @@ async def test_an_administrator_who_no_longer_is_one_changes_nothing(room: Room)
 async def test_a_form_of_another_site_or_browser_changes_nothing(room: Room) -> None:
     admin = await room.signed_in("alice")
     (form,) = [one for one in forms_of((await admin.open(GITHUB)).text) if one.action == GITHUB]
-    fields = dict(form.filled({"client_id": ID, "client_secret": SECRET}))
+    fields = dict(form.fill_in({"client_id": ID, "client_secret": SECRET}))
     for headers, changes in (
         ({"Origin": "https://elsewhere.example"}, {}),
         ({"Origin": room.url}, {"form_token": "0" * 64}),

@@ -38,7 +38,7 @@ async def _send(
     """The form as a browser sends it, with nothing chosen but these answers."""
     form = next(one for one in forms_of(page.text) if "/connect/" in one.action)
     data: dict[str, list[str]] = {"decision": [decision]}
-    for name, value in form.filled(answers):
+    for name, value in form.fill_in(answers):
         data.setdefault(name, []).append(value)
     return await person.http.post(form.action, data=data, headers={"origin": person.origin})
 

@@ -14,11 +14,11 @@ from server.sign_in.openid import Claims as OpenIDClaims
 from server.sign_in.openid import is_of_domain
 from tests.support.doubles.openid_double import Claims, OpenIDDouble
 from tests.support.person import Person
-from tests.support.rooms.openid_room import begin, provider, room, shared, sign_in, user_of, whoami
+from tests.support.rooms.openid_room import begin, provider, room, shared_openid_room, sign_in, user_of, whoami
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import users
 
-__all__ = ["provider", "room", "shared"]  # fixtures
+__all__ = ["provider", "room", "shared_openid_room"]  # fixtures
 
 
 async def test_without_self_service_an_unknown_subject_stays_out(room: Room, provider: OpenIDDouble) -> None:
@@ -51,9 +51,9 @@ async def test_whoever_is_not_let_in_reads_which_identity_the_operator_links(
 
 @pytest.mark.requirement("S-137")
 async def test_a_provider_lets_nobody_new_in_unless_the_operator_says_so(
-    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble]
+    tmp_path_factory: pytest.TempPathFactory, shared_openid_room: tuple[Room, OpenIDDouble]
 ) -> None:
-    provider = shared[1]
+    provider = shared_openid_room[1]
     provider.reset()
     provider.subject = "from a whole public provider"
     silent = {name: value for name, value in provider.settings().items() if name != "create_users"}
@@ -140,10 +140,10 @@ def test_domains_are_written_in_one_way_and_not_beside_everybody() -> None:
 @pytest.mark.requirement("S-137")
 @pytest.mark.parametrize("admins", [0, 1, 2])
 async def test_the_owner_of_the_data_directory_is_nobody_who_only_has_their_name(
-    tmp_path_factory: pytest.TempPathFactory, shared: tuple[Room, OpenIDDouble], admins: int
+    tmp_path_factory: pytest.TempPathFactory, shared_openid_room: tuple[Room, OpenIDDouble], admins: int
 ) -> None:
     """A provider's user chose the name of the operating system's user, and was here first."""
-    provider = shared[1]
+    provider = shared_openid_room[1]
     provider.reset()
     provider.person = {"preferred_username": getpass.getuser()}
     overrides = {"sign_in": {"openid": {"company": provider.settings()}}, "sandbox": {"loopback_openid": True}}

@@ -14,11 +14,20 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from server.openid_settings import OpenIDSettings
 from tests.support.doubles.openid_double import CLIENT_ID, Claims, OpenIDDouble
 from tests.support.person import Person, without_own_markup
-from tests.support.rooms.oauth_world import claims_of, signed
-from tests.support.rooms.openid_room import begin, callback_of, provider, room, shared, sign_in, user_of, whoami
+from tests.support.rooms.oauth_world import claims_of, sign_jwt
+from tests.support.rooms.openid_room import (
+    begin,
+    callback_of,
+    provider,
+    room,
+    shared_openid_room,
+    sign_in,
+    user_of,
+    whoami,
+)
 from tests.support.rooms.portal_room import Room, query_of, running_room
 
-__all__ = ["provider", "room", "shared"]  # fixtures
+__all__ = ["provider", "room", "shared_openid_room"]  # fixtures
 
 
 @pytest.mark.requirement("S-134")
@@ -228,22 +237,22 @@ async def test_an_id_token_that_the_provider_did_not_sign_signs_nobody_in(
     def with_other_key(claims: Claims) -> str:
         own, provider.key = provider.key, other
         try:
-            return provider.signed(claims)
+            return provider.sign_claims(claims)
         finally:
             provider.key = own
 
     def bent(claims: Claims) -> str:
-        head, body, signature = provider.signed(claims).split(".")
+        head, body, signature = provider.sign_claims(claims).split(".")
         return f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
 
     forgeries: dict[str, Callable[[Claims], str]] = {
         "hmac": provider.signed_with_hmac_of_the_public_key,
         "other key": with_other_key,
-        "stripped": lambda claims: provider.signed(claims).rpartition(".")[0] + ".",
+        "stripped": lambda claims: provider.sign_claims(claims).rpartition(".")[0] + ".",
         "bent": bent,
         "garbage": lambda claims: "a.b.c",
     }
-    provider.sign = forgeries.get(forgery, lambda claims: provider.unsigned(claims, algorithm=forgery))
+    provider.sign = forgeries.get(forgery, lambda claims: provider.unsigned_token(claims, algorithm=forgery))
     person = await room.browser()
     assert (await sign_in(person)).status_code == 403
     assert await user_of(room, provider) is None
@@ -292,7 +301,7 @@ async def test_an_id_token_that_says_where_its_key_is_is_read_with_the_providers
     own = provider.key
     assert isinstance(own, RSAKey)
     header = {"alg": "RS256", "kid": own.kid, member: value}
-    provider.sign = lambda claims: signed(header, claims, own)
+    provider.sign = lambda claims: sign_jwt(header, claims, own)
     page = await sign_in(await room.browser())
     assert (page.url.path == "/activity") == is_passed_over
     assert "/other" not in provider.fetched

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
-from tests.support.harness import PASSWORD, free_socket, serving
+from tests.support.harness import PASSWORD, free_socket, serve_app
 from tests.support.person import Person, forms_of, session_cookie
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room
@@ -39,7 +39,7 @@ async def room(shared: Room) -> AsyncGenerator[Room]:
 async def _try(person: Person, name: str, password: str) -> int:
     page = await person.open("/sign-in")
     form = next(one for one in forms_of(page.text) if one.action == "/sign-in")
-    data = dict(form.filled({"name": name, "password": password}))
+    data = dict(form.fill_in({"name": name, "password": password}))
     answer = await person.http.post("/sign-in", data=data, headers={"origin": person.origin})
     return answer.status_code
 
@@ -258,7 +258,7 @@ async def test_fifty_sign_ins_at_once_leave_other_requests_alone(room: Room) -> 
     other = await room.signed_in(await room.user())
 
     async def sign_in(person: Person, number: int) -> int:
-        data = dict(forms[number].filled({"name": "alice", "password": PASSWORD}))
+        data = dict(forms[number].fill_in({"name": "alice", "password": PASSWORD}))
         return (await person.http.post("/sign-in", data=data, headers={"origin": room.url})).status_code
 
     running = [asyncio.create_task(sign_in(person, number)) for number, person in enumerate(people)]
@@ -392,7 +392,7 @@ async def test_this_computers_owner_gets_a_window_that_the_page_never_sees(room:
     settings = room.vault.settings.model_copy(update={"server": server})
     async with (
         open_deployment(settings, data=room.deployment.data, open_browser=open_browser) as deployment,
-        serving(build_app(deployment), listening),
+        serve_app(build_app(deployment), listening),
         Person(url) as person,
         Person(url) as owner,
     ):

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 OWNER, NAME = "octo", "hello"
 
@@ -129,5 +129,5 @@ async def git_host(folder: Path, *, token: str) -> AsyncGenerator[GitHost]:
     subprocess.run(["git", "update-ref", "refs/heads/main", commit.decode()], cwd=host.repository, check=True)
     listening = free_socket()
     host.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with serving(Starlette(routes=[Mount("/", app=host)]), listening):
+    async with serve_app(Starlette(routes=[Mount("/", app=host)]), listening):
         yield host

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 
 @dataclass
@@ -94,5 +94,5 @@ async def running_receiver() -> AsyncGenerator[Receiver]:
     listening = free_socket()
     receiver = Receiver(f"http://127.0.0.1:{listening.getsockname()[1]}")
     app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["POST"])])
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         yield receiver

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 ADD: dict[str, Any] = {
     "name": "add",
@@ -116,7 +116,7 @@ class RemoteSite:
     def of(self, request: Request) -> RemoteDouble:
         return self.servers[request.path_params["name"]]
 
-    async def protected(self, request: Request) -> Response:
+    async def protected_resource_metadata(self, request: Request) -> Response:
         server = self.of(request)
         return JSONResponse(
             {
@@ -254,7 +254,7 @@ class RemoteSite:
 
     def app(self) -> Starlette:
         routes = [
-            Route("/.well-known/oauth-protected-resource/{name}/mcp", self.protected),
+            Route("/.well-known/oauth-protected-resource/{name}/mcp", self.protected_resource_metadata),
             Route("/{name}/.well-known/openid-configuration", self.metadata),
             Route("/{name}/register", self.register, methods=["POST"]),
             Route("/{name}/register/{client}", self.manage, methods=["GET", "PUT", "DELETE"]),
@@ -294,7 +294,7 @@ async def running_site() -> AsyncGenerator[RemoteSite]:
     """The site on a free port."""
     listening = free_socket()
     site = RemoteSite(f"http://127.0.0.1:{listening.getsockname()[1]}")
-    async with serving(site.app(), listening):
+    async with serve_app(site.app(), listening):
         yield site
 
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 CLIENT_ID = "vault-at-op"
 CLIENT_SECRET = "secret of the vault: at the+op"
@@ -96,7 +96,7 @@ class OpenIDDouble:
             }
         )
 
-    def signed(self, claims: Claims) -> str:
+    def sign_claims(self, claims: Claims) -> str:
         """The claims under the provider's key."""
         header = {"alg": self.algorithm} | ({} if self.key.kid is None else {"kid": self.key.kid})
         with warnings.catch_warnings():
@@ -111,7 +111,7 @@ class OpenIDDouble:
         content = ".".join(_b64(json.dumps(part).encode()) for part in (head, claims))
         return f"{content}.{_b64(hmac.digest(self.key.as_pem(private=False), content.encode(), 'sha256'))}"
 
-    def unsigned(self, claims: Claims, *, algorithm: str = "none") -> str:
+    def unsigned_token(self, claims: Claims, *, algorithm: str = "none") -> str:
         """RFC 7519 §6."""
         parts = (json.dumps(part).encode() for part in ({"alg": algorithm, "typ": "JWT"}, claims))
         return ".".join(map(_b64, parts)) + "."
@@ -165,7 +165,7 @@ class OpenIDDouble:
         self.used_header = sent is not None
         if self.broken == "token":
             return PlainTextResponse("<html>")
-        token = (self.sign or self.signed)(claims)
+        token = (self.sign or self.sign_claims)(claims)
         return JSONResponse({"access_token": "unused", "token_type": "Bearer", "id_token": token})
 
     def app(self) -> Starlette:
@@ -196,5 +196,5 @@ async def running_openid(now: Callable[[], int]) -> AsyncGenerator[OpenIDDouble]
     """The provider on a free loopback port until the block ends."""
     listening = free_socket()
     double = OpenIDDouble(f"http://127.0.0.1:{listening.getsockname()[1]}", now)
-    async with serving(double.app(), listening):
+    async with serve_app(double.app(), listening):
         yield double

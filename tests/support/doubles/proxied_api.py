@@ -27,7 +27,7 @@ class Upstream:
         await self.answer(scope, receive, send)
 
 
-def replying(
+def reply_in_pieces(
     *pieces: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> Callable[[Scope, Receive, Send], object]:
     """An answer in pieces, each sent by itself."""

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 CURVE = ec.SECP256R1()
 
@@ -115,5 +115,5 @@ async def running_push_service() -> AsyncGenerator[PushService]:
     listening = free_socket()
     service = PushService(f"http://127.0.0.1:{listening.getsockname()[1]}")
     app = Starlette(routes=[Route("/push/{name}", service.take, methods=["POST"])])
-    async with serving(app, listening):
+    async with serve_app(app, listening):
         yield service

@@ -78,7 +78,7 @@ class ScriptedServer:
     arrivals: list[Arrival] = field(default_factory=list)
     connections: int = 0
 
-    def arrived(self, method: str) -> int:
+    def count_arrivals(self, method: str) -> int:
         return sum(1 for arrival in self.arrivals if arrival.method == method)
 
     @property
@@ -109,7 +109,7 @@ async def scripted_server(answer: Answer, *, tls: ssl.SSLContext | None = None) 
                     await ended.wait()
                 if reply.hang or reply.close:
                     break
-                writer.write(_written(reply, arrival))
+                writer.write(_reply_bytes(reply, arrival))
                 await writer.drain()
                 if reply.stall:
                     await ended.wait()
@@ -149,7 +149,7 @@ async def _read(reader: asyncio.StreamReader) -> Arrival | None:
     return Arrival(method, target, headers, body)
 
 
-def _written(reply: Reply, arrival: Arrival) -> bytes:
+def _reply_bytes(reply: Reply, arrival: Arrival) -> bytes:
     if reply.raw is not None:
         return reply.raw
     length = len(reply.body) if reply.claimed_length is None else reply.claimed_length
@@ -169,11 +169,11 @@ def providers_at(
 ) -> Mapping[str, Provider]:
     """Several of them; the files are read once."""
     catalog = load_catalog()
-    moved = load_catalog(overrides={name: _moved(catalog.provider(name), url, secret) for name in names})
+    moved = load_catalog(overrides={name: _overrides_at(catalog.provider(name), url, secret) for name in names})
     return {name: moved.provider(name) for name in names}
 
 
-def _moved(shipped: Provider, url: str, secret: str | None) -> ProviderOverrides:
+def _overrides_at(shipped: Provider, url: str, secret: str | None) -> ProviderOverrides:
     return ProviderOverrides(
         client_id="our-client",
         client_secret=secret,

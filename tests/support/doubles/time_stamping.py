@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.conftest import unavailable
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 POLICY = "1.2.3.4.1"
 _CONFIG = """
@@ -77,15 +77,15 @@ def make_authority(folder: Path) -> None:
     now = datetime.now(UTC)
     from_, to = now - timedelta(days=1), now + timedelta(days=30)
 
-    def begun(name: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def certificate_builder(name: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         made = x509.CertificateBuilder().subject_name(_name(name)).issuer_name(_name("Test Root"))
         made = made.public_key(public).serial_number(x509.random_serial_number())
         return made.not_valid_before(from_).not_valid_after(to)
 
-    root = begun("Test Root", root_key.public_key())
+    root = certificate_builder("Test Root", root_key.public_key())
     root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
-    leaf = begun("Test Authority", key.public_key()).add_extension(usage, critical=True)
+    leaf = certificate_builder("Test Authority", key.public_key()).add_extension(usage, critical=True)
     leaf = leaf.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     (folder / "root.pem").write_bytes(root.sign(root_key, SHA256()).public_bytes(Encoding.PEM))
     (folder / "tsa.pem").write_bytes(leaf.sign(root_key, SHA256()).public_bytes(Encoding.PEM))
@@ -103,5 +103,5 @@ async def running_authority(folder: Path) -> AsyncGenerator[TimeStamping]:
     listening = free_socket()
     authority = TimeStamping(folder, f"http://127.0.0.1:{listening.getsockname()[1]}/stamp")
     routes = [Route("/stamp", authority.answer, methods=["POST"])]
-    async with serving(Starlette(routes=routes), listening):
+    async with serve_app(Starlette(routes=routes), listening):
         yield authority

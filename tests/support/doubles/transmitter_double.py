@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
-from tests.support.rooms.oauth_world import signed
+from tests.support.harness import free_socket, serve_app
+from tests.support.rooms.oauth_world import sign_jwt
 
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
 RISC = "https://schemas.openid.net/secevent/risc/event-type/"
@@ -57,7 +57,7 @@ class Transmitter:
     def sign(self, claims: Claims, **header: object) -> str:
         """A token of these claims under the transmitter's key; None leaves a member out."""
         own = {"alg": "ES256", "typ": "secevent+jwt", "kid": self.key.kid} | header
-        return signed({name: value for name, value in own.items() if value is not None}, claims, self.key)
+        return sign_jwt({name: value for name, value in own.items() if value is not None}, claims, self.key)
 
     async def _metadata(self, request: Request) -> Response:
         if not self.published:
@@ -95,7 +95,7 @@ class Transmitter:
             stream_id = secrets.token_urlsafe(9)
             self.streams[stream_id] = {"stream_id": stream_id, "iss": self.url, "aud": "unset"}
         elif request.method == "GET" and way == "configuration":
-            return self._said([dict(one) for one in self.streams.values()])
+            return self._respond([dict(one) for one in self.streams.values()])
         elif stream_id not in self.streams:
             return Response(status_code=404)
         if way == "verification":
@@ -103,7 +103,7 @@ class Transmitter:
             return Response(status_code=204)
         if way == "status":
             self.states[stream_id] = str(content.get("status", self.states.get(stream_id, "enabled")))
-            return self._said({"stream_id": stream_id, "status": self.states[stream_id]})
+            return self._respond({"stream_id": stream_id, "status": self.states[stream_id]})
         if request.method == "DELETE":
             del self.streams[stream_id]
             return Response(status_code=204)
@@ -113,9 +113,9 @@ class Transmitter:
         stream |= {"aud": delivery.get("endpoint_url", ""), **content, "delivery": delivery}
         wanted: list[str] = content["events_requested"]  # pyright: ignore
         stream["events_delivered"] = [one for one in wanted if one.startswith(CAEP)]
-        return self._said(dict(stream), status=201 if request.method == "POST" else 200)
+        return self._respond(dict(stream), status=201 if request.method == "POST" else 200)
 
-    def _said(self, content: Claims | list[Claims], *, status: int = 200) -> Response:
+    def _respond(self, content: Claims | list[Claims], *, status: int = 200) -> Response:
         found = [self.answer(one) for one in content] if isinstance(content, list) else self.answer(content)
         return found if isinstance(found, Response) else JSONResponse(found, status)
 
@@ -136,5 +136,5 @@ async def running_transmitter(now: Callable[[], int]) -> AsyncGenerator[Transmit
     """Listen on a free loopback port until the block ends."""
     listening = free_socket()
     double = Transmitter(f"http://127.0.0.1:{listening.getsockname()[1]}", now)
-    async with serving(double.app(), listening):
+    async with serve_app(double.app(), listening):
         yield double

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 NAME = "witness.test/one"
 
@@ -115,5 +115,5 @@ async def running_witness() -> AsyncGenerator[Witness]:
     listening = free_socket()
     witness.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     routes = [Route("/add-checkpoint", witness.answer, methods=["POST"])]
-    async with serving(Starlette(routes=routes), listening):
+    async with serve_app(Starlette(routes=routes), listening):
         yield witness

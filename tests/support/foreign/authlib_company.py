@@ -36,7 +36,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.harness import free_socket, serving
+from tests.support.harness import free_socket, serve_app
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
@@ -360,5 +360,5 @@ async def running_authlib() -> AsyncGenerator[Company]:
         Route("/authorize", authorize),
         Route("/token", token, methods=["POST"]),
     ]
-    async with serving(Starlette(routes=routes), listening):
+    async with serve_app(Starlette(routes=routes), listening):
         yield company

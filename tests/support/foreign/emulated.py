@@ -24,9 +24,9 @@ from starlette.datastructures import Headers
 
 from server.oauth import tokens
 from tests.generating import google
-from tests.support.foreign.foreign import Somebody, driving, newcomer
+from tests.support.foreign.foreign import Somebody, drive_program, newcomer
 from tests.support.foreign.strict_layer import App, Face, StrictLayer
-from tests.support.harness import RunningVault, free_socket, running_vault, serving
+from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.person import Person
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
@@ -342,12 +342,12 @@ async def open_emulated(folder: Path) -> AsyncGenerator[EmulatedServices]:
     apps = {name: App(f"vault-{name}", f"secret-of-{name}", f"{callback}/{name}", SCOPES[name]) for name in NAMES}
     seed = json.dumps({"services": {name: _seed(name, apps[name]) for name in NAMES}, "addresses": urls})
     async with contextlib.AsyncExitStack() as stack:
-        emulate = await stack.enter_async_context(driving("emulated.mjs", seed, folder=folder))
+        emulate = await stack.enter_async_context(drive_program("emulated.mjs", seed, folder=folder))
         bare = {name: str(url) for name, url in (await emulate.answer()).items()}
         layers = {name: StrictLayer(FACES[name], apps[name], bare[name]) for name in NAMES}
         for name, layer in layers.items():
             stack.push_async_callback(layer.aclose)
-            await stack.enter_async_context(serving(layer.asgi, sockets[name]))
+            await stack.enter_async_context(serve_app(layer.asgi, sockets[name]))
         providers = {
             name: _settings(name, urls[name]) | {"client_id": app.client_id, "client_secret": app.client_secret}
             for name, app in apps.items()

@@ -131,9 +131,9 @@ async def open_screen(folder: Path) -> AsyncGenerator[Screen]:
         writer.close()
         task = asyncio.create_task(screen.show(url))
         tasks.add(task)
-        task.add_done_callback(seen)
+        task.add_done_callback(record_failure)
 
-    def seen(task: asyncio.Task[None]) -> None:
+    def record_failure(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             screen.failures.append(error)
 
@@ -189,7 +189,7 @@ async def _nobody(url: str) -> str:
 
 
 @asynccontextmanager
-async def driving(
+async def drive_program(
     script: str,
     *arguments: str,
     folder: Path,

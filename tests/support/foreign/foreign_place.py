@@ -15,7 +15,7 @@ from server.connecting.links import connect_link
 from server.deployment import Deployment
 from server.oauth import tokens
 from tests.conftest import Store
-from tests.support.foreign.foreign import Driver, Somebody, driving, newcomer
+from tests.support.foreign.foreign import Driver, Somebody, drive_program, newcomer
 from tests.support.harness import RunningVault, free_socket, running_vault
 from tests.support.person import Person
 from vault import connections
@@ -175,7 +175,7 @@ async def open_place(folder: Path, service: Service, store: Store | None = None)
     """Start the service and a vault that knows it."""
     listening = free_socket()
     redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
-    async with driving(service.script, redirect, folder=folder) as provider:
+    async with drive_program(service.script, redirect, folder=folder) as provider:
         issuer = (await provider.answer())["issuer"]
         files = folder / "providers"
         files.mkdir()

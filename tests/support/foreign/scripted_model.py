@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.support.harness import serving
+from tests.support.harness import serve_app
 from tests.support.rooms.oauth_world import listening_socket
 
 
@@ -82,7 +82,7 @@ async def scripted_model(script: Script) -> AsyncGenerator[ScriptedModel]:
         Route("/v1/messages", messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", count, methods=["POST"]),
     ]
-    async with serving(Starlette(routes=routes), listening):
+    async with serve_app(Starlette(routes=routes), listening):
         yield model
 
 

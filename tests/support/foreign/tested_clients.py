@@ -29,7 +29,7 @@ HEADER = "| Client | Version | Revision | Ran | Transport: form | Test |"
 RULE = "| --- | --- | --- | --- | --- | --- |"
 
 
-def _installed(package: str) -> str:
+def _installed_version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
@@ -62,7 +62,7 @@ class Software:
 
 
 SOFTWARE: Mapping[str, Software] = {
-    "python": Software("Python `mcp`", partial(_installed, "mcp")),
+    "python": Software("Python `mcp`", partial(_installed_version, "mcp")),
     "typescript": Software("TypeScript `@modelcontextprotocol/sdk`", partial(_npm, "@modelcontextprotocol/sdk")),
     "typescript-client": Software(
         "TypeScript `@modelcontextprotocol/client`", partial(_npm, "@modelcontextprotocol/client")
@@ -74,7 +74,7 @@ SOFTWARE: Mapping[str, Software] = {
     "pydantic-ai": Software("Pydantic AI", partial(_sdk, "pydantic-ai-slim", "mcp-2")),
     "claude-code": Software("Claude Code, `claude -p` with a scripted model", _claude_code),
     "openid-client": Software("`openid-client`", partial(_npm, "openid-client")),
-    "httpx": Software("`httpx`", partial(_installed, "httpx")),
+    "httpx": Software("`httpx`", partial(_installed_version, "httpx")),
 }
 
 
@@ -152,7 +152,7 @@ def lines_of(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return found
 
 
-def merged(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def merge_rows(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """New rows, and old ones that were not run again, in the order of `SOFTWARE`."""
     again = {(row[0], row[2:5]) for row in new}
     kept = [row for row in old if (row[0], row[2:5]) not in again]
@@ -160,7 +160,7 @@ def merged(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> li
     return sorted([*new, *kept], key=lambda row: (order.index(row[0]), row[2:5]))
 
 
-def replaced(page: str, rows: Sequence[tuple[str, ...]]) -> str:
+def replace_table(page: str, rows: Sequence[tuple[str, ...]]) -> str:
     """The page with these rows."""
     before, found, rest = page.partition(f"{HEADER}\n{RULE}\n")
     if not found:
@@ -177,8 +177,8 @@ def main(chosen: Sequence[str]) -> None:
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     new = [row_of(place, files, day) for place, files in watching.passed.items() if place not in watching.failed]
     page = PAGE.read_text(encoding="utf-8")
-    rows = merged(rows_in(page), new)
-    PAGE.write_text(replaced(page, rows), encoding="utf-8")
+    rows = merge_rows(rows_in(page), new)
+    PAGE.write_text(replace_table(page, rows), encoding="utf-8")
     print(f"{len(new)} rows written, {len(rows) - len(new)} kept as they were")
     if code != pytest.ExitCode.OK:
         sys.exit(f"some tests failed ({code!r}), so no row was written for {sorted(watching.failed)}")

@@ -182,7 +182,7 @@ class Model:
     def _with(s: State, i: int, process: Attempt) -> State:
         return s._replace(processes=(process, s.processes[1]) if i == 0 else (s.processes[0], process))
 
-    def broken(self, s: State) -> Iterator[str]:
+    def broken_promises(self, s: State) -> Iterator[str]:
         """The promises that this state breaks."""
         is_live = s.refresh or s.access or s.minted or s.newer
         if s.result == DEAD and is_live:
@@ -204,7 +204,7 @@ def explore(provider: Provider, rules: Rules | None = None) -> Findings:
         s = queue.popleft()
         out.states += 1
         out.results.add(s.result)
-        for promise in model.broken(s):
+        for promise in model.broken_promises(s):
             out.broken.setdefault(promise, _way(ways, s))
         for name, after in model.steps(s):
             if after not in ways:

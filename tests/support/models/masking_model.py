@@ -35,15 +35,15 @@ def letters_of(body: bytes) -> list[Letter]:
     found: list[Letter] = []
     at = 0
     while at < len(body):
-        value, end = _escaped(body, at) or (body[at], at + 1)
+        value, end = _read_escape(body, at) or (body[at], at + 1)
         found.append(Letter(value, at, end))
         at = end
     return found
 
 
-def _escaped(body: bytes, at: int) -> tuple[int, int] | None:
+def _read_escape(body: bytes, at: int) -> tuple[int, int] | None:
     if body[at : at + 1] == b"\\":
-        return _backslashed(body, at)
+        return _read_backslash_escape(body, at)
     if (url := _URL.match(body, at)) is not None:
         return int(url[1], 16), url.end()
     if (html := _HTML.match(body, at)) is not None:
@@ -55,7 +55,7 @@ def _escaped(body: bytes, at: int) -> tuple[int, int] | None:
     return None
 
 
-def _backslashed(body: bytes, at: int) -> tuple[int, int] | None:
+def _read_backslash_escape(body: bytes, at: int) -> tuple[int, int] | None:
     after = at
     while body[after : after + 1] == b"\\":
         after += 1
@@ -68,7 +68,7 @@ def _backslashed(body: bytes, at: int) -> tuple[int, int] | None:
     return (_LETTERS[body[after]], after + 1) if body[after] in _LETTERS else None
 
 
-def masked(body: bytes, secret: str) -> bytes:
+def mask(body: bytes, secret: str) -> bytes:
     """The body with a mask over each spelling of the secret."""
     done = bytearray(body)
     letters = letters_of(body)

@@ -295,7 +295,7 @@ class Model:
         intent = s.intents[i]
         if intent is not None and self._is_of(intent, generation, fence):
             s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
-        pause = self.rules.pause_after(self.policy, self._unresolved(s, i), now=NOW)
+        pause = self.rules.pause_after(self.policy, self._unresolved_sends(s, i), now=NOW)
         return self._release(s, i, fence)._replace(waits=pause > 0 and generation == s.generation)
 
     @staticmethod
@@ -330,7 +330,7 @@ class Model:
         """What its lock says of it."""
         return s.processes[owner].doing == "down" if s.has_file[owner] else self.rules.missing_is_dead
 
-    def _unresolved(self, s: State, me: int, *, besides: int | None = None) -> list[UnresolvedSends]:
+    def _unresolved_sends(self, s: State, me: int, *, besides: int | None = None) -> list[UnresolvedSends]:
         """As one process sees them: its own are settled when its turn has come."""
         return [
             UnresolvedSends(str(j), intent.sent_at, intent.sends, intent.is_settled or j == me or self._is_gone(s, j))
@@ -361,7 +361,7 @@ class Model:
                 late = Late("settle", p.generation, p.fence)
                 yield from self._reported_failed(f"silence{i}", idle, settled, late, i)
             case "got":
-                yield self._got(s, i, p)
+                yield self._take_answer(s, i, p)
             case _:
                 yield from self._store(s, i, p)
 
@@ -405,7 +405,7 @@ class Model:
             return
         if not self._may_send(s, i):
             return
-        unresolved = self._unresolved(s, i)
+        unresolved = self._unresolved_sends(s, i)
         attempt = s.attempts + 1
         fence = attempt if self.rules.has_unique_fences else s.fence + 1
         mine, sent_at, sends, order = s.intents[i], YOUNG, 1, attempt
@@ -430,7 +430,7 @@ class Model:
     def _may_send(self, s: State, i: int) -> bool:
         decided = self.rules.may_send(
             self.policy,
-            self._unresolved(s, i),
+            self._unresolved_sends(s, i),
             now=NOW,
             access_expires_at=NOW + 600 if s.access else NOW - 1,
             retry_at=NOW + 30 if s.waits else None,
@@ -462,7 +462,7 @@ class Model:
             return s.fresh, s._replace(live=s.fresh, fresh=s.fresh + 1)
         return REFUSED, s._replace(family=not self.provider.reuse_kills)
 
-    def _got(self, s: State, i: int, p: Process) -> tuple[str, State]:
+    def _take_answer(self, s: State, i: int, p: Process) -> tuple[str, State]:
         if p.answer != REFUSED:
             assert p.answer is not None
             journal = s.journal
@@ -472,7 +472,7 @@ class Model:
         ended = self._finish(s, i, p, intent=None)
         if s.generation != p.generation or s.fence != p.fence:
             return f"refused, row moved{i}", ended
-        if not self.rules.may_give_up(self._unresolved(s, i, besides=i)):
+        if not self.rules.may_give_up(self._unresolved_sends(s, i, besides=i)):
             return f"refused, others may know{i}", ended
         return f"give up{i}", ended._replace(active=False)
 

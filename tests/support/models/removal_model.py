@@ -50,7 +50,7 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
         yield "remove", s._replace(removal=DONE, has_ended=True, is_live=s.is_live and not s.is_seen)
 
 
-def explored(rules: Rules) -> dict[State, list[str]]:
+def explore(rules: Rules) -> dict[State, list[str]]:
     """Every state that can be reached, with a shortest way to it."""
     ways: dict[State, list[str]] = {State(): []}
     queue = deque(ways)
@@ -63,6 +63,6 @@ def explored(rules: Rules) -> dict[State, list[str]]:
     return ways
 
 
-def outlived(rules: Rules) -> list[str]:
+def way_to_survivor(rules: Rules) -> list[str]:
     """A shortest way to a live grant of what has ended; empty when there is none."""
-    return next((way for s, way in explored(rules).items() if s.is_live and s.has_ended), [])
+    return next((way for s, way in explore(rules).items() if s.is_live and s.has_ended), [])

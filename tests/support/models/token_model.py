@@ -85,7 +85,7 @@ class Model:
             state = waiting.popleft()
             found.states += 1
             for what, after in self._steps(state, found):
-                after = after._replace(memory=_sorted(after.memory))  # the processes are alike
+                after = after._replace(memory=_sort_pair(after.memory))  # the processes are alike
                 if after not in self._came:
                     self._came[after] = (state, what)
                     waiting.append(after)
@@ -200,7 +200,7 @@ class Model:
         }  # fmt: skip
 
 
-def _sorted(pair: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
+def _sort_pair(pair: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
     first, second = pair
     return pair if (-1 if first is None else first) <= (-1 if second is None else second) else (second, first)
 

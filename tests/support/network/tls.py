@@ -98,7 +98,9 @@ async def _pump(
 
 
 @asynccontextmanager
-async def _carrying(carry: Carry, listening: socket.socket, *, tls: ssl.SSLContext | None) -> AsyncGenerator[None]:
+async def _carry_connections(
+    carry: Carry, listening: socket.socket, *, tls: ssl.SSLContext | None
+) -> AsyncGenerator[None]:
     """Serve every connection with `carry` until the block ends."""
     open_now: set[asyncio.Task[None]] = set()
 
@@ -148,7 +150,7 @@ async def tls_proxy(
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _join(reader, writer, port=backend, change=change)
 
-    async with _carrying(carry, listening, tls=authority.server()):
+    async with _carry_connections(carry, listening, tls=authority.server()):
         yield
 
 
@@ -164,7 +166,7 @@ async def tunnel_to(port: int) -> AsyncGenerator[str]:
 
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with _carrying(carry, listening, tls=None):
+    async with _carry_connections(carry, listening, tls=None):
         yield address
 
 

@@ -95,7 +95,7 @@ JOINS = (b"",) * 12 + (b"\r\n", b"\n", b"\r", b" ", b"\x00")
 
 
 @st.composite
-def chunked(draw: st.DrawFn, body: bytes, *, bent: bool) -> bytes:
+def chunk_body(draw: st.DrawFn, body: bytes, *, bent: bool) -> bytes:
     """The body in chunks."""
 
     def pick(choices: tuple[bytes, ...]) -> bytes:
@@ -137,7 +137,7 @@ def requests(
     if way in {"chunks", "both", "two codings"}:
         lines.append(b"Transfer-Encoding" + pick(COLONS) + pick(CODINGS))
         if way != "both" or draw(st.booleans()):
-            body = draw(chunked(body, bent=bent and draw(st.booleans())))
+            body = draw(chunk_body(body, bent=bent and draw(st.booleans())))
     if way == "two codings":
         lines.append(b"Transfer-Encoding: " + pick(CODINGS))
     if bent:

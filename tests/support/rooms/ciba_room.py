@@ -62,7 +62,7 @@ class Asker:
     async def answer(self, decision: str = "allow") -> httpx2.Response:
         return await self.world.alice.submit(await self.page(), form="/approvals/", button=("decision", decision))
 
-    async def approved(self, **changes: str | None) -> str:
+    async def ask_and_approve(self, **changes: str | None) -> str:
         auth_req_id = await self.ask(**changes)
         assert "Approved" in (await self.answer()).text
         return auth_req_id

@@ -28,7 +28,7 @@ LINEAR = frozenset({"read", "write"})
 SCOPES: Mapping[str, frozenset[str]] = {"linear": LINEAR, "asana": frozenset({"default"})}
 
 
-def enrolled(simulator: Simulator, provider: str) -> Mapping[str, object]:
+def enroll_provider(simulator: Simulator, provider: str) -> Mapping[str, object]:
     """The provider's `id_jag`."""
     return {**simulator.enroll(mode(provider)), "scopes": sorted(SCOPES[provider])}
 
@@ -138,7 +138,7 @@ async def running_company(
     data.mkdir(exist_ok=True)
     async with running_simulator() as simulator, AsyncExitStack() as stack:
         sections = {
-            name: {**family_settings(simulator, mode(name), apis=["main"]), "id_jag": enrolled(simulator, name)}
+            name: {**family_settings(simulator, mode(name), apis=["main"]), "id_jag": enroll_provider(simulator, name)}
             for name in services
         }
         settings = {

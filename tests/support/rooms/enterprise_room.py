@@ -15,7 +15,7 @@ from server.oauth.enterprise.assertions import JWT_BEARER, TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom
 from tests.support.rooms.mcp_room import room
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 from vault import users
 from vault.records import User
 
@@ -81,7 +81,7 @@ class Company:
         own = self.idp.key
         assert isinstance(own, RSAKey | ECKey)
         head: dict[str, object] = {"alg": "RS256", "kid": own.kid, "typ": TYPE} | dict(header or {})
-        return signed(
+        return sign_jwt(
             {name: value for name, value in head.items() if value is not None}, self.claims(**changes), key or own
         )
 

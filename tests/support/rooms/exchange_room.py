@@ -14,7 +14,7 @@ from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.peeking import get_grant, read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
-from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.oauth_world import sign_jwt
 from vault import apis, clients, grants, users
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
 from vault.tokens import tokens as refresh_tokens
@@ -188,14 +188,14 @@ class ExchangeRoom:
         head: dict[str, object] = {"alg": "ES256", "kid": key.kid, "typ": "JWT"}
         if isinstance(header, dict):
             head |= header
-        return signed(
+        return sign_jwt(
             {name: value for name, value in head.items() if value is not None},
             {name: value for name, value in (body | claims).items() if value is not None},
             key,
         )
 
 
-def refused(answer: httpx2.Response) -> str:
+def refusal_code(answer: httpx2.Response) -> str:
     """The code of a refusal, whose form is checked on the way; nothing that was issued is in it."""
     assert answer.status_code >= 400, answer.text
     assert answer.headers["cache-control"] == "no-store"

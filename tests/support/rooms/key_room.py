@@ -252,7 +252,9 @@ class KeyRoom(Room):
         }
         return await person.submit(page, sent, form="/connect/credential/")
 
-    async def entered(self, user: User, person: Person, provider: str = "mailroom", **values: str) -> Connection:
+    async def connect_account(
+        self, user: User, person: Person, provider: str = "mailroom", **values: str
+    ) -> Connection:
         """An account of the user, connected by what they entered; by default a new key of the user's."""
         values = values or {"key": self.simulator.sandbox.keys.make(user.name)}
         answer = await self.enter(person, await self.form(person, provider), **values)
@@ -262,7 +264,7 @@ class KeyRoom(Room):
         assert found is not None
         return found
 
-    async def allowed(self, user: User, connection: Connection, scopes: frozenset[str]) -> ProxyHandle:
+    async def allow_agent(self, user: User, connection: Connection, scopes: frozenset[str]) -> ProxyHandle:
         """An agent that may use the account, and its handle."""
         deployment, now = self.deployment, self.deployment.now()
         client = await self.agent()

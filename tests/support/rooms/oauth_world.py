@@ -58,7 +58,7 @@ def b64(data: bytes | str | Mapping[str, object]) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def signed(header: Mapping[str, object], claims: Mapping[str, object], key: RSAKey | ECKey) -> str:
+def sign_jwt(header: Mapping[str, object], claims: Mapping[str, object], key: RSAKey | ECKey) -> str:
     """A JWT with any header at all, rightly signed under its `alg` (ES256 or RS256 where that is another)."""
     signing_input = f"{b64(header)}.{b64(claims)}"
     name = str(header.get("alg"))
@@ -130,7 +130,7 @@ class World:
         return self.vault.deployment.now()
 
     @contextmanager
-    def elapsed(self, seconds: int) -> Generator[None]:
+    def clock_ahead(self, seconds: int) -> Generator[None]:
         """The block happens `seconds` later."""
         database = self.vault.deployment.database
         database.clock_offset += seconds
@@ -165,7 +165,7 @@ class World:
         """The authorization request in alice's browser, not followed."""
         return await self.alice.http.get(self.authorize_url(client_id, challenge, **changes))
 
-    async def allowed(self, client_id: str, challenge: str, **changes: str | None) -> dict[str, str]:
+    async def allow_request(self, client_id: str, challenge: str, **changes: str | None) -> dict[str, str]:
         """Alice allows the request; the parameters that reach the client."""
         page = await self.alice.open(self.authorize_url(client_id, challenge, **changes))
         if page.status_code == 200:
@@ -176,7 +176,7 @@ class World:
     async def code(self, client_id: str | None = None, **changes: str | None) -> Code:
         client_id = client_id or await self.public_client()
         verifier, challenge = pkce()
-        answer = await self.allowed(client_id, challenge, **changes)
+        answer = await self.allow_request(client_id, challenge, **changes)
         return Code(client_id, answer["code"], verifier, changes.get("redirect_uri") or REDIRECT)
 
     async def token(self, form: Mapping[str, str], **options: object) -> httpx2.Response:

@@ -16,7 +16,7 @@ from vault.records import User
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, OpenIDDouble]]:
+async def shared_openid_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, OpenIDDouble]]:
     async with running_openid(lambda: int(time.time())) as provider:
         overrides = {
             "sign_in": {
@@ -35,16 +35,16 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tup
 
 
 @pytest.fixture
-def room(shared: tuple[Room, OpenIDDouble]) -> Room:
-    shared[0].deployment.database.clock_offset += 120  # a window of its own for starts per address
-    shared[1].now = shared[0].deployment.now
-    return shared[0]
+def room(shared_openid_room: tuple[Room, OpenIDDouble]) -> Room:
+    shared_openid_room[0].deployment.database.clock_offset += 120  # a window of its own for starts per address
+    shared_openid_room[1].now = shared_openid_room[0].deployment.now
+    return shared_openid_room[0]
 
 
 @pytest.fixture
-def provider(shared: tuple[Room, OpenIDDouble], room: Room) -> OpenIDDouble:
-    shared[1].reset()
-    return shared[1]
+def provider(shared_openid_room: tuple[Room, OpenIDDouble], room: Room) -> OpenIDDouble:
+    shared_openid_room[1].reset()
+    return shared_openid_room[1]
 
 
 async def begin(person: Person, name: str = "company", return_to: str = "/activity") -> str:

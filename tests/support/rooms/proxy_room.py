@@ -141,7 +141,7 @@ async def issue(
     return ProxyHandle(room.vault, agent, connection, value)
 
 
-def posted(_: Arrival) -> Reply:
+def post_reply(_: Arrival) -> Reply:
     """What Slack answers to a post."""
     return json_reply({"ok": True, "channel": "C1", "ts": "1.2"})
 
@@ -161,7 +161,7 @@ async def proxy_room(
     `others`: further providers, each with the API that stands at `/NAME` there. `settings`: more of these, by provider.
     """
     secret = secrets.token_urlsafe(8)
-    async with running_simulator() as simulator, scripted_server(posted) as server:
+    async with running_simulator() as simulator, scripted_server(post_reply) as server:
         providers = {
             name: {
                 "client_id": "ours",

@@ -43,7 +43,7 @@ class SignalRoom:
     openid: OpenIDDouble
     http: httpx2.AsyncClient
 
-    async def linked(self, *, email: str = "", is_admin: bool = False) -> LinkedPerson:
+    async def link_person(self, *, email: str = "", is_admin: bool = False) -> LinkedPerson:
         """Somebody new with everything that a signal can end."""
         user = await self.room.vault.add_user(f"person-{secrets.token_hex(4)}", is_admin=is_admin)
         subject = secrets.token_hex(8)

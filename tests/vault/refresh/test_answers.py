@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import WAIT, Room, open_room, second_process, shown
+from tests.support.exchanging import WAIT, Room, connection_status, open_room, second_process
 from vault import connections
 from vault.records import Connection
 from vault.refresh import leases
@@ -68,10 +68,10 @@ async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) ->
             with pytest.raises(ConnectionRequired) as refused:
                 await other.exchange()
             assert refused.value.reason == "ambiguous"
-        assert await shown(room, connection) == "ambiguous"
+        assert await connection_status(room, connection) == "ambiguous"
         room.slack.gate.set()
         assert room.slack.issued[(await slow).value]
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     assert len(room.slack.sends) == 1
 
 
@@ -87,7 +87,7 @@ async def test_an_answer_overrules_a_process_that_gave_the_connection_up_meanwhi
             assert await leases.end(transaction, facts, fence=facts.fence, reason="invalid_grant")
         room.slack.gate.set()
         assert room.slack.issued[(await slow).value]
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
 
 
 async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: Room) -> None:
@@ -168,7 +168,7 @@ async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_t
         room.slack.gate.set()
         await slow
         room.slack.gate = None
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     room.pass_time(3600)
     assert await room.exchange()
     assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
@@ -213,7 +213,7 @@ async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: 
     assert room.slack.sends == []
     async with room.database.transaction() as transaction:
         await transaction.execute(repairs)
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     assert await room.exchange()
 
 

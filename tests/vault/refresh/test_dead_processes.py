@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER
-from tests.support.exchanging import WAIT, Room, open_room, second_process, shown
+from tests.support.exchanging import WAIT, Room, connection_status, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.rotation import refresh
@@ -38,7 +38,7 @@ async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: S
         connection = await left_behind(room, "died")
         assert room.slack.issued[(await room.exchange()).value]
         assert len(room.slack.sends) == 1
-        assert await shown(room, connection) == "active"
+        assert await connection_status(room, connection) == "active"
 
 
 @pytest.mark.long
@@ -70,7 +70,7 @@ async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Sto
                 await room.exchange()
             assert refused.value.reason == "ambiguous"
         assert room.slack.sends == []
-        assert await shown(room, connection) == "ambiguous"
+        assert await connection_status(room, connection) == "ambiguous"
 
 
 @pytest.mark.parametrize("minutes", [5, -5])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_REQUEST, UNREACHABLE, Fault
-from tests.support.exchanging import WAIT, Room, shown
+from tests.support.exchanging import WAIT, Room, connection_status
 from vault import connections
 from vault.connections import list_connections
 from vault.refresh import leases
@@ -28,7 +28,7 @@ async def test_a_dead_grant_is_marked_once_and_its_token_kept(room: Room) -> Non
     assert event.details["reason"] == "invalid_grant"
     facts = await room.row(connection)
     assert facts.refresh_sealed is not None
-    assert await shown(room, connection) == "needs_reauth"
+    assert await connection_status(room, connection) == "needs_reauth"
 
 
 async def test_a_refusal_of_a_token_that_was_replaced_meanwhile_uses_the_newer_one(room: Room) -> None:
@@ -53,7 +53,7 @@ async def test_a_refusal_of_our_registration_touches_no_connection(room: Room) -
         with pytest.raises(TemporarilyUnavailable):
             await room.exchange()
     assert len(room.slack.sends) == 1
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     assert "connection.refresh_refused" in await room.kinds()
     room.pass_time(61)
     assert await room.exchange()
@@ -158,7 +158,7 @@ async def test_a_request_that_never_left_may_be_repeated(room: Room) -> None:
     room.slack.faults.append(UNREACHABLE)
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     assert await room.exchange()
 
 
@@ -215,7 +215,7 @@ async def test_a_provider_that_is_not_set_up_any_more_loses_nothing(room: Room) 
     room.slack.is_configured = False
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     room.slack.is_configured = True
     assert await room.exchange()
 

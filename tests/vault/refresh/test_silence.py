@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
-from tests.support.exchanging import Room, open_room, second_process, shown
+from tests.support.exchanging import Room, connection_status, open_room, second_process
 from vault.records import Connection
 from vault.refresh import breakers, leases
 from vault.refresh.recovery import take_up
@@ -40,7 +40,7 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
     room: Room, fault: Fault
 ) -> None:
     connection = await go_silent(room, fault, before_end=45)
-    assert await shown(room, connection) == "waiting"
+    assert await connection_status(room, connection) == "waiting"
     with pytest.raises(ProviderSilent) as refused:
         await refresh(room.vault, connection.id, if_generation=1)
     assert 0 < refused.value.retry_after <= 60
@@ -48,7 +48,7 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
     room.pass_time(45)
     if fault is LOST_REQUEST:  # the provider never saw it: the try saves the connection
         assert room.slack.issued[(await room.exchange()).value]
-        assert await shown(room, connection) == "active"
+        assert await connection_status(room, connection) == "active"
     else:  # it is lost, and now everybody knows
         with pytest.raises(ConnectionRequired) as ended:
             await room.exchange()
@@ -66,7 +66,7 @@ async def test_inside_the_grace_a_silent_refresh_is_sent_again_and_nothing_is_lo
         await room.exchange()
         await room.settle()
         assert len(room.slack.sends) == 2
-        assert await shown(room, connection) == "active"
+        assert await connection_status(room, connection) == "active"
         room.pass_time(3600)
         assert room.slack.issued[(await room.exchange()).value]
 
@@ -103,7 +103,7 @@ async def test_a_silent_provider_is_asked_again_after_growing_pauses_however_eag
                 with pytest.raises(TemporarilyUnavailable):
                     await process.exchange()
                 sent_at += [room.now] * (len(room.slack.sends) - before)
-            assert await shown(room, connection) == "waiting"
+            assert await connection_status(room, connection) == "waiting"
             for process in (room, other):
                 process.pass_time(CALLS_EVERY)
     pauses = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
@@ -119,7 +119,7 @@ async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> No
         await room.exchange()
     assert len(room.slack.sends) == 1
     await room.connect()
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
     assert (await room.row(connection)).retry_at is None
     room.pass_time(3600)
     assert await room.exchange()
@@ -161,7 +161,7 @@ async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_wi
         for account, connection in zip(accounts, connections_, strict=True):
             for process in (room, other):
                 assert (await process.exchange(account=account)).value in room.slack.issued
-            assert await shown(room, connection) == "active"
+            assert await connection_status(room, connection) == "active"
 
 
 async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is_over(room: Room) -> None:
@@ -175,7 +175,7 @@ async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is
     room.pass_time(PAUSE[0])
     assert await take_up(room.vault) == 1
     assert len(room.slack.sends) == 4
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
 
 
 async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room: Room) -> None:
@@ -200,7 +200,7 @@ async def test_a_request_that_its_provider_may_still_handle_is_not_followed_by_a
     assert len(room.slack.sends) == 1
     room.pass_time(HANDLING)
     assert await room.exchange()
-    assert await shown(room, connection) == "active"
+    assert await connection_status(room, connection) == "active"
 
 
 async def test_a_token_that_its_api_refused_is_not_waited_for_after_a_silence(room: Room) -> None:
@@ -242,7 +242,7 @@ async def test_a_token_that_its_api_refused_early_is_replaced_after_the_token_en
             await room.exchange(after_unauthorized=first.generation)
         again = await room.exchange(after_unauthorized=first.generation)
         assert (again.generation, len(room.slack.sends)) == (first.generation + 1, 2)
-        assert await shown(room, connection) == "active"
+        assert await connection_status(room, connection) == "active"
 
 
 async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room) -> None:
@@ -252,7 +252,7 @@ async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
     assert len(room.slack.sends) == 2
-    assert await shown(room, connection) == "waiting"
+    assert await connection_status(room, connection) == "waiting"
     (left,) = await leases.list_unresolved(room.database, await room.row(connection))
     assert (left.sends, left.is_settled, left.owner) == (1, True, room.vault.owner)
 
@@ -286,5 +286,5 @@ async def test_a_provider_that_stays_silent_is_asked_twice_and_the_connection_st
         with pytest.raises(TemporarilyUnavailable):
             await room.exchange()
         assert len(room.slack.sends) == 2
-        assert await shown(room, connection) == "active"
+        assert await connection_status(room, connection) == "active"
         assert await room.exchange()
