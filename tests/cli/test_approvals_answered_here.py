@@ -91,7 +91,7 @@ class ApproverVault:
 
 
 @pytest.fixture
-async def asked(tmp_path: Path) -> AsyncGenerator[ApproverVault]:
+async def approver_vault(tmp_path: Path) -> AsyncGenerator[ApproverVault]:
     async with open_deployment(load_settings(), data=tmp_path) as deployment:
         owner = await find_owner(deployment)
         async with deployment.transaction() as transaction:
@@ -99,65 +99,69 @@ async def asked(tmp_path: Path) -> AsyncGenerator[ApproverVault]:
         yield ApproverVault(Place(tmp_path, 0), deployment, owner)
 
 
-async def test_what_waits_is_listed_with_its_arguments(asked: ApproverVault) -> None:
-    assert "No call is waiting" in (await asked.run("list")).stdout
-    one = await asked.ask()
-    (listed,) = json.loads((await asked.run("list", "--json")).stdout)
+async def test_what_waits_is_listed_with_its_arguments(approver_vault: ApproverVault) -> None:
+    assert "No call is waiting" in (await approver_vault.run("list")).stdout
+    one = await approver_vault.ask()
+    (listed,) = json.loads((await approver_vault.run("list", "--json")).stdout)
     assert (listed["id"], listed["agent"], listed["tool"]) == (one.id, "Cursor", "slack_post")
     assert listed["arguments"] == {"channel": "#general", "text": "Hello"}
     assert listed["agent_name_verified"] is False
-    assert one.id in (await asked.run("list")).stdout
+    assert one.id in (await approver_vault.run("list")).stdout
 
 
-async def test_a_person_approves_at_a_terminal_what_they_see(asked: ApproverVault) -> None:
-    one = await asked.ask(text="Hello \x1b[2J\u202e world")
-    code, seen = await asked.type("approve", "cursor", answer="y")
+async def test_a_person_approves_at_a_terminal_what_they_see(approver_vault: ApproverVault) -> None:
+    one = await approver_vault.ask(text="Hello \x1b[2J\u202e world")
+    code, seen = await approver_vault.type("approve", "cursor", answer="y")
     assert code == 0, seen
     for shown in ("Cursor (it chose this name itself)", "slack_post", "slack alice@team", 'channel: "#general"'):
         assert shown in seen
     assert "\\u001b[2J" in seen and "\u202e" not in seen
     assert "Approved slack_post of Cursor" in seen
-    assert await asked.state(one) == ApprovalState.APPROVED
-    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
-    assert (event.kind, event.user_id, event.details["method"]) == ("approval.given", asked.owner.id, "command_line")
+    assert await approver_vault.state(one) == ApprovalState.APPROVED
+    (event,) = await read_events(approver_vault.deployment, newest_first=True, limit=1)
+    assert (event.kind, event.user_id, event.details["method"]) == (
+        "approval.given",
+        approver_vault.owner.id,
+        "command_line",
+    )
 
 
-async def test_without_a_yes_nothing_is_answered(asked: ApproverVault) -> None:
-    one = await asked.ask()
-    code, seen = await asked.type("approve", one.id, answer="n")
+async def test_without_a_yes_nothing_is_answered(approver_vault: ApproverVault) -> None:
+    one = await approver_vault.ask()
+    code, seen = await approver_vault.type("approve", one.id, answer="n")
     assert code == 1
     assert "the call still waits" in seen
-    assert await asked.state(one) == ApprovalState.PENDING
-    without_terminal = await asked.run("approve", one.id, "--json")
+    assert await approver_vault.state(one) == ApprovalState.PENDING
+    without_terminal = await approver_vault.run("approve", one.id, "--json")
     assert without_terminal.exit_code == 1
     assert "run this on a terminal" in without_terminal.stderr
-    assert await asked.state(one) == ApprovalState.PENDING
+    assert await approver_vault.state(one) == ApprovalState.PENDING
 
 
-async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: ApproverVault) -> None:
-    one = await asked.ask()
-    row = json.loads((await asked.run("refuse", one.id[:8], "--json")).stdout)
+async def test_a_refusal_needs_no_terminal_and_is_recorded(approver_vault: ApproverVault) -> None:
+    one = await approver_vault.ask()
+    row = json.loads((await approver_vault.run("refuse", one.id[:8], "--json")).stdout)
     assert (row["id"], row["state"]) == (one.id, "refused")
-    assert await asked.state(one) == ApprovalState.REFUSED
-    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
+    assert await approver_vault.state(one) == ApprovalState.REFUSED
+    (event,) = await read_events(approver_vault.deployment, newest_first=True, limit=1)
     assert (event.kind, event.outcome, event.details["method"]) == ("approval.refused", "refused", "command_line")
-    again = await asked.run("refuse", one.id)
+    again = await approver_vault.run("refuse", one.id)
     assert again.exit_code == 1
     assert "is refused" in again.stderr
 
 
-async def test_another_persons_request_is_neither_shown_nor_answered(asked: ApproverVault) -> None:
-    async with asked.deployment.transaction() as transaction:
-        bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
-    theirs = await asked.ask(user=bob)
-    assert json.loads((await asked.run("list", "--json")).stdout) == []
-    refused = await asked.run("refuse", theirs.id)
+async def test_another_persons_request_is_neither_shown_nor_answered(approver_vault: ApproverVault) -> None:
+    async with approver_vault.deployment.transaction() as transaction:
+        bob = await users.create_user(transaction, "bob", is_admin=True, now=approver_vault.deployment.now())
+    theirs = await approver_vault.ask(user=bob)
+    assert json.loads((await approver_vault.run("list", "--json")).stdout) == []
+    refused = await approver_vault.run("refuse", theirs.id)
     assert refused.exit_code == 1
     assert "another person, who answers it at" in refused.stderr
     assert "Hello" not in refused.output
-    assert "no open request" in (await asked.run("refuse", "slack_post")).stderr
-    assert await asked.state(theirs) == ApprovalState.PENDING
-    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
+    assert "no open request" in (await approver_vault.run("refuse", "slack_post")).stderr
+    assert await approver_vault.state(theirs) == ApprovalState.PENDING
+    (event,) = await read_events(approver_vault.deployment, newest_first=True, limit=1)
     assert (event.kind, event.details["reason"]) == ("approval.refused", "another_user")
 
 
@@ -191,60 +195,66 @@ async def stand(asked: ApproverVault, user: User) -> str:
         )
 
 
-async def test_a_standing_approval_is_listed_and_ended_once(asked: ApproverVault) -> None:
-    standing = await stand(asked, asked.owner)
-    (listed,) = json.loads((await asked.run("list", "--json")).stdout)
+async def test_a_standing_approval_is_listed_and_ended_once(approver_vault: ApproverVault) -> None:
+    standing = await stand(approver_vault, approver_vault.owner)
+    (listed,) = json.loads((await approver_vault.run("list", "--json")).stdout)
     assert (listed["id"], listed["state"], listed["target"]) == (standing, "standing", "channel #general")
-    assert await complete(asked.place, "approvals", "revoke", standing[:3]) == [standing]
-    row = json.loads((await asked.run("revoke", standing, "--json")).stdout)
+    assert await complete(approver_vault.place, "approvals", "revoke", standing[:3]) == [standing]
+    row = json.loads((await approver_vault.run("revoke", standing, "--json")).stdout)
     assert (row["id"], row["state"], row["per_day"]) == (standing, "revoked", 5)
-    assert json.loads((await asked.run("list", "--json")).stdout) == []
-    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
+    assert json.loads((await approver_vault.run("list", "--json")).stdout) == []
+    (event,) = await read_events(approver_vault.deployment, newest_first=True, limit=1)
     assert (event.kind, event.user_id, event.details["method"]) == (
         "approval.standing_revoked",
-        asked.owner.id,
+        approver_vault.owner.id,
         "command_line",
     )
-    again = await asked.run("revoke", standing)
+    again = await approver_vault.run("revoke", standing)
     assert again.exit_code == 1
     assert f"no standing approval '{standing}'" in again.stderr
 
 
-async def test_another_persons_standing_approval_is_neither_shown_nor_ended(asked: ApproverVault) -> None:
-    async with asked.deployment.transaction() as transaction:
-        bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
-    theirs, own = await stand(asked, bob), await stand(asked, asked.owner)
-    assert [one["id"] for one in json.loads((await asked.run("list", "--json")).stdout)] == [own]
-    assert (await asked.run("revoke", theirs)).exit_code == 1
-    assert await standing_approvals.is_live(asked.deployment.database, theirs, now=asked.deployment.now())
-    assert "asks you again" in (await asked.run("revoke", own)).stdout  # the twin
+async def test_another_persons_standing_approval_is_neither_shown_nor_ended(approver_vault: ApproverVault) -> None:
+    async with approver_vault.deployment.transaction() as transaction:
+        bob = await users.create_user(transaction, "bob", is_admin=True, now=approver_vault.deployment.now())
+    theirs, own = await stand(approver_vault, bob), await stand(approver_vault, approver_vault.owner)
+    assert [one["id"] for one in json.loads((await approver_vault.run("list", "--json")).stdout)] == [own]
+    assert (await approver_vault.run("revoke", theirs)).exit_code == 1
+    assert await standing_approvals.is_live(
+        approver_vault.deployment.database, theirs, now=approver_vault.deployment.now()
+    )
+    assert "asks you again" in (await approver_vault.run("revoke", own)).stdout  # the twin
 
 
 @pytest.mark.parametrize("named", ["slack_post", "CURSOR", "the beginning of its ID"])
 async def test_a_standing_approval_is_ended_by_tool_agent_or_the_beginning_of_its_id(
-    asked: ApproverVault, named: str
+    approver_vault: ApproverVault, named: str
 ) -> None:
-    standing = await stand(asked, asked.owner)
-    mistyped = await asked.run("revoke", "slack_pots")
+    standing = await stand(approver_vault, approver_vault.owner)
+    mistyped = await approver_vault.run("revoke", "slack_pots")
     assert mistyped.exit_code == 1
     assert "Did you mean slack_post?" in mistyped.stderr
-    ended = await asked.run("revoke", standing[:8] if " " in named else named)
+    ended = await approver_vault.run("revoke", standing[:8] if " " in named else named)
     assert ended.exit_code == 0, ended.stderr
-    assert not await standing_approvals.is_live(asked.deployment.database, standing, now=asked.deployment.now())
+    assert not await standing_approvals.is_live(
+        approver_vault.deployment.database, standing, now=approver_vault.deployment.now()
+    )
 
 
-async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: ApproverVault) -> None:
-    one, two = await asked.ask(text="one"), await asked.ask(text="two")
-    several = await asked.run("refuse", "slack_post")
+async def test_an_ambiguous_or_mistyped_name_says_the_candidates(approver_vault: ApproverVault) -> None:
+    one, two = await approver_vault.ask(text="one"), await approver_vault.ask(text="two")
+    several = await approver_vault.run("refuse", "slack_post")
     assert several.exit_code == 1
     assert one.id in several.stderr and two.id in several.stderr
-    assert "Did you mean slack_post?" in (await asked.run("refuse", "slack_pots")).stderr
+    assert "Did you mean slack_post?" in (await approver_vault.run("refuse", "slack_pots")).stderr
 
 
-async def test_without_an_owner_here_each_person_answers_on_their_page(asked: ApproverVault, tmp_path: Path) -> None:
+async def test_without_an_owner_here_each_person_answers_on_their_page(
+    approver_vault: ApproverVault, tmp_path: Path
+) -> None:
     data = tmp_path / "company"
     async with open_deployment(load_settings(), data=data) as deployment, deployment.transaction() as transaction:
         await users.create_user(transaction, "stranger", now=deployment.now())
-    refused = await replace(asked, place=Place(data, 0)).run("list")
+    refused = await replace(approver_vault, place=Place(data, 0)).run("list")
     assert refused.exit_code == 1
     assert "/approvals" in refused.stderr

@@ -231,7 +231,7 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
     await connect(place, "slack")
     settings = load_settings(data=place.data)
 
-    async def shown() -> tuple[object, str, str]:
+    async def account_report() -> tuple[object, str, str]:
         (one,) = await content(place, "connections", "list", "--user", "alice")
         doctor = json.loads((await run(place, "doctor", "--json")).stdout)
         (found,) = [found for found in doctor if found["check"] == "refreshes"]
@@ -244,16 +244,16 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
         async with opened.transaction() as work:
             lease = await leases.claim(work, facts, owner=opened.vault.owner, now=opened.now())
             assert lease is not None
-        assert (await shown())[:2] == ("active", "ok")  # its answer is on the way
+        assert (await account_report())[:2] == ("active", "ok")  # its answer is on the way
         async with opened.transaction() as work:
             await leases.settle(work, lease, now=opened.now())
-        status, verdict, said = await shown()
+        status, verdict, said = await account_report()
         assert (status, verdict) == ("waiting", "note")
         assert "slack didn't answer the last refresh of 1 of its accounts" in said
         assert "no action needed" in said
         async with opened.transaction() as work:
             await leases.resolve(work, lease)
-        assert (await shown())[:2] == ("active", "ok")
+        assert (await account_report())[:2] == ("active", "ok")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ REDIRECT = ("--redirect-uri", "https://app.example/cb")
 API = "https://api.example/v1"
 
 
-async def stored(place: Place, client_id: str) -> Client:
+async def read_client(place: Place, client_id: str) -> Client:
     async with open_deployment(load_settings(data=place.data), data=place.data) as deployment:
         found = await clients.get_client(deployment.database, client_id)
     assert found is not None
@@ -34,22 +34,22 @@ async def events(place: Place, kind: str) -> list[Event]:
         return [one for one in await read_events(deployment) if one.kind == kind]
 
 
-async def added(place: Place, *options: str) -> dict[str, object]:
+async def add_client(place: Place, *options: str) -> dict[str, object]:
     made = await content(place, "clients", "add", "Backend", *options)
     assert isinstance(made, dict)
     return made
 
 
 async def test_a_client_may_exchange_when_an_operator_says_so(place: Place) -> None:
-    plain = await added(place, *REDIRECT, "--confidential")
+    plain = await add_client(place, *REDIRECT, "--confidential")
     assert TOKEN_EXCHANGE not in plain["grant_types"]
-    backend = await added(place, *REDIRECT, "--confidential", "--exchange", "--origin", "https://spa.example")
+    backend = await add_client(place, *REDIRECT, "--confidential", "--exchange", "--origin", "https://spa.example")
     assert TOKEN_EXCHANGE in backend["grant_types"]
-    assert (await stored(place, str(backend["client_id"]))).metadata["origins"] == ["https://spa.example"]
+    assert (await read_client(place, str(backend["client_id"]))).metadata["origins"] == ["https://spa.example"]
 
 
 async def test_a_client_without_redirects_needs_the_grant_and_a_proof(place: Place) -> None:
-    alone = await added(place, "--exchange", "--confidential")
+    alone = await add_client(place, "--exchange", "--confidential")
     assert alone["grant_types"] == [TOKEN_EXCHANGE]
     for options in ((), ("--confidential",), ("--exchange",)):
         refused = await run(place, "clients", "add", "Backend", *options)
@@ -67,7 +67,7 @@ async def test_how_a_client_asks_people_is_set_and_contradictions_are_named(plac
         "--ciba-details",
         "payment",
     )
-    made = await added(place, "--key", str(pem), *told, "--ciba-sign", "ES256")
+    made = await add_client(place, "--key", str(pem), *told, "--ciba-sign", "ES256")
     assert made["grant_types"] == [BACKCHANNEL_GRANT]
     assert made["ciba"] == {
         "notify": "https://shop.example/told",
@@ -94,14 +94,14 @@ async def test_a_worker_has_a_key_and_all_three_lists(place: Place, tmp_path: Pa
         "--worker-address", "10.1.0.0/16", "--worker-address", "192.0.2.1", "--worker-connection", "slack",
         "--worker-scope", "chat:write",
     )  # fmt: skip
-    made = await added(place, "--key", str(pem), *lists)
+    made = await add_client(place, "--key", str(pem), *lists)
     assert made["auth_method"] == "private_key_jwt"
     assert made["worker"] == {
         "addresses": ["10.1.0.0/16", "192.0.2.1"],
         "connections": ["slack"],
         "scopes": ["chat:write"],
     }
-    client = await stored(place, str(made["client_id"]))
+    client = await read_client(place, str(made["client_id"]))
     rules = workers.rules_of(client)
     assert rules is not None
     assert rules.admits("10.1.2.3")
@@ -109,7 +109,7 @@ async def test_a_worker_has_a_key_and_all_three_lists(place: Place, tmp_path: Pa
     shown = await run(place, "clients", "show", client.id)
     assert "chat:write" in shown.stdout
     alias = [one.replace("slack", "google-calendar") for one in lists]
-    calendars = await added(place, "--key", str(pem), *alias)
+    calendars = await add_client(place, "--key", str(pem), *alias)
     assert calendars["worker"]["connections"] == ["google"]
     wrong = (
         lists,  # no key
@@ -145,12 +145,12 @@ async def test_release_policies_are_set_and_the_full_one_only_for_one_provider(p
     for policy, code in (("proxy", 0), ("narrowed", 0), ("full", 1), ("all", 1)):
         result = await run(place, "clients", "add", "B", *REDIRECT, "--confidential", "--exchange", "--release", policy)
         assert result.exit_code == code, result.output
-    client_id = str((await added(place, *REDIRECT, "--confidential", "--exchange"))["client_id"])
+    client_id = str((await add_client(place, *REDIRECT, "--confidential", "--exchange"))["client_id"])
     changed = await content(place, "clients", "release", client_id, "slack", "full")
     assert changed["release"] == {"slack": "full"}
     both = await content(place, "clients", "release", client_id, "google-calendar", "proxy")
     assert both["release"] == {"slack": "full", "google": "proxy"}
-    client = await stored(place, client_id)
+    client = await read_client(place, client_id)
     assert release.policy_of(client, provider="slack", connection_id="c") is release.ReleasePolicy.FULL
     assert next(dict(one.details) for one in await events(place, "release.changed")) == {
         "target": "slack",
@@ -158,13 +158,13 @@ async def test_release_policies_are_set_and_the_full_one_only_for_one_provider(p
         "narrowing": "none",
     }
     assert (await run(place, "clients", "release", client_id, "slack", "some")).exit_code == 1
-    public = str((await added(place, *REDIRECT, "--exchange"))["client_id"])
+    public = str((await add_client(place, *REDIRECT, "--exchange"))["client_id"])
     assert (await run(place, "clients", "release", public, "slack", "full")).exit_code == 1
     assert (await run(place, "clients", "release", public, "slack", "proxy")).exit_code == 0
 
 
 async def test_apis_are_added_listed_shown_and_removed(place: Place) -> None:
-    server = str((await added(place, "--exchange", "--confidential"))["client_id"])
+    server = str((await add_client(place, "--exchange", "--confidential"))["client_id"])
     made = await content(place, "apis", "add", API, "--client", server, "--scope", "read", "--scope", "write")
     assert isinstance(made, dict)
     assert (made["resource"], made["clients"], made["scopes"]) == (API, [server], ["read", "write"])
@@ -181,7 +181,7 @@ async def test_apis_are_added_listed_shown_and_removed(place: Place) -> None:
 
 
 async def test_what_cannot_be_an_api_is_refused(place: Place) -> None:
-    public = str((await added(place, *REDIRECT, "--exchange"))["client_id"])
+    public = str((await add_client(place, *REDIRECT, "--exchange"))["client_id"])
     settings = load_settings(data=place.data)
     wrong = (
         ("api.example",),

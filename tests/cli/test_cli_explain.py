@@ -31,7 +31,7 @@ async def run(place: Room, agent: Agent, connection: Connection | str, *more: st
     return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
 
-async def told(place: Room, agent: Agent) -> str:
+async def call_result_text(place: Room, agent: Agent) -> str:
     """What the agent reads when it calls the tool and cannot open links."""
     async with place.client(agent) as client:
         result = await client.call_tool("slack_post", {"channel": "#general", "text": "hello"})
@@ -64,7 +64,7 @@ async def test_it_says_what_the_client_would_be_handed_over_http(place: Room) ->
     connection = await place.connect(agent, "slack", scopes=SLACK)
     deployment = place.vault.deployment
 
-    async def handed(**changes: object) -> dict[str, str | None]:
+    async def handover(**changes: object) -> dict[str, str | None]:
         client = await clients.get_client(deployment.database, agent.principal.client_id)
         assert client is not None
         async with deployment.transaction() as transaction:
@@ -76,12 +76,12 @@ async def test_it_says_what_the_client_would_be_handed_over_http(place: Room) ->
         said = await run(place, agent, connection, "--scopes", "chat:write", "--json", user="olga")
         return json.loads(said.stdout)["release"]
 
-    assert await handed() == {"policy": "proxy", "gives": "nothing", "narrowing": None}
+    assert await handover() == {"policy": "proxy", "gives": "nothing", "narrowing": None}
     exchanging = frozenset({"authorization_code", TOKEN_EXCHANGE})
-    assert await handed(grant_types=exchanging) == {"policy": "proxy", "gives": "handle", "narrowing": None}
+    assert await handover(grant_types=exchanging) == {"policy": "proxy", "gives": "handle", "narrowing": None}
     known = {"kind": ClientKind.MANUAL, "auth_method": "client_secret_basic"}
-    assert await handed(**known) == {"policy": "narrowed", "gives": "handle", "narrowing": None}
-    full = await handed(metadata={"release": {"slack": "full"}})
+    assert await handover(**known) == {"policy": "narrowed", "gives": "handle", "narrowing": None}
+    full = await handover(metadata={"release": {"slack": "full"}})
     assert full == {"policy": "full", "gives": "upstream token", "narrowing": "none"}
     in_words = await run(place, agent, connection, "--scopes", "chat:write", user="olga")
     assert "the provider's own token (release policy full)" in in_words.stdout
@@ -103,13 +103,13 @@ async def test_the_agent_reads_the_same_sentence_of_an_account_that_it_may_use(p
     agent = await place.agent("mary")
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
     said = json.loads((await run(place, agent, connection, "--scopes", "chat:write", "--json", user="mary")).stdout)
-    assert said["failing"]["sentence"] in await told(place, agent)
+    assert said["failing"]["sentence"] in await call_result_text(place, agent)
 
 
 async def test_the_agent_does_not_learn_the_name_of_an_account_that_it_may_not_use(place: Room) -> None:
     agent = await place.agent("paul")
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset())
-    text = await told(place, agent)
+    text = await call_result_text(place, agent)
     assert connection.label not in text
     assert "isn't allowed to use it" in text
     said = json.loads((await run(place, agent, connection, "--scopes", "chat:write", "--json", user="paul")).stdout)
@@ -118,6 +118,6 @@ async def test_the_agent_does_not_learn_the_name_of_an_account_that_it_may_not_u
 
 async def test_nothing_is_connected_is_said_alike(place: Room) -> None:
     agent = await place.agent("rita")
-    text = await told(place, agent)
+    text = await call_result_text(place, agent)
     assert "No slack account is connected yet" in text
     assert text.count("connected yet") == 1, "said twice"

@@ -16,7 +16,7 @@ ROWS: list[dict[str, object]] = [
 COLUMNS = ("name", "admin", "ends_at")
 
 
-def printed(capsys: pytest.CaptureFixture[str], *pages: list[dict[str, object]], as_json: bool) -> str:
+def print_pages(capsys: pytest.CaptureFixture[str], *pages: list[dict[str, object]], as_json: bool) -> str:
     listing = Listing(COLUMNS, empty="Nothing.", as_json=as_json)
     for page in pages:
         listing.add(page)
@@ -28,18 +28,18 @@ def printed(capsys: pytest.CaptureFixture[str], *pages: list[dict[str, object]],
 def test_pages_make_one_json_array(
     capsys: pytest.CaptureFixture[str], pages: tuple[list[dict[str, object]], ...]
 ) -> None:
-    out = printed(capsys, *pages, as_json=True)
+    out = print_pages(capsys, *pages, as_json=True)
     assert out == json.dumps(ROWS, indent=2, ensure_ascii=False) + "\n"
 
 
 def test_a_list_of_nothing_is_an_empty_array_or_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert json.loads(printed(capsys, as_json=True)) == []
-    assert json.loads(printed(capsys, [], as_json=True)) == []
-    assert printed(capsys, [], as_json=False) == "Nothing.\n"
+    assert json.loads(print_pages(capsys, as_json=True)) == []
+    assert json.loads(print_pages(capsys, [], as_json=True)) == []
+    assert print_pages(capsys, [], as_json=False) == "Nothing.\n"
 
 
 def test_a_table_has_one_heading_and_columns_that_grow(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, ROWS[:1], ROWS[1:], as_json=False).splitlines()
+    lines = print_pages(capsys, ROWS[:1], ROWS[1:], as_json=False).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["name", "alice", ROWS[1]["name"], ROWS[2]["name"]]
     assert lines[0].index("admin") == lines[1].index("yes")
     assert lines[2].index("2026") == len(str(ROWS[1]["name"])) + 2 + len("admin") + 2

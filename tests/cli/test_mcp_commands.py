@@ -14,7 +14,7 @@ from tests.support.processes import Place
 SANDBOX = {"sandbox": {"loopback_upstreams": True}}
 
 
-async def _seen(place: Place, *tools: dict[str, object]) -> None:
+async def _note_as_seen(place: Place, *tools: dict[str, object]) -> None:
     """As an account sees the list."""
     async with open_deployment(load_settings(overrides=SANDBOX), data=place.data) as deployment:
         offered = {str(one["name"]): json.dumps(one, sort_keys=True) for one in tools}
@@ -33,7 +33,7 @@ async def test_an_operator_adds_reviews_accepts_and_removes_a_server(place: Plac
         assert added["connect"].endswith("/connections/connect?provider=notes")
         assert added["scopes"] == ["mcp:read"]
     assert "haven't been listed yet" in (await run(place, "mcp", "review", "notes")).output
-    await _seen(place, ADD, NOTE)
+    await _note_as_seen(place, ADD, NOTE)
     shown = (await run(place, "mcp", "review", "notes")).output
     assert "the server claims: readOnlyHint" in shown
     assert '+  "description": "Write a note.",' in shown
@@ -43,7 +43,7 @@ async def test_an_operator_adds_reviews_accepts_and_removes_a_server(place: Plac
     assert wrong.exit_code != 0
     accepted = await content(place, "mcp", "accept", "notes", digest, "--read", "add", "--tool", "add")
     assert accepted["accepted"] == ["add"]
-    await _seen(place, {**ADD, "description": "Add, and tell others."}, NOTE)
+    await _note_as_seen(place, {**ADD, "description": "Add, and tell others."}, NOTE)
     changed = (await run(place, "mcp", "review", "notes")).output
     assert "add: changed" in changed
     assert '-  "description": "Add two numbers.",' in changed

@@ -166,7 +166,7 @@ async def test_the_doctor_tells_a_mistake_in_the_rules_to_try(place: Place, fold
 
 
 @pytest.fixture(scope="module")
-async def lived(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def used_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     """A vault in which an agent listed channels twice, and posted once."""
     async with room(tmp_path_factory.mktemp("lived")) as opened:
         agent = await opened.agent("alice")
@@ -178,7 +178,7 @@ async def lived(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def replayed(lived: Room, folder: Path, *rules: str, since: int = 3600) -> ReplayReport:
+async def replay_activity(lived: Room, folder: Path, *rules: str, since: int = 3600) -> ReplayReport:
     (folder / "rules.cedar").write_text("\n".join(rules))
     deployment = lived.vault.deployment
     await deployment.activity.settle()
@@ -190,14 +190,16 @@ async def replayed(lived: Room, folder: Path, *rules: str, since: int = 3600) ->
     return report
 
 
-async def test_replay_says_what_rules_would_have_refused_and_asked_about(lived: Room, folder: Path) -> None:
+async def test_replay_says_what_rules_would_have_refused_and_asked_about(used_vault: Room, folder: Path) -> None:
     asking = '@id("ask-lists") @approval forbid(principal, action == Action::"slack_channels", resource)'
-    report = await replayed(lived, folder, RULE, f'{asking} when {{ principal == User::"ALICE" }};')
+    report = await replay_activity(used_vault, folder, RULE, f'{asking} when {{ principal == User::"ALICE" }};')
     assert dict(report.uses) == {"ask": 2, "forbid": 1}
     assert report.by_rule["ask-lists", "ask"] == 2
     assert report.by_rule["no-posts", "forbid"] == 1
-    assert dict((await replayed(lived, folder, RULE.replace("slack_post", "gmail_send"))).uses) == {"allow": 3}
-    assert not (await replayed(lived, folder, RULE, since=-3600)).uses, "nothing is as new as that"
+    assert dict((await replay_activity(used_vault, folder, RULE.replace("slack_post", "gmail_send"))).uses) == {
+        "allow": 3
+    }
+    assert not (await replay_activity(used_vault, folder, RULE, since=-3600)).uses, "nothing is as new as that"
 
 
 @pytest.mark.parametrize(
@@ -215,26 +217,26 @@ async def test_replay_says_what_rules_would_have_refused_and_asked_about(lived: 
     ],
 )
 async def test_what_was_not_recorded_is_never_guessed(
-    lived: Room, folder: Path, condition: str, uses: dict[str, int]
+    used_vault: Room, folder: Path, condition: str, uses: dict[str, int]
 ) -> None:
-    report = await replayed(lived, folder, f"{RULE[:-1]} {condition};")
+    report = await replay_activity(used_vault, folder, f"{RULE[:-1]} {condition};")
     assert dict(report.uses) == uses
     if "open" in uses:
         (why,) = report.open_for
         assert why.startswith("not recorded: ")
 
 
-async def test_a_sure_refusal_needs_nothing_that_was_not_recorded(lived: Room, folder: Path) -> None:
+async def test_a_sure_refusal_needs_nothing_that_was_not_recorded(used_vault: Room, folder: Path) -> None:
     unsure = RULE.replace("no-posts", "unsure")[:-1] + ' when { context.arguments.channel == "x" };'
-    report = await replayed(lived, folder, unsure, RULE)
+    report = await replay_activity(used_vault, folder, unsure, RULE)
     assert dict(report.uses) == {"allow": 2, "forbid": 1}
     assert report.by_rule["no-posts", "forbid"] == 1
 
 
-async def test_the_command_says_what_it_counted(lived: Room, folder: Path) -> None:
+async def test_the_command_says_what_it_counted(used_vault: Room, folder: Path) -> None:
     (folder / "rules.cedar").write_text(f'{RULE[:-1]} when {{ context.arguments.text == "hi" }};')
-    await lived.vault.deployment.activity.settle()
-    place = Store("", lived.vault.deployment.data)
+    await used_vault.vault.deployment.activity.settle()
+    place = Store("", used_vault.vault.deployment.data)
     said = await run(place, "policy", "replay", "--since", "1h", "--folder", str(folder))
     assert said.exit_code == 0, said.output
     assert "against 3 uses of accounts: 0 forbidden, 0 asked about, 2 allowed, 1 could not be judged." in said.output

@@ -23,7 +23,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def written(folder: Path, content: str) -> Path:
+def write_config(folder: Path, content: str) -> Path:
     path = folder / "config.toml"
     path.write_text(content, encoding="utf-8")
     return path
@@ -40,7 +40,7 @@ def test_no_settings_at_all_are_enough() -> None:
 
 
 def test_the_environment_stands_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path, '[server]\nport = 9000\nhost = "127.0.0.2"\n[providers.slack]\nclient_id = "file"\n')
+    path = write_config(tmp_path, '[server]\nport = 9000\nhost = "127.0.0.2"\n[providers.slack]\nclient_id = "file"\n')
     monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", "9001")
     monkeypatch.setenv("TOKEN_VAULT_PROVIDERS__SLACK__CLIENT_SECRET", "s3cr3t")
     monkeypatch.setenv("TOKEN_VAULT_CONFIG", str(path))
@@ -52,7 +52,7 @@ def test_the_environment_stands_above_the_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_data_directory_may_hold_the_file(tmp_path: Path) -> None:
-    written(tmp_path, "[server]\nport = 9000\n")
+    write_config(tmp_path, "[server]\nport = 9000\n")
     assert load_settings(data=tmp_path).server.port == 9000
 
 
@@ -131,12 +131,12 @@ async def test_nothing_starts_with_a_secret_of_signals_that_is_empty(tmp_path: P
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, content: str, words: str) -> None:
     with pytest.raises(SettingsRefused, match=words) as refused:
-        load_settings(written(tmp_path, content))
+        load_settings(write_config(tmp_path, content))
     assert "\n" not in str(refused.value)
 
 
 def test_the_same_settings_spelled_right_are_accepted(tmp_path: Path) -> None:
-    path = written(
+    path = write_config(
         tmp_path,
         '[server]\nport = 1\npublic_url = "http://localhost:1"\n[sandbox]\nloopback_upstreams = true\n'
         "[tokens]\naccess_lifetime = 3600\n",

@@ -31,7 +31,7 @@ DAY = 86400
 
 
 @pytest.fixture
-async def running(store: Store) -> AsyncGenerator[RunningVault]:
+async def opened_vault(store: Store) -> AsyncGenerator[RunningVault]:
     async with running_vault(store.data, database_url=store.url) as opened:
         yield opened
 
@@ -53,7 +53,7 @@ async def works(deployment: Deployment) -> None:
 
 
 async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
-    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+    opened_vault: RunningVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = asyncio.Event()
 
@@ -69,11 +69,11 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
     monkeypatch.setattr(
         server.lifecycle.maintenance, "SWEEPS", (UpkeepStep("four", 600.0, breaks), UpkeepStep("five", 600.0, last))
     )
-    async with upkeep(running.deployment), asyncio.timeout(10):
+    async with upkeep(opened_vault.deployment), asyncio.timeout(10):
         await done.wait()
-        while len(running.deployment.failing_upkeep) < 4:
+        while len(opened_vault.deployment.failing_upkeep) < 4:
             await asyncio.sleep(0.01)
-    assert running.deployment.failing_upkeep == {
+    assert opened_vault.deployment.failing_upkeep == {
         "first": "storage_unavailable",
         "one": "ZeroDivisionError",
         "three": "storage_unavailable",
@@ -82,28 +82,28 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
 
 
 async def test_readiness_names_a_failing_step_until_it_works(
-    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+    opened_vault: RunningVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with httpx2.AsyncClient(base_url=running.url, timeout=30) as http:
+    async with httpx2.AsyncClient(base_url=opened_vault.url, timeout=30) as http:
         monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
-        await run_step(running.deployment, UpkeepStep("revocations", 30.0, hangs))
+        await run_step(opened_vault.deployment, UpkeepStep("revocations", 30.0, hangs))
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": {"revocations": "timeout"}})
-        await run_step(running.deployment, UpkeepStep("revocations", 30.0, works))
+        await run_step(opened_vault.deployment, UpkeepStep("revocations", 30.0, works))
         assert (await http.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_every_step_works_on_a_new_vault(running: RunningVault) -> None:
+async def test_every_step_works_on_a_new_vault(opened_vault: RunningVault) -> None:
     for step in (*server.lifecycle.maintenance.FIRST, *STEPS, *SHED, *SWEEPS):
-        await run_step(running.deployment, step)
-    assert running.deployment.failing_upkeep == {}
+        await run_step(opened_vault.deployment, step)
+    assert opened_vault.deployment.failing_upkeep == {}
 
 
 async def test_a_busy_vaults_activity_is_sealed_and_pruned_in_as_many_turns_as_it_takes(
-    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+    opened_vault: RunningVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault.audit.segments, "SEGMENT", 3)
-    deployment = running.deployment
+    deployment = opened_vault.deployment
     await fill(deployment.database, 20)
     deployment.database.clock_offset += deployment.settings.activity.retention_days * DAY + 2 * SEAL_AFTER
     await keep_activity(deployment, events=4, pruned=2)
@@ -114,8 +114,8 @@ async def test_a_busy_vaults_activity_is_sealed_and_pruned_in_as_many_turns_as_i
     assert (report.pruned[0].first, len(report.pruned)) == (1, 1)
 
 
-async def test_a_sweep_ends_in_batches_and_touches_only_what_it_removes(running: RunningVault) -> None:
-    deployment = running.deployment
+async def test_a_sweep_ends_in_batches_and_touches_only_what_it_removes(opened_vault: RunningVault) -> None:
+    deployment = opened_vault.deployment
     now = deployment.now()
     row = {"tenant": "default", "purpose": "code", "payload": b"x", "now": now}
     old = [
@@ -193,14 +193,14 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
     assert await ids(database, "grants") == ["child", "live", "new", "stood on"]
 
 
-async def test_retention_of_zero_days_keeps_all(running: RunningVault) -> None:
+async def test_retention_of_zero_days_keeps_all(opened_vault: RunningVault) -> None:
     (step,) = [one for one in SWEEPS if one.name == "ended records"]
-    await connection(running.deployment.database, "gone", ended_at=10)
+    await connection(opened_vault.deployment.database, "gone", ended_at=10)
     for days, left in ((0, ["gone"]), (SHORTEST_RETENTION, [])):
         chosen = {"retention": RetentionSettings(ended_days=days)}
-        settings = running.deployment.settings.model_copy(update=chosen)
-        await run_step(replace(running.deployment, settings=settings), step)
-        assert await ids(running.deployment.database, "connections") == left
+        settings = opened_vault.deployment.settings.model_copy(update=chosen)
+        await run_step(replace(opened_vault.deployment, settings=settings), step)
+        assert await ids(opened_vault.deployment.database, "connections") == left
 
 
 def test_records_outlive_the_answer_journal() -> None:
@@ -242,8 +242,8 @@ async def test_a_removed_agent_is_forgotten_after_its_last_grant(database: Datab
     assert await ids(database, "clients") == ["kept"]
 
 
-async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kept(running: RunningVault) -> None:
-    database, now = running.deployment.database, running.deployment.now()
+async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kept(opened_vault: RunningVault) -> None:
+    database, now = opened_vault.deployment.database, opened_vault.deployment.now()
     (step,) = [one for one in SWEEPS if one.name == "ended records"]
     for name, done_at in (
         ("old", now - retention.DONE_KEPT - 1),
@@ -252,7 +252,7 @@ async def test_a_finished_revocation_is_forgotten_although_its_connection_is_kep
     ):
         await connection(database, name, ended_at=now - 60 * DAY)
         await revocation(database, name, done_at=done_at)
-    await run_step(running.deployment, step)
+    await run_step(opened_vault.deployment, step)
     assert await ids(database, "upstream_revocations", "connection_id") == ["due", "new"]
     assert await ids(database, "connections") == ["due", "new", "old"]
 
@@ -270,8 +270,8 @@ async def test_what_ended_is_forgotten_batch_after_batch(database: Database) -> 
     assert await ids(database, "grants") == []
 
 
-async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(running: RunningVault) -> None:
-    database, now = running.deployment.database, running.deployment.now()
+async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(opened_vault: RunningVault) -> None:
+    database, now = opened_vault.deployment.database, opened_vault.deployment.now()
     row = {"tenant": "default", "none": "", "then": now - 3600, "later": now + DAY, "sealed": b"x"}
     async with database.transaction() as transaction:
         await transaction.execute_many(
@@ -282,7 +282,7 @@ async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(runnin
             [{**row, "hash": number.to_bytes(4, "big")} for number in range(2 * SWEEP_BATCH + 1)],
         )
     (step,) = [one for one in SWEEPS if one.name == "refresh tokens"]
-    await run_step(running.deployment, step)
+    await run_step(opened_vault.deployment, step)
     assert await database.fetch("select token_hash from refresh_tokens where successor_sealed is not null") == []
 
 

@@ -132,7 +132,7 @@ class Installation:
             self.figures.failures.append(f"{self.habit.name}: refresh refused: {answer.text[:120]}")
             await self._again(process, kept)
             return
-        renewed = self._kept(answer.json(), before=kept)
+        renewed = self._tokens_to_keep(answer.json(), before=kept)
         self.figures.repeats += renewed.refresh in self._seen
         self._seen.add(renewed.refresh or "")
         if crash:
@@ -202,9 +202,9 @@ class Installation:
         } | self._resource()
         answer = await self.http.post(self.server.token, data=form)
         assert answer.status_code == 200, answer.text
-        return self._kept(answer.json(), before=None)
+        return self._tokens_to_keep(answer.json(), before=None)
 
-    def _kept(self, content: Json, *, before: TokenStore | None) -> TokenStore:
+    def _tokens_to_keep(self, content: Json, *, before: TokenStore | None) -> TokenStore:
         refresh = content.get("refresh_token", None if before is None else before.refresh)
         view = self._now() + self.habit.clock_off
         return TokenStore(

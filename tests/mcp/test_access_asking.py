@@ -61,7 +61,7 @@ async def call(
     return answer.json()["result"]
 
 
-async def filed(place: Room, agent: Agent) -> tuple[AccessRequest, ...]:
+async def list_requests(place: Room, agent: Agent) -> tuple[AccessRequest, ...]:
     return await stored.list_of_person(place.vault.deployment.database, agent.principal.user_id)
 
 
@@ -70,10 +70,10 @@ async def test_a_person_agrees_in_a_form_and_the_group_is_asked_once(place: Room
     asked = await call(place, agent)
     question = asked["inputRequests"]["access_request"]["params"]
     assert "the group's rule leaves out chat:write" in question["message"]
-    assert await filed(place, agent) == ()
+    assert await list_requests(place, agent) == ()
     done = await call(place, agent, state=asked["requestState"], filled=FILLED)
     assert done["isError"]
-    (request,) = await filed(place, agent)
+    (request,) = await list_requests(place, agent)
     assert f"/access-requests/{request.id}" in text_of(done)
     assert (request.access.filed_by, request.access.reason, request.access.lifetime) == (
         "agent",
@@ -83,7 +83,7 @@ async def test_a_person_agrees_in_a_form_and_the_group_is_asked_once(place: Room
     again = await call(place, agent)
     assert f"/access-requests/{request.id}" in text_of(again)
     await call(place, agent, state=asked["requestState"], filled=FILLED)
-    assert len(await filed(place, agent)) == 1
+    assert len(await list_requests(place, agent)) == 1
     operator = Actor(place.vault.deployment, None, "command_line")
     await access_requests.allow(operator, request.id, AccessAnswer(1))
     waits = await call(place, agent)
@@ -108,9 +108,9 @@ async def test_nothing_is_filed_without_the_persons_yes(place: Room, filled: dic
     asked = await call(place, agent)
     told = await call(place, agent, state=asked["requestState"], filled=filled)
     assert said in text_of(told)
-    assert await filed(place, agent) == ()
+    assert await list_requests(place, agent) == ()
     await call(place, agent, state=asked["requestState"], filled=FILLED)
-    assert len(await filed(place, agent)) == 1
+    assert len(await list_requests(place, agent)) == 1
 
 
 async def test_a_client_without_forms_gets_a_link(place: Room) -> None:

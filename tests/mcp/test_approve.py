@@ -86,16 +86,16 @@ async def browse(place: Room) -> AsyncGenerator[Browse]:
         yield signed_in
 
 
-def posted(place: Room) -> int:
+def count_posts(place: Room) -> int:
     return len(place.simulator.books()["posts"])
 
 
 async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "yes-person", "tool:slack_post")
-    before = posted(place)
+    before = count_posts(place)
     asked = await post(place, agent)
     assert "needs the person's approval" in text_of(asked)
-    assert posted(place) == before
+    assert count_posts(place) == before
     browser = await browse("yes-person")
     page = await browser.open(link_of(asked))
     assert "CANARY-hello" in page.text
@@ -104,7 +104,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     assert "Approved" in said.text
     assert link_of(await post(place, agent, {**POST, "text": "CANARY-hello!"})) != link_of(asked)
     assert not (await post(place, agent)).is_error
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
     again = await post(place, agent)  # a yes is for one call
     assert link_of(again) != link_of(asked)
     kinds = [event.kind for event in await read_events(place.vault.deployment)]
@@ -150,14 +150,14 @@ async def test_what_does_not_fit_says_so_and_can_be_scrolled_by_keyboard(place: 
 
 async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse: Browse) -> None:
     agent, _ = await asking_agent(place, "no-person", "chat:write")
-    before = posted(place)
+    before = count_posts(place)
     asked = await post(place, agent)
     browser = await browse("no-person")
     page = await browser.open(link_of(asked))
     said = await browser.submit(page, form="/approvals/", button=("decision", "deny"))
     assert "Denied" in said.text
     assert "denied this call" in text_of(await post(place, agent))
-    assert posted(place) == before
+    assert count_posts(place) == before
     await browser.__aexit__()
 
 

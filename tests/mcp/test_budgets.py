@@ -52,25 +52,25 @@ def text_of(result: CallToolResult) -> str:
 async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
 
-        async def listed(agent: Agent) -> CallToolResult:
+        async def list_channels(agent: Agent) -> CallToolResult:
             async with place.client(agent) as client:
                 return await client.call_tool("slack_channels", {})
 
-        alice, bob = await connected(place, "alice"), await connected(place, "bob")
+        alice, bob = await connect_agent(place, "alice"), await connect_agent(place, "bob")
         for _ in range(2):
-            assert not (await listed(alice)).is_error
+            assert not (await list_channels(alice)).is_error
         sent = len(place.simulator.books()["api_calls"])
-        late = await listed(alice)
+        late = await list_channels(alice)
         assert late.is_error
         told = re.search(r"try again in (\d+) s", text_of(late))
         assert told is not None and 1 <= int(told[1]) <= 30
         second = await place.agent("alice")  # another agent of hers
-        assert "called this provider too often" in text_of(await listed(second))
+        assert "called this provider too often" in text_of(await list_channels(second))
         assert len(place.simulator.books()["api_calls"]) == sent
-        assert not (await listed(bob)).is_error  # the twin: another person
+        assert not (await list_channels(bob)).is_error  # the twin: another person
 
 
-async def connected(place: Room, name: str) -> Agent:
+async def connect_agent(place: Room, name: str) -> Agent:
     agent = await place.agent(name)
     await place.connect(agent, "slack", scopes=SLACK)
     return agent
@@ -85,8 +85,8 @@ def test_looking_how_long_to_wait_counts_nothing() -> None:
 
 async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
-        agent = await connected(place, "alice")
-        cut_off, unpermitted = await connected(place, "alice"), await place.agent("alice")
+        agent = await connect_agent(place, "alice")
+        cut_off, unpermitted = await connect_agent(place, "alice"), await place.agent("alice")
         async with place.vault.deployment.transaction() as transaction:
             await grants.revoke_grant(
                 transaction, cut_off.principal.grant_id, reason="test", now=place.vault.deployment.now()
@@ -106,7 +106,7 @@ async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path
 
 async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_leaves_few_rows(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
-        alice = await connected(place, "alice")
+        alice = await connect_agent(place, "alice")
         before = len(await read_events(place.vault.deployment))
         async with place.client(alice) as client:
             told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
@@ -120,7 +120,7 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
 
 async def test_an_agent_whose_calls_are_refused_in_a_loop_is_slowed_down_and_nobody_else_is(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
-        good, refused = await connected(place, "alice"), await place.agent("alice")
+        good, refused = await connect_agent(place, "alice"), await place.agent("alice")
         told: list[str] = []
         async with place.client(refused) as client:
             for _ in range(8):

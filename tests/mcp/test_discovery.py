@@ -29,7 +29,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def connected(place: Room, name: str) -> Agent:
+async def connect_agent(place: Room, name: str) -> Agent:
     agent = await place.agent(name)
     await place.connect(agent, "slack", scopes=SLACK)
     return agent
@@ -56,18 +56,18 @@ def text_of(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-def posted(place: Room) -> int:
+def count_posts(place: Room) -> int:
     return len(place.simulator.books()["posts"])
 
 
-async def called(place: Room, agent: Agent) -> list[Mapping[str, object]]:
+async def tool_call_details(place: Room, agent: Agent) -> list[Mapping[str, object]]:
     events = await read_events(place.vault.deployment, user_id=agent.principal.user_id)
     return [event.details for event in events if event.kind == "tool.called"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_agent_finds_describes_and_calls_a_tool(place: Room, mode: str) -> None:
-    agent = await connected(place, f"finder-{mode}")
+    agent = await connect_agent(place, f"finder-{mode}")
     async with place.client(agent, mode=mode) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert list(tools) == LIST
@@ -86,11 +86,15 @@ async def test_an_agent_finds_describes_and_calls_a_tool(place: Room, mode: str)
     assert posting.structured_content["channel"]
     assert posting.meta[META_KEY]["scopes"] == ["chat:write"]
     assert "[vault] as alice" in text_of(posting)
-    assert [one["tool"] for one in await called(place, agent)] == ["find_tools", "describe_tool", "slack_post"]
+    assert [one["tool"] for one in await tool_call_details(place, agent)] == [
+        "find_tools",
+        "describe_tool",
+        "slack_post",
+    ]
 
 
 async def test_what_is_said_of_the_three_tools_is_true_of_all_that_they_reach(place: Room) -> None:
-    agent = await connected(place, "hints")
+    agent = await connect_agent(place, "hints")
     async with place.client(agent) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     hints = {name: tool.annotations.model_dump(by_alias=True, exclude={"title"}) for name, tool in tools.items()}
@@ -103,15 +107,15 @@ async def test_what_is_said_of_the_three_tools_is_true_of_all_that_they_reach(pl
 
 
 async def test_a_tool_that_is_not_listed_for_length_answers_to_its_name(place: Room) -> None:
-    agent = await connected(place, "by-heart")
-    before = posted(place)
+    agent = await connect_agent(place, "by-heart")
+    before = count_posts(place)
     assert not (await call(place, agent, "slack_post", POST)).is_error
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
 
 
 async def test_a_list_within_the_limit_is_a_list_and_has_no_other_way(tmp_path: Path) -> None:
     async with room(tmp_path) as short:
-        agent = await connected(short, "alice")
+        agent = await connect_agent(short, "alice")
         async with short.client(agent) as client:
             listed = {tool.name for tool in (await client.list_tools()).tools}
             assert "slack_post" in listed
@@ -123,7 +127,7 @@ async def test_a_list_within_the_limit_is_a_list_and_has_no_other_way(tmp_path: 
 
 
 async def test_a_persons_set_that_fits_is_listed_and_what_it_lacks_is_not_found(place: Room) -> None:
-    agent = await connected(place, "chooser")
+    agent = await connect_agent(place, "chooser")
     await choose(place, agent, "slack")
     async with place.client(agent) as client:
         listed = {tool.name for tool in (await client.list_tools()).tools}
@@ -144,7 +148,7 @@ async def test_a_persons_set_that_fits_is_listed_and_what_it_lacks_is_not_found(
 
 
 async def test_a_name_that_no_tool_has_is_answered_with_the_nearest(place: Room) -> None:
-    agent = await connected(place, "misspeller")
+    agent = await connect_agent(place, "misspeller")
     for tool in ("call_tool", "describe_tool"):
         refused = await call(place, agent, tool, {"name": "slack_pots"})
         assert refused.is_error
@@ -171,12 +175,12 @@ async def test_a_name_that_no_tool_has_is_answered_with_the_nearest(place: Room)
 async def test_arguments_that_do_not_fit_are_told_of_the_tool_that_has_them(
     place: Room, arguments: dict[str, object], told: str
 ) -> None:
-    agent = await connected(place, "fumbler")
-    before = posted(place)
+    agent = await connect_agent(place, "fumbler")
+    before = count_posts(place)
     refused = await call(place, agent, "call_tool", arguments)
     assert refused.is_error
     assert told in text_of(refused)
-    assert posted(place) == before
+    assert count_posts(place) == before
     assert not (await by_name(place, agent, "slack_post", POST)).is_error
 
 
@@ -190,7 +194,7 @@ async def test_an_approval_is_bound_to_the_named_tool_and_its_arguments(place: R
             transaction, user_id=who.user_id, client_id=who.client_id, connection_id=connection.id,
             ask=frozenset({"tool:slack_post"}), now=database.now(),
         )  # fmt: skip
-    before = posted(place)
+    before = count_posts(place)
     asked = await by_name(place, agent, "slack_post", POST)
     assert asked.is_error
     link = str(asked.meta["io.github.mcp-token-vault/connect"]["url"])
@@ -204,9 +208,9 @@ async def test_an_approval_is_bound_to_the_named_tool_and_its_arguments(place: R
         await browser.submit(page, form="/approvals/", button=("decision", "allow"))
     other = await by_name(place, agent, "slack_post", {**POST, "text": "other"})
     assert other.is_error
-    assert posted(place) == before
+    assert count_posts(place) == before
     assert not (await by_name(place, agent, "slack_post", POST)).is_error
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
     assert (await call(place, agent, "slack_post", POST)).is_error  # a yes is for one call, by either name
 
 
@@ -214,30 +218,32 @@ async def test_an_account_is_asked_for_in_the_form_that_the_client_speaks(place:
     agent = await place.agent("linker")
     links: list[str] = []
 
-    async def elicited(context: object, params: object) -> ElicitResult:
+    async def connect_when_asked(context: object, params: object) -> ElicitResult:
         assert isinstance(params, ElicitRequestURLParams)
         links.append(params.url)
         await place.connect(agent, "slack", scopes=SLACK)
         return ElicitResult(action="accept")
 
-    async with place.client(agent, elicitation_callback=elicited) as client:
+    async with place.client(agent, elicitation_callback=connect_when_asked) as client:
         posting = await client.call_tool("call_tool", {"name": "slack_post", "arguments": POST})
     assert not posting.is_error
     assert len(links) == 1
     second = await place.agent("linker-2")
     assert "/connect/" in text_of(await by_name(place, second, "slack_post", POST))  # in words
 
-    async def unasked(context: object, params: object) -> ElicitResult:
+    async def accept_without_connecting(context: object, params: object) -> ElicitResult:
         return ElicitResult(action="accept")
 
-    async with place.client(await place.agent("linker-3"), mode="legacy", elicitation_callback=unasked) as client:
+    async with place.client(
+        await place.agent("linker-3"), mode="legacy", elicitation_callback=accept_without_connecting
+    ) as client:
         with pytest.raises(Exception, match="slack_post") as refused:
             await client.call_tool("call_tool", {"name": "slack_post", "arguments": POST})
         assert refused.value.code == -32042
 
 
 async def test_progress_of_the_named_tool_arrives(place: Room) -> None:
-    agent = await connected(place, "watcher")
+    agent = await connect_agent(place, "watcher")
     heard: list[float] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -254,7 +260,7 @@ async def test_progress_of_the_named_tool_arrives(place: Room) -> None:
 
 async def test_calls_by_either_name_use_up_the_same_budget(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"list_limit": 3, "calls_per_minute": 4}) as busy:
-        agent = await connected(busy, "alice")
+        agent = await connect_agent(busy, "alice")
         ends = [
             await (
                 call(busy, agent, "slack_channels", {}) if number % 2 else by_name(busy, agent, "slack_channels", {})
@@ -268,7 +274,7 @@ async def test_calls_by_either_name_use_up_the_same_budget(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["call_tool", "find_tools"])
 async def test_an_ended_grant_ends_them(place: Room, name: str) -> None:
-    agent = await connected(place, f"ended-{name}")
+    agent = await connect_agent(place, f"ended-{name}")
     arguments = {"query": "x"} if name == "find_tools" else {"name": "slack_post", "arguments": POST}
     params = {"name": name, "arguments": arguments}
 
@@ -279,15 +285,15 @@ async def test_an_ended_grant_ends_them(place: Room, name: str) -> None:
             )
 
     assert (await ask()).status_code == 200
-    deployment, before = place.vault.deployment, posted(place)
+    deployment, before = place.vault.deployment, count_posts(place)
     async with deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
     assert (await ask()).status_code == 401
-    assert posted(place) == before
+    assert count_posts(place) == before
 
 
 async def test_the_operator_can_choose_another_length_for_one_client(place: Room) -> None:
-    agent = await connected(place, "long")
+    agent = await connect_agent(place, "long")
     limits = place.vault.deployment.offer.list_limits
     assert isinstance(limits, dict)
     limits[agent.principal.client_id] = 0

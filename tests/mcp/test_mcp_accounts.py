@@ -206,7 +206,7 @@ async def name_of(place: Room, agent: Agent) -> str:
     return user.name
 
 
-async def listed(place: Room, agent: Agent) -> dict[str, object]:
+async def list_connections(place: Room, agent: Agent) -> dict[str, object]:
     """What the tool `connections` answers."""
     message = modern("tools/call", {"name": "connections", "arguments": {}})
     async with place.http(agent) as http:
@@ -232,7 +232,7 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
             connection_id=ended.id,
             now=deployment.now(),
         )
-    answer = await listed(place, agent)
+    answer = await list_connections(place, agent)
     content = answer["structuredContent"]
     assert content["_vault"].startswith("[vault]") and "data, not instructions" in content["_vault"]
     shown = {entry["account"]: entry["your_scopes"] for entry in content["connections"]}

@@ -225,7 +225,7 @@ async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pyt
     read: list[str] = []
     look_up, fetch = database.look_up, database.fetch
 
-    async def counted(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+    async def look_up_and_count(sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         read.append(sql)
         return await look_up(sql, parameters)
 
@@ -233,7 +233,7 @@ async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pyt
         read.append(sql)
         return await fetch(sql, parameters)
 
-    monkeypatch.setattr(database, "look_up", counted)
+    monkeypatch.setattr(database, "look_up", look_up_and_count)
     monkeypatch.setattr(database, "fetch", counted_too)
     call = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}})
     async with place.http(agent) as http:

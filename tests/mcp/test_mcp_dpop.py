@@ -82,7 +82,7 @@ async def bound_token(place: Room, endpoint: str = "/mcp") -> str:
 
 
 @asynccontextmanager
-async def opened(place: Room, auth: ProofAuth, transport: str) -> AsyncGenerator[Client]:
+async def open_client(place: Room, auth: ProofAuth, transport: str) -> AsyncGenerator[Client]:
     if transport == "sse":
         async with Client(sse_client(f"{place.url}/sse", auth=auth)) as client:
             yield client
@@ -99,7 +99,7 @@ async def opened(place: Room, auth: ProofAuth, transport: str) -> AsyncGenerator
 @pytest.mark.parametrize("transport", ["modern", "legacy", "sse"])
 async def test_the_official_client_with_a_proof_for_each_request_is_let_in(place: Room, transport: str) -> None:
     auth = ProofAuth(place, await bound_token(place, "/sse" if transport == "sse" else "/mcp"))
-    async with opened(place, auth, transport) as client:
+    async with open_client(place, auth, transport) as client:
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         assert not (await client.call_tool("connections", {})).is_error
     assert set(auth.proved) >= ({"GET /sse", "POST /messages/"} if transport == "sse" else {"POST /mcp"})

@@ -62,7 +62,7 @@ class Newcomer:
             code=self._answer["code"], state=self._answer.get("state"), iss=self._answer.get("iss")
         )
 
-    async def elicited(self, context: object, params: object) -> ElicitResult:
+    async def follow_elicited_link(self, context: object, params: object) -> ElicitResult:
         """The client opens the link; alice agrees there and at the provider."""
         assert isinstance(params, ElicitRequestURLParams)
         await self.follow(params.url)
@@ -113,7 +113,7 @@ def text(result: CallToolResult) -> str:
 async def test_a_newcomer_connects_once_and_later_runs_ask_nothing(place: Room, path: str, mode: str) -> None:
     async with Person(place.url) as person:
         alice = Newcomer(place, person, path)
-        async with alice.client(mode=mode, elicitation_callback=alice.elicited) as client:
+        async with alice.client(mode=mode, elicitation_callback=alice.follow_elicited_link) as client:
             assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
             if mode == "auto":  # the client opens the link and retries by itself
                 posted = await client.call_tool("slack_post", POST)

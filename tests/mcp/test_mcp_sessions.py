@@ -39,7 +39,7 @@ async def status(http: httpx2.AsyncClient, session: str) -> int:
 
 
 @asynccontextmanager
-async def listening(http: httpx2.AsyncClient, session: str) -> AsyncGenerator[httpx2.Response]:
+async def listen(http: httpx2.AsyncClient, session: str) -> AsyncGenerator[httpx2.Response]:
     headers = {"accept": "text/event-stream", "mcp-session-id": session, "mcp-protocol-version": "2025-11-25"}
     async with http.stream("GET", "/mcp", headers=headers) as answer:
         assert answer.status_code == 200
@@ -62,7 +62,7 @@ async def test_the_session_that_an_agent_has_not_used_for_longest_makes_room(pla
 async def test_a_session_that_somebody_listens_to_stays_while_there_is_an_idle_one(place: Room) -> None:
     async with place.http(await place.agent("carol")) as http:
         heard = await legacy_session(http)
-        async with listening(http, heard):
+        async with listen(http, heard):
             idle = [await legacy_session(http) for _ in range(PER_CLIENT)]
             assert await status(http, heard) == 200
             assert await status(http, idle[0]) == 404
@@ -72,7 +72,7 @@ async def test_when_somebody_listens_to_all_of_them_the_oldest_ends(place: Room)
     async with place.http(await place.agent("dora")) as http, AsyncExitStack() as stack:
         sessions = [await legacy_session(http) for _ in range(PER_CLIENT)]
         for session in sessions:
-            await stack.enter_async_context(listening(http, session))
+            await stack.enter_async_context(listen(http, session))
         new = await legacy_session(http)
         assert await status(http, sessions[0]) == 404
         assert await status(http, new) == 200
@@ -200,7 +200,7 @@ async def _all(agent: Agent, http: httpx2.AsyncClient, path: str) -> list[httpx2
             return [answer]
     session = await legacy_session(http)
     call = modern("tools/call", {"name": "slack_channels", "arguments": {}})
-    async with listening(http, session) as stream:
+    async with listen(http, session) as stream:
         found = [stream]
         found.append(await http.post(path, json=call, headers=modern_headers("tools/call", "slack_channels")))
         assert found[-1].status_code == 200

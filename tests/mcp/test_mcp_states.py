@@ -32,7 +32,7 @@ async def ask(place: Room, agent: Agent, method: str, params: dict[str, object],
     return json.dumps(answer.json()["result"])
 
 
-async def listed(place: Room, agent: Agent) -> list[str]:
+async def tool_names(place: Room, agent: Agent) -> list[str]:
     return [tool["name"] for tool in json.loads(await ask(place, agent, "tools/list", {}))["tools"]]
 
 
@@ -64,7 +64,7 @@ async def ambiguous(place: Room, connection: Connection) -> None:
     vault.tasks.watches.seconds(connection.id, lease.fence, now=vault.database.now() - LEASE)
 
 
-async def revoked(place: Room, connection: Connection) -> None:
+async def disconnect_account(place: Room, connection: Connection) -> None:
     deployment = place.vault.deployment
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
@@ -75,18 +75,18 @@ State = Callable[[Room, Connection], Awaitable[None]]
 
 async def test_tools_stay_listed_and_each_state_has_its_own_answer_with_a_link(place: Room) -> None:
     said: dict[str, str] = {}
-    states: dict[str, State] = {"needs_reauth": needs_reauth, "ambiguous": ambiguous, "revoked": revoked}
+    states: dict[str, State] = {"needs_reauth": needs_reauth, "ambiguous": ambiguous, "revoked": disconnect_account}
     for name, enter in states.items():
         place.simulator.control("clear_faults")
         agent = await place.agent(f"person in {name}")
-        before = await listed(place, agent)
+        before = await tool_names(place, agent)
         assert "slack_post" in before
         connection = await place.connect(agent, "slack", scopes=SCOPES)
         assert '"isError": true' not in await post(place, agent)
         await enter(place, connection)
         said[name] = await post(place, agent)
         assert f"{place.url}/connect/" in said[name]
-        assert await listed(place, agent) == before
+        assert await tool_names(place, agent) == before
         shown = await ask(place, agent, "tools/call", {"name": "connections", "arguments": {}}, name="connections")
         assert (name in shown) is (name != "revoked")
     texts = [json.loads(answer)["content"][0]["text"] for answer in said.values()]

@@ -43,7 +43,7 @@ class CallingAgent:
     http: httpx2.AsyncClient
 
     @property
-    def wanted(self) -> ExchangeRequest:
+    def exchange_request(self) -> ExchangeRequest:
         """What a call asks of the exchange."""
         call = ToolCall("slack_post", arguments=lambda: POST)
         return ExchangeRequest(self.agent.principal, "slack", SLACK, purpose="slack_post", call=call, is_kept=True)
@@ -77,7 +77,7 @@ class CallingAgent:
 
 
 @asynccontextmanager
-async def calling(place: Room) -> AsyncGenerator[CallingAgent]:
+async def calling_agent(place: Room) -> AsyncGenerator[CallingAgent]:
     agent = await place.agent(f"person-{len(await users.list_users(place.vault.deployment.database))}")
     connection = await place.connect(agent, "slack", scopes=SLACK)
     async with place.http(agent) as http:
@@ -92,19 +92,21 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 @pytest.fixture
 async def one(place: Room) -> AsyncGenerator[CallingAgent]:
-    async with calling(place) as found:
+    async with calling_agent(place) as found:
         yield found
 
 
 @pytest.fixture
-async def stored(store: Store) -> AsyncGenerator[CallingAgent]:
+async def calling_agent_of_store(store: Store) -> AsyncGenerator[CallingAgent]:
     """On each database."""
-    async with room(store.data, database_url=store.url) as opened, calling(opened) as found:
+    async with room(store.data, database_url=store.url) as opened, calling_agent(opened) as found:
         yield found
 
 
-async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stored: CallingAgent) -> None:
-    one = stored
+async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(
+    calling_agent_of_store: CallingAgent,
+) -> None:
+    one = calling_agent_of_store
     assert await one.opens() > 0, "the first call opens the token"
     await one.repeat()
     await one.post(text="another text")
@@ -125,7 +127,7 @@ async def test_only_the_second_call_keeps_the_token_opened(one: CallingAgent) ->
     opened: list[int] = []
     for _ in range(4):
         before = KEY_USES[ACCESS_TOKEN, "open"]
-        await kept.exchange(one.wanted, vault=deployment.vault, now=deployment.now())
+        await kept.exchange(one.exchange_request, vault=deployment.vault, now=deployment.now())
         opened.append(KEY_USES[ACCESS_TOKEN, "open"] - before)
     assert opened == [1, 1, 0, 0]
 
@@ -136,12 +138,12 @@ async def test_a_decision_whose_token_opens_no_more_is_refused_and_reported_as_a
 ) -> None:
     deployment, kept = one.place.vault.deployment, RecentTokens()
     vault = deployment.vault
-    await kept.exchange(one.wanted, vault=vault, now=deployment.now())
+    await kept.exchange(one.exchange_request, vault=vault, now=deployment.now())
     async with room(tmp_path / "data") as other:
         keys = vault.keys if is_same_ring else other.vault.deployment.keys
         refused = None
         try:
-            await kept.exchange(one.wanted, vault=replace(vault, keys=keys), now=deployment.now())
+            await kept.exchange(one.exchange_request, vault=replace(vault, keys=keys), now=deployment.now())
         except VaultError as error:
             refused = error.code
     found = [event.kind for event in await read_events(deployment) if event.user_id == one.ids["user_id"]]

@@ -58,7 +58,7 @@ async def get(place: Room, agent: Agent, task: str) -> dict[str, Any]:
     return (await ask(place, agent, "tasks/get", {"taskId": task}))["result"]
 
 
-async def asked(place: Room, name: str) -> tuple[Agent, str]:
+async def start_task(place: Room, name: str) -> tuple[Agent, str]:
     """An agent whose call waits as a task."""
     agent, _ = await asking_agent(place, name, "tool:slack_post")
     return agent, str((await post(place, agent))["taskId"])
@@ -72,7 +72,7 @@ async def answer(place: Room, name: str, task: str, decision: str) -> httpx2.Res
         return await browser.submit(page, form="/approvals/", button=("decision", decision))
 
 
-def posted(place: Room) -> int:
+def count_posts(place: Room) -> int:
     return len(place.simulator.books()["posts"])
 
 
@@ -84,7 +84,7 @@ def words(task: Mapping[str, Any]) -> str:
 
 async def test_a_call_waits_as_a_task_and_is_made_when_its_client_polls_after_the_yes(place: Room) -> None:
     agent, _ = await asking_agent(place, "patient", "tool:slack_post")
-    offered, before = await post(place, agent), posted(place)
+    offered, before = await post(place, agent), count_posts(place)
     assert {key: offered[key] for key in ("resultType", "status", "ttlMs", "pollIntervalMs")} == {
         "resultType": "task",
         "status": "working",
@@ -101,14 +101,14 @@ async def test_a_call_waits_as_a_task_and_is_made_when_its_client_polls_after_th
     )
     assert "result" not in waiting
     assert "Approved" in (await answer(place, "patient", task, "allow")).text
-    assert posted(place) == before, "the yes alone does nothing"
+    assert count_posts(place) == before, "the yes alone does nothing"
     done = await get(place, agent, task)
     assert done["status"] == "completed"
     assert not done["result"].get("isError")
     assert done["result"]["structuredContent"]["channel"]
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
     assert await get(place, agent, task) == done, "for a client that missed the answer"
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
     assert (await post(place, agent))["taskId"] != task, "a yes is for one call"
 
 
@@ -144,7 +144,7 @@ async def test_a_client_that_opens_links_does_that_first(place: Room, monkeypatc
 
 
 async def test_a_task_is_nobody_elses(place: Room) -> None:
-    agent, task = await asked(place, "owner-of-a-task")
+    agent, task = await start_task(place, "owner-of-a-task")
     other, _ = await asking_agent(place, "stranger", "tool:slack_post")
     same_person = await place.agent("owner-of-a-task")
     for method in ("tasks/get", "tasks/update", "tasks/cancel"):
@@ -184,20 +184,20 @@ async def test_a_question_about_no_call_is_no_task(place: Room) -> None:
 
 
 async def test_of_many_that_poll_at_once_one_makes_the_call(place: Room) -> None:
-    agent, task = await asked(place, "crowded")
+    agent, task = await start_task(place, "crowded")
     await answer(place, "crowded", task, "allow")
-    before = posted(place)
+    before = count_posts(place)
     found = await asyncio.gather(*(get(place, agent, task) for _ in range(12)))
     assert {one["status"] for one in found} <= {"working", "completed"}
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
     assert not (await get(place, agent, task))["result"].get("isError")
 
 
 async def test_a_no_and_no_answer_complete_the_task_with_words(place: Room) -> None:
-    agent, task = await asked(place, "denier")
+    agent, task = await start_task(place, "denier")
     await answer(place, "denier", task, "deny")
     assert "denied this call" in words(await get(place, agent, task))
-    agent, task = await asked(place, "absent")
+    agent, task = await start_task(place, "absent")
     database = place.vault.deployment.database
     database.clock_offset += 601
     try:
@@ -207,14 +207,14 @@ async def test_a_no_and_no_answer_complete_the_task_with_words(place: Room) -> N
 
 
 async def test_a_client_withdraws_what_waits_and_not_what_was_done(place: Room) -> None:
-    agent, task = await asked(place, "regretful")
-    before = posted(place)
+    agent, task = await start_task(place, "regretful")
+    before = count_posts(place)
     assert (await ask(place, agent, "tasks/cancel", {"taskId": task}))["result"]["resultType"] == "complete"
     assert (await get(place, agent, task))["status"] == "cancelled"
     assert "Approved" not in (await answer_late(place, "regretful", task))
-    assert posted(place) == before
+    assert count_posts(place) == before
     assert (await post(place, agent))["taskId"] != task
-    agent, task = await asked(place, "too-late")
+    agent, task = await start_task(place, "too-late")
     await answer(place, "too-late", task, "allow")
     done = await get(place, agent, task)
     await ask(place, agent, "tasks/cancel", {"taskId": task})
@@ -231,9 +231,9 @@ async def answer_late(place: Room, name: str, task: str) -> str:
 
 async def test_a_call_that_was_begun_and_lost_is_not_made_again(place: Room) -> None:
     """As after a crash between the call and the keeping of its result."""
-    agent, task = await asked(place, "crashed")
+    agent, task = await start_task(place, "crashed")
     await answer(place, "crashed", task, "allow")
-    before = posted(place)
+    before = count_posts(place)
     await get(place, agent, task)
     async with place.vault.deployment.transaction() as transaction:
         await transaction.execute("delete from tickets where purpose = 'task'")
@@ -244,7 +244,7 @@ async def test_a_call_that_was_begun_and_lost_is_not_made_again(place: Room) -> 
         assert "Check whether it was done" in words(await get(place, agent, task))
     finally:
         database.clock_offset -= 31
-    assert posted(place) == before + 1
+    assert count_posts(place) == before + 1
 
 
 class _Params(RequestParams):

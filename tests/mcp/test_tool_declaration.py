@@ -199,7 +199,7 @@ async def of_two_accounts(account: Annotated[str, Field(description="Which")]) -
     return NameOutput(name=account)
 
 
-async def mixed(span: Span, limit: Annotated[int, Field(description="How many")] = 1) -> NameOutput:
+async def mix_arguments(span: Span, limit: Annotated[int, Field(description="How many")] = 1) -> NameOutput:
     """Count."""
     return NameOutput(name=str(span.low + limit))
 
@@ -215,7 +215,7 @@ async def plain(limit: Annotated[int, Field(description="How many")] = 1) -> Nam
         (silent, "silent: write a docstring"),
         (loose, "loose: annotate the result"),
         (of_two_accounts, "of_two_accounts: every tool has `account` already"),
-        (mixed, "mixed: one ToolInput stands for all arguments"),
+        (mix_arguments, "mixed: one ToolInput stands for all arguments"),
     ],
 )
 def test_a_function_that_cannot_be_a_tool_says_what_to_write(

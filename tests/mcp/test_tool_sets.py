@@ -39,7 +39,7 @@ async def choose(place: Room, agent: Agent, tool_set: str | None) -> None:
         )
 
 
-async def listed(place: Room, agent: Agent, *, mode: str = "auto") -> set[str]:
+async def tool_names(place: Room, agent: Agent, *, mode: str = "auto") -> set[str]:
     async with place.client(agent, mode=mode) as client:
         return {tool.name for tool in (await client.list_tools()).tools}
 
@@ -53,7 +53,7 @@ def text_of(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-def posted(place: Room) -> int:
+def count_posts(place: Room) -> int:
     return len(place.simulator.books()["posts"])
 
 
@@ -62,29 +62,29 @@ async def test_a_persons_set_takes_tools_from_one_agent_at_once(place: Room, mod
     agent, other = await place.agent(), await place.agent()
     connection = await place.connect(agent, "slack", scopes=SLACK)
     await place.allow(other, connection, SLACK)
-    everything = await listed(place, agent, mode=mode)
+    everything = await tool_names(place, agent, mode=mode)
     assert {"slack_post", "slack_history", "gmail_send", "connections"} <= everything
     assert not (await post(place, agent, mode=mode)).is_error
 
     await choose(place, agent, "read-only")
-    left = await listed(place, agent, mode=mode)
+    left = await tool_names(place, agent, mode=mode)
     assert left < everything
     assert {"slack_history", "gmail_search", "connections"} <= left
     assert not {"slack_post", "gmail_send", "calendar_delete"} & left
-    before = posted(place)
+    before = count_posts(place)
     refused = await post(place, agent, mode=mode)
     assert refused.is_error
     assert "read-only" in text_of(refused)
     assert "Agents page" in text_of(refused)
-    assert posted(place) == before
+    assert count_posts(place) == before
     async with place.client(agent, mode=mode) as client:
         assert not (await client.call_tool("slack_channels", {})).is_error  # what the set has
 
-    assert await listed(place, other, mode=mode) == everything  # the person's other agents keep theirs
+    assert await tool_names(place, other, mode=mode) == everything  # the person's other agents keep theirs
     assert not (await post(place, other, mode=mode)).is_error
 
     await choose(place, agent, None)
-    assert await listed(place, agent, mode=mode) == everything
+    assert await tool_names(place, agent, mode=mode) == everything
     assert not (await post(place, agent, mode=mode)).is_error
 
 
@@ -109,10 +109,10 @@ async def test_a_set_gives_no_permission(place: Room) -> None:
     agent = await place.agent()
     await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
     await choose(place, agent, "slack")
-    assert "slack_post" in await listed(place, agent)
-    before = posted(place)
+    assert "slack_post" in await tool_names(place, agent)
+    before = count_posts(place)
     assert "/connect/" in text_of(await post(place, agent))
-    assert posted(place) == before
+    assert count_posts(place) == before
     assert "/connect/" not in text_of(await post(place, agent, tool="gmail_send"))  # no link for what is taken away
 
 
@@ -122,7 +122,7 @@ async def test_the_operators_set_is_refused_with_his_setting_and_the_persons_is_
     profiles = place.vault.deployment.offer.profiles
     assert isinstance(profiles, dict)
     profiles[agent.principal.client_id] = "writers"
-    left = await listed(place, agent)
+    left = await tool_names(place, agent)
     assert "slack_post" in left
     assert not {"slack_react", "gmail_send"} & left
     assert not (await post(place, agent)).is_error
@@ -130,20 +130,20 @@ async def test_the_operators_set_is_refused_with_his_setting_and_the_persons_is_
     assert "writers" in refused
     assert "tools.profile" in refused
     await choose(place, agent, "google")  # nothing in both
-    assert await listed(place, agent) == {"connections"}
+    assert await tool_names(place, agent) == {"connections"}
     assert "tool set google" in text_of(await post(place, agent))
     assert "tools.profile" in text_of(await post(place, agent, tool="gmail_send"))
     await choose(place, agent, "everything")
-    assert await listed(place, agent) == left
+    assert await tool_names(place, agent) == left
     profiles.clear()
-    assert "gmail_send" in await listed(place, agent)
+    assert "gmail_send" in await tool_names(place, agent)
 
 
 async def test_a_chosen_set_that_the_operator_removed_leaves_nothing(place: Room) -> None:
     agent = await place.agent()
     await place.connect(agent, "slack", scopes=SLACK)
     await choose(place, agent, "removed")
-    assert await listed(place, agent) == {"connections"}
+    assert await tool_names(place, agent) == {"connections"}
     assert "tool set removed" in text_of(await post(place, agent))
     await choose(place, agent, "writers")
     assert not (await post(place, agent)).is_error

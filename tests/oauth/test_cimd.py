@@ -248,17 +248,17 @@ async def test_a_failure_tells_nothing_of_what_was_found_there(room: World, site
     closed.close()
     site.documents["empty.json"] = JSONResponse({})
 
-    async def timed(address: str) -> tuple[float, int, str]:
+    async def time_request(address: str) -> tuple[float, int, str]:
         started = time.monotonic()
         answer = await room.ask(address)
         return time.monotonic() - started, answer.status_code, answer.text
 
     found = await asyncio.gather(
-        timed(f"http://127.0.0.1:{closed_port}/client.json"),
-        timed(site.address("absent-too.json")),
-        timed(site.address("empty.json")),
-        timed("https://10.0.0.1/client.json"),
-        timed("https://does-not-exist.invalid/client.json"),
+        time_request(f"http://127.0.0.1:{closed_port}/client.json"),
+        time_request(site.address("absent-too.json")),
+        time_request(site.address("empty.json")),
+        time_request("https://10.0.0.1/client.json"),
+        time_request("https://does-not-exist.invalid/client.json"),
     )
     seconds = [one[0] for one in found]
     assert len({one[1:] for one in found}) == 1
@@ -313,7 +313,7 @@ async def test_a_changed_redirect_list_drops_consent_and_old_redirects(room: Wor
     client_id = site.publish("changing.json", redirect_uris=[first], headers={"Cache-Control": "max-age=60"})
     told = await room.allow_request(client_id, "A" * 43, redirect_uri=first)
     assert told["code"]
-    code = await _redeemed(room, client_id, first)
+    code = await _redeem_code(room, client_id, first)
     assert code.status_code == 200
     assert "code=" in (await room.ask(client_id, redirect_uri=first)).headers["location"]  # remembered
     site.publish("changing.json", redirect_uris=[first, second], headers={"Cache-Control": "max-age=60"})
@@ -325,7 +325,7 @@ async def test_a_changed_redirect_list_drops_consent_and_old_redirects(room: Wor
         assert is_asked(await room.ask(client_id, redirect_uri=second))
 
 
-async def _redeemed(room: World, client_id: str, redirect_uri: str) -> httpx2.Response:
+async def _redeem_code(room: World, client_id: str, redirect_uri: str) -> httpx2.Response:
     code = await room.code(client_id, redirect_uri=redirect_uri)
     return await room.token(code.form(redirect_uri=redirect_uri))
 

@@ -36,12 +36,14 @@ from vault.upstream import Account, TokenAnswer
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with opened(tmp_path_factory.mktemp("repeats") / "data") as found:
+    async with open_exchange_room(tmp_path_factory.mktemp("repeats") / "data") as found:
         yield found
 
 
 @contextlib.asynccontextmanager
-async def opened(data: Path, *, database_url: str | None = None, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
+async def open_exchange_room(
+    data: Path, *, database_url: str | None = None, **overrides: object
+) -> AsyncGenerator[ExchangeRoom]:
     async with (
         room(data, database_url=database_url, **overrides) as found,
         httpx2.AsyncClient(base_url=found.url, timeout=20, trust_env=False) as http,
@@ -464,7 +466,7 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
 
 
 async def test_on_each_database_a_revocation_of_another_process_counts_at_once(store: Store) -> None:
-    async with opened(store.data, database_url=store.url) as place:
+    async with open_exchange_room(store.data, database_url=store.url) as place:
         one = await scene(place)
         for _ in range(3):
             assert (await one.exchange()).json()["narrowing"] == "none"
@@ -486,7 +488,7 @@ _VALUES = st.sampled_from(["aaaa.bbbb.cccc", "dddd.eeee.ffff", "a%62", "a+b", ""
 _BODIES = st.lists(st.tuples(_NAMES, _VALUES), max_size=5).map(lambda pairs: "&".join(f"{n}={v}" for n, v in pairs))
 
 
-def asked(body: str, **headers: str) -> bytes | None:
+def question_digest(body: str, **headers: str) -> bytes | None:
     fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     found = question_of(Request({"type": "http", "headers": fields}), body.encode())
     return None if found is None else found.digest
@@ -510,17 +512,17 @@ def rest(body: str) -> dict[str, str] | None:
 
 @given(_BODIES, _BODIES)
 def test_requests_that_count_as_one_differ_in_the_subject_token_alone(one: str, other: str) -> None:
-    if is_plain(one) and is_plain(other) and asked(one) == asked(other) and rest(one) is not None:
+    if is_plain(one) and is_plain(other) and question_digest(one) == question_digest(other) and rest(one) is not None:
         assert rest(one) == rest(other)
 
 
 def test_headers_that_say_who_asks_are_part_of_the_request() -> None:
     body = "a=b&subject_token=aaaa.bbbb.cccc"
-    plain = asked(body)
+    plain = question_digest(body)
     assert plain is not None
-    assert asked(body.replace("aaaa", "dddd")) == plain
-    assert asked(body, accept="*/*") == plain
-    assert asked(body, authorization="Basic eA==") not in {plain, None}
-    assert asked(body, dpop="x") is None
-    assert asked(body, origin="https://app.example") is None
-    assert asked("a=b") is None
+    assert question_digest(body.replace("aaaa", "dddd")) == plain
+    assert question_digest(body, accept="*/*") == plain
+    assert question_digest(body, authorization="Basic eA==") not in {plain, None}
+    assert question_digest(body, dpop="x") is None
+    assert question_digest(body, origin="https://app.example") is None
+    assert question_digest("a=b") is None

@@ -227,14 +227,14 @@ async def test_a_worker_reaches_listed_scopes_only(place: ExchangeRoom) -> None:
     caller = await worker(place, scopes=["channels:read"])
     user, _, _ = await someone(place, caller)
 
-    async def wanting(scope: str | None) -> httpx2.Response:
+    async def ask_for_scope(scope: str | None) -> httpx2.Response:
         return await ask(place, caller, place.worker_token(caller, user, key=KEY), scope=scope)
 
-    answer = await wanting("chat:write channels:read")
+    answer = await ask_for_scope("chat:write channels:read")
     assert refusal_code(answer) == "invalid_scope"
     assert answer.json()["missing_scope"] == "chat:write"
-    assert (await wanting("channels:read")).json()["scope"] == "channels:read"
-    assert (await wanting(None)).json()["scope"] == "channels:read", "nothing asked means what is listed"
+    assert (await ask_for_scope("channels:read")).json()["scope"] == "channels:read"
+    assert (await ask_for_scope(None)).json()["scope"] == "channels:read", "nothing asked means what is listed"
     nothing = await worker(place, scopes=[READONLY])
     user, _, _ = await someone(place, nothing)
     answer = await ask(place, nothing, place.worker_token(nothing, user, key=KEY), scope=None)
@@ -250,15 +250,15 @@ async def test_a_worker_reaches_listed_accounts_only(place: ExchangeRoom) -> Non
     for connection in (first, second):
         await place.room.allow(await place.agent(caller, user.name), connection, SLACK)
 
-    async def naming(**more: str | None) -> httpx2.Response:
+    async def ask_for_account(**more: str | None) -> httpx2.Response:
         return await ask(place, caller, place.worker_token(caller, user, key=KEY), **more)
 
-    answer = await naming()
+    answer = await ask_for_account()
     assert answer.json()["api_base_url"].split("/")[-2] == second.id
-    assert refusal_code(await naming(account=first.id)) == "invalid_target"
-    assert refusal_code(await naming(audience=first.id)) == "invalid_target"
-    assert (await naming(audience=second.id)).status_code == 200
-    assert refusal_code(await naming(audience="google", scope=READONLY)) in {"invalid_target", "invalid_scope"}
+    assert refusal_code(await ask_for_account(account=first.id)) == "invalid_target"
+    assert refusal_code(await ask_for_account(audience=first.id)) == "invalid_target"
+    assert (await ask_for_account(audience=second.id)).status_code == 200
+    assert refusal_code(await ask_for_account(audience="google", scope=READONLY)) in {"invalid_target", "invalid_scope"}
 
 
 async def test_a_worker_has_nothing_that_the_person_did_not_allow(place: ExchangeRoom) -> None:

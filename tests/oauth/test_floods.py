@@ -36,7 +36,7 @@ async def rows(vault: RunningVault, table: str) -> int:
     return integer(found, "n")
 
 
-async def shed(vault: RunningVault) -> None:
+async def shed_load(vault: RunningVault) -> None:
     """What the upkeep does each two minutes."""
     for step in SHED:
         await step.work(vault.deployment)
@@ -102,13 +102,13 @@ async def test_tickets_counters_and_single_use_values_of_strangers_are_gone_with
         url = world.authorize_url(client[0], "A" * 43)
         assert (await http.get(url)).status_code == 303
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)
-        await shed(vault)
+        await shed_load(vault)
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)  # they still matter
         vault.deployment.database.clock_offset += 960
-        await shed(vault)
+        await shed_load(vault)
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (0, 0)
         vault.deployment.database.clock_offset += 7200
-        await shed(vault)
+        await shed_load(vault)
         assert await rows(vault, "limits") == 0
 
 

@@ -82,7 +82,7 @@ def _part(content: object) -> str:
     return urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
 
 
-def _relabeled(token: str, **header: object) -> str:
+def _relabel(token: str, **header: object) -> str:
     """The token under another header; the signature stays."""
     head = {name: value for name, value in (dict(jose.unverified_header(token)) | header).items() if value is not None}
     return ".".join([_part(head), *token.split(".")[1:]])
@@ -95,7 +95,7 @@ async def test_a_key_counts_for_its_own_algorithm_only(reader: Reader, algorithm
     token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
     for other in ("none", "HS256", "RS512", algorithm.lower(), ""):
-        assert not await reader.counts(_relabeled(token, alg=other)), other
+        assert not await reader.counts(_relabel(token, alg=other)), other
     families = ({"RS256", "PS256"}, {"EdDSA", "Ed25519"})  # two paddings of one key, two names of one algorithm
     for other in jose.ISSUER_ALGORITHMS:
         is_fit = other == algorithm or {other, algorithm} in families
@@ -140,8 +140,8 @@ async def test_keys_of_a_token_that_names_none_are_tried_and_a_named_one_must_be
     reader.issuer.change_keys = lambda keys: [other, *keys]
     token = reader.issuer.sign_claims(CLAIMS)
     assert await reader.counts(token)
-    assert not await reader.counts(_relabeled(token, kid="op-0"))
-    assert not await reader.counts(_relabeled(token, kid=7))
+    assert not await reader.counts(_relabel(token, kid="op-0"))
+    assert not await reader.counts(_relabel(token, kid=7))
     assert await reader.counts(sign_jwt({"alg": "RS256"}, CLAIMS, RSA))
     assert not await reader.counts(sign_jwt({"alg": "RS256"}, CLAIMS, RSAKey.generate_key(2048)))
 
@@ -149,7 +149,7 @@ async def test_keys_of_a_token_that_names_none_are_tried_and_a_named_one_must_be
 @pytest.mark.requirement("S-134")
 async def test_unknown_keys_make_nobody_look_more_often_than_the_pause(reader: Reader) -> None:
     token = reader.issuer.sign_claims(CLAIMS)
-    storm = [_relabeled(token, kid=f"unknown-{number}") for number in range(60)]
+    storm = [_relabel(token, kid=f"unknown-{number}") for number in range(60)]
     assert not any(await asyncio.gather(*map(reader.counts, storm)))
     assert reader.looks == 1
     reader.now += RETRY - 1
@@ -203,7 +203,7 @@ async def test_a_set_that_cannot_be_read_is_told_from_one_without_the_key(reader
     reader.now += RETRY
     assert await reader.counts(token)
     with pytest.raises(jose.TokenMalformed) as refusal:
-        await claims_of_issuer(reader.outbound, _relabeled(token, kid="x"), reader.url, policy=LOOPBACK, now=reader.now)
+        await claims_of_issuer(reader.outbound, _relabel(token, kid="x"), reader.url, policy=LOOPBACK, now=reader.now)
     assert not isinstance(refusal.value, NoKeys)
 
 
@@ -266,25 +266,25 @@ async def test_an_outage_keeps_no_key_that_did_not_count_before(reader: Reader) 
     reader.issuer.broken = "unavailable"
     reader.now += KEPT
     assert not await reader.counts(sign_jwt({"alg": "RS256", "kid": "op-1"}, CLAIMS, RSAKey.generate_key(2048)))
-    assert not await reader.counts(_relabeled(token, kid="other"))
+    assert not await reader.counts(_relabel(token, kid="other"))
     assert not await reader.counts(token.rpartition(".")[0] + ".AAAA")
     reader.now -= 2 * KEPT  # a clock that was put back keeps nothing for longer
     assert not await reader.counts(token)
 
 
 async def test_keys_of_strangers_outlast_an_outage_too(reader: Reader) -> None:
-    async def found() -> bool:
+    async def finds_keys() -> bool:
         keys = await keys_behind(
             reader.outbound, reader.url, kid="op-1", policy=LOOPBACK, on_behalf_of="192.0.2.1", now=reader.now
         )
         return bool(keys)
 
-    assert await found()
+    assert await finds_keys()
     reader.issuer.broken = "unavailable"
     reader.now += KEPT_IN_OUTAGE - 1
-    assert await found()
+    assert await finds_keys()
     reader.now += 1
-    assert not await found()
+    assert not await finds_keys()
 
 
 async def test_a_set_is_read_up_to_a_quarter_of_a_megabyte(reader: Reader) -> None:

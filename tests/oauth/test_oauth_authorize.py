@@ -23,7 +23,7 @@ from vault.refusals import TransitionRefused
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
-def refused(answer: httpx2.Response, world: World, *, state: str | None = None) -> str:
+def redirected_error(answer: httpx2.Response, world: World, *, state: str | None = None) -> str:
     """The error code that reached the client at its redirect URI, whose form is checked on the way."""
     assert answer.status_code == 303, answer.text[:300]
     location = answer.headers["location"]
@@ -54,7 +54,7 @@ def assert_page(answer: httpx2.Response) -> None:
 async def test_no_code_without_a_challenge(world: World, method: str, challenge: str | None) -> None:
     client_id = await world.public_client(token_endpoint_auth_method=method)
     answer = await world.ask(client_id, code_challenge=challenge, state="s")
-    assert refused(answer, world, state="s") == "invalid_request"
+    assert redirected_error(answer, world, state="s") == "invalid_request"
     assert (await world.ask(client_id)).headers["location"].startswith("/consent")
 
 
@@ -62,7 +62,7 @@ async def test_no_code_without_a_challenge(world: World, method: str, challenge:
 @pytest.mark.parametrize("method", ["plain", None, "", "s256", "S512", "none", "S256 plain"])
 async def test_no_challenge_method_but_s256(world: World, method: str | None) -> None:
     client_id = await world.public_client()
-    assert refused(await world.ask(client_id, code_challenge_method=method), world) == "invalid_request"
+    assert redirected_error(await world.ask(client_id, code_challenge_method=method), world) == "invalid_request"
 
 
 MUTATIONS = [
@@ -199,7 +199,7 @@ async def test_repeated_parameters_are_refused_in_both_orders(world: World, name
     path, query = url.split("?")
     for repeated in (f"{path}?{name}=other&{query}", f"{url}&{name}=other", f"{url}&{name}="):
         answer = await world.alice.http.get(repeated)
-        assert refused(answer, world) == ("invalid_target" if name == "resource" else "invalid_request")
+        assert redirected_error(answer, world) == ("invalid_target" if name == "resource" else "invalid_request")
 
 
 @pytest.mark.requirement("S-046")
@@ -213,7 +213,7 @@ async def test_only_known_resources_are_tokens_made_for(world: World, resource: 
     if resource in {"{}", "{}/"}:  # the twin: our origin in both spellings
         assert answer.headers["location"].startswith("/consent")
     else:
-        assert refused(answer, world) == "invalid_target"
+        assert redirected_error(answer, world) == "invalid_target"
 
 
 @pytest.mark.requirement("S-047")
@@ -222,7 +222,7 @@ async def test_unknown_and_privileged_scopes_are_dropped_and_the_answer_says_so(
     assert issued["scope"] == "openid tools"
     for scope in ("admin", "exchange", "TOOLS", "*"):
         answer = await world.ask(await world.public_client(), scope=scope)
-        assert refused(answer, world) == "invalid_scope"
+        assert redirected_error(answer, world) == "invalid_scope"
     assert (await world.tokens(scope=None))["scope"] == "connections tools"
 
 
@@ -238,9 +238,9 @@ async def test_request_objects_are_refused_and_never_fetched(world: World) -> No
     async with server:
         client_id = await world.public_client()
         answer = await world.ask(client_id, request="eyJhbGciOiJub25lIn0.e30.")
-        assert refused(answer, world) == "request_not_supported"
+        assert redirected_error(answer, world) == "request_not_supported"
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/r"
-        assert refused(await world.ask(client_id, request_uri=address), world) == "request_uri_not_supported"
+        assert redirected_error(await world.ask(client_id, request_uri=address), world) == "request_uri_not_supported"
     assert arrivals == []
 
 
@@ -320,7 +320,7 @@ async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path
             assert "Too many agents are waiting" in refusal.text
             assert "location" not in refusal.headers
         silent = await http.get(f"{url}&prompt=none")
-        assert refused(silent, world) == "login_required", "nothing is kept, so nothing is counted"
+        assert redirected_error(silent, world) == "login_required", "nothing is kept, so nothing is counted"
         await alice.sign_in("alice", PASSWORD)
         assert (await alice.http.get(url)).headers["location"].startswith("/consent")
         with world.clock_ahead(1200):
@@ -388,14 +388,14 @@ async def test_a_client_that_any_local_program_can_claim_to_be_is_asked_about_ea
 
 async def test_prompt_none_answers_without_a_page(world: World) -> None:
     client_id = await world.public_client()
-    assert refused(await world.ask(client_id, prompt="none"), world) == "consent_required"
+    assert redirected_error(await world.ask(client_id, prompt="none"), world) == "consent_required"
     async with world.vault.person() as anonymous:
         answer = await anonymous.http.get(world.authorize_url(client_id, "A" * 43, prompt="none"))
-        assert refused(answer, world) == "login_required"
+        assert redirected_error(answer, world) == "login_required"
     web = await world.public_client(redirect_uris=[WEB])
     await world.tokens(web, redirect_uri=WEB)
     assert "code=" in (await world.ask(web, prompt="none", redirect_uri=WEB)).headers["location"]
-    assert refused(await world.ask(client_id, prompt="none login"), world) == "invalid_request"
+    assert redirected_error(await world.ask(client_id, prompt="none login"), world) == "invalid_request"
 
 
 @pytest.mark.requirement("S-051")
@@ -500,7 +500,7 @@ async def test_a_client_without_the_code_grant_gets_no_code(world: World) -> Non
     )
     async with world.vault.deployment.transaction() as transaction:
         await clients.save_client(transaction, machine)
-    assert refused(await world.ask("machine"), world) == "unauthorized_client"
+    assert redirected_error(await world.ask("machine"), world) == "unauthorized_client"
 
 
 def test_a_stored_request_that_cannot_be_read_is_a_refusal() -> None:
@@ -521,7 +521,7 @@ async def test_the_issuer_is_named_in_success_and_error(world: World) -> None:
     assert (await world.allow_request(client_id, "A" * 43))["iss"] == world.url
     page = await world.alice.open(world.authorize_url(client_id, "A" * 43, prompt="consent", state="s"))
     denied = await world.alice.submit(page, form="/consent", button=("decision", "deny"))
-    assert refused(denied, world, state="s") == "access_denied"
+    assert redirected_error(denied, world, state="s") == "access_denied"
 
 
 @pytest.mark.requirement("S-056")
@@ -546,7 +546,7 @@ async def test_state_comes_back_as_it_was_and_injects_nothing(world: World, stat
         assert told["state"] == state
         assert told["iss"] == world.url
         assert told.keys() <= {"state", "iss", "code", "error", "error_description"}
-    assert refused(await world.ask(client_id, state="x" * 5000), world) == "invalid_request"
+    assert redirected_error(await world.ask(client_id, state="x" * 5000), world) == "invalid_request"
 
 
 @pytest.mark.requirement("S-054")
@@ -559,7 +559,7 @@ async def test_after_a_form_the_browser_fetches_with_get(world: World) -> None:
 @pytest.mark.parametrize("mode", ["fragment", "form_post", "web_message", "query.jwt", "jwt"])
 async def test_no_response_mode_but_query(world: World, mode: str) -> None:
     client_id = await world.public_client()
-    assert refused(await world.ask(client_id, response_mode=mode), world) == "invalid_request"
+    assert redirected_error(await world.ask(client_id, response_mode=mode), world) == "invalid_request"
     assert (await world.ask(client_id, response_mode="query")).headers["location"].startswith("/consent")
 
 

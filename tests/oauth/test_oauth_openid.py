@@ -74,7 +74,7 @@ def is_sign_in(page: httpx2.Response) -> bool:
     return page.status_code == 200 and page.url.path == "/sign-in"
 
 
-async def redeemed(world: World, client_id: str, answer: httpx2.Response, verifier: str) -> dict[str, object]:
+async def redeem_id_token(world: World, client_id: str, answer: httpx2.Response, verifier: str) -> dict[str, object]:
     """The claims of the ID token that an answer of the authorization endpoint leads to."""
     assert answer.status_code == 303, f"{answer.status_code} at {answer.url}"
     redirect_uri, _, query = answer.headers["location"].partition("?")
@@ -116,7 +116,7 @@ async def test_a_client_that_wants_a_fresh_sign_in_gets_one_before_the_consent_p
             page = await person.sign_in("alice", PASSWORD, page=page)
             assert page.url.path == "/consent"
             answer = await person.submit(page, form="/consent", button=("decision", "allow"))
-            claims = await redeemed(world, client_id, answer, verifier)
+            claims = await redeem_id_token(world, client_id, answer, verifier)
             assert isinstance(claims["auth_time"], int)
             assert world.now() - claims["auth_time"] < 50
 
@@ -159,7 +159,7 @@ async def test_a_fresh_sign_in_leads_on_to_what_was_allowed_before(world: World)
             assert (answer.status_code == 200) == (round_ == 0), "consent is asked once"
             if answer.status_code == 200:
                 answer = await person.submit(answer, form="/consent", button=("decision", "allow"))
-            assert "auth_time" in await redeemed(world, client_id, answer, verifier)
+            assert "auth_time" in await redeem_id_token(world, client_id, answer, verifier)
         page = await person.open(world.authorize_url(client_id, "A" * 43, prompt="login consent", redirect_uri=WEB))
         page = await person.sign_in("alice", PASSWORD, page=page)
         assert page.url.path == "/consent", "prompt=consent asks although it was allowed"

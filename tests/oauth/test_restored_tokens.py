@@ -45,7 +45,7 @@ async def backed_up(place: ExchangeRoom, store: Store) -> Path:
     return path
 
 
-async def restored(place: ExchangeRoom, store: Store, path: Path) -> None:
+async def restore_backup(place: ExchangeRoom, store: Store, path: Path) -> None:
     source, database = key_source(KeySettings(), data=store.data), place.deployment.database
     backup, policies = await Backup.open(path, source), place.deployment.vault.policies
     await backups.restore(backup, database, source=source, policies=policies, force=True)
@@ -97,7 +97,7 @@ async def test_no_token_from_before_a_restore_works_for_an_agent_that_was_cut_of
     assert [await lists(place, one) for one in (agent.token, made)] == [False, False]
 
     if way == "restore":
-        await restored(place, store, path)
+        await restore_backup(place, store, path)
     else:
         await past.come_back(database)  # a copied file, a volume's snapshot
         assert [await lists(place, agent.token), await remembers(place, agent)] == [True, True]

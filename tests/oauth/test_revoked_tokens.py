@@ -124,14 +124,14 @@ async def test_a_repeated_exchange_is_not_answered_for_the_sibling_that_was_revo
     await place.slack(agent)
     sibling = await another_token(place, agent)
 
-    async def released(token: str) -> int:
+    async def release_status(token: str) -> int:
         return (await place.exchange(caller, token, scope="chat:write")).status_code
 
     for _ in range(3):
-        assert [await released(agent.token), await released(sibling)] == [200, 200]
+        assert [await release_status(agent.token), await release_status(sibling)] == [200, 200]
     await revoke(place, caller, agent.token)
     for _ in range(3):  # the answer is kept again for the one, after the revocation
-        assert [await released(sibling), await released(agent.token)] == [200, 400]
+        assert [await release_status(sibling), await release_status(agent.token)] == [200, 400]
     assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
 
 
@@ -144,7 +144,7 @@ async def test_what_was_made_of_a_token_ends_with_it_and_with_no_other(place: Ex
     await place.slack(await place.agent(api, scopes=SCOPES))
     sibling = await another_token(place, agent)
 
-    async def exchanged(token: str, **more: str | None) -> dict[str, str]:
+    async def exchange_token(token: str, **more: str | None) -> dict[str, str]:
         answer = await place.exchange(api, token, **more)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -161,9 +161,9 @@ async def test_what_was_made_of_a_token_ends_with_it_and_with_no_other(place: Ex
         known = await place.http.post("/introspect", data={**api.credentials, "token": token})
         return bool(known.json()["active"])
 
-    first, kept = [await exchanged(token, scope="chat:write") for token in (agent.token, sibling)]
-    child = (await exchanged(agent.token, audience=f"{place.url}/mcp"))["access_token"]
-    grandchild = (await exchanged(child, audience=f"{place.url}/mcp"))["access_token"]
+    first, kept = [await exchange_token(token, scope="chat:write") for token in (agent.token, sibling)]
+    child = (await exchange_token(agent.token, audience=f"{place.url}/mcp"))["access_token"]
+    grandchild = (await exchange_token(child, audience=f"{place.url}/mcp"))["access_token"]
     assert [await works(first), await works(kept), await is_active(child), await is_active(grandchild)] == [True] * 4
     await revoke(place, api, grandchild)
     assert [await works(first), await is_active(child), await is_active(grandchild)] == [True, True, False]
@@ -254,7 +254,7 @@ async def test_a_revoked_access_token_ends_the_streams_that_it_opened_and_no_oth
         for token in (agent.token, made, sibling):
             opened = asyncio.Event()
             streams.append(asyncio.create_task(_follow(place, path, token, opened)))
-            stack.push_async_callback(_stopped, streams[-1])
+            stack.push_async_callback(_stop_stream, streams[-1])
             async with asyncio.timeout(30):
                 await opened.wait()
         await revoke(place, caller, agent.token)
@@ -279,6 +279,6 @@ async def _follow(place: ExchangeRoom, path: str, token: str, opened: asyncio.Ev
                 pass
 
 
-async def _stopped(stream: asyncio.Task[None]) -> None:
+async def _stop_stream(stream: asyncio.Task[None]) -> None:
     stream.cancel()
     await asyncio.gather(stream, return_exceptions=True)

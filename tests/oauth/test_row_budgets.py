@@ -49,7 +49,7 @@ async def test_exchanges_of_one_agent_are_bounded_and_each_that_is_answered_is_r
 ) -> None:
     """A handle, a provider's token (repeated within seconds), a token of ours."""
     kind = {"handle": "handle.issued", "released": "token.released", "own": "token.issued"}[way]
-    caller, other = await exchanging(place, way), await exchanging(place, way)
+    caller, other = await add_caller(place, way), await add_caller(place, way)
     name, value = ("audience", default_resource(place.url)) if way == "own" else ("scope", "chat:write")
     agent, second = await place.agent(caller), await place.agent(other)
     for one in (agent, second):
@@ -69,7 +69,7 @@ async def test_exchanges_of_one_agent_are_bounded_and_each_that_is_answered_is_r
     assert (await exchange(other, second)).status_code == 200  # the twin: another agent of hers
 
 
-async def exchanging(place: ExchangeRoom, way: str) -> Caller:
+async def add_caller(place: ExchangeRoom, way: str) -> Caller:
     if way == "released":
         return await place.caller(release={"slack": "full"})
     return await place.caller()

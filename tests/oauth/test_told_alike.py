@@ -40,7 +40,7 @@ async def _narrow(transaction: Transaction, agent: Agent, connection: Connection
     await transaction.execute("update connections set scopes = 'channels:read' where id = :id", {"id": connection.id})
 
 
-async def _nothing(transaction: Transaction, agent: Agent, connection: Connection) -> None:
+async def _change_nothing(transaction: Transaction, agent: Agent, connection: Connection) -> None:
     pass
 
 
@@ -105,7 +105,7 @@ async def refused_at(place: ExchangeRoom, door: str, spoil: Spoil, *, is_allowed
 
 @pytest.mark.requirement("S-118")
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("spoil", [_nothing, _wear_out, _narrow], ids=["only", "worn out", "too narrow"])
+@pytest.mark.parametrize("spoil", [_change_nothing, _wear_out, _narrow], ids=["only", "worn out", "too narrow"])
 async def test_of_an_account_that_it_may_not_use_an_agent_hears_the_same_whatever_its_state(
     place: ExchangeRoom, door: str, spoil: Spoil
 ) -> None:
@@ -144,7 +144,7 @@ async def test_of_an_account_that_it_may_use_an_agent_hears_what_is_wrong(
 BOB = "bob (Sandbox)"
 
 
-async def tried(place: ExchangeRoom, door: str, name: str) -> str:
+async def try_other_account(place: ExchangeRoom, door: str, name: str) -> str:
     """What an agent hears that may use one account and names another; `ID` is replaced by that of the other."""
     caller = await place.caller()
     agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
@@ -173,15 +173,15 @@ async def tried(place: ExchangeRoom, door: str, name: str) -> str:
 async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_such_an_account(
     place: ExchangeRoom, door: str
 ) -> None:
-    nobody = await tried(place, door, "nobody")
+    nobody = await try_other_account(place, door, "nobody")
     assert '"isError":true' in nobody or nobody.startswith("4"), nobody
     for name in (BOB, BOB.upper(), "ID"):
-        assert await tried(place, door, name) == nobody
+        assert await try_other_account(place, door, name) == nobody
     assert "bob" not in nobody
     if door != "proxy":
         assert "alice" in nobody  # so that it can name the right one
         assert "/connect/" in nobody  # so that the person can allow another
-        good = await tried(place, door, "ALICE (sandbox)")  # the twin
+        good = await try_other_account(place, door, "ALICE (sandbox)")  # the twin
         assert '"isError":true' not in good
         assert good.startswith("200")
 
@@ -205,7 +205,7 @@ class RefusingPolicies(Mapping[str, UpstreamPolicy]):
         return 0
 
 
-def made(kind: type[VaultError], connection: Connection) -> VaultError:
+def make_refusal(kind: type[VaultError], connection: Connection) -> VaultError:
     """One refusal of that kind, about the person's real account where it names one."""
     refusal = MADE[kind][0]()
     refusal.detail = SECRET
@@ -261,7 +261,7 @@ async def test_every_door_renders_every_refusal_as_the_table_says(place: Exchang
     policies = place.deployment.vault.policies
     for kind in errors.TABLE:
         handle = (await place.exchange(caller, agent.token, scope=SCOPE)).json()
-        refusal = made(kind, connection)
+        refusal = make_refusal(kind, connection)
         object.__setattr__(place.deployment.vault, "policies", RefusingPolicies(refusal))
         try:
             answer = await DOORS[door](place, caller, agent, handle)

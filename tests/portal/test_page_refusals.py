@@ -15,7 +15,7 @@ import pytest
 from server.http import page_texts
 from server.portal.csrf import form_token
 from tests.portal.notices.test_notifications import ask
-from tests.portal.sign_in.test_passkeys import answered, holder, options_of
+from tests.portal.sign_in.test_passkeys import holder, options_of, submit_answer
 from tests.support.doubles.mailbox import running_receiver
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
@@ -168,7 +168,7 @@ async def test_who_signs_in_elsewhere_has_no_password_or_passkey_here(room: Room
     object.__setattr__(settings, "local", local)
     try:
         password = await browsers[0].sign_in(one.user.name, PASSWORD, page=pages[0])
-        passkey = await answered(browsers[1], pages[1], one.device.get(options_of(pages[1])))
+        passkey = await submit_answer(browsers[1], pages[1], one.device.get(options_of(pages[1])))
     finally:
         object.__setattr__(settings, "local", True)
     for answer, name in ((password, "no_passwords"), (passkey, "no_passkeys")):

@@ -150,7 +150,7 @@ def test_a_value_is_escaped_in_every_text_that_shows_one() -> None:
             assert "<i>" not in shown
 
 
-def named(catalogue: page_texts.Catalogue) -> dict[str, str]:
+def flatten_texts(catalogue: page_texts.Catalogue) -> dict[str, str]:
     return {f"{page}.{name}": text for page, texts in catalogue.items() for name, text in texts.items()}
 
 
@@ -164,7 +164,7 @@ def markup_of(text: str) -> list[str]:
 
 def test_the_german_translation_has_every_text_with_the_same_values_and_markup() -> None:
     """Each name below is missing from `texts.de.toml`, or there for nothing, or says something else."""
-    english, german = named(page_texts.CATALOGUE), named(page_texts.read("texts.de.toml"))
+    english, german = flatten_texts(page_texts.CATALOGUE), flatten_texts(page_texts.read("texts.de.toml"))
     assert sorted(english.keys() - german.keys()) == [], "translate these into texts.de.toml"
     assert sorted(german.keys() - english.keys()) == [], "remove these from texts.de.toml"
     assert [name for name in english if values_of(english[name]) != values_of(german[name])] == []

@@ -40,7 +40,7 @@ async def _agent(room: Room, user: User, name: str = "Cursor") -> Client:
     return client
 
 
-async def _held(room: Room, client: Client, connection: Connection) -> Delegation | None:
+async def _live_delegation(room: Room, client: Client, connection: Connection) -> Delegation | None:
     found = await delegations.get(
         room.deployment.database, user_id=connection.user_id, client_id=client.id, connection_id=connection.id
     )
@@ -74,7 +74,7 @@ async def test_the_four_choices_give_nothing_what_reads_everything_or_what_is_ti
     ]
     for answers, scopes, message in steps:
         page = await _save(person, client, answers)
-        held = await _held(room, client, slack)
+        held = await _live_delegation(room, client, slack)
         assert (frozenset[str]() if held is None else held.scopes) == scopes, answers
         assert _message(page) == message
     assert (await room.kinds(user))[-5:] == [*["delegation.changed"] * 4, "delegation.revoked"]
@@ -94,9 +94,9 @@ async def test_only_the_difference_is_written(room: Room) -> None:
             now=room.deployment.now(),
             expires_at=room.deployment.now() + 100_000,
         )
-    before = await _held(room, client, slack)
+    before = await _live_delegation(room, client, slack)
     await _save(person, client, {f"level.{google.id}": "write"})
-    assert await _held(room, client, slack) == before, "to the second"
+    assert await _live_delegation(room, client, slack) == before, "to the second"
     assert "delegation.changed" not in await room.kinds(user), "an account without scopes has nothing to give"
 
 
@@ -104,7 +104,7 @@ async def test_writes_are_asked_about_with_every_tool_that_writes_and_only_these
     user = await room.user()
     person, client, slack = await room.signed_in(user), await _agent(room, user), await _account(room, user)
     page = await _save(person, client, {f"level.{slack.id}": "write", f"asks.{slack.id}": "writes"})
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     writing = {f"tool:{one.name}" for one in room.deployment.tools if one.provider == "slack" and not one.read_only}
     reading = {f"tool:{one.name}" for one in room.deployment.tools if one.provider == "slack" and one.read_only}
@@ -116,7 +116,7 @@ async def test_writes_are_asked_about_with_every_tool_that_writes_and_only_these
     assert fields[f"level.{slack.id}"] == "write"
     page = await _save(person, client, {f"asks.{slack.id}": None})
     assert _message(page) == "Saved: Cursor no longer asks before it writes to Slack."
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     assert held.ask == frozenset()
 
@@ -133,7 +133,7 @@ async def test_what_a_command_asks_about_is_shown_under_custom_and_kept(room: Ro
     fields = forms_of(page.text)[1].fields
     assert (f"level.{slack.id}", "custom") in [one for form in forms_of(page.text) for one in form.fields], fields
     page = await person.submit(page, {f"until.{slack.id}": "7"}, form="/access")
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     assert held.ask == ask
 
@@ -142,7 +142,7 @@ async def test_an_access_ends_with_its_last_day(room: Room) -> None:
     user = await room.user()
     person, client, slack = await room.signed_in(user), await _agent(room, user), await _account(room, user)
     page = await _save(person, client, {f"level.{slack.id}": "read", f"until.{slack.id}": "7"})
-    held, now = await _held(room, client, slack), room.deployment.now()
+    held, now = await _live_delegation(room, client, slack), room.deployment.now()
     assert held is not None
     assert held.expires_at is not None
     assert held.expires_at % 86400 == 0
@@ -151,16 +151,16 @@ async def test_an_access_ends_with_its_last_day(room: Room) -> None:
     for refused in ("2001-01-01", "9999-01-01", "soon", "-1"):
         answer = await _save(person, client, {f"until.{slack.id}": refused})
         assert is_refused(answer, "end_day", 400), refused
-        assert await _held(room, client, slack) == held
+        assert await _live_delegation(room, client, slack) == held
     day = datetime.fromtimestamp(now + 30 * 86400, UTC).date()
     await _save(person, client, {f"until.{slack.id}": day.isoformat()})
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     assert held.expires_at is not None
     assert datetime.fromtimestamp(held.expires_at - 1, UTC).date() == day
     page = await _save(person, client, {f"until.{slack.id}": ""})
     assert _message(page) == "Saved: Cursor can use Slack without an end date."
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     assert held.expires_at is None
 
@@ -174,7 +174,7 @@ async def test_one_account_of_a_provider_is_the_default(room: Room) -> None:
     for chosen, other in ((first, second), (second, first)):
         answers: Answers = {f"level.{chosen.id}": "custom", "default": chosen.id}
         await _save(person, client, answers)
-        held, left = await _held(room, client, chosen), await _held(room, client, other)
+        held, left = await _live_delegation(room, client, chosen), await _live_delegation(room, client, other)
         assert held is not None
         assert left is not None
         assert (held.is_default, left.is_default) == (True, False)
@@ -184,19 +184,19 @@ async def test_a_change_is_taken_back_once_and_that_too(room: Room) -> None:
     user = await room.user()
     person, client, slack = await room.signed_in(user), await _agent(room, user), await _account(room, user)
     await _save(person, client, {f"level.{slack.id}": "write", f"asks.{slack.id}": "writes", f"until.{slack.id}": "30"})
-    before = await _held(room, client, slack)
+    before = await _live_delegation(room, client, slack)
     assert before is not None
     page = await _save(person, client, {f"level.{slack.id}": "off"})
     assert _message(page) == "Saved: Cursor can no longer use Slack."
     undone = await person.submit(page, form="/undo")
     assert _message(undone) == "Undone: Cursor can now read and write Slack."
-    after = await _held(room, client, slack)
+    after = await _live_delegation(room, client, slack)
     assert after is not None
     assert (after.scopes, after.ask, after.expires_at) == (before.scopes, before.ask, before.expires_at)
     assert (await person.submit(page, form="/undo")).status_code == 410, "once"
     again = await person.submit(undone, form="/undo")
     assert _message(again) == "Undone: Cursor can no longer use Slack."
-    assert await _held(room, client, slack) is None
+    assert await _live_delegation(room, client, slack) is None
 
 
 @pytest.mark.requirement("S-173")
@@ -235,7 +235,7 @@ async def test_a_change_is_taken_back_by_its_person_in_time_and_only_if_nothing_
         answer = await sender.submit(page, answers, form="/undo")
     finally:
         room.deployment.database.clock_offset = 0
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     if reason == "nothing":
         assert answer.status_code == 200
         assert held is not None
@@ -253,7 +253,7 @@ async def test_undo_gives_back_no_scope_that_the_account_has_lost(room: Room) ->
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update connections set scopes = 'channels:read' where id = :id", {"id": slack.id})
     await person.submit(page, form="/undo")
-    held = await _held(room, client, slack)
+    held = await _live_delegation(room, client, slack)
     assert held is not None
     assert held.scopes == {"channels:read"}
 
@@ -270,10 +270,10 @@ async def test_the_page_of_an_account_sets_the_same_access(room: Room) -> None:
     assert {"Cursor can now read Slack.", "Claude can now read and write Slack."} <= set(
         re.findall(r"\w+ can now [a-z ]+ Slack\.", _message(page))
     )
-    held = [await _held(room, one, slack) for one in (first, second)]
+    held = [await _live_delegation(room, one, slack) for one in (first, second)]
     assert [None if one is None else one.scopes for one in held] == [READS, ALL]
     page = await person.submit(page, form="/undo")
-    assert [await _held(room, one, slack) for one in (first, second)] == [None, None]
+    assert [await _live_delegation(room, one, slack) for one in (first, second)] == [None, None]
     stranger = await room.signed_in(await room.user())
     for path in (f"/connections/{slack.id}", f"/agents/{first.id}"):
         assert (await stranger.http.get(path)).status_code == 404

@@ -28,7 +28,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
         yield opened
 
 
-async def connected(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:
+async def connect_person(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:
     """Somebody with an agent that may use a Slack account."""
     user, client = await room.user(), await room.agent(name=name)
     person = await room.signed_in(user)
@@ -49,7 +49,7 @@ def rows(text: str) -> list[str]:
 
 
 async def test_a_call_is_told_with_its_results_and_how_far_its_token_went(room: Room) -> None:
-    user, client, person, account = await connected(room)
+    user, client, person, account = await connect_person(room)
     facts: dict[str, object] = {
         "tool": "slack_channels",
         "items": 7,
@@ -78,7 +78,7 @@ async def test_a_call_is_told_with_its_results_and_how_far_its_token_went(room: 
     ],
 )
 async def test_a_refusal_says_why_and_where_it_is_fixed(room: Room, code: str, reason: str, why: str, fix: str) -> None:
-    user, client, person, account = await connected(room)
+    user, client, person, account = await connect_person(room)
     details: dict[str, object] = {"code": code, "provider": "slack"} | ({"reason": reason} if reason else {})
     refused = Event("exchange.refused", "refused", user.id, client.id, account.id, details)
     await record(room, refused)
@@ -131,7 +131,7 @@ def test_every_event_that_is_recorded_has_words() -> None:
 
 
 async def test_filters_are_in_the_address_and_hold_together(room: Room) -> None:
-    user, client, person, account = await connected(room)
+    user, client, person, account = await connect_person(room)
     other = await room.agent(name="Zed")
     await record(
         room,
@@ -160,7 +160,7 @@ async def test_filters_are_in_the_address_and_hold_together(room: Room) -> None:
 
 
 async def test_equal_events_in_a_row_are_one_row(room: Room) -> None:
-    user, client, person, account = await connected(room)
+    user, client, person, account = await connect_person(room)
     call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post"})
     await record(room, *([call] * 3))
     first = rows((await person.open("/activity")).text)[0]
@@ -168,7 +168,7 @@ async def test_equal_events_in_a_row_are_one_row(room: Room) -> None:
 
 
 async def test_new_events_come_without_keeping_the_session_awake(room: Room) -> None:
-    user, client, person, account = await connected(room)
+    user, client, person, account = await connect_person(room)
     page = (await person.open("/activity")).text
     (live,) = re.findall(r'data-live="([^"]*)"', page)
     live = live.replace("&amp;", "&")
@@ -199,7 +199,7 @@ async def seen_at(room: Room, user: User) -> int:
 
 
 async def test_an_export_holds_every_event_and_no_formula(room: Room) -> None:
-    user, client, person, account = await connected(room, name="=cmd|' /C calc'!A0")
+    user, client, person, account = await connect_person(room, name="=cmd|' /C calc'!A0")
     other = await room.user()
     await record(
         room,

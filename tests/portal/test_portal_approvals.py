@@ -57,7 +57,7 @@ class Approver:
     async def answer(self, page: httpx2.Response, decision: str, **fields: str | list[str] | None) -> httpx2.Response:
         return await self.browser.submit(page, fields, form="/approvals/", button=("decision", decision))
 
-    async def standing(self) -> tuple[StandingApproval, ...]:
+    async def list_standing_approvals(self) -> tuple[StandingApproval, ...]:
         deployment = self.place.vault.deployment
         return await standing_approvals.list_live(
             deployment.database, deployment.keys, self.agent.principal.user_id, now=deployment.now()
@@ -67,7 +67,7 @@ class Approver:
         said = await self.answer(await self.page(), "standing", per_day=per_day, days=days)
         assert "Approved" in said.text, said.text
         assert not (await self.call()).is_error  # the approved call itself, which spends none of them
-        (held,) = await self.standing()
+        (held,) = await self.list_standing_approvals()
         return held
 
     async def events(self) -> list[Event]:
@@ -114,12 +114,12 @@ class Maker:
 
 
 @pytest.fixture
-async def asking(place: Room) -> AsyncGenerator[Maker]:
+async def maker(place: Room) -> AsyncGenerator[Maker]:
     async with AsyncExitStack() as stack:
         yield Maker(place, stack)
 
 
-def heading(page: httpx2.Response) -> str:
+def heading_text(page: httpx2.Response) -> str:
     """The sentence as it is read."""
     (found,) = re.findall(r"<h1>(.*?)</h1>", page.text, re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", "", found)).split())
@@ -132,54 +132,54 @@ async def channel_id(one: Approver, name: str = "general") -> str:
 
 
 async def test_a_call_reads_as_a_sentence_with_names_for_ids_that_the_agent_itself_may_not_look_up(
-    asking: Maker,
+    maker: Maker,
 ) -> None:
-    reader = await asking()
+    reader = await maker()
     where = await channel_id(reader)
-    one = await asking(delegated=frozenset({"chat:write"}))
+    one = await maker(delegated=frozenset({"chat:write"}))
     page = await one.page("slack_post", {**POST, "channel": where})
-    assert heading(page) == f"Cursor wants to post to #general {where} in Slack as alice (Sandbox)."
+    assert heading_text(page) == f"Cursor wants to post to #general {where} in Slack as alice (Sandbox)."
     assert "CANARY-hello" in page.text
     (event,) = [each for each in await one.events() if each.kind == "approval.names_read"]
     assert (event.client_id, event.details["scopes"]) == (None, ["channels:read"])
     again = await one.page("slack_post", {"channel": where, "text": "again"})
-    assert "#general" in heading(again)
+    assert "#general" in heading_text(again)
     assert len([each for each in await one.events() if each.kind == "approval.names_read"]) == 1, "kept"
     assert "channels:read" in text_of(await one.call("slack_channels", {})), "the agent still may not"
 
 
 @pytest.mark.parametrize("why", ["no scope", "no such channel", "too slow", "refused"])
-async def test_the_page_works_without_the_names(asking: Maker, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_page_works_without_the_names(maker: Maker, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "PATIENCE", 0.05 if why == "too slow" else 10.0)
-    reader = await asking()
+    reader = await maker()
     where = "C0NOSUCHONE" if why == "no such channel" else await channel_id(reader)
-    one = await asking(scopes=frozenset({"chat:write"}), account="bob") if why == "no scope" else reader
+    one = await maker(scopes=frozenset({"chat:write"}), account="bob") if why == "no scope" else reader
     simulator = one.place.simulator
     if why in {"too slow", "refused"}:
         simulator.fault(
             "slack.api.conversations.info", "hold" if why == "too slow" else "ok_false", error="fatal", times=3
         )
     page = await one.page("slack_post", {**POST, "channel": where})
-    assert heading(page) == f"Cursor wants to post to {where} in Slack as {one.connection.label}."
+    assert heading_text(page) == f"Cursor wants to post to {where} in Slack as {one.connection.label}."
     assert "Show them" in page.text if why == "too slow" else "Show them" not in page.text
     simulator.control("release")
     simulator.control("clear_faults")
     assert "Approved" in (await one.answer(page, "allow")).text
 
 
-async def test_a_change_is_shown_with_what_is_there_now(asking: Maker) -> None:
-    one = await asking("google", CALENDAR)
+async def test_a_change_is_shown_with_what_is_there_now(maker: Maker) -> None:
+    one = await maker("google", CALENDAR)
     times = {"start": "2026-12-01T10:00:00+01:00", "end": "2026-12-01T11:00:00+01:00"}
     arguments = {"summary": "Retro", "location": "Room 4", **times}
     page = await one.page("calendar_create", {**arguments, "attendees": ["bob@example.com"]})
-    assert heading(page).startswith("Cursor wants to create the event Retro in the calendar primary in Google")
+    assert heading_text(page).startswith("Cursor wants to create the event Retro in the calendar primary in Google")
     assert "Tue 1 Dec 2026, 10:00 (UTC+01:00)" in page.text
     assert '<li class="chip plain"><bdi>bob@example.com</bdi></li>' in page.text
     await one.answer(await one.page("calendar_create", arguments), "allow")
     made = (await one.call("calendar_create", arguments)).structured_content
     assert made is not None
     changed = await one.page("calendar_update", {"event_id": made["id"], "summary": "Moved", "location": "Room 5"})
-    assert f"change the event Retro {made['id']} in the calendar" in heading(changed)
+    assert f"change the event Retro {made['id']} in the calendar" in heading_text(changed)
     for before, after in (("Retro", "Moved"), ("Room 4", "Room 5")):
         assert f"<del><bdi>{before}</bdi></del>" in changed.text
         assert f"<ins><bdi>{after}</bdi></ins>" in changed.text
@@ -187,12 +187,12 @@ async def test_a_change_is_shown_with_what_is_there_now(asking: Maker) -> None:
     assert "Approve, and calls like it" not in changed.text, "what is destructive is asked each time"
     refused = await one.answer(changed, "standing", per_day="5", days="7")
     assert refused.status_code == 403
-    assert await one.standing() == ()
+    assert await one.list_standing_approvals() == ()
     assert "Approved" in (await one.answer(changed, "allow")).text  # the twin
 
 
-async def test_deny_and_cut_off_ends_the_agent(asking: Maker) -> None:
-    one = await asking()
+async def test_deny_and_cut_off_ends_the_agent(maker: Maker) -> None:
+    one = await maker()
     page = await one.page()
     assert (await one.answer(page, "nonsense")).status_code == 400
     said = await one.answer(page, "cut_off")
@@ -203,8 +203,8 @@ async def test_deny_and_cut_off_ends_the_agent(asking: Maker) -> None:
     assert [each.kind for each in await one.events()].count("agent.cut_off") == 1
 
 
-async def test_an_answer_in_advance_lets_equal_calls_through_and_says_so(asking: Maker) -> None:
-    one = await asking()
+async def test_an_answer_in_advance_lets_equal_calls_through_and_says_so(maker: Maker) -> None:
+    one = await maker()
     page = await one.page()
     assert "Approve calls like this in advance" in page.text
     assert not re.search(r"<details[^>]* open", page.text), "never preselected"
@@ -224,8 +224,8 @@ async def test_an_answer_in_advance_lets_equal_calls_through_and_says_so(asking:
     assert "2 of 2 used today" in (await one.browser.open(f"/agents/{one.agent.principal.client_id}")).text
 
 
-async def test_the_third_yes_to_the_same_suggests_it(asking: Maker) -> None:
-    one = await asking()
+async def test_the_third_yes_to_the_same_suggests_it(maker: Maker) -> None:
+    one = await maker()
     for number in range(3):
         page = await one.page("slack_post", {**POST, "text": str(number)})
         assert "Stop asking?" not in page.text
@@ -237,8 +237,8 @@ async def test_the_third_yes_to_the_same_suggests_it(asking: Maker) -> None:
 
 
 @pytest.mark.parametrize("back", ["agent", ""])
-async def test_a_standing_approval_is_ended_and_taken_back_once(asking: Maker, back: str) -> None:
-    one = await asking()
+async def test_a_standing_approval_is_ended_and_taken_back_once(maker: Maker, back: str) -> None:
+    one = await maker()
     held = await one.give()
     where = f"/agents/{one.agent.principal.client_id}" if back else "/approvals"
     page = await one.browser.open(where)
@@ -248,14 +248,14 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(asking: Maker, b
     assert "needs the person's approval" in text_of(await one.call("slack_post", {**POST, "text": "more"}))
     assert (await one.browser.submit(page, form=f"/approvals/standing/{held.id}/end")).status_code == 410
     handle = next(dict(each.fields)["saved"] for each in forms_of(ended.text) if "/undo" in each.action)
-    stranger = await asking()
+    stranger = await maker()
     theirs = await sent(stranger, "/approvals/undo", saved=handle)
     assert is_refused(theirs, "undo_over", 410)
     elsewhere = await sent(one, f"/agents/{one.agent.principal.client_id}/undo", saved=handle)
     assert is_refused(elsewhere, "undo_over", 410)
     undone = await one.browser.submit(ended, form="/undo")
     assert undone.status_code == 200
-    assert [each.id for each in await one.standing()] == [held.id]
+    assert [each.id for each in await one.list_standing_approvals()] == [held.id]
     assert (await one.browser.submit(ended, form="/undo")).status_code == 410
     kinds = [each.kind for each in await one.events()]
     assert {"approval.standing_given", "approval.standing_revoked", "approval.standing_restored"} <= set(kinds)
@@ -268,8 +268,8 @@ async def sent(one: Approver, path: str, **fields: str) -> httpx2.Response:
     return await one.browser.http.post(path, data=data, headers={"Origin": one.place.url})
 
 
-async def test_a_way_back_of_an_access_is_none_of_a_standing_approval(asking: Maker) -> None:
-    one = await asking()
+async def test_a_way_back_of_an_access_is_none_of_a_standing_approval(maker: Maker) -> None:
+    one = await maker()
     agent = f"/agents/{one.agent.principal.client_id}"
     page = await one.browser.submit(
         await one.browser.open(agent), {f"level.{one.connection.id}": "off"}, form="/access"
@@ -279,18 +279,18 @@ async def test_a_way_back_of_an_access_is_none_of_a_standing_approval(asking: Ma
     assert (await sent(one, f"{agent}/undo", saved=handle)).status_code == 303
 
 
-async def test_a_way_back_is_over_once_the_same_was_given_anew(asking: Maker) -> None:
-    one = await asking()
+async def test_a_way_back_is_over_once_the_same_was_given_anew(maker: Maker) -> None:
+    one = await maker()
     held = await one.give()
     ended = await one.browser.submit(await one.browser.open("/approvals"), form=f"/approvals/standing/{held.id}/end")
     again = await one.give()
     refused = await one.browser.submit(ended, form="/approvals/undo")
     assert is_refused(refused, "undo_over", 410)
-    assert [each.id for each in await one.standing()] == [again.id]
+    assert [each.id for each in await one.list_standing_approvals()] == [again.id]
 
 
-async def test_a_way_back_is_over_after_a_cut_off_and_for_others(asking: Maker) -> None:
-    one, stranger = await asking(), await asking()
+async def test_a_way_back_is_over_after_a_cut_off_and_for_others(maker: Maker) -> None:
+    one, stranger = await maker(), await maker()
     held = await one.give()
     page = await one.browser.open("/approvals")
     theirs = await stranger.browser.open("/approvals")
@@ -302,7 +302,7 @@ async def test_a_way_back_is_over_after_a_cut_off_and_for_others(asking: Maker) 
     agent = f"/agents/{one.agent.principal.client_id}"
     await one.browser.submit(await one.browser.open(f"{agent}/cut-off"), form="/cut-off")
     assert (await one.browser.submit(ended, form="/approvals/undo")).status_code == 410
-    assert await one.standing() == ()
+    assert await one.list_standing_approvals() == ()
 
 
 @pytest.mark.parametrize(
@@ -321,42 +321,42 @@ async def test_a_way_back_is_over_after_a_cut_off_and_for_others(asking: Maker) 
     ],
 )
 async def test_a_form_with_other_limits_gives_nothing(
-    asking: Maker, fields: dict[str, str | list[str] | None], status: int
+    maker: Maker, fields: dict[str, str | list[str] | None], status: int
 ) -> None:
-    one = await asking()
+    one = await maker()
     page = await one.page()
     assert (await one.answer(page, "standing", **fields)).status_code == status
-    assert len(await one.standing()) == (status == 200)
+    assert len(await one.list_standing_approvals()) == (status == 200)
 
 
-async def test_the_operator_chooses_for_which_tools_a_yes_can_stand(asking: Maker) -> None:
-    deployment = asking.place.vault.deployment
+async def test_the_operator_chooses_for_which_tools_a_yes_can_stand(maker: Maker) -> None:
+    deployment = maker.place.vault.deployment
 
-    def standing(*names: str) -> frozenset[str]:
+    def standing_tools(*names: str) -> frozenset[str]:
         rules = deployment.settings.approvals.model_copy(update={"no_standing": names})
         settings: Settings = deployment.settings.model_copy(update={"approvals": rules})
         found = ApprovalRules.from_settings(settings, deployment.catalog, deployment.tools)
         return found.standing_tools.get("google", frozenset())
 
-    assert {"calendar_create"} <= standing("destructive")
-    assert not {"calendar_update", "calendar_delete"} & standing("destructive")
-    assert {"calendar_create", "calendar_update", "calendar_delete"} <= standing()
-    assert "calendar_create" not in standing("calendar_create")
-    assert standing("all") == frozenset()
+    assert {"calendar_create"} <= standing_tools("destructive")
+    assert not {"calendar_update", "calendar_delete"} & standing_tools("destructive")
+    assert {"calendar_create", "calendar_update", "calendar_delete"} <= standing_tools()
+    assert "calendar_create" not in standing_tools("calendar_create")
+    assert standing_tools("all") == frozenset()
     with pytest.raises(SettingsRefused, match=r"approvals\.no_standing"):
-        standing("calendar_creat")
+        standing_tools("calendar_creat")
 
 
 HOSTILE = "<b onclick=x>\u202eevil\u200b\r\n" + "x" * 3000
 
 
-async def test_hostile_arguments_show_as_they_are_and_stay_text(asking: Maker) -> None:
-    one = await asking()
+async def test_hostile_arguments_show_as_they_are_and_stay_text(maker: Maker) -> None:
+    one = await maker()
     page = await one.page("slack_post", {"channel": "general", "text": HOSTILE})
     assert "<b onclick" not in page.text
     assert "&lt;b onclick=x&gt;‹U+202E›evil‹U+200B›‹U+000D›\n" in page.text
     assert "\u202e" not in page.text
-    assert "general" in heading(page)
+    assert "general" in heading_text(page)
 
 
 def test_what_the_sentence_cuts_is_shown_whole_below_it() -> None:
@@ -414,8 +414,8 @@ def test_a_target_is_said_in_words() -> None:
     assert target_words({"calendar_id": "primary", "domains": []}, {}) == "calendar id primary"
 
 
-async def test_an_agent_without_its_permission_gets_no_standing_approval(asking: Maker) -> None:
-    one = await asking()
+async def test_an_agent_without_its_permission_gets_no_standing_approval(maker: Maker) -> None:
+    one = await maker()
     page = await one.page()
     async with one.place.vault.deployment.transaction() as transaction:
         await delegations.revoke(
@@ -428,7 +428,7 @@ async def test_an_agent_without_its_permission_gets_no_standing_approval(asking:
     refused = await one.answer(page, "standing", per_day="5", days="7")
     assert refused.status_code == 403
     assert "Not possible for this call" in refused.text
-    assert await one.standing() == ()
+    assert await one.list_standing_approvals() == ()
     pending = await approvals.list_pending(
         one.place.vault.deployment.database,
         one.place.vault.deployment.keys,

@@ -72,7 +72,7 @@ async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = 
 complaints: list[str] = []
 
 
-async def asked(stage: Stage, text: str) -> Approval:
+async def ask_for_approval(stage: Stage, text: str) -> Approval:
     """A new call of Cursor that waits for the person: a message to a channel whose name the vault knows."""
     shown = stage.shown
     call = ToolCall("slack_post", lambda: {**POST, "text": f"{POST['text']}\n\n{text}"})
@@ -274,7 +274,7 @@ async def test_pages_read_from_right_to_left_too(stage: Stage, browser: Browser)
 async def test_an_approval_is_understood_and_answered_on_a_phone_in_one_screen(
     stage: Stage, browser: Browser, scheme: str, script: bool
 ) -> None:
-    approval = await asked(stage, f"on a phone, {scheme}, {script}")
+    approval = await ask_for_approval(stage, f"on a phone, {scheme}, {script}")
     page = await signed_in(browser, stage, viewport=PHONE, color_scheme=scheme, java_script_enabled=script)
     await page.goto(f"{stage.url}/approvals/{approval.id}")
     sentence = page.get_by_role("heading", level=1)
@@ -298,7 +298,7 @@ async def test_an_approval_is_understood_and_answered_on_a_phone_in_one_screen(
 async def test_an_approval_is_answered_by_keyboard_alone(stage: Stage, browser: Browser) -> None:
     page = await signed_in(browser, stage)
     for words, said, then in (("Approve once", "Approved", "approved"), ("Deny", "Denied", "refused")):
-        approval = await asked(stage, words)
+        approval = await ask_for_approval(stage, words)
         await page.goto(f"{stage.url}/approvals/{approval.id}")
         assert await tab_to(page, words) < 12
         assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -312,7 +312,7 @@ async def test_an_approval_is_answered_by_keyboard_alone(stage: Stage, browser: 
 async def test_calls_are_approved_in_advance_by_keyboard_and_that_is_ended_and_taken_back(
     stage: Stage, browser: Browser, script: bool
 ) -> None:
-    approval = await asked(stage, f"in advance, {script}")
+    approval = await ask_for_approval(stage, f"in advance, {script}")
     page = await signed_in(browser, stage, viewport=PHONE, java_script_enabled=script)
     await page.goto(f"{stage.url}/approvals/{approval.id}")
     offer = page.locator("summary", has_text="Approve calls like this in advance")
@@ -393,7 +393,7 @@ class PushedTo:
     page: Page
     worker: Worker
     devtools: CDPSession
-    told: dict[str, str]
+    push_payload: dict[str, str]
 
     @classmethod
     async def of(cls, page: Page, stage: Stage) -> PushedTo:
@@ -411,7 +411,7 @@ class PushedTo:
         (worker,) = page.context.service_workers
         return cls(page, worker, devtools, {"origin": stage.url, "registrationId": registration})
 
-    async def shown(self) -> list[tuple[str, str, list[str]]]:
+    async def shown_notifications(self) -> list[tuple[str, str, list[str]]]:
         """Title, body, and actions of each notification."""
         all_of_them = "(await (await navigator.serviceWorker.getRegistration('/static/')).getNotifications())"
         one = "(one) => [one.title, one.body, one.actions.map((action) => action.title)]"
@@ -423,7 +423,7 @@ class PushedTo:
             while True:  # Chromium drops a message now and then while it starts the worker
                 await self.devtools.send("ServiceWorker.deliverPushMessage", {**self.told, "data": json.dumps(message)})
                 for _ in range(40):
-                    if said := await self.shown():
+                    if said := await self.shown_notifications():
                         return said
                     await asyncio.sleep(0.05)
 
@@ -432,7 +432,7 @@ class PushedTo:
         return await self.worker.evaluate(_CLICK, action)
 
 
-async def told(
+async def push_payload(
     stage: Stage, service: PushService, subscribed: SubscribedBrowser, approval: Approval
 ) -> dict[str, object]:
     """What the vault tells a browser about an approval."""
@@ -482,13 +482,13 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
         for action, ended, words in (("allow", "approved", "Approved."), ("deny", "refused", "Denied.")):
             call = ToolCall("slack_post", partial(dict, POST, text=f"From the notification: {action}"))
             approval = await ask(stage.room, stage.shown.user, stage.shown.agents[0], stage.shown.accounts[0], call)
-            message = await told(stage, service, subscribed, approval)
+            message = await push_payload(stage, service, subscribed, approval)
             ((_, body, actions),) = await worker.show(message)
             assert f"From the notification: {action}" in body
             assert actions == ["Approve once", "Deny"]
             assert await worker.click(action) == []
             assert await state(stage, approval) == ended
-            ((title, _, _),) = await worker.shown()
+            ((title, _, _),) = await worker.shown_notifications()
             assert title.startswith(words)
             assert await worker.click("") == [f"{stage.url}/approvals/{approval.id}"]
             await worker.show(message)

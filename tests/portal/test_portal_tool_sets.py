@@ -24,7 +24,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
         yield opened
 
 
-async def chosen(room: Room, user: User, client: Client) -> str | None:
+async def get_tool_set(room: Room, user: User, client: Client) -> str | None:
     return await tool_choices.get_tool_set(room.deployment.database, user.id, client_id=client.id)
 
 
@@ -63,7 +63,7 @@ async def test_a_set_is_chosen_where_the_agent_is_let_in_and_there_again_the_nex
     options = re.findall(r'<option value="([^"]*)"', page.text[page.text.index(f'name="{FIELD}"') :])
     assert options[:5] == ["", "everyday", "read-only", "slack", "google"]
     await let_in(room, person, client, tool_set="read-only")
-    assert await chosen(room, user, client) == "read-only"
+    assert await get_tool_set(room, user, client) == "read-only"
     assert "You chose the tools of" in await kinds(room, person)
     again = await person.open(room.authorize_path(client, scope="tools connections openid"))
     (form,) = [one for one in forms_of(again.text) if one.action == "/consent"]
@@ -74,9 +74,9 @@ async def test_a_refused_agent_leaves_no_choice(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     person = await room.signed_in(user)
     await let_in(room, person, client, tool_set="read-only", decision="deny")
-    assert await chosen(room, user, client) is None
+    assert await get_tool_set(room, user, client) is None
     await let_in(room, person, client, tool_set="read-only")
-    assert await chosen(room, user, client) == "read-only"
+    assert await get_tool_set(room, user, client) == "read-only"
 
 
 async def test_a_set_is_changed_on_the_agents_page_for_this_person_alone(room: Room) -> None:
@@ -88,12 +88,12 @@ async def test_a_set_is_changed_on_the_agents_page_for_this_person_alone(room: R
     form = form_with(page, client)
     assert value(form) == [""]
     await person.submit(page, {FIELD: "everyday"}, form=form.action)
-    assert await chosen(room, user, client) == "everyday"
-    assert await chosen(room, other, client) is None
+    assert await get_tool_set(room, user, client) == "everyday"
+    assert await get_tool_set(room, other, client) is None
     page = await person.open(agent_path(client.id))
     assert value(form_with(page, client)) == ["everyday"]
     await person.submit(page, {FIELD: ""}, form=form.action)
-    assert await chosen(room, user, client) is None
+    assert await get_tool_set(room, user, client) is None
 
 
 async def test_an_old_form_does_not_overwrite_a_newer_choice(room: Room) -> None:
@@ -105,13 +105,13 @@ async def test_an_old_form_does_not_overwrite_a_newer_choice(room: Room) -> None
     await person.submit(old, {FIELD: "read-only"}, form=form.action)
     refused = await person.submit(old, {FIELD: "everyday"}, form=form.action)
     assert refused.status_code == 409
-    assert await chosen(room, user, client) == "read-only"
+    assert await get_tool_set(room, user, client) == "read-only"
     untouched = await person.submit(old, {}, form=form.action)  # it changes something else
     assert untouched.status_code == 200
-    assert await chosen(room, user, client) == "read-only"
+    assert await get_tool_set(room, user, client) == "read-only"
     new = await person.open(agent_path(client.id))
     assert (await person.submit(new, {FIELD: "everyday"}, form=form.action)).status_code == 200
-    assert await chosen(room, user, client) == "everyday"
+    assert await get_tool_set(room, user, client) == "everyday"
 
 
 async def test_only_a_set_that_the_page_offers_can_be_chosen(room: Room) -> None:
@@ -121,9 +121,9 @@ async def test_only_a_set_that_the_page_offers_can_be_chosen(room: Room) -> None
     page = await person.open(agent_path(client.id))
     form = form_with(page, client)
     assert (await person.submit(page, {FIELD: "no-such-set"}, form=form.action)).status_code == 409
-    assert await chosen(room, user, client) is None
+    assert await get_tool_set(room, user, client) is None
     assert (await person.submit(page, {FIELD: "slack"}, form=form.action)).status_code == 200
-    assert await chosen(room, user, client) == "slack"
+    assert await get_tool_set(room, user, client) == "slack"
 
 
 async def test_an_agent_without_the_tools_is_not_asked_about_them(room: Room) -> None:
@@ -144,7 +144,7 @@ async def test_software_that_registers_again_keeps_its_smaller_set(room: Room) -
     page = await person.open(room.authorize_path(new))
     assert "read-only" in page.text
     await person.submit(page, {}, form="/consent", button=("decision", "again"))
-    assert await chosen(room, user, new) == "read-only"
+    assert await get_tool_set(room, user, new) == "read-only"
 
 
 async def test_a_set_that_changed_meanwhile_is_asked_about_again(room: Room) -> None:
@@ -161,4 +161,4 @@ async def test_a_set_that_changed_meanwhile_is_asked_about_again(room: Room) -> 
     assert again.status_code == 200
     assert "/consent" in str(again.url)
     await person.submit(again, {}, form="/consent", button=("decision", "again"))
-    assert await chosen(room, user, new) is None
+    assert await get_tool_set(room, user, new) is None

@@ -25,15 +25,15 @@ RECENT = 900
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with running_room(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
 @pytest.fixture
-async def room(shared: Room) -> AsyncGenerator[Room]:
-    shared.deployment.database.clock_offset += 10 * RECENT
-    yield shared
+async def room(shared_room: Room) -> AsyncGenerator[Room]:
+    shared_room.deployment.database.clock_offset += 10 * RECENT
+    yield shared_room
 
 
 async def _is_in(room: Room, cookie: str) -> bool:

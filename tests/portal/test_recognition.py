@@ -49,7 +49,7 @@ async def let_in(room: Room, user: User, client: Client) -> Connection:
     return connection
 
 
-async def held(room: Room, user: User, client: Client) -> tuple[Delegation, ...]:
+async def live_delegations(room: Room, user: User, client: Client) -> tuple[Delegation, ...]:
     found = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
     return tuple(one for one in found if one.is_live(room.deployment.now()))
 
@@ -63,12 +63,12 @@ async def test_one_click_gives_a_new_registration_what_the_old_one_had(room: Roo
     page = await person.open(room.authorize_path(new))
     assert QUESTION in page.text
     assert "Any program on this computer can claim this." in page.text
-    assert await held(room, user, new) == (), "never silently"
+    assert await live_delegations(room, user, new) == (), "never silently"
     answer = await person.submit(page, form="/consent", button=("decision", "again"))
     assert answer.headers["location"].startswith("http://localhost:40002/callback?code=")
-    (carried,) = await held(room, user, new)
+    (carried,) = await live_delegations(room, user, new)
     assert (carried.connection_id, carried.ask) == (connection.id, ASK)
-    assert carried.scopes == (await held(room, user, old))[0].scopes >= CHAT
+    assert carried.scopes == (await live_delegations(room, user, old))[0].scopes >= CHAT
     assert len(await grants.list_grants(room.deployment.database, user.id)) == 1, "the old one is kept: it is in use"
     event = (await room.events(user))[-1]
     assert (event.kind, event.client_id, event.details["carried_from"]) == ("delegation.changed", new.id, old.id)
@@ -88,7 +88,7 @@ async def test_the_person_ends_the_earlier_sign_ins_with_the_same_click(room: Ro
             redirect_uri=client.redirect_uris[0],
         )
         assert redeemed.status_code == 200, redeemed.text
-    assert await held(room, user, old) == await held(room, user, between) == ()
+    assert await live_delegations(room, user, old) == await live_delegations(room, user, between) == ()
     (live,) = await grants.list_grants(room.deployment.database, user.id)
     assert live.client_id == client.id
     assert [event.kind for event in await room.events(user)].count("agent.cut_off") == 2
@@ -127,7 +127,7 @@ async def test_whatever_differs_makes_it_another_agent(room: Room, changes: dict
     assert QUESTION not in page.text
     answer = await person.submit(page, form="/consent", button=("decision", "again"))
     assert answer.url.path == "/consent", "nothing was carried over, and the person is asked again"
-    assert await held(room, user, new) == ()
+    assert await live_delegations(room, user, new) == ()
 
 
 async def test_another_spelling_of_loopback_is_the_same_software(room: Room) -> None:
@@ -167,9 +167,9 @@ async def test_a_click_counts_only_for_what_the_page_showed(room: Room) -> None:
         )
     again = await person.submit(page, form="/consent", button=("decision", "again"))
     assert again.url.path == "/consent"
-    assert await held(room, user, new) == ()
+    assert await live_delegations(room, user, new) == ()
     assert (await person.submit(again, form="/consent", button=("decision", "again"))).status_code == 303
-    assert len(await held(room, user, new)) == 1
+    assert len(await live_delegations(room, user, new)) == 1
 
 
 async def test_a_device_code_that_somebody_may_have_sent_is_offered_nothing(room: Room) -> None:

@@ -171,7 +171,7 @@ async def test_a_form_counts_only_whole() -> None:
     """The person left while it was sent, so that nobody sees this answer."""
     head = [(b"content-type", b"application/x-www-form-urlencoded")]
 
-    def posted(last: Message) -> Request:
+    def make_request(last: Message) -> Request:
         pieces: list[Message] = [{"type": "http.request", "body": b"decision=", "more_body": True}, last]
 
         async def receive() -> Message:
@@ -180,9 +180,9 @@ async def test_a_form_counts_only_whole() -> None:
         return Request({"type": "http", "method": "POST", "headers": head}, receive)
 
     with pytest.raises(PageRefused) as refused:
-        await read_form(posted({"type": "http.disconnect"}))
+        await read_form(make_request({"type": "http.disconnect"}))
     assert refused.value.title == page_texts.CATALOGUE["refused"]["form_cut_title"]
-    form = await read_form(posted({"type": "http.request", "body": b"allow"}))
+    form = await read_form(make_request({"type": "http.request", "body": b"allow"}))
     assert form.one("decision") == "allow"
 
 

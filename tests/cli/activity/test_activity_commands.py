@@ -121,18 +121,18 @@ async def test_verifying_since_a_date_trusts_what_was_sealed_before(place: Place
 async def test_doctor_says_whether_the_activity_can_be_proved(place: Place) -> None:
     await content(place, "keys", "rotate-signing")
 
-    async def finding() -> dict[str, str]:
+    async def activity_finding() -> dict[str, str]:
         findings = json.loads((await run(place, "doctor", "--json")).stdout)
         (found,) = [one for one in findings if one["check"] == "activity"]
         return found
 
-    assert (await finding())["verdict"] == "ok"
+    assert (await activity_finding())["verdict"] == "ok"
     with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
         database.execute("delete from events")
         database.execute("delete from event_batches")
         database.execute("update event_heads set height = 0, sequence = 0, hash = zeroblob(32)")
         database.commit()
-    assert (await finding())["verdict"] == "problem"
+    assert (await activity_finding())["verdict"] == "problem"
 
 
 async def test_a_broken_activity_is_said_in_the_log_and_stops_no_upkeep(

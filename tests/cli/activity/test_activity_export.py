@@ -44,7 +44,7 @@ EVENTS = (
 NAMES = {"u": 'Ali"ce]\n', "c": "My agent"}
 
 
-def exported(event: Event) -> ExportedEvent:
+def export_event(event: Event) -> ExportedEvent:
     return ExportedEvent(event, b"leaf", NAMES, "vault.test")
 
 
@@ -55,7 +55,7 @@ def schema() -> OcsfJsonSchemaEmbedded:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
 def test_every_event_is_valid_ocsf(event: Event) -> None:
-    row = json.loads(FORMATS["ocsf"](exported(event)))
+    row = json.loads(FORMATS["ocsf"](export_event(event)))
     name = schema().lookup_class_name_from_uid(class_uid=row["class_uid"])
     rules = schema().get_class_schema(class_name=name, profiles=[])
     jsonschema.Draft202012Validator(rules).validate(row)
@@ -66,7 +66,7 @@ def test_every_event_is_valid_ocsf(event: Event) -> None:
 
 
 def test_ocsf_tells_sign_ins_from_calls_and_what_a_call_did() -> None:
-    rows = [json.loads(FORMATS["ocsf"](exported(event))) for event in EVENTS]
+    rows = [json.loads(FORMATS["ocsf"](export_event(event))) for event in EVENTS]
     kinds = [(row["class_uid"], row["activity_id"], row["status_id"]) for row in rows]
     assert kinds == [(6003, 3, 1), (3002, 1, 1), (3002, 1, 2), (6003, 99, 2), (6003, 4, 1)]
     assert rows[3]["api"] == {"operation": "slack_post", "service": {"name": "slack"}, "request": {"uid": "r"}}
@@ -75,7 +75,7 @@ def test_ocsf_tells_sign_ins_from_calls_and_what_a_call_did() -> None:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
 def test_every_event_is_an_opentelemetry_log(event: Event) -> None:
-    found = Parse(FORMATS["otlp"](exported(event)), ExportLogsServiceRequest())
+    found = Parse(FORMATS["otlp"](export_event(event)), ExportLogsServiceRequest())
     (logs,) = found.resource_logs
     (record,) = logs.scope_logs[0].log_records
     assert record.time_unix_nano == 1_800_000_000 * 10**9
@@ -92,7 +92,7 @@ def test_every_event_is_an_opentelemetry_log(event: Event) -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
 def test_every_event_is_one_syslog_message(event: Event) -> None:
     """The grammar of RFC 5424 §6; a name can neither end the message nor leave its place."""
-    line = FORMATS["syslog"](exported(event))
+    line = FORMATS["syslog"](export_event(event))
     value = r'"(?:[^"\\\]\x00-\x1f]|\\["\\\]])*"'
     data = rf"\[tokenVault@32473(?: [!-<>-~]{{1,32}}={value})+\]"
     found = re.fullmatch(rf"<(\d+)>1 (\S+) vault\.test token-vault - (\S{{1,32}}) {data} (\{{.*\}})", line)
@@ -106,7 +106,7 @@ def test_every_event_is_one_syslog_message(event: Event) -> None:
 def test_half_a_character_in_details_is_written_too(name: str) -> None:
     """JSON may hold one, and UTF-8 can't: a file would refuse it, and the export would stop there for good."""
     event = Event("signing_key.rotated", details={"kid": "a\ud800"}, at=1_800_000_000, sequence=1)
-    assert b"ud800" in FORMATS[name](exported(event)).encode("utf-8")
+    assert b"ud800" in FORMATS[name](export_event(event)).encode("utf-8")
 
 
 async def test_the_command_exports_each_event_once_and_goes_on_after_a_number(place: Place, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ class LogReceivers:
 
 
 @contextlib.asynccontextmanager
-async def receiving() -> AsyncGenerator[tuple[LogReceivers, str, str]]:
+async def log_receivers() -> AsyncGenerator[tuple[LogReceivers, str, str]]:
     found = LogReceivers()
     one = await asyncio.start_server(found.syslog, "127.0.0.1", 0)
     other = await asyncio.start_server(found.collector, "127.0.0.1", 0)
@@ -170,7 +170,7 @@ async def test_events_are_sent_to_syslog_and_to_a_collector_each_once(place: Pla
     for _ in range(3):
         await content(place, "keys", "rotate-signing")
     position = tmp_path / "sent"
-    async with receiving() as (there, syslog, collector):
+    async with log_receivers() as (there, syslog, collector):
         first = await content(place, "activity", "export", "--to", syslog, "--until", "2", "--position", str(position))
         assert first == {"to": syslog, "last": 2}
         assert position.read_text() == "2\n"

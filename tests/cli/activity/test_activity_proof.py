@@ -59,7 +59,7 @@ def change(place: Place, sql: str) -> None:
         database.commit()
 
 
-def broken(result: Result) -> dict[str, object]:
+def proof_failure(result: Result) -> dict[str, object]:
     assert result.exit_code == 1, result.output
     return dict(json.loads(result.stdout))
 
@@ -125,17 +125,17 @@ async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     shutil.rmtree(place.data)
     shutil.copytree(older, place.data)
     assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing here shows it
-    found = broken(await run(place, "activity", "verify", "--json"))
+    found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert found["sequence"] == 3
     assert "vouches for events up to 5" in str(found["sentence"])
     await happen(place, 4)  # and it goes on, longer than it was
-    found = broken(await run(place, "activity", "verify", "--json"))
+    found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert found["sequence"] == 3
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
     refused = await run(place, "activity", "verify", "--local", "--checkpoint", str(max(folder.rglob("*.checkpoint"))))
     assert refused.exit_code == 1
     min(folder.rglob("*.checkpoint")).write_text("nothing", encoding="utf-8")  # one that can't be read says nothing
-    assert broken(await run(place, "activity", "verify", "--json"))["sequence"] == 1
+    assert proof_failure(await run(place, "activity", "verify", "--json"))["sequence"] == 1
 
 
 async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, folder: Path, tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ async def test_a_recovered_database_says_from_where_to_where_it_went(
     shutil.rmtree(place.data)
     shutil.copytree(older, place.data)
     await happen(place, 4)
-    found = broken(await run(place, "activity", "verify", "--json"))
+    found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
     assert (await run(place, "quarantine", "--recovered-to", "90")).exit_code == 1
     assert (await run(place, "quarantine", "--accept")).exit_code == 0  # without it, up to the event before
-    assert broken(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 3
+    assert proof_failure(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 3
     assert (await run(place, "quarantine", "--accept", "--recovered-to", "2")).exit_code == 0
     for _ in range(2):  # before and after the next log began
         told = await run(place, "activity", "verify")
@@ -190,7 +190,7 @@ async def test_a_recovered_database_says_from_where_to_where_it_went(
         assert (gone["events"], gone["recovered_to"]) == (5, 2)
         await content(place, "activity", "checkpoint")
     change(place, "update events set kind = 'x' where sequence = 2")
-    assert broken(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 2
+    assert proof_failure(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 2
 
 
 async def test_the_same_backup_is_restored_twice(place: Place, folder: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ async def test_an_altered_event_is_named_by_the_command_and_nothing_is_signed_ov
     await happen(place, 4)
     await content(place, "activity", "checkpoint")
     change(place, "update events set outcome = 'forged' where sequence = 3")
-    assert broken(await run(place, "activity", "verify", "--json"))["sequence"] == 3
+    assert proof_failure(await run(place, "activity", "verify", "--json"))["sequence"] == 3
     refused = await run(place, "activity", "checkpoint")
     assert refused.exit_code == 1
     assert "tampered with at event" in refused.stderr
@@ -345,14 +345,14 @@ async def test_a_witness_cosigns_and_finds_a_history_that_went_back(
         shutil.copytree(older, place.data)
         shutil.rmtree(folder)  # even without the copies
         folder.mkdir()
-        found = broken(await run(place, "activity", "verify", "--json"))
+        found = proof_failure(await run(place, "activity", "verify", "--json"))
         assert found["sequence"] == 3
         assert "has seen events up to 5" in str(found["sentence"])
         await happen(place, 4)
         forked = await run(place, "activity", "checkpoint")
         assert forked.exit_code == 1
         assert "it has seen another history of 5 events" in forked.stdout
-        assert broken(await run(place, "activity", "verify", "--json"))["whole"] is False
+        assert proof_failure(await run(place, "activity", "verify", "--json"))["whole"] is False
 
 
 @pytest.mark.parametrize("notes", ["kept", "older", "gone"])
@@ -390,7 +390,7 @@ async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vaul
             for row in kept:
                 database.execute(f"insert into event_notes values ({', '.join('?' * len(row))})", row)
             database.commit()
-        assert broken(await run(place, "activity", "verify", "--json"))["whole"] is False
+        assert proof_failure(await run(place, "activity", "verify", "--json"))["whole"] is False
 
 
 async def test_checkpoints_are_stamped_and_the_time_is_verified(

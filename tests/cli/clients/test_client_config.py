@@ -72,7 +72,7 @@ async def content(place: VaultPlace, *command: str) -> dict[str, object]:
     return json.loads(result.stdout)
 
 
-async def listed(command: str, arguments: list[str], *, folder: Path) -> set[str]:
+async def list_tools(command: str, arguments: list[str], *, folder: Path) -> set[str]:
     """The tools of a stdio command that is started with no environment at all."""
     started = StdioServerParameters(command="/usr/bin/env", args=["-i", command, *arguments], cwd=folder)
     async with asyncio.timeout(30), Client(started) as client:
@@ -100,7 +100,7 @@ async def test_the_printed_command_works_from_another_folder_without_any_environ
         assert Path(command).is_absolute()
         assert arguments == ["stdio", "--client", client, "--data", str(place.data)]
         if client in {"claude-code", "opencode", "codex", "goose"}:  # one of each form
-            assert "slack_post" in await listed(command, arguments, folder=tmp_path)
+            assert "slack_post" in await list_tools(command, arguments, folder=tmp_path)
 
 
 async def test_a_sandbox_has_an_entry_of_its_own_beside_the_vaults(place: VaultPlace, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_the_line_for_claude_code_starts_the_same_program(place: VaultPlac
     assert words[:3] == ["claude", "mcp", "add"]
     name, dashes, command, *arguments = words[words.index("token-vault") :]
     assert (name, dashes) == ("token-vault", "--")
-    assert "slack_post" in await listed(command, arguments, folder=tmp_path)
+    assert "slack_post" in await list_tools(command, arguments, folder=tmp_path)
 
 
 async def test_a_settings_file_that_was_named_is_named_again(place: VaultPlace, tmp_path: Path) -> None:

@@ -215,15 +215,15 @@ VALUES = st.recursive(
 
 
 @st.composite
-def written(draw: st.DrawFn, value: object) -> str:
+def loosely_written_json(draw: st.DrawFn, value: object) -> str:
     """The value as somebody could write it, with comments, odd spacing, and perhaps a comma too many."""
     if isinstance(value, dict | list) and value:
         parts = [
             draw(GAP)
             + (
-                json.dumps(part) + draw(GAP) + ":" + draw(GAP) + draw(written(value[part]))
+                json.dumps(part) + draw(GAP) + ":" + draw(GAP) + draw(loosely_written_json(value[part]))
                 if isinstance(value, dict)
-                else draw(written(part))
+                else draw(loosely_written_json(part))
             )
             + draw(GAP)
             for part in value
@@ -243,7 +243,7 @@ def test_any_commented_json_takes_the_entry_and_gives_it_back(data: st.DataObjec
     entries = data.draw(section) if has_section else {}
     if has_section:
         content["servers"] = entries
-    text = data.draw(GAP) + data.draw(written(content)) + data.draw(GAP)
+    text = data.draw(GAP) + data.draw(loosely_written_json(content)) + data.draw(GAP)
     changed = client_json.with_entry(text, "servers", NAME, OURS)
     assert client_json.entry_of(changed, "servers", NAME) == OURS
     assert client_json.rest_of(changed, "servers", NAME) == client_json.rest_of(text, "servers", NAME)

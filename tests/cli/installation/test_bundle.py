@@ -43,14 +43,14 @@ def mcpb(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def unpacked(bundle: Path, tmp_path: Path) -> Path:
+def extension_folder(bundle: Path, tmp_path: Path) -> Path:
     """The bundle, unpacked by its own tool."""
     done = mcpb("unpack", bundle, tmp_path / "extension", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     return tmp_path / "extension"
 
 
-def configured(unpacked: Path, **chosen: object) -> dict[str, object]:
+def configure_extension(unpacked: Path, **chosen: object) -> dict[str, object]:
     """The command line and variables for these settings."""
     manifest = json.loads((unpacked / "manifest.json").read_text(encoding="utf-8"))
     given = json.dumps([manifest, str(unpacked), chosen])
@@ -58,9 +58,9 @@ def configured(unpacked: Path, **chosen: object) -> dict[str, object]:
     return json.loads(subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True).stdout)
 
 
-def started(unpacked: Path, index: Path, folder: Path, **chosen: object) -> StdioServerParameters:
+def start_extension(unpacked: Path, index: Path, folder: Path, **chosen: object) -> StdioServerParameters:
     """As the host starts it: with its own uv, here without a network."""
-    made = configured(unpacked, **chosen)
+    made = configure_extension(unpacked, **chosen)
     offline = {
         "UV_OFFLINE": "1",
         "UV_NO_INDEX": "1",
@@ -76,19 +76,19 @@ def started(unpacked: Path, index: Path, folder: Path, **chosen: object) -> Stdi
     )
 
 
-def test_the_bundle_is_valid_by_the_formats_own_tool(unpacked: Path, bundle: Path, tmp_path: Path) -> None:
-    assert mcpb("validate", unpacked / "manifest.json", folder=tmp_path).returncode == 0
-    manifest = json.loads((unpacked / "manifest.json").read_text(encoding="utf-8"))
+def test_the_bundle_is_valid_by_the_formats_own_tool(extension_folder: Path, bundle: Path, tmp_path: Path) -> None:
+    assert mcpb("validate", extension_folder / "manifest.json", folder=tmp_path).returncode == 0
+    manifest = json.loads((extension_folder / "manifest.json").read_text(encoding="utf-8"))
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "server": {**manifest["server"], "type": "snake"}}))
     assert mcpb("validate", tmp_path / "manifest.json", folder=tmp_path).returncode != 0
     assert f"token-vault-{manifest['version']}.mcpb" in mcpb("info", bundle, folder=tmp_path).stdout
 
 
-def test_the_bundle_holds_our_code_and_names_the_locked_releases(unpacked: Path, bundle: Path) -> None:
-    (wheel,) = unpacked.glob("*.whl")
+def test_the_bundle_holds_our_code_and_names_the_locked_releases(extension_folder: Path, bundle: Path) -> None:
+    (wheel,) = extension_folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as ours:
         assert "token_vault/server/cli.py" in ours.namelist()
-    pins = (unpacked / "pyproject.toml").read_text(encoding="utf-8")
+    pins = (extension_folder / "pyproject.toml").read_text(encoding="utf-8")
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     for line in lock.splitlines():
         if "==" in line:
@@ -97,13 +97,15 @@ def test_the_bundle_holds_our_code_and_names_the_locked_releases(unpacked: Path,
     assert bundle.read_bytes() == build(bundle.parent).read_bytes()  # the same content makes the same file
 
 
-async def test_the_bundle_starts_with_no_setting_filled_in(unpacked: Path, index: Path, tmp_path: Path) -> None:
-    assert "slack_post" in await list_tools(started(unpacked, index, tmp_path))
+async def test_the_bundle_starts_with_no_setting_filled_in(extension_folder: Path, index: Path, tmp_path: Path) -> None:
+    assert "slack_post" in await list_tools(start_extension(extension_folder, index, tmp_path))
 
 
-async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(unpacked: Path, index: Path, tmp_path: Path) -> None:
+async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(
+    extension_folder: Path, index: Path, tmp_path: Path
+) -> None:
     data = data_directory(tmp_path)
-    server = started(unpacked, index, tmp_path, data=str(data), sandbox=True, url="")
+    server = start_extension(extension_folder, index, tmp_path, data=str(data), sandbox=True, url="")
     async with asyncio.timeout(60), Client(server) as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
         while not (data / "sandbox").is_dir():  # tools are listed before the rest has started
@@ -114,9 +116,9 @@ async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(unpacked: Path, 
 
 
 async def test_the_bundle_goes_to_the_vault_whose_address_was_given(
-    unpacked: Path, index: Path, tmp_path: Path
+    extension_folder: Path, index: Path, tmp_path: Path
 ) -> None:
-    server = started(unpacked, index, tmp_path, url="http://vault.example", sandbox=True)
+    server = start_extension(extension_folder, index, tmp_path, url="http://vault.example", sandbox=True)
     process = await asyncio.create_subprocess_exec(
         server.command,
         *server.args,

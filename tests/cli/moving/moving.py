@@ -48,18 +48,18 @@ class ConfiguredVault:
         code = query_of(await consent(url, account=account))["code"]
         return await upstream.redeem(code=code, redirect_uri=REDIRECT, code_verifier=verifier, state="s")
 
-    async def typed(self, *command: str | Path, data: Path | None = None) -> Result:
+    async def run_command(self, *command: str | Path, data: Path | None = None) -> Result:
         """A command beside the running vault, or in another data directory."""
         arguments = [*map(str, command), "--json", "--data", str(data or self.deployment.data)]
         return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
     async def outcomes(self, *command: str | Path) -> list[str]:
         """What became of each account of an import."""
-        done = await self.typed("import", *command)
+        done = await self.run_command("import", *command)
         assert done.stdout.startswith("["), done.output
         return [str(one["outcome"]) for one in json.loads(done.stdout)]
 
-    async def connected(self, user: User) -> tuple[Connection, ...]:
+    async def list_connections(self, user: User) -> tuple[Connection, ...]:
         return await connections.list_connections(self.deployment.database, user.id)
 
 

@@ -43,7 +43,7 @@ async def with_account(place: ConfiguredVault, provider: str = "slack") -> tuple
     return person, answer
 
 
-def opened(file: Path, key: Path) -> dict[str, object]:
+def decrypt_export(file: Path, key: Path) -> dict[str, object]:
     identity = pyrage.x25519.Identity.from_str(key.read_text().splitlines()[-1])
     return json.loads(pyrage.decrypt(file.read_bytes(), [identity]))
 
@@ -55,15 +55,15 @@ async def test_an_export_is_sealed_recorded_and_another_vault_takes_it_in(
     secret, recipient = key
     file, again, data = tmp_path / "out.age", tmp_path / "again.age", tmp_path / "other" / "data"
     wanted = ("export", file, "--to", recipient, "--person", person.name)
-    unconfirmed = await place.typed(*wanted)
+    unconfirmed = await place.run_command(*wanted)
     assert unconfirmed.exit_code == 1
     assert not file.exists()
-    done = await place.typed(*wanted, "--yes")
+    done = await place.run_command(*wanted, "--yes")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"file": str(file), "accounts": 1, "left_out": 0}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert token_of(answer).encode() not in file.read_bytes()
-    document = opened(file, secret)
+    document = decrypt_export(file, secret)
     (account,) = document["accounts"]  # pyright: ignore[reportGeneralTypeIssues] -- JSON
     assert (account["user"], account["refresh_token"]) == (person.name, token_of(answer))
     (event,) = [one for one in await place.room.events("connection.exported") if one.user_id == person.id]
@@ -71,14 +71,14 @@ async def test_an_export_is_sealed_recorded_and_another_vault_takes_it_in(
 
     data.mkdir(parents=True, mode=0o700)
     (data / "config.toml").write_text(place.settings)
-    await place.typed("init", data=data)
+    await place.run_command("init", data=data)
     taken = ("import", "token-vault", file, "--key", secret, "--create-people", "--apply")
     for outcome in ("imported", "already connected"):
-        imported = await place.typed(*taken, data=data)
+        imported = await place.run_command(*taken, data=data)
         assert json.loads(imported.stdout)[0]["outcome"] == outcome, imported.output
-    back = await place.typed("export", again, "--to", recipient, "--yes", data=data)
+    back = await place.run_command("export", again, "--to", recipient, "--yes", data=data)
     assert back.exit_code == 0, back.output
-    (returned,) = opened(again, secret)["accounts"]  # pyright: ignore[reportGeneralTypeIssues] -- JSON
+    (returned,) = decrypt_export(again, secret)["accounts"]  # pyright: ignore[reportGeneralTypeIssues] -- JSON
     assert {**returned, "connected_at": None} == {**account, "connected_at": None}
 
 
@@ -89,22 +89,22 @@ async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
     secret, recipient = key
     file = tmp_path / "out.age"
     wanted = ("export", file, "--to", recipient, "--person", person.name, "--yes", "--provider")
-    none = await place.typed(*wanted, "google")
+    none = await place.run_command(*wanted, "google")
     assert "there is no account to export" in none.output
-    bad = await place.typed("export", file, "--to", "age1nothing", "--yes")
+    bad = await place.run_command("export", file, "--to", "age1nothing", "--yes")
     assert "isn't an age recipient" in bad.output
     assert not file.exists()
-    assert (await place.typed(*wanted, "slack")).exit_code == 0
+    assert (await place.run_command(*wanted, "slack")).exit_code == 0
     before = file.read_bytes()
-    again = await place.typed(*wanted, "slack")
+    again = await place.run_command(*wanted, "slack")
     assert "exists: name another file" in again.output
     assert file.read_bytes() == before
 
     other = tmp_path / "other.txt"
     other.write_text(str(pyrage.x25519.Identity.generate()))
-    shut = await place.typed("import", "token-vault", file, "--key", other)
+    shut = await place.run_command("import", "token-vault", file, "--key", other)
     assert "doesn't open with the key" in shut.output
-    assert (await place.typed("import", "token-vault", file, "--key", secret)).exit_code == 0
+    assert (await place.run_command("import", "token-vault", file, "--key", secret)).exit_code == 0
 
 
 async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
@@ -116,7 +116,7 @@ async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
     for name, number, value in (("dead", 1, "needs_reauth"), ("alive", 0, "active")):
         async with place.deployment.transaction() as transaction:
             await transaction.execute(state, {"state": value, "user": person.id})
-        done = await place.typed("export", tmp_path / name, *wanted)
+        done = await place.run_command("export", tmp_path / name, *wanted)
         assert done.exit_code == number, done.output
         assert ("reconnect it first" in done.output) is bool(number)
 
@@ -129,7 +129,7 @@ async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
     account = {"user": person.name, "provider": "slack", "account": "U1", "scopes": sorted(SLACK), "refresh_token": "r"}
     content = {"format": "token-vault-accounts", "version": 1, "accounts": [{**account, "grant_expires_at": 10**30}]}
     file.write_bytes(pyrage.encrypt(json.dumps(content).encode(), [pyrage.x25519.Recipient.from_str(recipient)]))
-    done = await place.typed("import", "token-vault", file, "--key", secret, "--apply")
+    done = await place.run_command("import", "token-vault", file, "--key", secret, "--apply")
     assert json.loads(done.stdout)[0]["outcome"] == "imported", done.output
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert imported.grant_expires_at == 253_402_300_799

@@ -25,15 +25,15 @@ async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use
     file = tmp_path / "accounts.csv"
     file.write_text(f"{HEAD}\n{person.name},slack,{account},{token},{' '.join(sorted(SLACK))}\n")
     before = file.read_bytes()
-    judged = await place.typed("import", "csv", file)
+    judged = await place.run_command("import", "csv", file)
     assert judged.exit_code == 0, judged.output
     assert json.loads(judged.stdout)[0]["outcome"] == "new"
-    assert await place.connected(person) == ()
+    assert await place.list_connections(person) == ()
     for outcome in ("imported", "already connected"):
-        done = await place.typed("import", "csv", file, "--apply")
+        done = await place.run_command("import", "csv", file, "--apply")
         assert (done.exit_code, json.loads(done.stdout)[0]["outcome"]) == (0, outcome), done.output
     assert file.read_bytes() == before
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.account, imported.scopes) == (account, SLACK)
     stored = place.deployment.data.glob("*.sqlite*")
     assert token not in "".join(path.read_bytes().decode("latin-1") for path in stored)
@@ -77,7 +77,7 @@ async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(
     judged = ["new" if said == "imported" else said for said in rows.values()]
     assert await place.outcomes("csv", file) == judged
     assert await place.outcomes("csv", file, "--apply") == list(rows.values())
-    assert len(await place.connected(person)) == 1
+    assert len(await place.list_connections(person)) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def test_a_file_that_cannot_be_read_names_the_line(
 ) -> None:
     file = tmp_path / "accounts.csv"
     file.write_text(content)
-    refused = await place.typed("import", "csv", file)
+    refused = await place.run_command("import", "csv", file)
     assert refused.exit_code != 0
     assert said in refused.output
 
@@ -107,6 +107,6 @@ async def test_a_label_is_cleaned_as_that_of_a_provider_is(place: ConfiguredVaul
     file = tmp_path / "accounts.csv"
     file.write_text(f'{HEAD},label\n{person.name},slack,U1,rt,chat:write,"a\u202eb\x1b[2J{"x" * 300}"\n')
     assert await place.outcomes("csv", file, "--apply") == ["imported"]
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert imported.label.startswith("ab[2Jx")
     assert len(imported.label) == 200

@@ -28,7 +28,7 @@ SECRET = "a secret of ContextForge"
 LOST = "invalid_token"
 
 
-def written(file: Path, content: object) -> Path:
+def write_json(file: Path, content: object) -> Path:
     file.write_text(json.dumps(content))
     return file
 
@@ -55,18 +55,18 @@ async def test_auth0_gives_identities_and_names_connected_accounts(place: Config
         ],
         "connected_accounts": [{"id": "cac_1", "connection": "google-oauth2", "scopes": [EVENTS]}],
     }
-    file = written(tmp_path / "users.json", {"users": [user]})
+    file = write_json(tmp_path / "users.json", {"users": [user]})
     unsaid = "the file doesn't say what was granted: add --scopes google='SCOPE ...'"
     assert await place.outcomes("auth0", file) == [auth0.ASK, NO_REFRESH_TOKEN, unsaid, auth0.KEPT]
     granted = f"google={EVENTS}"
     assert (await place.outcomes("auth0", file, "--apply", "--scopes", granted))[2] == "imported"
     another = {**user, "email": "other@example.com", "nickname": person.name, "username": person.name}
     unproved = [another, {**user, "email_verified": False}, {**user, "email_verified": True}]
-    file = written(tmp_path / "others.json", [{**one, "identities": [identity]} for one in unproved])
+    file = write_json(tmp_path / "others.json", [{**one, "identities": [identity]} for one in unproved])
     nobody, known = "no such user, or disabled", "already connected"
     told = await place.outcomes("auth0", file, "--scopes", granted)
     assert [one for one in told if one != auth0.KEPT] == [nobody, nobody, known], "nobody chooses who they are here"
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.account, imported.label, imported.scopes) == (
         account_of(google),
         google.account and google.account.label,
@@ -116,7 +116,7 @@ async def test_nango_gives_connections_with_credentials(place: ConfiguredVault, 
     file = tmp_path / "connections.jsonl"
     file.write_text("\n".join(json.dumps(one) for one, _ in cases))
     assert await place.outcomes("nango", file, "--apply", "--people", people) == [said for _, said in cases]
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.account, imported.scopes) == (account_of(slack), SLACK)  # the provider said which account it is
 
 
@@ -153,16 +153,16 @@ async def test_better_auth_gives_rows_that_are_not_encrypted(place: ConfiguredVa
         *(one for one, _ in cases),
         {"providerId": "credential", "accountId": "u1", "userId": "u1", "password": "x"},
     ]
-    file = written(tmp_path / "account.json", rows)
-    done = await place.typed("import", "better-auth", file, "--apply")
+    file = write_json(tmp_path / "account.json", rows)
+    done = await place.run_command("import", "better-auth", file, "--apply")
     told = json.loads(done.stdout)
     assert [one["outcome"] for one in told] == [said for _, said in cases]
     assert told[0]["left_out"] == ["https://www.googleapis.com/auth/unheard-of"]
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.account, imported.scopes - {"openid"}) == (account_of(google), GOOGLE)
 
 
-def sealed(token: str) -> str:
+def seal_like_context_forge(token: str) -> str:
     """As ContextForge's encryption service seals it, with the least costs."""
     salt = os.urandom(16)
     key = hash_secret_raw(SECRET.encode(), salt, time_cost=1, memory_cost=8, parallelism=1, hash_len=32, type=Type.ID)
@@ -181,11 +181,11 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: ConfiguredVault,
         "unknown": {"grant_type": "authorization_code", "client_id": CLIENT_ID, "token_url": "https://other.example/t"},
     }
     kept = [
-        ("slack", sealed(slack.access_token), sealed(token_of(slack))),
-        ("foreign", sealed(slack.access_token), sealed(token_of(slack))),
-        ("unknown", sealed(slack.access_token), sealed(token_of(slack))),
-        ("slack", sealed("over"), sealed(token_of(slack))),
-        ("slack", sealed(slack.access_token), None),
+        ("slack", seal_like_context_forge(slack.access_token), seal_like_context_forge(token_of(slack))),
+        ("foreign", seal_like_context_forge(slack.access_token), seal_like_context_forge(token_of(slack))),
+        ("unknown", seal_like_context_forge(slack.access_token), seal_like_context_forge(token_of(slack))),
+        ("slack", seal_like_context_forge("over"), seal_like_context_forge(token_of(slack))),
+        ("slack", seal_like_context_forge(slack.access_token), None),
     ]
     file = tmp_path / "mcp.db"
     with closing(sqlite3.connect(file)) as made:
@@ -217,8 +217,8 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: ConfiguredVault,
     wrong.write_text("another")
     assert set(await place.outcomes("contextforge", file)) == {contextforge.LOCKED}
     assert set(await place.outcomes("contextforge", file, "--secret-file", wrong)) == {contextforge.WRONG}
-    unsalted = sealed("x").replace('"salt": "', '"salt": "", "was": "')
-    odd = written(
+    unsalted = seal_like_context_forge("x").replace('"salt": "', '"salt": "", "was": "')
+    odd = write_json(
         tmp_path / "odd.json", [{"app_user_email": person.name, "gateway": "slack", "refresh_token": unsalted}]
     )
     assert await place.outcomes("contextforge", odd, "--secret-file", secret) == [contextforge.WRONG]
@@ -233,7 +233,7 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: ConfiguredVault,
     assert told[4] == NO_REFRESH_TOKEN
     assert file.read_bytes() == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["mcp.db", "secret", "wrong"]
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.account, imported.scopes) == (account_of(slack), SLACK)
 
 
@@ -268,13 +268,13 @@ async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made
         ({**whole, "state": {"authScheme": "OAUTH2", "val": {**value, "refresh_token": None}}}, NO_REFRESH_TOKEN),
         (whole, "imported"),
     ]
-    file = written(tmp_path / "accounts.json", {"items": [one for one, _ in cases], "next_cursor": None})
+    file = write_json(tmp_path / "accounts.json", {"items": [one for one, _ in cases], "next_cursor": None})
     assert (await place.outcomes("composio", file))[-1] == "no such user, or disabled"
     told = await place.outcomes("composio", file, "--apply", "--create-people")
     assert told == [said for _, said in cases]
     made = await users.find_user(place.deployment.database, name)
     assert made is not None
-    (imported,) = await place.connected(made)
+    (imported,) = await place.list_connections(made)
     assert (imported.provider, imported.account) == ("google", account_of(google))
     (created,) = [one for one in await place.room.events("user.created") if one.user_id == made.id]
     assert created.details["method"] == "import"
@@ -286,9 +286,9 @@ async def test_a_lasting_access_token_stands_for_a_refresh_token(place: Configur
     credentials = {"type": "OAUTH2", "access_token": slack.access_token, "raw": {"scope": "chat:write"}}
     lasting = {"provider": "slack", "connection_id": person.name, "credentials": credentials}
     ending = {**lasting, "credentials": {**credentials, "expires_at": "2026-11-27T10:00:00Z"}}
-    file = written(tmp_path / "connections.json", [ending, lasting])
+    file = write_json(tmp_path / "connections.json", [ending, lasting])
     assert await place.outcomes("nango", file, "--apply") == [nango.ASK, "imported"]
-    (imported,) = await place.connected(person)
+    (imported,) = await place.list_connections(person)
     assert (imported.has_refresh_token, imported.access_expires_at) == (False, None)
 
 
@@ -301,6 +301,6 @@ async def test_a_database_whose_tables_are_views_is_not_read(place: ConfiguredVa
             made.execute("create table gateways (id, name, oauth_config)")
             named = ", ".join(f"1 as {one}" for one in columns.split(", "))
             made.execute(f"create {kind} oauth_tokens " + (f"as select {named}" if kind == "view" else f"({columns})"))
-        done = await place.typed("import", "contextforge", file)
+        done = await place.run_command("import", "contextforge", file)
         assert said in done.output or (kind == "table" and done.stdout.strip() == "[]"), done.output
         assert (done.exit_code == 0) == (kind == "table")

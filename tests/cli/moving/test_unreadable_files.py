@@ -25,7 +25,7 @@ SECRET = Secret("a secret of ContextForge")
 SIZE = 512 * 1024 * 1024
 
 
-def written(folder: Path, content: bytes) -> Path:
+def write_content(folder: Path, content: bytes) -> Path:
     file = folder / "file"
     file.write_bytes(content)
     return file
@@ -44,7 +44,7 @@ def written(folder: Path, content: bytes) -> Path:
     ],
 )
 def test_a_file_holds_json_objects(tmp_path: Path, content: bytes, why: str) -> None:
-    file = written(tmp_path, content)
+    file = write_content(tmp_path, content)
     if not why:
         assert "a" in read_records(file)[0]
         return
@@ -53,9 +53,9 @@ def test_a_file_holds_json_objects(tmp_path: Path, content: bytes, why: str) -> 
 
 
 def test_a_file_has_a_length(tmp_path: Path) -> None:
-    assert len(read_records(written(tmp_path, b"[{}" + b",{}" * (MOST - 1) + b"]"))) == MOST
+    assert len(read_records(write_content(tmp_path, b"[{}" + b",{}" * (MOST - 1) + b"]"))) == MOST
     with pytest.raises(ChangeRefused, match="more than 100,000 records"):
-        read_records(written(tmp_path, b"[{}" + b",{}" * MOST + b"]"))
+        read_records(write_content(tmp_path, b"[{}" + b",{}" * MOST + b"]"))
     os.truncate(tmp_path / "file", SIZE + 1)  # of which the disk holds nothing
     with pytest.raises(ChangeRefused, match="larger than 512 MiB"):
         read_records(tmp_path / "file")
@@ -118,7 +118,7 @@ def bundle(**changes: object) -> str:
 )
 def test_a_sealed_token_opens_at_costs_that_somebody_sets(tmp_path: Path, stored: str, token: str) -> None:
     row = {"app_user_email": "ada", "gateway": "slack", "refresh_token": stored}
-    (one,) = contextforge.read(written(tmp_path, json.dumps([row]).encode()), SECRET)
+    (one,) = contextforge.read(write_content(tmp_path, json.dumps([row]).encode()), SECRET)
     assert (one.refresh_token, one.obstacle) == (token, "" if token else WRONG)
 
 
@@ -127,8 +127,8 @@ def test_a_table_is_there_and_is_text(tmp_path: Path) -> None:
     with pytest.raises(ChangeRefused, match="No such file"):
         csv_file.read(tmp_path / "file")
     with pytest.raises(ChangeRefused, match="can't decode"):
-        csv_file.read(written(tmp_path, line.encode() + b"\xff"))
-    assert csv_file.read(written(tmp_path, line.encode())) == ()
+        csv_file.read(write_content(tmp_path, line.encode() + b"\xff"))
+    assert csv_file.read(write_content(tmp_path, line.encode())) == ()
 
 
 def test_an_export_is_there_and_of_this_version(tmp_path: Path) -> None:
@@ -139,12 +139,12 @@ def test_an_export_is_there_and_of_this_version(tmp_path: Path) -> None:
     for content in (right | {"version": 2}, right | {"format": "another"}, []):
         with pytest.raises(ChangeRefused, match="isn't an export of this version"):
             exported.read(
-                written(tmp_path, seal(json.dumps(content).encode(), recipients=(recipient,))), identity=identity
+                write_content(tmp_path, seal(json.dumps(content).encode(), recipients=(recipient,))), identity=identity
             )
     sealed = seal(json.dumps(right).encode(), recipients=(recipient,))
-    assert exported.read(written(tmp_path, sealed), identity=identity) == ()
+    assert exported.read(write_content(tmp_path, sealed), identity=identity) == ()
     with pytest.raises(ChangeRefused, match="No such file"):
         exported.read(tmp_path / "other", identity=identity)
-    for wrong in (tmp_path / "other", written(tmp_path, b"AGE-SECRET-KEY-1")):
+    for wrong in (tmp_path / "other", write_content(tmp_path, b"AGE-SECRET-KEY-1")):
         with pytest.raises(SealRefused, match="can't read the key"):
             open_sealed(sealed, identity=wrong)

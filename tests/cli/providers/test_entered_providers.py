@@ -21,14 +21,14 @@ GITHUB = EnteredRegistration("Iv1.0123456789abcdef", "0123456789abcdef0123456789
 
 
 @asynccontextmanager
-async def opened(place: Place) -> AsyncGenerator[Deployment]:
+async def open_place(place: Place) -> AsyncGenerator[Deployment]:
     async with open_deployment(load_settings(data=place.data), data=place.data) as deployment:
         yield deployment
 
 
 async def enter(place: Place, provider: str, entered: EnteredRegistration) -> None:
     """What the page of a provider stores."""
-    async with opened(place) as deployment:
+    async with open_place(place) as deployment:
         known = await registrations.get_registration(deployment.database, provider)
         async with deployment.transaction() as transaction:
             kept = await registrations.save_registration(
@@ -92,7 +92,7 @@ async def test_restore_and_quarantine_judge_by_what_was_entered(place: Place) ->
     for secret, rotation in (("sq0csp-secret", RotationMode.NONE), (None, RotationMode.STRICT)):
         await enter(place, "square", EnteredRegistration("sq0idp-0123456789", secret))
         read = await open_policies(load_settings(data=place.data), data=place.data)
-        async with opened(place) as deployment:
+        async with open_place(place) as deployment:
             judged = (await read(deployment.database))["square"]
             assert judged.rotation is deployment.vault.policies["square"].rotation is rotation
 

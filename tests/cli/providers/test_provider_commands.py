@@ -169,7 +169,7 @@ async def test_the_walk_through_works_as_it_is_written(place: Place) -> None:
 # Without a file
 
 
-def configured(place: Place, simulator: Simulator, *lines: str) -> None:
+def write_config(place: Place, simulator: Simulator, *lines: str) -> None:
     text = "\n".join(lines).format(url=simulator.url)
     config = place.data / "config.toml"
     config.write_text(
@@ -179,7 +179,7 @@ def configured(place: Place, simulator: Simulator, *lines: str) -> None:
 
 async def test_an_issuer_is_enough(place: Place) -> None:
     async with running_simulator() as simulator:
-        configured(
+        write_config(
             place, simulator, "[providers.corp]", 'issuer = "{url}/google"', 'client_id = "x"', 'scopes = ["profile"]'
         )
         settings = load_settings(data=place.data)
@@ -198,7 +198,7 @@ async def test_an_issuer_is_enough(place: Place) -> None:
 
 async def test_a_file_from_an_issuer_is_complete(place: Place) -> None:
     async with running_simulator() as simulator:
-        configured(place, simulator)
+        write_config(place, simulator)
         made = await content(
             place, "providers", "new", "corp", "--title", "Corp", "--issuer", f"{simulator.url}/google",
             "--api", f"{simulator.url}/api", "--scope", "profile",

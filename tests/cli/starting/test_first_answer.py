@@ -38,7 +38,7 @@ print(json.dumps([name for name in sys.modules if name.startswith("server.comman
 """
 
 
-async def printed(code: str) -> str:
+async def last_line_of(code: str) -> str:
     """The last line that it prints in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, cwd=ROOT
@@ -48,13 +48,15 @@ async def printed(code: str) -> str:
     return out.decode().splitlines()[-1]
 
 
-async def loaded(words: Sequence[str]) -> set[str]:
-    found: list[str] = json.loads(await printed(_LOADED.format(words=list(words))))
+async def modules_loaded_by(words: Sequence[str]) -> set[str]:
+    found: list[str] = json.loads(await last_line_of(_LOADED.format(words=list(words))))
     return {name.rpartition(".")[2] for name in found}
 
 
 async def test_commands_that_are_waited_for_load_no_other_command() -> None:
-    few, all_of_them = await asyncio.gather(loaded(["serve", "--help"]), loaded(["users", "--help"]))
+    few, all_of_them = await asyncio.gather(
+        modules_loaded_by(["serve", "--help"]), modules_loaded_by(["users", "--help"])
+    )
     assert few == {"serve", "stdio"}
     assert {"serve", "stdio", "users", "doctor"} <= all_of_them
 
@@ -77,7 +79,7 @@ print(unused)
 
 async def test_a_waited_for_program_loads_of_the_sdk_what_it_uses_and_the_rest_when_it_is_asked_for() -> None:
     assert version("mcp").startswith(lean_sdk.TRIED), "try its modules one by one, then set TRIED"
-    lean, whole = await asyncio.gather(*(printed(_USED.format(tried=tried)) for tried in (lean_sdk.TRIED, "0.")))
+    lean, whole = await asyncio.gather(*(last_line_of(_USED.format(tried=tried)) for tried in (lean_sdk.TRIED, "0.")))
     assert lean == "[]"
     assert whole == "['mcp.client.client', 'mcp.server.mcpserver']"
 
@@ -107,7 +109,7 @@ async def test_the_patch_for_the_sdk_applies_and_does_the_same(
     if is_patched:
         subprocess.run(["git", "apply", str(_PATCH)], cwd=tmp_path, check=True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert await printed(_PATCHED) == f"{tmp_path}/mcp/__init__.py {unused}"
+    assert await last_line_of(_PATCHED) == f"{tmp_path}/mcp/__init__.py {unused}"
 
 
 @pytest.fixture(params=[build_app, build_late_app])

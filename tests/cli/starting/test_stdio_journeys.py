@@ -79,12 +79,12 @@ async def test_the_owner_connects_once_and_later_runs_ask_nothing(
 
 @pytest.mark.client("python", "stdio", "input required", "2026-07-28")
 async def test_a_client_that_opens_links_is_asked_and_retries_by_itself(place: Place, simulator: Simulator) -> None:
-    async def elicited(context: object, params: object) -> ElicitResult:
+    async def follow_link(context: object, params: object) -> ElicitResult:
         assert isinstance(params, ElicitRequestURLParams)
         await follow(place, params.url)
         return ElicitResult(action="accept")
 
-    async with place.stdio("Test agent", elicitation_callback=elicited) as client:
+    async with place.stdio("Test agent", elicitation_callback=follow_link) as client:
         assert not (await client.call_tool("slack_post", POST)).is_error
     assert len(simulator.books()["posts"]) == 1
 

@@ -70,7 +70,7 @@ class Raw:
 
 
 @asynccontextmanager
-async def started(place: Place) -> AsyncGenerator[Raw]:
+async def start_stdio(place: Place) -> AsyncGenerator[Raw]:
     process = await asyncio.create_subprocess_exec(
         *place.arguments("stdio", "--client", "Raw", "--no-browser"),
         stdin=asyncio.subprocess.PIPE,
@@ -108,7 +108,7 @@ async def silent_database(place: Place) -> AsyncGenerator[asyncio.Event]:
 
 
 async def test_tools_are_listed_while_the_vault_is_still_opening_and_calls_wait(place: Place) -> None:
-    async with silent_database(place) as over, started(place) as client:
+    async with silent_database(place) as over, start_stdio(place) as client:
         await client.shake_hands()
         await client.send(CALL, LIST)
         listed = await client.receive()
@@ -131,7 +131,7 @@ async def test_tools_are_listed_while_the_vault_is_still_opening_and_calls_wait(
 
 
 async def test_a_call_that_came_early_is_answered_when_the_vault_is_open(place: Place) -> None:
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         await client.send(initialize(), {"jsonrpc": "2.0", "method": "notifications/initialized"}, CALL, LIST)
         answers = {answer["id"]: answer for answer in [await client.receive() for _ in range(3)]}
         called = answers[3]["result"]
@@ -145,7 +145,7 @@ async def test_a_client_of_2026_is_answered_early_too(place: Place) -> None:
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
     }
-    async with silent_database(place), started(place) as client:
+    async with silent_database(place), start_stdio(place) as client:
         for number, method in enumerate(("server/discover", "tools/list")):
             await client.send({"jsonrpc": "2.0", "id": number, "method": method, "params": {"_meta": envelope}})
             assert "result" in await client.receive()
@@ -160,7 +160,7 @@ async def test_settings_that_make_no_sense_are_said_to_the_client_and_on_standar
     place: Place, broken: str, *, is_seen_at_once: bool
 ) -> None:
     (place.data / "config.toml").write_text(broken if is_seen_at_once else f"[server]\nport = {place.port}\n{broken}")
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         await client.send(initialize(), {"jsonrpc": "2.0", "method": "notifications/initialized"})
         if not is_seen_at_once:
             assert "result" in await client.receive()
@@ -175,13 +175,13 @@ async def test_settings_that_make_no_sense_are_said_to_the_client_and_on_standar
 
 
 async def test_a_key_that_is_gone_is_said_to_the_client_and_on_standard_error(place: Place) -> None:
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         await client.shake_hands()
         await client.send(CALL)
         assert "result" in await client.receive()
         assert (await client.leave())[0] == 0
     (place.data / "master.key").rename(place.data / "elsewhere")
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         await client.shake_hands()
         await client.send(CALL)
         error = (await client.receive())["error"]
@@ -192,9 +192,9 @@ async def test_a_key_that_is_gone_is_said_to_the_client_and_on_standard_error(pl
 
 
 async def test_a_client_that_leaves_at_once_is_no_failure(place: Place) -> None:
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         assert await client.leave() == (0, "")
-    async with started(place) as client:
+    async with start_stdio(place) as client:
         await client.shake_hands()
         assert (await client.leave())[0] == 0
 

@@ -213,17 +213,17 @@ async def test_a_client_that_opens_links_is_asked_and_retries_by_itself(
 ) -> None:
     await person.sign_in("alice", PASSWORD)
 
-    async def elicited(context: object, params: object) -> ElicitResult:
+    async def follow_link(context: object, params: object) -> ElicitResult:
         assert isinstance(params, ElicitRequestURLParams)
         await connect(person, params.url)
         return ElicitResult(action="accept")
 
     machine.give(await place.agent())
-    async with machine.client(elicitation_callback=elicited) as client:
+    async with machine.client(elicitation_callback=follow_link) as client:
         posted = await client.call_tool("slack_post", POST)
         assert not posted.is_error, text(posted)
     machine.give(await place.agent())
-    async with machine.client(elicitation_callback=elicited, mode="legacy") as client:
+    async with machine.client(elicitation_callback=follow_link, mode="legacy") as client:
         with pytest.raises(MCPError) as refused:
             await client.call_tool("slack_post", POST)
         assert refused.value.error.code == -32042

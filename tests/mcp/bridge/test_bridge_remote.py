@@ -25,7 +25,7 @@ OK = json_reply({"jsonrpc": "2.0", "id": 1, "result": {}})
 
 
 @asynccontextmanager
-async def calling(url: str, folder: Path) -> AsyncGenerator[tuple[RemoteClient, RemoteVault]]:
+async def open_client(url: str, folder: Path) -> AsyncGenerator[tuple[RemoteClient, RemoteVault]]:
     """The client of a bridge that is signed in."""
     vault = remote_vault(url, agent="Reader")
     store = FileStore(folder / "credentials", why="")
@@ -59,7 +59,7 @@ def chunks(times: int, kind: str = "application/json") -> Reply:
 async def test_an_answer_that_no_vault_gives_is_an_error_in_words(
     reply: Reply, status: int, told: str, tmp_path: Path
 ) -> None:
-    async with scripted_server(lambda _: reply) as server, calling(server.url, tmp_path) as (remote, vault):
+    async with scripted_server(lambda _: reply) as server, open_client(server.url, tmp_path) as (remote, vault):
         answer = await remote.send(remote.build_request("POST", vault.resource, json={"id": 1}))
         assert (answer.status_code, told in answer.text) == (status, True), answer.text[:500]
         assert answer.next_request is None
@@ -69,7 +69,7 @@ async def test_an_answer_that_no_vault_gives_is_an_error_in_words(
 
 async def test_streams_that_end_at_once_are_opened_one_a_second(tmp_path: Path) -> None:
     ended = Reply(200, b"retry: 0\n\n", {"Content-Type": "text/event-stream"})
-    async with scripted_server(lambda _: ended) as server, calling(server.url, tmp_path) as (remote, vault):
+    async with scripted_server(lambda _: ended) as server, open_client(server.url, tmp_path) as (remote, vault):
         await remote.send(remote.build_request("POST", vault.resource, json={"id": 1}))
         started = asyncio.get_running_loop().time()
         for _ in range(3):

@@ -163,10 +163,10 @@ def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     """POSTs with the header are those of a stream that nobody here knows."""
     find = event_stream.OpenStreams.find
 
-    def found(streams: event_stream.OpenStreams, scope: Scope) -> object:
+    def find_or_leave(streams: event_stream.OpenStreams, scope: Scope) -> object:
         return None if LEFT_TO_SDK.encode() in dict(scope["headers"]) else find(streams, scope)
 
-    monkeypatch.setattr(event_stream.OpenStreams, "find", found)
+    monkeypatch.setattr(event_stream.OpenStreams, "find", find_or_leave)
 
 
 @pytest.fixture
@@ -297,10 +297,10 @@ def test_no_answer_leaves_before_initialize_is_accepted() -> None:
     async def never() -> OpenVault:
         raise AssertionError
 
-    async def nothing(*_: object) -> None:
+    async def fail_when_called(*_: object) -> None:
         raise AssertionError
 
-    calls = duplex.DuplexCalls(never, write=nothing, pass_on=nothing, stamp={}, is_event=False)
+    calls = duplex.DuplexCalls(never, write=fail_when_called, pass_on=fail_when_called, stamp={}, is_event=False)
     message = json.dumps(message_of("2025-11-25", "connections", {}, capabilities={})).encode()
     group = asyncio.TaskGroup()
     opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}}

@@ -34,7 +34,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 @pytest.fixture(scope="module")
-async def connected(place: Room) -> Agent:
+async def connected_agent(place: Room) -> Agent:
     agent = await place.agent()
     await place.connect(agent, "slack", scopes=SLACK)
     return agent
@@ -113,28 +113,28 @@ LOOKS: dict[str, tuple[str, dict[str, object]]] = {
 @pytest.mark.parametrize("case", CALLS | LOOKS)
 @pytest.mark.parametrize("capabilities", [{}, {"elicitation": {"url": {}}}], ids=["words", "links"])
 async def test_each_outcome_is_answered_as_the_sdk_answers_it(
-    place: Room, connected: Agent, case: str, capabilities: dict[str, object]
+    place: Room, connected_agent: Agent, case: str, capabilities: dict[str, object]
 ) -> None:
     name, arguments = (CALLS | LOOKS)[case]
     body = call({"name": name, "arguments": arguments}, meta={META + "clientCapabilities": capabilities}, id="a-1")
     found = headers(name=name)
     assert fast_path.read(raw(found), body) is not None
-    ours, theirs = await both(place, connected, body, found)
+    ours, theirs = await both(place, connected_agent, body, found)
     assert ours == theirs
 
 
 @pytest.mark.parametrize("case", [case for case in CALLS if case != "a tool that does not exist"])
 @pytest.mark.parametrize("capabilities", [{}, {"elicitation": {"url": {}}}], ids=["words", "links"])
 async def test_a_call_by_call_tool_is_answered_as_one_of_the_tool_itself(
-    place: Room, connected: Agent, case: str, capabilities: dict[str, object]
+    place: Room, connected_agent: Agent, case: str, capabilities: dict[str, object]
 ) -> None:
     name, arguments = CALLS[case]
     meta = {META + "clientCapabilities": capabilities}
     itself, _ = await both(
-        place, connected, call({"name": name, "arguments": arguments}, meta=meta), headers(name=name)
+        place, connected_agent, call({"name": name, "arguments": arguments}, meta=meta), headers(name=name)
     )
     body = call({"name": "call_tool", "arguments": {"name": name, "arguments": arguments}}, meta=meta)
-    ours, theirs = await both(place, connected, body, headers(name="call_tool"))
+    ours, theirs = await both(place, connected_agent, body, headers(name="call_tool"))
     assert ours == theirs == itself
 
 
@@ -160,10 +160,10 @@ SPELLINGS: dict[str, tuple[bytes, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", SPELLINGS)
-async def test_every_valid_spelling_is_read_here(place: Room, connected: Agent, case: str) -> None:
+async def test_every_valid_spelling_is_read_here(place: Room, connected_agent: Agent, case: str) -> None:
     body, found = SPELLINGS[case]
     assert fast_path.read(raw(found), body) is not None
-    ours, theirs = await both(place, connected, body, found)
+    ours, theirs = await both(place, connected_agent, body, found)
     assert ours == theirs
     assert (ours[0], ours[1]) == (200, "application/json")
 
@@ -171,7 +171,7 @@ async def test_every_valid_spelling_is_read_here(place: Room, connected: Agent, 
 @pytest.mark.parametrize("name", ["slack_channels", "call_tool"])
 @pytest.mark.parametrize("token", [0, 7, "p", "grüße \u2028 \x85"])
 async def test_progress_turns_the_answer_into_the_sdks_stream(
-    place: Room, connected: Agent, name: str, token: object
+    place: Room, connected_agent: Agent, name: str, token: object
 ) -> None:
     arguments: dict[str, object] = {"limit": 1}
     if name == "call_tool":
@@ -179,13 +179,13 @@ async def test_progress_turns_the_answer_into_the_sdks_stream(
     body = call({"name": name, "arguments": arguments}, meta={"progressToken": token})
     found = headers(name=name)
     assert fast_path.read(raw(found), body) is not None
-    ours, theirs = await both(place, connected, body, found)
+    ours, theirs = await both(place, connected_agent, body, found)
     assert ours == theirs
     assert (ours[0], ours[1]) == (200, "text/event-stream")
     first, last = json.loads(ours[2])
     assert first["params"]["progressToken"] == token
     assert last["result"]["isError"] is False
-    async with place.http(connected) as http:
+    async with place.http(connected_agent) as http:
         first_answer = await http.post("/mcp", content=body, headers=found)
         second_answer = await http.post("/mcp", content=body, headers={**found, **LEFT_TO_SDK})
     assert first_answer.content.isascii()
@@ -242,11 +242,13 @@ ODD: dict[str, tuple[bytes, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-async def test_what_is_not_valid_or_wants_more_is_left_to_the_sdk(place: Room, connected: Agent, case: str) -> None:
+async def test_what_is_not_valid_or_wants_more_is_left_to_the_sdk(
+    place: Room, connected_agent: Agent, case: str
+) -> None:
     body, found = ODD[case]
     assert fast_path.read(raw(headers()), call()) is not None
     assert fast_path.read(raw(found), body) is None
-    ours, theirs = await both(place, connected, body, found)
+    ours, theirs = await both(place, connected_agent, body, found)
     assert ours == theirs
 
 
@@ -262,13 +264,13 @@ def test_each_header_is_there_once(name: str) -> None:
             assert fast_path.read([*(pair for pair in found if pair != other), again], call()) is None
 
 
-async def test_a_call_of_the_official_client_is_read_here(place: Room, connected: Agent) -> None:
+async def test_a_call_of_the_official_client_is_read_here(place: Room, connected_agent: Agent) -> None:
     seen: list[httpx2.Request] = []
 
     async def see(request: httpx2.Request) -> None:
         seen.append(request)
 
-    async with place.http(connected) as http:
+    async with place.http(connected_agent) as http:
         http.event_hooks["request"].append(see)
         async with Client(streamable_http_client(f"{place.url}/mcp", http_client=http)) as client:
             assert not (await client.call_tool("slack_channels", {"limit": 1})).is_error

@@ -232,12 +232,12 @@ async def test_a_session_whose_calls_the_sdk_never_sees_is_kept_there(
         told: list[str] = []
         tell = sessions.Sessions._tell
 
-        async def ended(self: sessions.Sessions, key: str, *more: object) -> int:
+        async def tell_after_the_end(self: sessions.Sessions, key: str, *more: object) -> int:
             told.append(key)
             await tell(self, key, more[0], more[1], "DELETE", b"")
             return await tell(self, key, *more)
 
-        monkeypatch.setattr(sessions.Sessions, "_tell", ended)
+        monkeypatch.setattr(sessions.Sessions, "_tell", tell_after_the_end)
         assert (await http.post("/mcp", json=call_message("connections", {}), headers=headers)).status_code == 404
         assert told == [headers["mcp-session-id"]]
     assert read == [True, True]

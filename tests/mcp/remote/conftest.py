@@ -23,7 +23,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Remo
 
 
 @pytest.fixture(scope="package")
-async def used(place: RemoteRoom) -> Known:
+async def used_server(place: RemoteRoom) -> Known:
     """One server, connected and allowed."""
     name, double, agent = await place.ready()
     for tool, arguments in (("add", SUM), ("note", {"text": "x"})):
@@ -33,9 +33,9 @@ async def used(place: RemoteRoom) -> Known:
 
 
 @pytest.fixture
-def known(used: Known) -> Known:
+def known_server(used_server: Known) -> Known:
     """The same for a test that only changes what it answers."""
-    _, double, _ = used
+    _, double, _ = used_server
     double.answer, double.results = None, {}
     double.calls.clear()
-    return used
+    return used_server

@@ -47,13 +47,13 @@ class RemoteRoom:
         await servers.add(self.operator, servers.NewServer(name, double.url))
         return name, double
 
-    async def stored(self, name: str) -> McpServer:
+    async def read_server(self, name: str) -> McpServer:
         found = await read_server(self.deployment.database, name)
         assert found is not None
         return found
 
     async def accept(self, name: str, **decisions: Any) -> tuple[str, ...]:
-        digest = (await self.stored(name)).digest
+        digest = (await self.read_server(name)).digest
         return await servers.accept(self.operator, name, servers.ReviewDecision(digest, **decisions))
 
     async def follow(self, url: str, *, agrees: Any = agree) -> str:

@@ -19,7 +19,7 @@ POST = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
 DAY = 86_400
 
 
-async def stored(place: RemoteRoom, name: str) -> StoredRegistration:
+async def read_registration(place: RemoteRoom, name: str) -> StoredRegistration:
     found = await registrations.get_registration(place.deployment.database, name)
     assert found is not None
     return found
@@ -33,13 +33,13 @@ async def kinds(place: RemoteRoom, name: str) -> list[str]:
 async def test_a_client_is_renewed_before_its_secret_ends_and_accounts_stay(place: RemoteRoom) -> None:
     now = place.deployment.now()
     name, double, agent = await place.ready(metadata=POST, secret_ends=now - 100, renewed_end=now + 90 * DAY)
-    first = await stored(place, name)
+    first = await read_registration(place, name)
     assert b"manage-client-1" not in (first.sealed_renewal or b"")
     await keeping.STEP.work(place.deployment)
     assert double.managed == ["GET", "PUT"]
     entered = place.deployment.live.current.entered[name]
     assert (entered.client_id, entered.client_secret) == ("client-1", double.secrets["client-1"])
-    assert (await stored(place, name)).secret_ends_at == now + 90 * DAY
+    assert (await read_registration(place, name)).secret_ends_at == now + 90 * DAY
     assert await kinds(place, name) == ["mcp_server.client_renewed"]
     double.end_tokens()
     looked = await place.look(name, agent)
@@ -74,7 +74,7 @@ async def test_a_secret_that_lives_on_is_left_alone(place: RemoteRoom) -> None:
     name, double = await place.add(metadata=POST, secret_ends=now + 3 * DAY, renewed_end=now + 90 * DAY)
     await keeping.STEP.work(place.deployment)
     assert (double.managed, len(double.registrations)) == ([], 1)
-    kept = await stored(place, name)
+    kept = await read_registration(place, name)
     assert kept.renew_at is not None
     assert now + DAY < kept.renew_at < now + 3 * DAY
     async with place.deployment.transaction() as transaction:
@@ -126,8 +126,8 @@ async def test_only_a_server_that_says_so_gave_an_endless_secret(
     name, double = await place.add(
         metadata=POST, secret_ends=now + DAY, renewed_end=now + 90 * DAY, read_changes=read, update_changes=updated
     )
-    await renew_due(place.deployment, [await stored(place, name)])
-    assert (await stored(place, name)).secret_ends_at == (None if end is None else now + end * DAY)
+    await renew_due(place.deployment, [await read_registration(place, name)])
+    assert (await read_registration(place, name)).secret_ends_at == (None if end is None else now + end * DAY)
     assert place.deployment.live.current.entered[name].client_secret == double.secrets["client-1"]
     assert await kinds(place, name) == ([] if end == 1 else ["mcp_server.client_renewed"])
 
@@ -139,10 +139,10 @@ async def test_what_reading_changed_is_kept_where_the_update_is_refused(place: R
     name, double = await place.add(
         metadata=POST, secret_ends=now + DAY, renewed_end=now + 90 * DAY, read_changes=rotated, update_status=status
     )
-    before = await stored(place, name)
+    before = await read_registration(place, name)
     await renew_due(place.deployment, [before])
     assert double.managed == ["GET", "PUT"]
-    kept = await stored(place, name)
+    kept = await read_registration(place, name)
     assert (kept.secret_ends_at, kept.renew_at) == (now + DAY, before.renew_at)
     assert place.deployment.live.current.entered[name].client_secret == rotated["client_secret"]
     place_of_it = await registrations.open_renewal(place.deployment.database, place.deployment.keys, kept)
@@ -150,7 +150,7 @@ async def test_what_reading_changed_is_kept_where_the_update_is_refused(place: R
     async with place.deployment.transaction() as transaction:
         assert not await registrations.claim_renewal(transaction, kept, now=now), "it was tried a moment ago"
     double.update_status = 200
-    await renew_due(place.deployment, [await stored(place, name)])
+    await renew_due(place.deployment, [await read_registration(place, name)])
     assert double.managed == ["GET", "PUT"], "the claim holds"
 
 
@@ -159,7 +159,7 @@ async def test_a_server_that_never_answers_gets_a_new_client_after_the_end(place
     failing = {"metadata": POST, "renewed_end": now + 90 * DAY, "update_status": 503}
     name, double = await place.add(secret_ends=now - 100, **failing)
     soon, waiting = await place.add(secret_ends=now + 1800, **failing)
-    await renew_due(place.deployment, [await stored(place, name), await stored(place, soon)])
+    await renew_due(place.deployment, [await read_registration(place, name), await read_registration(place, soon)])
     assert (len(double.registrations), len(waiting.registrations)) == (2, 1)
 
 
@@ -170,10 +170,10 @@ async def test_the_log_says_so_where_a_server_registers_nobody_any_more(
     now = place.deployment.now()
     name, double = await place.add(metadata=POST, secret_ends=now - 100)
     double.metadata = POST if registers else {**POST, "registration_endpoint": None}
-    await renew_due(place.deployment, [await stored(place, name)])
+    await renew_due(place.deployment, [await read_registration(place, name)])
     causes = [str(one.__dict__["cause"]) for one in caplog.records if one.__dict__.get("provider") == name]
     assert causes == ([] if registers else ["its authorization server no longer lets clients register themselves"])
-    assert (await stored(place, name)).client_id == ("client-2" if registers else "client-1")
+    assert (await read_registration(place, name)).client_id == ("client-2" if registers else "client-1")
 
 
 async def test_a_client_that_is_no_longer_used_is_ended(place: RemoteRoom) -> None:
@@ -190,7 +190,7 @@ async def test_a_client_that_is_no_longer_used_is_ended(place: RemoteRoom) -> No
 async def test_a_replaced_client_is_ended(place: RemoteRoom) -> None:
     now = place.deployment.now()
     name, double = await place.add(metadata=POST, secret_ends=now - 100, renewed_end=now + 90 * DAY, update_status=403)
-    await renew_due(place.deployment, [await stored(place, name)])
+    await renew_due(place.deployment, [await read_registration(place, name)])
     assert place.deployment.live.current.entered[name].client_id == "client-2"
     assert (double.managed, double.ended) == (["GET", "PUT", "DELETE"], ["client-1"])
 
@@ -198,4 +198,4 @@ async def test_a_replaced_client_is_ended(place: RemoteRoom) -> None:
 @pytest.mark.parametrize(("said", "end"), [(1.9e9, 1_900_000_000), (10**30, 253_402_300_799), (True, None), (-1, None)])
 async def test_the_end_of_a_secret_is_read_as_any_number(place: RemoteRoom, said: float, end: int | None) -> None:
     name, _ = await place.add(metadata=POST, secret_ends=said)
-    assert (await stored(place, name)).secret_ends_at == end
+    assert (await read_registration(place, name)).secret_ends_at == end

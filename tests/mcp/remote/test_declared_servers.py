@@ -15,7 +15,7 @@ from server.remote.declared import plan
 from tests.mcp.remote.remote_room import RemoteRoom
 
 
-def said(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
+def change_lines(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
     return [f"{one.verb} {one.kind} {one.name}" for one in changes if one.name.startswith("declared")]
 
 
@@ -27,16 +27,16 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     }
     wanted = parse_declaration({"mcp_servers": servers})
     changes = await plan(place.operator, wanted)
-    assert said(changes) == ["create mcp_server declared", "create mcp_server declaredkey"]
+    assert change_lines(changes) == ["create mcp_server declared", "create mcp_server declaredkey"]
     await applying.apply(changes)
-    assert (await place.stored("declared")).title == "Declared"
-    assert (await place.stored("declaredkey")).is_disabled
+    assert (await place.read_server("declared")).title == "Declared"
+    assert (await place.read_server("declaredkey")).is_disabled
     assert await plan(place.operator, wanted) == ()
     changed = parse_declaration({"mcp_servers": {"declared": {"url": plain.url, "disabled": True}}})
     changes = await plan(place.operator, changed)
-    assert said(changes) == ["update mcp_server declared"]
+    assert change_lines(changes) == ["update mcp_server declared"]
     await applying.apply(changes)
-    assert (await place.stored("declared")).is_disabled
+    assert (await place.read_server("declared")).is_disabled
     with pytest.raises(ChangeRefused, match="address can't change"):
         await plan(place.operator, parse_declaration({"mcp_servers": {"declared": {"url": keyed.url}}}))
     key = {"url": keyed.url, "sign_in": "key"}
@@ -51,7 +51,7 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     same = {**key, "key_header": "X-Api-Key", "title": "Declaredkey", "disabled": True}
     assert await plan(place.operator, parse_declaration({"mcp_servers": {"declaredkey": same}})) == ()
     emptied = await plan(place.operator, parse_declaration({"mcp_servers": {}}), prunes=True)
-    assert said(emptied) == ["remove mcp_server declared", "remove mcp_server declaredkey"]
+    assert change_lines(emptied) == ["remove mcp_server declared", "remove mcp_server declaredkey"]
     await applying.apply([one for one in emptied if one.name.startswith("declared")])
     assert place.deployment.catalog.get("declared") is None
 
@@ -59,13 +59,13 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
 async def test_a_declared_client_is_changed_with_its_secret(place: RemoteRoom) -> None:
     double = place.site.add("rotated")
 
-    def declared(client_id: str, secret: str | None = None) -> Declaration:
+    def make_declaration(client_id: str, secret: str | None = None) -> Declaration:
         client = {"client_id": client_id} | ({} if secret is None else {"client_secret": secret})
         return parse_declaration({"mcp_servers": {"rotated": {"url": double.url, **client}}})
 
-    await applying.apply(await plan(place.operator, declared("ours-1", "made-up-secret-1")))
-    assert await plan(place.operator, declared("ours-1", "made-up-secret-1")) == ()
-    for wanted in (declared("ours-1", "made-up-secret-2"), declared("ours-2", "made-up-secret-3")):
+    await applying.apply(await plan(place.operator, make_declaration("ours-1", "made-up-secret-1")))
+    assert await plan(place.operator, make_declaration("ours-1", "made-up-secret-1")) == ()
+    for wanted in (make_declaration("ours-1", "made-up-secret-2"), make_declaration("ours-2", "made-up-secret-3")):
         changes = await plan(place.operator, wanted)
         assert [f"{one.verb} {one.kind} {one.name}" for one in changes] == ["update mcp_server rotated"]
         assert "made-up" not in repr(changes)
@@ -74,9 +74,9 @@ async def test_a_declared_client_is_changed_with_its_secret(place: RemoteRoom) -
     entered = place.deployment.live.current.entered["rotated"]
     assert (entered.client_id, entered.client_secret) == ("ours-2", "made-up-secret-3")
     await servers.remove(place.operator, "rotated")
-    await applying.apply(await plan(place.operator, declared("public-1")))
+    await applying.apply(await plan(place.operator, make_declaration("public-1")))
     with pytest.raises(ChangeRefused, match="client without a secret can't change"):
-        await plan(place.operator, declared("public-1", "made-up-secret-4"))
+        await plan(place.operator, make_declaration("public-1", "made-up-secret-4"))
     await servers.remove(place.operator, "rotated")
 
 
@@ -84,7 +84,7 @@ async def test_pruning_providers_leaves_the_registrations_of_servers(place: Remo
     name, _ = await place.add()
     pruned = await plan(place.operator, parse_declaration({"providers": {}}), prunes=True)
     assert name not in [one.name for one in pruned]
-    facts = json.dumps((await place.stored(name)).facts)
+    facts = json.dumps((await place.read_server(name)).facts)
     for stored, is_usable in (("{}", False), (facts, True)):
         async with place.deployment.transaction() as transaction:
             await transaction.execute(

@@ -11,7 +11,7 @@ from server.notifying.delivery import deliver
 from server.remote import keeping
 from server.sign_in.approvers import approvers_of
 from tests.mcp.remote.remote_room import RemoteRoom
-from tests.mcp.remote.test_client_renewal import DAY, POST, kinds, stored
+from tests.mcp.remote.test_client_renewal import DAY, POST, kinds, read_registration
 from tests.support.doubles.mailbox import running_receiver
 from vault import users
 from vault.notices import channels
@@ -20,7 +20,7 @@ from vault.notices.channels import NoticeSettings
 TITLE = "the vault's registration ends"
 
 
-async def made(place: RemoteRoom, *, days: int, ends_in: int, **changes: int) -> str:
+async def add_server(place: RemoteRoom, *, days: int, ends_in: int, **changes: int) -> str:
     """A server whose registration was made so many days ago; its name."""
     now = place.deployment.now()
     name, _ = await place.add(metadata=POST, secret_ends=now + ends_in * DAY, **changes)
@@ -39,8 +39,8 @@ async def test_an_admin_sees_a_registration_that_ends(
     place: RemoteRoom, days: int, ends_in: int, renewed_end: int | None, *, is_told: bool
 ) -> None:
     changes = {} if renewed_end is None else {"renewed_end": place.deployment.now() + renewed_end * DAY}
-    name = await made(place, days=days, ends_in=ends_in, **changes)
-    assert (await stored(place, name)).renew_at <= place.deployment.now(), "its renewal is due"
+    name = await add_server(place, days=days, ends_in=ends_in, **changes)
+    assert (await read_registration(place, name)).renew_at <= place.deployment.now(), "its renewal is due"
     for _ in range(2):
         await keeping.STEP.work(place.deployment)
     renewed = ["mcp_server.client_renewed"] if renewed_end else []
@@ -67,7 +67,7 @@ async def test_those_who_administer_are_notified_while_it_ends(place: RemoteRoom
                     transaction, deployment.keys, user_id=found.id, kind="webhook", label=person, target=target, now=now
                 )
                 await channels.save_settings(transaction, found.id, NoticeSettings(kinds={"expiring": "at_once"}))
-        ending, renewed = [await made(place, days=6, ends_in=1) for _ in range(2)]
+        ending, renewed = [await add_server(place, days=6, ends_in=1) for _ in range(2)]
         await keeping.STEP.work(deployment)
         async with deployment.transaction() as transaction:
             sql = "update provider_registrations set changed_at = :now where provider = :name"

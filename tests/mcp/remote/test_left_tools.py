@@ -14,7 +14,7 @@ async def test_who_accepts_all_that_is_new_accepts_nothing_that_was_left_out(pla
     assert await place.accept(name, leaves=["note"]) == ("add",)
     double.tools = [ADD, NOTE, {**ADD, "name": "more"}]
     await place.look(name, await place.room.agent())
-    assert {one.name: one.state for one in servers.changes_of(await place.stored(name))} == {
+    assert {one.name: one.state for one in servers.changes_of(await place.read_server(name))} == {
         "more": "new",
         "note": "left",
     }
@@ -33,12 +33,12 @@ async def test_a_tool_that_was_left_out_and_is_gone_needs_no_look(place: RemoteR
         double.tools = tools
         await place.look(name, agent)
         await place.accept(name)
-        state = servers.state_of(place.deployment, await place.stored(name))
+        state = servers.state_of(place.deployment, await place.read_server(name))
         assert (state["usable"], state["held"], state["absent"], state["left"]) == (1, 0, 0, len(tools) - 1)
-        assert len(review_of(await place.stored(name))) == len(tools)
+        assert len(review_of(await place.read_server(name))) == len(tools)
     double.tools = [ADD, {**NOTE, "description": "Other."}]
     await place.look(name, agent)
-    assert servers.state_of(place.deployment, await place.stored(name))["held"] == 1
+    assert servers.state_of(place.deployment, await place.read_server(name))["held"] == 1
 
 
 async def test_a_review_tells_of_a_decision_only_while_it_counts(place: RemoteRoom) -> None:
@@ -49,7 +49,7 @@ async def test_a_review_tells_of_a_decision_only_while_it_counts(place: RemoteRo
     true = {"type": "object", "properties": {"a": {"const": True}}}  # not 1, though Python says so
     double.tools = [{**ADD, "inputSchema": true}, {**NOTE, "description": "Other.", "inputSchema": one}]
     await place.look(name, await place.room.agent())
-    stored = await place.stored(name)
+    stored = await place.read_server(name)
     assert {one.name: one.decision for one in servers.changes_of(stored)} == {"add": "", "note": "read, no approval"}
     assert [(one.name, [part.name for part in one.parts]) for one in review_of(stored)] == [
         ("add", ["arguments"]),

@@ -27,7 +27,7 @@ NAMED: dict[str, Any] = {
 }
 
 
-async def opened(data: Path, **overrides: Any) -> tuple[set[str], list[str]]:
+async def open_with_settings(data: Path, **overrides: Any) -> tuple[set[str], list[str]]:
     """The tools of `notes` that are offered with these settings, and what the doctor says."""
     always = {"sandbox": {"loopback_upstreams": True}, "server": {"public_url": "http://localhost:8765"}}
     settings = load_settings(overrides={**always, **overrides})
@@ -41,15 +41,15 @@ async def test_names_of_a_stored_server_are_taken_and_of_no_server_refused(tmp_p
     async with remote_room(data) as place:
         double = place.site.add("notes")
         await servers.add(place.operator, servers.NewServer("notes", double.url))
-    names, said = await opened(data, **NAMED)
+    names, said = await open_with_settings(data, **NAMED)
     assert names == {"notes_tools"}
     assert len(said) == 4, "nobody accepted any"
     assert "tools.disable names notes_note" in said[0]
     for wrong in ({"tools": {"disable": ["notse_note"]}}, {"approvals": {"ask": ["notse_add"]}}):
         with pytest.raises(SettingsRefused, match="no tool"):
-            await opened(data, **wrong)
+            await open_with_settings(data, **wrong)
     with pytest.raises(SettingsRefused, match="no tool set"):
-        await opened(data, tools={"profile": "notse"})
+        await open_with_settings(data, tools={"profile": "notse"})
 
 
 async def test_they_count_once_the_tools_are_accepted_and_keep_the_server(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_they_count_once_the_tools_are_accepted_and_keep_the_server(tmp_pa
         await place.look("notes", agent)
         await place.accept("notes", reads=["add"], unasked=["note"])
         await servers.disconnect_all(place.operator, "notes")
-    names, said = await opened(data, **NAMED)
+    names, said = await open_with_settings(data, **NAMED)
     assert (names, said) == ({"notes_tools", "notes_add"}, [])
     always = {"sandbox": {"loopback_upstreams": True}, "server": {"public_url": "http://localhost:8765"}}
     async with open_deployment(load_settings(overrides={**always, **NAMED}), data=data) as deployment:
@@ -74,7 +74,7 @@ async def test_they_count_once_the_tools_are_accepted_and_keep_the_server(tmp_pa
     async with open_deployment(load_settings(overrides=always), data=data) as deployment:
         await servers.remove(Actor(deployment, None, "command_line"), "notes")
     with pytest.raises(SettingsRefused, match="no tool"):
-        await opened(data, **NAMED)
+        await open_with_settings(data, **NAMED)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,10 @@ async def test_only_scopes_of_tools_are_offered_and_given(place: RemoteRoom) -> 
         assert company_access.scopes_of(words, granted=connection.scopes, policy=plain) >= FOREIGN
 
 
-async def test_a_permission_for_foreign_scopes_from_before_carries_nothing(place: RemoteRoom, known: Any) -> None:
-    name, _, agent = known
+async def test_a_permission_for_foreign_scopes_from_before_carries_nothing(
+    place: RemoteRoom, known_server: Any
+) -> None:
+    name, _, agent = known_server
     connection = await _connection(place, name, agent)
     policy = place.deployment.vault.policies[name]
     held = {"delegation": connection.scopes | {"call:add"}, "connection": connection.scopes}
@@ -63,8 +65,8 @@ async def test_a_permission_for_foreign_scopes_from_before_carries_nothing(place
     assert plan(wanted, **held, policy_scopes=None, policy=policy).scopes == wanted
 
 
-async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, known: Any) -> None:
-    name, _, agent = known
+async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, known_server: Any) -> None:
+    name, _, agent = known_server
     connection = await _connection(place, name, agent)
     async with httpx2.AsyncClient(base_url=place.room.url, timeout=20, trust_env=False) as http:
         exchanging = ExchangeRoom(place.room, http)
@@ -86,8 +88,8 @@ async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, know
                 assert "by its tools only" in answer.text
 
 
-async def test_an_application_of_auth0s_is_told_to_call_the_tools_instead(place: RemoteRoom, known: Any) -> None:
-    name, _, agent = known
+async def test_an_application_of_auth0s_is_told_to_call_the_tools_instead(place: RemoteRoom, known_server: Any) -> None:
+    name, _, agent = known_server
     connection = await _connection(place, name, agent)
     async with httpx2.AsyncClient(base_url=place.room.url, timeout=20, trust_env=False) as http:
         caller = await ExchangeRoom(place.room, http).caller(**{MEMBER: {name: "full"}})

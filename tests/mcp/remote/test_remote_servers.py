@@ -45,8 +45,8 @@ async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom
     assert len(double.asked) == 1
 
 
-async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom, known: Any) -> None:
-    name, double, agent = known
+async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom, known_server: Any) -> None:
+    name, double, agent = known_server
     other = await place.room.agent("bob")
     async with place.room.client(other) as client:
         told = await client.call_tool(f"{name}_add", {"a": 1, "b": 1})
@@ -56,16 +56,16 @@ async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom
     assert len(double.calls) == 1
 
 
-async def test_its_tools_are_a_tool_set_and_found_by_what_they_do(place: RemoteRoom, known: Any) -> None:
-    name, _, _ = known
+async def test_its_tools_are_a_tool_set_and_found_by_what_they_do(place: RemoteRoom, known_server: Any) -> None:
+    name, _, _ = known_server
     offer = place.deployment.offer
     assert offer.sets[name].tools == {f"{name}_add", f"{name}_note", f"{name}_tools"}
     found = offer.index.find("add two numbers", among=offer.sets[name].tools, limit=1)
     assert [spec.name for spec in found] == [f"{name}_add"]
 
 
-async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom, known: Any) -> None:
-    name, double, agent = known
+async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom, known_server: Any) -> None:
+    name, double, agent = known_server
     async with place.room.client(agent) as client:
         assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
         sent = len(double.calls)
@@ -76,8 +76,8 @@ async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom, 
     assert len(double.calls) == sent
 
 
-async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom, known: Any) -> None:
-    name, double, agent = known
+async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom, known_server: Any) -> None:
+    name, double, agent = known_server
     async with place.room.client(agent) as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert {"account", "account_argument", "text"} == set(listed[f"{name}_note"].input_schema["properties"])
@@ -255,8 +255,8 @@ async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: 
             await servers.add(place.operator, servers.NewServer(wrong, url))
 
 
-async def test_an_admins_page_of_a_server_opens(place: RemoteRoom, known: Any) -> None:
-    name, _, _ = known
+async def test_an_admins_page_of_a_server_opens(place: RemoteRoom, known_server: Any) -> None:
+    name, _, _ = known_server
     page = await place.person.open(f"/administration/providers/{name}")
     assert page.status_code == 200, page.text
     assert name in (await place.person.open("/administration/providers")).text

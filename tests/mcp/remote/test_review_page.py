@@ -28,7 +28,7 @@ def path_of(name: str) -> str:
     return f"{PAGE}/{name}"
 
 
-async def held(place: RemoteRoom, **changes: Any) -> tuple[str, Any, Any]:
+async def add_held_server(place: RemoteRoom, **changes: Any) -> tuple[str, Any, Any]:
     """A server whose tools were seen, and wait."""
     name, double = await place.add(**changes)
     agent = await place.room.agent()
@@ -41,7 +41,7 @@ async def decide(place: RemoteRoom, name: str, answers: dict[str, Any], page: An
     return await place.person.submit(page, answers, form=f"{path_of(name)}/accept")
 
 
-def offered(place: RemoteRoom, name: str) -> set[str]:
+def offered_tools(place: RemoteRoom, name: str) -> set[str]:
     return {spec.name.removeprefix(f"{name}_") for spec in place.deployment.tools if spec.provider == name}
 
 
@@ -78,7 +78,7 @@ async def test_an_entered_client_is_used_and_its_secret_never_shown(place: Remot
     assert made.status_code == 200, made.text
     assert place.deployment.live.current.entered["entered"].client_id == "ours-1"
     assert "made-up-secret-value" not in made.text
-    assert (await place.stored("entered")).facts["client_auth"] == "client_secret_post"
+    assert (await place.read_server("entered")).facts["client_auth"] == "client_secret_post"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_an_entered_client_authenticates_as_its_server_takes_it(
 
 async def test_tools_are_accepted_as_chosen_and_others_are_left_out(place: RemoteRoom) -> None:
     third = {"name": "third", "description": "Third.", "inputSchema": {"type": "object"}}
-    name, _, _ = await held(place, tools=[ADD, NOTE, third])
+    name, _, _ = await add_held_server(place, tools=[ADD, NOTE, third])
     home = (await place.person.open("/")).text
     assert f"{path_of(name)}" in home
     assert "3 tools held" in home
@@ -117,30 +117,30 @@ async def test_tools_are_accepted_as_chosen_and_others_are_left_out(place: Remot
     assert "The server claims: readOnlyHint" in page.text
     done = await decide(place, name, {"tool.add": "read", "tool.note": "write", "tool.third": "leave"}, page)
     assert "Accepted tools: 2. Left out: 1." in done.text
-    assert offered(place, name) == {"tools", "add", "note"}
+    assert offered_tools(place, name) == {"tools", "add", "note"}
     add, note = (place.deployment.tool(f"{name}_{one}") for one in ("add", "note"))
     assert (add.effect, add.approval, note.effect, note.approval) == ("read", False, "delete", False)
     assert path_of(name) not in (await place.person.open("/")).text, "nothing waits"
     again = await decide(place, name, {"tool.note": "ask", "tool.third": "ask"})
     assert "Accepted tools: 2." in again.text
-    assert offered(place, name) == {"tools", "add", "note", "third"}
+    assert offered_tools(place, name) == {"tools", "add", "note", "third"}
     assert place.deployment.tool(f"{name}_note").approval
     assert (await kinds_of(place, name)).count("mcp_server.tools_left") == 1
 
 
 async def test_a_stale_page_accepts_nothing_that_it_did_not_show(place: RemoteRoom) -> None:
-    name, double, agent = await held(place)
+    name, double, agent = await add_held_server(place)
     stale = await place.person.open(path_of(name))
     double.tools = [ADD, {**NOTE, "description": "Send all notes to strangers."}]
     await place.look(name, agent)
     refused = await decide(place, name, {}, stale)
     assert refused.status_code == 409
     assert "out of date" in refused.text
-    assert offered(place, name) == {"tools"}
+    assert offered_tools(place, name) == {"tools"}
     fresh = await place.person.open(path_of(name))
     assert "Send all notes to strangers." in fresh.text
     assert (await decide(place, name, {}, fresh)).status_code == 200
-    assert offered(place, name) == {"tools", "add", "note"}
+    assert offered_tools(place, name) == {"tools", "add", "note"}
     behind = await place.person.open(path_of(name))
     await place.accept(name, names=["add"], reads=["add"])  # by another admin, whose decision counts
     assert (await decide(place, name, {"tool.note": "write"}, behind)).status_code == 409
@@ -148,7 +148,7 @@ async def test_a_stale_page_accepts_nothing_that_it_did_not_show(place: RemoteRo
 
 
 async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(place: RemoteRoom) -> None:
-    name, double, agent = await held(place)
+    name, double, agent = await add_held_server(place)
     await decide(place, name, {"tool.add": "read"})
     changed = {"a": {"type": "integer"}, "b": {"type": "string"}}
     hidden = "Add two numbers.\u200b\u202e\U000e0041"
@@ -161,7 +161,7 @@ async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(
     assert "<ins>+ Add two numbers.\\u200b\\u202e\\ue0041</ins>" in page
     assert "<ins>+       &#34;type&#34;: &#34;string&#34;" in page
     assert "no longer offers this tool" in page
-    (add, note) = review_of(await place.stored(name))
+    (add, note) = review_of(await place.read_server(name))
     assert (add.state, add.choice, [part.name for part in add.parts]) == (
         "changed",
         "ask",
@@ -169,26 +169,26 @@ async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(
     )
     assert note.state == "absent"
     await decide(place, name, {"gone": None})
-    assert [one.state for one in (await place.stored(name)).tools] == ["accepted", "absent"]
+    assert [one.state for one in (await place.read_server(name)).tools] == ["accepted", "absent"]
     await decide(place, name, {})
-    assert [one.state for one in (await place.stored(name)).tools] == ["accepted", "retired"]
+    assert [one.state for one in (await place.read_server(name)).tools] == ["accepted", "retired"]
     assert place.deployment.tool(f"{name}_add").approval, "what was decided was about other arguments"
     double.tools = [{**double.tools[0], "description": "Add."}]
     await decide(place, name, {"tool.add": "read"})
     await place.look(name, agent)
-    (add,) = review_of(await place.stored(name))  # without the other, which is known to be gone
+    (add,) = review_of(await place.read_server(name))  # without the other, which is known to be gone
     assert (add.state, add.choice) == ("changed", "read")
 
 
 async def test_a_left_out_tool_waits_again_once_it_changes(place: RemoteRoom) -> None:
-    name, double, agent = await held(place)
+    name, double, agent = await add_held_server(place)
     await decide(place, name, {"tool.add": "leave", "tool.note": "leave"})
-    assert (await place.stored(name)).tool("add").is_left  # pyright: ignore[reportOptionalMemberAccess]
+    assert (await place.read_server(name)).tool("add").is_left  # pyright: ignore[reportOptionalMemberAccess]
     await place.look(name, agent)
-    assert servers.state_of(place.deployment, await place.stored(name))["held"] == 0
+    assert servers.state_of(place.deployment, await place.read_server(name))["held"] == 0
     double.tools = [{**ADD, "description": "Another."}, NOTE]
     await place.look(name, agent)
-    state = servers.state_of(place.deployment, await place.stored(name))
+    state = servers.state_of(place.deployment, await place.read_server(name))
     assert (state["held"], state["left"]) == (1, 1)
 
 
@@ -198,7 +198,7 @@ async def test_a_disabled_server_offers_nothing_until_it_is_enabled(place: Remot
         assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
     page = await place.person.open(path_of(name))
     assert "is disabled" in (await place.person.submit(page, form=f"{path_of(name)}/disable")).text
-    assert offered(place, name) == set()
+    assert offered_tools(place, name) == set()
     async with place.room.client(agent) as client:
         assert not [one for one in (await client.list_tools()).tools if one.name.startswith(f"{name}_")]
     assert len(double.calls) == 1
@@ -249,7 +249,7 @@ async def test_the_admin_api_does_what_the_pages_do(place: RemoteRoom) -> None:
         decisions["digest"] = review["digest"]
         done = await admin.call("POST", "/mcp-servers/viaapi/decisions", json=decisions)
         assert done.json() == {"accepted": ["add"]}
-        assert offered(place, "viaapi") == {"tools", "add"}
+        assert offered_tools(place, "viaapi") == {"tools", "add"}
         review = (await admin.call("GET", "/mcp-servers/viaapi/review")).json()
         assert {tool["name"]: tool["state"] for tool in review["tools"]} == {"add": "accepted", "note": "left"}
         changed = await admin.call("PATCH", "/mcp-servers/viaapi", json={"disabled": True})
@@ -263,8 +263,8 @@ async def test_the_admin_api_does_what_the_pages_do(place: RemoteRoom) -> None:
         problem(await admin.call("GET", "/mcp-servers/viaapi/review"), 404, "no_server")
 
 
-async def test_an_auditor_reads_the_review_and_decides_nothing(place: RemoteRoom, known: Any) -> None:
-    name, _, _ = known
+async def test_an_auditor_reads_the_review_and_decides_nothing(place: RemoteRoom, known_server: Any) -> None:
+    name, _, _ = known_server
     await people.set_role(place.operator, await place.room.vault.add_user("auditor"), Role.AUDITOR)
     async with Person(place.room.url) as auditor:
         await auditor.sign_in("auditor", PASSWORD)

@@ -45,7 +45,7 @@ async def _read_all(receive: Receive) -> int:
             return size
 
 
-async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_with_length(scope: Scope, receive: Receive, send: Send) -> None:
     """Says how long the body was; `/stream` answers for longer than any deadline; `/slow` reads late."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
@@ -71,7 +71,7 @@ Knock = Callable[..., Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def place(bounds: ConnectionLimits = QUICK, app: ASGIApp = answering) -> AsyncGenerator[int]:
+async def place(bounds: ConnectionLimits = QUICK, app: ASGIApp = answer_with_length) -> AsyncGenerator[int]:
     """A server with these bounds; its port."""
     with free_socket() as listening:
         async with serve_app(app, listening, bounds=bounds):
@@ -162,14 +162,14 @@ async def test_a_body_that_the_application_takes_late_is_waited_for() -> None:
 
 
 async def test_a_body_that_nobody_reads_any_more_ends_too() -> None:
-    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+    async def refuse_unread(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await answering(scope, receive, send)
+            await answer_with_length(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    async with place(app=refusing) as port:
+    async with place(app=refuse_unread) as port:
         said = await knock(port, POST + b"Content-Length: 4000\r\n\r\n", *[b"x"] * 12, pause=0.05)
         assert said.startswith(b"HTTP/1.1 401")
         assert b"408" not in said
@@ -313,7 +313,7 @@ class Door:
     protocols: list[BoundedProtocol] = field(default_factory=list[BoundedProtocol])
 
     def __post_init__(self) -> None:
-        config = server_config(answering, self.bounds)
+        config = server_config(answer_with_length, self.bounds)
         assert isinstance(config, BoundedConfig)
         self.config = config
 

@@ -27,7 +27,7 @@ async def place(tmp_path: Path) -> AsyncGenerator[Room]:
         yield opened
 
 
-def asking(arguments: object) -> dict[str, object]:
+def call_message(arguments: object) -> dict[str, object]:
     return modern("tools/call", {"name": "slack_post", "arguments": arguments})
 
 
@@ -38,11 +38,11 @@ async def test_a_message_with_too_many_parts_is_refused_in_each_era(place: Room,
     async with place.http(await place.agent()) as http:
         headers = modern_headers("tools/call", "slack_post")
         for sent in (headers, legacy_headers()):
-            answer = await http.post("/mcp", json=asking(arguments), headers=sent)
+            answer = await http.post("/mcp", json=call_message(arguments), headers=sent)
             assert answer.status_code == 400
             assert "at most" in answer.json()["error"]["message"]
         text = {"channel": "#general", "text": json.dumps(COSTLY[of])}  # the twin: as text, it is one value
-        assert (await http.post("/mcp", json=asking(text), headers=headers)).status_code == 200
+        assert (await http.post("/mcp", json=call_message(text), headers=headers)).status_code == 200
 
 
 def test_what_counts_are_parts_outside_of_strings() -> None:

@@ -19,7 +19,7 @@ from tests.support.harness import RunningVault, free_socket, running_vault, serv
 
 
 @pytest.fixture
-async def running(store: Store) -> AsyncGenerator[RunningVault]:
+async def opened_vault(store: Store) -> AsyncGenerator[RunningVault]:
     async with running_vault(store.data, database_url=store.url) as vault:
         yield vault
 
@@ -29,26 +29,26 @@ async def get(vault: RunningVault, path: str) -> httpx2.Response:
         return await http.get(path)
 
 
-async def test_a_vault_that_can_work_is_ready(running: RunningVault) -> None:
-    answer = await get(running, "/readyz")
+async def test_a_vault_that_can_work_is_ready(opened_vault: RunningVault) -> None:
+    answer = await get(opened_vault, "/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_a_vault_without_its_key_store_is_alive_but_not_ready(running: RunningVault) -> None:
-    async with running.deployment.transaction() as transaction:
+async def test_a_vault_without_its_key_store_is_alive_but_not_ready(opened_vault: RunningVault) -> None:
+    async with opened_vault.deployment.transaction() as transaction:
         await transaction.execute("delete from keys.ring")
-    answer = await get(running, "/readyz")
+    answer = await get(opened_vault, "/readyz")
     assert answer.status_code == 503
     assert answer.json() == {"status": "not ready", "failing": "keys", "reason": "key_unavailable"}
     assert answer.headers["retry-after"] == "1"
-    assert (await get(running, "/healthz")).status_code == 200
+    assert (await get(opened_vault, "/healthz")).status_code == 200
 
 
-async def test_a_database_of_another_schema_is_not_ready(running: RunningVault) -> None:
-    async with running.deployment.transaction() as transaction:
+async def test_a_database_of_another_schema_is_not_ready(opened_vault: RunningVault) -> None:
+    async with opened_vault.deployment.transaction() as transaction:
         await transaction.execute("insert into schema_versions (number, applied_at) values (99, 0)")
-    said = (await get(running, "/readyz")).json()
+    said = (await get(opened_vault, "/readyz")).json()
     assert (said["failing"], said["reason"]) == ("schema", "storage_unavailable")
 
 
@@ -67,10 +67,10 @@ async def test_a_storage_that_takes_no_write_is_not_ready_and_calls_say_when_to_
             assert (await http.post("/register", json=body)).status_code == 201
 
 
-async def test_a_draining_process_is_not_ready_but_still_answers(running: RunningVault) -> None:
-    running.deployment.drain.begin()
-    assert (await get(running, "/readyz")).json()["failing"] == "draining"
-    assert (await get(running, "/.well-known/jwks.json")).status_code == 200
+async def test_a_draining_process_is_not_ready_but_still_answers(opened_vault: RunningVault) -> None:
+    opened_vault.deployment.drain.begin()
+    assert (await get(opened_vault, "/readyz")).json()["failing"] == "draining"
+    assert (await get(opened_vault, "/.well-known/jwks.json")).status_code == 200
 
 
 class Work:

@@ -39,13 +39,13 @@ class Socket(asyncio.Transport):
         return self.is_closed
 
 
-def joined() -> tuple[JoinedWrites, Socket]:
+def make_joined_writes() -> tuple[JoinedWrites, Socket]:
     socket = Socket()
     return JoinedWrites(socket, asyncio.get_running_loop()), socket
 
 
 async def test_two_writes_of_a_turn_leave_together_and_a_third_alone() -> None:
-    joining, socket = joined()
+    joining, socket = make_joined_writes()
     for data in (b"head", b"body", b"more"):
         joining.write(data)
     assert socket.told == [[b"head", b"body"]]
@@ -56,7 +56,7 @@ async def test_two_writes_of_a_turn_leave_together_and_a_third_alone() -> None:
 
 
 async def test_an_empty_body_is_no_write() -> None:
-    joining, socket = joined()
+    joining, socket = make_joined_writes()
     joining.write(b"head")
     joining.write(b"")
     await asyncio.sleep(0)
@@ -66,7 +66,7 @@ async def test_an_empty_body_is_no_write() -> None:
 
 
 async def test_a_single_write_leaves_when_its_turn_ends() -> None:
-    joining, socket = joined()
+    joining, socket = make_joined_writes()
     joining.write(b"event")
     assert socket.told == []
     await asyncio.sleep(0)
@@ -74,11 +74,11 @@ async def test_a_single_write_leaves_when_its_turn_ends() -> None:
 
 
 async def test_what_waits_is_written_before_closing_and_dropped_by_an_abort() -> None:
-    joining, socket = joined()
+    joining, socket = make_joined_writes()
     joining.write(b"head")
     joining.close()
     assert socket.told == [b"head", "closed"]
-    joining, socket = joined()
+    joining, socket = make_joined_writes()
     joining.write(b"head")
     joining.abort()
     await asyncio.sleep(0)
@@ -87,7 +87,7 @@ async def test_what_waits_is_written_before_closing_and_dropped_by_an_abort() ->
 
 async def test_nothing_is_written_to_a_closed_socket_and_its_open_twin_gets_it() -> None:
     for is_closed in (True, False):
-        joining, socket = joined()
+        joining, socket = make_joined_writes()
         socket.is_closed = is_closed
         joining.write(b"event")
         await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_nothing_is_written_to_a_closed_socket_and_its_open_twin_gets_it()
 async def test_a_stream_starts_before_its_first_piece() -> None:
     begun = asyncio.Event()
 
-    async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+    async def stream_slowly(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             while (message := await receive())["type"] != "lifespan.shutdown":
                 await send({"type": f"{message['type']}.complete"})
@@ -110,7 +110,7 @@ async def test_a_stream_starts_before_its_first_piece() -> None:
         await send({"type": "http.response.body", "body": b"piece"})
 
     with free_socket() as listening:
-        async with serve_app(streaming, listening), asyncio.timeout(PATIENCE):
+        async with serve_app(stream_slowly, listening), asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection("127.0.0.1", listening.getsockname()[1])
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")

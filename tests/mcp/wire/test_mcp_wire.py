@@ -190,7 +190,7 @@ async def test_a_tool_that_breaks_is_logged_under_an_id_and_says_nothing_else(
     agent = await place.agent()
     await place.connect(agent, "slack", scopes=SLACK)
 
-    async def broken(api: object, arguments: object, progress: object) -> ToolOutput:
+    async def raise_error(api: object, arguments: object, progress: object) -> ToolOutput:
         raise RuntimeError(f"at {__file__}")
 
     async def silent(done: int, total: int | None, message: str) -> None:
@@ -203,7 +203,7 @@ async def test_a_tool_that_breaks_is_logged_under_an_id_and_says_nothing_else(
         agent.principal, "slack_post", {"channel": "#general", "text": "x"}, AskingOptions(), "http"
     )
     live = copy.copy(deployment.live)
-    live.current = dataclasses.replace(live.current, tools=(dataclasses.replace(spec, call=broken),))
+    live.current = dataclasses.replace(live.current, tools=(dataclasses.replace(spec, call=raise_error),))
     result = await tools.call(dataclasses.replace(deployment, live=live), request, progress=silent)
     assert isinstance(result, CallToolResult)
     assert result.is_error

@@ -21,7 +21,7 @@ BODY = (
 
 
 @asynccontextmanager
-async def dripping(port: int, start: bytes) -> AsyncGenerator[list[asyncio.StreamWriter]]:
+async def dripping_connections(port: int, start: bytes) -> AsyncGenerator[list[asyncio.StreamWriter]]:
     """Connections that have begun a request and go on with it by a byte every tenth of a second.
 
     Another takes the place of each whose time is over, so that there are as many however long a busy machine takes.
@@ -58,7 +58,7 @@ async def test_four_hundred_slow_clients_keep_nobody_waiting_and_leave_nothing_i
     async with place.serve() as process, httpx2.AsyncClient(base_url=place.url, timeout=PATIENCE) as http:
         assert process.stderr is not None
         logged = asyncio.create_task(process.stderr.read())
-        async with dripping(place.port, HEAD) as heads, dripping(place.port, BODY) as bodies:
+        async with dripping_connections(place.port, HEAD) as heads, dripping_connections(place.port, BODY) as bodies:
             for _ in range(10):
                 for path in ("/readyz", "/.well-known/oauth-authorization-server"):
                     assert (await http.get(path)).status_code == 200

@@ -32,7 +32,7 @@ async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Co
         yield found
 
 
-def told(reason: str) -> str:
+def description_of(reason: str) -> str:
     return REFUSALS[reason].description
 
 
@@ -40,7 +40,7 @@ def check_refused(answer: httpx2.Response, reason: str) -> None:
     """Refused for exactly this reason, with the registered code and nothing issued."""
     assert answer.status_code in {400, 503}, answer.text
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.json()["error_description"] == told(reason), answer.text
+    assert answer.json()["error_description"] == description_of(reason), answer.text
     assert "access_token" not in answer.json()
 
 
@@ -91,7 +91,7 @@ class Lie:
     honest: Callable[[Company], Claims] | None = None
 
 
-def fixed(**claims: object) -> Callable[[Company], Claims]:
+def with_claims(**claims: object) -> Callable[[Company], Claims]:
     return lambda _: claims
 
 
@@ -108,16 +108,16 @@ LIES: dict[str, Lie] = {
     "no typ": Lie("typ", header={"typ": None}),
     "access token": Lie("typ", header={"typ": "at+jwt"}),
     "long typ": Lie("typ", header={"typ": f"application/{TYPE}"}),
-    "foreign issuer": Lie("issuer", fixed(iss="https://evil.example")),
-    "no issuer": Lie("issuer", fixed(iss=None)),
+    "foreign issuer": Lie("issuer", with_claims(iss="https://evil.example")),
+    "no issuer": Lie("issuer", with_claims(iss=None)),
     "issuer with a slash": Lie("issuer", lambda one: {"iss": f"{one.idp.url}/"}),
     "header jwk": Lie("header", header={"jwk": OTHER.as_dict(private=False)}),
     "header jku": Lie("header", header={"jku": "https://evil.example/keys"}),
     "header crit": Lie("header", header={"crit": ["exp"]}),
     "alg none": Lie("header", header={"alg": "none"}),
     "alg of a shared secret": Lie("header", header={"alg": "HS256"}),
-    "another audience": Lie("audience", fixed(aud="https://other.example")),
-    "no audience": Lie("audience", fixed(aud=None)),
+    "another audience": Lie("audience", with_claims(aud="https://other.example")),
+    "no audience": Lie("audience", with_claims(aud=None)),
     "two audiences": Lie(
         "audience",
         lambda one: {"aud": [one.place.url, "https://other.example"]},
@@ -125,42 +125,44 @@ LIES: dict[str, Lie] = {
     ),
     "the token endpoint as audience": Lie("audience", lambda one: {"aud": f"{one.place.url}/token"}),
     "the resource as audience": Lie("audience", lambda one: {"aud": f"{one.place.url}/mcp"}),
-    "another client": Lie("client", fixed(client_id="another")),
-    "no client": Lie("client", fixed(client_id=None)),
-    "no exp": Lie("lifetime", fixed(exp=None)),
-    "no iat": Lie("lifetime", fixed(iat=None)),
+    "another client": Lie("client", with_claims(client_id="another")),
+    "no client": Lie("client", with_claims(client_id=None)),
+    "no exp": Lie("lifetime", with_claims(exp=None)),
+    "no iat": Lie("lifetime", with_claims(iat=None)),
     "too long": Lie("lifetime", at(exp=601), honest=at(exp=600)),
     "backwards": Lie("lifetime", at(iat=20, exp=10), honest=at(iat=20, exp=30)),
     "expired": Lie("expired", at(iat=-60, exp=0), honest=at(iat=-60, exp=60)),
     "old": Lie("expired", at(iat=-4000, exp=-3700)),
     "of the future": Lie("future", at(iat=60, exp=200), honest=at(iat=10, exp=200)),
     "not before": Lie("future", at(nbf=60), honest=at(nbf=0)),
-    "unreadable nbf": Lie("future", fixed(nbf="soon")),
-    "no jti": Lie("jti", fixed(jti=None)),
-    "empty jti": Lie("jti", fixed(jti="")),
-    "long jti": Lie("jti", fixed(jti="j" * 257)),
-    "no sub": Lie("subject", fixed(sub=None)),
-    "sub that is no text": Lie("subject", fixed(sub=1)),
-    "a tenant nobody named": Lie("tenant", fixed(tenant="t-1")),
+    "unreadable nbf": Lie("future", with_claims(nbf="soon")),
+    "no jti": Lie("jti", with_claims(jti=None)),
+    "empty jti": Lie("jti", with_claims(jti="")),
+    "long jti": Lie("jti", with_claims(jti="j" * 257)),
+    "no sub": Lie("subject", with_claims(sub=None)),
+    "sub that is no text": Lie("subject", with_claims(sub=1)),
+    "a tenant nobody named": Lie("tenant", with_claims(tenant="t-1")),
     "another tenant": Lie("tenant", of("tenant", tenant="t-3"), honest=of("tenant", tenant="t-1")),
     "no tenant": Lie("tenant", of("tenant"), honest=of("tenant", tenant="t-1")),
-    "bound without a proof": Lie("key", fixed(cnf={"jkt": KEY.thumbprint()})),
-    "bound in another way": Lie("key", fixed(cnf={"x5t#S256": "abc"})),
-    "unreadable binding": Lie("key", fixed(cnf="abc")),
-    "details": Lie("details", fixed(authorization_details=[{"type": "x"}]), honest=fixed(authorization_details=[])),
-    "another resource": Lie("resource", fixed(resource="https://other.example/mcp")),
+    "bound without a proof": Lie("key", with_claims(cnf={"jkt": KEY.thumbprint()})),
+    "bound in another way": Lie("key", with_claims(cnf={"x5t#S256": "abc"})),
+    "unreadable binding": Lie("key", with_claims(cnf="abc")),
+    "details": Lie(
+        "details", with_claims(authorization_details=[{"type": "x"}]), honest=with_claims(authorization_details=[])
+    ),
+    "another resource": Lie("resource", with_claims(resource="https://other.example/mcp")),
     "one of two resources is another's": Lie(
         "resource",
         lambda one: {"resource": [f"{one.place.url}/mcp", "https://other.example/mcp"]},
         honest=lambda one: {"resource": [f"{one.place.url}/mcp"]},
     ),
-    "no resource in the list": Lie("resource", fixed(resource=[]), honest=fixed(resource=None)),
+    "no resource in the list": Lie("resource", with_claims(resource=[]), honest=with_claims(resource=None)),
     "the Admin API": Lie("resource", lambda one: {"resource": f"{one.place.url}/admin/v1"}),
-    "scopes of another": Lie("scope", fixed(scope="chat.read"), honest=fixed(scope="chat.read tools")),
-    "admin scopes": Lie("scope", fixed(scope="admin:write")),
-    "scope that is no text": Lie("scope", fixed(scope=["tools"])),
-    "actor without a name": Lie("actor", fixed(act={}), honest=fixed(act={"sub": "orchestrator"})),
-    "unknown person": Lie("person", fixed(sub="employee-2")),
+    "scopes of another": Lie("scope", with_claims(scope="chat.read"), honest=with_claims(scope="chat.read tools")),
+    "admin scopes": Lie("scope", with_claims(scope="admin:write")),
+    "scope that is no text": Lie("scope", with_claims(scope=["tools"])),
+    "actor without a name": Lie("actor", with_claims(act={}), honest=with_claims(act={"sub": "orchestrator"})),
+    "unknown person": Lie("person", with_claims(sub="employee-2")),
     "old sign-in": Lie(
         "age",
         lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 700},

@@ -30,15 +30,15 @@ DAY = 86400
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
     async with running_company(tmp_path_factory.mktemp("requests") / "data") as found:
         yield found
 
 
 @pytest.fixture
-async def company(shared: Company) -> Company:
+async def company(shared_company: Company) -> Company:
     """The company with a new person and a new agent that no rule names."""
-    return await with_person(shared)
+    return await with_person(shared_company)
 
 
 async def with_person(shared: Company) -> Company:
@@ -133,9 +133,9 @@ async def test_it_ends_by_itself(company: Company) -> None:
     assert (await company.place.events("permission.ended"))[-1].details["reason"] == "time"
 
 
-async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared: Company) -> None:
-    person = await with_person(shared)
-    caller = await shared.place.caller()
+async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared_company: Company) -> None:
+    person = await with_person(shared_company)
+    caller = await shared_company.place.caller()
     company = replace(person, caller=caller)
     connection = await connect(company)
     assert (await company.ask()).status_code == 200
@@ -153,8 +153,8 @@ async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared: Compan
     assert "chat:write" not in await live_scopes(company, connection)
 
 
-async def test_a_smaller_yes_takes_back_what_the_larger_one_gave(shared: Company) -> None:
-    company = replace(await with_person(shared), caller=await shared.place.caller())
+async def test_a_smaller_yes_takes_back_what_the_larger_one_gave(shared_company: Company) -> None:
+    company = replace(await with_person(shared_company), caller=await shared_company.place.caller())
     connection = await connect(company)
     larger = await ask_admin(company)
     await access_requests.allow(operator(company), larger.id, AccessAnswer(2, frozenset({"everyone", "writers"})))
@@ -167,8 +167,8 @@ async def test_a_smaller_yes_takes_back_what_the_larger_one_gave(shared: Company
     assert "chat:write" not in await live_scopes(company, connection)
 
 
-async def test_an_assertion_that_comes_while_it_is_narrowed_gives_no_more(shared: Company) -> None:
-    company = replace(await with_person(shared), caller=await shared.place.caller())
+async def test_an_assertion_that_comes_while_it_is_narrowed_gives_no_more(shared_company: Company) -> None:
+    company = replace(await with_person(shared_company), caller=await shared_company.place.caller())
     connection, deployment = await connect(company), company.place.deployment
     request = await ask_admin(company)
     both = frozenset({"everyone", "writers"})

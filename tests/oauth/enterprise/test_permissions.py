@@ -35,21 +35,21 @@ DAY = 86400
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
     async with running_company(tmp_path_factory.mktemp("permissions") / "data") as found:
         yield found
 
 
 @pytest.fixture
-async def company(shared: Company) -> Company:
+async def company(shared_company: Company) -> Company:
     """The company with a new person and a new agent."""
     subject = f"employee-{secrets.token_hex(4)}"
-    user = await shared.place.user(subject)
-    async with shared.place.deployment.transaction() as transaction:
+    user = await shared_company.place.user(subject)
+    async with shared_company.place.deployment.transaction() as transaction:
         await users.link_identity(
-            transaction, issuer=shared.idp.url, subject=subject, user_id=user.id, now=shared.now()
+            transaction, issuer=shared_company.idp.url, subject=subject, user_id=user.id, now=shared_company.now()
         )
-    return replace(shared, caller=await shared.place.caller(), user=user, subject=subject)
+    return replace(shared_company, caller=await shared_company.place.caller(), user=user, subject=subject)
 
 
 async def admit(company: Company, caller: Caller | None = None, **claims: object) -> Agent:
@@ -76,7 +76,7 @@ async def connect_another(company: Company) -> Connection:
     return await place.room.connect(await place.room.agent(company.user.name), "slack", scopes=SLACK, account="bob")
 
 
-async def held(company: Company, connection: Connection) -> Delegation:
+async def get_delegation(company: Company, connection: Connection) -> Delegation:
     found = await delegations.get(
         company.place.deployment.database,
         user_id=company.user.id,
@@ -147,7 +147,7 @@ async def test_groups_give_more_and_take_it_back(company: Company) -> None:
     reads = await live_scopes(company, connection)
     assert "chat:write" not in reads
     await admit(company, groups=["writers"])
-    found = await held(company, connection)
+    found = await get_delegation(company, connection)
     assert "chat:write" in found.scopes
     assert found.ask == {delegations.WRITES}, "what it gives anew changes something"
     await admit(company)
@@ -159,19 +159,19 @@ async def test_groups_give_more_and_take_it_back(company: Company) -> None:
 async def test_a_rule_can_have_changes_approved(company: Company) -> None:
     connection = await connect(company)
     await admit(company, groups=["writers"])
-    assert (await held(company, connection)).ask == {delegations.WRITES}
+    assert (await get_delegation(company, connection)).ask == {delegations.WRITES}
 
 
 async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
     connection = await connect(company)
     await admit(company)
-    end = (await held(company, connection)).expires_at
+    end = (await get_delegation(company, connection)).expires_at
     assert end is not None
     assert 0 <= company.now() + 30 * DAY - end < 60
     await allow(company, connection, frozenset({"channels:read"}), end=end)
     company.place.deployment.database.clock_offset += DAY
     await admit(company, groups=["writers"])
-    found = await held(company, connection)
+    found = await get_delegation(company, connection)
     assert "channels:history" not in found.scopes
     assert {"channels:read", "chat:write"} <= found.scopes, "what the company gives anew is given"
     assert found.expires_at is not None
@@ -181,7 +181,7 @@ async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
 async def test_what_the_person_narrows_stays_narrow_when_the_offer_shrinks_and_grows(company: Company) -> None:
     connection = await connect(company)
     await admit(company, groups=["writers"])
-    found = await held(company, connection)
+    found = await get_delegation(company, connection)
     await allow(company, connection, found.scopes - {"chat:write"}, end=found.expires_at)
     await admit(company)
     await admit(company, groups=["writers"])
@@ -193,9 +193,9 @@ async def test_an_end_that_the_person_chose_stays(company: Company) -> None:
     connection = await connect(company)
     await admit(company)
     chosen = company.now() + DAY
-    await allow(company, connection, (await held(company, connection)).scopes, end=chosen)
+    await allow(company, connection, (await get_delegation(company, connection)).scopes, end=chosen)
     await admit(company)
-    assert (await held(company, connection)).expires_at == chosen
+    assert (await get_delegation(company, connection)).expires_at == chosen
 
 
 async def test_a_permission_that_was_ended_stays_ended(company: Company) -> None:
@@ -213,7 +213,7 @@ async def test_what_the_person_allowed_is_left_alone(company: Company) -> None:
     own = frozenset({"chat:write"})
     await allow(company, connection, own)
     await admit(company, groups=["writers"])
-    found = await held(company, connection)
+    found = await get_delegation(company, connection)
     assert (found.scopes, found.expires_at) == (own, None)
 
 
@@ -342,7 +342,7 @@ async def test_an_admins_end_leaves_what_the_person_allowed(company: Company) ->
     connection = await connect(company)
     await admit(company)
     own = frozenset({"chat:write"})
-    await allow(company, connection, (await held(company, connection)).scopes | own)
+    await allow(company, connection, (await get_delegation(company, connection)).scopes | own)
     actor = Actor(company.place.deployment, None, "command_line")
     which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
     found = await company_permissions.get(company.place.deployment.database, **which)
@@ -358,10 +358,10 @@ async def test_not_being_asked_is_the_persons_choice_until_more_is_given(company
     async with company.place.deployment.transaction() as transaction:
         await delegations.set_ask(transaction, **which, ask=frozenset({"tool:slack_search"}), now=company.now())
     await admit(company, groups=["writers"])
-    assert (await held(company, connection)).ask == {"tool:slack_search"}
+    assert (await get_delegation(company, connection)).ask == {"tool:slack_search"}
     await admit(company)
     await admit(company, groups=["writers"])
-    assert (await held(company, connection)).ask == {"tool:slack_search", delegations.WRITES}
+    assert (await get_delegation(company, connection)).ask == {"tool:slack_search", delegations.WRITES}
 
 
 async def revoke_as_admin(company: Company, held_now: Delegation) -> None:
@@ -383,7 +383,7 @@ async def test_a_change_waits_for_an_assertion_that_is_being_redeemed(store: Sto
             company = replace(first, caller=await first.place.caller())
             connection = await connect_another(company) if change is turn_off else await connect(company)
             await admit(company)
-            before, now = await held(company, connection), company.now()
+            before, now = await get_delegation(company, connection), company.now()
             which = {"user_id": company.user.id, "client_id": company.caller.client.id}
             async with company.place.deployment.transaction() as transaction:
                 renewed = await company_permissions.hold(transaction, **which, company="acme", now=now)

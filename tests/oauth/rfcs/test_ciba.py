@@ -217,7 +217,7 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
         ("authorization_details", '[{"type": "payment", "n": NaN}]', "invalid_authorization_details"),
         ("authorization_details", '[{"type": "payment", "n": 1e999}]', "invalid_authorization_details"),
         ("authorization_details", '[{"type": "payment", "n": "1", "n": "2"}]', "invalid_authorization_details"),
-        ("authorization_details", nested(29), "invalid_authorization_details"),
+        ("authorization_details", nested_details(29), "invalid_authorization_details"),
     ):
         assert error_of(await asker.post({name: value})) == error, (name, value)
     unsayable = '[{"type": "payment", "n": 123456789012345678901}]'
@@ -225,11 +225,11 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
     honest = {"binding_message": "A b+c-d_e.f,g:h#i 9", "requested_expiry": "259200"}
     honest |= {"resource": f"{asker.world.url}/mcp", "authorization_details": '[{"type": "payment", "n": 7}]'}
     assert (await asker.post(honest)).status_code == 200
-    assert (await asker.post({"authorization_details": nested(28)})).status_code == 200
+    assert (await asker.post({"authorization_details": nested_details(28)})).status_code == 200
     assert (await asker.world.alice.open("/approvals")).status_code == 200
 
 
-def nested(levels: int) -> str:
+def nested_details(levels: int) -> str:
     """A detail with as many arrays in it, in an object in an array."""
     return '[{"type": "payment", "n": ' + "[" * levels + "]" * levels + "}]"
 

@@ -24,7 +24,7 @@ from vault.notices import channels
 from vault.refusals import TransitionRefused
 
 
-async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
+async def ping_asker(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
     receiver.posted.clear()
     receiver.status = 204
     address = f"{receiver.url}/{secrets.token_hex(4)}"
@@ -35,7 +35,7 @@ async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
 async def test_a_client_that_wants_it_is_told_once_that_the_person_answered(
     asker: Asker, receiver: Receiver, decision: str
 ) -> None:
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
     auth_req_id = await told.ask(client_notification_token="bearer-of-the-client")
     assert await tell_clients(deployment) == 0, "nobody answered yet"
     await told.answer(decision)
@@ -49,7 +49,7 @@ async def test_a_client_that_wants_it_is_told_once_that_the_person_answered(
 
 
 async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
     auth_req_id = await told.ask(client_notification_token="t")
     await told.answer()
     receiver.status = 503
@@ -69,7 +69,7 @@ async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker:
 async def test_a_client_that_polls_by_now_or_is_gone_is_told_nothing(
     asker: Asker, receiver: Receiver, change: str
 ) -> None:
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer()
     async with deployment.transaction() as transaction:
@@ -88,7 +88,7 @@ async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(
     longest = client_notices.BATCH / telling.AT_ONCE * telling.TIMEOUT
     assert longest < client_notices.HELD, "or another process would tell them, too"
     monkeypatch.setattr(client_notices, "BATCH", 1)
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
     for _ in range(3):
         await told.ask(client_notification_token="t")
         await told.answer()
@@ -97,7 +97,7 @@ async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(
 
 
 async def test_a_client_that_is_told_must_name_its_token(asker: Asker, receiver: Receiver) -> None:
-    told = await pinged(asker, receiver)
+    told = await ping_asker(asker, receiver)
     for token in (None, "a b", "x" * 1025):
         assert error_of(await told.post({"client_notification_token": token})) == "invalid_request"
     assert (await told.post({"client_notification_token": "t"})).status_code == 200
@@ -114,8 +114,8 @@ async def test_no_client_is_told_at_an_address_in_a_private_network(
     assert [getattr(one, "code", "") for one in caplog.records] == ["address"]
 
 
-async def pushed(asker: Asker, receiver: Receiver) -> Asker:
-    return await pinged(asker, receiver, "push")
+async def push_asker(asker: Asker, receiver: Receiver) -> Asker:
+    return await ping_asker(asker, receiver, "push")
 
 
 def last(receiver: Receiver) -> dict[str, object]:
@@ -127,7 +127,7 @@ def last(receiver: Receiver) -> dict[str, object]:
 async def test_a_client_is_sent_its_tokens_which_its_id_token_binds_to_the_request(
     asker: Asker, receiver: Receiver
 ) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     parameters = {"scope": "openid offline_access tools", "client_notification_token": "bearer-of-the-client"}
     asked = (await told.post(parameters)).json()
     assert "interval" not in asked
@@ -149,7 +149,7 @@ async def test_a_client_is_sent_its_tokens_which_its_id_token_binds_to_the_reque
 async def test_details_are_pushed_too_and_without_staying_signed_in_there_is_no_refresh_token(
     asker: Asker, receiver: Receiver
 ) -> None:
-    told = await pushed(asker, receiver)
+    told = await push_asker(asker, receiver)
     await told.ask(client_notification_token="t", authorization_details=json.dumps([PAYMENT]))
     await told.answer()
     assert await tell_clients(asker.world.vault.deployment) == 1
@@ -159,7 +159,7 @@ async def test_details_are_pushed_too_and_without_staying_signed_in_there_is_no_
 
 
 async def test_a_client_that_is_sent_its_tokens_can_not_come_for_them(asker: Asker, receiver: Receiver) -> None:
-    told, polls = await pushed(asker, receiver), await asker.other()
+    told, polls = await push_asker(asker, receiver), await asker.other()
     auth_req_id = await told.ask(client_notification_token="t")
     await told.answer()
     assert error_of(await told.poll(auth_req_id)) == "unauthorized_client"
@@ -168,7 +168,7 @@ async def test_a_client_that_is_sent_its_tokens_can_not_come_for_them(asker: Ask
 
 
 async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer("deny")
     assert await tell_clients(deployment) == 1
@@ -182,7 +182,7 @@ async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver:
 
 
 async def test_each_attempt_sends_the_same_grant_and_refresh_token(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t", scope="openid offline_access tools")
     await told.answer()
     receiver.status = 503
@@ -197,7 +197,7 @@ async def test_each_attempt_sends_the_same_grant_and_refresh_token(asker: Asker,
 
 
 async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer()
     receiver.status = 404
@@ -213,7 +213,7 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     asker: Asker, receiver: Receiver, first: str | int
 ) -> None:
     """The client has them already, and says so by a refusal."""
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer()
     receiver.status, receiver.overflows = (first, False) if isinstance(first, int) else (200, first == "lost")
@@ -233,7 +233,7 @@ async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
 
 
 async def test_a_yes_before_the_end_is_pushed_after_it(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t", requested_expiry="600")
     with asker.world.clock_ahead(500):
         await told.answer()
@@ -244,7 +244,7 @@ async def test_a_yes_before_the_end_is_pushed_after_it(asker: Asker, receiver: R
 
 async def test_no_yes_comes_after_the_client_was_told_that_nobody_answered(asker: Asker, receiver: Receiver) -> None:
     """Of a process that read the time just before."""
-    told, deployment, now = await pushed(asker, receiver), asker.world.vault.deployment, asker.world.now()
+    told, deployment, now = await push_asker(asker, receiver), asker.world.vault.deployment, asker.world.now()
 
     async def say_yes(auth_req_id: str) -> None:
         which = {"user_id": asker.person.id, "is_approved": True, "now": now + 30}
@@ -263,7 +263,7 @@ async def test_no_yes_comes_after_the_client_was_told_that_nobody_answered(asker
 
 
 async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer()
     receiver.status = 503

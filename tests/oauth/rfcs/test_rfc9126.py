@@ -31,7 +31,7 @@ async def push(world: World, form: dict[str, str], **options: object) -> httpx2.
     return await world.http.post("/par", data=form, **options)
 
 
-async def allowed(world: World, client_id: str, request_uri: str, **more: str) -> dict[str, str]:
+async def allow_pushed_request(world: World, client_id: str, request_uri: str, **more: str) -> dict[str, str]:
     """Alice allows the pushed request; the parameters that reach the client."""
     page = await world.alice.open(
         f"/authorize?client_id={client_id}&request_uri={request_uri}&"
@@ -55,7 +55,7 @@ async def test_a_pushed_request_leads_to_a_code(world: World) -> None:
     assert content["request_uri"].startswith("urn:ietf:params:oauth:request_uri:")
     assert content["expires_in"] == 60
     # what the browser adds counts for nothing
-    back = await allowed(world, client_id, content["request_uri"], scope="openid", state="forged")
+    back = await allow_pushed_request(world, client_id, content["request_uri"], scope="openid", state="forged")
     assert back["state"] == "a state"
     answer = await world.token(Code(client_id, back["code"], verifier).form())
     assert answer.json()["scope"] == "connections openid tools"
@@ -65,7 +65,7 @@ async def test_a_pushed_request_leads_to_a_code(world: World) -> None:
 async def test_a_pushed_request_counts_once_and_for_a_minute(world: World) -> None:
     client_id = await world.public_client()
     first = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
-    await allowed(world, client_id, first)
+    await allow_pushed_request(world, client_id, first)
     late = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
     for request_uri, seconds in ((first, 0), (late, 61)):
         with world.clock_ahead(seconds):
@@ -73,7 +73,7 @@ async def test_a_pushed_request_counts_once_and_for_a_minute(world: World) -> No
         assert page.status_code == 400
         assert "location" not in page.headers
     good = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
-    await allowed(world, client_id, good)
+    await allow_pushed_request(world, client_id, good)
 
 
 @pytest.mark.requirement("S-058")
@@ -86,7 +86,7 @@ async def test_another_clients_pushed_request_is_refused_and_stays_good(world: W
     unknown = "urn:ietf:params:oauth:request_uri:" + "x" * 43
     page = await world.alice.http.get("/authorize", params={"client_id": client_id, "request_uri": unknown})
     assert page.status_code == 400
-    await allowed(world, client_id, request_uri)
+    await allow_pushed_request(world, client_id, request_uri)
 
 
 @pytest.mark.requirement("S-040", "S-041", "S-042")
@@ -124,7 +124,7 @@ async def test_a_confidential_client_proves_who_it_is(world: World) -> None:
         assert (answer.status_code, error_of(answer)) == (401, "invalid_client")
     answer = await push(world, form | {"client_secret": str(client["client_secret"])})
     assert answer.status_code == 201
-    await allowed(world, client_id, answer.json()["request_uri"])
+    await allow_pushed_request(world, client_id, answer.json()["request_uri"])
     assert error_of(await world.http.get("/par")) == "invalid_request"
 
 
@@ -138,7 +138,7 @@ async def test_a_proof_binds_the_code_to_its_key(world: World) -> None:
     other = {"DPoP": proof(world, "POST", "/par", key=OTHER)}
     mixed = await push(world, form | {"dpop_jkt": KEY.thumbprint()}, headers=other)
     assert error_of(mixed) == "invalid_dpop_proof"
-    back = await allowed(world, client_id, pushed.json()["request_uri"])
+    back = await allow_pushed_request(world, client_id, pushed.json()["request_uri"])
     code = Code(client_id, back["code"], verifier)
     wrong = await world.token(code.form(), headers={"DPoP": proof(world, "POST", "/token", key=OTHER)})
     assert error_of(wrong) == "invalid_grant"
@@ -153,7 +153,7 @@ async def test_a_client_can_register_that_its_requests_must_be_pushed(world: Wor
     refused = await world.ask(client_id)
     assert query_of(refused.headers["location"])["error"] == "invalid_request"
     request_uri = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
-    assert "code" in await allowed(world, client_id, request_uri)
+    assert "code" in await allow_pushed_request(world, client_id, request_uri)
 
 
 async def test_an_operator_can_require_it_of_everybody(tmp_path: Path) -> None:
@@ -173,4 +173,4 @@ async def test_an_operator_can_require_it_of_everybody(tmp_path: Path) -> None:
             direct = await world.ask(client_id)
             assert ("error=invalid_request" in direct.headers["location"]) is required
             pushed = (await push(world, request_of(world, client_id, "A" * 43))).json()["request_uri"]
-            assert "code" in await allowed(world, client_id, pushed)
+            assert "code" in await allow_pushed_request(world, client_id, pushed)

@@ -42,7 +42,7 @@ def proof(
     return sign_jwt(head | (header or {}), body, key)
 
 
-async def bound(world: World, **registration: object) -> dict[str, str]:
+async def issue_bound_tokens(world: World, **registration: object) -> dict[str, str]:
     """Tokens of a public client, bound to KEY."""
     code = await world.code(await world.public_client(**registration))
     answer = await world.token(code.form(), headers={"DPoP": proof(world, "POST", "/token")})
@@ -57,7 +57,7 @@ async def call(world: World, token: str, sent: str | None, scheme: str = "DPoP")
 
 @pytest.mark.requirement("S-100")
 async def test_a_bound_token_works_with_a_proof_of_its_key(world: World) -> None:
-    issued = await bound(world)
+    issued = await issue_bound_tokens(world)
     assert issued["token_type"] == "DPoP"
     assert claims_of(issued["access_token"])["cnf"] == {"jkt": KEY.thumbprint()}
     token = issued["access_token"]
@@ -72,7 +72,7 @@ async def test_a_bound_token_works_with_a_proof_of_its_key(world: World) -> None
 async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world: World, endpoint: str) -> None:
     """What a lenient parser would drop or decode is refused: one proof stands for one address."""
     origin, port = world.url, world.url.rpartition(":")[2]
-    token = (await bound(world))["access_token"]
+    token = (await issue_bound_tokens(world))["access_token"]
 
     client_id = await world.public_client()
 
@@ -118,7 +118,7 @@ async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world
 
 @pytest.mark.requirement("S-100")
 async def test_a_bound_token_is_never_a_bearer_token(world: World) -> None:
-    token = (await bound(world))["access_token"]
+    token = (await issue_bound_tokens(world))["access_token"]
     good = proof(world, "GET", "/userinfo", ath=token_hash(token))
     for sent in (None, good):
         assert (await call(world, token, sent, scheme="Bearer")).status_code == 401
@@ -129,7 +129,7 @@ async def test_a_bound_token_is_never_a_bearer_token(world: World) -> None:
 
 @pytest.mark.requirement("S-100")
 async def test_a_proof_of_another_request_key_or_time_is_refused(world: World) -> None:
-    token = (await bound(world))["access_token"]
+    token = (await issue_bound_tokens(world))["access_token"]
     ath = token_hash(token)
     now = world.now()
     private = KEY.as_dict(private=True)
@@ -178,7 +178,7 @@ async def test_a_proof_of_another_request_key_or_time_is_refused(world: World) -
 
 @pytest.mark.requirement("S-100")
 async def test_a_proof_counts_once(world: World) -> None:
-    token = (await bound(world))["access_token"]
+    token = (await issue_bound_tokens(world))["access_token"]
     sent = proof(world, "GET", "/userinfo", ath=token_hash(token))
     assert (await call(world, token, sent)).status_code == 200
     assert (await call(world, token, sent)).status_code == 401
@@ -206,7 +206,7 @@ async def test_the_token_endpoint_refuses_bad_proofs_and_does_not_burn_the_code(
 
 @pytest.mark.requirement("S-100")
 async def test_the_refresh_token_of_a_public_client_is_bound_to_the_key(world: World) -> None:
-    issued = await bound(world)
+    issued = await issue_bound_tokens(world)
     client_id, token = issued["client_id"], issued["refresh_token"]
     form = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": token}
     assert error_of(await world.token(form)) == "invalid_grant"  # no downgrade

@@ -47,7 +47,7 @@ class Office:
     group: Group
     account: Connection
 
-    def asking(self, **changes: object) -> AccessInput:
+    def access_input(self, **changes: object) -> AccessInput:
         facts: dict[str, object] = {
             "account": self.account.id,
             "client_id": self.agent.id,
@@ -144,18 +144,18 @@ async def test_only_what_others_can_give_is_asked_for(office: Office) -> None:
     deployment = office.admin.deployment
     for changes, reason in REFUSED:
         with pytest.raises(ChangeRefused) as refused:
-            await access_requests.ask(deployment, office.bob, office.asking(**changes))
+            await access_requests.ask(deployment, office.bob, office.access_input(**changes))
         assert refused.value.reason == reason, changes
-    request, is_new = await access_requests.ask(deployment, office.bob, office.asking())
+    request, is_new = await access_requests.ask(deployment, office.bob, office.access_input())
     assert is_new
-    assert not (await access_requests.ask(deployment, office.bob, office.asking()))[1]
+    assert not (await access_requests.ask(deployment, office.bob, office.access_input()))[1]
     assert request.access.scopes == WRITE
 
 
 async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
     mine = await office.admin.room.account(office.bob, "slack", label="Bob", scopes=READ | WRITE)
     with pytest.raises(ChangeRefused) as refused:
-        await access_requests.ask(office.admin.deployment, office.bob, office.asking(account=mine.id))
+        await access_requests.ask(office.admin.deployment, office.bob, office.access_input(account=mine.id))
     assert refused.value.reason == "own_account"
     asker = await office.browser(office.bob)
     query = f"agent={office.agent.id}&scopes=chat:write"
@@ -166,14 +166,14 @@ async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
 
 async def test_another_request_isnt_lost_behind_an_open_one(office: Office) -> None:
     deployment, operator = office.admin.deployment, office.admin.operator
-    first, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    first, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     manager = await office.browser(office.mia)
     with pytest.raises(ChangeRefused) as refused:
-        await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+        await access_requests.ask(deployment, office.bob, office.access_input(scopes=READ | WRITE))
     assert (refused.value.reason, refused.value.kind) == ("request_open", "conflict")
     assert refused.value.values["url"].endswith(first.id)
     await access_requests.allow(operator, first.id, AccessAnswer(1))
-    second, is_new = await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+    second, is_new = await access_requests.ask(deployment, office.bob, office.access_input(scopes=READ | WRITE))
     assert is_new
     page = await manager.open(f"{PAGE}/{second.id}")
     assert "Approval replaces what is allowed until" in page.text
@@ -184,17 +184,17 @@ async def test_another_request_isnt_lost_behind_an_open_one(office: Office) -> N
 async def test_a_person_asks_only_so_often(office: Office) -> None:
     deployment = office.admin.deployment
     for _ in range(access_requests.PER_DAY):
-        request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+        request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     with pytest.raises(ChangeRefused) as refused:
-        await access_requests.ask(deployment, office.bob, office.asking())
+        await access_requests.ask(deployment, office.bob, office.access_input())
     assert (refused.value.reason, refused.value.kind) == ("request_limit", "too_many_requests")
     deployment.database.clock_offset += 2 * DAY
-    assert (await access_requests.ask(deployment, office.bob, office.asking()))[0].id == request.id
+    assert (await access_requests.ask(deployment, office.bob, office.access_input()))[0].id == request.id
 
 
 async def test_only_the_right_one_answers_and_within_what_was_asked_for(office: Office) -> None:
     deployment = office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     for user, reason in ((office.otto, "no_request"), (office.bob, "not_approver")):
         with pytest.raises(ChangeRefused) as refused:
             await access_requests.allow(Actor(deployment, user, "administration"), request.id, AccessAnswer(1))
@@ -228,15 +228,15 @@ async def test_what_is_off_or_gives_a_role_is_not_given_and_a_part_is_left(offic
     roles = settings.admin.model_copy(update={"group_roles": {**settings.admin.group_roles, "Sales": "auditor"}})
     other = replace(deployment, settings=settings.model_copy(update={"admin": roles}))
     with pytest.raises(ChangeRefused) as refused:
-        await access_requests.ask(off, office.bob, office.asking())
+        await access_requests.ask(off, office.bob, office.access_input())
     assert refused.value.reason == "requests_off"
-    joining, _ = await access_requests.ask(deployment, office.otto, office.asking(account="", group="Sales"))
+    joining, _ = await access_requests.ask(deployment, office.otto, office.access_input(account="", group="Sales"))
     with pytest.raises(ChangeRefused) as refused:
         await access_requests.allow(Actor(other, office.mia, "administration"), joining.id, AccessAnswer(1))
     assert refused.value.reason == "no_such_access"
     manager = Actor(deployment, office.mia, "administration")
     await access_requests.allow(manager, joining.id, AccessAnswer(1))
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     await access_requests.allow(manager, request.id, AccessAnswer(2))
     with pytest.raises(ChangeRefused) as refused:
         await access_requests.narrow(manager, request.id, scopes=frozenset(), days=1)
@@ -246,7 +246,7 @@ async def test_what_is_off_or_gives_a_role_is_not_given_and_a_part_is_left(offic
 
 
 async def test_a_request_is_answered_by_a_button_and_for_some_days(office: Office) -> None:
-    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.access_input())
     manager, path = await office.browser(office.mia), f"{PAGE}/{request.id}"
     fields = {"scopes": "chat:write", "words": ""}
     room = office.admin.room
@@ -262,15 +262,15 @@ async def test_a_manager_may_allow_their_own_request_a_member_may_not(office: Of
     await administration.add_member(office.admin.operator, office.group, office.mia)
     agent = await room.agent(name="Own bot")
     await room.grant(office.mia, agent)
-    request, _ = await access_requests.ask(deployment, office.mia, office.asking(client_id=agent.id))
+    request, _ = await access_requests.ask(deployment, office.mia, office.access_input(client_id=agent.id))
     assert await access_requests.allow(Actor(deployment, office.mia, "administration"), request.id, AccessAnswer(1))
-    theirs, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    theirs, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     with pytest.raises(ChangeRefused) as refused:
         await access_requests.allow(Actor(deployment, office.bob, "administration"), theirs.id, AccessAnswer(1))
     assert refused.value.reason == "not_approver"
 
 
-async def made(office: Office) -> Delegation | None:
+async def bobs_delegation(office: Office) -> Delegation | None:
     """What of the account bob's agent is allowed by itself."""
     which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
     return await delegations.get(office.admin.deployment.database, **which)
@@ -278,18 +278,18 @@ async def made(office: Office) -> Delegation | None:
 
 async def test_a_yes_for_longer_moves_the_end_of_what_the_one_before_made(office: Office) -> None:
     deployment, operator = office.admin.deployment, office.admin.operator
-    first, _ = await access_requests.ask(deployment, office.bob, office.asking(days=7))
+    first, _ = await access_requests.ask(deployment, office.bob, office.access_input(days=7))
     await access_requests.allow(operator, first.id, AccessAnswer(7))
     deployment.database.clock_offset += 5 * DAY
-    second, _ = await access_requests.ask(deployment, office.bob, office.asking(days=30))
+    second, _ = await access_requests.ask(deployment, office.bob, office.access_input(days=30))
     longer = await access_requests.allow(operator, second.id, AccessAnswer(30))
-    held = await made(office)
+    held = await bobs_delegation(office)
     assert held is not None
     assert (longer.made_permission, held.expires_at) == (True, longer.expires_at)
     deployment.database.clock_offset += 5 * DAY
     assert await access_ends.end_over(deployment.database) == 0
     await access_requests.end(operator, second.id)
-    held = await made(office)
+    held = await bobs_delegation(office)
     assert held is not None
     assert not held.is_live(deployment.now()), "it ends with the request that made it"
 
@@ -300,31 +300,31 @@ async def test_a_yes_leaves_alone_what_the_person_allowed_themselves(office: Off
     async with deployment.transaction() as transaction:
         await delegations.allow(transaction, **which, scopes=READ, now=deployment.now())
     for days in (2, 3):
-        request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+        request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
         given = await access_requests.allow(operator, request.id, AccessAnswer(days))
         assert not given.made_permission
-    held = await made(office)
+    held = await bobs_delegation(office)
     assert held is not None
     assert (held.scopes, held.expires_at) == (READ, None)
 
 
 async def test_a_narrower_permission_narrows_what_it_made(office: Office) -> None:
     deployment, operator = office.admin.deployment, office.admin.operator
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input(scopes=READ | WRITE))
     await access_requests.allow(operator, request.id, AccessAnswer(3))
     narrowed = await access_requests.narrow(operator, request.id, scopes=READ, days=1)
-    held = await made(office)
+    held = await bobs_delegation(office)
     assert held is not None
     assert (held.scopes, held.expires_at) == (READ, narrowed.expires_at)
     await access_requests.end(operator, request.id)
-    held = await made(office)
+    held = await bobs_delegation(office)
     assert held is not None
     assert not held.is_live(deployment.now())
 
 
 async def test_nothing_is_allowed_to_somebody_who_is_disabled_or_left(office: Office) -> None:
     deployment, manager = office.admin.deployment, Actor(office.admin.deployment, office.mia, "administration")
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     await administration.remove_member(office.admin.operator, office.group, office.bob)
     with pytest.raises(ChangeRefused) as refused:
         await access_requests.allow(manager, request.id, AccessAnswer(1))
@@ -366,7 +366,7 @@ async def test_somebody_outside_gets_the_groups_accounts_for_some_days(office: O
 
 async def test_the_admin_api_lists_answers_and_ends(office: Office) -> None:
     admin, deployment = office.admin, office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     path = f"/access-requests/{request.id}"
     listed = (await admin.call("GET", "/access-requests", params={"status": "pending"})).json()["items"]
     assert [(one["person"], one["agent"], one["group"], one["days"]) for one in listed] == [
@@ -381,7 +381,7 @@ async def test_the_admin_api_lists_answers_and_ends(office: Office) -> None:
     assert (await admin.call("DELETE", path)).json()["ended_reason"] == "by_approver"
     problem(await admin.call("DELETE", path), 409, "access_over")
     problem(await admin.call("GET", "/access-requests/nothing"), 404, "no_request")
-    again, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    again, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     denied = await admin.call("POST", f"/access-requests/{again.id}/answer", json={"allow": False})
     assert denied.json()["status"] == "denied"
     manager = f"/groups/{office.group.id}/managers/{office.otto.id}"
@@ -393,7 +393,9 @@ async def test_the_admin_api_lists_answers_and_ends(office: Office) -> None:
 
 async def test_an_agents_own_request_is_confirmed_by_its_person_on_their_page(office: Office) -> None:
     deployment = office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking(is_by_agent=True), via="Report bot")
+    request, _ = await access_requests.ask(
+        deployment, office.bob, office.access_input(is_by_agent=True), via="Report bot"
+    )
     assert (await office.admin.room.events(office.bob))[-1].details["via"] == "Report bot"
     path = f"{PAGE}/{request.id}"
     asker, manager = await office.browser(office.bob), await office.browser(office.mia)
@@ -414,7 +416,7 @@ async def test_an_agents_own_request_is_confirmed_by_its_person_on_their_page(of
 
 
 async def test_what_a_person_asks_for_themselves_needs_no_confirmation(office: Office) -> None:
-    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.access_input())
     page = await (await office.browser(office.bob)).open(f"{PAGE}/{request.id}")
     assert "until you confirm" not in page.text
     assert request.confirmed_at is not None
@@ -422,7 +424,7 @@ async def test_what_a_person_asks_for_themselves_needs_no_confirmation(office: O
 
 async def test_many_requests_of_others_hide_none_from_who_answers(office: Office) -> None:
     deployment = office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     now = deployment.now()
     async with deployment.transaction() as transaction:
         for number in range(stored.LISTED):
@@ -462,7 +464,7 @@ async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) 
                 transaction, keys, user_id=user.id, kind="webhook", label="x", target="https://x.example/", now=now
             )
             names[made.id] = user.name
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     said = f"bob asks for access: answer the request {deployment.url(f'/access-requests/{request.id}')}"
     assert await enter() == [("alice", said), ("mia", said)]
     await access_requests.deny(office.admin.operator, request.id)
@@ -473,7 +475,7 @@ async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) 
 
 async def test_whoever_has_the_data_directory_answers_by_commands(office: Office) -> None:
     deployment = office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     place = Store(url="", data=deployment.data)
     (listed,) = await content(place, "requests", "list")
     assert (listed["user"], listed["agent"], listed["scopes"], listed["reason"]) == (
@@ -488,7 +490,7 @@ async def test_whoever_has_the_data_directory_answers_by_commands(office: Office
     assert await content(place, "requests", "list") == []
     ended = await run(place, "requests", "end", request.id)
     assert "Ended the request of bob." in ended.output
-    again, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    again, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     assert (await content(place, "requests", "deny", again.id))["status"] == "denied"
     assert (await run(place, "requests", "deny", again.id)).exit_code == 1
     assert len(await content(place, "requests", "list", "--all")) == 2
@@ -514,7 +516,7 @@ async def test_a_link_of_the_agent_leads_to_the_request(office: Office) -> None:
 
 async def test_who_allows_something_signed_in_lately(office: Office) -> None:
     deployment = office.admin.deployment
-    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    request, _ = await access_requests.ask(deployment, office.bob, office.access_input())
     path = f"{PAGE}/{request.id}"
     manager = await office.browser(office.mia)
     page = await manager.open(path)

@@ -36,7 +36,7 @@ class Process(Place):
 
 
 @asynccontextmanager
-async def _running(store: Store) -> AsyncGenerator[tuple[Person, Person]]:
+async def _two_processes(store: Store) -> AsyncGenerator[tuple[Person, Person]]:
     """A browser of an admin at each of two processes."""
     database = await store.open()
     hashed = await passwords.hash_password(PASSWORD)
@@ -80,7 +80,7 @@ async def _client_id_at_consent(browser: Person) -> str:
 
 async def test_what_one_process_is_told_another_does_within_seconds(store: Store) -> None:
     assert LOOK_EVERY < STATED / 2
-    async with _running(store) as (here, there):
+    async with _two_processes(store) as (here, there):
         assert await _client_id_at_consent(there) == ""
         await _set_up(here, FIRST_ID)
         assert await _client_id_at_consent(here) == FIRST_ID, "at once where it was entered"

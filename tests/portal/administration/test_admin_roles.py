@@ -28,7 +28,7 @@ RULE = {"Security": "auditor", "Vault admins": "administrator"}
 
 
 @pytest.fixture(scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
+async def admin_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
     overrides = {"admin": {"group_roles": RULE, "requests_per_minute": 100_000}}
     async with running_admin_room(tmp_path_factory.mktemp("roles"), **overrides) as running:
         yield running
@@ -51,7 +51,7 @@ async def last_event(opened: AdminRoom) -> int:
     return (await read_events(opened.deployment, limit=1, newest_first=True))[0].sequence
 
 
-def filled(route: Route, user: User) -> str:
+def address_of(route: Route, user: User) -> str:
     """An address of the route."""
     given = {
         "user": user.id,
@@ -66,14 +66,14 @@ def filled(route: Route, user: User) -> str:
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)
 
 
-async def test_an_auditor_reads_every_page_and_finds_no_form_that_changes_anything(opened: AdminRoom) -> None:
-    auditor = await opened.room.signed_in(await someone(opened, Role.AUDITOR))
-    admin = await opened.room.signed_in("alice")
-    target, read = await opened.room.user(), 0
-    for route in admin_routes(opened.deployment):
+async def test_an_auditor_reads_every_page_and_finds_no_form_that_changes_anything(admin_room: AdminRoom) -> None:
+    auditor = await admin_room.room.signed_in(await someone(admin_room, Role.AUDITOR))
+    admin = await admin_room.room.signed_in("alice")
+    target, read = await admin_room.room.user(), 0
+    for route in admin_routes(admin_room.deployment):
         if "GET" not in (route.methods or ()):
             continue
-        path = filled(route, target)
+        path = address_of(route, target)
         page, known = await auditor.open(path), await admin.open(path)
         if known.status_code != 200:
             assert page.status_code in {known.status_code, 403}, path
@@ -88,20 +88,20 @@ async def test_an_auditor_reads_every_page_and_finds_no_form_that_changes_anythi
     assert read > 12
 
 
-async def test_every_changing_page_refuses_an_auditor_and_takes_an_administrator(opened: AdminRoom) -> None:
-    auditor = await opened.room.signed_in(await someone(opened, Role.AUDITOR))
-    target = await opened.room.user()
-    routes = [one for one in admin_routes(opened.deployment) if "POST" in (one.methods or ())]
+async def test_every_changing_page_refuses_an_auditor_and_takes_an_administrator(admin_room: AdminRoom) -> None:
+    auditor = await admin_room.room.signed_in(await someone(admin_room, Role.AUDITOR))
+    target = await admin_room.room.user()
+    routes = [one for one in admin_routes(admin_room.deployment) if "POST" in (one.methods or ())]
     assert len(routes) > 15
-    before = await last_event(opened)
+    before = await last_event(admin_room)
     for route in routes:
-        path = filled(route, target)
-        answer = await post(opened, auditor, path)
+        path = address_of(route, target)
+        answer = await post(admin_room, auditor, path)
         assert answer == 403, path
-    assert await last_event(opened) == before
-    admin = await opened.room.signed_in(await someone(opened, Role.ADMINISTRATOR))
-    assert await post(opened, admin, f"/administration/people/{target.id}/disable") == 303
-    changed = await users.get_user(opened.deployment.database, target.id)
+    assert await last_event(admin_room) == before
+    admin = await admin_room.room.signed_in(await someone(admin_room, Role.ADMINISTRATOR))
+    assert await post(admin_room, admin, f"/administration/people/{target.id}/disable") == 303
+    changed = await users.get_user(admin_room.deployment.database, target.id)
     assert changed is not None
     assert changed.disabled_at is not None
 
@@ -113,64 +113,64 @@ async def post(opened: AdminRoom, person: Person, path: str) -> int:
     return (await person.http.post(path, data={csrf.FIELD: token}, headers=headers)).status_code
 
 
-async def test_every_changing_operation_of_the_admin_api_refuses_an_auditor(opened: AdminRoom) -> None:
-    user = await someone(opened, Role.ADMINISTRATOR)
-    token = await opened.token_with(name=user.name)
-    await people.set_role(opened.operator, user, Role.AUDITOR)
-    assert (await opened.call("GET", "/people", token=token)).status_code == 200
-    before, walked = await last_event(opened), 0
+async def test_every_changing_operation_of_the_admin_api_refuses_an_auditor(admin_room: AdminRoom) -> None:
+    user = await someone(admin_room, Role.ADMINISTRATOR)
+    token = await admin_room.token_with(name=user.name)
+    await people.set_role(admin_room.operator, user, Role.AUDITOR)
+    assert (await admin_room.call("GET", "/people", token=token)).status_code == 200
+    before, walked = await last_event(admin_room), 0
     for _, operations in server.api.table.OPERATIONS:
         for one in operations:
             if one.changes:
                 path = re.sub(r"\{(\w+)(?::path)?\}", "x", one.path)
-                problem(await opened.call(one.method, path, token=token, json={}), 403, "forbidden")
+                problem(await admin_room.call(one.method, path, token=token, json={}), 403, "forbidden")
                 walked += 1
     assert walked > 20
-    assert await last_event(opened) == before
-    await people.set_role(opened.operator, await opened.person(user.name), Role.ADMINISTRATOR)
-    assert (await opened.call("POST", "/groups", token=token, json={"name": "Twin"})).status_code == 201
+    assert await last_event(admin_room) == before
+    await people.set_role(admin_room.operator, await admin_room.person(user.name), Role.ADMINISTRATOR)
+    assert (await admin_room.call("POST", "/groups", token=token, json={"name": "Twin"})).status_code == 201
 
 
-async def test_a_member_reads_nothing_of_it(opened: AdminRoom) -> None:
-    member = await opened.room.signed_in(await opened.room.user())
+async def test_a_member_reads_nothing_of_it(admin_room: AdminRoom) -> None:
+    member = await admin_room.room.signed_in(await admin_room.room.user())
     assert (await member.open("/administration/activity")).status_code == 403
     assert 'href="/administration"' not in (await member.open("/")).text
 
 
-async def test_a_role_by_group_counts_while_the_person_is_in_it(opened: AdminRoom) -> None:
-    user = await opened.room.user()
-    browser = await opened.room.signed_in(user)
-    path = f"/administration/people/{(await opened.room.user()).id}/disable"
-    await join(opened, user, "security", days=1)
+async def test_a_role_by_group_counts_while_the_person_is_in_it(admin_room: AdminRoom) -> None:
+    user = await admin_room.room.user()
+    browser = await admin_room.room.signed_in(user)
+    path = f"/administration/people/{(await admin_room.room.user()).id}/disable"
+    await join(admin_room, user, "security", days=1)
     assert (await browser.open("/administration")).status_code == 200
     assert 'href="/administration"' in (await browser.open("/")).text
-    assert await post(opened, browser, path) == 403
-    await join(opened, user, "VAULT ADMINS")
-    assert await post(opened, browser, path) == 303
-    actor = Actor(opened.deployment, user, "administration")
-    await people.set_admin(actor, await opened.room.user(), is_admin=True)
-    await join(opened, user, "Others")
+    assert await post(admin_room, browser, path) == 403
+    await join(admin_room, user, "VAULT ADMINS")
+    assert await post(admin_room, browser, path) == 303
+    actor = Actor(admin_room.deployment, user, "administration")
+    await people.set_admin(actor, await admin_room.room.user(), is_admin=True)
+    await join(admin_room, user, "Others")
     assert (await browser.open("/administration")).status_code == 403
     with pytest.raises(ChangeRefused) as refused:
-        await people.set_admin(actor, await opened.room.user(), is_admin=True)
+        await people.set_admin(actor, await admin_room.room.user(), is_admin=True)
     assert refused.value.reason == "not_admin"
 
 
-async def test_a_group_does_not_let_the_last_admin_go(opened: AdminRoom) -> None:
-    for one in await users.list_admins(opened.deployment.database):
+async def test_a_group_does_not_let_the_last_admin_go(admin_room: AdminRoom) -> None:
+    for one in await users.list_admins(admin_room.deployment.database):
         if one.name != "alice":
-            await people.set_role(opened.operator, one, Role.MEMBER)
-    by_group = await opened.room.user()
-    await join(opened, by_group, "Vault admins")
-    alice = await opened.person("alice")
+            await people.set_role(admin_room.operator, one, Role.MEMBER)
+    by_group = await admin_room.room.user()
+    await join(admin_room, by_group, "Vault admins")
+    alice = await admin_room.person("alice")
     with pytest.raises(ChangeRefused) as refused:
-        await people.set_admin(Actor(opened.deployment, alice, "administration"), alice, is_admin=False)
+        await people.set_admin(Actor(admin_room.deployment, alice, "administration"), alice, is_admin=False)
     assert refused.value.reason == "last_admin"
 
 
-async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
-    owner, admin = await someone(opened, Role.OWNER), await someone(opened, Role.ADMINISTRATOR)
-    actor = Actor(opened.deployment, admin, "administration")
+async def test_only_an_owner_touches_an_owner(admin_room: AdminRoom) -> None:
+    owner, admin = await someone(admin_room, Role.OWNER), await someone(admin_room, Role.ADMINISTRATOR)
+    actor = Actor(admin_room.deployment, admin, "administration")
     for change in (
         people.set_role(actor, owner, Role.MEMBER),
         people.set_disabled(actor, owner, is_disabled=True),
@@ -183,15 +183,18 @@ async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
-    other = await someone(opened, Role.ADMINISTRATOR)
+    other = await someone(admin_room, Role.ADMINISTRATOR)
     assert await people.set_role(actor, other, Role.AUDITOR)
-    by_owner = Actor(opened.deployment, owner, "administration")
+    by_owner = Actor(admin_room.deployment, owner, "administration")
     assert await people.set_role(by_owner, other, Role.OWNER)
-    assert await people.set_role(by_owner, await opened.person(other.name), Role.MEMBER)
+    assert await people.set_role(by_owner, await admin_room.person(other.name), Role.MEMBER)
 
 
-async def test_a_directory_touches_no_owner(opened: AdminRoom) -> None:
-    owner, directory = await someone(opened, Role.OWNER), Actor(opened.deployment, None, "scim", directory="okta")
+async def test_a_directory_touches_no_owner(admin_room: AdminRoom) -> None:
+    owner, directory = (
+        await someone(admin_room, Role.OWNER),
+        Actor(admin_room.deployment, None, "scim", directory="okta"),
+    )
     for change in (
         people.set_disabled(directory, owner, is_disabled=True),
         people.set_disabled(directory, owner, is_disabled=False),
@@ -200,52 +203,52 @@ async def test_a_directory_touches_no_owner(opened: AdminRoom) -> None:
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
-    await people.set_role(opened.operator, owner, Role.ADMINISTRATOR)
+    await people.set_role(admin_room.operator, owner, Role.ADMINISTRATOR)
     assert await people.set_disabled(directory, owner, is_disabled=True)
 
 
-async def test_who_became_an_owner_meanwhile_is_one(opened: AdminRoom) -> None:
-    member = await opened.room.user()
-    admin = Actor(opened.deployment, await someone(opened, Role.ADMINISTRATOR), "administration")
+async def test_who_became_an_owner_meanwhile_is_one(admin_room: AdminRoom) -> None:
+    member = await admin_room.room.user()
+    admin = Actor(admin_room.deployment, await someone(admin_room, Role.ADMINISTRATOR), "administration")
     link = await people.make_link(admin, member)
     secret = link.partition("ticket=")[2]
-    assert (await user_of_link(opened.deployment, secret)).id == member.id
-    await people.set_role(opened.operator, member, Role.OWNER)
+    assert (await user_of_link(admin_room.deployment, secret)).id == member.id
+    await people.set_role(admin_room.operator, member, Role.OWNER)
     with pytest.raises(SignInRefused):
-        await user_of_link(opened.deployment, secret)
+        await user_of_link(admin_room.deployment, secret)
     for change in (people.make_link(admin, member), people.delete(admin, member)):  # with the record from before
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
-    await people.set_role(opened.operator, member, Role.MEMBER)
+    await people.set_role(admin_room.operator, member, Role.MEMBER)
     assert await people.make_link(admin, member)
 
 
-async def test_the_last_owner_stays_one(opened: AdminRoom) -> None:
-    await someone(opened, Role.ADMINISTRATOR)
-    other = await someone(opened, Role.OWNER)
-    for one in await users.list_admins(opened.deployment.database):
+async def test_the_last_owner_stays_one(admin_room: AdminRoom) -> None:
+    await someone(admin_room, Role.ADMINISTRATOR)
+    other = await someone(admin_room, Role.OWNER)
+    for one in await users.list_admins(admin_room.deployment.database):
         if one.role is Role.OWNER and one.name not in ("alice", other.name):
-            await people.set_role(opened.operator, one, Role.MEMBER)
-    alice = await opened.person("alice")
-    actor = Actor(opened.deployment, alice, "administration")
+            await people.set_role(admin_room.operator, one, Role.MEMBER)
+    alice = await admin_room.person("alice")
+    actor = Actor(admin_room.deployment, alice, "administration")
     assert await people.set_role(actor, other, Role.MEMBER)
     with pytest.raises(ChangeRefused) as refused:
         await people.set_role(actor, alice, Role.ADMINISTRATOR)
     assert refused.value.reason == "last_owner"
-    async with opened.deployment.transaction() as transaction:
+    async with admin_room.deployment.transaction() as transaction:
         assert await affect(transaction, alice, "disable", by="x", at=0, now=0) == "stop_agents"
         await users.enable_user(transaction, alice.id, now=0)
-    browser = await opened.room.signed_in("alice")
+    browser = await admin_room.room.signed_in("alice")
     page = await browser.open("/account/delete")
     kept = await browser.submit(page, {"name": "alice"}, form="/account/delete")
     assert is_refused(kept, "last_owner", 409)
-    leaver = await someone(opened, Role.OWNER)
-    page = await (going := await opened.room.signed_in(leaver.name)).open("/account/delete")
+    leaver = await someone(admin_room, Role.OWNER)
+    page = await (going := await admin_room.room.signed_in(leaver.name)).open("/account/delete")
     assert (await going.submit(page, {"name": leaver.name}, form="/account/delete")).status_code == 200
-    await people.set_role(opened.operator, other, Role.OWNER)
+    await people.set_role(admin_room.operator, other, Role.OWNER)
     assert await people.set_role(actor, alice, Role.ADMINISTRATOR)
-    await people.set_role(opened.operator, alice, Role.OWNER)
+    await people.set_role(admin_room.operator, alice, Role.OWNER)
 
 
 async def test_an_event_that_disables_takes_turns_with_an_admin_who_changes_the_person(store: Store) -> None:

@@ -22,16 +22,16 @@ RECENT = 900
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     overrides = {"sign_in": {"passkey_for": ["administration"]}}
     async with running_room(tmp_path_factory.mktemp("admin-step-up"), overrides=overrides) as opened:
         yield opened
 
 
 @pytest.fixture
-async def room(shared: Room) -> AsyncGenerator[Room]:
-    shared.deployment.database.clock_offset += 10 * RECENT
-    yield shared
+async def room(shared_room: Room) -> AsyncGenerator[Room]:
+    shared_room.deployment.database.clock_offset += 10 * RECENT
+    yield shared_room
 
 
 async def administrator(room: Room) -> Holder:

@@ -71,7 +71,7 @@ async def test_agents_are_found_by_a_part_of_their_name_and_paged(database: Data
             made = Client(kind=ClientKind.DYNAMIC, auth_method="none", redirect_uris=(), **facts)  # pyright: ignore[reportArgumentType]
             await clients.save_client(transaction, made)
 
-    async def everything(named: str) -> list[str]:
+    async def find_all_pages(named: str) -> list[str]:
         found, before = list[str](), None
         while True:
             page, before = await clients.find_page(database, named=named, before=before, limit=50)
@@ -79,9 +79,9 @@ async def test_agents_are_found_by_a_part_of_their_name_and_paged(database: Data
             if before is None:
                 return found
 
-    assert await everything("") == [f"{number:03}" for number in reversed(range(130))]
-    assert await everything("URSO") == ["120", "080", "040", "000"]
-    assert await everything("nobody") == []
+    assert await find_all_pages("") == [f"{number:03}" for number in reversed(range(130))]
+    assert await find_all_pages("URSO") == ["120", "080", "040", "000"]
+    assert await find_all_pages("nobody") == []
 
 
 async def test_who_uses_an_agent(database: Database) -> None:

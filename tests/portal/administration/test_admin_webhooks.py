@@ -31,7 +31,7 @@ class Place:
     alice: Person
     receiver: Receiver
 
-    async def added(self, *events: str) -> tuple[EventEndpoint, httpx2.Response]:
+    async def add_endpoint(self, *events: str) -> tuple[EventEndpoint, httpx2.Response]:
         page = await self.alice.open(WEBHOOKS)
         made = await self.alice.submit(page, {"url": f"{self.receiver.url}/hook"}, form=WEBHOOKS)
         assert made.status_code == 200, made.text
@@ -62,7 +62,7 @@ async def test_an_endpoint_is_added_tried_out_and_removed(place: Place) -> None:
     refused = await place.alice.submit(page, {"url": "https://10.0.0.1/x"}, form=WEBHOOKS)
     assert refused.status_code == 400
     assert "can&#39;t be used" in refused.text or "can't be used" in refused.text
-    endpoint, made = await place.added()
+    endpoint, made = await place.add_endpoint()
     path = f"{WEBHOOKS}/{endpoint.id}"
     assert made.url.path == path
     assert endpoint.secret in made.text
@@ -86,7 +86,7 @@ async def test_an_endpoint_is_added_tried_out_and_removed(place: Place) -> None:
 
 
 async def test_failed_events_are_shown_and_sent_again_one_or_all(place: Place) -> None:
-    endpoint, _ = await place.added()
+    endpoint, _ = await place.add_endpoint()
     path, deployment = f"{WEBHOOKS}/{endpoint.id}", place.admin.room.deployment
     await place.fail(endpoint, number=3)
     place.receiver.posted.clear()
@@ -110,7 +110,7 @@ async def test_failed_events_are_shown_and_sent_again_one_or_all(place: Place) -
 
 
 async def test_a_disabled_endpoint_says_so_and_offers_to_be_enabled(place: Place) -> None:
-    endpoint, _ = await place.added()
+    endpoint, _ = await place.add_endpoint()
     path = f"{WEBHOOKS}/{endpoint.id}"
     await place.fail(endpoint, number=1)
     before = await place.alice.open(path)
@@ -128,7 +128,7 @@ async def test_a_disabled_endpoint_says_so_and_offers_to_be_enabled(place: Place
 
 
 async def test_who_is_no_admin_neither_sees_nor_changes_endpoints(place: Place) -> None:
-    endpoint, _ = await place.added()
+    endpoint, _ = await place.add_endpoint()
     bob = await place.admin.room.signed_in(await place.admin.room.user("bob"))
     for path in (WEBHOOKS, f"{WEBHOOKS}/{endpoint.id}"):
         assert (await bob.http.get(path)).status_code == 403

@@ -63,27 +63,27 @@ class ImportRoom(Room):
         content["provider"]["apis"] = {"main": f"{self.simulator.url}/brokerage/v1"}
         return json.dumps(content)
 
-    async def stored(self, name: str) -> ImportedApi:
+    async def read_api(self, name: str) -> ImportedApi:
         found = await get_api(self.deployment.database, name)
         assert found is not None
         return found
 
     async def accept(self, name: str, **choices: ImportChoice) -> int:
-        digest = (await self.stored(name)).digest
+        digest = (await self.read_api(name)).digest
         chosen: dict[str, ImportChoice] = {f"{name}_{tool}": choice for tool, choice in choices.items()}
         return await imported_apis.accept(self.operator, name, digest, chosen)
 
-    def offered(self, name: str) -> dict[str, bool]:
+    def offered_tools(self, name: str) -> dict[str, bool]:
         """Tools that agents are offered, and whether each call is asked about."""
         found = [spec for spec in self.deployment.tools if spec.provider == name]
         return {spec.name.removeprefix(f"{name}_"): spec.approval for spec in found}
 
 
 def document(extra: Mapping[str, object]):
-    return parse(described(extra).encode())
+    return parse(openapi_text(extra).encode())
 
 
-def described(extra: Mapping[str, object]) -> str:
+def openapi_text(extra: Mapping[str, object]) -> str:
     symbol = {"name": "symbol", "in": "path", "required": True, "schema": {"type": "string"}}
     quote = {"type": "object", "properties": {"symbol": {"type": "string"}, "price": {"type": "number"}}}
     order = {
@@ -162,7 +162,7 @@ def plain(html: str) -> str:
 async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(place: ImportRoom) -> None:
     name = fresh()
     path = await place.offer(name)
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
     assert place.deployment.catalog.get(name) is None
     assert path in (await place.person.open(PAGE)).text
     page = await place.person.open(path)
@@ -173,7 +173,7 @@ async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(pla
     assert "\u202e" not in page.text
     done = await decide(place, page, path)
     assert "Accepted tools: 2." in done.text
-    assert place.offered(name) == {"quote": False, "order": True}  # as the import proposes
+    assert place.offered_tools(name) == {"quote": False, "order": True}  # as the import proposes
     assert await kinds_of(place, name) == ["api.import_accepted", "api.imported"]
     place.simulator.reset()
     place.simulator.trust(place.url, audience=AUDIENCE)
@@ -190,7 +190,7 @@ async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(pla
     refused = await place.person.submit(await place.person.open(path), form=f"{path}/remove")
     assert refused.status_code == 409
     assert "Accounts are connected" in refused.text
-    assert place.offered(name) == {"quote": False, "order": True}
+    assert place.offered_tools(name) == {"quote": False, "order": True}
 
 
 async def test_tools_are_chosen_one_by_one_and_what_is_left_out_has_no_rule(place: ImportRoom) -> None:
@@ -201,13 +201,13 @@ async def test_tools_are_chosen_one_by_one_and_what_is_left_out_has_no_rule(plac
     assert none.status_code == 400
     assert "No tool of" in none.text
     await decide(place, page, path, quote="ask", order="leave")
-    assert place.offered(name) == {"quote": True}
+    assert place.offered_tools(name) == {"quote": True}
     provider = place.deployment.catalog.provider(name)
     assert [rule.path for rule in provider.rules] == ["/quotes/{}"]
     assert set(provider.scopes) == {"quotes:read"}
     await place.offer(name)
     await decide(place, await place.person.open(path), path, quote="accept", order="accept")
-    assert place.offered(name) == {"quote": False, "order": False}
+    assert place.offered_tools(name) == {"quote": False, "order": False}
 
 
 async def test_a_stale_page_accepts_and_discards_nothing(place: ImportRoom) -> None:
@@ -222,11 +222,11 @@ async def test_a_stale_page_accepts_and_discards_nothing(place: ImportRoom) -> N
     ):
         assert refused.status_code == 409
         assert "This page is out of date" in refused.text
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
     new = await place.person.open(path)
     assert f"{name}_alarm" in new.text
     assert (await decide(place, new, path)).status_code == 200  # the twin
-    assert set(place.offered(name)) == {"quote", "order", "alarm"}
+    assert set(place.offered_tools(name)) == {"quote", "order", "alarm"}
 
 
 async def test_an_import_anew_shows_what_changed_and_keeps_on_what_was_accepted(place: ImportRoom) -> None:
@@ -235,20 +235,20 @@ async def test_an_import_anew_shows_what_changed_and_keeps_on_what_was_accepted(
     await place.accept(name, quote="accept", order="accept")
     other = {"/orders": {"put": {"operationId": "order", "responses": {}}}}
     await place.offer(name, extra=other)
-    review = imported_apis.review_of(await place.stored(name))
+    review = imported_apis.review_of(await place.read_api(name))
     states = {one.name.removeprefix(f"{name}_"): (one.state, one.choice) for one in review.tools}
     assert states == {"quote": ("accepted", "accept"), "order": ("changed", "ask")}
-    assert place.offered(name) == {"quote": False, "order": False}
+    assert place.offered_tools(name) == {"quote": False, "order": False}
     page = await place.person.open(path)
     assert "What changed" in page.text
     assert re.search(r"<ins>[^<]*PUT", page.text)
     discarded = await place.person.submit(page, form=f"{path}/discard")
     assert "was discarded" in discarded.text
-    assert place.offered(name) == {"quote": False, "order": False}
-    assert (await place.stored(name)).offered is None
+    assert place.offered_tools(name) == {"quote": False, "order": False}
+    assert (await place.read_api(name)).offered is None
     removed = await place.person.submit(await place.person.open(path), form=f"{path}/remove")
     assert "was removed" in removed.text
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
     assert (await place.person.open(path)).status_code == 404
 
 
@@ -278,11 +278,11 @@ async def test_an_auditor_reads_and_decides_nothing(place: ImportRoom) -> None:
             sent = await send(place, auditor, f"{path}/{action}")
             assert sent.status_code == 403
             assert "Auditors read" in sent.text or "auditor" in sent.text.casefold()
-    assert place.offered(name) == {}
-    digest = (await place.stored(name)).digest
+    assert place.offered_tools(name) == {}
+    digest = (await place.read_api(name)).digest
     chosen = {"digest": digest, f"tool.{name}_quote": "accept"}
     assert (await send(place, place.person, f"{path}/accept", **chosen)).status_code == 303  # the twin
-    assert place.offered(name) == {"quote": False}
+    assert place.offered_tools(name) == {"quote": False}
 
 
 async def send(place: ImportRoom, person: Person, path: str, **fields: str) -> httpx2.Response:
@@ -301,7 +301,7 @@ async def test_leaving_a_tool_out_closes_its_call_where_another_rule_reaches_it(
     assert rules["/quotes/special"].tells_secrets
     await place.offer(name, extra=special)
     await decide(place, await place.person.open(path), path, quote="leave", special="accept", order="leave")
-    assert set(place.offered(name)) == {"special"}
+    assert set(place.offered_tools(name)) == {"special"}
 
 
 def _like_quote(operation: str) -> dict[str, object]:
@@ -319,9 +319,9 @@ async def test_a_tool_that_cannot_be_kept_apart_is_named(place: ImportRoom) -> N
     assert refused.status_code == 400
     assert f"The rule of {name}_quote also lets through" in refused.text
     assert "Leave that tool out, too." in refused.text
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
     assert (await decide(place, page, path, quote="accept", other="accept")).status_code == 200  # the twin
-    assert set(place.offered(name)) == {"quote", "other", "order"}
+    assert set(place.offered_tools(name)) == {"quote", "other", "order"}
 
 
 async def test_names_that_the_vault_has_are_refused(place: ImportRoom) -> None:
@@ -345,26 +345,27 @@ async def test_a_decision_can_change_later_also_about_what_was_left_out(place: I
     assert "left out" in plain(page.text)
     done = await decide(place, page, path, quote="ask", order="accept")
     assert done.status_code == 200, done.text
-    assert place.offered(name) == {"quote": True, "order": False}
+    assert place.offered_tools(name) == {"quote": True, "order": False}
     stale = await decide(place, page, path, quote="accept")
     assert stale.status_code == 409
-    assert place.offered(name) == {"quote": True, "order": False}
+    assert place.offered_tools(name) == {"quote": True, "order": False}
     none = await decide(place, await place.person.open(path), path, quote="leave", order="leave")
     assert (none.status_code, "Remove the API instead." in none.text) == (400, True)
     await decide(place, await place.person.open(path), path, quote="accept", order="leave")
     await place.offer(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
     states = {
-        one.name.removeprefix(f"{name}_"): one.state for one in imported_apis.review_of(await place.stored(name)).tools
+        one.name.removeprefix(f"{name}_"): one.state
+        for one in imported_apis.review_of(await place.read_api(name)).tools
     }
     assert states == {"quote": "accepted", "order": "left", "alarm": "new"}
-    digest = (await place.stored(name)).digest
+    digest = (await place.read_api(name)).digest
     assert await imported_apis.decide(place.operator, name, digest, {}) == 2, "as it was decided before"
-    assert place.offered(name) == {"quote": False, "alarm": True}
+    assert place.offered_tools(name) == {"quote": False, "alarm": True}
     again = place.content(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
     assert not await imported_apis.offer(place.operator, name, again), "nothing is new"
     await place.offer(name)
     assert not await imported_apis.offer(place.operator, name, again)
-    assert (await place.stored(name)).offered is None, "what waited is older than what is on"
+    assert (await place.read_api(name)).offered is None, "what waited is older than what is on"
 
 
 async def test_the_admin_api_and_declarations_do_what_the_page_does(place: ImportRoom) -> None:
@@ -372,7 +373,7 @@ async def test_the_admin_api_and_declarations_do_what_the_page_does(place: Impor
     async with AsyncExitStack() as stack, httpx2.AsyncClient(base_url=place.url, timeout=20) as http:
         admin = AdminRoom(PortalRoom(place.vault, place.simulator, stack), http)
         admin.token = await admin.token_with()
-        sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
+        sent = {"name": name, "kind": "openapi", "document": openapi_text({}), "title": "Broker"}
         made = await admin.call("POST", "/imported-apis", json=sent)
         assert made.status_code == 201, made.text
         assert made.json()["is_waiting"] and made.json()["waiting"] == 2
@@ -380,7 +381,7 @@ async def test_the_admin_api_and_declarations_do_what_the_page_does(place: Impor
             problem(await admin.call("POST", "/imported-apis", json={**sent, **wrong}), 400, "import_refused")
         listed = (await admin.call("GET", "/imported-apis")).json()["items"]
         assert made.json() in listed
-        large = {**sent, "document": described({"x-padding": "x" * 1_000_000})}
+        large = {**sent, "document": openapi_text({"x-padding": "x" * 1_000_000})}
         assert (await admin.call("POST", "/imported-apis", json=large)).status_code == 201
         planned = {"imported_apis": {name: {"document": large["document"]}}}
         assert (await admin.call("POST", "/apply?plan=true", json=planned)).status_code == 200
@@ -397,59 +398,59 @@ async def test_the_admin_api_and_declarations_do_what_the_page_does(place: Impor
         unknown = {**decisions, "tools": {"other": "leave"}}
         problem(await admin.call("POST", f"{at}/decisions", json=unknown), 400, "import_refused")
         assert (await admin.call("POST", f"{at}/decisions", json=decisions)).json() == {"accepted": 1}
-        assert place.offered(name) == {"quote": False}
-        assert await plan(place.operator, declared(sent)) == (), "the same document needs no review"
-        assert set(place.offered(name)) == {"quote"}
+        assert place.offered_tools(name) == {"quote": False}
+        assert await plan(place.operator, declare_api(sent)) == (), "the same document needs no review"
+        assert set(place.offered_tools(name)) == {"quote"}
         digest = (await admin.call("GET", f"{at}/review")).json()["digest"]
         problem(await admin.call("DELETE", f"{at}/waiting?digest={digest}"), 412, "import_changed")
         problem(await admin.call("DELETE", "/imported-apis/nothing"), 404, "no_import")
         assert (await admin.call("DELETE", at)).status_code == 204
-        assert place.offered(name) == {}
+        assert place.offered_tools(name) == {}
         await admin.call("POST", "/imported-apis", json=sent)
         digest = (await admin.call("GET", f"{at}/review")).json()["digest"]
         assert (await admin.call("DELETE", f"{at}/waiting?digest={digest}")).status_code == 204
 
 
-def declared(sent: Mapping[str, object], **more: object) -> Declaration:
+def declare_api(sent: Mapping[str, object], **more: object) -> Declaration:
     about = {one: sent[one] for one in ("kind", "document", "title")}
     return parse_declaration({"imported_apis": {str(sent["name"]): {**about, **more}}})
 
 
 async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place: ImportRoom) -> None:
     name = fresh()
-    sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
-    (first,) = await plan(place.operator, declared(sent))
+    sent = {"name": name, "kind": "openapi", "document": openapi_text({}), "title": "Broker"}
+    (first,) = await plan(place.operator, declare_api(sent))
     after = {one.name: one.after for one in first.differences}
     assert (first.verb, after["waits"], after[f"{name}_quote"]) == ("create", True, "to review: new")
     await applying.apply([first])
-    assert place.offered(name) == {}
-    assert await plan(place.operator, declared(sent)) == ()
-    assert await plan(place.operator, declared(sent, reviewed="0" * 64)) == (), "something else was reviewed"
+    assert place.offered_tools(name) == {}
+    assert await plan(place.operator, declare_api(sent)) == ()
+    assert await plan(place.operator, declare_api(sent, reviewed="0" * 64)) == (), "something else was reviewed"
     reviewed = str(after["import"])
     choices = {f"{name}_quote": "ask", f"{name}_order": "leave"}
-    (second,) = await plan(place.operator, declared(sent, reviewed=reviewed, tools=choices))
+    (second,) = await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=choices))
     assert (second.verb, {one.name: one.after for one in second.differences}) == ("update", {"waits": False, **choices})
     await applying.apply([second])
-    assert place.offered(name) == {"quote": True}
-    assert await plan(place.operator, declared(sent, reviewed=reviewed, tools=choices)) == ()
+    assert place.offered_tools(name) == {"quote": True}
+    assert await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=choices)) == ()
     other = {
         **sent,
-        "document": described({"/orders": {"put": {"operationId": "order", "responses": {}}}}),
+        "document": openapi_text({"/orders": {"put": {"operationId": "order", "responses": {}}}}),
     }
-    (third,) = await plan(place.operator, declared(other, reviewed=reviewed, tools=choices))
+    (third,) = await plan(place.operator, declare_api(other, reviewed=reviewed, tools=choices))
     assert {one.name: one.after for one in third.differences}[f"{name}_order"] == (
         "to review: changed, request, rule, scopes, effect, arguments, result"
     )
     await applying.apply([third])
-    assert place.offered(name) == {"quote": True}, "another version waits"
+    assert place.offered_tools(name) == {"quote": True}, "another version waits"
     with pytest.raises(ChangeRefused, match="makes no tool other"):
-        await plan(place.operator, declared(sent, tools={"other": "ask"}))
+        await plan(place.operator, declare_api(sent, tools={"other": "ask"}))
     with pytest.raises(ChangeRefused, match="set document_file"):
         await plan(place.operator, parse_declaration({"imported_apis": {name: {}}}))
     removed = await plan(place.operator, parse_declaration({"imported_apis": {}}), prunes=True)
     (gone,) = [one for one in removed if one.name == name]
     await applying.apply([gone])
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
 
 
 async def test_a_left_out_tool_that_changed_stays_out_unless_somebody_names_it(place: ImportRoom) -> None:
@@ -458,13 +459,13 @@ async def test_a_left_out_tool_that_changed_stays_out_unless_somebody_names_it(p
     await place.accept(name, quote="accept", order="leave")
     changed = {"/orders": {"put": {"operationId": "order", "responses": {}}}}
     await place.offer(name, extra=changed)
-    (order,) = [one for one in imported_apis.review_of(await place.stored(name)).tools if one.name == f"{name}_order"]
+    (order,) = [one for one in imported_apis.review_of(await place.read_api(name)).tools if one.name == f"{name}_order"]
     assert (order.state, order.choice) == ("changed", "leave")
     assert "request" in [part.name for part in order.parts]
-    digest = (await place.stored(name)).digest
+    digest = (await place.read_api(name)).digest
     assert await imported_apis.decide(place.operator, name, digest, {}) == 1
-    assert place.offered(name) == {"quote": False}
-    digest = (await place.stored(name)).digest
+    assert place.offered_tools(name) == {"quote": False}
+    digest = (await place.read_api(name)).digest
     assert await imported_apis.decide(place.operator, name, digest, {f"{name}_order": "accept"}) == 2  # the twin
 
 
@@ -480,7 +481,7 @@ async def test_another_address_or_audience_changes_every_tool(place: ImportRoom,
     else:
         before, content["provider"]["audience"] = AUDIENCE, after
     await imported_apis.offer(place.operator, name, json.dumps(content))
-    stored = await place.stored(name)
+    stored = await place.read_api(name)
     review = imported_apis.review_of(stored)
     for tool in review.tools:
         assert tool.state == "changed"
@@ -494,7 +495,7 @@ async def test_another_address_or_audience_changes_every_tool(place: ImportRoom,
     assert await count_standing(place, tool) == 1
     await decide(place, page, path)
     assert await count_standing(place, tool) == 0
-    assert place.offered(name) == {"quote": False, "order": True}
+    assert place.offered_tools(name) == {"quote": False, "order": True}
 
 
 async def approve_from_now_on(place: ImportRoom, tool: str) -> None:
@@ -524,28 +525,28 @@ async def count_standing(place: ImportRoom, tool: str) -> int:
 async def test_a_declaration_turns_on_only_the_import_that_it_names(place: ImportRoom) -> None:
     name = fresh()
     await place.offer(name)
-    named = imported_apis.import_digest((await place.stored(name)).whole)
+    named = imported_apis.import_digest((await place.read_api(name)).whole)
     await place.offer(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
     with pytest.raises(ChangeRefused) as refused:
         await imported_apis.decide_reviewed(place.operator, name, named, {})
     assert refused.value.reason == "import_changed"
-    assert place.offered(name) == {}
-    named = imported_apis.import_digest((await place.stored(name)).whole)
+    assert place.offered_tools(name) == {}
+    named = imported_apis.import_digest((await place.read_api(name)).whole)
     assert await imported_apis.decide_reviewed(place.operator, name, named, {}) == 3  # the twin
 
 
 async def test_a_plan_refuses_a_decision_that_cannot_be_turned_on(place: ImportRoom) -> None:
     name = fresh()
-    sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
-    (first,) = await plan(place.operator, declared(sent))
+    sent = {"name": name, "kind": "openapi", "document": openapi_text({}), "title": "Broker"}
+    (first,) = await plan(place.operator, declare_api(sent))
     reviewed = str({one.name: one.after for one in first.differences}["import"])
     none = {f"{name}_quote": "leave", f"{name}_order": "leave"}
     with pytest.raises(ChangeRefused, match=f"No tool of {name} is left. Remove the API instead"):
-        await plan(place.operator, declared(sent, reviewed=reviewed, tools=none))
+        await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=none))
     assert await get_api(place.deployment.database, name) is None
-    (change,) = await plan(place.operator, declared(sent, reviewed=reviewed, tools={**none, f"{name}_quote": "ask"}))
+    (change,) = await plan(place.operator, declare_api(sent, reviewed=reviewed, tools={**none, f"{name}_quote": "ask"}))
     await applying.apply([change])  # the twin
-    assert place.offered(name) == {"quote": True}
+    assert place.offered_tools(name) == {"quote": True}
 
 
 def test_a_declared_description_is_in_the_file_or_beside_it(tmp_path: Path) -> None:
@@ -568,6 +569,6 @@ async def test_an_import_from_before_decisions_were_kept_can_be_decided_about(pl
     async with place.deployment.transaction() as transaction:
         await transaction.execute("update imported_apis set reviewed = null where name = :name", {"name": name})
     await decide(place, await place.person.open(path), path, quote="ask", order="leave")
-    assert place.offered(name) == {"quote": True}
+    assert place.offered_tools(name) == {"quote": True}
     await decide(place, await place.person.open(path), path, quote="ask", order="accept")
-    assert place.offered(name) == {"quote": True, "order": False}
+    assert place.offered_tools(name) == {"quote": True, "order": False}

@@ -32,7 +32,7 @@ async def test_an_api_that_a_rule_names_stays(place: ImportRoom, tmp_path: Path)
             await imported_apis.remove(Actor(replace(deployment, policy=gate), None, "command_line"), name)
         assert refused.value.reason == "named_by_rule"
     await imported_apis.remove(place.operator, name)
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}
 
 
 async def test_an_api_that_a_setting_names_stays(place: ImportRoom) -> None:
@@ -50,4 +50,4 @@ async def test_an_api_that_a_setting_names_stays(place: ImportRoom) -> None:
             await imported_apis.remove(Actor(changed, None, "command_line"), name)
         assert refused.value.reason == "named_by_setting"
     await imported_apis.remove(place.operator, name)
-    assert place.offered(name) == {}
+    assert place.offered_tools(name) == {}

@@ -149,7 +149,7 @@ async def test_an_answer_of_another_issuer_connects_nothing(room: Room, issuer: 
 
 
 @pytest.fixture(scope="module")
-async def issuing(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def discovery_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     """A room whose provider is found by its discovery document, which promises `iss`."""
     data = tmp_path_factory.mktemp("issuing")
     async with running_simulator() as simulator:
@@ -162,16 +162,16 @@ async def issuing(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ro
 
 @pytest.mark.requirement("S-144")
 @pytest.mark.parametrize("issuer", [None, "{own}", "{own}/google/", "{own}/google"])
-async def test_an_issuer_that_promises_its_name_must_give_exactly_it(issuing: Room, issuer: str | None) -> None:
-    user, person, client = await someone(issuing)
-    link = await issuing.link(user, client, provider="mine", scopes=frozenset({"email"}))
-    callback = await consent(await issuing.to_provider(person, link))
-    given = None if issuer is None else issuer.format(own=issuing.simulator.url)
-    assert query_of(callback)["iss"] == f"{issuing.simulator.url}/google"
+async def test_an_issuer_that_promises_its_name_must_give_exactly_it(discovery_room: Room, issuer: str | None) -> None:
+    user, person, client = await someone(discovery_room)
+    link = await discovery_room.link(user, client, provider="mine", scopes=frozenset({"email"}))
+    callback = await consent(await discovery_room.to_provider(person, link))
+    given = None if issuer is None else issuer.format(own=discovery_room.simulator.url)
+    assert query_of(callback)["iss"] == f"{discovery_room.simulator.url}/google"
     answer = await person.open(with_parameters(callback, iss=given))
     is_right = issuer == "{own}/google"
     assert answer.status_code == (200 if is_right else 400)
-    assert len(await accounts_of(issuing, user)) == int(is_right)
+    assert len(await accounts_of(discovery_room, user)) == int(is_right)
     if not is_right:
         assert (await person.open(callback)).status_code == 200, "the state is not used up by a foreign answer"
 

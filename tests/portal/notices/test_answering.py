@@ -21,7 +21,7 @@ from server.portal import delivering
 from server.portal.approvals import answering
 from tests.portal.notices.test_notifications import SECRET
 from tests.portal.notices.test_web_push import sign_up
-from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
+from tests.portal.sign_in.test_passkeys import Holder, holder, options_of, submit_answer
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room, running_room
@@ -63,7 +63,7 @@ class ReachedPerson:
         self.asked.append(await ask(self.place.room, self.user, self.client, tool, arguments or FORM))
         return self.asked[-1]
 
-    async def told(self) -> dict[str, object]:
+    async def deliver_message(self) -> dict[str, object]:
         """What the browser's worker gets."""
         self.place.service.messages.clear()
         await run_step(self.place.room.deployment, delivering.STEP)
@@ -126,7 +126,7 @@ async def with_passkey(place: Place, one: Holder) -> Person:
     """Another browser of this person, in which their passkey signed them in."""
     browser = await place.room.browser()
     page = await browser.open("/sign-in")
-    await answered(browser, page, one.device.get(options_of(page)))
+    await submit_answer(browser, page, one.device.get(options_of(page)))
     return browser
 
 
@@ -146,7 +146,7 @@ async def channel_of(place: Place, user: User) -> str:
     return (await own_channel(place, user)).id
 
 
-async def reached(place: Place, *, is_on: bool = True) -> ReachedPerson:
+async def reach_person(place: Place, *, is_on: bool = True) -> ReachedPerson:
     one = await holder(place.room)
     await one.add()
     person, browser = await with_passkey(place, one), place.service.browser(one.user.id)
@@ -162,9 +162,9 @@ async def reached(place: Place, *, is_on: bool = True) -> ReachedPerson:
 async def test_a_short_call_is_shown_whole_and_answered_once_in_its_notification(
     place: Place, decision: str, state: str
 ) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     approval = await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     assert message["title"] == "Cursor asks for your approval: Post to Slack (alice)"
     assert message["body"] == f"Unverified agent, account alice: Cursor\nPost to #launch\ntext: {SECRET}"
     assert message["url"] == f"{place.room.url}/approvals/{approval}"
@@ -177,9 +177,9 @@ async def test_a_short_call_is_shown_whole_and_answered_once_in_its_notification
 
 
 async def test_only_the_session_that_turned_it_on_answers(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     same_person, password = await with_passkey(place, it.one), await place.room.signed_in(it.user)
     for other in (same_person, password, await place.room.signed_in(await place.room.user())):
         assert await it.press(message, by=other) == 403
@@ -198,9 +198,9 @@ async def test_only_the_session_that_turned_it_on_answers(place: Place) -> None:
     ],
 )
 async def test_a_question_that_is_another_by_now_is_not_answered_there(place: Place, change: str, status: int) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     approval = await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     async with place.room.deployment.transaction() as transaction:
         await transaction.execute(change, {"id": approval})
     assert await it.press(message) == status
@@ -208,9 +208,9 @@ async def test_a_question_that_is_another_by_now_is_not_answered_there(place: Pl
 
 async def test_another_session_of_the_person_needs_more_than_a_token_of_its_own(place: Place) -> None:
     """A page of the same person could make the form token; not the one that came with the message."""
-    it = await reached(place)
+    it = await reach_person(place)
     approval = await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     other = await with_passkey(place, it.one)
     page = await other.open(f"/approvals/{approval}")
     assert page.status_code == 200
@@ -239,9 +239,9 @@ async def test_another_session_of_the_person_needs_more_than_a_token_of_its_own(
     ],
 )
 async def test_each_part_of_the_form_counts(place: Place, changes: dict[str, str | None], status: int) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     assert await it.press(message, **changes) == status
     is_for_page = (
         status == 403 and "form_token" not in changes and changes.get("site") not in {"same-site", "cross-site"}
@@ -251,11 +251,11 @@ async def test_each_part_of_the_form_counts(place: Place, changes: dict[str, str
 
 
 async def test_a_message_about_one_approval_answers_no_other(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     first = await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     second = await it.ask(text="other", channel="#other")
-    newer = await it.told()
+    newer = await it.deliver_message()
     mixed = {"answer": {**message["answer"], "path": f"/approvals/{second}/answer"}}  # pyright: ignore[reportGeneralTypeIssues] -- parsed JSON
     assert await it.press(mixed) == 403
     form_token = newer["answer"]["fields"]["form_token"]  # pyright: ignore[reportIndexIssue] -- parsed JSON
@@ -266,9 +266,9 @@ async def test_a_message_about_one_approval_answers_no_other(place: Place) -> No
 
 @pytest.mark.parametrize("ended", ["off", "removed", "signed out", "too long ago", "too late", "nothing"])
 async def test_what_ended_meanwhile_answers_no_more(place: Place, ended: str) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     database = place.room.deployment.database
     match ended:
         case "off":
@@ -295,7 +295,7 @@ async def test_what_ended_meanwhile_answers_no_more(place: Place, ended: str) ->
     assert await it.state() == ("approved" if ended == "nothing" else "pending")
     if ended not in {"removed", "nothing", "too late"}:
         await it.ask(text="again", channel="#launch")
-        assert (await it.told()).get("answer") is None, "the next one opens its page"
+        assert (await it.deliver_message()).get("answer") is None, "the next one opens its page"
 
 
 @pytest.mark.parametrize(
@@ -319,9 +319,9 @@ async def test_what_ended_meanwhile_answers_no_more(place: Place, ended: str) ->
 async def test_only_a_call_that_is_seen_whole_and_undoes_nothing_is_answered_there(
     place: Place, tool: str, arguments: dict[str, object], offers: bool
 ) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask(tool, **arguments)
-    message = await it.told()
+    message = await it.deliver_message()
     assert ("answer" in message, "action" in message) == (offers, not offers)
     if not offers:
         assert SECRET not in str(message)
@@ -329,10 +329,10 @@ async def test_only_a_call_that_is_seen_whole_and_undoes_nothing_is_answered_the
 
 @pytest.mark.parametrize(("length", "offers"), [(80, False), (40, True)])
 async def test_who_asks_and_for_which_account_count_as_well(place: Place, length: int, offers: bool) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     it.client = await place.room.agent(name="x" * length)
     await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     assert ("answer" in message) == offers
     assert not offers or str(message["body"]).startswith(f"Unverified agent, account alice: {'x' * length}\n")
 
@@ -354,15 +354,15 @@ async def test_an_id_whose_name_was_not_found_opens_the_page(
 
     key = ("account", CHANNEL_NAME.api, CHANNEL_NAME.path, "", (("channel", channel),))
     assert await place.room.deployment.lookups.ask({key: read}, patience=10)
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask(channel=channel, text="a")
-    message = await it.told()
+    message = await it.deliver_message()
     assert ("answer" in message) == offers
     assert not offers or "Post to #launch (C0LAUNCH)\n" in str(message["body"])
 
 
 async def test_what_a_notification_shows_is_in_no_record(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     form = await answering.form_of(place.room.deployment, await own_channel(place, it.user), await it.ask())
     assert form is not None
     assert SECRET in form.words
@@ -370,18 +370,18 @@ async def test_what_a_notification_shows_is_in_no_record(place: Place) -> None:
 
 
 async def test_two_questions_at_once_open_the_page(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     await it.ask()
     await it.ask(text="other", channel="#launch")
-    assert "answer" not in await it.told()
+    assert "answer" not in await it.deliver_message()
     await it.ask(text="third", channel="#launch")
-    assert "answer" in await it.told()
+    assert "answer" in await it.deliver_message()
 
 
 async def test_a_browser_where_it_is_off_opens_the_page_and_gets_no_argument(place: Place) -> None:
-    it = await reached(place, is_on=False)
+    it = await reach_person(place, is_on=False)
     await it.ask()
-    message = await it.told()
+    message = await it.deliver_message()
     assert message["action"] == "Review"
     assert SECRET not in str(message)
     assert "answer" not in message
@@ -403,25 +403,25 @@ async def test_turning_it_on_needs_a_passkey_of_this_sign_in(place: Place) -> No
 
 
 async def test_an_operator_can_leave_answers_to_the_page(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     settings = place.room.deployment.settings.sign_in
     object.__setattr__(settings, "answer_lifetime", 0)
     try:
         await it.ask()
-        assert "answer" not in await it.told()
+        assert "answer" not in await it.deliver_message()
         page = await it.person.open("/notifications")
         assert 'value="answer"' not in page.text
         assert (await switch(it.person, await channel_of(place, it.user), "answer")).status_code == 400
     finally:
         object.__setattr__(settings, "answer_lifetime", HALF_DAY)
     await it.ask(text="again", channel="#launch")
-    assert "answer" in await it.told()
+    assert "answer" in await it.deliver_message()
 
 
 async def test_a_browser_that_signs_up_again_is_the_same_and_brings_no_session_of_its_own(place: Place) -> None:
-    it = await reached(place)
+    it = await reach_person(place)
     assert text("notifications.known") in unescape(await sign_up(it.person, it.browser.subscription()))
-    other = await reached(place, is_on=False)
+    other = await reach_person(place, is_on=False)
     channel = await channel_of(place, other.user)
     await switch(other.person, channel, "remove")
     forged = json.loads(other.browser.subscription()) | {"answering": "A" * 43}

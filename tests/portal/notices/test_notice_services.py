@@ -56,7 +56,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
             yield Place(room, receiver)
 
 
-async def reached(place: Place) -> tuple[User, Client, str]:
+async def reach_person(place: Place) -> tuple[User, Client, str]:
     """Somebody with such a channel, an agent, and the page that followed."""
     user, client = await place.room.user(), await place.room.agent(name="*Cursor* <b>[x](https://evil.example)")
     person = await place.room.signed_in(user)
@@ -64,7 +64,7 @@ async def reached(place: Place) -> tuple[User, Client, str]:
 
 
 async def test_a_service_gets_the_words_and_the_page_and_its_secret_stays_secret(place: Place) -> None:
-    user, client, page = await reached(place)
+    user, client, page = await reach_person(place)
     assert "Added." in page
     assert "gotify" in page
     assert TOKEN not in page
@@ -116,7 +116,7 @@ async def test_only_urls_of_web_services_are_taken(place: Place, url: str, is_ad
 
 
 async def test_nobody_names_a_service_where_the_operator_did_not_turn_it_on(place: Place) -> None:
-    user, client, _ = await reached(place)
+    user, client, _ = await reach_person(place)
     person, settings = await place.room.signed_in(user), place.room.deployment.settings.notices
     assert text("channel.service") in (await person.open("/notifications")).text
     object.__setattr__(settings, "apprise", False)
@@ -152,7 +152,7 @@ async def test_a_url_that_is_not_taken_does_not_come_back(place: Place, kind: st
 
 
 async def test_a_url_that_is_known_does_not_come_back(place: Place) -> None:
-    user, _, _ = await reached(place)
+    user, _, _ = await reach_person(place)
     page = await add(await place.room.signed_in(user), "service", place.url)
     assert text("notifications.known") in unescape(page)
     assert TOKEN not in page
@@ -258,7 +258,7 @@ def test_a_confined_process_reaches_allowed_addresses_and_nothing_else(tmp_path:
     """Each attempt unconfined, confined to public addresses, and with loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def tried(kind: str, addresses: str) -> dict[str, str]:
+        def try_addresses(kind: str, addresses: str) -> dict[str, str]:
             (tmp_path / "secret").write_text("secret")
             arguments = (kind, addresses, str(listener.getsockname()[1]), str(tmp_path))
             environment = {"PYTHONPATH": str(Path(services.__file__).parents[2]), "PATH": os.environ["PATH"]}
@@ -267,11 +267,11 @@ def test_a_confined_process_reaches_allowed_addresses_and_nothing_else(tmp_path:
             )
             return json.loads(ran.stdout)
 
-        free = tried("free", "public")
+        free = try_addresses("free", "public")
         assert set(free.values()) == {"done"}
-        assert tried("confined", "public") == {name: "done" if name in _FREE else "refused" for name in free}
+        assert try_addresses("confined", "public") == {name: "done" if name in _FREE else "refused" for name in free}
         expected = {name: "done" if name in {*_FREE, "connect"} else "refused" for name in free}
-        assert tried("confined", "loopback") == expected
+        assert try_addresses("confined", "loopback") == expected
 
 
 @pytest.mark.parametrize(("allows", "said"), [(True, "sent"), (False, "unreachable")])

@@ -54,7 +54,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 
 @pytest.fixture(autouse=True)
-def emptied(place: Place) -> None:
+def empty_mailboxes(place: Place) -> None:
     place.mailbox.mails.clear()
     place.receiver.posted.clear()
     place.mailbox.refuses, place.receiver.status = "", 200
@@ -66,7 +66,7 @@ async def add(person: Person, kind: str, target: str) -> str:
     return (await person.submit(page, {"kind": kind, "target": target}, form="/notifications/channels")).text
 
 
-async def reached(place: Place, *, kind: str = "webhook", target: str = "") -> tuple[User, Client, Person]:
+async def reach_person(place: Place, *, kind: str = "webhook", target: str = "") -> tuple[User, Client, Person]:
     """Somebody who is reached by one channel, and an agent."""
     user, client = await place.room.user(), await place.room.agent(name="Cursor\r\nBcc: everybody@example.com")
     person = await place.room.signed_in(user)
@@ -100,7 +100,7 @@ async def record(room: Room, event: Event) -> None:
         await audit.append(transaction, event, now=room.deployment.now())
 
 
-def posted(place: Place, user: User) -> list[dict[str, object]]:
+def messages_to(place: Place, user: User) -> list[dict[str, object]]:
     return [json.loads(body) for path, body in place.receiver.posted if path == f"/{user.id}"]
 
 
@@ -149,13 +149,13 @@ async def test_a_confirmed_mail_address_gets_the_page_of_an_approval_and_signs_i
 
 
 async def test_two_processes_send_each_event_once(place: Place) -> None:
-    user, client, _ = await reached(place)
+    user, client, _ = await reach_person(place)
     for _ in range(3):
         await ask_about(place.room, user, client)
         await asyncio.gather(*(deliver(place.room.deployment) for _ in range(4)))
         await make_due(place.room)
         await asyncio.gather(*(deliver(place.room.deployment) for _ in range(4)))
-    lines = [line for one in posted(place, user) for line in one["lines"]]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType] -- JSON
+    lines = [line for one in messages_to(place, user) for line in one["lines"]]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType] -- JSON
     assert len(lines) == 3
 
 
@@ -164,22 +164,22 @@ async def ask_about(room: Room, user: User, client: Client) -> None:
 
 
 async def test_an_answered_question_is_not_sent_and_an_open_one_is(place: Place) -> None:
-    user, client, person = await reached(place)
+    user, client, person = await reach_person(place)
     answered = await ask(place.room, user, client)
     page = await person.open(f"/approvals/{answered}")
     await person.submit(page, form="/approvals/", button=("decision", "deny"))
     await deliver(place.room.deployment)
-    assert posted(place, user) == []
+    assert messages_to(place, user) == []
     other = await place.room.agent(name="Zed")
     await ask(place.room, user, other)
     await deliver(place.room.deployment)
-    (message,) = posted(place, user)
+    (message,) = messages_to(place, user)
     assert message["title"] == "Zed asks for your approval: Post to Slack (alice)"
     assert SECRET not in json.dumps(message)
 
 
 async def test_a_clients_request_is_sent_as_long_as_it_can_be_answered(place: Place) -> None:
-    user, client, _ = await reached(place)
+    user, client, _ = await reach_person(place)
     room, now = place.room, place.room.deployment.now()
     wanted = BackchannelRequest(frozenset({"openid"}), f"{room.url}/mcp", SECRET[:20])
     async with room.deployment.transaction() as transaction:
@@ -200,7 +200,7 @@ async def test_a_clients_request_is_sent_as_long_as_it_can_be_answered(place: Pl
     )
     assert 2990 <= int(str(rows[0]["lifetime"])) <= 3000
     await deliver(room.deployment)
-    (message,) = posted(place, user)
+    (message,) = messages_to(place, user)
     assert str(message["title"]).endswith("asks you to approve a request")
     assert message["url"] == f"{room.url}/approvals/{asked.id}"
     assert SECRET[:20] not in json.dumps(message)
@@ -210,23 +210,23 @@ async def test_a_clients_request_is_sent_as_long_as_it_can_be_answered(place: Pl
     ("kind", "how", "count"), [("agent", "off", 0), ("agent", "at_once", 1), ("expiring", "off", 1)]
 )
 async def test_a_kind_that_is_off_is_not_sent(place: Place, kind: str, how: str, count: int) -> None:
-    user, client, person = await reached(place)
+    user, client, person = await reach_person(place)
     page = await person.open("/notifications")
     saved = await person.submit(page, {f"how.{kind}": how, "zone": "Europe/Berlin"}, form=-1)
     assert "Saved." in saved.text
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
-    assert len(posted(place, user)) == count
+    assert len(messages_to(place, user)) == count
 
 
 async def test_the_chosen_language_is_that_of_pages_and_messages(place: Place) -> None:
-    user, client, person = await reached(place)
+    user, client, person = await reach_person(place)
     answer = await person.submit(await person.open("/notifications"), {"language": "de"}, form=-1)
     assert "Gespeichert." in answer.text
     assert '<html lang="de">' in (await person.open("/")).text
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
-    (message,) = posted(place, user)
+    (message,) = messages_to(place, user)
     assert "wurde für deinen Tresor zugelassen" in str(message["title"])
     stranger = await place.room.browser()
     german = await stranger.http.get("/sign-in", headers={"accept-language": "de-DE,de;q=0.9,en;q=0.5"})
@@ -236,29 +236,29 @@ async def test_the_chosen_language_is_that_of_pages_and_messages(place: Place) -
 
 
 async def test_what_waited_comes_as_one_digest(place: Place) -> None:
-    user, client, _ = await reached(place)
+    user, client, _ = await reach_person(place)
     async with place.room.deployment.transaction() as transaction:
         daily = NoticeSettings(kinds={"agent": "daily"})
         await channels.save_settings(transaction, user.id, daily)
     for _ in range(2):
         await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
-    assert posted(place, user) == []
+    assert messages_to(place, user) == []
     await make_due(place.room)
     await deliver(place.room.deployment)
-    (message,) = posted(place, user)
+    (message,) = messages_to(place, user)
     assert message["title"] == "2 things need your attention"
     assert message["kind"] == "digest"
 
 
 async def test_a_server_that_fails_is_asked_again_a_few_times_and_one_that_refuses_is_not(place: Place) -> None:
-    user, client, person = await reached(place)
+    user, client, person = await reach_person(place)
     place.receiver.status = 503
     await ask_about(place.room, user, client)
     for _ in range(len(outbox.BACKOFF) + 3):
         await deliver(place.room.deployment)
         await make_due(place.room)
-    assert len(posted(place, user)) == len(outbox.BACKOFF) + 1
+    assert len(messages_to(place, user)) == len(outbox.BACKOFF) + 1
     assert "The server was busy." in (await person.open("/notifications")).text
     place.receiver.posted.clear()
     place.receiver.status = 404
@@ -266,7 +266,7 @@ async def test_a_server_that_fails_is_asked_again_a_few_times_and_one_that_refus
     for _ in range(3):
         await deliver(place.room.deployment)
         await make_due(place.room)
-    assert len(posted(place, user)) == 1
+    assert len(messages_to(place, user)) == 1
     assert "The server refused the message." in (await person.open("/notifications")).text
     place.receiver.status = 200
     await ask_about(place.room, user, client)
@@ -277,7 +277,7 @@ async def test_a_server_that_fails_is_asked_again_a_few_times_and_one_that_refus
 
 
 async def test_a_private_address_gets_nothing_and_ntfy_gets_its_own_form(place: Place) -> None:
-    user, client, person = await reached(place, kind="ntfy", target=f"{place.receiver.url}/alice-topic")
+    user, client, person = await reach_person(place, kind="ntfy", target=f"{place.receiver.url}/alice-topic")
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
     ((path, body),) = place.receiver.posted
@@ -294,9 +294,9 @@ async def test_a_private_address_gets_nothing_and_ntfy_gets_its_own_form(place: 
 
 
 async def test_a_channel_of_somebody_else_cannot_be_tested_or_removed(place: Place) -> None:
-    user, _, person = await reached(place)
+    user, _, person = await reach_person(place)
     (channel,) = await channels.list_channels(place.room.deployment.database, place.room.deployment.keys, user.id)
-    other, _, thief = await reached(place)
+    other, _, thief = await reach_person(place)
     page = await thief.open("/notifications")
     deployment = place.room.deployment
     token = form_token(deployment.keys.subkey("csrf"), session_token(thief.http), action=f"/notifications/{channel.id}")
@@ -310,7 +310,7 @@ async def test_a_channel_of_somebody_else_cannot_be_tested_or_removed(place: Pla
 
 
 async def test_a_deleted_person_leaves_no_channel(place: Place) -> None:
-    user, _, _ = await reached(place)
+    user, _, _ = await reach_person(place)
     async with place.room.deployment.transaction() as transaction:
         await users.delete_user(transaction, user.id, now=place.room.deployment.now())
     deployment = place.room.deployment

@@ -47,7 +47,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 
 @pytest.fixture(autouse=True)
-def emptied(place: Place) -> None:
+def reset_service(place: Place) -> None:
     place.service.messages.clear()
     place.service.status = 201
 
@@ -177,11 +177,11 @@ async def test_a_browser_signs_up_once_and_a_person_has_so_many(place: Place) ->
 
 
 def test_the_vaults_key_is_the_same_in_every_process_and_another_in_every_vault() -> None:
-    def made(subkey: bytes) -> bytes:
+    def public_point(subkey: bytes) -> bytes:
         return point(web_push.application_key(subkey))
 
-    assert made(b"a" * 32) == made(b"a" * 32)
-    assert made(b"a" * 32) != made(b"b" * 32)
+    assert public_point(b"a" * 32) == public_point(b"a" * 32)
+    assert public_point(b"a" * 32) != public_point(b"b" * 32)
 
 
 def test_messages_are_encrypted_as_the_standards_example_is() -> None:

@@ -18,7 +18,7 @@ __all__ = ["provider", "room"]  # fixtures
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, OpenIDDouble]]:
+async def shared_openid_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, OpenIDDouble]]:
     async with running_openid(lambda: int(time.time())) as provider:
         claimed = provider.settings() | {"groups_claim": "groups", "groups_scope": "groups", "groups_days": 7}
         closed = provider.settings(create_users=False)
@@ -76,7 +76,7 @@ async def test_only_listed_values_become_groups_where_the_settings_list_them(
     assert await groups_after(room, provider, ["Sales", "Administrators"], at="mapped") == set()
 
 
-async def provisioned(room: Room, name: str, external_id: str) -> User:
+async def provision_user(room: Room, name: str, external_id: str) -> User:
     now = room.deployment.now()
     async with room.deployment.transaction() as transaction:
         user = await users.create_user(transaction, name, now=now)
@@ -86,7 +86,7 @@ async def provisioned(room: Room, name: str, external_id: str) -> User:
 
 
 async def test_a_provisioned_person_is_linked_at_their_first_sign_in(room: Room, provider: OpenIDDouble) -> None:
-    expected = await provisioned(room, "dora", "oid-dora")
+    expected = await provision_user(room, "dora", "oid-dora")
     provider.subject = "pairwise-dora"
     provider.change_claims = lambda claims: claims | {"oid": "oid-dora"}
     assert (await sign_in(await room.browser(), "closed")).status_code == 403  # the same, without the setting
@@ -102,7 +102,7 @@ async def test_without_the_directorys_claim_nobody_is_linked(
     provider.subject = f"not erik {claim}"
     provider.person = {"preferred_username": "erik", "email": "erik@company.example"}
     if await users.find_user(room.deployment.database, "erik") is None:
-        await provisioned(room, "erik", "oid-erik")
+        await provision_user(room, "erik", "oid-erik")
     provider.change_claims = lambda claims: claims | claim
     assert (await sign_in(await room.browser(), "directory")).status_code == 403
 
@@ -110,7 +110,7 @@ async def test_without_the_directorys_claim_nobody_is_linked(
 async def test_a_second_identity_of_the_issuer_does_not_get_a_linked_persons_account(
     room: Room, provider: OpenIDDouble
 ) -> None:
-    await provisioned(room, "frieda", "oid-frieda")
+    await provision_user(room, "frieda", "oid-frieda")
     provider.change_claims = lambda claims: claims | {"oid": "oid-frieda"}
     provider.subject = "frieda"
     assert (await sign_in(await room.browser(), "directory")).status_code == 200
@@ -119,8 +119,8 @@ async def test_a_second_identity_of_the_issuer_does_not_get_a_linked_persons_acc
 
 
 async def test_two_people_with_one_external_id_are_linked_to_nobody(room: Room, provider: OpenIDDouble) -> None:
-    await provisioned(room, "gus", "oid-twice")
+    await provision_user(room, "gus", "oid-twice")
     provider.change_claims = lambda claims: claims | {"oid": "oid-twice"}
-    await provisioned(room, "gunda", "oid-twice")
+    await provision_user(room, "gunda", "oid-twice")
     provider.subject = "twice"
     assert (await sign_in(await room.browser(), "directory")).status_code == 403

@@ -30,17 +30,17 @@ ALL_OF_THEM, ADD, SIGN_IN = "/account/passkeys", "/account/passkeys/new", "/sign
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     overrides = {"sign_in": {"failures_per_address": 12}}  # enough here, and soon reached
     async with running_room(tmp_path_factory.mktemp("passkeys"), overrides=overrides) as opened:
         yield opened
 
 
 @pytest.fixture
-async def room(shared: Room) -> AsyncGenerator[Room]:
+async def room(shared_room: Room) -> AsyncGenerator[Room]:
     """Each test in windows of its own: time only goes on."""
-    shared.deployment.database.clock_offset += 10 * QUARTER
-    yield shared
+    shared_room.deployment.database.clock_offset += 10 * QUARTER
+    yield shared_room
 
 
 @dataclass
@@ -70,7 +70,7 @@ def options_of(page: httpx2.Response) -> str:
     return html.unescape(found[1])
 
 
-async def answered(person: Person, page: httpx2.Response, answer: str) -> httpx2.Response:
+async def submit_answer(person: Person, page: httpx2.Response, answer: str) -> httpx2.Response:
     return await person.submit(page, {"answer": answer}, form=SIGN_IN)
 
 
@@ -83,7 +83,7 @@ async def test_a_passkey_is_added_and_signs_in_without_a_name_or_a_password(room
     browser = await room.browser()
     page = await browser.open("/sign-in?return_to=/activity")
     assert json.loads(options_of(page))["allowCredentials"] == []
-    page = await answered(browser, page, one.device.get(options_of(page)))
+    page = await submit_answer(browser, page, one.device.get(options_of(page)))
     assert (page.status_code, page.url.path) == (200, "/activity")
     assert one.user.name in page.text
     assert await room.kinds(one.user) == ["session.started", "passkey.added", "session.started"]
@@ -103,7 +103,7 @@ async def test_each_property_of_an_answer_counts(room: Room) -> None:
     async def status(make: Callable[[Any], Any] | None = None, **changes: Any) -> int:
         page = await browser.open("/sign-in")
         answer = device.get(options_of(page), **changes) if make is None else make(options_of(page))
-        return (await answered(browser, page, answer)).status_code
+        return (await submit_answer(browser, page, answer)).status_code
 
     def of_another_key(options: str) -> str:
         wrong = Authenticator(room.url, [other.device.credentials[0]]).get(options)
@@ -132,18 +132,18 @@ async def test_a_challenge_counts_once_in_the_browser_that_got_it_and_not_for_ev
     browser, thief = await room.browser(), await room.browser()
     page = await browser.open("/sign-in")
     answer = one.device.get(options_of(page))
-    assert (await answered(thief, await thief.open("/sign-in"), answer)).status_code == 401
-    assert (await answered(browser, page, answer)).status_code == 200
+    assert (await submit_answer(thief, await thief.open("/sign-in"), answer)).status_code == 401
+    assert (await submit_answer(browser, page, answer)).status_code == 200
     again = await browser.open("/sign-in?again=1")
-    assert (await answered(browser, again, answer)).status_code == 401, "another session, and a used challenge"
+    assert (await submit_answer(browser, again, answer)).status_code == 401, "another session, and a used challenge"
     late = await room.browser()
     page = await late.open("/sign-in")
     options = options_of(page)
     room.deployment.database.clock_offset += ceremonies.CHALLENGE_LIFETIME
-    refused = await answered(late, page, one.device.get(options))
+    refused = await submit_answer(late, page, one.device.get(options))
     assert refused.status_code == 401
     assert "out of date" in refused.text
-    assert (await answered(late, refused, one.device.get(options_of(refused)))).status_code == 200
+    assert (await submit_answer(late, refused, one.device.get(options_of(refused)))).status_code == 200
 
 
 async def test_one_answer_sent_twice_at_once_signs_in_once(room: Room) -> None:
@@ -173,7 +173,7 @@ async def test_a_copy_of_a_passkey_is_noticed_by_its_counter(room: Room) -> None
     async def use(count: int) -> httpx2.Response:
         page = await browser.open("/sign-in?again=1")
         one.device.credentials[0].count = count
-        return await answered(browser, page, one.device.get(options_of(page)))
+        return await submit_answer(browser, page, one.device.get(options_of(page)))
 
     assert (await use(7)).status_code == 200
     copied = await use(7)
@@ -192,7 +192,7 @@ async def test_a_disabled_person_and_a_removed_passkey_let_nobody_in(room: Room)
 
     async def status(which: int) -> int:
         page = await browser.open("/sign-in?again=1")
-        return (await answered(browser, page, one.device.get(options_of(page), which=which))).status_code
+        return (await submit_answer(browser, page, one.device.get(options_of(page), which=which))).status_code
 
     assert await status(0) == 200
     page = await one.person.open("/account")
@@ -218,7 +218,7 @@ async def test_wrong_answers_are_throttled_as_wrong_passwords_are(room: Room) ->
 
     async def status(flags: FLAG) -> int:
         page = await browser.open("/sign-in")
-        return (await answered(browser, page, one.device.get(options_of(page), flags=flags))).status_code
+        return (await submit_answer(browser, page, one.device.get(options_of(page), flags=flags))).status_code
 
     statuses = [await status(FLAG.UP) for _ in range(limit + 1)]
     assert statuses == [401] * limit + [429]
@@ -308,7 +308,7 @@ async def test_signing_in_with_a_passkey_makes_a_new_session(room: Room) -> None
     await one.add()
     before = session_cookie(one.person.http)
     page = await one.person.open("/sign-in?again=1")
-    assert (await answered(one.person, page, one.device.get(options_of(page)))).status_code == 200
+    assert (await submit_answer(one.person, page, one.device.get(options_of(page)))).status_code == 200
     assert session_cookie(one.person.http) != before
     old = await (await room.browser()).http.get("/connections", headers={"cookie": before})
     assert old.status_code == 303
@@ -319,11 +319,11 @@ async def test_confirming_with_somebody_elses_passkey_is_refused(room: Room) -> 
     await other.add()
     await one.add()
     page = await one.person.open("/sign-in?again=1")
-    refused = await answered(one.person, page, other.device.get(options_of(page)))
+    refused = await submit_answer(one.person, page, other.device.get(options_of(page)))
     assert refused.status_code == 401
     assert "belongs to another account" in refused.text
     page = await one.person.open("/sign-in?again=1")
-    assert (await answered(one.person, page, one.device.get(options_of(page)))).status_code == 200
+    assert (await submit_answer(one.person, page, one.device.get(options_of(page)))).status_code == 200
 
 
 async def test_a_vault_at_an_address_without_a_name_says_what_to_do(room: Room) -> None:
@@ -348,16 +348,16 @@ async def test_where_people_sign_in_at_their_company_a_passkey_confirms_and_lets
     object.__setattr__(sign_in, "local", False)
     try:
         assert "data-options" not in (await outside.open("/sign-in")).text
-        refused = await answered(outside, page, one.device.get(options_of(page)))
+        refused = await submit_answer(outside, page, one.device.get(options_of(page)))
         assert refused.status_code == 403
         before = await signin_session(room, one.person)
         room.deployment.database.clock_offset += 600
-        assert (await answered(one.person, confirming, one.device.get(options_of(confirming)))).status_code == 200
+        assert (await submit_answer(one.person, confirming, one.device.get(options_of(confirming)))).status_code == 200
         assert (await signin_session(room, one.person)).expires_at == before.expires_at
     finally:
         object.__setattr__(sign_in, "local", True)
     page = await outside.open("/sign-in")
-    assert (await answered(outside, page, one.device.get(options_of(page)))).status_code == 200
+    assert (await submit_answer(outside, page, one.device.get(options_of(page)))).status_code == 200
 
 
 async def signin_session(room: Room, person: Person) -> Session:

@@ -27,7 +27,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
         yield opened
 
 
-def made(room: Room, user: User) -> ceremonies.Answer:
+def make_passkey(room: Room, user: User) -> ceremonies.Answer:
     """What a device answers that makes a passkey for the person."""
     options = ceremonies.adding_options(room.deployment, user, (), secret=SECRET)
     return read_answer(Authenticator(room.url).create(options))
@@ -38,7 +38,7 @@ async def add(room: Room, user: User, answer: ceremonies.Answer) -> None:
 
 
 async def test_an_answer_has_a_length(room: Room) -> None:
-    text = json.dumps(made(room, await room.user()).as_object())
+    text = json.dumps(make_passkey(room, await room.user()).as_object())
     assert read_answer(text.ljust(ANSWER_LIMIT))
     with pytest.raises(PasskeyRefused) as refused:
         read_answer(text.ljust(ANSWER_LIMIT + 1))
@@ -48,7 +48,7 @@ async def test_an_answer_has_a_length(room: Room) -> None:
 @pytest.mark.parametrize("client_data", [b"", b"[]", b'{"challenge": 5}'])
 async def test_what_the_browser_signed_can_be_read(room: Room, client_data: bytes) -> None:
     user = await room.user()
-    right = made(room, user)
+    right = make_passkey(room, user)
     response = right.response.model_copy(update={"clientDataJSON": encode(client_data)})
     with pytest.raises(PasskeyRefused) as refused:
         await add(room, user, right.model_copy(update={"response": response}))
@@ -58,17 +58,17 @@ async def test_what_the_browser_signed_can_be_read(room: Room, client_data: byte
 
 async def test_a_person_tries_to_add_a_passkey_so_many_times(room: Room) -> None:
     user = await room.user()
-    wrong = made(room, user)
+    wrong = make_passkey(room, user)
     response = wrong.response.model_copy(update={"clientDataJSON": "AA"})
     wrong = wrong.model_copy(update={"response": response})
     for _ in range(30):
         with pytest.raises(PasskeyRefused):
             await add(room, user, wrong)
-    right = made(room, user)
+    right = make_passkey(room, user)
     with pytest.raises(password.SignInThrottled):
         await add(room, user, right)
     room.deployment.database.clock_offset += QUARTER
-    await add(room, user, made(room, user))
+    await add(room, user, make_passkey(room, user))
 
 
 async def test_a_vault_that_has_an_admin_gets_no_first_one(room: Room) -> None:

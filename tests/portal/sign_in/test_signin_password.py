@@ -24,16 +24,16 @@ QUARTER = 900
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with running_room(tmp_path_factory.mktemp("signin")) as opened:
         yield opened
 
 
 @pytest.fixture
-async def room(shared: Room) -> AsyncGenerator[Room]:
+async def room(shared_room: Room) -> AsyncGenerator[Room]:
     """Each test in windows of its own: time only goes on."""
-    shared.deployment.database.clock_offset += 10 * QUARTER
-    yield shared
+    shared_room.deployment.database.clock_offset += 10 * QUARTER
+    yield shared_room
 
 
 async def _try(person: Person, name: str, password: str) -> int:

@@ -17,7 +17,7 @@ from server.connecting.provider_authorization import ConsentRequest
 from server.http.page_texts import text
 from server.sign_in import password as signin
 from server.sign_in.step_up import StepUpRequired
-from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
+from tests.portal.sign_in.test_passkeys import Holder, holder, options_of, submit_answer
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
@@ -40,7 +40,7 @@ async def provider() -> AsyncGenerator[OpenIDDouble]:
 
 
 @pytest.fixture(scope="module")
-async def shared(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+async def shared_room(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     overrides = {
         "sign_in": {
             "passkey_for": ["destructive_tools", "connections"],
@@ -53,9 +53,9 @@ async def shared(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-async def room(shared: Room) -> AsyncGenerator[Room]:
-    shared.deployment.database.clock_offset += 10 * RECENT
-    yield shared
+async def room(shared_room: Room) -> AsyncGenerator[Room]:
+    shared_room.deployment.database.clock_offset += 10 * RECENT
+    yield shared_room
 
 
 def action_of(page: httpx2.Response) -> str:
@@ -118,7 +118,7 @@ async def confirm(one: Holder, page: httpx2.Response) -> httpx2.Response:
     page = await one.person.open(action_of(page))
     assert "Confirm that it" in page.text
     assert 'type="password"' not in page.text, "a password is not enough"
-    return await answered(one.person, page, one.device.get(options_of(page)))
+    return await submit_answer(one.person, page, one.device.get(options_of(page)))
 
 
 def test_the_tools_of_these_tests_are_what_they_seem(room: Room) -> None:
