@@ -14,7 +14,7 @@ from server.checkpoints.copies import BucketCopies, DestinationFailed
 from tests.keyservices.keys_at_services import packages, program, running
 from tests.support.commands import content, run
 from tests.support.processes import Place, free_port
-from tests.vault.audit.test_audit_log import PLACE, begun, fill
+from tests.vault.audit.test_audit_log import PLACE, fill, start_log
 from vault.audit.log import SignedCheckpoint, issue
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database
@@ -48,7 +48,7 @@ def copies(address: str, bucket: str = "locked") -> BucketCopies:
 
 
 async def signed(database: Database) -> SignedCheckpoint:
-    made = await issue(database, await begun(database), now=database.now())
+    made = await issue(database, await start_log(database), now=database.now())
     assert made is not None
     return made
 

@@ -56,7 +56,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room) -> tuple[Agent, ProxyHandle]:
+async def connect_agent(place: Room) -> tuple[Agent, ProxyHandle]:
     agent = await place.agent()
     connection = await place.connect(agent, "facebook", scopes=SCOPES)
     return agent, await issue(place, agent, connection, scopes=SCOPES)
@@ -92,7 +92,7 @@ async def test_a_post_is_made_with_the_token_of_the_page_which_no_answer_shows()
 
 
 async def test_a_page_on_which_the_person_may_not_post_says_so(place: Room) -> None:
-    agent, _ = await connected(place)
+    agent, _ = await connect_agent(place)
     refused = await post(place, agent, NOT_MINE)
     assert refused.is_error
     assert "isn't allowed to do that on this Page" in text_of(refused)
@@ -103,7 +103,7 @@ async def test_a_page_on_which_the_person_may_not_post_says_so(place: Room) -> N
     "path", ["/me/accounts", "/me/accounts?fields=id,access_token", f"/{PAGE}?fields=access_token", f"/{PAGE}"]
 )
 async def test_the_proxy_asks_for_no_token_of_a_page(place: Room, path: str) -> None:
-    agent, handle = await connected(place)
+    agent, handle = await connect_agent(place)
     before = len(place.simulator.books()["api_calls"])
     refused = await handle.call("GET", path, api="main")
     assert (refused.status_code, refused.json()["code"]) == (403, "call_not_allowed")

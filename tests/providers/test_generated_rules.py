@@ -12,7 +12,7 @@ from providers.definitions.catalog import check_file, load_catalog
 from providers.simulator.app import GOOGLE_APIS
 from tests.generating import github, google
 from tests.generating.google import placeholders
-from tests.providers.test_providers_catalog import GOOD, written
+from tests.providers.test_providers_catalog import GOOD, write_file
 
 GOOGLE = load_catalog().provider("google")
 GITHUB = load_catalog().provider("github")
@@ -21,7 +21,7 @@ KNOWN = frozenset(GOOGLE.scopes)
 AUTH = google.AUTH
 
 
-def filled(path: str) -> str:
+def fill_path(path: str) -> str:
     """A path as a client would send it."""
     return path.replace("{+}", "abc/def").replace("{}", "abc")
 
@@ -40,7 +40,7 @@ def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_th
     for api, method, path, scopes in google.accepted(KNOWN):
         operations[api, method, path] = operations.get((api, method, path), frozenset()) | scopes
     for (api, method, path), scopes in operations.items():
-        call = Call(api, method, filled(path))
+        call = Call(api, method, fill_path(path))
         for scope in KNOWN:
             reach = {scope, *GOOGLE.covers.get(scope, ())}
             assert allows(GOOGLE, call, frozenset({scope})) == bool(reach & scopes), (call, scope)
@@ -128,7 +128,7 @@ def test_a_path_of_several_segments_takes_in_no_other_operation() -> None:
         for method in rule.method:
             same = {f"{method} {rule.path.replace('{+}', again)}" for again in ("{}", "{}...{}")}  # spelt in two ways
             others = {line for line in operations if line.startswith(f"{method} ")} - same
-            assert not [line for line in others if rule.path_pattern.fullmatch(filled(line.partition(" ")[2]))], rule
+            assert not [line for line in others if rule.path_pattern.fullmatch(fill_path(line.partition(" ")[2]))], rule
 
 
 def test_a_file_in_a_folder_is_read_and_changed_by_the_same_rule_and_nothing_climbs_out() -> None:
@@ -177,7 +177,7 @@ def test_what_is_written_down_of_github_comes_out_of_its_document() -> None:
 
 
 def _with_rules(folder: Path, names: str, content: str | None) -> list[str]:
-    path = written(folder, GOOD.replace("[hosts]", f"rules_from = {names}\n\n[hosts]", 1))
+    path = write_file(folder, GOOD.replace("[hosts]", f"rules_from = {names}\n\n[hosts]", 1))
     (folder / "rules").mkdir(exist_ok=True)
     if content is not None:
         (folder / "rules" / "more.json").write_text(content, encoding="utf-8")

@@ -449,10 +449,10 @@ async def test_retry_after_is_read_as_seconds_or_against_the_answers_date(
 
 
 async def test_errors_and_requests_show_no_url_header_or_body(http: Outbound) -> None:
-    def closing(_: Arrival) -> Reply:
+    def close_connection(_: Arrival) -> Reply:
         return Reply(close=True)
 
-    async with scripted_server(closing) as server:
+    async with scripted_server(close_connection) as server:
         request = OutboundRequest(
             "POST", f"{server.url}/?token=hush-1", headers={"Authorization": "Bearer hush-2"}, body=b"hush-3"
         )

@@ -62,7 +62,7 @@ def slash(provider: OpenIDDouble) -> None:
 async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
     """As an upstream provider that settings name by its issuer."""
     issuer = provider.url + ("/" if name == "right" else "")
-    provider.change_metadata = _naming(provider, claimed)
+    provider.change_metadata = _with_issuer(provider, claimed)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         try:
             await find_endpoints(issuer, outbound)
@@ -72,7 +72,7 @@ async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claim
     return True
 
 
-def _naming(provider: OpenIDDouble, claimed: str) -> Callable[[Claims], Claims]:
+def _with_issuer(provider: OpenIDDouble, claimed: str) -> Callable[[Claims], Claims]:
     before = provider.change_metadata
     return lambda metadata: {**before(metadata), "issuer": claimed}
 
@@ -153,14 +153,16 @@ def test_issuers_are_compared_letter_by_letter_and_found_at_two_addresses() -> N
 async def test_an_issuer_that_is_no_openid_provider_is_found_where_rfc_8414_says(provider: OpenIDDouble) -> None:
     tenant = f"{provider.url}/tenant"
     provider.is_oauth_only = True
-    provider.change_metadata = _naming(provider, tenant)
+    provider.change_metadata = _with_issuer(provider, tenant)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         assert (await fetch_metadata(tenant, outbound))["issuer"] == tenant
         assert provider.fetched == [
             "/tenant/.well-known/openid-configuration",
             "/.well-known/oauth-authorization-server/tenant",
         ]
-        provider.change_metadata = _naming(provider, provider.url)  # another tenant of the host speaks for this one
+        provider.change_metadata = _with_issuer(
+            provider, provider.url
+        )  # another tenant of the host speaks for this one
         with pytest.raises(NoMetadata) as refusal:
             await fetch_metadata(tenant, outbound)
     assert (refusal.value.why, refusal.value.named) == ("issuer", provider.url)
@@ -168,7 +170,7 @@ async def test_an_issuer_that_is_no_openid_provider_is_found_where_rfc_8414_says
 
 async def test_metadata_of_another_issuer_ends_the_search(provider: OpenIDDouble) -> None:
     tenant = f"{provider.url}/tenant"
-    provider.change_metadata = _naming(provider, provider.url)
+    provider.change_metadata = _with_issuer(provider, provider.url)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         with pytest.raises(NoMetadata, match="issuer"):
             await fetch_metadata(tenant, outbound)
@@ -177,7 +179,7 @@ async def test_metadata_of_another_issuer_ends_the_search(provider: OpenIDDouble
 
 async def test_metadata_is_remembered_for_who_accepts_that_and_only_so_long(provider: OpenIDDouble) -> None:
     issuer = f"{provider.url}/tenant"
-    provider.change_metadata = _naming(provider, issuer)
+    provider.change_metadata = _with_issuer(provider, issuer)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         for now, asked in ((1000, 1), (1299, 1), (1300, 2), (1200, 3)):  # the last: a clock that was put back
             await fetch_metadata(issuer, outbound, now=now, max_age=300)
@@ -189,7 +191,7 @@ async def test_metadata_is_remembered_for_who_accepts_that_and_only_so_long(prov
 @pytest.mark.parametrize("outage", OUTAGES)
 async def test_metadata_counts_for_an_hour_while_the_issuer_publishes_none(provider: OpenIDDouble, outage: str) -> None:
     issuer = f"{provider.url}/tenant"
-    provider.change_metadata = _naming(provider, issuer)
+    provider.change_metadata = _with_issuer(provider, issuer)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         said = await fetch_metadata(issuer, outbound, now=1000, max_age=300)
         provider.broken = outage
@@ -208,10 +210,10 @@ async def test_metadata_counts_for_an_hour_while_the_issuer_publishes_none(provi
 
 async def test_metadata_of_another_issuer_replaces_what_was_kept(provider: OpenIDDouble) -> None:
     issuer = f"{provider.url}/tenant"
-    provider.change_metadata = _naming(provider, issuer)
+    provider.change_metadata = _with_issuer(provider, issuer)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
         await fetch_metadata(issuer, outbound, now=1000, max_age=300)
-        provider.change_metadata = _naming(provider, provider.url)
+        provider.change_metadata = _with_issuer(provider, provider.url)
         with pytest.raises(NoMetadata, match="issuer"):
             await fetch_metadata(issuer, outbound, now=1300, max_age=300)
         provider.broken = "unavailable"

@@ -40,7 +40,7 @@ class Stuck:
         return ["192.0.2.1"]
 
 
-async def settled(lookup: BoundedLookup) -> None:
+async def wait_until_empty(lookup: BoundedLookup) -> None:
     async with asyncio.timeout(10):
         while len(lookup):
             await asyncio.sleep(0.01)
@@ -56,7 +56,7 @@ async def test_a_look_up_counts_until_its_thread_returns_whoever_has_given_up() 
     with pytest.raises(OSError, match="too many"):
         await lookup("c.example", 443)
     stuck.may.set()
-    await settled(lookup)
+    await wait_until_empty(lookup)
     assert await lookup("c.example", 443) == ["192.0.2.1"]
     with pytest.raises(OSError, match="no such name"):
         await lookup("nowhere.example", 443)

@@ -33,7 +33,7 @@ BAD_GRANT = json_reply({"error": "invalid_grant"}, status=400)
 MINTED = json_reply({"access_token": "minted", "expires_in": 3600, "token_type": "Bearer"})
 
 
-def known(name: str) -> Provider:
+def get_provider(name: str) -> Provider:
     found = load_catalog().get(name)
     assert found is not None
     return found
@@ -61,7 +61,7 @@ class Place:
                 return json_reply({"ok": True})
 
     def upstream(self, name: str, *, secret: str | None = "our-secret") -> OAuthUpstream:
-        found = known(name)
+        found = get_provider(name)
         url, probe = self.server.url, found.revoke.probe
         if probe.url is not None:
             probe = probe.model_copy(update={"url": f"{url}/introspect"})
@@ -223,8 +223,8 @@ async def test_a_file_without_a_way_is_unproven(place: Place) -> None:
     assert await place.upstream("linear").revoke(refresh_token="r", access_token="a") is RevokeOutcome.REVOKED
 
 
-def changed(name: str, **probe: str | None) -> Provider:
-    found = known(name)
+def change_probe(name: str, **probe: str | None) -> Provider:
+    found = get_provider(name)
     facts = found.revoke.probe.model_copy(update=probe)
     return found.model_copy(update={"revoke": found.revoke.model_copy(update={"probe": facts})})
 
@@ -239,8 +239,8 @@ def changed(name: str, **probe: str | None) -> Provider:
     ],
 )
 def test_a_file_with_a_harmful_or_impossible_probe_is_refused(name: str, probe: dict[str, str], field: str) -> None:
-    assert [one for one in problems_of(known(name), stem=name) if one.startswith("revoke.probe")] == []
-    found = [one for one in problems_of(changed(name, **probe), stem=name) if one.startswith("revoke.probe")]
+    assert [one for one in problems_of(get_provider(name), stem=name) if one.startswith("revoke.probe")] == []
+    found = [one for one in problems_of(change_probe(name, **probe), stem=name) if one.startswith("revoke.probe")]
     assert [one.partition(":")[0] for one in found] == [field]
 
 

@@ -100,7 +100,7 @@ write = { title = "Change" }
 """)
 
 
-def changed(content: Content, path: str, value: object) -> Content:
+def change_value(content: Content, path: str, value: object) -> Content:
     """The file with another value at a dotted path; None takes it out."""
     content = deepcopy(content)
     place = content
@@ -241,7 +241,7 @@ async def test_a_wrong_value_is_noticed(bench: Bench, path: str, name: str, wron
     content = PLAIN if name.endswith("-known") else content_of(name)
     mode = "plain" if name.endswith("-known") else mode_for(Provider.model_validate(content))
     assert await bench.failures(content, mode=mode) == []
-    assert await bench.failures(changed(content, path, wrong), mode=mode) != []
+    assert await bench.failures(change_value(content, path, wrong), mode=mode) != []
 
 
 @pytest.mark.parametrize(("path", "name", "wrong"), PUBLIC)
@@ -251,7 +251,7 @@ async def test_a_wrong_value_for_the_app_without_a_secret_is_noticed(
     content = content_of(name)
     mode = f"{mode_for(Provider.model_validate(content))}-pkce"
     assert await bench.failures(content, mode=mode, public=True) == []
-    assert await bench.failures(changed(content, path, wrong), mode=mode, public=True) != []
+    assert await bench.failures(change_value(content, path, wrong), mode=mode, public=True) != []
 
 
 # single peculiarities, each with the file that fits it
@@ -309,10 +309,10 @@ FITTING: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-def fitted(changes: dict[str, object]) -> Content:
+def apply_changes(changes: dict[str, object]) -> Content:
     content = PLAIN
     for path, value in changes.items():
-        content = changed(content, path, value)
+        content = change_value(content, path, value)
     return content
 
 
@@ -321,13 +321,13 @@ async def test_a_file_can_say_each_way_in_which_services_differ(
     bench: Bench, mode: str, changes: dict[str, object]
 ) -> None:
     assert mode in SERVED
-    assert await bench.failures(fitted(changes), mode=mode) == []
+    assert await bench.failures(apply_changes(changes), mode=mode) == []
     if changes:
         assert await bench.failures(PLAIN, mode=mode) != [] or mode == "pkce-ignored"
 
 
 async def test_a_grace_that_is_too_long_is_noticed(bench: Bench) -> None:
-    wrong = fitted({"rotation.mode": "grace", "rotation.grace": 600})
+    wrong = apply_changes({"rotation.mode": "grace", "rotation.grace": 600})
     assert any("rotation.mode" in one for one in await bench.failures(wrong, mode="grace"))
 
 

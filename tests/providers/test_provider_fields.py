@@ -22,7 +22,7 @@ from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import is_array, is_object
-from tests.providers.test_provider_check import MUTATIONS, PUBLIC, changed
+from tests.providers.test_provider_check import MUTATIONS, PUBLIC, change_value
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
 
 Content = dict[str, Any]
@@ -202,9 +202,9 @@ def content_of(name: str) -> Content:
 
 
 def _with(content: Content, place: str, wrong: object) -> Content:
-    """`changed`, also within a list."""
+    """`change_value`, also within a list."""
     if not place.startswith("rules."):
-        return changed(content, place, wrong)
+        return change_value(content, place, wrong)
     _, at, name = place.split(".")
     rules = [dict(rule) for rule in content["rules"]]
     rules[int(at)][name] = wrong
@@ -224,14 +224,14 @@ def problems(content: Content, folder: Path) -> list[str]:
 def _toml(content: Content) -> str:
     """A table as TOML: a JSON value is one of TOML's but for tables, which stand inline."""
 
-    def said(value: object) -> str:
+    def to_toml(value: object) -> str:
         if is_object(value):
-            return "{" + ", ".join(f"{json.dumps(key)} = {said(one)}" for key, one in value.items()) + "}"
+            return "{" + ", ".join(f"{json.dumps(key)} = {to_toml(one)}" for key, one in value.items()) + "}"
         if is_array(value):
-            return "[" + ", ".join(map(said, value)) + "]"
+            return "[" + ", ".join(map(to_toml, value)) + "]"
         return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | str) else str(value)
 
-    return "".join(f"{json.dumps(key)} = {said(value)}\n" for key, value in content.items())
+    return "".join(f"{json.dumps(key)} = {to_toml(value)}\n" for key, value in content.items())
 
 
 @pytest.mark.parametrize(("field", "name", "place", "wrong"), FORM, ids=[field for field, *_ in FORM])
@@ -274,7 +274,7 @@ async def outcome(server: ScriptedServer, content: Content, answer: Mapping[str,
 
 
 _SLACK = content_of("slack")
-_TALKING = changed(_SLACK, "errors.message", ["detail"])
+_TALKING = change_value(_SLACK, "errors.message", ["detail"])
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ async def test_a_wrong_value_changes_what_an_error_of_the_api_means(
 ) -> None:
     right = await outcome(server, content, answer)
     assert right[0] != ""
-    wrong = changed(content, field, dict(ERRORS)[field])
+    wrong = change_value(content, field, dict(ERRORS)[field])
     assert await outcome(server, wrong, answer) != right
 
 
@@ -318,7 +318,9 @@ RULED: Content = {**OWN_API, "rules": [RULE]}
 )
 def test_a_wrong_value_in_a_rule_lets_another_call_through(name: str, wrong: object) -> None:
     call = Call("main", "GET", "/things/1", {"view": "short"})
-    content = changed(changed(RULED, "scopes.write", {"title": "Change it"}), "apis.other", "https://brokerage.example")
+    content = change_value(
+        change_value(RULED, "scopes.write", {"title": "Change it"}), "apis.other", "https://brokerage.example"
+    )
 
     def lets(said: Content) -> bool:
         provider = Provider.model_validate(said)

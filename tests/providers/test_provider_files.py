@@ -24,7 +24,7 @@ from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.providers.test_providers_catalog import GOOD, written
+from tests.providers.test_providers_catalog import GOOD, write_file
 from vault.upstream import Downscope
 
 FILES = shipped_files()
@@ -149,10 +149,10 @@ def at(folder: Path, **inputs: str) -> Provider:
 
 
 def test_an_input_is_filled_into_the_addresses(tmp_path: Path) -> None:
-    path = written(tmp_path, with_input(GOOD))
+    path = write_file(tmp_path, with_input(GOOD))
     assert check_file(path) == []
     assert at(tmp_path, shop="corner").apis == {"main": "https://corner.example.com/v1"}
-    written(tmp_path, with_input(GOOD).replace('example = "acme"', 'example = "acme"\ndefault = "main"'))
+    write_file(tmp_path, with_input(GOOD).replace('example = "acme"', 'example = "acme"\ndefault = "main"'))
     assert at(tmp_path).apis == {"main": "https://main.example.com/v1"}
 
 
@@ -168,7 +168,7 @@ def test_an_input_is_filled_into_the_addresses(tmp_path: Path) -> None:
     ],
 )
 def test_an_input_that_does_not_fit_is_refused(tmp_path: Path, inputs: dict[str, str], expected: str) -> None:
-    written(tmp_path, with_input(GOOD))
+    write_file(tmp_path, with_input(GOOD))
     with pytest.raises(ProviderFileRefused) as caught:
         at(tmp_path, **inputs)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_an_input_that_does_not_fit_is_refused(tmp_path: Path, inputs: dict[str,
 
 
 def test_a_wide_pattern_lets_no_value_leave_its_place(tmp_path: Path) -> None:
-    written(tmp_path, with_input(GOOD).replace('example = "acme"', "example = \"acme\"\npattern = '.*'"))
+    write_file(tmp_path, with_input(GOOD).replace('example = "acme"', "example = \"acme\"\npattern = '.*'"))
     for value in ("evil.example/x", "a:1", "x@y", "a b", "a#b", "a?b", "-a", "a\nb"):
         with pytest.raises(ProviderFileRefused):
             at(tmp_path, shop=value)
@@ -202,23 +202,23 @@ endpoints = { status = "checked", sources = ["page"] }
     ],
 )
 def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: str, expected: str, fix: str) -> None:
-    path = written(tmp_path, f"{GOOD}\n{text}\n{SOURCES}")
+    path = write_file(tmp_path, f"{GOOD}\n{text}\n{SOURCES}")
     assert any(expected in problem for problem in check_file(path))
-    written(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{fix} = {{ status = "cited", sources = ["page"] }}\n')
+    write_file(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{fix} = {{ status = "cited", sources = ["page"] }}\n')
     assert check_file(path) == []
 
 
 def test_a_fact_of_one_source_is_unsure(tmp_path: Path) -> None:
     other = "\n[sources.other]\nname = 'a library'\ndate = 2026-11-27\n"
     one = 'lifetimes = { status = "cited", sources = ["page"] }\n'
-    found = read_provider(written(tmp_path, f"{GOOD}{SOURCES}{one}{other}"))
+    found = read_provider(write_file(tmp_path, f"{GOOD}{SOURCES}{one}{other}"))
     assert found.tally == {"checked": 1, "cited": 0, "unsure": 1, "unknown": 8}
     assert str(found.read_on) == "2026-11-27"
     two = one.replace('["page"]', '["page", "other"]')
-    assert read_provider(written(tmp_path, f"{GOOD}{SOURCES}{two}{other}")).tally["cited"] == 1
+    assert read_provider(write_file(tmp_path, f"{GOOD}{SOURCES}{two}{other}")).tally["cited"] == 1
     differing = two.replace("cited", "unsure")
-    assert read_provider(written(tmp_path, f"{GOOD}{SOURCES}{differing}{other}")).tally["unsure"] == 1
-    assert str(read_provider(written(tmp_path, GOOD)).read_on) == "2026-11-26"
+    assert read_provider(write_file(tmp_path, f"{GOOD}{SOURCES}{differing}{other}")).tally["unsure"] == 1
+    assert str(read_provider(write_file(tmp_path, GOOD)).read_on) == "2026-11-26"
 
 
 @pytest.mark.parametrize(
@@ -232,9 +232,9 @@ def test_a_fact_of_one_source_is_unsure(tmp_path: Path) -> None:
     ],
 )
 def test_a_fact_names_who_says_so(tmp_path: Path, text: str, expected: str) -> None:
-    path = written(tmp_path, GOOD + text)
+    path = write_file(tmp_path, GOOD + text)
     assert any(expected in problem for problem in check_file(path)), check_file(path)
-    written(tmp_path, GOOD + SOURCES)
+    write_file(tmp_path, GOOD + SOURCES)
     assert check_file(path) == []
 
 
@@ -258,5 +258,5 @@ def test_a_fact_names_who_says_so(tmp_path: Path, text: str, expected: str) -> N
     ],
 )
 def test_what_does_not_fit_together_is_said(tmp_path: Path, text: str, expected: str) -> None:
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     assert any(expected in problem for problem in check_file(path)), check_file(path)

@@ -56,7 +56,7 @@ def test_only_objects_are_answers() -> None:
 def test_an_answer_keeps_only_scopes_and_tokens_that_a_database_can_hold() -> None:
     google = load_catalog().provider("google")
 
-    def judged(**changes: object) -> object:
+    def judge_changed(**changes: object) -> object:
         content = {"access_token": "at", "refresh_token": "rt", "expires_in": 60, "scope": "openid"} | changes
         return judge(
             google,
@@ -64,10 +64,10 @@ def test_an_answer_keeps_only_scopes_and_tokens_that_a_database_can_hold() -> No
             ResponseContext(is_refresh=True, secrets=()),
         )
 
-    assert isinstance(plain := judged(), TokenAnswer)
-    assert judged(scope="openid nul\0 half\ud800") == plain
-    assert isinstance(judged(access_token="at\ud800"), Silent)
-    assert isinstance(judged(refresh_token="rt\ud800"), Silent)
+    assert isinstance(plain := judge_changed(), TokenAnswer)
+    assert judge_changed(scope="openid nul\0 half\ud800") == plain
+    assert isinstance(judge_changed(access_token="at\ud800"), Silent)
+    assert isinstance(judge_changed(refresh_token="rt\ud800"), Silent)
     assert as_data("na\ud800me", limit=9) == "name"
 
 

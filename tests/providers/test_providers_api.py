@@ -67,7 +67,7 @@ async def post(api: UpstreamAPI) -> object:
     return await api.post("web", "/chat.postMessage", body={"channel": "C1", "text": "hello"})
 
 
-async def listed(api: UpstreamAPI) -> object:
+async def list_calendar_events(api: UpstreamAPI) -> object:
     return await api.get("calendar", EVENTS, segments=["primary"])
 
 
@@ -165,7 +165,7 @@ GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str, int]] = [
 async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused], code: str, sent: int) -> None:
     bench.server.answer = lambda _: reply
     with pytest.raises(kind) as caught:
-        await listed(bench.google())
+        await list_calendar_events(bench.google())
     assert (type(caught.value), caught.value.code) == (kind, code)
     assert len(bench.server.arrivals) == sent
     if isinstance(caught.value, UpstreamUnavailable):
@@ -212,10 +212,10 @@ async def test_what_a_service_says_of_an_error_is_told(
 async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> None:
     replies = iter([Reply(close=True), json_reply({"items": []})])
     bench.server.answer = lambda _: next(replies)
-    assert await listed(bench.google()) == {"items": []}
+    assert await list_calendar_events(bench.google()) == {"items": []}
     bench.server.answer = lambda _: Reply(close=True)
     with pytest.raises(UpstreamUnavailable) as caught:
-        await listed(bench.google())
+        await list_calendar_events(bench.google())
     assert not caught.value.unknown_outcome
     assert len(bench.server.arrivals) == 4
 
@@ -228,7 +228,7 @@ async def listed_after(bench: Bench, *replies: Reply) -> tuple[object, float]:
     waiting = iter(replies)
     bench.server.answer = lambda _: next(waiting, json_reply({"items": []}))
     started = asyncio.get_running_loop().time()
-    found = await listed(bench.google())
+    found = await list_calendar_events(bench.google())
     return found, asyncio.get_running_loop().time() - started
 
 
@@ -371,11 +371,11 @@ async def test_all_calls_of_one_tool_share_one_budget(bench: Bench, monkeypatch:
 async def test_errors_show_neither_token_nor_what_is_not_text(bench: Bench) -> None:
     bench.server.answer = lambda _: google_error(400, "bad\x00" + TOKEN, f"your token {TOKEN}\u202e is\r\nbad")
     with pytest.raises(UpstreamRefused) as caught:
-        await listed(bench.google())
+        await list_calendar_events(bench.google())
     assert TOKEN not in str(caught.value) + caught.value.code + repr(caught.value)
     bench.server.answer = lambda _: google_error(400, "bad", "x\u202ey\r\nz" * 200)
     with pytest.raises(UpstreamRefused) as caught:
-        await listed(bench.google())
+        await list_calendar_events(bench.google())
     assert str(caught.value).isprintable() or "…" in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 320
     assert TOKEN not in repr(bench.google())

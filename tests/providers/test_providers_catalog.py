@@ -49,7 +49,7 @@ scopes = ["read"]
 """
 
 
-def written(folder: Path, text: str, *, name: str = "example.toml") -> Path:
+def write_file(folder: Path, text: str, *, name: str = "example.toml") -> Path:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -160,13 +160,13 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_a_bad_file_is_refused_with_one_line_that_says_the_fix(tmp_path: Path, text: str, expected: str) -> None:
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     problems = check_file(path)
     assert any(expected in problem for problem in problems), problems
     assert all("\n" not in problem and problem.startswith("example.toml: ") for problem in problems)
     with pytest.raises(ProviderFileRefused, match=r"^example.toml: [^\n]+$"):
         load_catalog([tmp_path])
-    written(tmp_path, GOOD)
+    write_file(tmp_path, GOOD)
     assert check_file(path) == []
     assert load_catalog([tmp_path]).names == ("example", "google", "slack")
 
@@ -180,15 +180,15 @@ def test_an_unreadable_file_and_a_missing_folder_are_refused(tmp_path: Path) -> 
 
 
 def test_an_operators_file_takes_the_place_of_a_built_in_one(tmp_path: Path) -> None:
-    written(tmp_path, GOOD.replace('name = "example"', 'name = "slack"'), name="slack.toml")
+    write_file(tmp_path, GOOD.replace('name = "example"', 'name = "slack"'), name="slack.toml")
     assert load_catalog([tmp_path]).provider("slack").title == "Example"
 
 
 def test_an_alias_that_is_taken_is_refused(tmp_path: Path) -> None:
-    written(tmp_path, "aliases = { slack = ['read'] }\n" + GOOD)
+    write_file(tmp_path, "aliases = { slack = ['read'] }\n" + GOOD)
     with pytest.raises(ProviderFileRefused, match=r"aliases\.slack: already means slack"):
         load_catalog([tmp_path])
-    written(tmp_path, "aliases = { quick = ['read'] }\n" + GOOD)
+    write_file(tmp_path, "aliases = { quick = ['read'] }\n" + GOOD)
     assert load_catalog([tmp_path]).resolve("quick")[1] == {"read"}
 
 

@@ -92,7 +92,7 @@ def query_of(url: str) -> dict[str, str]:
     return {name: value for name, (value,) in parse_qs(urlsplit(url).query, strict_parsing=True).items()}
 
 
-async def redeemed(upstream: UpstreamOAuth) -> TokenAnswer:
+async def redeem_code(upstream: UpstreamOAuth) -> TokenAnswer:
     return await upstream.redeem(code="the-code", redirect_uri="https://vault.example/cb", code_verifier="v" * 43)
 
 
@@ -142,7 +142,7 @@ def test_a_provider_without_registration_is_not_configured() -> None:
 
 
 async def test_a_google_code_becomes_tokens_and_an_account(upstreams: Upstreams) -> None:
-    answer = await redeemed(upstreams.google)
+    answer = await redeem_code(upstreams.google)
     assert answer == TokenAnswer(
         access_token="google-access",
         refresh_token="google-refresh",
@@ -163,7 +163,7 @@ async def test_a_google_code_becomes_tokens_and_an_account(upstreams: Upstreams)
 
 
 async def test_a_slack_code_becomes_the_persons_token(upstreams: Upstreams) -> None:
-    answer = await redeemed(upstreams.slack)
+    answer = await redeem_code(upstreams.slack)
     assert answer == TokenAnswer(
         access_token="xoxe.xoxp-1",
         refresh_token="xoxe-1",
@@ -182,7 +182,7 @@ async def test_a_bots_token_is_never_taken_for_the_persons(upstreams: Upstreams)
     bot = {"ok": True, "access_token": "xoxb-bot", "token_type": "bot", "authed_user": {"id": "U1"}}
     upstreams.server.answer = lambda _: json_reply(bot)
     with pytest.raises(UpstreamError):
-        await redeemed(upstreams.slack)
+        await redeem_code(upstreams.slack)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ async def test_a_bots_token_is_never_taken_for_the_persons(upstreams: Upstreams)
 async def test_a_failed_redemption_raises_a_clean_error(upstreams: Upstreams, reply: Reply, code: str) -> None:
     upstreams.server.answer = lambda _: reply
     with pytest.raises(UpstreamError) as caught:
-        await redeemed(upstreams.google)
+        await redeem_code(upstreams.google)
     assert caught.value.code == code
     assert len(caught.value.description) <= 250
     assert caught.value.description.isprintable()
@@ -225,14 +225,14 @@ async def test_a_failed_redemption_raises_a_clean_error(upstreams: Upstreams, re
 async def test_tokens_without_a_known_account_are_refused(upstreams: Upstreams, userinfo: Reply) -> None:
     upstreams.server.answer = lambda a: userinfo if a.path == "/userinfo" else standard(a)
     with pytest.raises(UpstreamError):
-        await redeemed(upstreams.google)
+        await redeem_code(upstreams.google)
     assert not any(a.path == "/other" for a in upstreams.server.arrivals)
 
 
 async def test_an_account_look_up_survives_one_lost_answer(upstreams: Upstreams) -> None:
     lost = iter([Reply(close=True)])
     upstreams.server.answer = lambda a: next(lost, standard(a)) if a.path == "/userinfo" else standard(a)
-    assert (await redeemed(upstreams.google)).account == Account("1017", "alice@example.com")
+    assert (await redeem_code(upstreams.google)).account == Account("1017", "alice@example.com")
 
 
 async def test_google_keeps_its_refresh_token_and_narrows_on_request(upstreams: Upstreams) -> None:
@@ -400,7 +400,7 @@ async def test_a_provider_that_cannot_be_reached_was_not_sent_anything() -> None
         assert isinstance(await upstream.refresh(REFRESH_TOKEN), NotSent)
         assert isinstance(await upstream.revoke(refresh_token="r", access_token=None), Silent)
         with pytest.raises(UpstreamError, match="temporarily_unavailable"):
-            await redeemed(upstream)
+            await redeem_code(upstream)
 
 
 async def test_loopback_providers_need_the_sandbox_switch(upstreams: Upstreams) -> None:
@@ -427,7 +427,7 @@ async def test_a_provider_that_repeats_a_secret_in_its_error_does_not_spread_it(
 
 async def test_no_token_is_logged_or_shown(upstreams: Upstreams, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    seen = repr(await redeemed(upstreams.slack)) + repr(await upstreams.slack.refresh(REFRESH_TOKEN))
+    seen = repr(await redeem_code(upstreams.slack)) + repr(await upstreams.slack.refresh(REFRESH_TOKEN))
     await upstreams.slack.revoke(refresh_token=REFRESH_TOKEN, access_token="access-canary-1")
     everything = caplog.text + seen + repr(upstreams.slack)
     for secret in (REFRESH_TOKEN, "access-canary-1", "xoxe.xoxp-1", "xoxe-1", "client-secret-canary", "the-code"):

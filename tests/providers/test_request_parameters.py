@@ -11,7 +11,7 @@ import pytest_asyncio
 from providers.api.rules import Call, Payload, allows, authority, changes_method, header_changes_method, unknown_body
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from providers.definitions.method_overrides import Overrides
-from tests.providers.test_providers_catalog import GOOD, written
+from tests.providers.test_providers_catalog import GOOD, write_file
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, proxy_room
 
@@ -24,14 +24,14 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Prox
     others |= {"hubspot": "main", "linear": "main", "notion": "main", "atlassian": "main"}
     limits = {"read_limit": 1024 * 1024}
     async with proxy_room(tmp_path_factory.mktemp("data"), others=others, proxy=limits) as opened:
-        opened.provider.answer = answered
+        opened.provider.answer = answer_widely
         yield opened
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def answered(arrival: Arrival) -> Reply:
+def answer_widely(arrival: Arrival) -> Reply:
     """What the provider answers: a request for a narrower token gets one that can do everything."""
     if not arrival.path.endswith("/token"):
         return json_reply({"ok": True})
@@ -146,10 +146,10 @@ async def test_every_file_with_rules_says_that_somebody_looked_for_overrides(tmp
         provider = CATALOG.provider(path.stem)
         assert not provider.rules or (provider.overrides is not None and provider.overrides.sources), path.stem
     without = GOOD.replace('[overrides]\nparameters = []\nsources = ["docs"]\n', "")
-    assert any("overrides: missing" in line for line in check_file(written(tmp_path, without)))
+    assert any("overrides: missing" in line for line in check_file(write_file(tmp_path, without)))
     nobody = GOOD.replace('\nsources = ["docs"]', "")
-    assert any("overrides.sources: missing" in line for line in check_file(written(tmp_path, nobody)))
-    assert check_file(written(tmp_path, GOOD)) == []
+    assert any("overrides.sources: missing" in line for line in check_file(write_file(tmp_path, nobody)))
+    assert check_file(write_file(tmp_path, GOOD)) == []
 
 
 # Queries
@@ -317,7 +317,7 @@ _TEAMS = "query Teams($first: Int!) { teams(first: $first) { nodes { id key name
 _CONTACT = [{"to": {"id": 1}, "types": [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": 202}]}]
 
 
-def _filled(body: dict[str, object]) -> dict[str, object]:
+def _fill_in(body: dict[str, object]) -> dict[str, object]:
     known: dict[object, object] = {"TEAMS": _TEAMS, "CONTACT": _CONTACT}
     return {name: known.get(value, value) if isinstance(value, str) else value for name, value in body.items()}
 
@@ -341,18 +341,18 @@ async def test_what_no_rule_knows_of_a_body_is_refused_where_the_token_can_do_mo
 ) -> None:
     handle = await ready(place, provider, granted=granted, scopes=scopes)
     flat = all(isinstance(value, str) for body in refused for value in body.values())
-    for body in map(_filled, refused):
+    for body in map(_fill_in, refused):
         for one in ({"json": body}, *([{"data": body}] if flat else [])):
             answer = await handle.call(method, path, api=api, **one)
             assert answer.headers.get("token-vault-refusal") == "unknown_parameter", one
     assert calls(place) == []
-    for one in ({"json": _filled(passes)}, *([{"data": _filled(passes)}] if flat else [])):
+    for one in ({"json": _fill_in(passes)}, *([{"data": _fill_in(passes)}] if flat else [])):
         answer = await handle.call(method, path, api=api, **one)
         assert "token-vault-refusal" not in answer.headers, answer.text
     if CATALOG.provider(provider).scope.app_level and provider == "github":
         return  # a token of that app counts as holding everything
     equal = await ready(place, provider, granted=scopes, scopes=scopes)
-    answer = await equal.call(method, path, api=api, json=_filled(refused[0]))
+    answer = await equal.call(method, path, api=api, json=_fill_in(refused[0]))
     beyond = CATALOG.provider(provider).scope.app_level
     assert ("token-vault-refusal" in answer.headers) is beyond, answer.text
 

@@ -140,14 +140,16 @@ def test_a_slash_at_the_end_passes_where_every_path_of_the_service_has_one() -> 
     for path in ("/items/all//", "/items//", "/items/all/%2f", "/items/all%2f", "/items/./", "/"):
         assert scopes_of(path, sentry) == frozenset()
 
-    def meant(path: str, provider: Provider) -> str | None:
+    def path_at_service(path: str, provider: Provider) -> str | None:
         target = aim(read_target(f"/proxy/c/web{path}".encode()), provider, "c")
         return None if target is None else target.path
 
-    assert meant("/items/all", sentry) == meant("/items/all/", sentry) == "/items/all/"  # as the service wants it
-    assert meant("/items/all", STORE) == "/items/all"
+    assert (
+        path_at_service("/items/all", sentry) == path_at_service("/items/all/", sentry) == "/items/all/"
+    )  # as the service wants it
+    assert path_at_service("/items/all", STORE) == "/items/all"
     with pytest.raises(ProxyRefused, match="ambiguous_path"):
-        meant("/items/all/", STORE)
+        path_at_service("/items/all/", STORE)
 
 
 def test_the_same_paths_written_plainly_are_judged_by_their_own_rules() -> None:
@@ -214,9 +216,9 @@ def test_a_path_that_the_services_sdk_adds_to_any_address_is_the_apis_own(
     provider = load_catalog().provider(name)
     assert provider.apis[api].endswith(repeated)
 
-    def meant(below: str) -> Target | None:
+    def target_of(below: str) -> Target | None:
         return aim(read_target(f"/proxy/c/{api}{below}".encode()), provider, "c")
 
-    assert meant(repeated + path) == meant(path) == Target("c", api, path)
+    assert target_of(repeated + path) == target_of(path) == Target("c", api, path)
     for other in (f"{repeated}x{path}", f"/beta{path}", repeated):
-        assert meant(other) == Target("c", api, other)
+        assert target_of(other) == Target("c", api, other)

@@ -134,7 +134,7 @@ async def test_an_answer_streams(upstream: Upstream, handle: ProxyHandle) -> Non
 
 
 async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: ProxyHandle) -> None:
-    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer_with_size(scope: Scope, receive: Receive, send: Send) -> None:
         size, more = 0, True
         while more:
             message = await receive()
@@ -146,7 +146,7 @@ async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Prox
         for _ in range(number):
             yield b"x" * 10_000
 
-    upstream.answer = counting
+    upstream.answer = answer_with_size
     headers = {"content-type": "application/octet-stream"}
     assert (await handle.call(content=pieces(20), headers=headers)).text == "200000"
     assert (await handle.call(content=b"x" * 200_000, headers=headers)).text == "200000"
@@ -173,11 +173,11 @@ async def test_an_answer_over_the_limit_is_refused_or_cut_off(
 
 
 async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstream, handle: ProxyHandle) -> None:
-    async def breaking(scope: Scope, receive: Receive, send: Send) -> None:
+    async def break_off(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
 
-    upstream.answer = breaking
+    upstream.answer = break_off
     with pytest.raises(httpx2.RemoteProtocolError):
         await get(handle)
 
@@ -185,11 +185,11 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstre
 async def test_a_provider_that_hangs_costs_the_deadline_and_no_more(
     upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+    async def never_answer(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    upstream.answer = hanging
+    upstream.answer = never_answer
     async with proxy_room(tmp_path_factory.mktemp("hanging"), apis_at=upstream.url, proxy={"deadline": 1}) as room:
         handle = await room.ready()
         answer = await handle.call(json={})
@@ -454,7 +454,7 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     assert (await handle.call("GET", path, api="rest")).content == body
     writing = await room.handle(handle.agent, handle.connection, scopes=frozenset({"issues:write"}))
     await room.allow(handle.agent, handle.connection, frozenset({"issues:write"}))
-    upstream.answer, bodies = echoing()
+    upstream.answer, bodies = body_collector()
     sent = {"title": f"{ours}/x", "body": "https://github.com/x"}
     await writing.call("POST", path, api="rest", json=sent)
     assert bodies == [{"title": f"{theirs}/x", "body": "https://github.com/x"}]
@@ -463,7 +463,7 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     assert (await get(plain)).content == body
 
 
-def echoing() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
+def body_collector() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
     """A provider that says yes, and the JSON bodies that it got."""
     bodies: list[object] = []
 

@@ -31,7 +31,7 @@ async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> 
         yield opened
 
 
-def rotating(room: ProxyRoom) -> list[str]:
+def rotate_tokens(room: ProxyRoom) -> list[str]:
     """Let the token endpoint issue tokens; they are listed as they are issued."""
     issued: list[str] = []
 
@@ -44,7 +44,7 @@ def rotating(room: ProxyRoom) -> list[str]:
     return issued
 
 
-def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
+def accept_newest(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
     """A provider that takes the newest of `tokens`, and what it saw."""
     seen: list[str] = []
 
@@ -67,16 +67,16 @@ REFUSALS = [
 async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call_repeated(
     room: ProxyRoom, upstream: Upstream, refusal: Callable[[Scope, Receive, Send], object]
 ) -> None:
-    handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=refusal)
+    handle, issued = await room.ready(), rotate_tokens(room)
+    upstream.answer, seen = accept_newest(issued, refusal=refusal)
     answer = await handle.call(json={"text": "once"})
     assert answer.json() == {"ok": True}
     assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
 
 
 async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room: ProxyRoom, upstream: Upstream) -> None:
-    handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])
+    handle, issued = await room.ready(), rotate_tokens(room)
+    upstream.answer, seen = accept_newest(issued, refusal=REFUSALS[0])
     headers = {"content-type": "application/octet-stream"}
     largest = b"x" * 65_536  # that is read before the call
     first = await handle.call(content=largest + b"x", headers=headers)
@@ -89,7 +89,7 @@ async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room:
 
 
 async def test_a_provider_that_refuses_every_token_ends_in_one_refresh(room: ProxyRoom, upstream: Upstream) -> None:
-    handle, issued = await room.ready(), rotating(room)
+    handle, issued = await room.ready(), rotate_tokens(room)
     upstream.answer = REFUSALS[0]
     answer = await handle.call(json={})
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unauthorized")

@@ -22,16 +22,16 @@ PATH = "/conversations.list"
 
 
 @pytest.fixture(scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     async with proxy_room(tmp_path_factory.mktemp("handles")) as room:
         yield room
 
 
 @pytest.fixture
-def room(opened: ProxyRoom) -> ProxyRoom:
-    opened.provider.arrivals.clear()
-    opened.provider.answer = post_reply
-    return opened
+def room(shared_room: ProxyRoom) -> ProxyRoom:
+    shared_room.provider.arrivals.clear()
+    shared_room.provider.answer = post_reply
+    return shared_room
 
 
 async def test_sdks_may_write_the_scheme_as_they_do(room: ProxyRoom) -> None:
@@ -181,7 +181,7 @@ def proof(handle: ProxyHandle, *, key: ECKey = KEY, method: str = "GET", url: st
     return sign_jwt(header, body | claims, key)
 
 
-async def bound(room: ProxyRoom) -> ProxyHandle:
+async def issue_bound_handle(room: ProxyRoom) -> ProxyHandle:
     agent = await room.agent()
     connection = await room.account(agent)
     return await room.handle(agent, connection, key_thumbprint=KEY.thumbprint())
@@ -189,7 +189,7 @@ async def bound(room: ProxyRoom) -> ProxyHandle:
 
 @pytest.mark.requirement("S-100")
 async def test_a_bound_handle_works_with_a_fresh_proof_for_this_very_request(room: ProxyRoom) -> None:
-    handle = await bound(room)
+    handle = await issue_bound_handle(room)
     answer = await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": proof(handle)}, params={"limit": "5"})
     assert answer.status_code == 200
     assert "dpop" not in room.provider.arrivals[-1].headers
@@ -211,7 +211,7 @@ BAD: list[tuple[str, Mapping[str, object]]] = [
 @pytest.mark.requirement("S-100")
 @pytest.mark.parametrize("changes", [one[1] for one in BAD], ids=[one[0] for one in BAD])
 async def test_a_proof_of_something_else_is_refused(room: ProxyRoom, changes: Mapping[str, object]) -> None:
-    handle = await bound(room)
+    handle = await issue_bound_handle(room)
     refused = await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": proof(handle, **changes)})
     assert refused.status_code == 401
     assert room.provider.arrivals == []
@@ -220,7 +220,7 @@ async def test_a_proof_of_something_else_is_refused(room: ProxyRoom, changes: Ma
 
 @pytest.mark.requirement("S-100")
 async def test_a_proof_counts_once_and_a_bound_handle_is_no_bearer_token(room: ProxyRoom) -> None:
-    handle, unbound = await bound(room), await room.ready()
+    handle, unbound = await issue_bound_handle(room), await room.ready()
     sent = proof(handle)
     assert (await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": sent})).status_code == 200
     again = await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": sent})
@@ -232,9 +232,9 @@ async def test_a_proof_counts_once_and_a_bound_handle_is_no_bearer_token(room: P
     assert (await unbound.call("GET", PATH)).status_code == 200
 
 
-async def test_an_operator_may_demand_keys(opened: ProxyRoom, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_an_operator_may_demand_keys(shared_room: ProxyRoom, tmp_path_factory: pytest.TempPathFactory) -> None:
     async with proxy_room(tmp_path_factory.mktemp("keys"), tokens={"require_dpop": True}) as room:
-        plain, handle = await room.ready(), await bound(room)
+        plain, handle = await room.ready(), await issue_bound_handle(room)
         assert (await plain.call("GET", PATH)).status_code == 401
         assert (await handle.call("GET", PATH, scheme="DPoP", headers={"dpop": proof(handle)})).status_code == 200
 
@@ -326,10 +326,10 @@ async def test_what_a_group_takes_away_ends_with_the_next_call(
 
 
 def test_a_call_on_its_way_does_not_show_its_handle() -> None:
-    async def nothing(*_: object) -> None: ...
+    async def do_nothing(*_: object) -> None: ...
 
     scope = {"type": "http", "path": "/proxy/c/web/x", "headers": [(b"authorization", b"Bearer tvp_secret")]}
-    call = ProxyRequest(scope, nothing, nothing, fields={"authorization": "Bearer tvp_secret"}, started=0.0)  # pyright: ignore[reportArgumentType]
+    call = ProxyRequest(scope, do_nothing, do_nothing, fields={"authorization": "Bearer tvp_secret"}, started=0.0)  # pyright: ignore[reportArgumentType]
     assert "tvp_secret" in f"{call.scope} {call.fields}"
     assert "started=0.0" in repr(call)
     assert "tvp_secret" not in repr(call)

@@ -17,7 +17,7 @@ from vault.upstream import Account, TokenAnswer
 
 
 @pytest.fixture
-async def stored(store: Store) -> AsyncGenerator[ProxyRoom]:
+async def proxy_room_of_store(store: Store) -> AsyncGenerator[ProxyRoom]:
     """On each database."""
     async with proxy_room(store.data, database_url=store.url) as opened:
         opened.provider.answer = post_reply
@@ -53,16 +53,16 @@ async def reconnect(room: ProxyRoom, handle: ProxyHandle, *, token: str, lifetim
 
 
 async def test_an_opened_token_serves_the_calls_of_the_next_seconds_each_with_an_event_of_its_own(
-    stored: ProxyRoom,
+    proxy_room_of_store: ProxyRoom,
 ) -> None:
-    handle = await stored.ready()
+    handle = await proxy_room_of_store.ready()
     for _ in range(3):
         assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(stored) == 1
-    stored.vault.deployment.database.clock_offset += KEPT
+    assert await exchanges(proxy_room_of_store) == 1
+    proxy_room_of_store.vault.deployment.database.clock_offset += KEPT
     assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(stored) == 2
-    assert len(await stored.events(handle)) == 4
+    assert await exchanges(proxy_room_of_store) == 2
+    assert len(await proxy_room_of_store.events(handle)) == 4
 
 
 async def test_handles_do_not_share_what_was_opened(room: ProxyRoom) -> None:
@@ -156,21 +156,23 @@ async def narrow_permission(room: ProxyRoom, handle: ProxyHandle) -> object:
 @pytest.mark.parametrize(
     "change", [revoke_grant, cut_off, disable_user, stop_agents, narrow_permission], ids=lambda change: change.__name__
 )
-async def test_what_ended_between_two_calls_is_not_outlived(stored: ProxyRoom, change: Change) -> None:
-    handle = await stored.ready()
+async def test_what_ended_between_two_calls_is_not_outlived(proxy_room_of_store: ProxyRoom, change: Change) -> None:
+    handle = await proxy_room_of_store.ready()
     for _ in range(2):
         assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(stored) == 1  # the same call goes through where nothing has changed
-    arrived = len(stored.provider.arrivals)
-    await change(stored, handle)
+    assert await exchanges(proxy_room_of_store) == 1  # the same call goes through where nothing has changed
+    arrived = len(proxy_room_of_store.provider.arrivals)
+    await change(proxy_room_of_store, handle)
     assert (await handle.call(json={})).status_code in {401, 403}
-    assert len(stored.provider.arrivals) == arrived
+    assert len(proxy_room_of_store.provider.arrivals) == arrived
 
 
-async def test_a_new_token_of_the_account_replaces_the_kept_one_on_each_database(stored: ProxyRoom) -> None:
-    handle = await stored.ready()
+async def test_a_new_token_of_the_account_replaces_the_kept_one_on_each_database(
+    proxy_room_of_store: ProxyRoom,
+) -> None:
+    handle = await proxy_room_of_store.ready()
     assert (await handle.call(json={})).status_code == 200
-    await reconnect(stored, handle, token="xoxp-rotated", lifetime=43200)
+    await reconnect(proxy_room_of_store, handle, token="xoxp-rotated", lifetime=43200)
     assert (await handle.call(json={})).status_code == 200
-    assert stored.provider.arrivals[-1].headers["authorization"] == "Bearer xoxp-rotated"
-    assert await exchanges(stored) == 2
+    assert proxy_room_of_store.provider.arrivals[-1].headers["authorization"] == "Bearer xoxp-rotated"
+    assert await exchanges(proxy_room_of_store) == 2

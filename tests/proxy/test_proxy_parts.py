@@ -188,7 +188,7 @@ def test_a_path_is_read_up_to_its_limit() -> None:
             read_target(path)
 
 
-def sealed(query: str, *, at: Target = PLACE) -> str:
+def seal_query(query: str, *, at: Target = PLACE) -> str:
     closed = SESSIONS.close(at, query)
     assert closed is not None
     return closed.query
@@ -216,7 +216,7 @@ def test_a_sealed_upload_session_opens_where_it_was_given_and_nowhere_else() -> 
 
 
 def test_only_one_session_of_ours_is_opened() -> None:
-    given = sealed("upload_id=one")
+    given = seal_query("upload_id=one")
     assert SESSIONS.open(PLACE, given).session == "one"
     for query in (f"{given}&{given}", f"{given}&upload_id=two", f"upload_id=two&{given}", "upload_id=one", "upload_id"):
         with pytest.raises(ProxyRefused, match="unknown_target"):

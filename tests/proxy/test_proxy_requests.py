@@ -26,21 +26,21 @@ from tests.support.rooms.proxy_room import (
 
 
 @pytest.fixture(scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     async with proxy_room(tmp_path_factory.mktemp("proxy"), proxy={"body_limit": 200_000}) as room:
         yield room
 
 
 @pytest.fixture
-def room(opened: ProxyRoom) -> ProxyRoom:
-    opened.provider.arrivals.clear()
-    opened.provider.answer = post_reply
-    return opened
+def room(shared_room: ProxyRoom) -> ProxyRoom:
+    shared_room.provider.arrivals.clear()
+    shared_room.provider.answer = post_reply
+    return shared_room
 
 
 @pytest.fixture(scope="module")
-async def handle(opened: ProxyRoom) -> ProxyHandle:
-    return await opened.ready()
+async def handle(shared_room: ProxyRoom) -> ProxyHandle:
+    return await shared_room.ready()
 
 
 async def raw(

@@ -22,7 +22,7 @@ HARVEST = frozenset({"read", "write"})
 
 
 @pytest.fixture(scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     """Harvest is open for any call, Freeagent too but without questions, Gumroad for reading; Lever is not."""
     async with proxy_room(
         tmp_path_factory.mktemp("unruled"),
@@ -38,10 +38,10 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pro
 
 
 @pytest.fixture
-def room(opened: ProxyRoom) -> ProxyRoom:
-    opened.provider.arrivals.clear()
-    opened.provider.answer = post_reply
-    return opened
+def room(shared_room: ProxyRoom) -> ProxyRoom:
+    shared_room.provider.arrivals.clear()
+    shared_room.provider.answer = post_reply
+    return shared_room
 
 
 async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozenset[str] = HARVEST) -> ProxyHandle:

@@ -126,7 +126,7 @@ def _is_plain(one: strict_http.ParsedRequest) -> bool:
     return one.target.isascii() and fields.get("transfer-encoding", "chunked").lower() == "chunked"
 
 
-def ended(pieces: list[bytes]) -> list[bytes]:
+def with_closing_request(pieces: list[bytes]) -> list[bytes]:
     """So that the server need not wait for more where all is whole: one last request that closes."""
     if strict_http.read(b"".join(pieces)).end == "empty":
         return [*pieces, b"GET /last HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n"]
@@ -134,7 +134,7 @@ def ended(pieces: list[bytes]) -> list[bytes]:
 
 
 @asynccontextmanager
-async def echoing() -> AsyncGenerator[tuple[int, Echo]]:
+async def echo_server() -> AsyncGenerator[tuple[int, Echo]]:
     """A server with the product's protocol in front of nothing but a counter."""
     echo = Echo()
     with free_socket() as listening:
@@ -149,7 +149,7 @@ TRAILER = b"Transfer-Encoding: chunked"
 
 @pytest.mark.hypothesis  # so that make fuzz finds it: the property is inside
 async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_refused() -> None:
-    async with echoing() as (port, echo):
+    async with echo_server() as (port, echo):
         read = 0
 
         @SHORT
@@ -160,7 +160,7 @@ async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_ref
         @example((b"GET /a HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n0; a=b\r\n\r\n", ()))
         @example((b"CONNECT HOST:80 HTTP/1.1\r\nHost: HOST\r\nContent-Length: 5\r\n\r\n" + SMUGGLED, ()))
         def check(connection: wire_bytes.Connection) -> None:
-            pieces = ended(wire_bytes.pieces_of(connection, {b"HOST": b"localhost"}))
+            pieces = with_closing_request(wire_bytes.pieces_of(connection, {b"HOST": b"localhost"}))
             is_whole = strict_http.read(b"".join(pieces)).end in {"empty", "closed"}
             for _ in range(10):
                 started = time.monotonic()
@@ -183,7 +183,7 @@ async def test_an_upgrade_that_is_not_made_leaves_the_body_where_it_belongs(body
         UPGRADED.partition(b"%s")[0] % len(body),
         body + b"GET /b HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n",
     )
-    async with echoing() as (port, echo):
+    async with echo_server() as (port, echo):
         own, said = await asyncio.to_thread(talk, port, [head, rest] if pause else [head + rest])
     assert [(one.target, one.body) for one in echo.seen[own]] == [("/a", body), ("/b", b"")]
     assert statuses(said) == [200, 200]
@@ -214,7 +214,7 @@ CHUNKED = b"Host: HOST\r\nTransfer-Encoding: %s\r\nConnection: close\r\n\r\n0\r\
     ],
 )
 async def test_a_head_that_two_servers_could_read_differently_is_refused_with_400(refused: bytes, twin: bytes) -> None:
-    async with echoing() as (port, echo):
+    async with echo_server() as (port, echo):
         for data, status in ((refused, 400), (twin, 200)):
             own, said = await asyncio.to_thread(talk, port, [data])
             assert statuses(said) == [status], (data, said)
@@ -230,7 +230,7 @@ class Provider:
 
 
 @asynccontextmanager
-async def providing() -> AsyncGenerator[Provider]:
+async def provider_server() -> AsyncGenerator[Provider]:
     running: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -269,7 +269,7 @@ async def providing() -> AsyncGenerator[Provider]:
 async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
-    async with providing() as provider, proxy_room(data, apis_at=f"http://127.0.0.1:{provider.port}") as room:
+    async with provider_server() as provider, proxy_room(data, apis_at=f"http://127.0.0.1:{provider.port}") as room:
         handle = await room.ready()
         port = int(handle.vault.url.rpartition(":")[2])
         base = f"/proxy/{handle.connection.id}/web".encode()
@@ -291,7 +291,7 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
         passed: list[tuple[str, str, bytes]] = []
         meant: dict[str, list[tuple[str, str, bytes]]] = {}  # by the tag of the connection
 
-        def arrived() -> dict[str, list[tuple[str, str, bytes]]]:
+        def requests_by_tag() -> dict[str, list[tuple[str, str, bytes]]]:
             """What the provider reads in each of its connections, by tag."""
             found: dict[str, list[tuple[str, str, bytes]]] = {}
             for raw in list(provider.arrived):
@@ -322,7 +322,7 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
         def check(connection: wire_bytes.Connection) -> None:
             tag = f"connection-{len(meant)}"
             names = {b"HOST": f"localhost:{port}".encode(), b"TAG": tag.encode()}
-            pieces = ended(wire_bytes.pieces_of(connection, names))
+            pieces = with_closing_request(wire_bytes.pieces_of(connection, names))
             if strict_http.read(b"".join(pieces)).end == "unfinished":
                 pieces = [*pieces, b"\x00"]  # refused at once: the vault's own deadline is longer than a test
             readings = strict_http.read(b"".join(pieces))
@@ -332,7 +332,7 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
                 return
             _, said = talk(port, pieces)
             assert not [status for status in statuses(said) if status >= 500 and status != 501], (pieces, said)
-            got = arrived().get(tag, [])
+            got = requests_by_tag().get(tag, [])
             judge_calls(tag, got)
             passed.extend(got)
             provider.arrived[:] = [
@@ -340,7 +340,10 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
             ]
 
         await asyncio.to_thread(check)
-        for tag, got in arrived().items():  # of requests that were still answered when their connection was refused
+        for (
+            tag,
+            got,
+        ) in requests_by_tag().items():  # of requests that were still answered when their connection was refused
             judge_calls(tag, got)
         assert len(passed) > _EXAMPLES // 25  # enough reached the provider for this to say something
         answer = await handle.call("GET", "/conversations.list")

@@ -12,22 +12,22 @@ from tests.support.simulating import GoogleApp, SlackApp
 
 
 @pytest.fixture(scope="module")
-async def running() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
+async def simulator_client() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
     async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
         yield simulator, http
 
 
 @pytest.fixture
-def simulator(running: tuple[Simulator, httpx2.AsyncClient]) -> Simulator:
-    running[0].reset()
-    return running[0]
+def simulator(simulator_client: tuple[Simulator, httpx2.AsyncClient]) -> Simulator:
+    simulator_client[0].reset()
+    return simulator_client[0]
 
 
 @pytest.fixture
-def slack(simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]) -> SlackApp:
-    return SlackApp(simulator, running[1])
+def slack(simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]) -> SlackApp:
+    return SlackApp(simulator, simulator_client[1])
 
 
 @pytest.fixture
-def google(simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]) -> GoogleApp:
-    return GoogleApp(simulator, running[1])
+def google(simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]) -> GoogleApp:
+    return GoogleApp(simulator, simulator_client[1])

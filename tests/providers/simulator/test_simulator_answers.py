@@ -215,7 +215,7 @@ async def hub(simulator: Simulator, http: httpx2.AsyncClient) -> Hub:
     return Hub(base, answer.json()["access_token"], http)
 
 
-def described(operation: str, answer: httpx2.Response) -> list[str]:
+def answer_problems(operation: str, answer: httpx2.Response) -> list[str]:
     """What is wrong with an answer; a status that the document does not have is wrong, too."""
     schemas = official.of_github()[operation]
     if str(answer.status_code) not in schemas:
@@ -234,7 +234,7 @@ async def test_a_github_operation_answers_as_the_openapi_document_says(hub: Hub,
     verb = operation.split()[0]
     for path, json in OPERATIONS[operation]:
         answer = await hub.ask(verb, path, json)
-        assert described(operation, answer) == [], path
+        assert answer_problems(operation, answer) == [], path
     if len(OPERATIONS[operation]) > 1 and "lost" in OPERATIONS[operation][-1][0]:
         assert answer.status_code == 404  # pyright: ignore[reportPossiblyUnboundVariable]
 
@@ -248,10 +248,10 @@ async def test_a_scoped_token_is_answered_as_the_openapi_document_says(
     url = f"{hub.base}/api/applications/{CLIENT[0]}/token/scoped"
     answer = await hub.http.post(url, json=body | more, auth=CLIENT)
     assert answer.status_code == 200, answer.text
-    assert described(SCOPED, answer) == []
+    assert answer_problems(SCOPED, answer) == []
     refused = await hub.http.post(url, json=body | {"access_token": "lost"}, auth=CLIENT)
     assert refused.status_code == 404
-    assert described(SCOPED, refused) == []
+    assert answer_problems(SCOPED, refused) == []
 
 
 # The measure itself

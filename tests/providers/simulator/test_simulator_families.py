@@ -337,20 +337,20 @@ async def test_scopes_in_an_array_narrow_and_only_the_status_endpoint_tells(app:
 async def test_a_scoped_token_is_held_to_its_permissions_and_repositories(app: FamilyApp) -> None:
     tokens = await app.connect()
 
-    async def scoped(**body: object) -> httpx2.Response:
+    async def scope_token(**body: object) -> httpx2.Response:
         content = {"access_token": tokens["access_token"], **body}
         return await app.http.post(f"{app.base}/api/applications/{CLIENT[0]}/token/scoped", json=content, auth=CLIENT)
 
-    assert (await scoped(permissions={"issues": "read"})).status_code == 422  # no target
-    assert (await scoped(target="octo", permissions={"administration": "write"})).status_code == 422
-    assert (await scoped(target="octo", permissions={"issues": "read"}, access_token="gone")).status_code == 404
-    made = await scoped(target="octo", repositories=["hello"], permissions={"issues": "read"})
+    assert (await scope_token(permissions={"issues": "read"})).status_code == 422  # no target
+    assert (await scope_token(target="octo", permissions={"administration": "write"})).status_code == 422
+    assert (await scope_token(target="octo", permissions={"issues": "read"}, access_token="gone")).status_code == 404
+    made = await scope_token(target="octo", repositories=["hello"], permissions={"issues": "read"})
     assert made.json()["installation"]["permissions"] == {"issues": "read", "metadata": "read"}
     token = made.json()["token"]
     assert (await app.get("/api/repos/octo/hello/issues", token)).status_code == 200
     assert (await app.get("/api/repos/octo/other/issues", token)).status_code == 404
     assert (await app.get("/api/repos/octo/hello/issues", token, method="POST")).status_code == 403
-    assert (await scoped(target="octo", permissions={"issues": "read"}, access_token=token)).status_code == 404
+    assert (await scope_token(target="octo", permissions={"issues": "read"}, access_token=token)).status_code == 404
     await app.refresh(tokens["refresh_token"])
     assert (await app.get("/api/repos/octo/hello/issues", token)).status_code == 401
 

@@ -32,9 +32,9 @@ TEAM = "/calendars/team-sandbox@group.calendar.example.com/events"
 
 
 @pytest.fixture
-def app(running: tuple[Simulator, httpx2.AsyncClient]) -> GoogleApp:
-    running[0].reset()
-    return GoogleApp(*running)
+def app(simulator_client: tuple[Simulator, httpx2.AsyncClient]) -> GoogleApp:
+    simulator_client[0].reset()
+    return GoogleApp(*simulator_client)
 
 
 def at(simulator: Simulator, **delta: int) -> str:

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 
 async def test_the_books_hold_no_token_code_verifier_or_secret(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    slack, google = SlackApp(simulator, running[1]), GoogleApp(simulator, running[1])
+    slack, google = SlackApp(simulator, simulator_client[1]), GoogleApp(simulator, simulator_client[1])
     code = await google.code(code_challenge=VERIFIER, code_challenge_method="plain")
     first = (await google.redeem(code, code_verifier=VERIFIER)).json()
     second = (await google.refresh(first["refresh_token"])).json()
@@ -36,13 +36,13 @@ async def test_the_books_hold_no_token_code_verifier_or_secret(
     kept = json.dumps(simulator.books())
     assert [secret for secret in secrets if secret in kept] == []
     assert "hello" in kept
-    assert (await running[1].get(f"{simulator.url}/_control/books")).json() == simulator.books()
+    assert (await simulator_client[1].get(f"{simulator.url}/_control/books")).json() == simulator.books()
 
 
 async def test_an_api_call_is_booked_with_its_family_scopes_and_arguments(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    slack = SlackApp(simulator, running[1])
+    slack = SlackApp(simulator, simulator_client[1])
     tokens = await slack.connect(user_scope="chat:write")
     await slack.call("chat.postMessage", tokens["access_token"], channel="general", text="hello")
     call = simulator.books()["api_calls"][0]
@@ -57,9 +57,9 @@ async def test_an_api_call_is_booked_with_its_family_scopes_and_arguments(
 
 
 async def test_redemptions_tell_how_the_client_authenticated_and_whether_it_sent_a_verifier(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    google = GoogleApp(simulator, running[1])
+    google = GoogleApp(simulator, simulator_client[1])
     await google.redeem(await google.code())
     form = {"grant_type": "authorization_code", "code": "4/0none", "redirect_uri": REDIRECT, "code_verifier": VERIFIER}
     await google.token(post=True, **form)  # pyright: ignore[reportArgumentType]
@@ -71,9 +71,9 @@ async def test_redemptions_tell_how_the_client_authenticated_and_whether_it_sent
 
 
 async def test_a_snapshot_of_the_books_does_not_change_and_reset_empties_them(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    slack = SlackApp(simulator, running[1])
+    slack = SlackApp(simulator, simulator_client[1])
     tokens = await slack.connect()
     before = simulator.books()
     simulator.advance(1000)
@@ -86,9 +86,9 @@ async def test_a_snapshot_of_the_books_does_not_change_and_reset_empties_them(
 
 
 async def test_control_takes_json_only_so_that_no_web_page_can_send_it(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    http, url = running[1], f"{simulator.url}/_control/clock"
+    http, url = simulator_client[1], f"{simulator.url}/_control/clock"
     before = simulator.now()
     for content_type in ("text/plain", "application/x-www-form-urlencoded"):
         refused = await http.post(url, content='{"advance": 5000}', headers={"content-type": content_type})
@@ -104,25 +104,25 @@ async def test_control_takes_json_only_so_that_no_web_page_can_send_it(
 
 
 async def test_only_loopback_host_names_are_answered(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    http = running[1]
+    http = simulator_client[1]
     assert (await http.get(simulator.url, headers={"host": "rebound.example"})).status_code == 400
     assert (await http.get(simulator.url, headers={"host": "localhost:1"})).status_code == 200
 
 
 async def test_a_body_above_a_megabyte_is_refused(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
     url = f"{simulator.url}/slack/api/auth.test"
-    assert (await running[1].post(url, data={"text": "x" * 1_100_000})).status_code == 400
-    assert (await running[1].post(url, data={"text": "x"})).status_code == 200
+    assert (await simulator_client[1].post(url, data={"text": "x" * 1_100_000})).status_code == 400
+    assert (await simulator_client[1].post(url, data={"text": "x"})).status_code == 200
 
 
 async def test_every_control_command_is_reachable_over_http(
-    simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]
+    simulator: Simulator, simulator_client: tuple[Simulator, httpx2.AsyncClient]
 ) -> None:
-    http, url = running[1], f"{simulator.url}/_control"
+    http, url = simulator_client[1], f"{simulator.url}/_control"
     commands: dict[str, object] = {
         "rules": {"face": "google", "page_size": 2},
         "rotation": {"face": "slack", "mode": "none"},

@@ -20,9 +20,9 @@ from tests.support.simulating import (
 
 
 @pytest.fixture
-def app(running: tuple[Simulator, httpx2.AsyncClient]) -> SlackApp:
-    running[0].reset()
-    return SlackApp(*running)
+def app(simulator_client: tuple[Simulator, httpx2.AsyncClient]) -> SlackApp:
+    simulator_client[0].reset()
+    return SlackApp(*simulator_client)
 
 
 async def test_a_code_is_redeemed_for_a_user_token_under_authed_user(app: SlackApp) -> None:

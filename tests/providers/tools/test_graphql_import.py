@@ -74,7 +74,7 @@ INTROSPECTED = json.dumps({"data": graphql.introspection_from_schema(SCHEMA)}).e
 ENDPOINT = "https://tickets.example/api/graphql"
 
 
-def imported(content: bytes = INTROSPECTED, **settings: Any) -> ImportResult:
+def import_content(content: bytes = INTROSPECTED, **settings: Any) -> ImportResult:
     always = {"name": "tickets", "title": "", "audience": "", "server": ENDPOINT}
     return import_schema(parse_schema(content), **{**always, **settings})
 
@@ -84,7 +84,7 @@ def queries(made: ImportResult) -> Mapping[str, str]:
 
 
 def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
-    made = imported()
+    made = import_content()
     for query in queries(made).values():
         assert graphql.validate(SCHEMA, graphql.parse(query)) == [], query
     assert queries(made)["tickets_tickets"] == (
@@ -113,7 +113,7 @@ def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
 
 
 def test_what_an_agent_may_leave_out_is_filled_in_by_the_server() -> None:
-    tools = {str(one["name"]): one for one in imported().tools["tool"]}
+    tools = {str(one["name"]): one for one in import_content().tools["tool"]}
     got = dict[str, Any]()
 
     def resolve(_: object, info: graphql.GraphQLResolveInfo, **given: Any) -> object:
@@ -142,34 +142,34 @@ def test_what_an_agent_may_leave_out_is_filled_in_by_the_server() -> None:
 )
 def test_only_the_first_word_of_a_mutation_says_that_it_deletes_nothing(name: str, effect: str) -> None:
     sdl = f"type Query {{ a: Int }} type Mutation {{ {name}: Int }}"
-    assert [one.effect for one in imported(sdl.encode(), only=re.compile("mutation")).review] == [effect]
+    assert [one.effect for one in import_content(sdl.encode(), only=re.compile("mutation")).review] == [effect]
 
 
 def test_a_type_whose_name_is_no_name_gets_into_no_query() -> None:
     evil = "DateTime) { count } deleteTicket(id: 1) #"
     sdl = SDL.replace("count: Int!", "count(at: DateTime): Int!")
     content = json.dumps(graphql.introspection_from_schema(graphql.build_schema(sdl)))
-    assert "$at: DateTime)" in queries(imported(content.encode()))["tickets_count"]
-    made = imported(content.replace('"DateTime"', json.dumps(evil)).encode())
+    assert "$at: DateTime)" in queries(import_content(content.encode()))["tickets_count"]
+    made = import_content(content.replace('"DateTime"', json.dumps(evil)).encode())
     assert ("query count", "the name of a type has other characters") in made.left_out
     assert not [query for query in queries(made).values() if "#" in query]
 
 
 def test_a_mutation_says_done_where_it_answers_null() -> None:
-    tools = {str(one["name"]): one["result"] for one in imported().tools["tool"]}
+    tools = {str(one["name"]): one["result"] for one in import_content().tools["tool"]}
     assert tools["tickets_touch"]["allows_null"] is True
     assert tools["tickets_delete_ticket"]["allows_null"] is True
     assert "allows_null" not in tools["tickets_ticket"]
 
 
 def test_sdl_and_the_answer_to_an_introspection_query_make_the_same_files() -> None:
-    assert imported(SDL.encode()) == imported()
+    assert import_content(SDL.encode()) == import_content()
     with pytest.raises(DocumentRefused, match="SDL"):
-        imported(SDL.replace("enum", "enmu").encode())
+        import_content(SDL.replace("enum", "enmu").encode())
 
 
 def test_only_the_stored_query_is_let_through_and_reading_never_writes(tmp_path: Path) -> None:
-    made = imported()
+    made = import_content()
     (tmp_path / "tickets.toml").write_text(tomlkit.dumps(made.provider), encoding="utf-8")
     assert check_file(tmp_path / "tickets.toml") == []
     catalog = load_catalog([tmp_path])
@@ -219,17 +219,17 @@ def test_only_the_stored_query_is_let_through_and_reading_never_writes(tmp_path:
 )
 def test_a_schema_that_cannot_be_meant_is_refused(content: bytes, settings: dict[str, Any], why: str) -> None:
     with pytest.raises(DocumentRefused, match=why):
-        imported(content, **settings)
-    assert imported().review
+        import_content(content, **settings)
+    assert import_content().review
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphql_reading, "OPERATIONS", 5)
     with pytest.raises(DocumentRefused, match="more than 5 operations"):
-        imported()
+        import_content()
     monkeypatch.setattr(graphql_reading, "LARGEST", 1000)
     with pytest.raises(DocumentRefused, match="larger than"):
-        imported()
+        import_content()
 
 
 def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
 
 def test_queries_that_an_admin_leaves_out_are_taken_from_the_rules_alone() -> None:
     """All share one path, so that the rule of each takes its own document to the letter."""
-    content = content_of(imported())
+    content = content_of(import_content())
     tables = tables_of(content)
     names = [str(tool["name"]) for tool in tables.tools]
     kept = read_imported("tickets", with_choices(content, {names[0]: "accept", names[-1]: "ask"}))

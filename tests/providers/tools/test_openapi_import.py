@@ -86,13 +86,13 @@ def document() -> dict[str, dict[str, dict[str, dict[str, object]]]]:
     }
 
 
-def imported(content: object, **settings: str) -> ImportResult:
+def import_content(content: object, **settings: str) -> ImportResult:
     made = parse(json.dumps(content).encode())
     return import_document(made, **{"name": "tickets", "title": "", "audience": "", "server": "", **settings})
 
 
 def test_operations_become_rules_and_tools_with_the_document_s_scopes(tmp_path: Path) -> None:
-    made = imported(document())
+    made = import_content(document())
     assert [(one.name, one.call, one.effect) for one in made.review] == [
         ("tickets_list_tickets", "GET /tickets", "read"),
         ("tickets_post_tickets", "POST /tickets", "create"),
@@ -119,7 +119,7 @@ def test_operations_become_rules_and_tools_with_the_document_s_scopes(tmp_path: 
 def test_without_scopes_there_is_one_for_reading_and_one_for_changing() -> None:
     content = document()
     del content["components"]["securitySchemes"]
-    made = imported(content)
+    made = import_content(content)
     assert [one.scopes for one in made.review] == [["tickets:read"], ["tickets:write"], ["tickets:read"]]
 
 
@@ -189,12 +189,12 @@ def test_what_cannot_be_a_tool_is_left_out_and_says_why(case: str) -> None:
     method, wrong, right, why = LEFT_OUT[case]
     content = document()
     content["paths"]["/more"] = {method: dict(wrong)}
-    made = imported(content)
+    made = import_content(content)
     assert len(made.review) == 3
     ((call, said),) = made.left_out
     assert (call, why in said) == (f"{method.upper()} /more", True)
     content["paths"]["/more"] = {method: dict(right)}
-    assert len(imported(content).review) == 4  # the twin
+    assert len(import_content(content).review) == 4  # the twin
 
 
 @pytest.mark.parametrize(("kind", "is_taken"), [("number", False), ("array", False), ("integer", True)])
@@ -202,7 +202,7 @@ def test_a_place_in_the_path_takes_text_and_integers_only(kind: str, is_taken: b
     content = document()
     where = {"name": "id", "in": "path", "required": True, "schema": {"type": kind, "items": {"type": "string"}}}
     content["paths"]["/rooms/{id}"] = {"get": {"parameters": [where], "responses": ONE}}
-    made = imported(content)
+    made = import_content(content)
     assert [call for call, _ in made.left_out] == ([] if is_taken else ["GET /rooms/{id}"])
     assert len(made.review) == (4 if is_taken else 3)
 
@@ -215,12 +215,12 @@ def test_bounds_that_no_argument_can_have_are_dropped() -> None:
         {"name": "text", "in": "query", "schema": {"type": "string", "minLength": -1, "maxLength": 9}},
     ]
     content["paths"]["/rooms"] = {"get": {"parameters": told, "responses": ONE}}
-    (tool,) = [one for one in imported(content).tools["tool"] if one["request"]["path"] == "/rooms"]
+    (tool,) = [one for one in import_content(content).tools["tool"] if one["request"]["path"] == "/rooms"]
     assert tool["arguments"]["far"] == {"description": "far", "type": "integer", "min": -5, "required": False}
     assert tool["arguments"]["text"] == {"description": "text", "max": 9, "required": False}
 
 
-def allowed(made: ImportResult, folder: Path, path: str, *, method: str = "GET") -> bool:
+def is_allowed(made: ImportResult, folder: Path, path: str, *, method: str = "GET") -> bool:
     (folder / "tickets.toml").write_text(tomlkit.dumps(made.provider), encoding="utf-8")
     provider = load_catalog([folder]).provider("tickets")
     return allows(provider, Call("main", method, path), provider.all_scopes)
@@ -234,10 +234,10 @@ def test_the_rule_of_another_operation_does_not_open_what_is_left_out(tmp_path: 
     made = parse(json.dumps(content).encode())
     only = re.compile(r"^GET /tickets(?!/export)") if reason == "not chosen" else None
     files = import_document(made, name="tickets", title="", audience="", server="", only=only)
-    assert not allowed(files, tmp_path, "/tickets/export")
-    assert allowed(files, tmp_path, "/tickets/12")
+    assert not is_allowed(files, tmp_path, "/tickets/export")
+    assert is_allowed(files, tmp_path, "/tickets/12")
     content["paths"]["/tickets/export"] = {"get": {"responses": ONE}}
-    assert allowed(imported(content), tmp_path, "/tickets/export")  # the twin
+    assert is_allowed(import_content(content), tmp_path, "/tickets/export")  # the twin
 
 
 def test_what_two_rules_fit_equally_well_is_closed_where_they_meet(tmp_path: Path) -> None:
@@ -245,19 +245,19 @@ def test_what_two_rules_fit_equally_well_is_closed_where_they_meet(tmp_path: Pat
     where = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     content["paths"]["/rooms/open/{id}"] = {"get": {"parameters": [where], "responses": ONE}}
     content["paths"]["/rooms/{id}/keys"] = {"get": {"parameters": [where], "responses": SECRET}}
-    made = imported(content)
-    assert not allowed(made, tmp_path, "/rooms/open/keys")
-    assert allowed(made, tmp_path, "/rooms/open/12")
+    made = import_content(content)
+    assert not is_allowed(made, tmp_path, "/rooms/open/keys")
+    assert is_allowed(made, tmp_path, "/rooms/open/12")
 
 
 def test_an_operation_that_cannot_be_kept_apart_from_one_that_is_left_out_goes_too() -> None:
     content = document()
     content["paths"]["/tickets/export(all)"] = {"get": {"responses": SECRET}}
-    assert imported(content).left_out[-1] == (
+    assert import_content(content).left_out[-1] == (
         "GET /tickets/{ticketId}", "its path also reaches GET /tickets/export(all), which is left out",
     )  # fmt: skip
     content["paths"] = {path.replace("export(all)", "x/export(all)"): one for path, one in content["paths"].items()}
-    assert [call for call, _ in imported(content).left_out] == ["GET /tickets/x/export(all)"]  # the twin
+    assert [call for call, _ in import_content(content).left_out] == ["GET /tickets/x/export(all)"]  # the twin
 
 
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
@@ -284,17 +284,17 @@ def test_schemas_that_refer_to_each_other_again_and_again_are_left_out(monkeypat
     content["components"]["schemas"]["S7"] = TICKET
     wide = {"200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}}}
     content["paths"]["/wide"] = {"get": {"responses": wide}}
-    made = imported(content)
+    made = import_content(content)
     assert (made.left_out, len(made.review)) == ([("GET /wide", "its schemas refer to each other too often")], 3)
     monkeypatch.setattr(openapi_reading, "STEPS", 10_000)
     with pytest.raises(DocumentRefused, match="too often; cut it"):
-        imported(content)
+        import_content(content)
 
 
 def test_a_parameter_of_the_path_that_is_not_described_leaves_the_operation_out() -> None:
     content = document()
     del content["paths"]["/tickets/{ticketId}"]["parameters"]
-    ((call, why),) = imported(content).left_out
+    ((call, why),) = import_content(content).left_out
     assert (call, "every parameter of its path" in why) == ("GET /tickets/{ticketId}", True)
 
 
@@ -315,10 +315,10 @@ def _without(name: str) -> Callable[[dict[str, object]], object]:
 )
 def test_a_document_that_cannot_be_meant_is_refused(change: Callable[[object], object], why: str) -> None:
     content = document()
-    assert imported(content).review  # the twin
+    assert import_content(content).review  # the twin
     change(content)
     with pytest.raises(DocumentRefused, match=why):
-        imported(content)
+        import_content(content)
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +328,12 @@ def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         parse(b"{" * 50_000)
     content = document()
     content["paths"] |= {f"/t{number}": {"get": {"responses": ONE}} for number in range(120)}
-    made = imported(content)
+    made = import_content(content)
     assert (len(made.review), len(made.left_out)) == (100, 23)
     assert "choose with --only" in made.left_out[0][1]
     monkeypatch.setattr(openapi_reading, "OPERATIONS", 100)
     with pytest.raises(DocumentRefused, match="more than 100 operations"):
-        imported(content)
+        import_content(content)
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

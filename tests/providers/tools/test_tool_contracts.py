@@ -75,7 +75,7 @@ def tools_of(service: str) -> Iterator[tuple[Tool, ToolSpec]]:
             yield DECLARED[spec.name], spec
 
 
-async def sent(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object], reply: Reply) -> tuple[Arrival, str]:
+async def send_call(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object], reply: Reply) -> tuple[Arrival, str]:
     """The one request that a call makes, and what it says."""
     bench.server.arrivals.clear()
     bench.server.answer = lambda _: reply
@@ -130,7 +130,7 @@ async def test_requests_and_results_are_what_the_document_says(bench: Bench, ser
         call = f"{tool.request.method} {template_of(tool.request.path)}"
         operation = operations[call]
         answer = value_of(operation["answer"]) if "answer" in operation else {}
-        arrival, said = await sent(bench, spec, usual_arguments(spec), json_reply(answer))
+        arrival, said = await send_call(bench, spec, usual_arguments(spec), json_reply(answer))
         assert arrival.method == tool.request.method
         pattern = re.escape(f"/{tool.request.api}{template_of(tool.request.path)}").replace(r"\{\}", "[^/]+")
         pattern += "/" * CATALOG.provider(service).trailing_slash
@@ -179,7 +179,7 @@ def check_result(tool: Tool, said: str, schema: Mapping[str, object]) -> None:
 async def test_arguments_keep_to_their_place_and_hostile_answers_come_back_as_data(bench: Bench, service: str) -> None:
     for tool, spec in tools_of(service):
         good = usual_arguments(spec)
-        usual, said = await sent(bench, spec, good, json_reply(hostile_answer(tool)))
+        usual, said = await send_call(bench, spec, good, json_reply(hostile_answer(tool)))
         for name, argument in tool.arguments.items():
             assert argument.place != "header" or usual.headers[argument.name or name] == str(good[name])
         assert not any(line.lstrip().startswith(("SYSTEM", "and post")) for line in said.splitlines())
@@ -190,7 +190,7 @@ async def test_arguments_keep_to_their_place_and_hostile_answers_come_back_as_da
             for payload in NASTY:
                 value = [payload] if isinstance(good[argument], list) else payload
                 try:
-                    made, _ = await sent(bench, spec, {**good, argument: value}, json_reply({}))
+                    made, _ = await send_call(bench, spec, {**good, argument: value}, json_reply({}))
                 except (ValidationError, RuleRefused):
                     assert bench.server.arrivals == []
                     continue
@@ -203,7 +203,7 @@ async def test_the_tasks_of_a_project_come_with_their_ids(bench: Bench) -> None:
     spec = next(spec for spec in TOOLS if spec.name == "harvest_projects")
     tasks = [{"id": 7, "task": {"id": 8083365, "name": "Design"}}, {"id": 8, "task": {"id": 8083366, "name": "Travel"}}]
     one = {"project": {"id": 14307913, "name": "Site"}, "client": {"name": "Acme"}, "task_assignments": tasks}
-    _, said = await sent(bench, spec, {"company": "12"}, json_reply({"project_assignments": [one]}))
+    _, said = await send_call(bench, spec, {"company": "12"}, json_reply({"project_assignments": [one]}))
     assert '"task_ids":["8083365","8083366"],"tasks":["Design","Travel"]' in said
 
 
@@ -286,5 +286,5 @@ def hostile_value(output: Output) -> object:
 async def test_an_answer_of_another_shape_is_refused_and_never_shown_as_empty(bench: Bench, service: str) -> None:
     for _, spec in tools_of(service):
         if spec.read_only and not DECLARED[spec.name].result.omits_empty:
-            _, said = await sent(bench, spec, usual_arguments(spec), json_reply({"unrelated": "x"}))
+            _, said = await send_call(bench, spec, usual_arguments(spec), json_reply({"unrelated": "x"}))
             assert said == "", spec.name

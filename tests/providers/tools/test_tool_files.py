@@ -95,14 +95,14 @@ members = { path = "num_members", type = "integer" }
 """
 
 
-def made(tmp_path: Path, content: str) -> tuple[ToolSpec, ...]:
+def load_tool_file(tmp_path: Path, content: str) -> tuple[ToolSpec, ...]:
     file = tmp_path / "tools.toml"
     file.write_text(content)
     return data_tools([(file, read_tool_file(file))], load_catalog())
 
 
 def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: Path) -> None:
-    (announce,) = made(tmp_path, POST)
+    (announce,) = load_tool_file(tmp_path, POST)
     assert announce.scopes == {"chat:write"}
     assert (announce.read_only, announce.destructive, announce.idempotent) == (False, False, False)
     properties = announce.input_schema["properties"]
@@ -111,7 +111,7 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
     assert announce.input.model_json_schema()["properties"]["words"]["maxLength"] == 200
     assert announce.input_schema["required"] == ["channel", "words"]
     assert announce.input_schema["additionalProperties"] is False
-    (rooms,) = made(tmp_path, LIST)
+    (rooms,) = load_tool_file(tmp_path, LIST)
     assert (rooms.read_only, rooms.destructive, rooms.idempotent) == (True, False, True)
 
 
@@ -146,10 +146,10 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
     ],
 )
 def test_a_file_that_does_not_make_sense_is_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
-    assert made(tmp_path, POST)  # the twin
+    assert load_tool_file(tmp_path, POST)  # the twin
     assert old in POST
     with pytest.raises(ToolFileRefused) as refused:
-        made(tmp_path, POST.replace(old, new, 1))
+        load_tool_file(tmp_path, POST.replace(old, new, 1))
     assert says in str(refused.value)
     assert str(refused.value).count("\n") == 0
     assert "tools.toml" in str(refused.value)
@@ -204,10 +204,10 @@ default = "HEAD"
 line = "{sha}"
 fields = { sha = { path = "sha" } }
 """
-    (spec,) = made(tmp_path, branch)
+    (spec,) = load_tool_file(tmp_path, branch)
     assert spec.input.model_validate({}).model_dump()["ref"] == "HEAD"
     with pytest.raises(ToolFileRefused, match="or default"):
-        made(tmp_path, branch.replace('default = "HEAD"', ""))
+        load_tool_file(tmp_path, branch.replace('default = "HEAD"', ""))
 
 
 @pytest.mark.parametrize(("header", "is_taken"), [("git-protocol", True), ("x-github-api-version", False)])
@@ -237,10 +237,10 @@ line = "{{login}}"
 fields = {{ login = {{ path = "login" }} }}
 """
     if is_taken:
-        assert made(tmp_path, asking)
+        assert load_tool_file(tmp_path, asking)
         return
     with pytest.raises(ToolFileRefused, match="the vault sends its own"):
-        made(tmp_path, asking)
+        load_tool_file(tmp_path, asking)
 
 
 def test_the_page_says_how_much_a_client_is_shown() -> None:
@@ -259,7 +259,7 @@ def test_the_page_says_how_much_a_client_is_shown() -> None:
 
 
 def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_path: Path) -> None:
-    (rooms,) = made(tmp_path, LIST)
+    (rooms,) = load_tool_file(tmp_path, LIST)
     item = {"id": "C1", "name": "general", "members": 3}
 
     def text(items: list[object], *, cursor: str | None = None, is_cut: bool = False) -> str:
@@ -298,7 +298,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def connected(place: Room, *delegated: str) -> Agent:
+async def connect_agent(place: Room, *delegated: str) -> Agent:
     agent = await place.agent()
     await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset(delegated) or SLACK)
     return agent
@@ -318,7 +318,7 @@ def calls(place: Room) -> list[dict[str, object]]:
 
 
 async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
-    agent = await connected(place)
+    agent = await connect_agent(place)
     done = await call(place, agent, "announce", channel="#general", words="lunch")
     assert not done.is_error, text_of(done)
     assert done.structured_content is not None
@@ -329,7 +329,7 @@ async def test_a_declared_write_goes_out_as_declared(place: Room) -> None:
 
 
 async def test_a_declared_list_is_paged_and_marked_as_data(place: Room) -> None:
-    agent = await connected(place)
+    agent = await connect_agent(place)
     first = await call(place, agent, "rooms", limit=1)
     assert first.structured_content is not None
     assert len(first.structured_content["items"]) == 1
@@ -352,14 +352,14 @@ async def test_a_declared_list_is_paged_and_marked_as_data(place: Room) -> None:
 async def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(
     place: Room, arguments: dict[str, object]
 ) -> None:
-    agent = await connected(place)
+    agent = await connect_agent(place)
     before = len(calls(place))
     assert (await call(place, agent, "announce", **arguments)).is_error
     assert len(calls(place)) == before
 
 
 async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) -> None:
-    agent = await connected(place, "channels:read")
+    agent = await connect_agent(place, "channels:read")
     before = len(calls(place))
     refused = await call(place, agent, "announce", channel="#general", words="lunch")
     assert refused.is_error
@@ -369,14 +369,14 @@ async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) ->
 
 
 async def test_a_busy_provider_is_said_to_be_busy(place: Room) -> None:
-    agent = await connected(place)
+    agent = await connect_agent(place)
     place.simulator.fault("slack.api.conversations.list", "rate_limited", retry_after=11)
     assert "11 s" in text_of(await call(place, agent, "rooms"))
     assert not (await call(place, agent, "rooms")).is_error
 
 
 async def test_an_agent_gets_only_the_tools_that_the_operator_leaves_it(place: Room) -> None:
-    agent = await connected(place)
+    agent = await connect_agent(place)
     hidden = place.vault.deployment.offer.hidden
     assert isinstance(hidden, dict)
     hidden[agent.principal.client_id] = frozenset({"announce"})

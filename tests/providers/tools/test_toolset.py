@@ -36,7 +36,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
+async def connect_agent(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
     """An agent whose person has connected an account with the tool's scopes, and lets it use them, or nothing."""
     agent = await place.agent(f"person-{secrets.token_hex(4)}")
     provider = place.vault.deployment.catalog.provider(case.provider)
@@ -55,7 +55,7 @@ def text_of(result: CallToolResult) -> str:
     return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
-def reached(place: Room) -> int:
+def count_api_calls(place: Room) -> int:
     return len(place.simulator.books()["api_calls"])
 
 
@@ -78,7 +78,7 @@ def test_every_argument_is_bounded_and_described() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, _ = await connected(place, name, case)
+    agent, _ = await connect_agent(place, name, case)
     done = await call(place, agent, name, case)
     assert not done.is_error, text_of(done)
     assert case.says in text_of(done)
@@ -98,12 +98,12 @@ async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, connection = await connected(place, name, case, delegated=False)
-    before = reached(place)
+    agent, connection = await connect_agent(place, name, case, delegated=False)
+    before = count_api_calls(place)
     refused = await call(place, agent, name, case)
     assert refused.is_error
     assert "/connect/" in text_of(refused)
-    assert reached(place) == before
+    assert count_api_calls(place) == before
     await place.allow(agent, connection, SPECS[name].scopes)
     done = await call(place, agent, name, case)  # the twin: with these scopes, and no more
     assert not done.is_error, text_of(done)
@@ -112,7 +112,7 @@ async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: 
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, _ = await connected(place, name, case)
+    agent, _ = await connect_agent(place, name, case)
     more = {} if case.prepare is None else case.prepare(place.simulator)
     place.simulator.fault(endpoint_of(case), "rate_limited", retry_after=11)
     async with place.client(agent) as client:
@@ -186,7 +186,7 @@ async def test_the_person_reads_names_for_ids_that_the_account_may_read(
 
 async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
     case = CASES["calendar_delete"]
-    agent, _ = await connected(place, "calendar_delete", case)
+    agent, _ = await connect_agent(place, "calendar_delete", case)
     assert case.prepare is not None
     arguments = {**case.arguments, **case.prepare(place.simulator)}
     async with place.client(agent) as client:

@@ -106,7 +106,7 @@ async def test_a_hostile_answer_comes_back_small_and_as_data(bench: Bench, name:
 READS = sorted(name for name, spec in SPECS.items() if spec.read_only)
 
 
-async def said(bench: Bench, name: str, answer: object) -> str:
+async def result_or_refusal(bench: Bench, name: str, answer: object) -> str:
     """The tool's own words, or the code of its refusal."""
     spec = SPECS[name]
     bench.server.answer = lambda _: json_reply(answer)
@@ -120,7 +120,7 @@ async def said(bench: Bench, name: str, answer: object) -> str:
 @pytest.mark.parametrize("name", READS)
 async def test_an_answer_of_another_shape_is_refused(bench: Bench, name: str) -> None:
     tool = DECLARED[name]
-    assert await said(bench, name, answer_of(tool)) not in {"unexpected_answer", "refused"}
+    assert await result_or_refusal(bench, name, answer_of(tool)) not in {"unexpected_answer", "refused"}
     others: list[object] = [{"ok": True, "unrelated": "x"}]
     if tool.result.items is None:
         others += [[answer_item(tool)], [], {"ok": True}]
@@ -129,7 +129,7 @@ async def test_an_answer_of_another_shape_is_refused(bench: Bench, name: str) ->
         lists_itself = not tool.result.needs and tool.result.items.partition(".")[0] in one
         others += [] if lists_itself else [{**one, "ok": True}]
     for other in others:
-        found = await said(bench, name, other)
+        found = await result_or_refusal(bench, name, other)
         assert found in {"unexpected_answer", "refused"}, other
 
 
@@ -149,12 +149,12 @@ BLOB = {"type": "file", "encoding": "base64", "path": "a.md", "size": 3, "sha": 
     ids=["folder", "empty folder", "submodule", "object of a folder", "large", "binary"],
 )
 async def test_reading_what_is_no_text_file_at_github_says_so(bench: Bench, answer: object) -> None:
-    assert await said(bench, "github_file_read", answer) == "unexpected_answer"
+    assert await result_or_refusal(bench, "github_file_read", answer) == "unexpected_answer"
 
 
 @pytest.mark.parametrize(("content", "text"), [("YWJj\n", "abc"), ("", '""')])
 async def test_a_text_file_is_read_at_github_an_empty_one_too(bench: Bench, content: str, text: str) -> None:
-    assert text in await said(bench, "github_file_read", {**BLOB, "content": content})
+    assert text in await result_or_refusal(bench, "github_file_read", {**BLOB, "content": content})
 
 
 @pytest.mark.parametrize(("omits_empty", "expected"), [(True, "Nothing was found."), (False, "unexpected_answer")])

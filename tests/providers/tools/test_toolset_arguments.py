@@ -75,7 +75,7 @@ def leaves(at: str, value: object) -> Iterator[tuple[str, object]]:
         yield at, value
 
 
-async def sent(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object]) -> Mapping[str, object]:
+async def sent_request(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object]) -> Mapping[str, object]:
     """The one request that a call makes."""
     bench.server.arrivals.clear()
     parsed = spec.input.model_validate(arguments)
@@ -90,13 +90,13 @@ async def sent(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object]) ->
 async def test_an_argument_changes_one_place_of_the_request_and_nothing_else(bench: Bench, name: str) -> None:
     spec = SPECS[name]
     good = usual_arguments(spec)
-    usual = await sent(bench, spec, good)
+    usual = await sent_request(bench, spec, good)
     for argument in texts_of(spec):
         places: set[str] = set()
         for payload in payloads():
             value = [payload] if isinstance(good[argument], list) else payload
             try:
-                made = await sent(bench, spec, {**good, argument: value})
+                made = await sent_request(bench, spec, {**good, argument: value})
             except (ValidationError, RuleRefused):
                 assert bench.server.arrivals == []
                 continue

@@ -36,7 +36,7 @@ async def numbers(database: Database, wanted: EventFilter, **page: int) -> list[
 
 
 @pytest.fixture
-async def recorded(database: Database) -> Database:
+async def database_with_events(database: Database) -> Database:
     """Events 1 to 6, a hundred seconds apart; the fifth is somebody else's."""
     for number, event in enumerate((
         call(),
@@ -68,16 +68,18 @@ async def recorded(database: Database) -> Database:
         (EventFilter(until=START), []),
     ],
 )
-async def test_a_filter_finds_exactly_its_events(recorded: Database, wanted: EventFilter, expected: list[int]) -> None:
-    assert await numbers(recorded, wanted) == expected
+async def test_a_filter_finds_exactly_its_events(
+    database_with_events: Database, wanted: EventFilter, expected: list[int]
+) -> None:
+    assert await numbers(database_with_events, wanted) == expected
 
 
-async def test_pages_follow_one_another_and_the_last_one_knows_it(recorded: Database) -> None:
-    first = await search.search(recorded, USER, EventFilter(), limit=3)
+async def test_pages_follow_one_another_and_the_last_one_knows_it(database_with_events: Database) -> None:
+    first = await search.search(database_with_events, USER, EventFilter(), limit=3)
     assert ([event.sequence for event in first.events], first.before) == ([6, 4, 3], 3)
-    last = await search.search(recorded, USER, EventFilter(), limit=3, before=first.before)
+    last = await search.search(database_with_events, USER, EventFilter(), limit=3, before=first.before)
     assert ([event.sequence for event in last.events], last.before) == ([2, 1], None)
-    assert await numbers(recorded, EventFilter(), after=3) == [6, 4]
+    assert await numbers(database_with_events, EventFilter(), after=3) == [6, 4]
 
 
 async def test_a_rare_tool_is_looked_for_in_bounded_steps(database: Database) -> None:

@@ -137,15 +137,15 @@ async def test_events_are_listed_by_user_range_and_order(database: Database) -> 
     for number in range(6):
         await add(database, Event("tool.called", user_id="alice" if number % 2 else "bob"))
 
-    async def listed(**options: object) -> list[int]:
+    async def list_sequences(**options: object) -> list[int]:
         return [event.sequence for event in await list_events(database, **options)]
 
-    assert await listed() == [1, 2, 3, 4, 5, 6]
-    assert await listed(user_id="alice") == [2, 4, 6]
-    assert await listed(user_id="alice", newest_first=True, limit=2) == [6, 4]
-    assert await listed(after=2, before=5) == [3, 4]
-    assert await listed(newest_first=True, before=3) == [2, 1]
-    assert await listed(user_id="nobody") == []
+    assert await list_sequences() == [1, 2, 3, 4, 5, 6]
+    assert await list_sequences(user_id="alice") == [2, 4, 6]
+    assert await list_sequences(user_id="alice", newest_first=True, limit=2) == [6, 4]
+    assert await list_sequences(after=2, before=5) == [3, 4]
+    assert await list_sequences(newest_first=True, before=3) == [2, 1]
+    assert await list_sequences(user_id="nobody") == []
 
 
 TAMPERINGS = {

@@ -27,7 +27,7 @@ from vault.storage.event_chain import entry_of, tail
 PLACE = "vault.example/activity"
 
 
-async def begun(database: Database) -> Log:
+async def start_log(database: Database) -> Log:
     return await begin_log(database, place=PLACE, now=database.now())
 
 
@@ -36,7 +36,7 @@ async def many(database: Database, count: int) -> None:
     await add(database, *(Event("tool.called", user_id="alice", details={"number": one}) for one in range(count)))
 
 
-async def compared(database: Database, log: Log) -> None:
+async def verify_chain(database: Database, log: Log) -> None:
     """Verify the chain, and every event with its stored hash."""
     key = database.event_key
     assert key is not None
@@ -66,7 +66,7 @@ def simple_root(hashed: list[bytes]) -> bytes:
 
 
 async def test_the_tree_is_that_of_the_events_however_it_grew(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     for count in (3, 250, 4, 600, 1):
         await many(database, count)
         tree = await extend(database, log)
@@ -79,11 +79,11 @@ async def test_the_tree_is_that_of_the_events_however_it_grew(database: Database
     for index in (0, 255, 256, 700, 857):
         path = await stored.prove(index, 858)
         assert root_of_inclusion(hashed[index], index, 858, path) == simple_root(hashed)
-    await compared(database, log)
+    await verify_chain(database, log)
 
 
 async def test_a_tree_that_is_too_short_is_said_so(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await many(database, 3)
     tree = await extend(database, log)
     unstored = Tree(database, 0, 0, await load_leaves(database, 0, 3))
@@ -96,7 +96,7 @@ async def test_levels_above_are_kept(database: Database, key_ring: KeyRing, monk
     monkeypatch.setattr("vault.audit.tree.TILE", 4)
     monkeypatch.setattr("vault.audit.tree.TILE_BITS", 2)
     monkeypatch.setattr("vault.audit.tree.TILE_LENGTH", 128)
-    log = await begun(database)
+    log = await start_log(database)
     for count in (5, 1, 60, 7, 30):
         await many(database, count)
         await extend(database, log)
@@ -114,14 +114,14 @@ async def test_a_backlog_grows_from_sealed_checkpoint_to_sealed_checkpoint(
     monkeypatch.setattr(segments, "SEGMENT", 3)
     await fill(database, 14)
     await seal(database, now=database.now(), limit=None)
-    log = await begun(database)
+    log = await start_log(database)
     tree = await extend(database, log, limit=4)
     assert tree.size == 14
     assert await tree.root_at(14) == simple_root(await leaves(database))
 
 
 async def test_a_checkpoint_is_signed_once_for_each_size(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     assert await issue(database, log, now=database.now()) is None
     await fill(database, 3)
     first = await issue(database, log, now=database.now())
@@ -140,7 +140,7 @@ async def test_old_checkpoints_are_forgotten(
     database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "NOTES_KEPT", 2)
-    log = await begun(database)
+    log = await start_log(database)
     for _ in range(4):
         await fill(database, 1)
         await issue(database, log, now=database.now())
@@ -164,15 +164,15 @@ TAMPERINGS = {
 @pytest.mark.requirement("V-09")
 @pytest.mark.parametrize("what", TAMPERINGS)
 async def test_the_first_bad_event_of_a_batch_is_named_itself(database: Database, key_ring: KeyRing, what: str) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 2)
     await many(database, 20)
     await issue(database, log, now=database.now())
-    await compared(database, log)
+    await verify_chain(database, log)
     sql, bad = TAMPERINGS[what]
     await change(database, sql)
     with pytest.raises(ChainBroken) as broken:
-        await compared(database, log)
+        await verify_chain(database, log)
     assert database.event_key is not None
     named = await narrow(database, database.event_key, broken.value, base=log.base)
     assert named.sequence == bad
@@ -182,7 +182,7 @@ async def test_the_first_bad_event_of_a_batch_is_named_itself(database: Database
 
 @pytest.mark.requirement("V-09")
 async def test_an_inserted_event_is_named(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 2)
     await many(database, 20)
     await issue(database, log, now=database.now())
@@ -193,7 +193,7 @@ async def test_an_inserted_event_is_named(database: Database, key_ring: KeyRing)
         database, f"insert into events (sequence, {columns}) select 10, {columns} from events where sequence = 3"
     )
     with pytest.raises(ChainBroken) as broken:
-        await compared(database, log)
+        await verify_chain(database, log)
     assert database.event_key is not None
     assert (await narrow(database, database.event_key, broken.value, base=0)).sequence == 10
 
@@ -205,7 +205,7 @@ async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(
     try:
         database = databases[0]
         await store.open_keys(database)
-        log = await begun(database)
+        log = await start_log(database)
         await fill(database, 6)
         signed = await issue(database, log, now=database.now())
         assert signed is not None
@@ -228,7 +228,7 @@ async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(
 async def test_a_tail_cut_with_the_head_set_back_is_shorter_than_the_signed_tree(
     database: Database, key_ring: KeyRing
 ) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 3)
     (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
     await fill(database, 3)
@@ -252,16 +252,16 @@ async def test_a_tail_cut_with_the_head_set_back_is_shorter_than_the_signed_tree
 
 @pytest.mark.requirement("V-09")
 async def test_a_changed_hash_of_the_tree_is_noticed(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await many(database, 5)
     await issue(database, log, now=database.now())
     hashes = await load_leaves(database, 0, 5)
     await change(database, "update event_tiles set hashes = :hashes", hashes=hashes[:64] + bytes(32) + hashes[96:])
     with pytest.raises(ChainBroken) as broken:
-        await compared(database, log)
+        await verify_chain(database, log)
     assert broken.value.sequence == 3
     await change(database, "update event_tiles set hashes = :hashes", hashes=hashes)
-    await compared(database, log)
+    await verify_chain(database, log)
     await change(database, "delete from event_tiles")
     await many(database, 1)
     with pytest.raises(ChainBroken):
@@ -271,7 +271,7 @@ async def test_a_changed_hash_of_the_tree_is_noticed(database: Database, key_rin
 async def test_a_checkpoint_of_another_log_or_with_a_forged_signature_is_refused(
     database: Database, key_ring: KeyRing
 ) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 3)
     issued = await issue(database, log, now=database.now())
     assert issued is not None
@@ -293,7 +293,7 @@ async def test_pruned_events_leave_their_hashes_and_every_proof(
     database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT", 3)
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 8)
     hashed = await leaves(database)
     await seal(database, now=database.now())
@@ -301,7 +301,7 @@ async def test_pruned_events_leave_their_hashes_and_every_proof(
     signed = await issue(database, log, now=database.now())
     assert signed is not None
     assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
-    await compared(database, log)
+    await verify_chain(database, log)
     tree = await extend(database, log)
     await check_consistent(tree, signed.head)
     path = await tree.prove(1, signed.head.size)
@@ -316,11 +316,11 @@ async def test_a_log_that_begins_late_leaves_out_what_was_pruned(
     await fill(database, 7)
     await seal(database, now=database.now())
     assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
-    log = await begun(database)
+    log = await start_log(database)
     assert log.base == 6
     tree = await extend(database, log)
     assert await tree.root_at(tree.size) == simple_root(await leaves(database))
-    await compared(database, log)
+    await verify_chain(database, log)
 
 
 @pytest.mark.parametrize("is_hashed", [False, True])
@@ -328,7 +328,7 @@ async def test_a_log_begins_after_what_a_release_without_a_tree_pruned(
     database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch, *, is_hashed: bool
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT", 3)
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 7)
     if is_hashed:
         await extend(database, log)
@@ -343,15 +343,15 @@ async def test_a_log_begins_after_what_a_release_without_a_tree_pruned(
         f"insert into keys.ring ({', '.join(names)}) values ({values})",
         **{name: row[name] for name in names},  # pyright: ignore[reportArgumentType]
     )
-    later = await begun(database)
+    later = await start_log(database)
     assert (later.origin, later.base) == (log.origin, 0 if is_hashed else 6)
     issued = await issue(database, later, now=database.now())
     assert issued is not None
-    await compared(database, later)
+    await verify_chain(database, later)
 
 
 async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 2)
     now = database.now()
     made = await rotate_log_key(database, log, now=now)
@@ -373,14 +373,14 @@ async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database
 
 
 async def test_a_restored_vault_begins_another_log(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 2)
-    assert await begun(database) == log
+    assert await start_log(database) == log
     async with database.transaction() as transaction:
         await append(transaction, Event("vault.restored"), now=database.now())
-    other = await begun(database)
+    other = await start_log(database)
     assert other.origin != log.origin
-    assert await begun(database) == other
+    assert await start_log(database) == other
     assert await load_logs(database, database.event_key or b"") == (log, other)
     issued = await issue(database, other, now=database.now())
     assert issued is not None
@@ -391,7 +391,7 @@ async def test_each_restore_begins_another_log_though_the_activity_is_as_short_a
     database: Database, key_ring: KeyRing
 ) -> None:
     """A backup of three events is restored twice: the second log has seen more events than are there afterwards."""
-    first = await begun(database)
+    first = await start_log(database)
     await fill(database, 3)
     (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
     made = [first]
@@ -408,8 +408,8 @@ async def test_each_restore_begins_another_log_though_the_activity_is_as_short_a
             event = Event("vault.restored", details={"known": 3, "number": number})
             await append(transaction, event, now=database.now())
         assert await logs.restarted_after(database, made[-1]) == 3
-        made.append(await begun(database))
-        assert await begun(database) == made[-1]
+        made.append(await start_log(database))
+        assert await start_log(database) == made[-1]
         assert await logs.restarted_after(database, made[-1]) is None
     assert len({log.origin for log in made}) == 4
     assert await load_logs(database, database.event_key or b"") == tuple(made)
@@ -418,7 +418,7 @@ async def test_each_restore_begins_another_log_though_the_activity_is_as_short_a
 
 
 async def test_checkpoints_end_before_what_a_restore_recorded_itself(database: Database, key_ring: KeyRing) -> None:
-    log = await begun(database)
+    log = await start_log(database)
     await fill(database, 2)
     held = [Event("connection.quarantined", user_id="alice", connection_id=f"c{one}") for one in range(4)]
     async with database.transaction() as transaction:
@@ -449,7 +449,7 @@ async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> 
         for one in databases:
             await store.open_keys(one)
         await fill(databases[0], 12)
-        made = await asyncio.gather(*(begun(one) for one in databases))
+        made = await asyncio.gather(*(start_log(one) for one in databases))
         assert len({log.origin for log in made}) == 1
         issued = await asyncio.gather(
             *(issue(one, made[0], now=one.now()) for one in databases for _ in range(2)), fill(databases[1], 4)

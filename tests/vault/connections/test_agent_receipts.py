@@ -51,7 +51,7 @@ async def remove_agent(room: Room) -> None:
         await clients.remove_client(transaction, room.alice.client.id, now=room.now)
 
 
-async def issued(room: Room) -> tuple[AgentReceipt, ...]:
+async def issue_receipts(room: Room) -> tuple[AgentReceipt, ...]:
     await agent_receipts.issue_all(room.vault)
     return await agent_receipts.list_receipts(room.database, client_id=room.alice.client.id, limit=9)
 
@@ -59,7 +59,7 @@ async def issued(room: Room) -> tuple[AgentReceipt, ...]:
 async def test_an_account_that_other_agents_share_has_a_receipt_that_nothing_was_revoked(room: Room) -> None:
     connection = await room.connect()
     await remove_agent(room)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     claims = verify(receipt.token, await receipts.public_keys(room.database))
     assert (claims["client"], claims["grant"], claims["user"]) == (
         room.alice.client.id, connection.id, room.alice.user.id,
@@ -80,7 +80,7 @@ async def test_the_longest_lived_token_that_was_handed_out_is_named_with_its_end
     await hand_out(room, connection, token="longest", expires_at=now + 3600, by=process)
     await hand_out(room, connection, token="last", expires_at=now + 600, by=process)
     await remove_agent(room)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert (receipt.reason, receipt.expires_at) == ("token_released", now + 3600)
     claims = verify(receipt.token, await receipts.public_keys(room.database))
     last = claims["last_token"]
@@ -95,7 +95,7 @@ async def test_another_processs_token_counts_and_one_that_is_over_does_not(room:
     await hand_out(room, connection, token="there", expires_at=now + 900)
     room.pass_time(1800)
     await remove_agent(room)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert receipt.expires_at == now + 3600
     async with room.database.transaction() as transaction:
         assert await sweep(transaction, now=now + 3500) == 0
@@ -109,7 +109,7 @@ async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
     await hand_out(room, connection, token="short", expires_at=now + 600)
     room.pass_time(DAY)
     await remove_agent(room)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert (receipt.reason, receipt.expires_at) == ("token_without_end", None)
 
 
@@ -119,7 +119,7 @@ async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(roo
     await hand_out(room, lost, token="held", expires_at=now + 3600)
     await forbid(room, lost)
     await remove_agent(room)
-    found = {one.connection_id: one.reason for one in await issued(room)}
+    found = {one.connection_id: one.reason for one in await issue_receipts(room)}
     assert found == {kept.id: "shared_grant", lost.id: "token_released"}
 
 
@@ -128,7 +128,7 @@ async def test_an_account_that_ends_too_has_only_its_own_receipt(room: Room) -> 
     await remove_agent(room)
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-    assert await issued(room) == ()
+    assert await issue_receipts(room) == ()
     assert await agent_receipts.issue_owed(room.vault) == 0
 
 
@@ -148,7 +148,7 @@ async def test_a_token_stays_here_when_the_agent_ended_while_it_was_made(room: R
         await asyncio.sleep(0)
     with pytest.raises(GrantEnded):
         await late
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert receipt.reason == "shared_grant"
 
 
@@ -157,7 +157,7 @@ async def test_a_token_that_is_stored_while_the_agent_ends_is_in_the_receipt(roo
     now = room.now
     await hand_out(room, connection, token="just in time", expires_at=now + 3600)
     await remove_agent(room)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert receipt.reason == "token_released"
 
 
@@ -176,7 +176,7 @@ async def test_what_is_owed_of_an_account_that_is_gone_is_forgotten(room: Room) 
     async with room.database.transaction() as transaction:
         which: dict[str, Value] = {"tenant": TENANT, "id": gone.id}
         await transaction.execute("delete from connections where tenant = :tenant and id = :id", which)
-    (receipt,) = await issued(room)
+    (receipt,) = await issue_receipts(room)
     assert receipt.connection_id == kept.id
 
 
@@ -186,10 +186,10 @@ async def test_old_receipts_go_unless_a_token_without_an_end_may_be_in_use(room:
     for connection, end in ((kept, None), (ended, now + 60)):
         await hand_out(room, connection, token=connection.id, expires_at=end)
     await remove_agent(room)
-    assert len(await issued(room)) == 2
+    assert len(await issue_receipts(room)) == 2
     assert await retention.forget_receipts(room.database, before=now - 1) == 0
     assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1
-    (left,) = await issued(room)
+    (left,) = await issue_receipts(room)
     assert left.connection_id == kept.id
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, kept, now=room.now)
@@ -205,23 +205,27 @@ async def test_a_receipt_is_outstanding_while_the_agent_may_hold_a_token_that_wo
             await hand_out(room, connection, token=account, expires_at=expires_at)
     shared, short, endless = named
     await remove_agent(room)
-    found = await issued(room)
+    found = await issue_receipts(room)
     assert {one.connection_id: one.is_outstanding(now) for one in found} == {shared: False, short: True, endless: True}
 
-    async def outstanding(at: int, *, client_id: str | None = None) -> set[str]:
+    async def outstanding_connections(at: int, *, client_id: str | None = None) -> set[str]:
         listed = await agent_receipts.list_receipts(room.database, client_id=client_id, open_at=at, limit=9)
         assert all(one.is_outstanding(at) for one in listed)
         return {one.connection_id for one in listed}
 
-    assert await outstanding(now) == {short, endless} == await outstanding(now, client_id=room.alice.client.id)
-    assert await outstanding(now, client_id="another") == set()
-    assert await outstanding(now + 3600) == {endless}
+    assert (
+        await outstanding_connections(now)
+        == {short, endless}
+        == await outstanding_connections(now, client_id=room.alice.client.id)
+    )
+    assert await outstanding_connections(now, client_id="another") == set()
+    assert await outstanding_connections(now + 3600) == {endless}
     (gone,) = [
         one for one in await connections.list_connections(room.database, room.alice.user.id) if one.id == endless
     ]
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, gone, now=room.now)
-    assert await outstanding(now) == {short}
+    assert await outstanding_connections(now) == {short}
 
 
 @pytest.mark.parametrize("of_one", [True, False])

@@ -56,13 +56,15 @@ class WatchedUpstream:
         state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
-        async def kept(answer: TokenAnswer) -> None:
+        async def keep_and_pass(answer: TokenAnswer) -> None:
             if keep is not None:
                 await keep(answer)
             await self.at("kept")
 
         await self.at("asked")
-        answer = await self.inner.redeem(code=code, redirect_uri=redirect_uri, code_verifier=code_verifier, keep=kept)
+        answer = await self.inner.redeem(
+            code=code, redirect_uri=redirect_uri, code_verifier=code_verifier, keep=keep_and_pass
+        )
         await self.at("answered")
         return answer
 
@@ -118,7 +120,7 @@ class Place:
         """How many grants the provider still honours."""
         return sum(1 for one in self.room.simulator.books()["families"] if one["ended"] is None)
 
-    def redeemed(self) -> int:
+    def count_redemptions(self) -> int:
         return len(self.room.simulator.books()["redemptions"])
 
 
@@ -135,14 +137,14 @@ class Trip:
     async def come_back(self) -> httpx2.Response:
         return await self.person.http.get(self.callback, follow_redirects=True)
 
-    async def owned(self) -> tuple[Connection, ...]:
+    async def list_connections(self) -> tuple[Connection, ...]:
         return await connections.list_connections(self.room.deployment.database, self.user.id)
 
     async def until_connected(self) -> Connection:
         async with asyncio.timeout(WAIT):
             while True:
                 try:
-                    if owned := await self.owned():
+                    if owned := await self.list_connections():
                         return owned[0]
                 except Exception:  # noqa: BLE001 -- the storage is on its way back
                     pass
@@ -150,7 +152,7 @@ class Trip:
 
 
 @asynccontextmanager
-async def opened(store: Store) -> AsyncGenerator[Place]:
+async def open_place(store: Store) -> AsyncGenerator[Place]:
     """Vault and simulator over one prepared store."""
     url = None if store.is_sqlite else store.url
     async with (
@@ -170,13 +172,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[Place]:
-    async with opened(store) as one:
+    async with open_place(store) as one:
         yield one
 
 
 @pytest.fixture
 async def local(sqlite_store: Store) -> AsyncGenerator[Place]:
-    async with opened(sqlite_store) as one:
+    async with open_place(sqlite_store) as one:
         yield one
 
 
@@ -184,7 +186,7 @@ async def end_everything(place: Place, trip: Trip) -> None:
     """Disconnect what the person has; then the provider must honor nothing."""
     deployment = place.room.deployment
     async with asyncio.timeout(WAIT):
-        while owned := await trip.owned():
+        while owned := await trip.list_connections():
             with suppress(StorageBusy):  # a server's process that hasn't heard yet that the storage is back
                 async with deployment.transaction() as transaction:
                     await connections.disconnect(transaction, deployment.keys, owned[0], now=deployment.now())
@@ -204,14 +206,14 @@ async def test_a_consent_that_comes_while_the_storage_is_away_is_stored_when_it_
     assert "the vault keeps its answer" in answer.text
     await place.bring_storage_back()
     connection = await trip.until_connected()
-    assert (place.redeemed(), place.live_grants()) == (1, 1)
+    assert (place.count_redemptions(), place.live_grants()) == (1, 1)
     again = await trip.come_back()
     assert again.status_code == 200
     assert "Slack is connected" in again.text
     assert "Go back to the agent" in again.text
     held = await delegations.list_for_client(place.room.deployment.database, trip.user.id, client_id=trip.client.id)
     assert [(one.connection_id, one.scopes) for one in held] == [(connection.id, CHAT)]
-    assert len(await trip.owned()) == 1
+    assert len(await trip.list_connections()) == 1
     rows = await place.room.deployment.database.fetch("select connection_id from keys.connection_keys")
     assert [row["connection_id"] for row in rows] == [connection.id], "the key of the kept answer is destroyed"
     await end_everything(place, trip)
@@ -221,13 +223,13 @@ async def test_a_storage_that_is_away_before_the_code_is_sent_costs_nothing(plac
     trip = await place.trip()
     await place.take_storage_away()
     assert (await trip.come_back()).status_code == 503
-    assert place.redeemed() == 0
+    assert place.count_redemptions() == 0
     await place.bring_storage_back()
     async with asyncio.timeout(WAIT):
         while (answer := await trip.come_back()).status_code == 503:
             await asyncio.sleep(0.1)
     assert answer.status_code == 200
-    assert place.live_grants() == len(await trip.owned()) == 1
+    assert place.live_grants() == len(await trip.list_connections()) == 1
 
 
 # A process that dies leaves its sockets open: asyncpg says so of one that was just being opened.
@@ -244,7 +246,7 @@ async def test_what_a_process_could_not_store_before_it_died_another_one_stores(
         assert len(owned) == 1
         assert await consents.adopt_all(other.vault) == 0
     again = await trip.come_back()
-    assert (again.status_code, place.live_grants(), place.redeemed()) == (200, 1, 1)
+    assert (again.status_code, place.live_grants(), place.count_redemptions()) == (200, 1, 1)
     await end_everything(place, trip)
 
 
@@ -257,7 +259,7 @@ async def test_loading_the_page_again_stores_what_nobody_else_did(local: Place) 
     assert (await trip.come_back()).status_code == 503, "still away"
     await local.bring_storage_back()
     assert (await trip.come_back()).status_code == 200
-    assert len(await trip.owned()) == local.live_grants() == 1
+    assert len(await trip.list_connections()) == local.live_grants() == 1
 
 
 async def test_loading_the_page_again_says_that_it_is_still_being_stored(
@@ -290,7 +292,7 @@ async def test_a_person_who_is_deleted_while_the_provider_answers_gets_no_connec
     assert answer.status_code == (400 if is_deleted else 303)
     assert ("This user was deleted, so nothing was connected." in answer.text) is is_deleted
     await revocations.run_due(deployment.vault)
-    assert local.live_grants() == len(await trip.owned()) == (0 if is_deleted else 1)
+    assert local.live_grants() == len(await trip.list_connections()) == (0 if is_deleted else 1)
 
 
 async def test_somebody_else_finds_nothing_at_the_address_of_a_late_answer(local: Place) -> None:
@@ -311,7 +313,7 @@ async def test_without_room_on_the_disk_the_code_is_not_sent(local: Place) -> No
     local.room.deployment.vault.journal.close()
     (local.store.data / "journal").write_text("in the way")
     assert (await trip.come_back()).status_code == 503
-    assert local.redeemed() == 0
+    assert local.count_redemptions() == 0
     (local.store.data / "journal").unlink()
     assert (await trip.come_back()).status_code == 200
 
@@ -336,7 +338,7 @@ async def test_an_answer_that_neither_disk_takes_is_ended_at_the_provider(
         while local.live_grants():
             await asyncio.sleep(0.1)
     await local.bring_storage_back()
-    assert not await trip.owned()
+    assert not await trip.list_connections()
 
 
 @pytest.mark.parametrize("is_away", [False, True])
@@ -357,7 +359,7 @@ async def test_tokens_of_an_account_that_nobody_could_tell_are_ended(local: Plac
         while local.live_grants():
             await revocations.run_due(local.room.deployment.vault)
             await asyncio.sleep(0.1)
-    assert not await trip.owned()
+    assert not await trip.list_connections()
 
 
 async def test_tokens_of_an_unknown_account_are_held_while_they_may_be_of_one_in_use(local: Place) -> None:
@@ -391,7 +393,7 @@ async def test_a_person_who_was_deleted_meanwhile_gets_no_connection_and_leaves_
     assert await consents.adopt_all(deployment.vault) == 1
     assert await revocations.run_due(deployment.vault) == 1
     assert local.live_grants() == 0
-    assert not await trip.owned()
+    assert not await trip.list_connections()
 
 
 async def test_two_tabs_connect_one_account_and_both_grants_are_known(place: Place) -> None:
@@ -400,7 +402,7 @@ async def test_two_tabs_connect_one_account_and_both_grants_are_known(place: Pla
     second = replace(first, callback=await consent(await place.room.to_provider(first.person, link)))
     answers = await asyncio.gather(first.come_back(), second.come_back())
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert len(await first.owned()) == 1
+    assert len(await first.list_connections()) == 1
     assert place.live_grants() == 2
     left = await revocations.list_revocations(place.room.deployment.database, first.user.id)
     assert [(one.outcome, one.is_superseded) for one in left] == [("held", True)]
@@ -440,7 +442,7 @@ async def test_a_quarantine_leaves_no_key_of_a_consent_whose_answer_was_on_its_w
     assert sum(name.startswith("consent:") for name in names) == 1
     async with deployment.transaction() as transaction:
         await quarantine.quarantine(transaction, deployment.vault.policies, now=deployment.now())
-    (connection,) = await kept.owned()
+    (connection,) = await kept.list_connections()
     assert [row["connection_id"] for row in await deployment.database.fetch(ids)] == [connection.id]
 
 

@@ -91,22 +91,22 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
         room.vault = with_idle(room, "slack")
         connection = await room.connect()
 
-        async def shown() -> Connection:
+        async def read_connection() -> Connection:
             found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
             assert found is not None
             return found
 
-        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
+        assert (await read_connection()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
         room.pass_time(IDLE - 6 * DAY)
-        assert (await shown()).status(room.now) == "expiring"
-        assert (await shown()).ends_unless_used
+        assert (await read_connection()).status(room.now) == "expiring"
+        assert (await read_connection()).ends_unless_used
         assert await announce(room.database) == 1
         (event,) = await room.events("connection.expiring")
         assert event.details["why"] == "unused"
         assert await keep_alive(room.vault) == 0  # its refresh token rotates: the person is told instead
         assert await room.exchange()
-        assert (await shown()).status(room.now) == "active"
-        assert (await shown()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
+        assert (await read_connection()).status(room.now) == "active"
+        assert (await read_connection()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_be
         connection = await room.connect()
         end = room.now + days * DAY
 
-        async def shown() -> Connection:
+        async def read_connection() -> Connection:
             found = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
             assert found is not None
             return found
@@ -138,13 +138,13 @@ async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_be
             room.pass_time((days - 8) * DAY)
             if is_used:
                 assert await room.exchange()
-            assert (await shown()).status(room.now) == "active"
+            assert (await read_connection()).status(room.now) == "active"
             assert await announce(room.database) == 0
             room.pass_time(DAY)
         if is_used:
             assert await room.exchange()  # which puts the end of an unused grant off, and no other
-        assert (await shown()).status(room.now) == "expiring"
-        assert abs(((await shown()).ends_at or 0) - end) <= 2
+        assert (await read_connection()).status(room.now) == "expiring"
+        assert abs(((await read_connection()).ends_at or 0) - end) <= 2
         assert await announce(room.database) == 1
         (event,) = await room.events("connection.expiring")
         assert event.details["why"] == why

@@ -36,7 +36,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def ended(room: Room, account: str = "alice") -> tuple[Connection, Receipt]:
+async def end_connection(room: Room, account: str = "alice") -> tuple[Connection, Receipt]:
     """A connection that was disconnected and attempted once, and its receipt."""
     connection = await room.connect(account=account)
     await room.disconnect(connection)
@@ -66,7 +66,7 @@ async def is_shredded(room: Room, connection: Connection) -> bool:
 
 
 async def test_a_grant_that_the_probe_finds_dead_is_verified_dead_and_shredded(room: Room) -> None:
-    connection, receipt = await ended(room)
+    connection, receipt = await end_connection(room)
     assert (receipt.result, receipt.is_final, receipt.is_open) == ("verified_dead", True, False)
     assert await is_shredded(room, connection)
     claims = await claims_of(room, receipt)
@@ -86,7 +86,7 @@ async def test_a_grant_that_the_probe_finds_dead_is_verified_dead_and_shredded(r
 
 async def test_a_provider_that_lies_is_found_out_and_asked_again_for_days(room: Room) -> None:
     room.slack.lies = True
-    connection, receipt = await ended(room)
+    connection, receipt = await end_connection(room)
     assert (receipt.result, receipt.reason, receipt.is_final) == ("still_alive", "revoked_but_works", False)
     assert not await is_shredded(room, connection)
     for _ in range(20):
@@ -99,7 +99,7 @@ async def test_a_provider_that_lies_is_found_out_and_asked_again_for_days(room: 
 
 async def test_a_lie_that_ends_is_verified_in_the_end(room: Room) -> None:
     room.slack.lies = True
-    connection, _ = await ended(room)
+    connection, _ = await end_connection(room)
     room.slack.lies = False
     assert await revocations.retry(room.vault, connection.id) == "revoked"
     assert (await receipt_of(room, connection)).result == "verified_dead"
@@ -108,12 +108,12 @@ async def test_a_lie_that_ends_is_verified_in_the_end(room: Room) -> None:
 
 async def test_what_cannot_be_revoked_or_probed_is_said_to_be_unsupported(room: Room) -> None:
     room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
-    _, cannot_revoke = await ended(room)
+    _, cannot_revoke = await end_connection(room)
     assert (cannot_revoke.result, cannot_revoke.reason) == ("unsupported", "no_revocation")
     assert (cannot_revoke.is_final, cannot_revoke.is_open) == (True, True)
     assert room.slack.probes == []
     room.slack.probe_outcomes.append(ProbeOutcome.UNPROVEN)
-    _, cannot_probe = await ended(room, account="work")
+    _, cannot_probe = await end_connection(room, account="work")
     assert (cannot_probe.result, cannot_probe.reason) == ("unsupported", "no_probe")
     assert (cannot_probe.is_final, cannot_probe.is_open) == (True, False)
 
@@ -138,7 +138,7 @@ async def test_each_answer_has_its_receipt(
 ) -> None:
     room.slack.revoke_outcomes.append(answer)
     room.slack.probe_outcomes.extend([] if probed is None else [probed])
-    connection, receipt = await ended(room)
+    connection, receipt = await end_connection(room)
     assert (receipt.result, receipt.reason, receipt.is_final) == (result, reason, result == "verified_dead")
     room.pass_time(DAY)
     await revocations.run_due(room.vault)
@@ -185,9 +185,9 @@ async def test_a_pause_changes_one_row_and_nobodys_revocation(room: Room) -> Non
 
 
 async def test_receipts_go_when_they_are_old_and_settled(room: Room) -> None:
-    _, dead = await ended(room)
+    _, dead = await end_connection(room)
     room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
-    open_one, _ = await ended(room, account="work")
+    open_one, _ = await end_connection(room, account="work")
     at = dead.issued_at
     assert await retention.forget_receipts(room.database, before=at - 1) == 0
     assert await retention.forget_receipts(room.database, before=room.now) == 1
@@ -230,7 +230,7 @@ async def test_tokens_that_do_not_open_have_a_receipt_that_says_so(room: Room) -
 async def test_what_was_left_open_before_there_were_receipts_is_outstanding(
     room: Room, outcome: str, result: str, reason: str, *, is_open: bool
 ) -> None:
-    connection, _ = await ended(room)
+    connection, _ = await end_connection(room)
     _, migration, *_ = HELD_GRANTS.read_text().split(";")
     async with room.database.transaction() as transaction:
         await transaction.execute("delete from revocation_receipts")
@@ -261,7 +261,7 @@ async def test_an_expired_access_token_is_not_called_fresh(room: Room) -> None:
 
 
 async def test_a_receipt_outlives_its_signing_key_and_its_person(room: Room) -> None:
-    connection, receipt = await ended(room)
+    connection, receipt = await end_connection(room)
     async with room.database.transaction() as transaction:
         await users.delete_user(transaction, room.alice.user.id, now=room.now)
     await revocations.run_due(room.vault)
@@ -278,7 +278,7 @@ async def test_a_receipt_outlives_its_signing_key_and_its_person(room: Room) -> 
 
 async def test_an_altered_receipt_is_refused(room: Room) -> None:
     room.slack.lies = True
-    _, receipt = await ended(room)
+    _, receipt = await end_connection(room)
     keys = await receipts.public_keys(room.database)
     assert verify(receipt.token, keys)["result"] == "still_alive"
     header, payload, signature = receipt.token.split(".")
@@ -326,8 +326,8 @@ async def test_forty_grants_whose_process_dies_half_way_have_one_receipt_each(ro
 
 async def test_what_somebody_ended_by_hand_is_not_outstanding_any_more(room: Room) -> None:
     room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
-    left, _ = await ended(room)
-    dead, _ = await ended(room, account="work")
+    left, _ = await end_connection(room)
+    dead, _ = await end_connection(room, account="work")
     assert [one.connection_id for one in await receipts.list_page(room.database, only_open=True, limit=9)] == [left.id]
     for connection, is_left in ((dead, False), (left, True), (left, False)):
         async with room.database.transaction() as transaction:
@@ -465,7 +465,7 @@ async def test_a_permission_that_was_over_spares_the_account(room: Room) -> None
 async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
     for outcome in (RevokeOutcome.UNSUPPORTED, Silent("timeout"), RevokeOutcome.FAILED, RevokeOutcome.REVOKED):
         room.slack.revoke_outcomes.append(outcome)
-        await ended(room, account=str(outcome))
+        await end_connection(room, account=str(outcome))
     await room.disconnect(await room.connect(account="waits"))
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
@@ -520,9 +520,9 @@ async def test_an_earlier_consent_is_not_outstanding_while_its_person_uses_the_n
 
 async def test_a_page_reads_the_receipts_that_it_shows_without_their_signed_forms(room: Room) -> None:
     room.slack.lies = True
-    retried, _ = await ended(room, account="retried")
+    retried, _ = await end_connection(room, account="retried")
     room.slack.lies = False
-    over, receipt = await ended(room, account="over")
+    over, receipt = await end_connection(room, account="over")
     for since, shown in ((receipt.issued_at - 1, {retried.id, over.id}), (receipt.issued_at, {retried.id})):
         found = await receipts.list_of_user(room.database, room.alice.user.id, since=since)
         assert set(found) == shown

@@ -91,7 +91,7 @@ def left_in(data: Path, known: set[bytes]) -> dict[str, int]:
     return found
 
 
-async def lived(room: Room) -> tuple[Connection, set[bytes]]:
+async def use_account(room: Room) -> tuple[Connection, set[bytes]]:
     """An account with tokens that changed several times, and everything that was ever sealed of it."""
     connection = await room.connect()
     known: set[bytes] = set()
@@ -103,7 +103,7 @@ async def lived(room: Room) -> tuple[Connection, set[bytes]]:
 
 
 async def test_nothing_of_a_disconnected_account_is_left_in_any_file(local: Room) -> None:
-    connection, known = await lived(local)
+    connection, known = await use_account(local)
     assert {"keys.sqlite-wal", "vault.sqlite-wal", "000.journal"} <= left_in(local.store.data, known).keys()
     await local.disconnect(connection)
     known |= await secrets_of(local, connection)
@@ -128,7 +128,7 @@ async def test_nothing_is_left_among_many_accounts_that_come_and_go(local: Room)
 
 
 async def test_nothing_of_a_deleted_person_is_left_in_any_file(local: Room) -> None:
-    _, known = await lived(local)
+    _, known = await use_account(local)
     row = await local.database.fetch_one(
         "select wrapped from keys.user_keys where user_id = :id", {"id": local.alice.user.id}
     )
@@ -140,7 +140,7 @@ async def test_nothing_of_a_deleted_person_is_left_in_any_file(local: Room) -> N
 
 
 async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None:
-    connection, known = await lived(local)
+    connection, known = await use_account(local)
     reader = sqlite3.connect(local.store.data / "keys.sqlite", isolation_level=None)
     reader.execute("begin")
     reader.execute("select count(*) from connection_keys").fetchone()
@@ -155,7 +155,7 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
 
 
 async def test_a_journal_of_another_process_is_wiped_by_that_process_or_when_it_has_ended(local: Room) -> None:
-    connection, known = await lived(local)
+    connection, known = await use_account(local)
     async with second_process(local) as other:
         other.pass_time(HOUR)
         local.pass_time(HOUR)
@@ -170,7 +170,7 @@ async def test_a_journal_of_another_process_is_wiped_by_that_process_or_when_it_
 
 
 async def test_the_journal_of_a_process_that_ended_is_wiped_too(local: Room) -> None:
-    connection, known = await lived(local)
+    connection, known = await use_account(local)
     async with second_process(local) as other:
         other.pass_time(HOUR)
         local.pass_time(HOUR)
@@ -250,7 +250,7 @@ def pieces_in(content: bytes, secret: bytes) -> bool:
 @pytest.mark.parametrize("end", ["disconnect", "delete"])
 async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Room, end: str) -> None:
     """The master key is rotated in between, so that salts and keys lay there under two of them."""
-    connection, _ = await lived(room)
+    connection, _ = await use_account(room)
     old_key = room.store.data.parent / "old.key"
     shutil.copy2(room.store.data / "master.key", old_key)
     path = await write_backup(room, "old.backup", with_keys=False)

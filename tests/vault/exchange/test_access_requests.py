@@ -66,7 +66,7 @@ class SharedAccount:
                 made_permission=makes,
                 now=now,
             )
-        return await self.stored(request)
+        return await self.read_request(request)
 
     async def has_account(self) -> bool:
         held = await delegations.get(self.room.database, **self.which)
@@ -76,7 +76,7 @@ class SharedAccount:
     def which(self) -> dict[str, str]:
         return {"user_id": self.bob.user.id, "client_id": self.bob.client.id, "connection_id": self.account.id}
 
-    async def stored(self, request: AccessRequest) -> AccessRequest:
+    async def read_request(self, request: AccessRequest) -> AccessRequest:
         found = await access_requests.get(self.room.database, request.id)
         assert found is not None
         return found
@@ -89,7 +89,7 @@ class SharedAccount:
 
 
 @pytest.fixture
-async def shared(store: Store) -> AsyncGenerator[SharedAccount]:
+async def shared_account(store: Store) -> AsyncGenerator[SharedAccount]:
     async with open_room(store) as room:
         bob = await seed(room.database, name="bob", client_id="agent-2")
         carol = await seed(room.database, name="carol", client_id="agent-3")
@@ -99,44 +99,44 @@ async def shared(store: Store) -> AsyncGenerator[SharedAccount]:
         yield SharedAccount(room, group, account, bob, carol)
 
 
-async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared: SharedAccount) -> None:
-    room = shared.room
-    assert not await shared.can_write()
-    request = await shared.ask()
-    assert not await shared.can_write()
-    await shared.allow(request)
-    assert (await room.exchange("slack", *BOTH, whose=shared.bob)).scopes == BOTH
+async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared_account: SharedAccount) -> None:
+    room = shared_account.room
+    assert not await shared_account.can_write()
+    request = await shared_account.ask()
+    assert not await shared_account.can_write()
+    await shared_account.allow(request)
+    assert (await room.exchange("slack", *BOTH, whose=shared_account.bob)).scopes == BOTH
     dave = await seed(room.database, name="dave", client_id="agent-4")
     async with room.database.transaction() as transaction:
-        await groups.add_member(transaction, shared.group.id, dave.user.id, source="local", now=room.now)
-    await room.allow(shared.account, BOTH, whose=dave)
+        await groups.add_member(transaction, shared_account.group.id, dave.user.id, source="local", now=room.now)
+    await room.allow(shared_account.account, BOTH, whose=dave)
     assert await refusal_of(room, *WRITE, whose=dave) is DelegationRequired, "the rule is as it was for others"
     room.pass_time(2 * DAY - 60)
-    assert await shared.can_write()
+    assert await shared_account.can_write()
     room.pass_time(60)
-    assert not await shared.can_write()
-    assert (await room.exchange("slack", *READ, whose=shared.bob)).scopes == READ
+    assert not await shared_account.can_write()
+    assert (await room.exchange("slack", *READ, whose=shared_account.bob)).scopes == READ
     assert await access_ends.end_over(room.database) == 1
-    ended = await shared.stored(request)
+    ended = await shared_account.read_request(request)
     assert (ended.status(room.now), ended.ended_reason) == ("ended", "time")
     assert (await room.events("permission.ended"))[-1].details["request"] == request.id
 
 
-async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared: SharedAccount) -> None:
-    request = await shared.allow(await shared.ask(replace(shared.access(), filed_by="agent")))
-    assert request.is_allowed(shared.room.now)
-    assert not await shared.can_write()
-    async with shared.room.database.transaction() as transaction:
-        await access_requests.confirm(transaction, request, now=shared.room.now)
-    assert await shared.can_write()
+async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared_account: SharedAccount) -> None:
+    request = await shared_account.allow(await shared_account.ask(replace(shared_account.access(), filed_by="agent")))
+    assert request.is_allowed(shared_account.room.now)
+    assert not await shared_account.can_write()
+    async with shared_account.room.database.transaction() as transaction:
+        await access_requests.confirm(transaction, request, now=shared_account.room.now)
+    assert await shared_account.can_write()
     with pytest.raises(TransitionRefused):
-        async with shared.room.database.transaction() as transaction:
-            await access_requests.confirm(transaction, request, now=shared.room.now)
+        async with shared_account.room.database.transaction() as transaction:
+            await access_requests.confirm(transaction, request, now=shared_account.room.now)
 
 
-async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared: SharedAccount) -> None:
+async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared_account: SharedAccount) -> None:
     with pytest.raises(DelegationRequired, match="the group's rule leaves out chat:write"):
-        await shared.room.exchange("slack", *WRITE, whose=shared.bob)
+        await shared_account.room.exchange("slack", *WRITE, whose=shared_account.bob)
 
 
 async def _leave(shared: SharedAccount) -> None:
@@ -192,27 +192,27 @@ async def _disconnect(shared: SharedAccount) -> None:
     ],
 )
 async def test_it_ends_at_the_next_call_with_what_it_stands_on(
-    shared: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], reason: str
+    shared_account: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], reason: str
 ) -> None:
-    request = await shared.allow(await shared.ask())
-    assert await shared.can_write()
-    assert await access_ends.end_over(shared.room.database) == 0
-    await change(shared)
-    assert not await shared.can_write()
-    assert await access_ends.end_over(shared.room.database) == 1
-    ended = await shared.stored(request)
+    request = await shared_account.allow(await shared_account.ask())
+    assert await shared_account.can_write()
+    assert await access_ends.end_over(shared_account.room.database) == 0
+    await change(shared_account)
+    assert not await shared_account.can_write()
+    assert await access_ends.end_over(shared_account.room.database) == 1
+    ended = await shared_account.read_request(request)
     assert (ended.state, ended.ended_reason) == (AccessState.ENDED, reason)
-    assert (await shared.room.events("permission.ended"))[-1].details["reason"] == reason
-    assert await access_ends.end_over(shared.room.database) == 0
+    assert (await shared_account.room.events("permission.ended"))[-1].details["reason"] == reason
+    assert await access_ends.end_over(shared_account.room.database) == 0
 
 
-async def test_it_does_not_come_back_with_the_agents_permission(shared: SharedAccount) -> None:
-    await shared.allow(await shared.ask())
-    await shared.room.allow(shared.account, READ, whose=shared.bob)
-    assert await shared.can_write(), "the person changed the permission, and it never ended"
-    await _revoke(shared)
-    await shared.room.allow(shared.account, READ, whose=shared.bob)
-    assert not await shared.can_write()
+async def test_it_does_not_come_back_with_the_agents_permission(shared_account: SharedAccount) -> None:
+    await shared_account.allow(await shared_account.ask())
+    await shared_account.room.allow(shared_account.account, READ, whose=shared_account.bob)
+    assert await shared_account.can_write(), "the person changed the permission, and it never ended"
+    await _revoke(shared_account)
+    await shared_account.room.allow(shared_account.account, READ, whose=shared_account.bob)
+    assert not await shared_account.can_write()
 
 
 async def _leave_it(shared: SharedAccount) -> None:
@@ -230,52 +230,54 @@ async def _extend_own(shared: SharedAccount) -> None:
 
 @pytest.mark.parametrize(("change", "stays"), [(_leave_it, False), (_allow_own, True), (_extend_own, True)])
 async def test_the_end_takes_the_account_back_unless_its_person_allowed_it(
-    shared: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], *, stays: bool
+    shared_account: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], *, stays: bool
 ) -> None:
-    await _revoke(shared)
-    request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)), makes=True)
-    assert await shared.has_account()
-    await change(shared)
-    async with shared.room.database.transaction() as transaction:
-        await access_ends.end(transaction, await shared.stored(request), reason="by_approver", now=shared.room.now)
-    assert not await shared.can_write()
-    assert await shared.has_account() == stays
+    await _revoke(shared_account)
+    request = await shared_account.allow(await shared_account.ask(shared_account.access(scopes=BOTH)), makes=True)
+    assert await shared_account.has_account()
+    await change(shared_account)
+    async with shared_account.room.database.transaction() as transaction:
+        await access_ends.end(
+            transaction, await shared_account.read_request(request), reason="by_approver", now=shared_account.room.now
+        )
+    assert not await shared_account.can_write()
+    assert await shared_account.has_account() == stays
 
 
-async def test_a_late_end_leaves_what_was_allowed_since(shared: SharedAccount) -> None:
-    await _revoke(shared)
-    first = await shared.allow(await shared.ask(), makes=True)
-    await _revoke(shared)
-    second = await shared.allow(await shared.ask(), days=3, makes=True)
-    assert await access_ends.end_over(shared.room.database) == 1
-    assert (await shared.stored(first)).ended_reason == "permission_ended"
-    assert (await shared.stored(second)).is_allowed(shared.room.now)
-    assert await shared.has_account()
+async def test_a_late_end_leaves_what_was_allowed_since(shared_account: SharedAccount) -> None:
+    await _revoke(shared_account)
+    first = await shared_account.allow(await shared_account.ask(), makes=True)
+    await _revoke(shared_account)
+    second = await shared_account.allow(await shared_account.ask(), days=3, makes=True)
+    assert await access_ends.end_over(shared_account.room.database) == 1
+    assert (await shared_account.read_request(first)).ended_reason == "permission_ended"
+    assert (await shared_account.read_request(second)).is_allowed(shared_account.room.now)
+    assert await shared_account.has_account()
 
 
 @pytest.mark.parametrize("stop", [_disable_approver, _delete_approver])
 async def test_what_a_stopped_yes_gave_ends_at_once(
-    shared: SharedAccount, stop: Callable[[SharedAccount], Awaitable[None]]
+    shared_account: SharedAccount, stop: Callable[[SharedAccount], Awaitable[None]]
 ) -> None:
-    room, group_id = shared.room, shared.group.id
-    await _revoke(shared)
-    await shared.allow(await shared.ask(), makes=True)
+    room, group_id = shared_account.room, shared_account.group.id
+    await _revoke(shared_account)
+    await shared_account.allow(await shared_account.ask(), makes=True)
     dave = await seed(room.database, name="dave", client_id="agent-4")
     joining = RequestedAccess(dave.user.id, "", Kind.GROUP, group_id, group_id, frozenset(), "a reason", 3 * DAY)
-    await shared.allow(await shared.ask(joining))
+    await shared_account.allow(await shared_account.ask(joining))
     async with room.database.transaction() as transaction:
         await groups.add_member(transaction, group_id, dave.user.id, source=MEMBERSHIP, now=room.now)
         await users.disable_user(transaction, room.alice.user.id, now=room.now)
     assert await groups.is_member(room.database, group_id, dave.user.id, now=room.now), "another was disabled"
-    assert await shared.has_account()
-    await stop(shared)
+    assert await shared_account.has_account()
+    await stop(shared_account)
     assert not await groups.is_member(room.database, group_id, dave.user.id, now=room.now)
-    assert not await shared.has_account()
+    assert not await shared_account.has_account()
     assert await access_ends.end_over(room.database) == 2
 
 
-async def test_one_round_ends_everything_that_is_over(shared: SharedAccount) -> None:
-    access, room = shared.access(), shared.room
+async def test_one_round_ends_everything_that_is_over(shared_account: SharedAccount) -> None:
+    access, room = shared_account.access(), shared_account.room
     async with room.database.transaction() as transaction:
         for number in range(SWEEP_BATCH + 1):
             await access_requests.ask(transaction, replace(access, user_id=f"person-{number}"), now=room.now)
@@ -283,18 +285,20 @@ async def test_one_round_ends_everything_that_is_over(shared: SharedAccount) -> 
     assert await access_ends.end_over(room.database) == SWEEP_BATCH + 1
 
 
-async def test_what_came_back_before_its_end_lasts(shared: SharedAccount) -> None:
-    database, group_id = shared.room.database, shared.group.id
-    request = await shared.allow(await shared.ask())
-    await _leave(shared)
+async def test_what_came_back_before_its_end_lasts(shared_account: SharedAccount) -> None:
+    database, group_id = shared_account.room.database, shared_account.group.id
+    request = await shared_account.allow(await shared_account.ask())
+    await _leave(shared_account)
     async with asyncio.timeout(60):
         async with database.transaction() as transaction:
             await access_requests.hold(transaction, request.id)
-            await groups.add_member(transaction, group_id, shared.bob.user.id, source="local", now=shared.room.now)
+            await groups.add_member(
+                transaction, group_id, shared_account.bob.user.id, source="local", now=shared_account.room.now
+            )
             ending = asyncio.create_task(access_ends.end_over(database))
             await asyncio.sleep(1)  # it finds the request before the person is back, as a rule
         assert await ending == 0
-    assert (await shared.stored(request)).is_allowed(shared.room.now)
+    assert (await shared_account.read_request(request)).is_allowed(shared_account.room.now)
 
 
 async def _cut_off(shared: SharedAccount) -> None:
@@ -306,85 +310,90 @@ async def _cut_off(shared: SharedAccount) -> None:
 
 @pytest.mark.parametrize("take", [_revoke, _cut_off])
 async def test_what_the_person_took_away_no_later_yes_gives(
-    shared: SharedAccount, take: Callable[[SharedAccount], Awaitable[None]]
+    shared_account: SharedAccount, take: Callable[[SharedAccount], Awaitable[None]]
 ) -> None:
-    request, before = await shared.ask(), shared.room.now
-    await take(shared)
+    request, before = await shared_account.ask(), shared_account.room.now
+    await take(shared_account)
     with pytest.raises(TransitionRefused):
-        await shared.allow(request)
-    assert (await shared.stored(request)).status(before) == "ended"
-    assert await access_ends.end_over(shared.room.database) == 1
-    assert (await shared.room.events("permission.over"))[-1].details["reason"] == "permission_ended"
-    assert await shared.allow(await shared.ask()), "what they asked for since"
+        await shared_account.allow(request)
+    assert (await shared_account.read_request(request)).status(before) == "ended"
+    assert await access_ends.end_over(shared_account.room.database) == 1
+    assert (await shared_account.room.events("permission.over"))[-1].details["reason"] == "permission_ended"
+    assert await shared_account.allow(await shared_account.ask()), "what they asked for since"
 
 
-async def test_a_request_to_have_it_longer_outlives_the_one_before(shared: SharedAccount) -> None:
-    await _revoke(shared)
-    await shared.allow(await shared.ask(), days=1, makes=True)
-    longer = await shared.ask()
-    shared.room.pass_time(DAY + 60)
-    assert await access_ends.end_over(shared.room.database) == 1
-    assert not await shared.has_account()
-    assert (await shared.allow(longer)).is_allowed(shared.room.now)
+async def test_a_request_to_have_it_longer_outlives_the_one_before(shared_account: SharedAccount) -> None:
+    await _revoke(shared_account)
+    await shared_account.allow(await shared_account.ask(), days=1, makes=True)
+    longer = await shared_account.ask()
+    shared_account.room.pass_time(DAY + 60)
+    assert await access_ends.end_over(shared_account.room.database) == 1
+    assert not await shared_account.has_account()
+    assert (await shared_account.allow(longer)).is_allowed(shared_account.room.now)
 
 
-async def test_of_a_deleted_person_nothing_is_left(shared: SharedAccount) -> None:
-    request = await shared.allow(await shared.ask())
-    async with shared.room.database.transaction() as transaction:
-        await users.delete_user(transaction, shared.bob.user.id, now=shared.room.now)
-    assert not await shared.can_write()
-    assert await access_requests.get(shared.room.database, request.id) is None
+async def test_of_a_deleted_person_nothing_is_left(shared_account: SharedAccount) -> None:
+    request = await shared_account.allow(await shared_account.ask())
+    async with shared_account.room.database.transaction() as transaction:
+        await users.delete_user(transaction, shared_account.bob.user.id, now=shared_account.room.now)
+    assert not await shared_account.can_write()
+    assert await access_requests.get(shared_account.room.database, request.id) is None
 
 
-async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: SharedAccount) -> None:
-    request = await shared.ask()
-    assert (await shared.ask()).id == request.id
-    others = [shared.access(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
+async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared_account: SharedAccount) -> None:
+    request = await shared_account.ask()
+    assert (await shared_account.ask()).id == request.id
+    others = [shared_account.access(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
     for one in others:
-        await shared.ask(one)
+        await shared_account.ask(one)
     with pytest.raises(TemporarilyUnavailable):
-        await shared.ask(shared.access(target="one more"))
-    async with shared.room.database.transaction() as transaction:
-        await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
-    assert await shared.ask(shared.access(target="one more"))
-    assert await access_requests.count_open(shared.room.database, shared.bob.user.id, now=shared.room.now) == MOST_OPEN
+        await shared_account.ask(shared_account.access(target="one more"))
+    async with shared_account.room.database.transaction() as transaction:
+        await access_requests.deny(transaction, request, by=shared_account.carol.user.id, now=shared_account.room.now)
+    assert await shared_account.ask(shared_account.access(target="one more"))
+    assert (
+        await access_requests.count_open(
+            shared_account.room.database, shared_account.bob.user.id, now=shared_account.room.now
+        )
+        == MOST_OPEN
+    )
 
 
-async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared: SharedAccount) -> None:
-    request = await shared.ask()
-    shared.room.pass_time(access_requests.ANSWER_LIFETIME)
+async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared_account: SharedAccount) -> None:
+    request = await shared_account.ask()
+    shared_account.room.pass_time(access_requests.ANSWER_LIFETIME)
     with pytest.raises(TransitionRefused):
-        await shared.allow(request)
-    again = await shared.ask()
+        await shared_account.allow(request)
+    again = await shared_account.ask()
     assert again.id != request.id
-    assert await access_ends.end_over(shared.room.database) == 1
-    assert (await shared.room.events("permission.over"))[-1].details["reason"] == "unanswered"
-    assert await shared.allow(again)
+    assert await access_ends.end_over(shared_account.room.database) == 1
+    assert (await shared_account.room.events("permission.over"))[-1].details["reason"] == "unanswered"
+    assert await shared_account.allow(again)
 
 
-async def test_a_request_is_answered_once(shared: SharedAccount) -> None:
-    request = await shared.ask()
-    async with shared.room.database.transaction() as transaction:
-        await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
+async def test_a_request_is_answered_once(shared_account: SharedAccount) -> None:
+    request = await shared_account.ask()
+    async with shared_account.room.database.transaction() as transaction:
+        await access_requests.deny(transaction, request, by=shared_account.carol.user.id, now=shared_account.room.now)
     with pytest.raises(TransitionRefused):
-        await shared.allow(request)
-    assert await shared.allow(await shared.ask())
+        await shared_account.allow(request)
+    assert await shared_account.allow(await shared_account.ask())
 
 
-async def test_a_new_yes_replaces_the_one_before(shared: SharedAccount) -> None:
-    first = await shared.allow(await shared.ask(), days=1)
-    second = await shared.allow(await shared.ask(), days=3)
-    assert (await shared.stored(first)).ended_reason == "replaced"
-    shared.room.pass_time(2 * DAY)
-    assert await shared.can_write()
-    assert await access_ends.end_over(shared.room.database) == 0
-    assert (await shared.stored(second)).is_allowed(shared.room.now)
+async def test_a_new_yes_replaces_the_one_before(shared_account: SharedAccount) -> None:
+    first = await shared_account.allow(await shared_account.ask(), days=1)
+    second = await shared_account.allow(await shared_account.ask(), days=3)
+    assert (await shared_account.read_request(first)).ended_reason == "replaced"
+    shared_account.room.pass_time(2 * DAY)
+    assert await shared_account.can_write()
+    assert await access_ends.end_over(shared_account.room.database) == 0
+    assert (await shared_account.read_request(second)).is_allowed(shared_account.room.now)
 
 
-async def test_it_is_narrowed_and_never_widened(shared: SharedAccount) -> None:
-    room = shared.room
-    request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)))
-    assert await shared.can_write()
+async def test_it_is_narrowed_and_never_widened(shared_account: SharedAccount) -> None:
+    room = shared_account.room
+    request = await shared_account.allow(await shared_account.ask(shared_account.access(scopes=BOTH)))
+    assert await shared_account.can_write()
     for scopes, expires_at in (
         (BOTH | {"admin"}, request.expires_at),
         (BOTH, request.expires_at + 1),
@@ -396,41 +405,41 @@ async def test_it_is_narrowed_and_never_widened(shared: SharedAccount) -> None:
         await access_requests.narrow(
             transaction, request, scopes=READ, expires_at=request.expires_at - DAY, now=room.now
         )
-    assert not await shared.can_write()
-    assert (await shared.stored(request)).expires_at == request.expires_at - DAY
+    assert not await shared_account.can_write()
+    assert (await shared_account.read_request(request)).expires_at == request.expires_at - DAY
 
 
-async def test_old_requests_are_forgotten(shared: SharedAccount) -> None:
-    request = await shared.ask()
-    async with shared.room.database.transaction() as transaction:
-        await access_requests.end(transaction, request, reason="by_person", now=shared.room.now)
+async def test_old_requests_are_forgotten(shared_account: SharedAccount) -> None:
+    request = await shared_account.ask()
+    async with shared_account.room.database.transaction() as transaction:
+        await access_requests.end(transaction, request, reason="by_person", now=shared_account.room.now)
     for passed, left in ((access_requests.KEPT - 60, True), (120, False)):
-        shared.room.pass_time(passed)
-        async with shared.room.database.transaction() as transaction:
-            await access_requests.sweep(transaction, now=shared.room.now)
-        assert (await access_requests.get(shared.room.database, request.id) is not None) == left
+        shared_account.room.pass_time(passed)
+        async with shared_account.room.database.transaction() as transaction:
+            await access_requests.sweep(transaction, now=shared_account.room.now)
+        assert (await access_requests.get(shared_account.room.database, request.id) is not None) == left
 
 
-async def test_managers_change_only_once(shared: SharedAccount) -> None:
-    room, carol = shared.room, shared.carol.user.id
+async def test_managers_change_only_once(shared_account: SharedAccount) -> None:
+    room, carol = shared_account.room, shared_account.carol.user.id
 
     async def put(*, is_manager: bool) -> bool:
         async with room.database.transaction() as transaction:
             return await access_requests.set_manager(
-                transaction, shared.group.id, carol, is_manager=is_manager, now=room.now
+                transaction, shared_account.group.id, carol, is_manager=is_manager, now=room.now
             )
 
     assert [await put(is_manager=one) for one in (False, True, True)] == [False, True, False]
-    assert await access_requests.managers(room.database, shared.group.id) == {carol}
-    assert await access_requests.managed_by(room.database, carol) == {shared.group.id}
+    assert await access_requests.managers(room.database, shared_account.group.id) == {carol}
+    assert await access_requests.managed_by(room.database, carol) == {shared_account.group.id}
     assert [await put(is_manager=False) for _ in range(2)] == [True, False]
-    assert await access_requests.managers(room.database, shared.group.id) == set()
+    assert await access_requests.managers(room.database, shared_account.group.id) == set()
 
 
-async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared: SharedAccount) -> None:
-    room, access = shared.room, shared.access()
+async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared_account: SharedAccount) -> None:
+    room, access = shared_account.room, shared_account.access()
 
-    async def found(*, target: str = access.target, later: int = 0) -> str | None:
+    async def find_waiting_id(*, target: str = access.target, later: int = 0) -> str | None:
         request = await access_requests.find_waiting(
             room.database,
             user_id=access.user_id,
@@ -441,9 +450,9 @@ async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(s
         )
         return None if request is None else request.id
 
-    assert await found() is None
-    request = await shared.ask(access)
-    assert (await found(), await found(target="another")) == (request.id, None)
-    assert await found(later=access_requests.ANSWER_LIFETIME + DAY) is None
-    await shared.allow(request)
-    assert await found() is None, "allowed, and its person asked for it themselves"
+    assert await find_waiting_id() is None
+    request = await shared_account.ask(access)
+    assert (await find_waiting_id(), await find_waiting_id(target="another")) == (request.id, None)
+    assert await find_waiting_id(later=access_requests.ANSWER_LIFETIME + DAY) is None
+    await shared_account.allow(request)
+    assert await find_waiting_id() is None, "allowed, and its person asked for it themselves"

@@ -71,7 +71,7 @@ async def decide(room: Room, approval: Approval, *, yes: bool = True, user_id: s
         )
 
 
-async def approved(room: Room, connection: Connection, call: ToolCall) -> Approval:
+async def ask_and_approve(room: Room, connection: Connection, call: ToolCall) -> Approval:
     approval, _ = await ask(room, connection, call)
     await decide(room, approval)
     return approval
@@ -87,7 +87,7 @@ async def test_a_call_that_the_person_wants_to_be_asked_about_is_refused_until_t
         await run(room, call_of())
     assert refused.value.can_ask
     assert refused.value.connection_id == connection.id
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     assert (await run(room, call_of())).connection_id == connection.id
     assert "approval.consumed" in await room.kinds()
 
@@ -101,7 +101,7 @@ async def test_what_nobody_wants_to_be_asked_about_needs_no_approval(room: Room)
 async def test_an_approval_lets_one_call_through(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     await run(room, call_of())
     with pytest.raises(ApprovalRequired):
         await run(room, call_of())
@@ -110,7 +110,7 @@ async def test_an_approval_lets_one_call_through(room: Room) -> None:
 async def test_the_call_that_spent_an_approval_may_exchange_again_after_a_401(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     call = call_of()
     token = await run(room, call)
     request = replace(room.request(), call=call)
@@ -123,7 +123,7 @@ async def test_the_call_that_spent_an_approval_may_exchange_again_after_a_401(ro
 async def test_of_many_equal_calls_at_once_one_spends_the_approval(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     outcomes = await asyncio.gather(*(run(room, call_of()) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(one, UpstreamToken) for one in outcomes) == 1
     assert sum(isinstance(one, ApprovalRequired) for one in outcomes) == 7
@@ -142,7 +142,7 @@ async def test_of_many_equal_calls_at_once_one_spends_the_approval(room: Room) -
 async def test_an_approval_is_of_these_bytes_and_no_others(room: Room, changed: ToolCall) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     with pytest.raises(ApprovalRequired):
         await run(room, changed)
     assert await run(room, call_of())  # the twin: the approved call itself
@@ -153,7 +153,7 @@ async def test_an_approval_is_for_one_account(room: Room) -> None:
     second = await room.connect(account="alice-too")
     for connection in (first, second):
         await set_ask(room, connection, "chat:write")
-    await approved(room, first, call_of())
+    await ask_and_approve(room, first, call_of())
     for connection, is_allowed in ((second, False), (first, True)):
         request = replace(room.request(account=connection.account), call=call_of())
         if is_allowed:
@@ -174,7 +174,7 @@ async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end
         await delegations.allow(
             transaction, **which, connection_id=connection.id, scopes=scopes, now=room.now, expires_at=ends_at
         )
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     async with room.database.transaction() as transaction:
         if end == "cut off":
             assert await delegations.revoke_for_client(transaction, **which, now=room.now) == 1
@@ -199,10 +199,10 @@ async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end
 async def test_an_approval_ends_unused_after_minutes(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    approval = await approved(room, connection, call_of())
+    approval = await ask_and_approve(room, connection, call_of())
     room.pass_time(USE_LIFETIME - 1)
     assert await run(room, call_of())  # the twin: just in time
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     room.pass_time(USE_LIFETIME)
     with pytest.raises(ApprovalRequired):
         await run(room, call_of())
@@ -329,7 +329,7 @@ async def test_the_operator_can_have_everybody_asked(room: Room, entry: str) -> 
     policies["slack"] = replace(before, ask=frozenset({entry}))
     with pytest.raises(ApprovalRequired):
         await run(room, call_of())
-    await approved(room, connection, call_of())
+    await ask_and_approve(room, connection, call_of())
     assert await run(room, call_of())
     policies["slack"] = before
     assert await run(room, call_of())
@@ -348,7 +348,7 @@ async def test_asking_outlives_a_change_of_the_permission(room: Room) -> None:
 async def test_arguments_are_stored_sealed_and_never_in_the_activity(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    approval = await approved(room, connection, call_of())
+    approval = await ask_and_approve(room, connection, call_of())
     await run(room, call_of())
     stored = str(await room.database.fetch("select * from approvals")) + str(await room.events())
     assert "CANARY-hello" not in stored

@@ -245,12 +245,12 @@ def test_a_token_made_of_the_full_one_may_carry_what_a_granted_scope_includes(
 
 
 def test_a_full_token_never_passes_for_a_narrow_one_where_the_app_has_its_scopes() -> None:
-    def narrowing(policy: UpstreamPolicy) -> Narrowing:
+    def narrowing_under(policy: UpstreamPolicy) -> Narrowing:
         whole = scopes("issues:read")
         return plan(whole, delegation=whole, connection=whole, policy_scopes=None, policy=policy).narrowing
 
-    assert narrowing(UpstreamPolicy("github", grants_more_than_asked=True)) is Narrowing.ENFORCED
-    assert narrowing(UpstreamPolicy("github")) is Narrowing.UPSTREAM
+    assert narrowing_under(UpstreamPolicy("github", grants_more_than_asked=True)) is Narrowing.ENFORCED
+    assert narrowing_under(UpstreamPolicy("github")) is Narrowing.UPSTREAM
 
 
 def test_a_token_without_scopes_is_never_called_narrow() -> None:

@@ -23,7 +23,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def held(room: Room, connection: Connection) -> Delegation | None:
+async def get_delegation(room: Room, connection: Connection) -> Delegation | None:
     return await delegations.get(
         room.database,
         user_id=room.alice.user.id,
@@ -61,7 +61,7 @@ async def revoke(room: Room, connection: Connection) -> bool:
 async def test_allowing_sets_exactly_these_scopes(room: Room) -> None:
     connection = await room.connect(delegated=READ | WRITE)
     await room.allow(connection, READ, expires_at=room.now + 60)
-    found = await held(room, connection)
+    found = await get_delegation(room, connection)
     assert found is not None
     assert (found.scopes, found.is_live(room.now), found.is_live(room.now + 61)) == (READ, True, False)
 
@@ -69,7 +69,7 @@ async def test_allowing_sets_exactly_these_scopes(room: Room) -> None:
 async def test_extending_keeps_what_was_allowed_before(room: Room) -> None:
     connection = await room.connect(delegated=READ)
     assert (await extend(room, connection, WRITE)).scopes == READ | WRITE
-    found = await held(room, connection)
+    found = await get_delegation(room, connection)
     assert found is not None
     assert found.scopes == READ | WRITE
 
@@ -86,7 +86,7 @@ async def test_extending_a_delegation_that_has_ended_brings_nothing_of_it_back(r
     connection = await room.connect(delegated=READ)
     assert await revoke(room, connection)
     assert (await extend(room, connection, WRITE)).scopes == WRITE
-    found = await held(room, connection)
+    found = await get_delegation(room, connection)
     assert found is not None
     assert (found.scopes, found.revoked_at, found.expires_at) == (WRITE, None, None)
 
@@ -96,7 +96,7 @@ async def test_extensions_at_the_same_time_all_count(room: Room) -> None:
     wanted = [frozenset({f"scope-{number}"}) for number in range(4)]
     async with asyncio.timeout(20):
         await asyncio.gather(*(extend(room, connection, scopes) for scopes in wanted))
-    found = await held(room, connection)
+    found = await get_delegation(room, connection)
     assert found is not None
     assert found.scopes == READ.union(*wanted)
 
@@ -105,7 +105,7 @@ async def test_revoking_is_final_until_the_person_allows_again(room: Room) -> No
     connection = await room.connect(delegated=READ)
     assert await revoke(room, connection)
     assert not await revoke(room, connection)
-    found = await held(room, connection)
+    found = await get_delegation(room, connection)
     assert found is not None
     assert not found.is_live(room.now)
 

@@ -46,7 +46,7 @@ def account(granted: frozenset[str], delegated: frozenset[str]) -> HeldAccount:
     )
 
 
-def decided(
+def plan_or_missing(
     asked: frozenset[str] | None,
     delegated: frozenset[str],
     granted: frozenset[str],
@@ -84,7 +84,7 @@ def test_an_exchange_issues_the_meet_of_four_or_names_what_is_missing(
     if allowed is not None:
         limits.append(expand(allowed, covers))
     most = frozenset.intersection(*limits)
-    made = decided(asked, delegated, granted, allowed, policy)
+    made = plan_or_missing(asked, delegated, granted, allowed, policy)
     if isinstance(made, frozenset):
         if not delegated:
             return  # a permission of no scope counts as none
@@ -110,7 +110,7 @@ def test_an_exchange_issues_the_meet_of_four_or_names_what_is_missing(
 def test_a_token_leaves_only_if_it_is_no_wider_than_asked_or_an_operator_said_full(
     asked: frozenset[str], granted: frozenset[str], policy: ReleasePolicy, downscope: Downscope, expires: bool
 ) -> None:
-    made = decided(asked, asked, granted, None, UpstreamPolicy("slack", downscope=downscope))
+    made = plan_or_missing(asked, asked, granted, None, UpstreamPolicy("slack", downscope=downscope))
     if isinstance(made, frozenset):
         assert made == asked - granted
         return

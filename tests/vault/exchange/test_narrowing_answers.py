@@ -51,7 +51,7 @@ def box(*scopes: str, **thing: str) -> dict[str, object]:
     return {"access_token": "new", "expires_in": 300, "restricted_to": limits}
 
 
-def asked() -> ResponseContext:
+def make_context() -> ResponseContext:
     return ResponseContext(is_refresh=False, secrets=(), now=NOW)
 
 
@@ -170,7 +170,7 @@ def test_an_exchange_names_token_scopes_and_item() -> None:
 def test_an_exchanged_token_counts_for_what_the_answer_limits_it_to(
     content: dict[str, object], wanted: NarrowTokenRequest, scopes: frozenset[str] | None
 ) -> None:
-    made = exchange_answer(BOX, answer(content), wanted, asked())
+    made = exchange_answer(BOX, answer(content), wanted, make_context())
     assert isinstance(made, TokenAnswer)
     assert made.scopes == scopes
     assert made.refresh_token is None
@@ -178,14 +178,14 @@ def test_an_exchanged_token_counts_for_what_the_answer_limits_it_to(
 
 def test_a_dead_subject_token_is_told_from_a_refusal_of_the_request() -> None:
     def code(error: str) -> str:
-        refused = exchange_answer(BOX, answer({"error": error}, 400), READ, asked())
+        refused = exchange_answer(BOX, answer({"error": error}, 400), READ, make_context())
         assert isinstance(refused, Refusal)
         assert not refused.ends_grant
         return refused.code
 
     assert code("invalid_grant") == code("invalid_token") == "invalid_token"
     assert code("invalid_scope") == "invalid_scope"
-    assert isinstance(exchange_answer(BOX, answer({}, 500), READ, asked()), Silent)
+    assert isinstance(exchange_answer(BOX, answer({}, 500), READ, make_context()), Silent)
 
 
 # Refreshes

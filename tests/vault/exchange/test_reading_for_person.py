@@ -25,7 +25,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def connected(room: Room, *granted: str) -> tuple[Connection, ExchangeRequest]:
+async def connect_account(room: Room, *granted: str) -> tuple[Connection, ExchangeRequest]:
     """An account that the agent may not use at all, and what a page of its person asks for."""
     held = await room.connect(
         "google", scopes=frozenset({"openid", *(granted or (READ, WRITE))}), delegated=frozenset()
@@ -35,7 +35,7 @@ async def connected(room: Room, *granted: str) -> tuple[Connection, ExchangeRequ
 
 
 async def test_a_page_reads_without_the_agents_permission_and_without_a_question(room: Room) -> None:
-    held, wanted = await connected(room)
+    held, wanted = await connect_account(room)
     token = await exchange(wanted, vault=room.vault, now=room.now)
     assert (token.connection_id, token.scopes) == (held.id, frozenset({READ}))
     with pytest.raises(DelegationRequired):  # the twin: the same for the agent
@@ -57,26 +57,26 @@ async def test_a_page_reads_without_the_agents_permission_and_without_a_question
 async def test_what_is_more_than_reading_one_account_is_refused(
     room: Room, change: dict[str, object], said: str
 ) -> None:
-    _, wanted = await connected(room)
+    _, wanted = await connect_account(room)
     with pytest.raises(ScopeRefused, match=said):
         await exchange(replace(wanted, **change), vault=room.vault, now=room.now)  # pyright: ignore[reportArgumentType] -- fields by name
     assert (await exchange(wanted, vault=room.vault, now=room.now)).value
 
 
 async def test_what_every_connection_has_is_read_too(room: Room) -> None:
-    _, wanted = await connected(room)
+    _, wanted = await connect_account(room)
     token = await exchange(replace(wanted, scopes=frozenset({READ, "openid"})), vault=room.vault, now=room.now)
     assert READ in token.scopes
 
 
 async def test_an_account_lends_its_page_no_more_than_it_has(room: Room) -> None:
-    _, wanted = await connected(room, WRITE)
+    _, wanted = await connect_account(room, WRITE)
     with pytest.raises(ConnectionRequired, match="hasn't granted"):
         await exchange(wanted, vault=room.vault, now=room.now)
 
 
 async def test_the_operators_limit_holds_for_pages_too(room: Room) -> None:
-    _, wanted = await connected(room)
+    _, wanted = await connect_account(room)
     policies = room.vault.policies
     assert isinstance(policies, dict)
     policies["google"] = replace(policies["google"], operator_scopes=frozenset({WRITE}))
@@ -89,6 +89,6 @@ async def test_the_operators_limit_holds_for_pages_too(room: Room) -> None:
 async def test_another_persons_account_is_not_read(room: Room) -> None:
     bob = await seed(room.database, name="bob", client_id="agent-of-bob")
     theirs = await room.connect("google", whose=bob)
-    _, wanted = await connected(room)
+    _, wanted = await connect_account(room)
     with pytest.raises(ConnectionRequired):
         await exchange(replace(wanted, connection_id=theirs.id), vault=room.vault, now=room.now)

@@ -20,7 +20,7 @@ Drawn = tuple[Provider, frozenset[str], frozenset[str], frozenset[str]]
 
 
 @st.composite
-def drawn(draw: st.DrawFn, providers: tuple[Provider, ...] = EVERYTHING) -> Drawn:
+def scope_sets(draw: st.DrawFn, providers: tuple[Provider, ...] = EVERYTHING) -> Drawn:
     """A provider and three sets of its scopes."""
     provider = draw(st.sampled_from(providers))
     some = st.frozensets(st.sampled_from(sorted(provider.scopes)), max_size=8)
@@ -42,7 +42,7 @@ def test_no_scope_includes_itself_and_no_two_include_each_other(provider: Provid
 
 
 @settings(max_examples=400)
-@given(drawn(LAYERED))
+@given(scope_sets(LAYERED))
 def test_the_meet_never_grows_and_meeting_again_changes_nothing(drawn: Drawn) -> None:
     provider, a, b, c = drawn
     covers = provider.covers
@@ -55,7 +55,7 @@ def test_the_meet_never_grows_and_meeting_again_changes_nothing(drawn: Drawn) ->
 
 
 @settings(max_examples=400)
-@given(drawn(), st.none() | st.just("https://api.example/one/thing"))
+@given(scope_sets(), st.none() | st.just("https://api.example/one/thing"))
 def test_no_plan_at_any_shipped_provider_holds_more_than_the_request_the_permission_and_the_account(
     drawn: Drawn, item: str | None
 ) -> None:
@@ -77,7 +77,7 @@ def test_no_plan_at_any_shipped_provider_holds_more_than_the_request_the_permiss
 
 
 @settings(max_examples=300)
-@given(drawn(LAYERED))
+@given(scope_sets(LAYERED))
 def test_an_answer_is_within_a_request_exactly_when_the_request_includes_each_of_its_scopes(drawn: Drawn) -> None:
     provider, asked, answered, _ = drawn
     policy = provider.policy()
@@ -87,7 +87,7 @@ def test_an_answer_is_within_a_request_exactly_when_the_request_includes_each_of
 
 
 @settings(max_examples=300)
-@given(drawn(tuple(provider for provider in LAYERED if provider.rules)), st.data())
+@given(scope_sets(tuple(provider for provider in LAYERED if provider.rules)), st.data())
 def test_a_scope_opens_all_that_the_scopes_it_includes_open(drawn: Drawn, data: st.DataObject) -> None:
     provider, some, more, _ = drawn
     rule = data.draw(st.sampled_from(provider.rules))

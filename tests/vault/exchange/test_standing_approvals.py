@@ -53,7 +53,7 @@ async def is_asked(room: Room, call: ToolCall, *, account: str | None = None) ->
     return False
 
 
-async def asking(room: Room, account: str = "alice") -> Connection:
+async def connect_asking(room: Room, account: str = "alice") -> Connection:
     """A Slack account for whose writes the person wants to be asked."""
     connection = await room.connect(account=account)
     async with room.database.transaction() as transaction:
@@ -88,7 +88,7 @@ async def give(room: Room, connection: Connection, *, per_day: int = 3, seconds:
 
 
 async def test_calls_go_through_until_the_days_are_used_and_again_on_the_next_day(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     assert await is_asked(room, call_of())
     standing_id = await give(room, connection, per_day=2)
     assert (await run(room, call_of("one"))).approval == f"standing approval {standing_id}, call 1 of 2 today"
@@ -103,7 +103,7 @@ async def test_calls_go_through_until_the_days_are_used_and_again_on_the_next_da
 
 
 async def test_of_many_calls_at_once_in_two_processes_no_more_than_are_left_go_through(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, per_day=3)
     await run(room, call_of())
     await run(room, call_of())
@@ -118,7 +118,7 @@ async def test_of_many_calls_at_once_in_two_processes_no_more_than_are_left_go_t
 
 
 async def test_calls_at_the_turn_of_the_day_share_the_new_days_calls(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, per_day=2)
     await run(room, call_of())
     room.pass_time(DAY)
@@ -127,7 +127,7 @@ async def test_calls_at_the_turn_of_the_day_share_the_new_days_calls(room: Room)
 
 
 async def test_a_clock_that_goes_back_gives_no_further_calls(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, per_day=1)
     room.pass_time(DAY)
     await run(room, call_of())
@@ -146,7 +146,7 @@ async def test_a_clock_that_goes_back_gives_no_further_calls(room: Room) -> None
     ],
 )
 async def test_it_is_for_this_tool_and_target_only(room: Room, other: ToolCall) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     let_stand(room, TOOL, "slack_reply")
     await give(room, connection)
     assert await is_asked(room, other)
@@ -154,14 +154,14 @@ async def test_it_is_for_this_tool_and_target_only(room: Room, other: ToolCall) 
 
 
 async def test_it_is_for_one_account(room: Room) -> None:
-    first, _ = await asking(room, "alice"), await asking(room, "alice-too")
+    first, _ = await connect_asking(room, "alice"), await connect_asking(room, "alice-too")
     await give(room, first)
     assert await is_asked(room, call_of(), account="alice-too")
     assert not await is_asked(room, call_of(), account="alice")
 
 
 async def test_it_ends_on_its_day(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, seconds=DAY)
     room.pass_time(DAY - 1)
     assert not await is_asked(room, call_of())
@@ -171,7 +171,7 @@ async def test_it_ends_on_its_day(room: Room) -> None:
 
 @pytest.mark.parametrize("end", ["cut off", "taken away", "ran out", "disconnected", "forgotten", "nothing"])
 async def test_it_ends_with_the_permission_and_does_not_come_back_with_it(room: Room, end: str) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
     scopes = frozenset({"chat:write"})
     await give(room, connection)
@@ -200,7 +200,7 @@ async def test_it_ends_with_the_permission_and_does_not_come_back_with_it(room: 
 
 
 async def test_it_is_gone_with_the_person(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection)
     async with room.database.transaction() as transaction:
         await users.delete_user(transaction, room.alice.user.id, now=room.now)
@@ -210,7 +210,7 @@ async def test_it_is_gone_with_the_person(room: Room) -> None:
 
 
 async def test_a_revoked_one_allows_nothing_and_taking_that_back_keeps_the_count(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     standing_id = await give(room, connection, per_day=2)
     await run(room, call_of())
     mine, at = room.alice.user.id, room.now
@@ -229,7 +229,7 @@ async def test_a_revoked_one_allows_nothing_and_taking_that_back_keeps_the_count
 
 
 async def test_a_second_yes_to_the_same_does_not_give_the_days_calls_again(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     first = await give(room, connection, per_day=1)
     await run(room, call_of())
     assert await give(room, connection, per_day=1) != first
@@ -239,7 +239,7 @@ async def test_a_second_yes_to_the_same_does_not_give_the_days_calls_again(room:
 
 
 async def test_what_the_operator_requires_or_forbids_is_asked_each_time(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, per_day=10)
     for tools, ask in (((), ()), ((TOOL,), ("tool:slack_post",)), ((TOOL,), ("chat:write",))):
         let_stand(room, *tools, ask=frozenset(ask))
@@ -249,7 +249,7 @@ async def test_what_the_operator_requires_or_forbids_is_asked_each_time(room: Ro
 
 
 async def test_the_second_exchange_of_a_call_spends_no_second_use_and_none_once_it_is_revoked(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     standing_id = await give(room, connection, per_day=1)
     call = call_of()
     token = await run(room, call)
@@ -265,14 +265,14 @@ async def test_the_second_exchange_of_a_call_spends_no_second_use_and_none_once_
 
 @pytest.mark.parametrize(("per_day", "seconds"), [(0, DAY), (MOST_PER_DAY + 1, DAY), (1, 0), (1, MOST_DAYS * DAY + 1)])
 async def test_it_has_limits(room: Room, per_day: int, seconds: int) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     with pytest.raises(TransitionRefused):
         await give(room, connection, per_day=per_day, seconds=seconds)
     assert await give(room, connection, per_day=MOST_PER_DAY, seconds=MOST_DAYS * DAY)  # the twin
 
 
 async def test_equal_answers_add_up_and_a_no_starts_again(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     binding, other = binding_of(room, connection), binding_of(room, connection, {"channel": "C2"})
 
     async def answer(*answers: bool) -> int:
@@ -291,7 +291,7 @@ async def test_equal_answers_add_up_and_a_no_starts_again(room: Room) -> None:
 
 
 async def test_what_ended_a_day_ago_is_swept(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection, seconds=DAY)
     async with room.database.transaction() as transaction:
         binding = binding_of(room, connection)
@@ -303,7 +303,7 @@ async def test_what_ended_a_day_ago_is_swept(room: Room) -> None:
 
 
 async def test_explain_names_the_standing_approvals_that_count(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     standing_id = await give(room, connection)
     await run(room, call_of())
     question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, frozenset({"chat:write"}))
@@ -315,7 +315,7 @@ async def test_explain_names_the_standing_approvals_that_count(room: Room) -> No
 
 
 async def test_what_was_bound_is_stored_sealed_and_shown_to_its_person(room: Room) -> None:
-    connection = await asking(room)
+    connection = await connect_asking(room)
     await give(room, connection)
     (row,) = await room.database.fetch("select payload from standing_approvals")
     assert b"general" not in bytes(row["payload"])  # pyright: ignore[reportArgumentType] -- a bytea column

@@ -24,7 +24,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-def sealed(room: Room, purpose: str, record_id: str, content: bytes) -> bytes:
+def seal_content(room: Room, purpose: str, record_id: str, content: bytes) -> bytes:
     """What the vault would have stored for this content."""
     context = Context(purpose=purpose, tenant=TENANT, record_id=record_id)
     return seal(content, key=room.vault.keys.subkey("approvals"), key_id="approvals", context=context)
@@ -39,9 +39,9 @@ async def write(room: Room, table: str, record_id: str, payload: bytes) -> None:
 async def test_a_stored_question_is_an_object(room: Room) -> None:
     keys = room.vault.keys
     asked, _ = await ask(room)
-    await write(room, "approvals", asked.id, sealed(room, "approval", asked.id, b"{}"))
+    await write(room, "approvals", asked.id, seal_content(room, "approval", asked.id, b"{}"))
     assert await approvals.get(room.database, keys, asked.id)
-    await write(room, "approvals", asked.id, sealed(room, "approval", asked.id, b"[]"))
+    await write(room, "approvals", asked.id, seal_content(room, "approval", asked.id, b"[]"))
     with pytest.raises(StorageUnavailable, match="a stored approval can't be read"):
         await approvals.get(room.database, keys, asked.id)
 
@@ -50,7 +50,7 @@ async def test_a_stored_standing_approval_is_an_object_with_a_target(room: Room)
     keys, user_id = room.vault.keys, room.alice.user.id
     standing_id = await give(room, await room.connect())
     for content, is_readable in ((b'{"target": {}}', True), (b"[]", False), (b'{"target": []}', False)):
-        payload = sealed(room, "standing_approval", standing_id, content)
+        payload = seal_content(room, "standing_approval", standing_id, content)
         await write(room, "standing_approvals", standing_id, payload)
         reading = standing_approvals.get(room.database, keys, standing_id, user_id=user_id)
         if is_readable:
@@ -62,10 +62,10 @@ async def test_a_stored_standing_approval_is_an_object_with_a_target(room: Room)
 
 async def test_a_stored_answer_is_an_object(room: Room) -> None:
     keys = room.vault.keys
-    kept = DueNotice("one", 1, sealed(room, "backchannel-answer", "one", b'{"grant": "g"}'))
+    kept = DueNotice("one", 1, seal_content(room, "backchannel-answer", "one", b'{"grant": "g"}'))
     assert client_notices.issued_before(kept, keys) == IssuedTokens("g", None, None)
     with pytest.raises(StorageUnavailable, match="a stored answer can't be read"):
-        client_notices.issued_before(replace(kept, sealed=sealed(room, "backchannel-answer", "one", b"[]")), keys)
+        client_notices.issued_before(replace(kept, sealed=seal_content(room, "backchannel-answer", "one", b"[]")), keys)
 
 
 async def test_what_has_no_canonical_form_is_not_asked_nor_allowed_in_advance(room: Room) -> None:

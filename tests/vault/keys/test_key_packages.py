@@ -27,7 +27,7 @@ Install = Callable[..., None]
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Let a package be there, with these members."""
 
-    def installed(name: str, **members: object) -> None:
+    def install_module(name: str, **members: object) -> None:
         parts = name.split(".")
         for at in range(1, len(parts) + 1):
             path = ".".join(parts[:at])
@@ -35,7 +35,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
                 monkeypatch.setitem(sys.modules, path, ModuleType(path))
         vars(sys.modules[name]).update(members)
 
-    return installed
+    return install_module
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Service:
     asked: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
     failure: Exception | None = None
 
-    def turned(self, content: bytes, **request: object) -> bytes:
+    def reverse(self, content: bytes, **request: object) -> bytes:
         self.asked.append(request)
         if self.failure is not None:
             raise self.failure
@@ -75,8 +75,8 @@ def test_aws_is_asked_with_the_purpose_at_the_region_of_the_key(install: Install
     def client(name: str, *, region_name: str | None, endpoint_url: str | None, config: Mapping[str, object]) -> object:
         opened.append((name, region_name, endpoint_url, config["retries"]))
         return SimpleNamespace(
-            encrypt=lambda Plaintext, **more: {"CiphertextBlob": service.turned(Plaintext, **more)},  # noqa: N803
-            decrypt=lambda CiphertextBlob, **more: {"Plaintext": service.turned(CiphertextBlob, **more)},  # noqa: N803
+            encrypt=lambda Plaintext, **more: {"CiphertextBlob": service.reverse(Plaintext, **more)},  # noqa: N803
+            decrypt=lambda CiphertextBlob, **more: {"Plaintext": service.reverse(CiphertextBlob, **more)},  # noqa: N803
         )
 
     install("boto3", client=client)
@@ -114,9 +114,9 @@ def test_azure_is_asked_for_the_version_that_wrapped(install: Install) -> None:
         version = key if key != address else f"{address}/v2"
         return SimpleNamespace(
             wrap_key=lambda how, content: SimpleNamespace(
-                key_id=version, encrypted_key=service.turned(content, how=how)
+                key_id=version, encrypted_key=service.reverse(content, how=how)
             ),
-            unwrap_key=lambda how, content: SimpleNamespace(key=service.turned(content, how=how)),
+            unwrap_key=lambda how, content: SimpleNamespace(key=service.reverse(content, how=how)),
         )
 
     install("azure.identity", DefaultAzureCredential=object)
@@ -151,10 +151,10 @@ def test_google_is_asked_with_the_purpose_at_the_address(install: Install, addre
         opened.append(transport)
         return SimpleNamespace(
             encrypt=lambda request, timeout: SimpleNamespace(
-                ciphertext=service.turned(request.pop("plaintext"), **request)
+                ciphertext=service.reverse(request.pop("plaintext"), **request)
             ),
             decrypt=lambda request, timeout: SimpleNamespace(
-                plaintext=service.turned(request.pop("ciphertext"), **request)
+                plaintext=service.reverse(request.pop("ciphertext"), **request)
             ),
         )
 
@@ -190,10 +190,10 @@ def test_a_transit_engine_is_asked_with_the_token_of_the_moment(
     service, opened = Service(), list[tuple[object, ...]]()
 
     def encrypt(*, plaintext: str, **more: object) -> object:
-        return {"data": {"ciphertext": service.turned(plaintext.encode(), **more).decode()}}
+        return {"data": {"ciphertext": service.reverse(plaintext.encode(), **more).decode()}}
 
     def decrypt(*, ciphertext: str, **more: object) -> object:
-        return {"data": {"plaintext": service.turned(ciphertext.encode(), **more).decode()}}
+        return {"data": {"plaintext": service.reverse(ciphertext.encode(), **more).decode()}}
 
     def client(*, url: str, token: str, timeout: float, namespace: str | None) -> object:
         opened.append((url, token, namespace))
@@ -244,7 +244,7 @@ class Device:
     def get_objects(self, wanted: Mapping[str, str]) -> list[object]:
         assert wanted["class"] == "secret"
         used = {
-            name: lambda content, mechanism, mechanism_param, name=name: self.service.turned(
+            name: lambda content, mechanism, mechanism_param, name=name: self.service.reverse(
                 content, use=name, mechanism=mechanism, nonce=mechanism_param[0], purpose=mechanism_param[1]
             )
             for name in ("encrypt", "decrypt")

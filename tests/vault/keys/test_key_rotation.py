@@ -80,7 +80,7 @@ async def retire(room: Room, key_id: str) -> None:
         await key_rotation.retire(transaction, row, now=room.now)
 
 
-async def listed(database: Database) -> dict[str, MasterKey]:
+async def master_keys(database: Database) -> dict[str, MasterKey]:
     return {one.id: one for one in (await list_keys(database, now=database.now())).masters}
 
 
@@ -136,7 +136,7 @@ async def test_the_master_key_changes_under_calls_in_two_processes(room: Room, t
         async with asyncio.timeout(20):
             await asyncio.gather(*running)
         assert served > 2
-        found = await listed(room.database)
+        found = await master_keys(room.database)
         assert {key: (one.state, one.people, one.is_needed) for key, one in found.items()} == {
             old: ("previous", 0, False),
             new: ("current", 7, True),
@@ -174,7 +174,7 @@ async def test_wrapping_again_goes_on_after_a_kill(room: Room, monkeypatch: pyte
     with pytest.raises(StorageUnavailable):
         await key_rotation.rewrap_all(room.database, room.vault.keys)
     monkeypatch.setattr(room.database, "fetch", fetch)
-    halfway = (await listed(room.database))[old].people
+    halfway = (await master_keys(room.database))[old].people
     assert 0 < halfway < 10
     async with second_process(room) as other:
         assert await key_rotation.rewrap_all(other.database, other.vault.keys) == halfway
@@ -259,7 +259,7 @@ async def test_rotating_back_is_a_rotation(room: Room) -> None:
     await upkeep(room)
     await promote(room, old)
     await upkeep(room)
-    found = await listed(room.database)
+    found = await master_keys(room.database)
     assert (found[old].state, found[old].people, found[new].people) == ("current", 2, 0)
 
 
@@ -355,19 +355,19 @@ async def test_a_vault_of_an_earlier_release_lists_its_key_at_its_next_start(roo
     await room.store.open_keys(room.database)
     after = await masters.list_masters(room.database)
     assert [(one.stored, one.state) for one in after] == [(one.stored, one.state) for one in before]
-    assert (await listed(room.database))[before[0].id].people == 1
+    assert (await master_keys(room.database))[before[0].id].people == 1
 
 
 async def test_uses_of_keys_are_counted(room: Room) -> None:
     state = KeyUpkeep()
     await key_rotation.count_uses(room.database, room.vault.keys, state)
     only = await former(room)
-    before = (await listed(room.database))[only].uses
+    before = (await master_keys(room.database))[only].uses
     await people(room, 3)
     await key_rotation.count_uses(room.database, room.vault.keys, state)
-    assert (await listed(room.database))[only].uses == before + 6  # each was wrapped, and opened
+    assert (await master_keys(room.database))[only].uses == before + 6  # each was wrapped, and opened
     await key_rotation.count_uses(room.database, room.vault.keys, state)
-    assert (await listed(room.database))[only].uses == before + 6
+    assert (await master_keys(room.database))[only].uses == before + 6
 
 
 PASSPHRASE = "a passphrase that only tests use"

@@ -377,7 +377,7 @@ async def test_main_database_and_key_file_open_nothing_without_the_key_store(
         await database.close()
 
 
-def _signed(key: RSAKey) -> str:
+def _sign_token(key: RSAKey) -> str:
     return jwt.encode({"alg": "RS256", "kid": key.kid or ""}, {"sub": "user"}, key)
 
 
@@ -388,14 +388,14 @@ async def test_a_new_signing_key_is_published_before_it_signs_and_the_old_one_st
     signing = key_ring.signing
     now = database.now()
     old = signing.current(now)
-    before = _signed(old)
+    before = _sign_token(old)
     new_kid = await signing.rotate(database, now=now)
     assert signing.current(now).kid == signing.current(now + PUBLISH_AHEAD - 1).kid == old.kid
     assert {key["kid"] for key in signing.public_jwks(now)["keys"]} == {old.kid, new_kid}
 
     switched = now + PUBLISH_AHEAD
     assert signing.current(switched).kid == new_kid
-    after = _signed(signing.current(switched))
+    after = _sign_token(signing.current(switched))
     last = switched + LONGEST_TOKEN - 1
     for token in (before, after):
         assert jwt.decode(token, signing.verification(last), algorithms=["RS256"]).claims["sub"] == "user"

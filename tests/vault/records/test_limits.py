@@ -91,16 +91,22 @@ async def test_a_counter_is_forgotten_when_its_own_window_is_over(database: Data
     for window in (60, 600, 900, 3600, 86400):
         await spend(database, "a", now=NOON, window=window)
 
-    async def left(now: int) -> set[str]:
+    async def buckets_after_sweep(now: int) -> set[str]:
         async with database.transaction() as transaction:
             await limits.sweep(transaction, now)
         return {str(row["bucket"]) for row in await database.fetch("select bucket from limits")}
 
-    assert await left(NOON + 120) == {"60:a", "600:a", "900:a", "3600:a", "86400:a"}  # the window before still counts
-    assert await left(NOON + 121) == {"600:a", "900:a", "3600:a", "86400:a"}
-    assert await left(NOON + 1801) == {"3600:a", "86400:a"}
-    assert await left(NOON + 7201) == {"86400:a"}
-    assert await left(NOON + 3 * 86400) == set()
+    assert await buckets_after_sweep(NOON + 120) == {
+        "60:a",
+        "600:a",
+        "900:a",
+        "3600:a",
+        "86400:a",
+    }  # the window before still counts
+    assert await buckets_after_sweep(NOON + 121) == {"600:a", "900:a", "3600:a", "86400:a"}
+    assert await buckets_after_sweep(NOON + 1801) == {"3600:a", "86400:a"}
+    assert await buckets_after_sweep(NOON + 7201) == {"86400:a"}
+    assert await buckets_after_sweep(NOON + 3 * 86400) == set()
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

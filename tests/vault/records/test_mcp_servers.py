@@ -146,7 +146,7 @@ async def test_what_nobody_accepted_is_not_read_with_the_accepted_tools(database
 
 
 async def test_a_left_tool_stays_left_until_it_is_another_one(database: Database) -> None:
-    async def left() -> dict[str, tuple[bool, str]]:
+    async def tool_states() -> dict[str, tuple[bool, str]]:
         return {one.name: (one.is_left, one.state) for one in (await _server(database)).tools}
 
     await _see(database, {"a": A, "b": A})
@@ -155,9 +155,9 @@ async def test_a_left_tool_stays_left_until_it_is_another_one(database: Database
     async with database.transaction() as transaction:
         await servers.leave(transaction, await _server(database), ["a", "b"])
     assert set((await _see(database, {})).gone) == {"a", "b"}
-    assert await left() == {"a": (True, "absent"), "b": (True, "absent")}
+    assert await tool_states() == {"a": (True, "absent"), "b": (True, "absent")}
     assert await _see(database, {"a": A, "b": B}, by="k2", now=NOW + 7200) == servers.OfferChange(left=("a", "b"))
-    assert await left() == {"a": (True, "new"), "b": (True, "changed")}
+    assert await tool_states() == {"a": (True, "new"), "b": (True, "changed")}
     await _see(database, {}, by="k2")
     assert (await _see(database, {"a": B, "b": A}, by="k2")) == servers.OfferChange(held=("a",), back=("b",))
-    assert await left() == {"a": (False, "new"), "b": (False, "accepted")}
+    assert await tool_states() == {"a": (False, "new"), "b": (False, "accepted")}

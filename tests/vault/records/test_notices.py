@@ -115,8 +115,8 @@ async def test_a_failed_notice_is_tried_a_bounded_number_of_times(store: Store) 
 async def test_a_backlog_of_one_channel_hides_no_other(store: Store, *, is_dead: bool) -> None:
     async with open_room(store) as room:
         now = room.now
-        backlog = [_waiting("dead", number, due_at=now - 600) for number in range(SWEEP_BATCH + 50)]
-        rows = [*(backlog if is_dead else backlog[:1]), _waiting("other", 1, due_at=now - 1)]
+        backlog = [_waiting_row("dead", number, due_at=now - 600) for number in range(SWEEP_BATCH + 50)]
+        rows = [*(backlog if is_dead else backlog[:1]), _waiting_row("other", 1, due_at=now - 1)]
         async with room.database.transaction() as transaction:
             await transaction.execute_many(_ENTER, rows)
         assert await outbox.list_due(room.database, now=now) == ("dead", "other")
@@ -128,7 +128,7 @@ async def test_what_is_sent_again_outlives_the_age_of_its_event(
 ) -> None:
     async with open_room(store) as room:
         now = room.now
-        row = _waiting("x", 1, due_at=now) | {"created_at": now - outbox.KEPT - 1, "expires_at": now + expires_in}
+        row = _waiting_row("x", 1, due_at=now) | {"created_at": now - outbox.KEPT - 1, "expires_at": now + expires_in}
         async with room.database.transaction() as transaction:
             await transaction.execute_many(_ENTER, [row])
             assert await outbox.sweep(transaction, now=now) == (0 if is_kept else 1)
@@ -140,7 +140,7 @@ _ENTER = (
 )
 
 
-def _waiting(channel_id: str, sequence: int, *, due_at: int) -> dict[str, Value]:
+def _waiting_row(channel_id: str, sequence: int, *, due_at: int) -> dict[str, Value]:
     times: dict[str, Value] = {"created_at": due_at, "expires_at": due_at + outbox.KEPT, "due_at": due_at}
     return {"tenant": TENANT, "id": channel_id, "sequence": sequence, "waiting": "waiting", **times}
 

@@ -23,7 +23,7 @@ async def server(database: Database, client_id: str = "server") -> str:
     return client_id
 
 
-async def derived(database: Database, seeded: SeededGrant, client_id: str, *, by: str | None = None) -> Grant:
+async def derive_grant(database: Database, seeded: SeededGrant, client_id: str, *, by: str | None = None) -> Grant:
     return await grants.derived_grant(
         database,
         user_id=seeded.user.id,
@@ -62,8 +62,8 @@ async def test_an_api_keeps_its_scopes_and_clients_when_its_name_changes(databas
 
 async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_from(database: Database) -> None:
     seeded, client_id = await seed(database), await server(database)
-    first = await derived(database, seeded, client_id)
-    assert await derived(database, seeded, client_id) == first
+    first = await derive_grant(database, seeded, client_id)
+    assert await derive_grant(database, seeded, client_id) == first
     further = await grants.derived_grant(
         database,
         user_id=seeded.user.id,
@@ -73,7 +73,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
         resource="https://back.example/",
         now=NOW,
     )
-    standing = await derived(database, seeded, client_id, by=f"worker:{client_id}")
+    standing = await derive_grant(database, seeded, client_id, by=f"worker:{client_id}")
     assert len({seeded.grant.id, first.id, further.id, standing.id}) == 4
     async with database.transaction() as transaction:
         await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
@@ -81,7 +81,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
     ended = await get_grant(database, further.id)
     assert ended is not None
     assert ended.revoked_reason == "derived_from_ended"
-    fresh = await derived(database, seeded, client_id, by=f"worker:{client_id}")
+    fresh = await derive_grant(database, seeded, client_id, by=f"worker:{client_id}")
     assert fresh == standing
     events = [one for one in await audit.list_events(database) if one.kind == "grant.derived"]
     assert len(events) == 3
@@ -89,7 +89,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
 
 async def test_many_first_exchanges_at_once_derive_one_grant(database: Database) -> None:
     seeded, client_id = await seed(database), await server(database)
-    found = await asyncio.gather(*(derived(database, seeded, client_id) for _ in range(8)))
+    found = await asyncio.gather(*(derive_grant(database, seeded, client_id) for _ in range(8)))
     live = await grants.list_grants(database, seeded.user.id)
     mine = {one.id for one in live if one.client_id == client_id}
     assert {one.id for one in found} <= mine
@@ -108,18 +108,18 @@ async def test_a_client_that_is_removed_meanwhile_derives_nothing(database: Data
     if first == "removal":
         await remove()
         with pytest.raises(GrantEnded):
-            await derived(database, seeded, client_id)
+            await derive_grant(database, seeded, client_id)
     else:
         async with database.transaction() as holding:
             await revoked_tokens.lock_grant(holding, seeded.grant.id)
-            deriving = asyncio.create_task(derived(database, seeded, client_id))
+            deriving = asyncio.create_task(derive_grant(database, seeded, client_id))
             await until_waiting(holding, number=1, is_sqlite=is_sqlite)
             removing = asyncio.create_task(remove())
             await until_waiting(holding, number=2, is_sqlite=is_sqlite, unless=removing)
         await asyncio.gather(deriving, removing)
     live = await grants.list_grants(database, seeded.user.id)
     assert [one.id for one in live if one.client_id == client_id] == []
-    assert await is_live(database, await derived(database, seeded, other))
+    assert await is_live(database, await derive_grant(database, seeded, other))
 
 
 async def test_what_a_client_derived_ends_when_it_is_the_api_no_more(database: Database) -> None:
@@ -127,7 +127,7 @@ async def test_what_a_client_derived_ends_when_it_is_the_api_no_more(database: D
     async with database.transaction() as transaction:
         await apis.add_api(transaction, API, name="API", now=NOW)
         await apis.link_client(transaction, API, client_id=client_id, now=NOW)
-    held = await derived(database, seeded, client_id)
+    held = await derive_grant(database, seeded, client_id)
     async with database.transaction() as transaction:
         assert not await apis.unlink_client(transaction, API, client_id="another", now=NOW)
     assert await is_live(database, held)
@@ -135,7 +135,7 @@ async def test_what_a_client_derived_ends_when_it_is_the_api_no_more(database: D
         assert await apis.unlink_client(transaction, API, client_id=client_id, now=NOW)
     assert not await is_live(database, held)
     assert await is_live(database, seeded.grant)
-    again = await derived(database, seeded, client_id)
+    again = await derive_grant(database, seeded, client_id)
     async with database.transaction() as transaction:
         assert await apis.remove_api(transaction, API, now=NOW)
         assert not await apis.remove_api(transaction, API, now=NOW)

@@ -17,7 +17,7 @@ from vault.tokens import tokens
 DAY = clients.UNUSED_LIFETIME
 
 
-async def listed(database: Database) -> tuple[Client, ...]:
+async def list_clients(database: Database) -> tuple[Client, ...]:
     return tuple([client async for page in clients.walk_clients(database) for client in page])
 
 
@@ -35,7 +35,7 @@ async def test_a_client_comes_back_as_it_was_saved_and_hides_its_secrets(databas
     async with database.transaction() as transaction:
         await clients.save_client(transaction, made)
     assert await clients.get_client(database, made.id) == made
-    assert await listed(database) == (made,)
+    assert await list_clients(database) == (made,)
     assert await clients.get_client(database, made.id.upper()) is None
     assert "ssss" not in repr(made)
     assert "rrrr" not in repr(made)
@@ -104,7 +104,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
     assert [(grant.id, grant.revoked_reason) for grant in ended] == [(gone.grant.id, "client_removed")]
 
     assert await clients.get_client(database, gone.client.id) is None
-    assert await listed(database) == (kept.client,)
+    assert await list_clients(database) == (kept.client,)
     refresh, code = held[gone.client.id]
     assert await grants.live_principal_facts(database, gone.grant.id) is None
     with pytest.raises(tokens.RefreshTokenRefused):
@@ -168,7 +168,7 @@ async def test_a_client_of_strangers_that_nobody_used_is_forgotten_after_a_day(d
         await clients.touch(transaction, "used", now=NOW)
         assert await clients.reap_unused(transaction, before=NOW + DAY - 1 - DAY) == 0
         assert await clients.reap_unused(transaction, before=NOW + DAY - DAY) == 2
-    left = {client.id for client in await listed(database)}
+    left = {client.id for client in await list_clients(database)}
     assert left == {seeded.client.id, "used", "young", "manual"}
 
 

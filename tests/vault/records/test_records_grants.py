@@ -119,7 +119,7 @@ async def test_consent_is_remembered_only_for_the_same_user_client_redirect_reso
 ) -> None:
     alice, bob = await seed(database), await seed(database, name="bob", client_id="agent-2")
 
-    async def remembered(**changed: str) -> Grant | None:
+    async def find_consent(**changed: str) -> Grant | None:
         asked = {
             "user_id": alice.user.id,
             "client_id": alice.client.id,
@@ -136,16 +136,16 @@ async def test_consent_is_remembered_only_for_the_same_user_client_redirect_reso
             scopes=frozenset(asked["scope"].split()),
         )
 
-    assert await remembered() == alice.grant
-    assert await remembered(scope="tools connections offline_access") == alice.grant
-    assert await remembered(scope="tools exchange") is None
-    assert await remembered(user_id=bob.user.id) is None
-    assert await remembered(client_id=bob.client.id) is None
-    assert await remembered(redirect_uri=REDIRECT + "/other") is None
-    assert await remembered(resource=RESOURCE + "/other") is None
+    assert await find_consent() == alice.grant
+    assert await find_consent(scope="tools connections offline_access") == alice.grant
+    assert await find_consent(scope="tools exchange") is None
+    assert await find_consent(user_id=bob.user.id) is None
+    assert await find_consent(client_id=bob.client.id) is None
+    assert await find_consent(redirect_uri=REDIRECT + "/other") is None
+    assert await find_consent(resource=RESOURCE + "/other") is None
     async with database.transaction() as transaction:
         await grants.revoke_grant(transaction, alice.grant.id, reason="test", now=NOW)
-    assert await remembered() is None
+    assert await find_consent() is None
 
 
 async def test_the_event_of_a_revocation_names_who_and_why(database: Database) -> None:

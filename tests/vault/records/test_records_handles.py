@@ -25,7 +25,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def issued(room: Room, connection: Connection, *, lifetime: int = 300, key: str | None = None) -> str:
+async def issue_handle(room: Room, connection: Connection, *, lifetime: int = 300, key: str | None = None) -> str:
     principal = replace(principal_of(room.alice), actors=("backend", "agent-1"))
     async with room.database.transaction() as transaction:
         return await handles.issue(
@@ -40,7 +40,7 @@ async def issued(room: Room, connection: Connection, *, lifetime: int = 300, key
         )
 
 
-async def used(room: Room, value: str) -> str | VaultError:
+async def use_handle(room: Room, value: str) -> str | VaultError:
     """What a use of the handle comes to: the account, or the refusal."""
     try:
         found = await handles.find(room.database, value, now=room.now)
@@ -54,7 +54,7 @@ async def used(room: Room, value: str) -> str | VaultError:
 
 async def test_a_handle_brings_back_whose_it_is_and_what_for(room: Room) -> None:
     connection = await room.connect()
-    value = await issued(room, connection, key="thumb")
+    value = await issue_handle(room, connection, key="thumb")
     assert value.startswith("tvp_")
     assert len(value) == 4 + 43
     found = await handles.find(room.database, value, now=room.now)
@@ -70,7 +70,7 @@ async def test_a_handle_brings_back_whose_it_is_and_what_for(room: Room) -> None
 
 async def test_two_handles_of_the_same_are_two(room: Room) -> None:
     connection = await room.connect()
-    assert await issued(room, connection) != await issued(room, connection)
+    assert await issue_handle(room, connection) != await issue_handle(room, connection)
 
 
 @pytest.mark.parametrize(
@@ -78,30 +78,30 @@ async def test_two_handles_of_the_same_are_two(room: Room) -> None:
 )
 async def test_what_was_never_issued_is_refused(room: Room, value: str) -> None:
     connection = await room.connect()
-    good = await issued(room, connection)
-    assert await used(room, good) == connection.id
-    assert isinstance(await used(room, value), HandleRefused)
-    assert isinstance(await used(room, good[:-1]), HandleRefused)
-    assert isinstance(await used(room, good + "A"), HandleRefused)
+    good = await issue_handle(room, connection)
+    assert await use_handle(room, good) == connection.id
+    assert isinstance(await use_handle(room, value), HandleRefused)
+    assert isinstance(await use_handle(room, good[:-1]), HandleRefused)
+    assert isinstance(await use_handle(room, good + "A"), HandleRefused)
 
 
 async def test_a_handle_ends_on_time(room: Room) -> None:
     connection = await room.connect()
-    value = await issued(room, connection, lifetime=300)
+    value = await issue_handle(room, connection, lifetime=300)
     room.pass_time(270)
-    assert await used(room, value) == connection.id
+    assert await use_handle(room, value) == connection.id
     room.pass_time(30)
-    assert isinstance(await used(room, value), HandleRefused)
+    assert isinstance(await use_handle(room, value), HandleRefused)
 
 
 async def test_a_bound_handle_needs_its_key_and_an_unbound_one_takes_none(room: Room) -> None:
     connection = await room.connect()
-    bound = await handles.find(room.database, await issued(room, connection, key="mine"), now=room.now)
+    bound = await handles.find(room.database, await issue_handle(room, connection, key="mine"), now=room.now)
     bound.check_key("mine")
     for other in (None, "another"):
         with pytest.raises(HandleRefused):
             bound.check_key(other)
-    free = await handles.find(room.database, await issued(room, connection), now=room.now)
+    free = await handles.find(room.database, await issue_handle(room, connection), now=room.now)
     free.check_key(None)
     with pytest.raises(HandleRefused):
         free.check_key("mine")
@@ -110,8 +110,8 @@ async def test_a_bound_handle_needs_its_key_and_an_unbound_one_takes_none(room: 
 @pytest.mark.parametrize("end", ["grant", "disconnect", "delegation"])
 async def test_a_handle_ends_with_what_it_stands_on(room: Room, end: str) -> None:
     connection = await room.connect()
-    value = await issued(room, connection)
-    assert await used(room, value) == connection.id
+    value = await issue_handle(room, connection)
+    assert await use_handle(room, value) == connection.id
     async with room.database.transaction() as transaction:
         if end == "grant":
             await grants.revoke_grant(transaction, room.alice.grant.id, reason="test", now=room.now)
@@ -121,7 +121,7 @@ async def test_a_handle_ends_with_what_it_stands_on(room: Room, end: str) -> Non
             await delegations.revoke_for_client(
                 transaction, user_id=room.alice.user.id, client_id=room.alice.client.id, now=room.now
             )
-    refusal = await used(room, value)
+    refusal = await use_handle(room, value)
     expected = {"grant": GrantEnded, "disconnect": ConnectionRequired, "delegation": DelegationRequired}[end]
     assert isinstance(refusal, expected)
 
@@ -129,36 +129,36 @@ async def test_a_handle_ends_with_what_it_stands_on(room: Room, end: str) -> Non
 async def test_a_handle_of_one_account_never_reaches_another_one(room: Room) -> None:
     """Not even one that took the disconnected account's place, nor one whose label is the connection's id."""
     first = await room.connect(account="first")
-    value = await issued(room, first)
+    value = await issue_handle(room, first)
     second = await room.connect(account=first.id)
-    assert await used(room, value) == first.id
+    assert await use_handle(room, value) == first.id
     async with room.database.transaction() as transaction:
         await disconnect(transaction, room.vault.keys, first, now=room.now)
-    assert isinstance(await used(room, value), ConnectionRequired)
-    assert await used(room, await issued(room, second)) == second.id
+    assert isinstance(await use_handle(room, value), ConnectionRequired)
+    assert await use_handle(room, await issue_handle(room, second)) == second.id
 
 
 async def test_only_its_client_gives_a_handle_up(room: Room) -> None:
     connection = await room.connect()
-    value = await issued(room, connection)
+    value = await issue_handle(room, connection)
     async with room.database.transaction() as transaction:
         assert not await handles.remove(transaction, value, client_id="another")
-    assert await used(room, value) == connection.id
+    assert await use_handle(room, value) == connection.id
     async with room.database.transaction() as transaction:
         assert await handles.remove(transaction, value, client_id=room.alice.client.id)
-    assert isinstance(await used(room, value), HandleRefused)
+    assert isinstance(await use_handle(room, value), HandleRefused)
 
 
 async def test_handles_that_are_over_are_forgotten_an_hour_later(room: Room) -> None:
     connection = await room.connect()
-    await issued(room, connection, lifetime=300)
+    await issue_handle(room, connection, lifetime=300)
     for seconds, forgotten in ((300, 0), (3600, 1)):
         room.pass_time(seconds)
         async with room.database.transaction() as transaction:
             assert await handles.sweep(transaction, now=room.now) == forgotten
 
 
-async def nothing(room: Room, connection: Connection) -> None:
+async def end_nothing(room: Room, connection: Connection) -> None:
     """Nothing happens."""
 
 
@@ -215,7 +215,7 @@ async def ask_each_time(room: Room, connection: Connection) -> None:
 
 
 CHANGES = [
-    *(nothing, end_grant, end_connection, end_delegation),
+    *(end_nothing, end_grant, end_connection, end_delegation),
     *(limit_delegation, remove_client, disable_user, ask_each_time),
 ]
 
@@ -225,21 +225,21 @@ async def test_whatever_a_use_depends_on_is_seen_to_change_in_one_read(
     room: Room, change: Callable[[Room, Connection], Awaitable[None]]
 ) -> None:
     connection = await room.connect()
-    value = await issued(room, connection)
+    value = await issue_handle(room, connection)
     before = await handles.look(room.database, value, known=None, now=room.now)
     assert before.handle == await handles.find(room.database, value, now=room.now)
     assert value not in repr(before)
     await change(room, connection)
     after = await handles.look(room.database, value, known=before, now=room.now)
-    assert (after is before) == (change is nothing)
-    assert (after.facts == before.facts) == (change is nothing)
+    assert (after is before) == (change is end_nothing)
+    assert (after.facts == before.facts) == (change is end_nothing)
     if change is limit_delegation:
         assert after.until == room.now + 60
 
 
 async def test_a_known_standing_ends_on_time_and_opens_nothing_for_another_value(room: Room) -> None:
     connection = await room.connect()
-    value = await issued(room, connection, lifetime=3000)
+    value = await issue_handle(room, connection, lifetime=3000)
     standing = await handles.look(room.database, value, known=None, now=room.now)
     for wrong in ("", value + "A", "tvp_" + "A" * 43):
         with pytest.raises(HandleRefused):

@@ -385,12 +385,12 @@ async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: 
         async with database.transaction() as transaction:
             await tickets.consume(transaction, key_ring, made[name], purpose=purpose, now=NOW)
 
-    async def left(now: int) -> int:
+    async def count_after_sweep(now: int) -> int:
         async with database.transaction() as transaction:
             await tickets.sweep_tickets(transaction, now=now)
         return len(await database.fetch("select purpose from tickets"))
 
-    assert await left(NOW + 60 + 299) == 6
-    assert await left(NOW + 60 + 300) == 3
+    assert await count_after_sweep(NOW + 60 + 299) == 6
+    assert await count_after_sweep(NOW + 60 + 300) == 3
     kept = {str(row["purpose"]) for row in await database.fetch("select purpose from tickets")}
     assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the one that somebody answered

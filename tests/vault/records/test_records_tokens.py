@@ -57,7 +57,7 @@ async def _live(database: Database) -> int:
     return len(rows)
 
 
-async def _sealed(database: Database) -> int:
+async def _count_sealed(database: Database) -> int:
     return len(await database.fetch("select 1 as one from refresh_tokens where successor_sealed is not null"))
 
 
@@ -92,7 +92,7 @@ async def test_no_token_can_be_read_in_the_table_nor_a_sealed_successor_without_
         for value in row.values():
             for token in (first, second.refresh_token):
                 assert token.encode() not in (value if isinstance(value, bytes) else str(value).encode())
-    assert await _sealed(database) == 1
+    assert await _count_sealed(database) == 1
 
 
 @pytest.mark.requirement("S-078", "S-082")
@@ -182,7 +182,7 @@ async def _assert_dead(database: Database, seeded: SeededGrant, *held: str) -> N
     assert ended.revoked_reason == "refresh_token_reused"
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
     assert await _live(database) == 0
-    assert await _sealed(database) == 0
+    assert await _count_sealed(database) == 0
     for token in held:
         with pytest.raises(tokens.RefreshTokenRefused):
             await _rotate(database, token, now=NOW + GRACE + 1)
@@ -344,7 +344,7 @@ async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has
     first = await _issue(database, seeded)
     second = await _rotate(database, first)
     third = await _rotate(database, second.refresh_token)
-    assert await _sealed(database) == 2
+    assert await _count_sealed(database) == 2
 
     async def sweep(now: int) -> int:
         async with database.transaction() as transaction:
@@ -460,7 +460,7 @@ async def test_revocation_ends_the_grant_for_its_own_client_only(database: Datab
         assert await tokens.revoke_token(transaction, second, client_id="agent-1", now=NOW) is None
     assert ended == seeded.grant.revoke(NOW, reason="token_revoked")
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
-    assert await _sealed(database) == 0
+    assert await _count_sealed(database) == 0
     for token in (first, second):
         with pytest.raises(tokens.RefreshTokenRefused):
             await _rotate(database, token)

@@ -227,17 +227,17 @@ async def test_only_a_later_sign_in_there_or_an_admin_clears_a_person(database: 
     async with database.transaction() as transaction:
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=alice.user.id, now=NOW)
 
-        async def cleared(*, by: str = issuer) -> bool:
+        async def was_cleared(*, by: str = issuer) -> bool:
             return await users.was_cleared(transaction, alice.user.id, by=by, since=NOW)
 
-        assert not await cleared()
+        assert not await was_cleared()
         for at in (NOW, NOW - 100):
             await users.note_sign_in(transaction, issuer=issuer, subject=subject, at=at)
-            assert not await cleared()
+            assert not await was_cleared()
         for at in (NOW + 100, NOW - 100):
             await users.note_sign_in(transaction, issuer=issuer, subject=subject, at=at)
-            assert await cleared()
-        assert not await cleared(by="https://other.example")
+            assert await was_cleared()
+        assert not await was_cleared(by="https://other.example")
         await users.disable_user(transaction, alice.user.id, now=NOW)
         await users.enable_user(transaction, alice.user.id, now=NOW + 5)
-        assert await cleared(by="https://other.example")
+        assert await was_cleared(by="https://other.example")

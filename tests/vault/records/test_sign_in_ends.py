@@ -29,7 +29,7 @@ async def issue(database: Database, seeded: SeededGrant, lifetimes: Lifetimes = 
         )
 
 
-async def told(database: Database) -> list[Event]:
+async def expiry_events(database: Database) -> list[Event]:
     return [event for event in await audit.list_events(database) if event.kind == "token.expiring"]
 
 
@@ -43,7 +43,7 @@ async def test_a_person_is_told_once_a_day_before_an_agent_falls_out(database: D
         database.clock_offset = start + 89 * DAY + 60
         assert await sign_ins.announce(database) == 1
         assert await sign_ins.announce(database) == 0
-        (event,) = await told(database)
+        (event,) = await expiry_events(database)
         assert (event.user_id, event.client_id) == (seeded.user.id, seeded.grant.client_id)
         assert event.details["why"] == "unused"
         assert abs(int(str(event.details["ends_at"])) - end) < 60
@@ -67,7 +67,7 @@ async def test_the_age_of_a_sign_in_is_told_and_its_renewal_puts_off_only_the_id
         assert await sign_ins.announce(database) == 1
         await tokens.rotate(database, token, request=request, now=database.now())
         assert await sign_ins.announce(database) == 0
-        (event,) = await told(database)
+        (event,) = await expiry_events(database)
         assert event.details["why"] == "age"
     finally:
         database.clock_offset = start

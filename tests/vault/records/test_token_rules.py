@@ -48,7 +48,7 @@ def strict(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
     return judge_use(replace(spent, key_thumbprint="as if bound"), family, **facts)
 
 
-def hurried(spent: RefreshToken, family: Family, *, now: int, grace: int, **facts: Any) -> RepeatVerdict:
+def judge_by_grace_only(spent: RefreshToken, family: Family, *, now: int, grace: int, **facts: Any) -> RepeatVerdict:
     """A lost answer is given again within the grace only."""
     if spent.consumed_at is not None and now >= spent.consumed_at + grace:
         return RepeatVerdict.LATE
@@ -57,7 +57,7 @@ def hurried(spent: RefreshToken, family: Family, *, now: int, grace: int, **fact
 
 def test_the_model_notices_rules_that_sign_people_out() -> None:
     assert Model(decide=strict).explore(HONEST).signed_out
-    assert Model(decide=hurried).explore(HONEST).signed_out
+    assert Model(decide=judge_by_grace_only).explore(HONEST).signed_out
 
 
 def rigid(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:

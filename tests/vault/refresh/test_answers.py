@@ -107,7 +107,7 @@ async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: R
     assert room.slack.sends[-1].refresh_token not in room.slack.families[0].spent
 
 
-async def disconnected(room: Room, connection: Connection) -> None:
+async def disconnect(room: Room, connection: Connection) -> None:
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
 
@@ -120,7 +120,7 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
     async with asyncio.timeout(WAIT):
         slow = asyncio.create_task(room.exchange())
         await room.slack.arrived.wait()
-        await disconnected(room, connection)
+        await disconnect(room, connection)
         room.pass_time(61)
         assert await revoke_upstream(room.vault, connection.id) == "revoked"
         room.slack.families[0].is_alive = True  # a provider that takes its time
@@ -134,7 +134,7 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
     assert room.slack.families[-1].is_alive
     room.pass_time(3600)
     assert await room.exchange()
-    await disconnected(room, again)
+    await disconnect(room, again)
     await run_due(room.vault)
     assert late in {token for token, _ in room.slack.revocations}
 
@@ -147,7 +147,7 @@ async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest
         slow = asyncio.create_task(room.exchange())
         await room.slack.arrived.wait()
         await room.connect()
-        await disconnected(room, connection)
+        await disconnect(room, connection)
         room.slack.gate.set()
         with suppress(VaultError):
             await slow

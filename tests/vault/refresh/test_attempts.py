@@ -63,7 +63,7 @@ async def rename(room: Room, old: str, new: str) -> None:
         await transaction.execute(f"alter table {old} rename to {new}")
 
 
-async def expired(room: Room) -> Connection:
+async def connect_expired(room: Room) -> Connection:
     connection = await room.connect()
     room.pass_time(3600)
     return connection
@@ -96,7 +96,7 @@ async def row_without_intents(room: Room) -> leases.ConnectionFacts:
 
 
 async def test_no_two_attempts_share_a_fence_although_they_read_the_same_row(room: Room) -> None:
-    facts = await room.row(await expired(room))
+    facts = await room.row(await connect_expired(room))
     fences = {leases.Lease.attempt(facts, owner=room.vault.owner).fence for _ in range(1000)}
     assert len(fences) == 1000
     assert min(fences) > facts.fence + 1  # the release before this one counts by one
@@ -104,7 +104,7 @@ async def test_no_two_attempts_share_a_fence_although_they_read_the_same_row(roo
 
 
 async def test_a_claim_that_was_not_written_undoes_none_that_came_after_it(room: Room) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     owed = await fail_to_claim(room)
     room.slack.gate = asyncio.Event()
     async with asyncio.timeout(WAIT), second_process(room) as other:
@@ -123,7 +123,7 @@ async def test_a_claim_that_was_not_written_undoes_none_that_came_after_it(room:
 
 
 async def test_a_claim_that_was_written_and_reported_failed_is_let_go_by_the_next_refresh(room: Room) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     forgetful = forget(room, 1)
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
@@ -135,7 +135,7 @@ async def test_a_claim_that_was_written_and_reported_failed_is_let_go_by_the_nex
 
 
 async def test_an_undoing_that_is_reported_failed_and_done_again_leaves_an_earlier_send(room: Room) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     room.slack.faults.append(LOST_REQUEST)
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
@@ -152,7 +152,7 @@ async def test_an_undoing_that_is_reported_failed_and_done_again_leaves_an_earli
 
 
 async def test_a_claim_that_was_not_written_leaves_an_earlier_send(room: Room) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     room.slack.faults.append(LOST_REQUEST)
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange()
@@ -167,7 +167,7 @@ async def test_a_claim_that_was_not_written_leaves_an_earlier_send(room: Room) -
 async def test_a_silence_whose_writing_is_reported_failed_is_written_down_once(
     room: Room, monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     monkeypatch.setattr(attempts, "WAIT", (0.01, 0.05))
     room.slack.faults.append(LOST_REQUEST)
     if written:
@@ -209,7 +209,7 @@ async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_
 
 
 async def test_a_late_settling_leaves_a_newer_send_alone(room: Room) -> None:
-    connection = await expired(room)
+    connection = await connect_expired(room)
     facts = await room.row(connection)
     never = leases.Lease.attempt(facts, owner="me")
     async with room.database.transaction() as transaction:
@@ -226,7 +226,7 @@ async def test_owner_files_that_are_cleared_away_during_a_refresh_let_nobody_sen
 ) -> None:
     monkeypatch.setattr(rotation, "PATIENCE", 1.3)
     async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
-        connection = await expired(room)
+        connection = await connect_expired(room)
         async with second_process(room) as other:
             room.slack.gate = asyncio.Event()
             sending = asyncio.create_task(other.exchange())

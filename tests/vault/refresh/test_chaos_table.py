@@ -27,7 +27,7 @@ async def good(scale: Scale) -> list[Figure]:
     return [GOOD]
 
 
-async def broken(scale: Scale) -> list[Figure]:
+async def fail(scale: Scale) -> list[Figure]:
     raise ValueError("something is wrong")
 
 
@@ -43,7 +43,7 @@ async def test_a_group_that_keeps_its_promise_is_printed_and_counted() -> None:
     assert (said["reached"], said["groups"][0]["figures"][0]["measured"]) == (True, "3 of 3")
 
 
-@pytest.mark.parametrize(("figures", "words"), [(broken, "ValueError"), (endless, "not done after 0 s")])
+@pytest.mark.parametrize(("figures", "words"), [(fail, "ValueError"), (endless, "not done after 0 s")])
 async def test_a_group_that_breaks_or_never_ends_is_a_missed_figure(figures: object, words: str) -> None:
     ran = await chaos.run("bad", group(figures, limit=0.05), Scale.SMALL)
     good_one = await chaos.run("good", group(good), Scale.SMALL)

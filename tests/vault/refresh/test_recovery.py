@@ -31,7 +31,7 @@ from vault.upstream import RotationMode
 
 
 @asynccontextmanager
-async def refreshing(room: Room, connection: Connection, *, sends: bool) -> AsyncGenerator[None]:
+async def interrupted_refresh(room: Room, connection: Connection, *, sends: bool) -> AsyncGenerator[None]:
     """A process that has claimed a refresh, and perhaps spent the token; it dies with the block."""
     async with second_process(room) as dying:
         await dying.database.hold_liveness(dying.vault.owner)
@@ -61,7 +61,7 @@ async def test_what_a_dead_process_left_is_settled_without_a_caller(
         room.slack.has_grace = rotation is RotationMode.GRACE
         connection = await room.connect()
         room.pass_time(3600)
-        async with refreshing(room, connection, sends=sent):
+        async with interrupted_refresh(room, connection, sends=sent):
             pass
         assert await take_up(room.vault) == 1
         facts = await room.row(connection)
@@ -142,7 +142,7 @@ async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: St
     async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.pass_time(3600)
-        async with refreshing(room, connection, sends=True):
+        async with interrupted_refresh(room, connection, sends=True):
             assert await take_up(room.vault) == 0
             assert len(room.slack.sends) == 1
 
@@ -150,7 +150,7 @@ async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: St
 async def test_where_re_use_revokes_the_old_access_token_is_used_up_first(sqlite_store: Store) -> None:
     async with open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
-        async with refreshing(room, connection, sends=True):
+        async with interrupted_refresh(room, connection, sends=True):
             pass
         assert await take_up(room.vault) == 0
         assert await room.exchange()
@@ -181,7 +181,7 @@ async def test_a_second_attempt_that_died_with_its_process_is_taken_up_as_well(s
         room.slack.faults.append(LOST_REQUEST)
         with pytest.raises(TemporarilyUnavailable):
             await room.exchange()
-        async with refreshing(room, connection, sends=False):
+        async with interrupted_refresh(room, connection, sends=False):
             pass
         assert await take_up(room.vault) == 1
         assert (await room.row(connection)).generation == 2
@@ -210,7 +210,7 @@ async def left_by_a_dead_process(store: Store) -> AsyncGenerator[tuple[Room, Dep
     ):
         connection = await room.connect()
         room.pass_time(3600)
-        async with refreshing(room, connection, sends=True):
+        async with interrupted_refresh(room, connection, sends=True):
             pass
         yield room, replace(opened, vault=room.vault), connection
 

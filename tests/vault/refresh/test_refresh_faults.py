@@ -90,14 +90,14 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
 
     if when == "after" and rotation is not RotationMode.GRACE:
         assert isinstance(then, ConnectionRequired)  # the law of the gap: known at once
-        assert (then.reason, len(refused(place))) == ("needs_reauth", 1)
+        assert (then.reason, len(refused_refreshes(place))) == ("needs_reauth", 1)
     else:
         assert then is None
-        assert refused(place) == []
+        assert refused_refreshes(place) == []
         assert (await call(vault, request)) is None
         assert simulator.books()["families"][-1]["live_refresh_tokens"]
 
 
-def refused(place: Room) -> list[object]:
+def refused_refreshes(place: Room) -> list[object]:
     """Refreshes that the provider refused: here, of tokens that had been spent."""
     return [one for one in place.simulator.books()["refreshes"] if str(one["outcome"]).startswith("refused")]

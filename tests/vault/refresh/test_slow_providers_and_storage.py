@@ -30,7 +30,7 @@ Failing = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
-async def locked(store: Store) -> AsyncGenerator[None]:
+async def lock_database(store: Store) -> AsyncGenerator[None]:
     async with holding(str(store.data / "vault.sqlite"), FAILS) as process:
         yield
         await process.wait()
@@ -105,7 +105,7 @@ async def test_a_file_that_is_locked_while_a_refresh_is_claimed_lets_no_token_be
     monkeypatch.setattr(sqlite, "BUSY_WAIT", 0.2)
     monkeypatch.setattr(attempts, "WAIT", (0.5, 3.0))
     async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
-        outcomes = await refresh_through_it(room, lambda: locked(sqlite_store))
+        outcomes = await refresh_through_it(room, lambda: lock_database(sqlite_store))
         assert_each_token_was_redeemed_once(room, outcomes)
 
 

@@ -76,11 +76,11 @@ class VaultMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[object, object, T]) -> T:
         """Run to the end, bounded."""
 
-        async def bounded() -> T:
+        async def finish_in_time() -> T:
             async with asyncio.timeout(30):
                 return await work
 
-        return self.loop.run_until_complete(bounded())
+        return self.loop.run_until_complete(finish_in_time())
 
     @property
     def room(self) -> Room:
@@ -149,12 +149,12 @@ class VaultMachine(RuleBasedStateMachine):
         for room in self.rooms:
             self.do(room.settle())
         self.expire()
-        if self.do(self.dying(step)):
+        if self.do(self.refresh_and_die(step)):
             self.unknown = True
             self.gaps.add(len(self.room.slack.families) - 1)
         self.call(1, 1)
 
-    async def dying(self, step: str) -> bool:
+    async def refresh_and_die(self, step: str) -> bool:
         """Whether an answer with a new token died with the process."""
         lost, gone = False, asyncio.Event()
 
@@ -203,7 +203,7 @@ class VaultMachine(RuleBasedStateMachine):
     def storage_takes_no_write_for_a_moment(self) -> None:
         """Whatever is asked meanwhile is refused before anything is sent."""
 
-        async def refused() -> None:
+        async def exchange_read_only() -> None:
             writing = self.room.database._writing
             await self.room.settle()  # what is under way ends first
             sends = len(self.room.slack.sends)
@@ -215,7 +215,7 @@ class VaultMachine(RuleBasedStateMachine):
                 await writing.execute("pragma query_only = off")
             assert len(self.room.slack.sends) == sends
 
-        self.do(refused())
+        self.do(exchange_read_only())
 
     @precondition(lambda self: len(self.rooms) == 1)
     @rule()

@@ -65,7 +65,7 @@ class Place:
         request = ExchangeRequest(principal_of(self.room.alice), self.provider.name, wanted, purpose="a_tool")
         return await exchange(request, vault=self.room.vault, now=self.room.now, after_unauthorized=after)
 
-    async def seen(self, connection: Connection) -> Connection:
+    async def read_connection(self, connection: Connection) -> Connection:
         found = await connections.get_connection(self.room.database, connection.id, user_id=self.room.alice.user.id)
         assert found is not None
         return found
@@ -159,7 +159,7 @@ async def test_a_token_that_the_service_ended_needs_its_person(sqlite_store: Sto
         token = await place.exchange(place.provider.scope.default)
         with pytest.raises(ConnectionRequired):
             await place.exchange(place.provider.scope.default, after=token.generation)
-        assert (await place.seen(connection)).state is ConnectionState.NEEDS_REAUTH
+        assert (await place.read_connection(connection)).state is ConnectionState.NEEDS_REAUTH
         assert place.simulator.books()["refreshes"] == []
 
 
@@ -174,9 +174,11 @@ async def test_an_access_token_renews_itself_while_it_lives_and_no_longer(name: 
             place.room.pass_time(50 * 86400)
             place.simulator.advance(50 * 86400)
             assert [one.connection_id for one in await list_resting(place.room.database, name)] == [connection.id]
-            await refresh(place.room.vault, connection.id, if_generation=(await place.seen(connection)).generation)
+            await refresh(
+                place.room.vault, connection.id, if_generation=(await place.read_connection(connection)).generation
+            )
             assert await list_resting(place.room.database, name) == ()
-            assert (await place.seen(connection)).ends_at > place.room.now + 59 * 86400
+            assert (await place.read_connection(connection)).ends_at > place.room.now + 59 * 86400
         assert (await place.exchange(wanted)).value != first.value
         place.room.pass_time(61 * 86400)
         place.simulator.advance(61 * 86400)

@@ -60,7 +60,7 @@ async def backed_up(room: Room, *, with_keys: bool = False, source: KeySource | 
     return path
 
 
-async def restored(
+async def restore_backup(
     room: Room, path: Path, *, force: bool = True, source: KeySource | None = None
 ) -> dict[str, RestoreVerdict]:
     backup = await Backup.open(path, source or source_of(room.store))
@@ -101,7 +101,7 @@ async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotat
             room.pass_time(HOUR)
             await room.exchange()
         sends = len(room.slack.sends)
-        verdicts = await restored(room, path)
+        verdicts = await restore_backup(room, path)
         assert verdicts == {connection.id: RestoreVerdict.RECONNECT}
         assert (await wants_person(room, connection)).reason == "needs_reauth"
         assert len(room.slack.sends) == sends
@@ -117,7 +117,7 @@ async def test_answers_that_the_journal_still_holds_are_not_adopted_after_a_rest
         room.pass_time(HOUR)
         await room.exchange()
     assert (await room.vault.journal.find(connection.id))[0].generation == 2
-    await restored(room, path)
+    await restore_backup(room, path)
     assert await journal_recovery.adopt_all(room.vault) == 0
     assert (await room.row(connection)).refresh_sealed is None
     await wants_person(room, connection)
@@ -127,7 +127,7 @@ async def test_answers_that_the_journal_still_holds_are_not_adopted_after_a_rest
 async def test_the_access_token_of_the_backup_is_used_to_its_end_and_then_the_person_is_needed(room: Room) -> None:
     connection = await room.connect()
     path = await backed_up(room)
-    assert await restored(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
+    assert await restore_backup(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
     token = await room.exchange()
     assert token.value in room.slack.issued
     room.pass_time(HOUR)
@@ -138,7 +138,7 @@ async def test_the_access_token_of_the_backup_is_used_to_its_end_and_then_the_pe
 async def test_an_access_token_that_died_meanwhile_leads_to_the_person_without_a_refresh(room: Room) -> None:
     await room.connect()
     path = await backed_up(room)
-    await restored(room, path)
+    await restore_backup(room, path)
     token = await room.exchange()
     with pytest.raises(ConnectionRequired):
         await room.exchange(after_unauthorized=token.generation)
@@ -150,7 +150,7 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
     await room.exchange("google")
-    assert await restored(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
+    assert await restore_backup(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
     sightings.forget(room.store.data)  # like the command
     room.pass_time(60)
     async with second_process(room) as started:
@@ -167,7 +167,7 @@ async def test_connecting_again_heals_a_quarantined_connection(room: Room) -> No
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
     await room.exchange()
-    await restored(room, path)
+    await restore_backup(room, path)
     again = await room.connect()
     assert again.id == connection.id
     room.pass_time(2 * HOUR)
@@ -180,7 +180,7 @@ async def test_a_connection_that_was_deleted_since_stays_deleted(room: Room) -> 
     path = await backed_up(room, with_keys=True)
     async with room.database.transaction() as transaction:
         await room.vault.keys.destroy_connection_key(transaction, connection.id)
-    assert await restored(room, path) == {connection.id: RestoreVerdict.DELETED}
+    assert await restore_backup(room, path) == {connection.id: RestoreVerdict.DELETED}
     assert (await wants_person(room, connection)).reason == "missing"
     found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
     assert found is not None
@@ -191,7 +191,7 @@ async def test_a_restore_is_written_into_the_activity_and_the_chain_holds(room: 
     connection = await room.connect()
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
-    await restored(room, path)
+    await restore_backup(room, path)
     kinds = [event.kind for event in await list_events(room.database)]
     assert kinds[-2:] == ["connection.quarantined", "vault.restored"]
     (quarantined,) = await room.events("connection.quarantined")
@@ -205,7 +205,7 @@ async def test_a_large_vault_is_judged_and_recorded_in_steps(room: Room, monkeyp
     held = {(await room.connect(account=f"account-{number}")).id for number in range(5)}
     path = await backed_up(room)
     room.pass_time(2 * HOUR)
-    assert await restored(room, path) == dict.fromkeys(held, RestoreVerdict.RECONNECT)
+    assert await restore_backup(room, path) == dict.fromkeys(held, RestoreVerdict.RECONNECT)
     assert {event.connection_id for event in await room.events("connection.quarantined")} == held
     (told,) = await room.events("vault.restored")
     assert (told.details["connections"], told.details["quarantined"]) == (5, 5)
@@ -221,7 +221,7 @@ async def test_sessions_links_and_agents_refresh_tokens_of_the_backup_count_no_m
             {"hash": b"h" * 32, "user": room.alice.user.id, "tenant": room.alice.user.tenant},
         )
     path = await backed_up(room)
-    await restored(room, path)
+    await restore_backup(room, path)
     for table in ("sessions", "tickets", "refresh_tokens", "intents"):
         assert await room.database.fetch(f"select * from {table}") == []
 
@@ -262,7 +262,7 @@ async def test_a_yes_of_the_backup_cannot_be_used_again(room: Room, *, is_decide
 
     path = await backed_up(room)
     assert await use("first") is is_decided
-    await restored(room, path)
+    await restore_backup(room, path)
     assert not await use("second")
     assert await approvals.list_pending(room.database, room.vault.keys, principal.user_id, now=room.now) == ()
 
@@ -283,7 +283,7 @@ async def test_passkeys_come_back_with_their_person_and_no_browser_stays_signed_
     path = await backed_up(room)
     async with room.database.transaction() as transaction:
         await passkeys.remove(transaction, room.alice.user.id, made.id)
-    await restored(room, path)
+    await restore_backup(room, path)
     assert await passkeys.find_passkey(room.database, b"\x00credential") == (made, room.alice.user)
     assert await sessions.find_session(room.database, cookie, now=room.now) is None
 
@@ -293,7 +293,7 @@ async def test_after_a_restore_only_admins_have_put_people_into_groups(room: Roo
         for source in ("local", "scim", "openid:company"):
             group = await groups.create_group(transaction, source, now=room.now)
             await groups.add_member(transaction, group.id, room.alice.user.id, source=source, now=room.now)
-    await restored(room, await backed_up(room))
+    await restore_backup(room, await backed_up(room))
     left = await groups.of_person(room.database, room.alice.user.id, now=room.now)
     assert [one.sources for one in left] == [("local",)]
 
@@ -321,7 +321,7 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
     for table in cleared:
         await put_a_row(room, table)
     path = await backed_up(room)
-    await restored(room, path)
+    await restore_backup(room, path)
     for table in cleared:
         assert await room.database.fetch(f"select * from {table}") == [], table
     kept = {
@@ -352,9 +352,9 @@ async def test_what_is_there_is_replaced_only_when_forced(room: Room) -> None:
     path = await backed_up(room)
     later = await room.connect()
     with pytest.raises(BackupRefused, match="--force"):
-        await restored(room, path, force=False)
+        await restore_backup(room, path, force=False)
     assert await connections.get_connection(room.database, later.id, user_id=later.user_id) is not None
-    assert await restored(room, path, force=True) == {}
+    assert await restore_backup(room, path, force=True) == {}
     assert await connections.get_connection(room.database, later.id, user_id=later.user_id) is None
 
 
@@ -365,7 +365,7 @@ async def test_two_restores_at_once_leave_one_whole_vault(room: Room) -> None:
         room.pass_time(HOUR)
         assert await room.exchange(account=connection.account)
     async with second_process(room) as other, asyncio.timeout(30):
-        ended = await asyncio.gather(restored(room, path), restored(other, path), return_exceptions=True)
+        ended = await asyncio.gather(restore_backup(room, path), restore_backup(other, path), return_exceptions=True)
     assert any(isinstance(one, dict) for one in ended)
     assert all(isinstance(one, dict | VaultError) for one in ended), ended
     await verify(room.database)
@@ -386,10 +386,10 @@ async def test_a_damaged_backup_changes_nothing(room: Room) -> None:
         assert damaged != whole
         path.write_bytes(damaged)
         with pytest.raises(BackupRefused):
-            await restored(room, path)
+            await restore_backup(room, path)
     assert (await room.row(connection)).refresh_sealed is not None
     path.write_bytes(whole)
-    assert await restored(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
+    assert await restore_backup(room, path) == {connection.id: RestoreVerdict.UNTIL_EXPIRY}
 
 
 async def test_a_backup_holds_no_token_and_is_readable_by_its_owner_only(room: Room) -> None:
@@ -426,7 +426,7 @@ async def test_a_passphrase_seals_a_backup_and_only_it_opens_it(room: Room, tmp_
     path = await backed_up(room, source=passphrase("correct horse battery staple"))
     with pytest.raises(KeyUnavailable, match="passphrase"):
         await Backup.open(path, passphrase("wrong horse battery staples"))
-    assert await restored(room, path, source=passphrase("correct horse battery staple")) == {}
+    assert await restore_backup(room, path, source=passphrase("correct horse battery staple")) == {}
 
 
 async def fresh(room: Room, empty: Store, *, with_key: bool = True) -> None:
@@ -493,14 +493,14 @@ async def test_a_backup_under_load_is_one_instant_of_both_stores(room: Room) -> 
     """Every connection in the file has its key in the file, while accounts are being connected."""
     stop = asyncio.Event()
 
-    async def connecting() -> int:
+    async def connect_accounts() -> int:
         count = 0
         while not stop.is_set():
             await room.connect(account=f"account-{count}")
             count += 1
         return count
 
-    writing = asyncio.create_task(connecting())
+    writing = asyncio.create_task(connect_accounts())
     await room.connect("google")
     path = await backed_up(room, with_keys=True)
     stop.set()
@@ -518,7 +518,7 @@ async def test_a_refresh_token_is_gone_from_the_restored_row_not_only_hidden(roo
     connection = await room.connect()
     before = await room.row(connection)
     path = await backed_up(room)
-    await restored(room, path)
+    await restore_backup(room, path)
     after = await room.row(connection)
     assert after.refresh_sealed is None
     assert after.generation == before.generation + quarantine.EPOCH

@@ -47,7 +47,7 @@ class AskedKeySource:
         raise NotImplementedError
 
 
-async def opened(path: Path, source: AskedKeySource, *, schema: int, master: bytes | None = None) -> Backup:
+async def open_backup(path: Path, source: AskedKeySource, *, schema: int, master: bytes | None = None) -> Backup:
     wrapped = source.key.wrap(bytes(32), backups._CONTEXT)
     header = backups.Header(1, "v", schema, with_keys=False, kek_id="k", is_passphrase=False, wrapped=wrapped)
     header = replace(header, master=master)
@@ -59,7 +59,7 @@ async def opened(path: Path, source: AskedKeySource, *, schema: int, master: byt
 @pytest.mark.parametrize("master", [b"as its source wrapped it", None])
 async def test_a_key_service_is_asked_for_the_key_as_it_wrapped_it(tmp_path: Path, master: bytes | None) -> None:
     source = AskedKeySource()
-    backup = await opened(tmp_path / "b", source, schema=len(schema_files()), master=master)
+    backup = await open_backup(tmp_path / "b", source, schema=len(schema_files()), master=master)
     assert [one.wrapped for one in source.asked] == [master or backup.header.wrapped]
 
 
@@ -70,7 +70,7 @@ async def test_a_backup_of_another_schema_opens_where_the_newest_file_lets_it(
     monkeypatch.setattr(backups, "schema_files", lambda: (*before, replace(last, compatible_from=last.number - 1)))
     for schema, opens in ((-2, False), (-1, True), (0, True), (1, False)):
         with contextlib.nullcontext() if opens else pytest.raises(BackupRefused, match="schema version"):
-            await opened(tmp_path / "b", AskedKeySource(), schema=last.number + schema)
+            await open_backup(tmp_path / "b", AskedKeySource(), schema=last.number + schema)
 
 
 @pytest.mark.parametrize(

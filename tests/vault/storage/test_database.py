@@ -58,16 +58,18 @@ async def test_a_transaction_is_visible_when_it_returns(database: Database) -> N
 
 
 async def test_an_exception_rolls_back_its_own_transaction_only(database: Database) -> None:
-    async def refused() -> None:
+    async def add_and_fail() -> None:
         async with database.transaction() as transaction:
             await add(transaction, "refused")
             raise KeyError("no")
 
-    async def kept(name: str) -> None:
+    async def add_row(name: str) -> None:
         async with database.transaction() as transaction:
             await add(transaction, name)
 
-    outcomes = await asyncio.gather(kept("a"), refused(), kept("b"), refused(), kept("c"), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        add_row("a"), add_and_fail(), add_row("b"), add_and_fail(), add_row("c"), return_exceptions=True
+    )
     assert [type(outcome) for outcome in outcomes] == [type(None), KeyError, type(None), KeyError, type(None)]
     assert await names(database) == ["a", "b", "c"]
 
@@ -133,14 +135,14 @@ async def test_a_cancelled_caller_does_not_harm_the_others(database: Database) -
             entered.set()
             await asyncio.Event().wait()
 
-    async def kept(name: str) -> None:
+    async def add_row(name: str) -> None:
         async with database.transaction() as transaction:
             await add(transaction, name)
 
-    first = asyncio.create_task(kept("a"))
+    first = asyncio.create_task(add_row("a"))
     cancelled = asyncio.create_task(stuck())
-    others = [asyncio.create_task(kept(name)) for name in ("b", "c")]
-    waiting = asyncio.create_task(kept("never"))
+    others = [asyncio.create_task(add_row(name)) for name in ("b", "c")]
+    waiting = asyncio.create_task(add_row("never"))
     async with asyncio.timeout(10):
         await entered.wait()
         if isinstance(database, SqliteDatabase):
@@ -156,12 +158,12 @@ async def test_a_cancelled_caller_does_not_harm_the_others(database: Database) -
 async def test_many_waiting_transactions_share_a_commit(sqlite_store: Store) -> None:
     database = await sqlite_store.open()
 
-    async def kept(name: str) -> None:
+    async def add_row(name: str) -> None:
         async with database.transaction() as transaction:
             await add(transaction, name)
 
     try:
-        await asyncio.gather(*(kept(f"{number:03}") for number in range(200)))
+        await asyncio.gather(*(add_row(f"{number:03}") for number in range(200)))
         assert len(await names(database)) == 200
         # each commit writes the changed table page again: far fewer frames than commits of their own would write
         wal = Path(f"{sqlite_store.data / 'vault.sqlite'}-wal").stat().st_size
@@ -275,7 +277,7 @@ async def test_opening_a_vault_twice_in_one_process_leaves_the_locks_that_other_
 
 
 @asynccontextmanager
-async def locked(store: Store) -> AsyncGenerator[sqlite3.Connection]:
+async def hold_write_lock(store: Store) -> AsyncGenerator[sqlite3.Connection]:
     """Another process holds the write lock."""
     with closing(sqlite3.connect(store.data / "vault.sqlite", isolation_level=None)) as other:
         other.execute("begin immediate")
@@ -288,7 +290,7 @@ async def test_a_database_that_another_process_holds_is_busy_for_a_bounded_time(
     monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 0.2)
     database = await sqlite_store.open()
     try:
-        async with locked(sqlite_store):
+        async with hold_write_lock(sqlite_store):
             async with asyncio.timeout(10):
                 attempts = [_attempt(database, f"{number}") for number in range(3)]
                 outcomes = await asyncio.gather(*attempts, return_exceptions=True)
@@ -303,7 +305,7 @@ async def test_a_database_that_another_process_holds_is_busy_for_a_bounded_time(
 async def test_a_writer_waits_for_another_process_to_finish(sqlite_store: Store) -> None:
     database = await sqlite_store.open()
     try:
-        async with locked(sqlite_store) as other:
+        async with hold_write_lock(sqlite_store) as other:
             waiting = asyncio.create_task(_attempt(database, "a"))
             assert await names(database) == []
             assert not waiting.done()

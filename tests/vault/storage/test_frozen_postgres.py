@@ -57,7 +57,7 @@ class Relay:
 
 
 @asynccontextmanager
-async def relayed(store: Store) -> AsyncGenerator[tuple[Store, Relay]]:
+async def relayed_store(store: Store) -> AsyncGenerator[tuple[Store, Relay]]:
     """The store as seen through a relay."""
     parts = urlsplit(store.url)
     (behind,) = parse_qs(parts.query)["host"]
@@ -79,7 +79,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_callers_of_a_frozen_server_are_refused_soon_and_served_after_it(postgres_store: Store) -> None:
-    async with relayed(postgres_store) as (store, relay), open_room(store) as room:
+    async with relayed_store(postgres_store) as (store, relay), open_room(store) as room:
         await room.connect()
         assert await room.exchange()
         relay.freeze()
@@ -93,7 +93,7 @@ async def test_callers_of_a_frozen_server_are_refused_soon_and_served_after_it(p
 
 
 async def test_events_that_wait_behind_a_failed_commit_are_refused_with_it(postgres_store: Store) -> None:
-    async with relayed(postgres_store) as (store, relay):
+    async with relayed_store(postgres_store) as (store, relay):
         database = await store.open()
         activity = Activity(database)
         try:
@@ -117,7 +117,7 @@ async def test_events_that_wait_behind_a_failed_commit_are_refused_with_it(postg
 
 
 async def test_a_refresh_that_could_not_be_written_down_is_not_sent(postgres_store: Store) -> None:
-    async with relayed(postgres_store) as (store, relay), open_room(store) as room:
+    async with relayed_store(postgres_store) as (store, relay), open_room(store) as room:
         connection = await room.connect()
         room.pass_time(3600)
         relay.freeze()

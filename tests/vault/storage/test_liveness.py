@@ -38,7 +38,7 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+def trust_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes believe a free lock as soon as they hold their own."""
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
 
@@ -78,7 +78,7 @@ async def test_a_stopped_process_lives_and_a_killed_one_is_dead(store: Store) ->
         await database.close()
 
 
-@pytest.mark.usefixtures("trusting")
+@pytest.mark.usefixtures("trust_at_once")
 async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, tmp_path: Path) -> None:
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir(mode=0o700)
@@ -94,7 +94,7 @@ async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: St
         await database.close()
 
 
-@pytest.mark.usefixtures("trusting")
+@pytest.mark.usefixtures("trust_at_once")
 async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, tmp_path: Path) -> None:
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir(mode=0o700)
@@ -171,7 +171,7 @@ async def test_a_broken_lock_comes_back_by_itself(
 
 
 @pytest.mark.parametrize("knows_us", [False, True])
-@pytest.mark.usefixtures("trusting")
+@pytest.mark.usefixtures("trust_at_once")
 async def test_a_server_that_does_not_know_our_own_lock_is_not_believed(
     postgres_store: Store, postgres_server: str, *, knows_us: bool
 ) -> None:

@@ -30,7 +30,7 @@ def real_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def pooled(postgres_store: Store) -> AsyncGenerator[Store]:
+async def pooled_store(postgres_store: Store) -> AsyncGenerator[Store]:
     """The store through a PgBouncer with its default settings."""
     async with pgbouncer(postgres_store.url) as url:
         yield Store(url, postgres_store.data)
@@ -39,17 +39,17 @@ async def pooled(postgres_store: Store) -> AsyncGenerator[Store]:
 async def settings_of(database: Database) -> dict[str, str]:
     """What a transaction of the vault sees of the settings that it needs."""
     async with database.transaction() as transaction:
-        return {name: await setting(transaction, name) for name in vault.storage.postgres.SESSION}
+        return {name: await read_setting(transaction, name) for name in vault.storage.postgres.SESSION}
 
 
-async def setting(transaction: Transaction, name: str) -> str:
+async def read_setting(transaction: Transaction, name: str) -> str:
     row = await transaction.fetch_one("select current_setting(:name) as value", {"name": name})
     assert row is not None
     return str(row["value"])
 
 
-async def test_exchanges_and_refreshes_work(pooled: Store) -> None:
-    async with open_room(pooled) as room:
+async def test_exchanges_and_refreshes_work(pooled_store: Store) -> None:
+    async with open_room(pooled_store) as room:
         await room.connect()
         assert room.database.is_pooled
         assert all(await asyncio.gather(*(room.exchange() for _ in range(50))))
@@ -59,9 +59,11 @@ async def test_exchanges_and_refreshes_work(pooled: Store) -> None:
         await verify(room.database)
 
 
-async def test_transactions_have_the_same_settings_as_without_a_pooler(postgres_store: Store, pooled: Store) -> None:
+async def test_transactions_have_the_same_settings_as_without_a_pooler(
+    postgres_store: Store, pooled_store: Store
+) -> None:
     direct = await postgres_store.open()
-    through = await pooled.open()
+    through = await pooled_store.open()
     try:
         wanted = await settings_of(direct)
         assert (direct.is_pooled, through.is_pooled) == (False, True)
@@ -76,12 +78,12 @@ async def is_ours(database: Database, wanted: dict[str, str]) -> bool:
     return await settings_of(database) == wanted
 
 
-async def test_a_transaction_that_stands_still_is_ended(pooled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transaction_that_stands_still_is_ended(pooled_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process must not hold what others wait for."""
     for milliseconds in (200, 20_000):
         limit = f"begin; set local idle_in_transaction_session_timeout = {milliseconds}"
         monkeypatch.setattr(vault.storage.postgres, "_BEGIN_POOLED", limit)
-        database = await pooled.open()
+        database = await pooled_store.open()
         try:
             if milliseconds > 1000:
                 assert await stand_still(database)
@@ -137,14 +139,14 @@ async def test_a_pooler_that_mixes_up_statements_is_refused_with_the_line_to_cha
 
 
 async def test_a_living_process_of_another_host_is_told_from_a_dead_one(
-    pooled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pooled_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir(mode=0o700)
-    database = await pooled.open()
+    database = await pooled_store.open()
     try:
-        with holder(pooled, elsewhere) as process:
+        with holder(pooled_store, elsewhere) as process:
             # many transactions: a lock of a server connection would by now be anybody's
             for _ in range(3):
                 await asyncio.gather(*(settings_of(database) for _ in range(20)))
@@ -156,9 +158,9 @@ async def test_a_living_process_of_another_host_is_told_from_a_dead_one(
         await database.close()
 
 
-async def test_the_lasting_transaction_holds_no_snapshot(postgres_store: Store, pooled: Store) -> None:
+async def test_the_lasting_transaction_holds_no_snapshot(postgres_store: Store, pooled_store: Store) -> None:
     """Else the database could not clean up behind it."""
-    database, direct = await pooled.open(), await open_database(postgres_store.url, data=postgres_store.data)
+    database, direct = await pooled_store.open(), await open_database(postgres_store.url, data=postgres_store.data)
     try:
         await database.hold_liveness("me")
         rows = await direct.fetch(
@@ -174,7 +176,7 @@ async def test_the_lasting_transaction_holds_no_snapshot(postgres_store: Store, 
 
 @pytest.mark.parametrize("way", ["direct", "pooled"])
 async def test_every_commit_waits_for_the_disk_whatever_the_servers_default_is(
-    postgres_store: Store, pooled: Store, way: str
+    postgres_store: Store, pooled_store: Store, way: str
 ) -> None:
     """A trigger writes down how each event is committed, alone or with a change."""
     name = urlsplit(postgres_store.url).path[1:]
@@ -189,7 +191,7 @@ async def test_every_commit_waits_for_the_disk_whatever_the_servers_default_is(
             create trigger noting after insert on events for each row execute function note();
             """
         )
-        database = await (pooled if way == "pooled" else postgres_store).open()
+        database = await (pooled_store if way == "pooled" else postgres_store).open()
         activity = Activity(database)
         try:
             await activity.record(Event("user.created"))

@@ -104,7 +104,7 @@ ALLOWED = {
 }
 
 
-def interpolated(tree: ast.AST) -> set[str]:
+def interpolated_names(tree: ast.AST) -> set[str]:
     """Names that are parts of an f-string: a part is no statement."""
     return {
         name.id
@@ -125,7 +125,7 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(one)
 
 
-def filled(joined: ast.JoinedStr, names: Mapping[str, object]) -> str:
+def fill_in_constants(joined: ast.JoinedStr, names: Mapping[str, object]) -> str:
     """An f-string with the module's constants in it; a brace stays where a part is known only when it runs."""
     parts: list[str] = []
     for piece in joined.values:
@@ -158,7 +158,7 @@ def statements() -> tuple[tuple[str, str], ...]:
             for node in ast.walk(tree)
         ):
             continue
-        parts = interpolated(tree)
+        parts = interpolated_names(tree)
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
         pieces = {id(one) for joined in ast.walk(tree) if isinstance(joined, ast.JoinedStr) for one in joined.values}
         whole = [text for name, value in vars(module).items() if name not in parts for text in texts(value)]
@@ -168,7 +168,7 @@ def statements() -> tuple[tuple[str, str], ...]:
             if isinstance(node, ast.Assign)
             and any(isinstance(target, ast.Name) and target.id in parts for target in node.targets)
         }
-        joined = [filled(node, vars(module)) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        joined = [fill_in_constants(node, vars(module)) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
         inside = [
             node.value
             for node in ast.walk(tree)
@@ -187,7 +187,7 @@ def is_allowed(sql: str) -> bool:
     return any(sql == start if start.endswith(":tenant") else sql.startswith(start) for start in ALLOWED)
 
 
-def growing() -> set[str]:
+def growing_tables() -> set[str]:
     return {name.removeprefix("keys.") for name in tables() if name not in SMALL}
 
 
@@ -199,7 +199,7 @@ def aliases(sql: str) -> dict[str, str]:
 
 def scans(sql: str, plan: Iterable[str]) -> list[str]:
     """Lines of SQLite's plan that read a growing table whole, by the tenant alone, or by an end to come."""
-    named, grows, bad = aliases(sql), growing(), []
+    named, grows, bad = aliases(sql), growing_tables(), []
     for line in plan:
         match = re.match(r"(SCAN|SEARCH) (\w+)(.*)", line)
         if match is None or named.get(match[2], match[2]) not in grows:
@@ -230,7 +230,7 @@ def test_no_statement_reads_a_growing_table_whole_on_sqlite(sqlite_store: Store)
 async def test_no_statement_reads_a_growing_table_whole_on_postgresql(postgres_store: Store) -> None:
     import asyncpg
 
-    grows, found = growing(), []
+    grows, found = growing_tables(), []
     connection = await asyncpg.connect(postgres_store.url)
     try:
         await connection.execute("set enable_seqscan = off; set plan_cache_mode = force_generic_plan")

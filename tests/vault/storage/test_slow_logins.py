@@ -86,7 +86,7 @@ class Way:
         await asyncio.gather(*self._open, return_exceptions=True)
         self.logins = 0
 
-    async def emptied(self) -> None:
+    async def wait_until_empty(self) -> None:
         async with asyncio.timeout(WAIT + BUSY):
             while self.count:
                 await asyncio.sleep(0.01)
@@ -119,7 +119,7 @@ async def way_to(url: str) -> AsyncGenerator[tuple[Way, str]]:
 
 
 @asynccontextmanager
-async def reached(kind: str, url: str) -> AsyncGenerator[str]:
+async def url_through(kind: str, url: str) -> AsyncGenerator[str]:
     """The URL as it is, or that of a PgBouncer before it with the documented settings."""
     if kind == "direct":
         yield url
@@ -162,7 +162,7 @@ class Callers:
 @pytest.mark.requirement("S-175")
 @pytest.mark.parametrize("kind", ["direct", "pooled"])
 async def test_logins_that_outlast_their_callers_end_the_outage(postgres_store: Store, kind: str) -> None:
-    async with way_to(postgres_store.url) as (way, slow), reached(kind, slow) as url:
+    async with way_to(postgres_store.url) as (way, slow), url_through(kind, slow) as url:
         database = await Store(url, postgres_store.data).open()
         try:
             way.delay = SLOW
@@ -176,7 +176,7 @@ async def test_logins_that_outlast_their_callers_end_the_outage(postgres_store: 
         finally:
             await database.close()
         if kind == "direct":
-            await way.emptied()
+            await way.wait_until_empty()
 
 
 @pytest.mark.requirement("S-175")
@@ -194,7 +194,7 @@ async def test_few_attempts_are_under_way_at_once(postgres_store: Store) -> None
             assert callers.longest < WAIT + BUSY
         finally:
             await database.close()
-        await way.emptied()
+        await way.wait_until_empty()
 
 
 async def test_failing_attempts_pause(postgres_store: Store) -> None:
@@ -236,7 +236,7 @@ async def test_closing_ends_attempts_and_refuses_those_who_wait(
             ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(end) for end in ends[::2]} == {asyncio.CancelledError}
         assert {type(end) for end in ends[1::2]} == {StorageBusy}
-        await way.emptied()
+        await way.wait_until_empty()
 
 
 async def test_closing_refuses_at_once_who_would_wait_without_end(postgres_store: Store) -> None:
@@ -254,7 +254,7 @@ async def test_closing_refuses_at_once_who_would_wait_without_end(postgres_store
         assert {type(end) for end in ends} == {asyncpg.InterfaceError}
         with pytest.raises(asyncpg.InterfaceError):
             await attempts.take()
-        await way.emptied()
+        await way.wait_until_empty()
 
 
 async def test_a_connection_too_late_for_its_caller_serves_the_next(postgres_store: Store) -> None:
@@ -274,7 +274,7 @@ async def test_a_connection_too_late_for_its_caller_serves_the_next(postgres_sto
                 await attempts.take()
         await asyncio.sleep(SLOW)  # it is kept, or still on its way
         await attempts.close()
-        await way.emptied()
+        await way.wait_until_empty()
 
 
 async def test_a_connection_that_comes_as_its_caller_leaves_is_not_lost(postgres_store: Store) -> None:
@@ -294,4 +294,4 @@ async def test_a_connection_that_comes_as_its_caller_leaves_is_not_lost(postgres
         assert (way.logins, way.count) == (1, 1)
         taken.terminate()
         await attempts.close()
-        await way.emptied()
+        await way.wait_until_empty()

@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 @contextmanager
-def holding(path: Path) -> Generator[subprocess.Popen[str]]:
+def lock_holder(path: Path) -> Generator[subprocess.Popen[str]]:
     """Another process in the middle of a transaction."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -51,7 +51,7 @@ async def test_who_waits_in_vain_is_told_which_process_holds_the_lock_and_how_to
     monkeypatch.setattr("vault.storage.sqlite.BUSY_WAIT", 0.3)
     database = await sqlite_store.open()
     try:
-        with holding(sqlite_store.data / name) as process:
+        with lock_holder(sqlite_store.data / name) as process:
             with pytest.raises(StorageBusy, match=f"process {process.pid} holds its lock$"):
                 await health.check_writable(database)
             process.send_signal(signal.SIGSTOP)

@@ -26,7 +26,7 @@ WAL_HEADER = 32  # bytes
 FRAME = 4096 + 24
 
 
-async def worked(room: Room) -> Connection:
+async def use_account(room: Room) -> Connection:
     """An account whose refreshes are in the write-ahead log and nowhere else of the database."""
     connection = await room.connect()
     for name in ("vault.sqlite", "keys.sqlite"):
@@ -38,7 +38,7 @@ async def worked(room: Room) -> Connection:
     return connection
 
 
-async def started(room: Room, data: Path, connection: Connection) -> str | None:
+async def start_vault(room: Room, data: Path, connection: Connection) -> str | None:
     """The refresh token that a vault over these files would use; None when it does not start."""
     store = Store(f"sqlite://{data / 'vault.sqlite'}", data)
     try:
@@ -69,7 +69,7 @@ async def started(room: Room, data: Path, connection: Connection) -> str | None:
         await database.close()
 
 
-def copied(data: Path, to: Path) -> None:
+def copy_folder(data: Path, to: Path) -> None:
     """By another process: closing files that SQLite has open here would drop its locks."""
     subprocess.run(["cp", "-a", str(data), str(to)], check=True)
 
@@ -95,17 +95,17 @@ async def test_a_spoilt_write_ahead_log_brings_back_no_older_token(
 ) -> None:
     chance, starts, went_back = random.Random(7), 0, 0
     async with open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
-        connection = await worked(room)
+        connection = await use_account(room)
         newest = room.slack.families[0].refresh_token
         for number in range(12):
             data = tmp_path / f"{number}"
-            copied(sqlite_store.data, data)
+            copy_folder(sqlite_store.data, data)
             for name in ("vault.sqlite-shm", "keys.sqlite-shm"):
                 (data / name).unlink(missing_ok=True)  # as after a power loss
             log = data / "vault.sqlite-wal"
             log.write_bytes(spoil(log.read_bytes(), chance))
             went_back += await generation_of(data, connection) < 1 + REFRESHES
-            token = await started(room, data, connection)
+            token = await start_vault(room, data, connection)
             assert token in (newest, None)
             starts += token is not None
     assert starts > 0
@@ -115,7 +115,7 @@ async def test_a_spoilt_write_ahead_log_brings_back_no_older_token(
 async def generation_of(data: Path, connection: Connection) -> int:
     """What the spoilt database alone says."""
     copy = data.with_name(data.name + " looked at")
-    copied(data, copy)
+    copy_folder(data, copy)
     database = await Store(f"sqlite://{copy / 'vault.sqlite'}", copy).open()
     try:
         facts = await leases.read(database, connection.id)
