@@ -170,13 +170,13 @@ def certificates_read_once() -> Generator[None]:
     def context_of(*, trust_env: bool, _file: str | None, _folder: str | None) -> ssl.SSLContext:
         return default_ssl_context(_trust_env=trust_env)
 
-    def shared(*, _trust_env: bool = True) -> ssl.SSLContext:
+    def shared_context(*, _trust_env: bool = True) -> ssl.SSLContext:
         file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
         return context_of(trust_env=_trust_env, _file=file, _folder=folder)
 
     default_ssl_context = httpcore2.default_ssl_context
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpcore2, "default_ssl_context", shared)
+        patch.setattr(httpcore2, "default_ssl_context", shared_context)
         yield
 
 

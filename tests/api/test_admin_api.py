@@ -33,7 +33,7 @@ async def _ok(answer: httpx2.Response, status: int = 200) -> dict[str, object]:
     return answer.json() if status != 204 else {}
 
 
-async def _added(room: AdminRoom, name: str, **more: object) -> dict[str, object]:
+async def _add_person(room: AdminRoom, name: str, **more: object) -> dict[str, object]:
     made = await _ok(await room.call("POST", "/people", json={"name": name, **more}), 201)
     assert isinstance(made["person"], dict)
     return made["person"]
@@ -78,7 +78,7 @@ async def test_a_person_is_added_found_changed_and_deleted(room: AdminRoom) -> N
 async def test_people_come_a_page_at_a_time(room: AdminRoom) -> None:
     names = [f"page-{number}" for number in range(5)]
     for name in names:
-        await _added(room, name)
+        await _add_person(room, name)
     seen, cursor = list[str](), ""
     while True:
         page = await _ok(await room.call("GET", f"/people?find=page-&limit=2{cursor}"))
@@ -102,7 +102,7 @@ async def test_a_name_is_there_once_and_the_last_admin_stays(room: AdminRoom) ->
     problem(await room.call("DELETE", f"/people/{alice.id}"), 409, "not_yourself")
     problem(await room.call("PATCH", f"/people/{alice.id}", json={"disabled": True}), 409, "not_yourself")
     problem(await room.call("PATCH", f"/people/{alice.id}", json={"admin": False}), 409, "last_admin")
-    other = await _added(room, "second-admin", admin=True)
+    other = await _add_person(room, "second-admin", admin=True)
     token = await room.token_with(name="second-admin")
     problem(await room.call("PATCH", f"/people/{alice.id}", json={"admin": False}, token=token), 403, "owner_only")
     await _ok(await room.call("PATCH", f"/people/{other['id']}", json={"role": "owner"}))
@@ -112,7 +112,7 @@ async def test_a_name_is_there_once_and_the_last_admin_stays(room: AdminRoom) ->
 
 
 async def test_an_identity_belongs_to_one_person(room: AdminRoom) -> None:
-    one, other = await _added(room, "linked"), await _added(room, "unlinked")
+    one, other = await _add_person(room, "linked"), await _add_person(room, "unlinked")
     who = {"issuer": "https://id.example", "subject": "42"}
     assert await _ok(await room.call("POST", f"/people/{one['id']}/identities", json=who), 201) == who
     assert (await _ok(await room.call("GET", f"/people/{one['id']}")))["identities"] == [who]
@@ -226,7 +226,7 @@ async def test_a_service_account_never_has_more_than_who_makes_it(room: AdminRoo
     made = await _ok(await room.call("POST", "/agents", json=body, token=await room.token_with()), 201)
     assert isinstance(made["agent"], dict)
     assert made["agent"]["service_account"] is True
-    other = await _added(room, "another-admin", admin=True)
+    other = await _add_person(room, "another-admin", admin=True)
     theirs = body | {"service_account": {"person_id": other["id"], "scopes": ["admin:keys"]}}
     problem(await room.call("POST", "/agents", json=theirs), 403, "forbidden")
 
@@ -415,7 +415,7 @@ async def test_standing_approvals_are_ended_and_waiting_ones_shown_without_argum
 
 
 async def test_the_activity_is_filtered_paged_and_exported(room: AdminRoom) -> None:
-    person = await _added(room, "=watched")
+    person = await _add_person(room, "=watched")
     await _ok(await room.call("PATCH", f"/people/{person['id']}", json={"disabled": True}))
     page = await _ok(await room.call("GET", f"/activity?person={person['id']}&limit=1"))
     (newest,) = page["items"]  # pyright: ignore[reportGeneralTypeIssues]

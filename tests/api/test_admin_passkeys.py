@@ -24,16 +24,16 @@ VERIFIER = "v" * 64
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
     wanted = {"passkey_for": ["administration"]}
     async with running_admin_room(tmp_path_factory.mktemp("admin-passkeys") / "vault", sign_in=wanted) as opened:
         yield opened
 
 
 @pytest.fixture
-async def room(shared: AdminRoom) -> AsyncGenerator[AdminRoom]:
-    shared.deployment.database.clock_offset += 10 * RECENT
-    yield shared
+async def room(shared_room: AdminRoom) -> AsyncGenerator[AdminRoom]:
+    shared_room.deployment.database.clock_offset += 10 * RECENT
+    yield shared_room
 
 
 async def admin(room: AdminRoom) -> Holder:

@@ -55,14 +55,14 @@ def file(tmp_path: Path) -> Path:
     return found
 
 
-def _said(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
+def _change_lines(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
     return [f"{one.verb} {one.kind} {one.name}" for one in changes]
 
 
 async def test_a_file_is_planned_applied_and_then_has_nothing_to_change(room: AdminRoom, file: Path) -> None:
     wanted = read_declaration(file)
     pending = await applying.plan(room.operator, wanted)
-    assert _said(pending) == [
+    assert _change_lines(pending) == [
         "create person grace",
         "create agent reporting",
         "create api https://api.example/v1",
@@ -104,30 +104,30 @@ async def test_nothing_is_removed_unless_asked_and_only_from_sections_that_are_t
     less = parse_declaration({"agents": {}, "people": {"alice": {"admin": True}}})
     assert await applying.plan(room.operator, less) == ()
     pending = await applying.plan(room.operator, less, prunes=True)
-    assert _said(pending) == ["remove person grace", "remove agent reporting"]
+    assert _change_lines(pending) == ["remove person grace", "remove agent reporting"]
     await applying.apply(pending)
     assert [one.resource for one in await apis.list_apis(room.deployment.database)] == ["https://api.example/v1"]
     assert (await room.call("GET", f"/agents/{by_hand.id}")).status_code == 200
 
 
 async def test_an_agent_gets_the_id_that_the_settings_name_and_keeps_it(room: AdminRoom, tmp_path: Path) -> None:
-    def wanted(client_id: str, name: str = "reporting") -> Declaration:
+    def declare_agent(client_id: str, name: str = "reporting") -> Declaration:
         agent = {"id": client_id, "redirect_uris": ["https://app.example/cb"]}
         return parse_declaration({"agents": {name: agent}})
 
-    pending = await applying.plan(room.operator, wanted("reporting-bot"))
+    pending = await applying.plan(room.operator, declare_agent("reporting-bot"))
     first = pending[0].differences[0]
     assert (first.name, first.after) == ("id", "reporting-bot")
     await applying.apply(pending)
     assert (await applying.declared_agents(room.operator))["reporting"].id == "reporting-bot"
-    assert await applying.plan(room.operator, wanted("reporting-bot")) == ()
+    assert await applying.plan(room.operator, declare_agent("reporting-bot")) == ()
     with pytest.raises(ChangeRefused, match="can't change"):
-        await applying.plan(room.operator, wanted("another-bot"))
+        await applying.plan(room.operator, declare_agent("another-bot"))
     with pytest.raises(ChangeRefused, match="another agent has the client ID"):
-        await applying.plan(room.operator, wanted("reporting-bot", name="second"))
+        await applying.plan(room.operator, declare_agent("reporting-bot", name="second"))
     for bad in ("", "ab", "Reporting", "https://app.example/", "a b", "a" * 65):
         with pytest.raises(DeclarationRefused, match="id"):
-            wanted(bad)
+            declare_agent(bad)
 
 
 async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None:
@@ -178,7 +178,7 @@ async def _in(room: AdminRoom, name: str) -> list[str]:
 async def test_groups_and_roles_are_planned_applied_and_then_have_nothing_to_change(room: AdminRoom) -> None:
     wanted = parse_declaration(tomllib.loads(GROUPS))
     changes = await applying.plan(room.operator, wanted)
-    assert _said(changes) == ["create person grace", "create group Support", "create group Empty"]
+    assert _change_lines(changes) == ["create person grace", "create group Support", "create group Empty"]
     assert {one.name: one.after for one in changes[0].differences}["role"] == "auditor"
     assert [(one.name, one.after) for one in changes[1].differences] == [("members", ["alice", "grace"])]
     assert await groups.find_group(room.deployment.database, "support") is None, "a plan changes nothing"
@@ -190,14 +190,14 @@ async def test_groups_and_roles_are_planned_applied_and_then_have_nothing_to_cha
     assert await applying.plan(room.operator, wanted) == ()
     fewer = parse_declaration({"people": {"grace": {"role": "member"}}, "groups": {"SUPPORT": {"members": ["alice"]}}})
     changes = await applying.plan(room.operator, fewer)
-    assert _said(changes) == ["update person grace", "update group SUPPORT"]
+    assert _change_lines(changes) == ["update person grace", "update group SUPPORT"]
     assert [(one.name, one.before, one.after) for one in changes[1].differences] == [
         ("members", ["alice", "grace"], ["alice"])
     ]
     await applying.apply(changes)
     assert await _in(room, "support") == ["alice"]
     pruned = await applying.plan(room.operator, fewer.model_copy(update={"people": None}), prunes=True)
-    assert _said(pruned) == ["remove group Empty"]
+    assert _change_lines(pruned) == ["remove group Empty"]
     await applying.apply(pruned)
     assert await groups.find_group(room.deployment.database, "Empty") is None
 
@@ -212,7 +212,7 @@ async def test_whom_a_directory_or_a_sign_in_put_into_a_group_a_declaration_leav
         await groups.create_group(transaction, "By directory", is_provisioned=True, now=now)
     wanted = parse_declaration({"groups": {"By sign-in": {"members": [alice.name]}}})
     changes = await applying.plan(room.operator, wanted, prunes=True)
-    assert _said(changes) == ["update group By sign-in", "remove group Own"]
+    assert _change_lines(changes) == ["update group By sign-in", "remove group Own"]
     await applying.apply(changes)
     assert await _in(room, "By sign-in") == ["alice", "bob"]
     emptied = parse_declaration({"groups": {"By sign-in": {}}})
@@ -247,10 +247,10 @@ async def test_a_plan_refuses_what_applying_it_could_not_finish(room: AdminRoom)
         with pytest.raises(ChangeRefused, match=word):
             await applying.plan(room.operator, parse_declaration(content), prunes=True)
     for named in ({**both, "people": {"alice": {"admin": True}, "bob": {}}}, {"groups": both["groups"]}):
-        assert "create group Support" in _said(
+        assert "create group Support" in _change_lines(
             await applying.plan(room.operator, parse_declaration(named), prunes=True)
         )
-    assert "create group Support" in _said(await applying.plan(room.operator, parse_declaration(both)))
+    assert "create group Support" in _change_lines(await applying.plan(room.operator, parse_declaration(both)))
     fits = parse_declaration({"groups": {"x" * 200: {}, "Team": {}}})
     assert len(await applying.plan(room.operator, fits, prunes=True)) == 2
 
@@ -281,7 +281,7 @@ async def test_a_member_by_an_access_request_keeps_no_group(room: AdminRoom, sou
         made = await groups.create_group(transaction, "Own", now=now)
         await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
     changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
-    assert _said(changes) == pruned
+    assert _change_lines(changes) == pruned
     await applying.apply(changes)
     assert (await groups.find_group(room.deployment.database, "Own") is None) == bool(pruned)
 
@@ -292,7 +292,7 @@ async def test_a_group_that_a_sign_in_filled_since_the_plan_is_not_pruned(room: 
     async with room.deployment.transaction() as transaction:
         made = await groups.create_group(transaction, "Own", now=now)
     changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
-    assert _said(changes) == ["remove group Own"]
+    assert _change_lines(changes) == ["remove group Own"]
     async with room.deployment.transaction() as transaction:
         source = "openid:company" if is_filled else "local"
         await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
@@ -348,20 +348,20 @@ async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
 
 
 async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom) -> None:
-    def wanted(**asking: object) -> Declaration:
+    def declare_agent(**asking: object) -> Declaration:
         agent = {"confidential": True, "auth0": True, "ciba": asking}
         return parse_declaration({"agents": {"shop": agent}})
 
-    await applying.apply(await applying.plan(room.operator, wanted(details_types=["payment"])))
-    assert await applying.plan(room.operator, wanted(details_types=["payment"])) == ()
-    told = wanted(notify="https://shop.example/told", push=True, user_code=True)
+    await applying.apply(await applying.plan(room.operator, declare_agent(details_types=["payment"])))
+    assert await applying.plan(room.operator, declare_agent(details_types=["payment"])) == ()
+    told = declare_agent(notify="https://shop.example/told", push=True, user_code=True)
     pending = await applying.plan(room.operator, told)
     assert [one.name for one in pending[0].differences] == ["metadata"]
     await applying.apply(pending)
     held = asking_of((await applying.declared_agents(room.operator))["shop"])
     assert held == BackchannelSpec("https://shop.example/told", is_pushed=True, sends_user_code=True)
     with pytest.raises(ChangeRefused):
-        await applying.plan(room.operator, wanted(push=True))
+        await applying.plan(room.operator, declare_agent(push=True))
 
 
 async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: AdminRoom) -> None:

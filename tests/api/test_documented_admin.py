@@ -52,14 +52,14 @@ async def test_a_service_account_is_made_and_used_by_the_lines_of_the_page(room:
     assert made.code == 0, made.err
     client = json.loads(made.out)
 
-    async def typed(line: str, **values: str) -> dict[str, object]:
+    async def run_line(line: str, **values: str) -> dict[str, object]:
         line = line.replace("https://vault.example", room.room.url).replace("curl ", "curl -sS ", 1)
         done = await run("/bin/sh", "-c", line, folder=tmp_path, env={**variables, **values})
         assert done.code == 0, done.err
         return json.loads(done.out)
 
-    answer = await typed(asking, CLIENT_ID=client["client_id"], CLIENT_SECRET=client["client_secret"])
-    people = await typed(using, TOKEN=str(answer["access_token"]))
+    answer = await run_line(asking, CLIENT_ID=client["client_id"], CLIENT_SECRET=client["client_secret"])
+    people = await run_line(using, TOKEN=str(answer["access_token"]))
     assert [one["name"] for one in people["items"]] == ["alice"]
 
 

@@ -45,7 +45,7 @@ async def refusal(change: Awaitable[object]) -> ChangeRefused:
     return refused.value
 
 
-def acting(room: AdminRoom, person: User) -> Actor:
+def actor_for(room: AdminRoom, person: User) -> Actor:
     return Actor(room.deployment, person, "administration")
 
 
@@ -139,13 +139,13 @@ async def test_only_who_connected_an_account_gives_it_to_a_group(room: AdminRoom
     group = await groups.create(room.operator, "Givers")
     account = await room.room.account(user, "slack", label="Team", scopes=READ | WRITE)
     options = {"reads_only": False, "asks_writes": False}
-    refused = await refusal(group_accounts.give(acting(room, alice), user, account.id, group, **options))
+    refused = await refusal(group_accounts.give(actor_for(room, alice), user, account.id, group, **options))
     assert refused.reason == "not_yours_to_give"
     assert (await refusal(group_accounts.give(room.operator, alice, account.id, group, **options))).kind == "not_found"
     given = await group_accounts.give(room.operator, user, account.id, group, **options)
     assert (await group_accounts.shared_with_id(room.operator, group, given.id)).connection.id == given.id
     own = await room.room.account(alice, "slack", label="Own", scopes=READ | WRITE)
-    given = await group_accounts.give(acting(room, alice), alice, own.id, group, **options)
+    given = await group_accounts.give(actor_for(room, alice), alice, own.id, group, **options)
     assert (await group_accounts.shared_with_id(room.operator, group, given.id)).rule.scopes == READ | WRITE
 
 

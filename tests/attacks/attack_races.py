@@ -21,7 +21,7 @@ def link_of(target: Target, answer: httpx2.Response, part: str) -> str:
     return answer.text[start:].split('"')[0].split()[0].rstrip(".,)\\")
 
 
-async def allowed(target: Target) -> Agent:
+async def allow_agent(target: Target) -> Agent:
     """An agent of mallory's that may post."""
     agent = await target.agent(target.mallory)
     page = await target.mallory.open(link_of(target, await target.call(agent, "slack_post", POST), "connect"))
@@ -41,7 +41,7 @@ def is_done(answer: httpx2.Response) -> bool:
 
 
 async def test_an_agent_that_is_cut_off_during_its_calls_makes_none_after_it(target: Target) -> None:
-    agent = await allowed(target)
+    agent = await allow_agent(target)
     racing = [asyncio.ensure_future(target.call(agent, "slack_post", POST)) for _ in range(20)]
     page = await target.mallory.open(f"/agents/{agent.client_id}/cut-off")
     page = await target.mallory.submit(page, form="cut-off")
@@ -78,7 +78,7 @@ async def test_one_answer_of_a_provider_is_redeemed_once_of_eight_at_the_same_ti
 
 
 async def test_a_permission_that_was_read_before_a_change_is_not_written_after_it(target: Target) -> None:
-    agent = await allowed(target)
+    agent = await allow_agent(target)
     page = await target.mallory.open(f"/agents/{agent.client_id}")
     form = next(one for one in forms_of(page.text) if f"/agents/{agent.client_id}/access" in one.action)
     taken = [(name, "off" if name.startswith("level.") else value) for name, value in form.fields]
@@ -98,16 +98,16 @@ async def test_a_permission_that_was_read_before_a_change_is_not_written_after_i
     assert not is_done(answer), answer.text
 
 
-async def _asking(target: Target) -> Agent:
+async def _asking_agent(target: Target) -> Agent:
     """An agent that asks mallory about each call."""
-    agent = await allowed(target)
+    agent = await allow_agent(target)
     connection = (await target.connection_ids("mallory"))["slack"]
     await target.command("delegations", "ask", agent.client_id, connection, "--user", "mallory", "--tool", "slack_post")
     return agent
 
 
 async def test_a_yes_is_for_its_arguments_once(target: Target) -> None:
-    agent = await _asking(target)
+    agent = await _asking_agent(target)
     asked = await target.call(agent, "slack_post", POST)
     assert not is_done(asked)
     page = await target.mallory.open(link_of(target, asked, "approvals"))

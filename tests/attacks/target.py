@@ -89,7 +89,7 @@ SCRIPTED = ("microsoft", "atlassian", "notion", "salesforce", "hubspot", "dropbo
 _SHELF = load_catalog()
 
 
-def _scripted(name: str, evil: str) -> str:
+def _scripted_provider(name: str, evil: str) -> str:
     provider, at = _SHELF.provider(name), f"{evil}/{name}"
     apis = ", ".join(f'{key} = "{at}/api/{key}"' for key in provider.apis)
     lines = [f"[providers.{name}]", 'client_id = "ours"', 'client_secret = "upstream-secret-canary"']
@@ -345,12 +345,12 @@ async def running_target(folder: Path, *, database: str | None = None, more: str
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(scripted_server(lambda one: provider_answers(kept, one)))
         config = folder / "config.toml"
-        shelf = "".join(_scripted(name, provider.url) for name in SCRIPTED)
+        shelf = "".join(_scripted_provider(name, provider.url) for name in SCRIPTED)
         stored = "" if database is None else f'[database]\nurl = "{database}"\n'
         config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf + stored + more, encoding="utf-8")
         place = _SandboxPlace(data / "sandbox", port, config)
         server = Server(place, data)
-        secret = await stack.enter_async_context(_serving(server))
+        secret = await stack.enter_async_context(_run_server(server))
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=place.url, timeout=30, trust_env=False))
         alice = await stack.enter_async_context(Person(place.url))
         mallory = await stack.enter_async_context(Person(place.url))
@@ -459,7 +459,7 @@ class Server:
 
 
 @asynccontextmanager
-async def _serving(server: Server) -> AsyncGenerator[str]:
+async def _run_server(server: Server) -> AsyncGenerator[str]:
     try:
         yield await server.start(until=_PROMPT)
         assert server.process is not None

@@ -37,7 +37,7 @@ class Application:
     tokens: dict[str, object] = field(default_factory=dict[str, object], repr=False)
 
     @classmethod
-    async def registered(cls, room: Room, http: httpx2.AsyncClient, **changes: object) -> Application:
+    async def register(cls, room: Room, http: httpx2.AsyncClient, **changes: object) -> Application:
         """Registered by an operator for this wire; receives Slack's and Google's own tokens."""
         client = await room.agent(
             **{

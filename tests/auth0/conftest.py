@@ -22,6 +22,6 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 async def application(room: Room) -> AsyncGenerator[Application]:
     """With a person of its own who signed in at it."""
     async with httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http:
-        made = await Application.registered(room, http)
+        made = await Application.register(room, http)
         await made.sign_in()
         yield made

@@ -123,7 +123,7 @@ async def test_a_completion_has_limits(application: Application, field: str) -> 
 
 
 async def test_a_public_client_connects_an_account_with_pkce(room: Room, application: Application) -> None:
-    page = await Application.registered(room, application.http, auth_method="none", secret_hash=None)
+    page = await Application.register(room, application.http, auth_method="none", secret_hash=None)
     await page.sign_in()
     token = str((await page.refresh()).json()["access_token"])
     body = {"connection": "sign-in-with-slack", "redirect_uri": CALLBACK, "state": "s"}
@@ -143,9 +143,9 @@ async def test_a_public_client_connects_an_account_with_pkce(room: Room, applica
 async def test_an_access_token_is_exchanged_by_its_api_and_by_no_other_client(
     room: Room, application: Application
 ) -> None:
-    page = await Application.registered(room, application.http, resources=(API,))
-    api = await Application.registered(room, application.http, redirect_uris=())
-    other = await Application.registered(room, application.http, redirect_uris=())
+    page = await Application.register(room, application.http, resources=(API,))
+    api = await Application.register(room, application.http, redirect_uris=())
+    other = await Application.register(room, application.http, redirect_uris=())
     async with room.deployment.transaction() as transaction:
         now = room.deployment.now()
         await apis.add_api(transaction, API, name="API", now=now, scopes=frozenset())
@@ -176,7 +176,7 @@ async def test_each_way_of_authenticating_a_client_works_and_a_wrong_one_does_no
     assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
     key = ECKey.generate_key("P-256", {"kid": "k"})
     metadata = {**application.client.metadata, "jwks": {"keys": [key.as_dict(private=False)]}}
-    signing = await Application.registered(
+    signing = await Application.register(
         room, application.http, auth_method="private_key_jwt", secret_hash=None, metadata=metadata
     )
     for audience, status in ((f"{room.url}/", 400), ("https://other.example/", 401)):
@@ -194,11 +194,11 @@ async def test_each_way_of_authenticating_a_client_works_and_a_wrong_one_does_no
 async def test_resource_and_audience_name_one_target(room: Room, application: Application) -> None:
     async with room.deployment.transaction() as transaction:
         await apis.add_api(transaction, API, name="API", now=room.deployment.now(), scopes=frozenset())
-    page = await Application.registered(room, application.http, resources=(API, f"{room.url}/mcp"))
+    page = await Application.register(room, application.http, resources=(API, f"{room.url}/mcp"))
     await page.sign_in(audience=API)
     refresh = {"grant_type": "refresh_token", **page.credentials, "refresh_token": page.refresh_token}
 
-    async def asked(**query: str) -> tuple[httpx2.Response, dict[str, str]]:
+    async def refresh_and_authorize(**query: str) -> tuple[httpx2.Response, dict[str, str]]:
         """What a refresh answers, and a request for authorization."""
         answer = await page.http.post("/oauth/token", json={**refresh, **query})
         usual = {"scope": "openid offline_access", "resource": ""}
@@ -206,10 +206,10 @@ async def test_resource_and_audience_name_one_target(room: Room, application: Ap
         return answer, query_of(sent.headers["location"])
 
     for query in ({"audience": API}, {"resource": API}, {"audience": API, "resource": API}):
-        answer, back = await asked(**query)
+        answer, back = await refresh_and_authorize(**query)
         assert answer.status_code == 200, answer.text
         assert "code" in back, back
-    answer, back = await asked(audience=API, resource=f"{room.url}/mcp")
+    answer, back = await refresh_and_authorize(audience=API, resource=f"{room.url}/mcp")
     assert (answer.json()["error"], back["error"]) == ("invalid_target", "invalid_target")
 
 

@@ -47,7 +47,7 @@ async def test_a_hint_chooses_among_accounts_and_an_unknown_one_is_refused(appli
 
 
 async def test_a_client_without_the_operators_release_gets_no_token(room: Room, application: Application) -> None:
-    other = await Application.registered(
+    other = await Application.register(
         room, application.http, metadata={"auth0": True, "release": {"default": "proxy"}}
     )
     await other.sign_in()
@@ -80,7 +80,7 @@ async def test_each_refusal_and_the_honest_request_beside_it(
 
 async def test_another_clients_refresh_token_is_refused(room: Room, application: Application) -> None:
     await application.connect()
-    other = await Application.registered(room, application.http)
+    other = await Application.register(room, application.http)
     refused = await other.account_token({"subject_token": application.refresh_token})
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
 

@@ -20,7 +20,7 @@ from vault import apis
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 
 
-def shown(room: Room, method: str, path: str, token: str = "", **options: object) -> dict[str, str]:
+def proof_header(room: Room, method: str, path: str, token: str = "", **options: object) -> dict[str, str]:
     """The header of a request that proves the key."""
     claims = {"ath": token_hash(token)} if token else {}
     here = SimpleNamespace(url=room.url, now=room.deployment.now)
@@ -32,7 +32,7 @@ async def bound_token(application: Application) -> str:
     answer = await application.http.post(
         "/oauth/token",
         json={**asked, "audience": f"{application.room.url}/me/"},
-        headers=shown(application.room, "POST", "/oauth/token"),
+        headers=proof_header(application.room, "POST", "/oauth/token"),
     )
     assert answer.json()["token_type"] == "DPoP", answer.text
     return str(answer.json()["access_token"])
@@ -44,11 +44,11 @@ async def accounts(application: Application, token: str, scheme: str, **headers:
 
 async def test_a_bound_token_works_with_its_key_and_as_nothing_else(room: Room, application: Application) -> None:
     token, path = await bound_token(application), f"{ME}/accounts"
-    for headers in ({}, shown(room, "GET", path, token, key=OTHER), shown(room, "POST", path, token)):
+    for headers in ({}, proof_header(room, "GET", path, token, key=OTHER), proof_header(room, "POST", path, token)):
         assert (await accounts(application, token, "DPoP", **headers)).status_code == 401
     assert (await accounts(application, token, "Bearer")).status_code == 401
-    assert (await accounts(application, token, "Bearer", **shown(room, "GET", path, token))).status_code == 401
-    honest = shown(room, "GET", path, token)
+    assert (await accounts(application, token, "Bearer", **proof_header(room, "GET", path, token))).status_code == 401
+    honest = proof_header(room, "GET", path, token)
     assert (await accounts(application, token, "DPoP", **honest)).status_code == 200
     assert (await accounts(application, token, "DPoP", **honest)).status_code == 401, "a proof counts once"
 
@@ -57,26 +57,26 @@ async def test_an_account_is_connected_and_listed_with_bound_tokens(room: Room, 
     token = await bound_token(application)
     await application.connect()
     path = f"{ME}/accounts"
-    listed = await accounts(application, token, "DPoP", **shown(room, "GET", path, token))
+    listed = await accounts(application, token, "DPoP", **proof_header(room, "GET", path, token))
     (account,) = listed.json()["accounts"]
     gone = await application.http.delete(
         f"{path}/{account['id']}",
-        headers={"Authorization": f"DPoP {token}", **shown(room, "DELETE", f"{path}/{account['id']}", token)},
+        headers={"Authorization": f"DPoP {token}", **proof_header(room, "DELETE", f"{path}/{account['id']}", token)},
     )
     assert gone.status_code == 204, gone.text
 
 
 async def test_an_exchange_with_a_proof_gives_the_providers_own_token(room: Room, application: Application) -> None:
     await application.connect()
-    body = {**asked(application), "connection": "sign-in-with-slack"}
-    for headers in ({}, shown(room, "POST", "/oauth/token")):
+    body = {**exchange_form(application), "connection": "sign-in-with-slack"}
+    for headers in ({}, proof_header(room, "POST", "/oauth/token")):
         answer = await application.http.post("/oauth/token", json=body, headers=headers)
         assert (answer.status_code, answer.json().get("token_type")) == (200, "Bearer"), answer.text
-    wrong = await application.http.post("/oauth/token", json=body, headers=shown(room, "POST", "/token"))
+    wrong = await application.http.post("/oauth/token", json=body, headers=proof_header(room, "POST", "/token"))
     assert wrong.json()["error"] == "invalid_dpop_proof"
 
 
-def asked(application: Application) -> dict[str, str]:
+def exchange_form(application: Application) -> dict[str, str]:
     return {
         "grant_type": "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token",
         **application.credentials,
@@ -92,7 +92,7 @@ STOCK = "https://api.example/stock"
 async def caller(room: Room, application: Application) -> Application:
     """An application whose person signed in at it for the API."""
     await link(room)
-    made = await Application.registered(room, application.http, resources=(API,))
+    made = await Application.register(room, application.http, resources=(API,))
     await made.sign_in(audience=API)
     return made
 
@@ -109,7 +109,7 @@ async def link(room: Room, *names: str) -> None:
 
 async def api_client(room: Room, caller: Application) -> Application:
     """A custom API client: it is the API, and calls another one in the person's name."""
-    made = await Application.registered(room, caller.http, redirect_uris=(), resources=(API, STOCK))
+    made = await Application.register(room, caller.http, redirect_uris=(), resources=(API, STOCK))
     await link(room, made.client.id)
     return made
 

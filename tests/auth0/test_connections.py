@@ -110,14 +110,14 @@ _ROTATION: Mapping[Refresh, frozenset[RotationRule]] = {
 }
 
 
-def described(habit: Habit) -> Mode:
+def mode_of_habit(habit: Habit) -> Mode:
     """The double's own description of the service."""
     return SERVED[mode_of(habit.provider) or ""]
 
 
 def double(habit: Habit) -> Mode:
     """The service: with the worst rotation where none is known, and without refresh tokens where the app has none."""
-    mode = described(habit)
+    mode = mode_of_habit(habit)
     if habit.refresh == "unknown":
         mode = replace(mode, rules=mode.rules.model_copy(update={"rotation": RotationRule.REUSE_REVOKES_FAMILY}))
     if habit.refresh == "impossible":
@@ -158,8 +158,8 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[list[
         room = Room(vault, simulator, stack)
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=room.url, timeout=30, trust_env=False))
         released = {"auth0": True, "release": dict.fromkeys(used, "full")}
-        made = [await Application.registered(room, http, metadata=released)]
-        clients = [(await Application.registered(room, http, metadata=released)).client for _ in range(2)]
+        made = [await Application.register(room, http, metadata=released)]
+        clients = [(await Application.register(room, http, metadata=released)).client for _ in range(2)]
         made += [replace(made[0], client=client) for client in clients]
         for one in made:
             await one.sign_in()
@@ -193,7 +193,7 @@ async def connect(application: Application, habit: Habit, wanted: list[str], tok
     answer = await application.person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
     url = answer.headers["location"]
     sent = query_of(url)
-    scopes = sent.get(described(habit).scope_parameter, "")
+    scopes = sent.get(mode_of_habit(habit).scope_parameter, "")
     assert set(wanted) <= set(scopes.split(habit.separator)) if habit.separator else not scopes
     if habit.offline is not None:
         name, value = habit.offline
@@ -231,7 +231,7 @@ async def is_alive(application: Application, habit: Habit, token: str) -> bool:
 
 @pytest.mark.parametrize("habit", HABITS, ids=str)
 def test_the_double_has_the_habits(habit: Habit) -> None:
-    mode, expected = described(habit), double(habit)
+    mode, expected = mode_of_habit(habit), double(habit)
     assert mode.scope_separator == (habit.separator or " ")
     assert (mode.fixed_scopes is not None) == (not habit.separator)
     assert (mode.shape.separator if mode.shape.scope == "text" else mode.shape.scope) == habit.answered

@@ -22,7 +22,7 @@ from vault.records import ClientKind
 Break = Callable[[Application], Awaitable[None]]
 
 
-async def explained(application: Application, connection: str = "sign-in-with-slack") -> dict[str, str]:
+async def failing_steps(application: Application, connection: str = "sign-in-with-slack") -> dict[str, str]:
     """The failing steps with their fixes, as the command prints them."""
     data = application.room.deployment.data
     (data / "config.toml").write_text(
@@ -113,10 +113,10 @@ async def test_each_broken_set_up_is_named_and_the_whole_one_is_not(
     application: Application, breaks: Break, step: str
 ) -> None:
     await application.connect()
-    assert await explained(application) == {}
+    assert await failing_steps(application) == {}
     assert (await application.account_token()).status_code == 200
     await breaks(application)
-    found = await explained(application)
+    found = await failing_steps(application)
     assert step in found, found
     assert found[step]
 
@@ -126,19 +126,19 @@ async def test_an_unknown_connection_and_one_that_nobody_set_up_are_told_apart(a
     question = WireQuestion(application.client, application.user, "")
     deployment = application.room.deployment
 
-    async def failing(connection: str) -> list[str]:
+    async def steps_to_fix(connection: str) -> list[str]:
         steps = await explain_wire(deployment, replace(question, connection=connection))
         return [one.step for one in steps if one.fix]
 
-    assert await failing("my-own-connection") == ["name"]
-    assert await failing("freshbooks") == ["set up", "release"]
-    assert await failing("sign-in-with-slack") == []
+    assert await steps_to_fix("my-own-connection") == ["name"]
+    assert await steps_to_fix("freshbooks") == ["set up", "release"]
+    assert await steps_to_fix("sign-in-with-slack") == []
 
 
 async def test_an_application_that_registered_itself_is_told_to_be_registered(
     room: Room, application: Application
 ) -> None:
-    other = await Application.registered(room, application.http, kind=ClientKind.DYNAMIC)
+    other = await Application.register(room, application.http, kind=ClientKind.DYNAMIC)
     steps = await explain_wire(room.deployment, WireQuestion(other.client, other.user, "slack"))
     assert "registered" in [one.step for one in steps if one.fix]
 
@@ -152,7 +152,7 @@ async def plain(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 async def test_the_settings_of_the_wire_are_named(plain: Room) -> None:
     async with httpx2.AsyncClient(base_url=plain.url, timeout=30) as http:
-        made = await Application.registered(plain, http)
+        made = await Application.register(plain, http)
     steps = await explain_wire(plain.deployment, WireQuestion(made.client, made.user, "slack", "slack"))
     assert {"wire", "issuer"} <= {one.step for one in steps if one.fix}
 

@@ -77,8 +77,10 @@ async def room(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -
         yield opened
 
 
-async def bringing(room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, **changes: object) -> ForeignApplication:
-    made = await Application.registered(room, http, **{"resources": (API,), **changes})
+async def register_bringing(
+    room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, **changes: object
+) -> ForeignApplication:
+    made = await Application.register(room, http, **{"resources": (API,), **changes})
     async with room.deployment.transaction() as transaction:
         await users.link_identity(
             transaction, issuer=issuer.url, subject=made.user.id, user_id=made.user.id, now=room.deployment.now()
@@ -89,7 +91,7 @@ async def bringing(room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, *
 @pytest.fixture(scope="module")
 async def one(room: Room, issuer: OpenIDDouble) -> AsyncGenerator[ForeignApplication]:
     async with httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http:
-        yield await bringing(room, http, issuer, id="bringing")
+        yield await register_bringing(room, http, issuer, id="bringing")
 
 
 async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one: ForeignApplication) -> None:
@@ -131,7 +133,7 @@ async def test_no_foreign_token_gives_access_to_the_admin_api(
     room: Room, issuer: OpenIDDouble, one: ForeignApplication
 ) -> None:
     admin_api = f"{room.url}/admin/v1"
-    trusted = await bringing(room, one.application.http, issuer, id="managing", resources=(API, admin_api))
+    trusted = await register_bringing(room, one.application.http, issuer, id="managing", resources=(API, admin_api))
     refused = await trusted.exchange({"audience": admin_api, "scope": "admin:read"})
     assert refused.json()["error"] == "invalid_target"
     assert "Admin API" in refused.json()["error_description"]
@@ -150,9 +152,9 @@ async def test_each_fault_of_the_token_is_refused(one: ForeignApplication, claim
 
 
 async def test_an_issuer_has_to_name_the_client(room: Room, issuer: OpenIDDouble, one: ForeignApplication) -> None:
-    other = await bringing(room, one.application.http, issuer)
+    other = await register_bringing(room, one.application.http, issuer)
     assert "issuers.NAME.clients" in (await other.exchange()).json()["error_description"]
-    plain = await bringing(room, one.application.http, issuer, id="plain", metadata={})
+    plain = await register_bringing(room, one.application.http, issuer, id="plain", metadata={})
     refused = await plain.exchange()
     assert refused.json()["error"] == "invalid_request", "a client of another wire names a type that we know"
     assert (await one.exchange()).status_code == 200

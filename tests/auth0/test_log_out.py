@@ -70,7 +70,7 @@ async def test_without_an_address_the_sign_in_page_follows(application: Applicat
 
 @pytest.mark.parametrize("native", ["com.example.app:/cb", "http://127.0.0.1/cb"])
 async def test_an_app_that_is_native_too_logs_out_to_its_web_address(application: Application, native: str) -> None:
-    both = await Application.registered(application.room, application.http, redirect_uris=(native, CALLBACK))
+    both = await Application.register(application.room, application.http, redirect_uris=(native, CALLBACK))
     page = await both.person.open(log_out(both))
     assert (await both.person.submit(page, form="/v2/logout")).headers["location"] == HOME
     refused = await both.person.http.get(log_out(both, back="com.example.app:/cb"))

@@ -128,7 +128,7 @@ async def test_a_code_works_only_for_its_session_verifier_address_and_client(
     for changes in wrong:
         body = {name: value for name, value in (honest | changes).items() if value is not None}
         assert (await application.me("POST", "complete", json=body)).status_code == 404, changes
-    other = await Application.registered(room, application.http)
+    other = await Application.register(room, application.http)
     await other.sign_in()
     assert (await other.me("POST", "complete", json=honest)).status_code == 404
     assert (await application.me("POST", "complete", json=honest)).status_code == 201
@@ -183,7 +183,7 @@ async def test_two_applications_see_only_the_accounts_that_the_person_lets_them_
     room: Room, application: Application
 ) -> None:
     account = await application.connect()
-    other = await Application.registered(room, application.http)
+    other = await Application.register(room, application.http)
     other.user, other.person = application.user, application.person
     await other.sign_in()
     assert (await other.me("GET", "accounts")).json() == {"accounts": []}
@@ -247,7 +247,7 @@ async def test_an_account_is_called_what_the_application_calls_its_connection(
         running_room(tmp_path / "data", overrides=overrides) as own,
         httpx2.AsyncClient(base_url=own.url, timeout=20, trust_env=False) as http,
     ):
-        application = await Application.registered(own, http)
+        application = await Application.register(own, http)
         await application.sign_in()
         assert (await application.connect("sales-slack"))["connection"] == "sales-slack"
         for query, shown in (
@@ -277,7 +277,7 @@ async def test_an_applications_own_api_gets_what_the_person_lets_the_application
     async with deployment.transaction() as transaction:
         await apis.add_api(transaction, api, name="Orders", now=deployment.now())
         await apis.link_client(transaction, api, client_id=service.id, now=deployment.now())
-    owner = await Application.registered(room, application.http, resources=(api,))
+    owner = await Application.register(room, application.http, resources=(api,))
     await owner.sign_in()
     content = (await owner.start()).json()
     page = await owner.person.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")

@@ -75,7 +75,7 @@ async def test_a_token_that_was_just_rotated_away_breaks_no_exchange(room: Room,
 async def test_a_client_that_no_operator_marked_gets_no_token_of_my_account(
     room: Room, application: Application, changes: dict[str, object]
 ) -> None:
-    other = await Application.registered(room, application.http, **changes)
+    other = await Application.register(room, application.http, **changes)
     await other.sign_in(scope="openid offline_access exchange")
     answer = await other.refresh()
     assert answer.status_code == 200  # `audience` isn't a parameter of its refresh (RFC 6749 §6)
@@ -84,7 +84,7 @@ async def test_a_client_that_no_operator_marked_gets_no_token_of_my_account(
 
 
 async def test_a_public_clients_refresh_token_is_used_up_by_each_use(room: Room, application: Application) -> None:
-    page = await Application.registered(room, application.http, auth_method="none", secret_hash=None)
+    page = await Application.register(room, application.http, auth_method="none", secret_hash=None)
     await page.sign_in()
     answer = await page.refresh()
     assert audience_of(answer) == f"{room.url}/me/"
@@ -93,7 +93,7 @@ async def test_a_public_clients_refresh_token_is_used_up_by_each_use(room: Room,
 
 
 async def test_another_clients_refresh_token_gets_no_token_of_my_account(room: Room, application: Application) -> None:
-    other = await Application.registered(room, application.http)
+    other = await Application.register(room, application.http)
     refused = await other.refresh(refresh_token=application.refresh_token)
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
     assert (await application.refresh()).status_code == 200

@@ -47,7 +47,7 @@ async def worker(place: ExchangeRoom, **changes: object) -> tuple[Caller, User]:
     return caller, await place.user(f"person-{caller.client.id}")
 
 
-def signed(place: ExchangeRoom, caller: Caller, user: User, *, typ: str = TYP, **claims: object) -> str:
+def worker_token(place: ExchangeRoom, caller: Caller, user: User, *, typ: str = TYP, **claims: object) -> str:
     """The request as Auth0's documentation spells it."""
     auth0 = {"aud": f"{place.url}/", "reason": None, "audit_context": "nightly report", "exp": None}
     return place.worker_token(caller, user, key=KEY, header={"typ": typ}, **(auth0 | claims))
@@ -60,7 +60,7 @@ async def ask(place: ExchangeRoom, caller: Caller, token: str, **more: str) -> h
 
 async def test_a_signed_request_works_once_and_its_reason_is_in_the_activity(place: ExchangeRoom) -> None:
     caller, user = await worker(place)
-    token = signed(place, caller, user)
+    token = worker_token(place, caller, user)
     answer = await ask(place, caller, token)
     assert answer.status_code == 200, answer.text
     assert answer.json()["issued_token_type"] == WORKER_TOKEN
@@ -85,16 +85,16 @@ async def test_each_fault_is_refused_and_the_honest_request_is_not(
 ) -> None:
     caller, user = await worker(place)
     sent = {**changes, "iat": place.now() - 120} if "iat" in changes else changes
-    assert refusal_code(await ask(place, caller, signed(place, caller, user, **sent))) == "invalid_request"  # pyright: ignore[reportArgumentType]
-    assert (await ask(place, caller, signed(place, caller, user))).status_code == 200
+    assert refusal_code(await ask(place, caller, worker_token(place, caller, user, **sent))) == "invalid_request"  # pyright: ignore[reportArgumentType]
+    assert (await ask(place, caller, worker_token(place, caller, user))).status_code == 200
 
 
 async def test_a_connection_or_an_address_outside_the_lists_is_refused(place: ExchangeRoom) -> None:
     caller, user = await worker(place)
-    other = await ask(place, caller, signed(place, caller, user), connection="google-oauth2")
+    other = await ask(place, caller, worker_token(place, caller, user), connection="google-oauth2")
     assert refusal_code(other) in {"invalid_target", "invalid_scope"}
     (event,) = [one for one in await place.events("worker.refused") if one.client_id == caller.client.id]
     assert (event.outcome, event.details["provider"]) == ("refused", "google")
     elsewhere, somebody = await worker(place, addresses=["203.0.113.0/24"])
-    assert refusal_code(await ask(place, elsewhere, signed(place, elsewhere, somebody))) == "access_denied"
+    assert refusal_code(await ask(place, elsewhere, worker_token(place, elsewhere, somebody))) == "access_denied"
     assert [one.outcome for one in await place.events("worker.refused") if one.client_id == elsewhere.client.id]

@@ -35,7 +35,7 @@ from tests.bench.servers.contenders import (
     start_vault,
     wait_for,
 )
-from tests.bench.tables import gate, heading, keep, p99_ms
+from tests.bench.tables import gate, keep, p99_ms, table_heading
 
 # ours over each other server, in CPU time per call
 WANTED = {"bare MCP server": 1.15, "FastMCP + JWTVerifier": 0.60, "bare pass-through proxy": 1.5}
@@ -145,7 +145,7 @@ async def drive_in_turn(contenders: Sequence[Contender], *, rounds: int, calls: 
 
 def print_table(title: str, rows: Rows, ours: str, memory: dict[str, int]) -> None:
     """Medians, and ours over each other server."""
-    print(heading(title))
+    print(table_heading(title))
     print(f"{'server':<24}{'CPU us/call':>12}{'calls/s':>9}{'p99 ms':>8}{'MB':>6}   ours over this      wanted")
     for name, facts in report(rows, ours).items():
         low, high = facts.span

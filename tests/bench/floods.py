@@ -28,7 +28,7 @@ WORKERS = 8
 PADDING = "x" * 30_000
 
 
-def used(data: Path) -> int:
+def used_bytes(data: Path) -> int:
     """Bytes of all pages that tables and indexes use."""
     with sqlite3.connect(data / "vault.sqlite") as connection:
         return int(connection.execute("select sum(pgsize - unused) from dbstat").fetchone()[0])
@@ -115,12 +115,12 @@ async def main(seconds: float) -> None:
         async with running_vault(data) as vault, httpx2.AsyncClient(base_url=vault.url, timeout=60) as http:
             print(f"{'flood':20}{'sent':>8}{'taken':>8}{'bytes':>12}{'after':>12}")
             for name, send in (await kinds(vault, http)).items():
-                before = used(data)
+                before = used_bytes(data)
                 sent, taken = await flood(send, seconds=seconds)
-                grown = used(data) - before
+                grown = used_bytes(data) - before
                 vault.deployment.database.clock_offset += 900
                 await sweep(vault.deployment)
-                print(f"{name:20}{sent:8}{taken:8}{grown:12}{used(data) - before:12}", flush=True)
+                print(f"{name:20}{sent:8}{taken:8}{grown:12}{used_bytes(data) - before:12}", flush=True)
 
 
 if __name__ == "__main__":

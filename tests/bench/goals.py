@@ -40,7 +40,7 @@ from tests.bench.servers.contenders import (
     wait_for,
 )
 from tests.bench.servers.vaulted import TOKENS, TOOLS, settings_of
-from tests.bench.tables import Row, gate, heading, keep, p99_ms, print_ratios
+from tests.bench.tables import Row, gate, keep, p99_ms, print_ratios, table_heading
 from tests.ha import throughput
 from vault.audit import audit
 from vault.records import Event
@@ -51,7 +51,7 @@ ONE_TOOL = "the same vault with one tool"
 
 
 @contextmanager
-def setting(name: str, value: str) -> Generator[None]:
+def set_variable(name: str, value: str) -> Generator[None]:
     """A variable of the contenders that start in the block."""
     os.environ[name] = value
     try:
@@ -105,14 +105,14 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
             return Contender(module, process, port, token)
 
         bare, vault = add_to(running, start_bare(upstream)), add_to(running, start_vault(folder, upstream))
-        with setting(TOOLS, "slack_post"):
+        with set_variable(TOOLS, "slack_post"):
             (folder / "one").mkdir()
             one = add_to(running, start_vault(folder / "one", upstream))
-        with setting(TOKENS, str((rounds + 1) * max(calls, 400) + 8)):
+        with set_variable(TOKENS, str((rounds + 1) * max(calls, 400) + 8)):
             (folder / "many").mkdir()
             many = add_to(running, start_vault(folder / "many", upstream))
         floor = other("tests.bench.servers.floor")
-        with setting("FASTMCP_HOME", str(folder / "fastmcp")):
+        with set_variable("FASTMCP_HOME", str(folder / "fastmcp")):
             memory, shipped = (
                 other("tests.bench.servers.oauth_proxy", store, has_token=True) for store in ("memory", "files")
             )
@@ -173,7 +173,7 @@ async def replicas(*, calls: int) -> Row:
 def print_goals(file: Path) -> None:
     """Every figure that has a gate, of all parts of `make bench`."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    print(heading("Every gate"))
+    print(table_heading("Every gate"))
     for row in rows:
         figure = f"{row['figure']:.2f} {row['unit']}"
         print(f"{row['name']:<70}{figure:>12}   {gate(row['figure'], row['wanted'])}")
@@ -204,7 +204,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         "8 calls in flight: p99 over the median": (p99_ms(eight) / statistics.median(eight) / 1e3, 4.0, "x"),
         f"{WAITING} callers who wait for their event: time over a commit for each": (1 / rate, 1 / 8, "x"),
     }
-    print(heading("Latency and durable events"))
+    print(table_heading("Latency and durable events"))
     for what, (figure, wanted, unit) in goals.items():
         print(f"{what:<70}{figure:>8.2f} {unit}   {gate(figure, wanted)}")
         keep(what, figure, wanted, unit)

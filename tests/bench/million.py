@@ -161,7 +161,7 @@ class Where:
     size: Size = field(default_factory=lambda: Size(0, 0, "", "", 0))
 
     @property
-    def noted(self) -> Path:
+    def size_file(self) -> Path:
         """Where the size stands once the database is filled."""
         return self.data.parent / "size.json"
 
@@ -174,7 +174,7 @@ class Where:
         return load_settings(overrides=sections)
 
     @asynccontextmanager
-    async def opened(self, port: int = 8765) -> AsyncGenerator[Deployment]:
+    async def open_vault(self, port: int = 8765) -> AsyncGenerator[Deployment]:
         async with open_deployment(self.settings(port), data=self.data) as deployment:
             yield deployment
 
@@ -182,7 +182,7 @@ class Where:
 async def _prepare(where: Where, *, connections: int, events: int) -> tuple[Size, bytes]:
     """The first run, with two people who can sign in."""
     hashed = await passwords.hash_password(PASSWORD)
-    async with where.opened() as deployment:
+    async with where.open_vault() as deployment:
         made: list[str] = []
         for who in ("alice", "bob"):
             async with deployment.transaction() as transaction:
@@ -198,7 +198,7 @@ async def _prepare(where: Where, *, connections: int, events: int) -> tuple[Size
 
 async def _journal(where: Where, size: Size) -> int:
     """Answers of a process that is gone, with real keys; the newest ones are not in the database yet."""
-    async with where.opened() as deployment:
+    async with where.open_vault() as deployment:
         vault: Vault = deployment.vault
         journal = Journal(where.data)
         written = 0
@@ -252,14 +252,14 @@ def fill_all(data: str, url: str, connections: int, events: int, told: Any) -> N
 async def starts(where: Where) -> None:
     header("Start", "what", "seconds")
     began = time.perf_counter()
-    async with where.opened() as deployment:
+    async with where.open_vault() as deployment:
         line("open: schema, keys, adopting 100 of 1,000 journalled answers", time.perf_counter() - began)
         began = time.perf_counter()
         await recovery.watch(deployment.vault)
         await recovery.take_up(deployment.vault)
         line("what dead processes left (350 intents)", time.perf_counter() - began)
     began = time.perf_counter()
-    async with where.opened():
+    async with where.open_vault():
         line("open again", time.perf_counter() - began)
 
 
@@ -366,7 +366,7 @@ async def measure(where: Where) -> None:
     listening = free_socket()
     await starts(where)
     before = memory()
-    async with where.opened(listening.getsockname()[1]) as opened:
+    async with where.open_vault(listening.getsockname()[1]) as opened:
         times = Times()
         timed: Any = TimedDatabase(opened.database, times)
         deployment = replace(opened, database=timed, vault=replace(opened.vault, database=timed))
@@ -403,7 +403,7 @@ def set_synced(server: Any, *, is_synced: bool) -> None:
         server.psql("checkpoint")
 
 
-def filled(where: Where, *, connections: int, events: int) -> None:
+def fill_database(where: Where, *, connections: int, events: int) -> None:
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
     process = context.Process(target=fill_all, args=(str(where.data), where.url, connections, events, told))
@@ -414,11 +414,11 @@ def filled(where: Where, *, connections: int, events: int) -> None:
         sys.exit("the filling failed")
     size = told.get()
     process.join()
-    where.noted.write_text(json.dumps(asdict(size)))
+    where.size_file.write_text(json.dumps(asdict(size)))
 
 
-def measured(where: Where) -> None:
-    where.size = Size(**json.loads(where.noted.read_text()))
+def measure_and_print(where: Where) -> None:
+    where.size = Size(**json.loads(where.size_file.read_text()))
     used = sum(one.stat().st_size for one in where.data.parent.rglob("*") if one.is_file())
     print(f"{where.size.connections:,} connections, {where.size.events:,} events, {used / 2**30:.1f} GiB on disk")
     asyncio.run(measure(where))
@@ -440,15 +440,15 @@ def main() -> None:
     try:
         with postgres(folder) if chosen.postgres else nullcontext() as server:
             where = Where(folder / "vault", server.get_uri() if chosen.postgres else "sqlite:")
-            is_new = not where.noted.exists()
+            is_new = not where.size_file.exists()
             if is_new:
                 if chosen.postgres:
                     set_synced(server, is_synced=False)
-                filled(where, **sizes)
+                fill_database(where, **sizes)
                 if chosen.postgres:
                     set_synced(server, is_synced=True)
             if not (is_new and chosen.place):
-                measured(where)
+                measure_and_print(where)
     finally:
         if not chosen.place:
             shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tests.bench.million import Where, filled, run_commands
+from tests.bench.million import Where, fill_database, run_commands
 
 CONNECTIONS = 2000  # events name them
 
@@ -44,7 +44,7 @@ def main() -> None:
         try:
             (folder / "checkpoints").mkdir()
             where = Where(folder / "vault", "sqlite:")
-            filled(where, connections=CONNECTIONS, events=events)
+            fill_database(where, connections=CONNECTIONS, events=events)
             print(f"\n{events:,} events", flush=True)
             measure(where, folder, events=events)
         finally:

@@ -38,7 +38,7 @@ def name(number: int, kind: str) -> str:
     return f"{kind}{(number + 1) * 0x9E3779B97F4A7C15 % 2**64:016x}abcde"
 
 
-def hashed(number: int) -> bytes:
+def hash_of(number: int) -> bytes:
     """32 bytes like a digest."""
     return ((number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC8341082276BF3A27251F86C6A11D0C18E95 % 2**256).to_bytes(32)
 
@@ -118,10 +118,10 @@ def tables(size: Size) -> Iterator[Rows]:
         "expires_at", "idle_expires_at", "consumed_at", "successor_hash", "successor_sealed",
     ), (
         (
-            TENANT, hashed(n), name(n // 3, "g"), size.client(n // 3), name(n // 3, "f"), n % 3 + 1,
+            TENANT, hash_of(n), name(n // 3, "g"), size.client(n // 3), name(n // 3, "f"), n % 3 + 1,
             "connections offline_access tools", "http://localhost:8765/mcp", now - DAY,
             now + (-3600 if n % 20 == 0 else n % 90 * DAY + 60), now + (-60 if n % 2 else DAY),
-            now - 3600 if n % 3 < 2 else None, hashed(n + 1) if n % 3 < 2 else None, SEALED if n % 40 == 0 else None,
+            now - 3600 if n % 3 < 2 else None, hash_of(n + 1) if n % 3 < 2 else None, SEALED if n % 40 == 0 else None,
         ) for n in range(size.people * 6)
     )  # fmt: skip
     yield "tickets", (
@@ -129,7 +129,7 @@ def tables(size: Size) -> Iterator[Rows]:
         "consumed_at", "outcome",
     ), (
         (
-            TENANT, hashed(n), "code" if n % 5 else "pushed", SEALED, size.person(n % size.people) if n % 5 else None,
+            TENANT, hash_of(n), "code" if n % 5 else "pushed", SEALED, size.person(n % size.people) if n % 5 else None,
             size.client(n), now - n % 95 * DAY - 60, now - n % 95 * DAY, now - n % 95 * DAY - 30 if n % 5 else None,
             name(n, "g") if n % 5 else None,
         ) for n in range(count // 2)
@@ -151,7 +151,7 @@ def tables(size: Size) -> Iterator[Rows]:
     yield (
         "keys.connection_keys",
         ("tenant", "connection_id", "salt", "created_at"),
-        ((TENANT, name(n, "c"), hashed(n), now) for n in range(count) if not is_ended(n) and n not in OPEN),
+        ((TENANT, name(n, "c"), hash_of(n), now) for n in range(count) if not is_ended(n) and n not in OPEN),
     )
     yield "narrowed_tokens", (
         "tenant", "connection_id", "scope_key", "generation", "sealed", "issued_at", "expires_at"
@@ -175,7 +175,7 @@ def tables(size: Size) -> Iterator[Rows]:
     ), (
         (
             TENANT, name(n, "p"), size.person(2 + n % (size.people - 2)), size.client(n), name(n, "c"), "slack_post",
-            hashed(n), SEALED, "pending", now - DAY, now + (600 if n % 2 else -3600 - (n % 20 == 0) * 2 * DAY),
+            hash_of(n), SEALED, "pending", now - DAY, now + (600 if n % 2 else -3600 - (n % 20 == 0) * 2 * DAY),
         ) for n in range(count // 5)
     )  # fmt: skip
     yield "handles", (
@@ -183,13 +183,13 @@ def tables(size: Size) -> Iterator[Rows]:
         "issued_at", "expires_at",
     ), (
         (
-            TENANT, hashed(n), size.owner(n), size.client(n), name(n, "g"), "[]", name(n, "c"), "slack", "chat:write",
+            TENANT, hash_of(n), size.owner(n), size.client(n), name(n, "g"), "[]", name(n, "c"), "slack", "chat:write",
             now - 300, now + (300 if n % 2 else -60 - (n % 20 == 0) * 2 * DAY),
         ) for n in range(count // 5)
     )  # fmt: skip
     yield "sessions", ("tenant", "token_hash", "user_id", "created_at", "seen_at", "expires_at", "ended_at"), (
         (
-            TENANT, hashed(n), size.person(n), now - DAY, now - DAY,
+            TENANT, hash_of(n), size.person(n), now - DAY, now - DAY,
             now + (DAY if n % 2 else -60 - (n % 20 == 0) * 40 * DAY), now - 60 * DAY if n % 50 == 1 else None,
         ) for n in range(size.people)
     )  # fmt: skip
@@ -206,7 +206,7 @@ def tables(size: Size) -> Iterator[Rows]:
     yield (
         "seen",
         ("purpose", "value_hash", "expires_at"),
-        (("dpop", hashed(n), now + (3600 if n % 2 or n % 10 else -60)) for n in range(count // 2)),
+        (("dpop", hash_of(n), now + (3600 if n % 2 or n % 10 else -60)) for n in range(count // 2)),
     )
     yield (
         "limits",

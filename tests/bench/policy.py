@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from server.policy.facts import CallFacts
 from server.policy.rules import RuleSet
-from tests.bench.tables import gate, heading, keep
+from tests.bench.tables import gate, keep, table_heading
 from tests.support.rules import MAIL, Rules, rules_in
 
 _ROUNDS = 25
@@ -76,7 +76,7 @@ async def main() -> None:
         def new(number: int) -> CallFacts:
             return replace(mail, arguments=lambda: {**MAIL, "to": [f"ann@n{number}.example.com"]})
 
-        print(heading("200 rules, us of processor time for each call"))
+        print(table_heading("200 rules, us of processor time for each call"))
         wide = here.load(*_rules(here, is_wide=True))
         for name, rules, make in (
             ("new", sorted_rules, new),

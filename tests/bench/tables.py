@@ -27,7 +27,7 @@ class Row:
     seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
 
 
-def heading(title: str) -> str:
+def table_heading(title: str) -> str:
     """What was measured, when, and how busy the machine was."""
     when = f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
     return f"\n{title}\n{when}\n"
@@ -57,7 +57,7 @@ def print_ratios(
 
     The ratios are kept under the title's first words and the row's name.
     """
-    print(heading(title))
+    print(table_heading(title))
     print(f"{'':<34}{columns[0]:>10}{columns[1]:>10}   {'ratio (min-max)':<22}{'wanted':<14}p99 ms of both")
     for name, row in rows.items():
         ratios = [ours / theirs for theirs, ours in row.rounds]

@@ -80,10 +80,10 @@ async def under(
     span.sent = len(await world.provider.refreshes()) - world.sent_before
     span.ended = time.time() if fault is not None else started + float(str((pragmas or [[0]])[-1][0]))
     answers = await asyncio.gather(*running)
-    return await _judged(world, name, answers, span=span, may_send=may_send)
+    return await _judge(world, name, answers, span=span, may_send=may_send)
 
 
-async def _judged(world: World, name: str, answers: list[dict[str, Any]], *, span: Span, may_send: bool) -> Figure:
+async def _judge(world: World, name: str, answers: list[dict[str, Any]], *, span: Span, may_send: bool) -> Figure:
     outcomes = Counter[str]()
     for answer in answers:
         outcomes.update(answer["outcomes"])
@@ -205,7 +205,7 @@ def lock(seconds: float) -> Fault:
     """Another process holds the file's write lock."""
 
     async def work(world: World) -> None:
-        async with holding(str(world.store.data / "vault.sqlite"), seconds) as process:
+        async with lock_holder(str(world.store.data / "vault.sqlite"), seconds) as process:
             await asyncio.sleep(0.3)  # what was claimed before has come, and nothing can be claimed now
             world.sent_before = len(await world.provider.refreshes())
             await process.wait()
@@ -233,7 +233,7 @@ def full_disk(seconds: float) -> Fault:
 
 
 @asynccontextmanager
-async def holding(path: str, seconds: float) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def lock_holder(path: str, seconds: float) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A process that holds the write lock of a SQLite file."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _HOLD, path, str(seconds), stdout=asyncio.subprocess.PIPE

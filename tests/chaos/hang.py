@@ -86,7 +86,7 @@ class CrowdServer:
 
 
 @asynccontextmanager
-async def serving(crowd: Crowd) -> AsyncGenerator[CrowdServer]:
+async def serve_crowd(crowd: Crowd) -> AsyncGenerator[CrowdServer]:
     """`serve` on a free port, with an access token for every person's agent."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvhang"))
@@ -171,7 +171,7 @@ class Load:
 
 
 @asynccontextmanager
-async def calling(served: CrowdServer, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
+async def call_all_the_time(served: CrowdServer, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
     """These people call all the time."""
     load = Load(served)
     load.begin("lull")  # warming up
@@ -204,7 +204,7 @@ async def hang(
         for members in groups.values():
             await crowd.spread(members, life=60)
         families = [one.family for one in groups["struck"]]
-        async with serving(crowd) as served, calling(served, groups) as load:
+        async with serve_crowd(crowd) as served, call_all_the_time(served, groups) as load:
             await asyncio.sleep(LULL)
             for _ in range(spells):
                 load.begin("before")
@@ -215,10 +215,10 @@ async def hang(
                 await provider.control("clear_faults")
                 load.begin("lull")
                 await asyncio.sleep(LULL)
-    return _judged(load.spells, where="SQLite" if server is None else "PostgreSQL", hung=hung)
+    return _judge(load.spells, where="SQLite" if server is None else "PostgreSQL", hung=hung)
 
 
-def _judged(spells: list[tuple[str, dict[str, Spell]]], *, where: str, hung: int) -> Figure:
+def _judge(spells: list[tuple[str, dict[str, Spell]]], *, where: str, hung: int) -> Figure:
     struck = [groups["struck"] for kind, groups in spells if kind == "during"]
     waited = sum(ms > HANGS for spell in struck for ms in spell.milliseconds)
     theirs = sum(len(spell.milliseconds) for spell in struck)

@@ -16,7 +16,7 @@ HISTORIES = {"SQLite": 120, "PostgreSQL": 60}
 GOOD = "0 spent tokens presented, 0 accounts lost outside the law of the gap"
 
 
-async def driven(place: Place, where: str, *, examples: int, steps: int) -> Figure:
+async def drive_place(place: Place, where: str, *, examples: int, steps: int) -> Figure:
     """Random histories on one database."""
     found = GOOD
     try:
@@ -44,6 +44,6 @@ async def figures(scale: Scale) -> list[Figure]:
             await first_run(Store(cluster.url(cluster.template), data))
             places = {"SQLite": on_sqlite(data), "PostgreSQL": on_postgres(data, cluster)}
             return [
-                await driven(place, where, examples=HISTORIES[where] if full else 5, steps=steps)
+                await drive_place(place, where, examples=HISTORIES[where] if full else 5, steps=steps)
                 for where, place in places.items()
             ]

@@ -38,7 +38,7 @@ def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
     return FULL, WIDE._replace(pauses=1) if provider is SIBLING else WIDE, STORAGE, FILES, HOUR
 
 
-def explored(provider: Provider, budget: Budget) -> Findings:
+def explore_provider(provider: Provider, budget: Budget) -> Findings:
     """In a process of its own."""
     return explore(provider, budget=budget)
 
@@ -66,7 +66,7 @@ async def figures(scale: Scale) -> list[Figure]:
     loop = asyncio.get_running_loop()
     wanted = [(provider, budget) for provider in PROVIDERS for budget in budgets(provider, scale)]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        exploring = [loop.run_in_executor(pool, explored, *one) for one in wanted]
+        exploring = [loop.run_in_executor(pool, explore_provider, *one) for one in wanted]
         noticing = [loop.run_in_executor(pool, is_noticed, number) for number in range(len(BROKEN))]
         found, noticed = await asyncio.gather(*exploring), await asyncio.gather(*noticing)
     missed = [broken.name for broken, seen in zip(BROKEN, noticed, strict=True) if not seen]

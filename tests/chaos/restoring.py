@@ -16,7 +16,7 @@ from vault.keys.sources import key_source
 from vault.storage.snapshots import snapshot
 
 
-async def restored(world: World, *, refreshes: int) -> Figure:
+async def restore_and_call(world: World, *, refreshes: int) -> Figure:
     """Back up, refresh, restore, call again; the provider ends the grant if a spent token comes."""
     source = key_source(KeySettings(), data=world.store.data)
     path = Path(world.store.data.parent / "chaos.backup")
@@ -51,14 +51,14 @@ async def restored(world: World, *, refreshes: int) -> Figure:
     sent, twice = len(await world.provider.refreshes()) - before, await world.spent_twice()
     return Figure(
         f"backup restored {refreshes} refreshes later, {'SQLite' if world.store.is_sqlite else 'PostgreSQL'}",
-        f"{twice} spent tokens presented, {sent} refreshes sent; calls until the access token ends: {_said(first)}, "
-        f"then: {_said(then)}",
+        f"{twice} spent tokens presented, {sent} refreshes sent; calls until the access token ends: {_summary(first)}, "
+        f"then: {_summary(then)}",
         "0 spent, 0 sent, then connection_required",
         twice == 0 and sent == 0 and served == 2 * refreshes and set(then) == {"connection_required"},
     )
 
 
-def _said(outcomes: dict[str, int]) -> str:
+def _summary(outcomes: dict[str, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in outcomes.items())
 
 
@@ -71,5 +71,5 @@ async def figures(scale: Scale) -> list[Figure]:
         found: list[Figure] = []
         for where in (server, None):
             async with fresh_store(where) as store, open_world(store, provider) as world:
-                found.append(await restored(world, refreshes=refreshes))
+                found.append(await restore_and_call(world, refreshes=refreshes))
         return found

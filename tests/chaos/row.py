@@ -35,7 +35,7 @@ REFRESHES = 150.0  # of them where each needs a refresh
 AT_ONCE = 64  # calls: on a busy machine they come more slowly
 
 
-def damaged(sealed: bytes) -> bytes:
+def damage_bytes(sealed: bytes) -> bytes:
     """The same length, with a byte of the ciphertext changed."""
     return sealed[:-20] + bytes([sealed[-20] ^ 1]) + sealed[-19:]
 
@@ -46,7 +46,7 @@ async def damage(crowd: Crowd, member: Member) -> None:
         "select refresh_sealed, access_sealed from connections where id = :id", {"id": member.connection_id}
     )
     assert row is not None
-    sealed = {name: damaged(value) for name, value in row.items() if isinstance(value, bytes)}
+    sealed = {name: damage_bytes(value) for name, value in row.items() if isinstance(value, bytes)}
     assert len(sealed) == 2
     async with crowd.database.transaction() as transaction:
         await transaction.execute(
@@ -70,7 +70,7 @@ async def leave_unfinished(crowd: Crowd, members: list[Member]) -> None:
 
 
 @asynccontextmanager
-async def opened(crowd: Crowd) -> AsyncGenerator[Deployment]:
+async def open_vault(crowd: Crowd) -> AsyncGenerator[Deployment]:
     """The vault as a process that starts has it."""
     overrides = {
         "database": {"url": crowd.store.url},
@@ -83,20 +83,20 @@ async def opened(crowd: Crowd) -> AsyncGenerator[Deployment]:
 
 async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
     """What a process does by itself, with work for the bad row among that for others; what went wrong for others."""
-    async with opened(crowd) as deployment:
+    async with open_vault(crowd) as deployment:
         await journal_recovery.adopt_all(deployment.vault)
         await leave_unfinished(crowd, [bad, *good])
         await recovery.take_up(deployment.vault)
         await sweep(deployment)
         await deployment.vault.tasks.close()
-        states = {member.family: await _listed(deployment, member) for member in good}
+        states = {member.family: await _shown_status(deployment, member) for member in good}
     return [f"{family} is {state} after the take-up" for family, state in states.items() if state != "active"]
 
 
 async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
     """Everybody disconnects, the bad row first; what went wrong for others."""
     troubles: list[str] = []
-    async with opened(crowd) as deployment:
+    async with open_vault(crowd) as deployment:
         for member in (bad, *good):
             found = await connections.get_connection(deployment.database, member.connection_id, user_id=member.user_id)
             assert found is not None
@@ -111,7 +111,7 @@ async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
     return troubles
 
 
-async def _listed(deployment: Deployment, member: Member) -> str:
+async def _shown_status(deployment: Deployment, member: Member) -> str:
     """How the pages, the `connections` tool and the command line show this account."""
     (shown,) = await connections.list_connections(deployment.database, member.user_id)
     return shown.status(deployment.now())

@@ -21,7 +21,7 @@ import asyncpg
 
 from tests.chaos.crashes.kills import GRACE
 from tests.chaos.estate import Estate, HeldConnection, open_estate
-from tests.chaos.faults import freeze, holding
+from tests.chaos.faults import freeze, lock_holder
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
@@ -112,10 +112,10 @@ class Slow:
             this.outcomes = {name: found[0][name][0] for name in names}
             if not failing.done():
                 continue
-            pending = await patiently(self.pending)
+            pending = await patiently(self.pending_accounts)
             undecided = {name for name in names if name in pending or this.outcomes[name] not in ("ok", "needs_reauth")}
         await failing
-        await self.heard(this)
+        await self.wait_for_providers(this)
         for name in undecided:
             this.outcomes[name] = f"undecided ({this.outcomes[name]})"
         for simulator in estate.simulators.values():
@@ -137,7 +137,7 @@ class Slow:
                 which = {"id": self.estate.held[name].connection_id, "at": now + seconds}
                 await transaction.execute("update connections set access_expires_at = :at where id = :id", which)
 
-    async def pending(self) -> set[str]:
+    async def pending_accounts(self) -> set[str]:
         """The accounts with a refresh that has no end yet, or whose old token still serves."""
         now = self.estate.database.now()
         rows = await self.estate.database.fetch(
@@ -148,7 +148,7 @@ class Slow:
         ids = {row["id"] for row in rows}
         return {name for name, held in self.estate.held.items() if held.connection_id in ids}
 
-    async def heard(self, this: Wave) -> None:
+    async def wait_for_providers(self, this: Wave) -> None:
         """Wait until the providers have gone through with every slow request, also with those nobody waits for."""
         until = time.monotonic() + ANSWERS[-1][1] + 5
         while time.monotonic() < until:
@@ -163,7 +163,7 @@ class Slow:
         await asyncio.sleep(after)
         store, server = self.estate.store, self.server
         if server is None:
-            async with holding(str(store.data / "vault.sqlite"), seconds) as process:
+            async with lock_holder(str(store.data / "vault.sqlite"), seconds) as process:
                 await process.wait()
         elif kind == "frozen":
             await freeze(server, seconds)(None)  # it asks nothing of a world
@@ -192,7 +192,7 @@ class Slow:
                     for entry in books.get((held.provider, this.families[name]), [])
                     if this.began <= entry["at"] <= this.ended
                 ]
-                for problem in _judged(tally, held, entries, is_late=this.answers[name] >= LATE):
+                for problem in _problems_of(tally, held, entries, is_late=this.answers[name] >= LATE):
                     tally.wrong.append(
                         f"wave {number}, {this.fault}: {name} after {this.answers[name]:.1f} s: {problem}"
                     )
@@ -215,7 +215,9 @@ def _may_be_lost(held: HeldConnection, this: Wave) -> bool:
     return not held.provider_class.survives_the_gap or (held.provider != "stays" and this.seconds > OUT_OF_GRACE)
 
 
-def _judged(tally: Tally, held: HeldConnection, entries: Sequence[Mapping[str, Any]], *, is_late: bool) -> list[str]:
+def _problems_of(
+    tally: Tally, held: HeldConnection, entries: Sequence[Mapping[str, Any]], *, is_late: bool
+) -> list[str]:
     """What the provider's books of one account and wave hold against the vault."""
     if not any(entry["fault"] == "slow" for entry in entries):
         return ["no slow refresh reached the provider"]

@@ -16,7 +16,7 @@ import pytest
 
 from providers.simulator.running import Simulator, running_simulator
 from tests.cli.installation.test_installing import make_wheel
-from tests.generating.documented import ROOT, required
+from tests.generating.documented import ROOT, package_names
 from tests.support.processes import Place, free_port
 
 
@@ -55,7 +55,7 @@ def index(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our wheel, and packages without code of the releases that are installed here; their code is the suite's."""
     folder = tmp_path_factory.mktemp("index")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for name in required(project["dependencies"]):
+    for name in package_names(project["dependencies"]):
         stub = make_wheel(folder, name.replace("-", "_"), version(name))
     with zipfile.ZipFile(stub, "a") as last:  # behind our own code on the path
         last.writestr("libraries.pth", "\n".join(site.getsitepackages()))

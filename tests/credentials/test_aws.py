@@ -67,7 +67,7 @@ class AwsRoom:
     aws: Aws
     server: ScriptedServer
 
-    async def entered(self, user: User, **changes: str) -> Connection:
+    async def connect_account(self, user: User, **changes: str) -> Connection:
         person = await self.keys.signed_in(user)
         values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": "eu-west-1", **changes}
         return await self.keys.connect_account(user, person, "aws", **values)

@@ -13,7 +13,7 @@ from server.connecting import credentials, provider_authorization
 from server.connecting.credentials import Entry, EntryFault
 from server.connecting.links import ConnectRefused
 from server.connecting.provider_authorization import ConsentRequest
-from tests.credentials.test_meanwhile import opened
+from tests.credentials.test_meanwhile import open_form
 from tests.credentials.test_signed_tokens import key_file
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from vault.records import Session, User
@@ -30,7 +30,7 @@ def session_of(room: KeyRoom, user: User) -> Session:
     return Session(bytes(32), user.id, created_at=now, seen_at=now, expires_at=now + 3600)
 
 
-def entered(room: KeyRoom, user: User) -> EnteredValues:
+def enter_key(room: KeyRoom, user: User) -> EnteredValues:
     return EnteredValues({"key": room.simulator.sandbox.keys.make(user.name)})
 
 
@@ -59,19 +59,19 @@ async def test_a_credential_is_entered_where_the_service_is_turned_on(room: KeyR
 async def test_a_form_is_about_an_account_and_a_service_that_take_a_credential(room: KeyRoom) -> None:
     user = await room.user()
     actor, mailroom = Actor(room.deployment, None, "command_line"), room.deployment.catalog.provider("mailroom")
-    connection = await connect_by_credential(actor, user, mailroom, entered=entered(room, user))
+    connection = await connect_by_credential(actor, user, mailroom, entered=enter_key(room, user))
     for provider, replaces in (("mailroom-user", connection.id), ("mailroom", "nothing")):
         with pytest.raises(ConnectRefused, match="disconnected meanwhile"):
-            await opened(room, user, ConsentRequest(provider, READ, replaces=replaces))
+            await open_form(room, user, ConsentRequest(provider, READ, replaces=replaces))
     with pytest.raises(ConnectRefused, match="now connected in another way"):
-        await opened(room, user, ConsentRequest("slack", READ))
-    form, _, _ = await opened(room, user, ConsentRequest("mailroom", READ, replaces=connection.id))
+        await open_form(room, user, ConsentRequest("slack", READ))
+    form, _, _ = await open_form(room, user, ConsentRequest("mailroom", READ, replaces=connection.id))
     assert form.replaces == connection
 
 
 async def test_a_form_counts_once(room: KeyRoom) -> None:
     user, keys = await room.user(), room.simulator.sandbox.keys
-    form, handle, session = await opened(room, user, ConsentRequest("mailroom", READ))
+    form, handle, session = await open_form(room, user, ConsentRequest("mailroom", READ))
     values = {"key": keys.make(user.name)}
     await credentials.enter(room.deployment, form, Entry(values), handle=handle, user=user, session=session)
     with pytest.raises(ConnectRefused, match="already used"):
@@ -109,15 +109,15 @@ async def test_a_credential_replaces_one_of_its_own_service(room: KeyRoom) -> No
     person, catalog = await room.user(), room.deployment.catalog
     actor = Actor(room.deployment, None, "command_line")
     mailroom = catalog.provider("mailroom")
-    connection = await connect_by_credential(actor, person, mailroom, entered=entered(room, person))
+    connection = await connect_by_credential(actor, person, mailroom, entered=enter_key(room, person))
     with pytest.raises(ChangeRefused, match="another service"):
         await connect_by_credential(
             actor,
             person,
             catalog.provider("mailroom-user"),
-            entered=entered(room, person),
+            entered=enter_key(room, person),
             replaces=connection.id,
         )
-    values = entered(room, person)
+    values = enter_key(room, person)
     again = await connect_by_credential(actor, person, mailroom, entered=values, replaces=connection.id)
     assert again.id == connection.id

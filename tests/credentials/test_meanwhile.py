@@ -20,7 +20,7 @@ from vault import connections, users
 from vault.records import Connection, Role, Session, User
 
 
-async def opened(room: KeyRoom, user: User, trip: ConsentRequest) -> tuple[CredentialForm, str, Session]:
+async def open_form(room: KeyRoom, user: User, trip: ConsentRequest) -> tuple[CredentialForm, str, Session]:
     """A form that was sent, as of the moment when the service is asked."""
     now = room.deployment.now()
     session = Session(bytes(32), user.id, created_at=now, seen_at=now, expires_at=now + 3600)
@@ -40,7 +40,7 @@ async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(
         connection = await room.connect_account(user, await room.signed_in(user))
         trip = ConsentRequest("mailroom", READ, replaces=connection.id)
         for is_late in (False, True):
-            form, handle, session = await opened(room, user, trip)
+            form, handle, session = await open_form(room, user, trip)
             entry = Entry({"key": keys.make(user.name)})
             if not is_late:
                 same = await credentials.enter(room.deployment, form, entry, handle=handle, user=user, session=session)
@@ -58,13 +58,13 @@ async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store
         admin = await room.vault.add_user("chief", is_admin=True)
         values = {"key_file": key_file(room, admin, may_impersonate=READ), "subject": "carol"}
         trip = ConsentRequest("mailroom-service", READ)
-        form, handle, session = await opened(room, admin, trip)
+        form, handle, session = await open_form(room, admin, trip)
         await credentials.enter(room.deployment, form, Entry(values), handle=handle, user=admin, session=session)
         provider, actor = form.provider, Actor(room.deployment, admin, "administration")
         person = await room.user()
         entered = EnteredValues(values)
         await connect_by_credential(actor, person, provider, entered=entered)
-        late, handle, session = await opened(room, admin, trip)
+        late, handle, session = await open_form(room, admin, trip)
         async with room.deployment.transaction() as transaction:
             await users.set_role(transaction, admin.id, Role.MEMBER)
         other = {**values, "subject": "bob"}
@@ -74,6 +74,6 @@ async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store
         with pytest.raises(ChangeRefused, match="no longer an admin"):
             await connect_by_credential(actor, person, provider, entered=dataclasses.replace(entered, values=other))
         assert len(await accounts_of(room, admin)) == len(await accounts_of(room, person)) == 1
-        own, handle, session = await opened(room, admin, trip)  # what anybody may enter, they still may
+        own, handle, session = await open_form(room, admin, trip)  # what anybody may enter, they still may
         plain = Entry({"key_file": values["key_file"]})
         await credentials.enter(room.deployment, own, plain, handle=handle, user=admin, session=session)

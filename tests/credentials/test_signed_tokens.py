@@ -68,7 +68,7 @@ def signed_values(room: KeyRoom, user: User, key_id: str, **changes: str) -> dic
     return {**values, **changes}
 
 
-async def exchanged(
+async def exchange_token(
     room: KeyRoom, user: User, connection: Connection, scopes: frozenset[str], *, item: str | None = None
 ) -> UpstreamToken:
     handle = await room.allow_agent(user, connection, scopes)
@@ -86,9 +86,9 @@ async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exc
     assert (connection.account, connection.has_refresh_token) == (f"{user.name}@mailroom.example", True)
     keys = room.simulator.sandbox.keys
     for scopes in (READ, frozenset({"write"}), WRITE):
-        token = await exchanged(room, user, connection, scopes)
+        token = await exchange_token(room, user, connection, scopes)
         assert (token.narrowing, keys.scopes[token.value]) == (Narrowing.UPSTREAM, scopes)
-        again = await exchanged(room, user, connection, scopes)
+        again = await exchange_token(room, user, connection, scopes)
         assert again.value == token.value  # kept by what it may do
     handle = await room.allow_agent(user, connection, READ)
     answer = await handle.call("GET", "/messages", api="main")
@@ -133,9 +133,11 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     connection = await room.connect_account(
         admin, chief, "mailroom-service", key_file=key_file(room, admin, may_impersonate=READ), subject="carol"
     )
-    token = await exchanged(room, admin, connection, READ)
+    token = await exchange_token(room, admin, connection, READ)
     assert room.simulator.sandbox.keys.tokens[token.value] == "carol"
-    refused_scope = await exchanged(room, admin, connection, frozenset({"write"}))  # not for that scope: not the end
+    refused_scope = await exchange_token(
+        room, admin, connection, frozenset({"write"})
+    )  # not for that scope: not the end
     assert refused_scope.narrowing is Narrowing.ENFORCED
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
@@ -153,7 +155,7 @@ async def test_a_key_file_for_another_person_is_another_account(room: KeyRoom) -
     assert [one.label for one in (first, second, plain)] == [f"alice {email}", f"carol {email}", email]
     keys = room.simulator.sandbox.keys
     for connection, person in ((first, "alice"), (second, "carol"), (plain, "boss")):
-        assert keys.tokens[(await exchanged(room, admin, connection, READ)).value] == person
+        assert keys.tokens[(await exchange_token(room, admin, connection, READ)).value] == person
     page = await boss.submit(await boss.open(f"/connections/{first.id}"), form="/reconnect")
     for subject, is_same in (("carol", False), ("alice", True)):
         answer = await room.enter(boss, page, key_file=file, subject=subject)
@@ -183,10 +185,10 @@ async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(r
     refused = await room.enter(head, await room.form(head, "mailroom-service"), key_file=unknown, subject="carol")
     assert "accept this" in refused.text
     connection = await room.connect_account(admin, head, "mailroom-service", key_file=file, subject="carol")
-    token = await exchanged(room, admin, connection, frozenset({"write"}))
+    token = await exchange_token(room, admin, connection, frozenset({"write"}))
     assert (keys.tokens[token.value], keys.scopes[token.value]) == ("carol", {"write"})
     with pytest.raises(VaultError):
-        await exchanged(room, admin, connection, READ)  # nothing else goes out, such as a token of its own
+        await exchange_token(room, admin, connection, READ)  # nothing else goes out, such as a token of its own
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
 
@@ -231,10 +233,10 @@ async def test_an_app_gets_tokens_with_the_permissions_and_repositories_that_wer
     values = app_values(room, user, "1001")
     connection = await room.connect_account(user, await room.signed_in(user), "mailroom-app", **values)
     keys = room.simulator.sandbox.keys
-    narrow = await exchanged(room, user, connection, MAIL_READ)
+    narrow = await exchange_token(room, user, connection, MAIL_READ)
     assert (narrow.narrowing, keys.scopes[narrow.value]) == (Narrowing.UPSTREAM, READ)
     base = room.deployment.catalog.provider("mailroom-app").apis["main"]
-    one = await exchanged(room, user, connection, MAIL_READ, item=f"{base}/boxes/{user.name}/inbox")
+    one = await exchange_token(room, user, connection, MAIL_READ, item=f"{base}/boxes/{user.name}/inbox")
     assert one.value != narrow.value
     asked = [json.loads(str(book["asked"])) for book in room.books() if book["call"] == "installation"]
     assert asked[-2:] == [
@@ -269,8 +271,8 @@ async def test_a_signed_token_is_sent_as_it_is_and_lists_what_it_may_do(room: Ke
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
     assert room.books()[-1]["way"] == "signed"
     assert (await handle.call("GET", "/echo", api="main")).status_code == 403  # not among its operations
-    narrow = await exchanged(room, user, connection, READ)
-    whole = await exchanged(room, user, connection, WRITE)  # a scope without operations: enforced by the rules
+    narrow = await exchange_token(room, user, connection, READ)
+    whole = await exchange_token(room, user, connection, WRITE)  # a scope without operations: enforced by the rules
     assert (narrow.narrowing, whole.narrowing) == (Narrowing.UPSTREAM, Narrowing.ENFORCED)
 
 
@@ -291,7 +293,7 @@ async def test_the_end_of_a_key_stays_whatever_tokens_it_gets(room: KeyRoom) -> 
     person = await room.signed_in(user)
     ends = datetime.fromtimestamp(room.deployment.now() + 40 * 86400, UTC).date().isoformat()
     connection = await room.connect_account(user, person, "mailroom-service", key_file=key_file(room, user), ends=ends)
-    await exchanged(room, user, connection, READ)
+    await exchange_token(room, user, connection, READ)
     room.simulator.sandbox.keys.tokens.clear()
     handle = await room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
@@ -305,7 +307,7 @@ async def test_a_private_key_is_in_no_event_page_or_repr(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     connection = await room.connect_account(user, person, "mailroom-service", key_file=key_file(room, user))
-    await exchanged(room, user, connection, READ)
+    await exchange_token(room, user, connection, READ)
     events = await read_events(room.deployment, user_id=user.id)
     written = json.dumps([dict(one.details) for one in events], default=str)
     page = await person.open(f"/connections/{connection.id}")

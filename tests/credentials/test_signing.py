@@ -40,7 +40,7 @@ INFO = {
 }
 
 
-def named(name: str, **inputs: str) -> Provider:
+def provider_with_inputs(name: str, **inputs: str) -> Provider:
     overrides = {name: ProviderOverrides(inputs=inputs, enabled=True)}
     return load_catalog((), overrides).provider(name)
 
@@ -65,7 +65,7 @@ def test_google_s_own_library_makes_the_same_assertion(subject: str) -> None:
     made = getattr(theirs, "_make_authorization_grant_assertion")()  # noqa: B009 -- what it sends
     their_header, expected = read(made.decode())
     values = {"key_file": json.dumps(INFO), "subject": subject}
-    header, claims = read(sign(named("google-service-account"), values, scopes=scopes, now=NOW))
+    header, claims = read(sign(provider_with_inputs("google-service-account"), values, scopes=scopes, now=NOW))
     assert header == their_header
     times = {name: claims.pop(name) for name in ("iat", "exp")}
     assert times == {"iat": NOW, "exp": NOW + 3600}
@@ -77,7 +77,7 @@ def test_google_s_own_library_makes_the_same_assertion(subject: str) -> None:
 def test_pygithub_makes_the_same_token_of_an_app() -> None:
     _, expected = read(github.Auth.AppAuth(123456, PEM, jwt_expiry=540).create_jwt())
     values = {"app_id": "123456", "installation_id": "1", "private_key": PEM}
-    _, claims = read(sign(named("github-app"), values, scopes=None, now=NOW))
+    _, claims = read(sign(provider_with_inputs("github-app"), values, scopes=None, now=NOW))
     assert claims == {"iss": "123456", "iat": NOW - 60, "exp": NOW + 540}
     assert {name: str(value) for name, value in expected.items()}.keys() == claims.keys()
     assert str(expected["iss"]) == claims["iss"]
@@ -86,7 +86,7 @@ def test_pygithub_makes_the_same_token_of_an_app() -> None:
 def test_snowflake_is_told_account_user_and_key_in_capitals() -> None:
     der = RSA_KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     fingerprint = base64.b64encode(hashlib.sha256(der).digest()).decode()
-    provider = named("snowflake-key-pair", account="myorg-acme")
+    provider = provider_with_inputs("snowflake-key-pair", account="myorg-acme")
     values = {"user": "agent_user", "private_key": PEM, "passphrase": ""}
     _, claims = read(sign(provider, values, scopes=None, now=NOW))
     assert claims == {
@@ -123,7 +123,7 @@ def test_apple_is_told_the_operations_where_each_scope_has_them() -> None:
 def test_only_a_key_of_the_algorithm_and_a_safe_size_signs(
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, is_right: bool
 ) -> None:
-    credential = named("github-app").credential
+    credential = provider_with_inputs("github-app").credential
     assert credential is not None
     values = {"app_id": "1", "installation_id": "1", "private_key": pem(key)}
     if is_right:
@@ -134,6 +134,6 @@ def test_only_a_key_of_the_algorithm_and_a_safe_size_signs(
 
 
 def test_an_installation_has_the_rules_of_a_person_s_token_but_for_those_about_the_person() -> None:
-    app, person = named("github-app"), load_catalog().provider("github")
+    app, person = provider_with_inputs("github-app"), load_catalog().provider("github")
     shared = [rule for rule in person.rules if rule.api == "rest" and not rule.path.startswith("/user")]
     assert app.rules == tuple(shared)

@@ -39,7 +39,7 @@ def final_stage() -> list[tuple[str, str]]:
     return found[max(at for at, (word, _) in enumerate(found) if word == "FROM") :]
 
 
-def given(word: str) -> list[str]:
+def instruction_arguments(word: str) -> list[str]:
     return [rest for one, rest in final_stage() if one == word]
 
 
@@ -63,10 +63,10 @@ def settings_of(variables: object) -> set[str]:
 
 
 def test_the_image_runs_as_a_user_without_rights_and_writes_to_its_data_only() -> None:
-    assert given("USER") == [f"{USER}:{USER}"]
-    assert given("VOLUME") == ["/data"]
-    assert "TOKEN_VAULT_DATA=/data" in given("ENV")[0]
-    assert f"install -d -m 700 -o {USER} -g {USER} /data" in given("RUN")[0]
+    assert instruction_arguments("USER") == [f"{USER}:{USER}"]
+    assert instruction_arguments("VOLUME") == ["/data"]
+    assert "TOKEN_VAULT_DATA=/data" in instruction_arguments("ENV")[0]
+    assert f"install -d -m 700 -o {USER} -g {USER} /data" in instruction_arguments("RUN")[0]
     order = [word for word, _ in final_stage()]
     assert max(at for at, word in enumerate(order) if word in {"RUN", "COPY"}) < order.index("USER")
 
@@ -75,15 +75,15 @@ def test_the_image_is_built_in_two_stages_from_the_hashed_lock() -> None:
     text = " ".join(rest for word, rest in instructions() if word == "RUN")
     assert [word for word, _ in instructions()].count("FROM") == 2
     assert "pip install --no-cache-dir --no-compile --no-deps --require-hashes -r requirements.txt" in text
-    assert given("COPY") == ["--from=build /opt/token-vault /opt/token-vault"]
+    assert instruction_arguments("COPY") == ["--from=build /opt/token-vault /opt/token-vault"]
     copied = {rest.split()[0] for word, rest in instructions() if word == "COPY"}
     assert not copied & {".", "tests", ".venv", "deploy"}
 
 
 def test_what_runs_in_the_image_needs_no_shell() -> None:
     for word in ("ENTRYPOINT", "CMD"):
-        assert isinstance(json.loads(given(word)[0]), list)
-    health = given("HEALTHCHECK")[0]
+        assert isinstance(json.loads(instruction_arguments(word)[0]), list)
+    health = instruction_arguments("HEALTHCHECK")[0]
     program, option, code = json.loads(health.partition(" CMD ")[2])
     assert (program, option) == ("python", "-c")
     compile(code, "health", "exec")

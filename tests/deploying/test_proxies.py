@@ -49,7 +49,7 @@ class Estate(Front):
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve_first(self, listening: socket.socket) -> None:
-        async with serve_app(counted(build_app(self.vault.deployment), self.seen[0]), listening):
+        async with serve_app(count_requests(build_app(self.vault.deployment), self.seen[0]), listening):
             await self.stop_first.wait()
         self.stopped.set()
 
@@ -72,7 +72,7 @@ class Estate(Front):
         return self.name != "nginx"
 
 
-def counted(app: ASGIApp, seen: Counter[str]) -> ASGIApp:
+def count_requests(app: ASGIApp, seen: Counter[str]) -> ASGIApp:
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             seen[scope["path"]] += 1
@@ -107,7 +107,7 @@ async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
         running = asyncio.create_task(made.serve_first(listening[0]))
         stack.push_async_callback(made.end, running)
-        await stack.enter_async_context(serve_app(counted(build_app(second), seen[1]), listening[1]))
+        await stack.enter_async_context(serve_app(count_requests(build_app(second), seen[1]), listening[1]))
         await made.vault.add_user("alice", is_admin=True)
         await stack.enter_async_context(proxies.proxy(name, folder, authority, ports))
         await made.until_ready()
@@ -217,19 +217,19 @@ async def test_no_call_fails_while_a_vault_stops(estate: Estate, tokens: dict[st
                 statuses[(await http.get("/.well-known/oauth-authorization-server")).status_code] += 1
                 await asyncio.sleep(0.05)
 
-    def asked() -> list[int]:
+    def metadata_requests() -> list[int]:
         return [one["/.well-known/oauth-authorization-server"] for one in estate.seen]
 
     calling = [asyncio.create_task(call(f"127.0.0.{n}")) for n in range(2, 10)]
     async with asyncio.timeout(20):
-        while not all(statuses[200] > 10 and count for count in asked()):  # they are spread
+        while not all(statuses[200] > 10 and count for count in metadata_requests()):  # they are spread
             await asyncio.sleep(0.05)
     estate.vault.deployment.drain.begin()
     await asyncio.sleep(NOTICE)
     if estate.asks:
-        seen_by_first = asked()[0]
+        seen_by_first = metadata_requests()[0]
         await asyncio.sleep(0.5)
-        assert asked()[0] == seen_by_first  # it was taken out before it closed
+        assert metadata_requests()[0] == seen_by_first  # it was taken out before it closed
     estate.stop_first.set()
     async with asyncio.timeout(20):
         await estate.stopped.wait()

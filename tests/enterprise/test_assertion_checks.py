@@ -52,20 +52,20 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Scen
             yield Scene(vault.deployment, double)
 
 
-def told(found: list[Finding]) -> str:
+def finding_lines(found: list[Finding]) -> str:
     return "\n".join(f"{one.check} {one.sentence} {one.fix}" for one in found)
 
 
 async def test_what_metadata_leaves_out_is_no_finding(scene: Scene) -> None:
     found = await scene.findings()
-    assert [one.verdict for one in found] == [Verdict.OK, Verdict.OK], told(found)
+    assert [one.verdict for one in found] == [Verdict.OK, Verdict.OK], finding_lines(found)
     found = await scene.findings(
         identity_chaining_requested_token_types_supported=[ID_JAG],
         authorization_grant_profiles_supported=[PROFILE],
         grant_types_supported=[EXCHANGE, JWT_BEARER],
         scopes_supported=["openid", "offline_access"],
     )
-    assert [one.verdict for one in found] == [Verdict.OK, Verdict.OK], told(found)
+    assert [one.verdict for one in found] == [Verdict.OK, Verdict.OK], finding_lines(found)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_what_metadata_rules_out_is_noted(
     scene: Scene, said: Mapping[str, object], check: str, part: str
 ) -> None:
     found = [one for one in await scene.findings(**said) if one.verdict is Verdict.NOTE]
-    assert len(found) == 1, told(found)
+    assert len(found) == 1, finding_lines(found)
     assert found[0].check.startswith(check)
     assert part in found[0].sentence
     assert found[0].fix

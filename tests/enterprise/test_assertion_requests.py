@@ -88,7 +88,7 @@ class Wire:
         ).with_registration(Registration("vault-at-linear", "other secret"))
         return AssertedAccess(self.identity, OAuthUpstream(provider, self.outbound), provider, SUBJECT)
 
-    def sent(self, path: str) -> Mapping[str, str]:
+    def form_sent_to(self, path: str) -> Mapping[str, str]:
         """The only request there."""
         (found,) = [one for one in self.server.arrivals if one.path == path]
         return found.form
@@ -115,7 +115,7 @@ async def test_the_exchange_and_the_redemption_are_as_the_draft_says(wire: Wire)
     outcome = await wire.access.refresh(token)
     assert isinstance(outcome, Rotation)
     assert (outcome.answer.access_token, outcome.answer.scopes) == ("of-service", READ)
-    assert wire.sent("/idp/token") == {
+    assert wire.form_sent_to("/idp/token") == {
         "grant_type": EXCHANGE,
         "requested_token_type": ID_JAG,
         "audience": "https://auth.linear.example",
@@ -124,7 +124,7 @@ async def test_the_exchange_and_the_redemption_are_as_the_draft_says(wire: Wire)
         "subject_token": token,
         "subject_token_type": ID_TOKEN,
     }
-    assert wire.sent("/token") == {
+    assert wire.form_sent_to("/token") == {
         "grant_type": JWT_BEARER,
         "assertion": "an.id.jag",
         "client_id": "vault-at-linear",
@@ -238,7 +238,7 @@ async def test_a_refresh_at_the_identity_provider_brings_an_id_token_for_as_long
 
 async def test_an_identity_provider_ends_a_refresh_token_where_it_has_an_address_for_that(wire: Wire) -> None:
     assert await wire.identity.revoke(refresh_token="first", access_token=None) is RevokeOutcome.REVOKED
-    assert wire.sent("/idp/revoke")["token"] == "first"
+    assert wire.form_sent_to("/idp/revoke")["token"] == "first"
     wire.said["/idp/.well-known/openid-configuration"] = json_reply(
         {"issuer": wire.issuer, "token_endpoint": f"{wire.issuer}/token"}
     )

@@ -27,22 +27,22 @@ PROVIDER_TOKEN = f"families.{mode('linear')}.token.assertion"
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[CompanyRoom]:
+async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[CompanyRoom]:
     async with running_company(tmp_path_factory.mktemp("company")) as company:
         yield company
 
 
 @pytest.fixture
-def company(shared: CompanyRoom) -> CompanyRoom:
-    shared.pass_time(120)  # beyond pauses, and a window of its own for starts per address
-    shared.allow("linear")
-    directory = shared.simulator.sandbox.directory
+def company(shared_company: CompanyRoom) -> CompanyRoom:
+    shared_company.pass_time(120)  # beyond pauses, and a window of its own for starts per address
+    shared_company.allow("linear")
+    directory = shared_company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
     directory.takes_refresh_tokens = False
-    return shared
+    return shared_company
 
 
-async def connected(company: CompanyRoom, name: str) -> tuple[User, Connection]:
+async def connect_linear(company: CompanyRoom, name: str) -> tuple[User, Connection]:
     user, _ = await company.sign_in(name)
     return user, (await company.accounts(user))["linear"]
 
@@ -71,7 +71,7 @@ async def test_a_first_sign_in_connects_every_enrolled_service_without_a_consent
 
 
 async def test_no_agent_may_use_what_a_company_connected_until_somebody_lets_it(company: CompanyRoom) -> None:
-    user, _ = await connected(company, "alice")
+    user, _ = await connect_linear(company, "alice")
     agent = await company.agent(user)
     with pytest.raises(DelegationRequired):
         await company.exchange(agent, "linear", READ)
@@ -80,7 +80,7 @@ async def test_no_agent_may_use_what_a_company_connected_until_somebody_lets_it(
 
 
 async def test_the_identity_itself_is_never_handed_out(company: CompanyRoom) -> None:
-    user, _ = await connected(company, "alice")
+    user, _ = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={IDENTITY: frozenset({"openid"}), "linear": READ})
     with pytest.raises(ScopeRefused, match="doesn't know the provider"):
         await company.exchange(agent, IDENTITY)
@@ -88,7 +88,7 @@ async def test_the_identity_itself_is_never_handed_out(company: CompanyRoom) -> 
 
 
 async def test_each_renewal_uses_a_new_assertion_and_a_new_id_token_when_that_has_ended(company: CompanyRoom) -> None:
-    user, account = await connected(company, "alice")
+    user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     first = await company.exchange(agent, "linear")
     before, refreshed = len(company.assertions("redeemed")), len(company.refreshes())
@@ -104,7 +104,7 @@ async def test_each_renewal_uses_a_new_assertion_and_a_new_id_token_when_that_ha
 
 async def test_a_narrower_token_comes_by_a_narrower_assertion(company: CompanyRoom) -> None:
     """Linear itself can't narrow a token: its file says nothing about it."""
-    user, _ = await connected(company, "alice")
+    user, _ = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     whole, narrow = await company.exchange(agent, "linear"), await company.exchange(agent, "linear", READ)
     assert whole.value != narrow.value
@@ -113,7 +113,7 @@ async def test_a_narrower_token_comes_by_a_narrower_assertion(company: CompanyRo
 
 
 async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> None:
-    user, account = await connected(company, "alice")
+    user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.pass_time(2 * 86400)
     for _ in range(2):  # the vault asks twice at once, each time with an assertion of its own
@@ -127,7 +127,7 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
 
 async def test_a_process_that_died_while_it_renewed_leaves_nothing_in_doubt(company: CompanyRoom) -> None:
     """Linear's own refresh tokens die when they are used again; an assertion is another one each time."""
-    user, account = await connected(company, "alice")
+    user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.pass_time(2 * 86400)
     database = company.vault.database
@@ -143,7 +143,7 @@ async def test_a_process_that_died_while_it_renewed_leaves_nothing_in_doubt(comp
 
 
 async def test_a_company_that_no_longer_vouches_ends_the_connection_until_it_does_again(company: CompanyRoom) -> None:
-    user, account = await connected(company, "alice")
+    user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.deny("linear", "alice")
     company.pass_time(2 * 86400)
@@ -184,7 +184,7 @@ async def test_a_service_that_refuses_the_assertion_falls_back_to_a_connection_b
 
 async def test_the_connect_page_uses_the_company_first(company: CompanyRoom) -> None:
     """The person ended it, so only they can bring it back, and then without the service's page."""
-    user, account = await connected(company, "carol")
+    user, account = await connect_linear(company, "carol")
     await disconnect(company, user, account)
     agent = await company.agent(user)
     with pytest.raises(ConnectionRequired, match="No linear account"):
@@ -224,7 +224,7 @@ async def test_an_account_connected_by_hand_that_was_disconnected_stays_away(com
 
 
 async def test_a_reconnected_account_heals_although_an_earlier_one_was_disconnected(company: CompanyRoom) -> None:
-    user, account = await connected(company, "carol")
+    user, account = await connect_linear(company, "carol")
     await disconnect(company, user, account)
     company.pass_time(companies.PAUSE)
     answer = await companies.connect(company.vault, user.id, "linear", is_asked=True)
@@ -240,8 +240,8 @@ async def test_a_reconnected_account_heals_although_an_earlier_one_was_disconnec
 
 
 async def test_only_the_persons_own_identity_vouches_for_an_account(company: CompanyRoom) -> None:
-    _, account = await connected(company, "alice")
-    other, _ = await connected(company, "carol")
+    _, account = await connect_linear(company, "alice")
+    other, _ = await connect_linear(company, "carol")
     facts = await leases.read(company.vault.database, account.id)
     assert facts is not None
     found = await identity_of(company.vault, facts)
@@ -260,7 +260,7 @@ async def disconnect(company: CompanyRoom, user: User, account: Connection) -> N
 
 
 async def test_disconnecting_ends_the_token_at_the_service(company: CompanyRoom) -> None:
-    user, account = await connected(company, "bob")
+    user, account = await connect_linear(company, "bob")
     await disconnect(company, user, account)
     ended = company.simulator.books()["revocations"][-1]
     assert ended["face"] == "families.known-linear"
@@ -271,7 +271,7 @@ async def test_disconnecting_ends_the_token_at_the_service(company: CompanyRoom)
 async def test_ending_the_identity_ends_what_it_vouched_for_and_signing_in_brings_it_back(
     company: CompanyRoom,
 ) -> None:
-    user, account = await connected(company, "bob")
+    user, account = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     await disconnect(company, user, (await company.accounts(user))[IDENTITY])
     ended = company.simulator.books()["revocations"][-1]
@@ -283,7 +283,7 @@ async def test_ending_the_identity_ends_what_it_vouched_for_and_signing_in_bring
 
 
 async def test_a_company_that_ends_the_sign_in_stops_renewals_until_the_next_one(company: CompanyRoom) -> None:
-    user, account = await connected(company, "bob")
+    user, account = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.simulator.sandbox.inactive.add("bob")
     company.pass_time(2 * 86400)
@@ -297,7 +297,7 @@ async def test_a_company_that_ends_the_sign_in_stops_renewals_until_the_next_one
 
 async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: CompanyRoom) -> None:
     """OpenID Connect Core §12.2 allows that: nothing can be asserted then, and nothing is lost."""
-    user, _ = await connected(company, "bob")
+    user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.simulator.sandbox.directory.renews_id_tokens = False
     company.pass_time(2 * 86400)
@@ -311,7 +311,7 @@ async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: Co
 
 async def test_a_refresh_token_stands_for_an_id_token_that_is_not_renewed(company: CompanyRoom) -> None:
     """Draft -04 §4.3. It is shown, not spent: the identity provider's own rotation goes on."""
-    user, _ = await connected(company, "bob")
+    user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
     directory = company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
@@ -333,7 +333,7 @@ async def test_a_refresh_token_stands_for_an_id_token_that_is_not_renewed(compan
 
 
 async def test_a_service_that_the_company_refuses_blocks_no_other_one(company: CompanyRoom) -> None:
-    user, _ = await connected(company, "bob")
+    user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
     directory = company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
@@ -351,7 +351,7 @@ async def test_a_service_that_the_company_refuses_blocks_no_other_one(company: C
 
 
 async def test_a_narrowing_that_the_company_refuses_ends_nothing(company: CompanyRoom) -> None:
-    user, account = await connected(company, "bob")
+    user, account = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": READ})
     directory = company.simulator.sandbox.directory
     service = directory.services[company.issuer("linear")]
@@ -370,7 +370,7 @@ async def test_a_narrowing_that_the_company_refuses_ends_nothing(company: Compan
 
 async def test_a_refused_refresh_token_is_asked_for_again_after_the_next_sign_in(company: CompanyRoom) -> None:
     """However soon the sign-in's ID token ends."""
-    user, account = await connected(company, "bob")
+    user, account = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     directory = company.simulator.sandbox.directory
     directory.renews_id_tokens = False
@@ -395,7 +395,7 @@ async def test_a_refused_refresh_token_is_asked_for_again_after_the_next_sign_in
 
 
 async def test_a_refresh_token_that_is_being_spent_is_not_shown(company: CompanyRoom) -> None:
-    user, _ = await connected(company, "bob")
+    user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     directory = company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
@@ -417,7 +417,7 @@ async def test_a_refresh_token_that_is_being_spent_is_not_shown(company: Company
 
 
 async def test_an_id_token_of_somebody_else_asserts_nothing(company: CompanyRoom) -> None:
-    user, _ = await connected(company, "bob")
+    user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     families = company.simulator.sandbox.faces["company"].tokens.families
     families[-1].account = "carol"
@@ -505,7 +505,7 @@ async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back
     async with running_company(store.data, database_url=store.url, services=["linear"]) as company:
         faults = company.simulator.sandbox.faults
 
-        user, _ = await connected(company, "bob")
+        user, _ = await connect_linear(company, "bob")
         agent = await company.agent(user, allows={"linear": LINEAR})
         for is_ended in (True, False):
             company.pass_time(2 * 86400)

@@ -141,16 +141,16 @@ async def running_two(data: Path) -> AsyncGenerator[TwoVaults]:
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[TwoVaults]:
+async def shared_vaults(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[TwoVaults]:
     async with running_two(tmp_path_factory.mktemp("vaults")) as vaults:
         yield vaults
 
 
 @pytest.fixture
-def vaults(shared: TwoVaults) -> TwoVaults:
-    shared.first.simulator.sandbox.directory.prefix = secrets.token_hex(4)
-    shared.enroll()
-    return shared
+def vaults(shared_vaults: TwoVaults) -> TwoVaults:
+    shared_vaults.first.simulator.sandbox.directory.prefix = secrets.token_hex(4)
+    shared_vaults.enroll()
+    return shared_vaults
 
 
 async def test_a_person_of_one_vault_is_the_same_person_at_another(vaults: TwoVaults) -> None:

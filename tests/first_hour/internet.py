@@ -79,10 +79,10 @@ class Internet:
 
     def vault_socket(self) -> socket.socket:
         """Where the proxy of the vault listens."""
-        return _listening(_VAULT, 443)
+        return _listen_at(_VAULT, 443)
 
 
-def _listening(address: str, port: int) -> socket.socket:
+def _listen_at(address: str, port: int) -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((address, port))
@@ -98,7 +98,7 @@ async def internet(folder: Path) -> AsyncGenerator[Internet]:
     there = Internet(Simulator(sandbox), make_authority(folder, *_FACES, _AGENT_HOST, VAULT))
     there.simulator.control("rules", face="slack", http_for_public_apps_only=True)
     config = uvicorn.Config(
-        _fronted(build_app(sandbox), there),
+        _front_with_live_addresses(build_app(sandbox), there),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -112,7 +112,7 @@ async def internet(folder: Path) -> AsyncGenerator[Internet]:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    listening = _listening(_PROVIDERS, 443)
+    listening = _listen_at(_PROVIDERS, 443)
     await server.startup(sockets=[listening])
     try:
         yield there
@@ -121,7 +121,7 @@ async def internet(folder: Path) -> AsyncGenerator[Internet]:
         await server.shutdown(sockets=[listening])
 
 
-def _fronted(app: ASGIApp, there: Internet) -> ASGIApp:
+def _front_with_live_addresses(app: ASGIApp, there: Internet) -> ASGIApp:
     """The addresses of the live services, in front of those of the simulator."""
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,15 +134,15 @@ def _fronted(app: ASGIApp, there: Internet) -> ASGIApp:
             path = face + path
         path = _MOVED.get(path, path)
         headers = [(b"host", b"localhost"), *((k, v) for k, v in scope["headers"] if k != b"host")]
-        await app({**scope, "path": path, "raw_path": path.encode(), "headers": headers}, receive, dated(send))
+        await app({**scope, "path": path, "raw_path": path.encode(), "headers": headers}, receive, add_date(send))
 
-    def dated(send: Send) -> Send:
-        async def sent(message: Message) -> None:
+    def add_date(send: Send) -> Send:
+        async def send_with_date(message: Message) -> None:
             if message["type"] == "http.response.start":
                 date = formatdate(time.time() + there.clock, usegmt=True).encode()
                 message = {**message, "headers": [*message.get("headers", []), (b"date", date)]}
             await send(message)
 
-        return sent
+        return send_with_date
 
     return front

@@ -117,7 +117,7 @@ class Journey:
 
             answers = [("Client ID: ", first), ("Client secret: ", lambda shown: self.slips.client_secret(handed[0]))]
             shown = await self.window.type(line, answers=answers)
-            _worked(f"setup {name}", shown)
+            _require_success(f"setup {name}", shown)
 
     async def look(self, line: str) -> None:
         """`doctor`: every line that is a problem, with its fix."""
@@ -176,7 +176,7 @@ class Journey:
         await self.look(line)
         (line,) = self.guide.lines("get-started/quickstart.md", "5. Configure your MCP client")
         async with self.step(line):
-            _worked("client-config", await self.other_window().type(line))
+            _require_success("client-config", await self.other_window().type(line))
         entry = self.entry_of_claude_code()
         opened = self.home / "opened"
         program = self.home / "browser"
@@ -230,7 +230,7 @@ class Journey:
             answers = {"secret": welcome[2], "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
             _page_worked("first account", await person.submit(page, dict(answers), form="/first-run"))
         async with self.step(config):
-            _worked("client-config", await self.other_window().type(config))
+            _require_success("client-config", await self.other_window().type(config))
         entry = self.entry_of_claude_code()
         async with self.agent_over_http(str(entry["url"]), person) as client:
 
@@ -310,7 +310,7 @@ async def _come_up(opened: Path) -> str:
     return opened_url(address)
 
 
-def _worked(where: str, shown: CommandOutput) -> None:
+def _require_success(where: str, shown: CommandOutput) -> None:
     if shown.code != 0:
         last = [line for line in shown.text.splitlines() if line.startswith("token-vault:")]
         raise JourneyStop(where, "\n".join(last) or shown.text)

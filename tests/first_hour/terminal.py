@@ -46,21 +46,21 @@ class Terminal:
         A question that is asked again ends the command with Ctrl-C: its person is told what is wrong and looks it up.
         A Ctrl-C between the question and the read behind it gets lost in C's `read`, so it is typed until it is heard.
         """
-        return await asyncio.to_thread(self._typed, line, answers, patience, feed)
+        return await asyncio.to_thread(self._type_line, line, answers, patience, feed)
 
     async def start(self, line: str, *, until: str, patience: float = 30) -> CommandOutput:
         """Type a line whose program stays, and wait until it has shown `until` (a pattern), or has ended."""
-        return await asyncio.to_thread(self._started, line, until, patience)
+        return await asyncio.to_thread(self._start, line, until, patience)
 
     async def close(self) -> None:
         """End what is still running here."""
         for process in self.running:
             if process.poll() is None:
                 process.terminate()
-                await asyncio.to_thread(_waited, process)
+                await asyncio.to_thread(_wait_for_end, process)
         self.running.clear()
 
-    def _typed(
+    def _type_line(
         self, line: str, answers: Sequence[tuple[str, Answer]], patience: float, feed: bytes | None
     ) -> CommandOutput:
         state = self.folder / "state"
@@ -81,7 +81,7 @@ class Terminal:
                 elif last and ending.endswith(last):
                     stopping = True
                     os.write(master, b"\x03")
-        code = _waited(process)
+        code = _wait_for_end(process)
         if state.exists():
             pairs = (item.split("=", 1) for item in state.read_bytes().decode().split("\0") if "=" in item)
             self.environment = {name: value for name, value in pairs if name not in {"_", "SHLVL", "OLDPWD", "PWD"}}
@@ -89,7 +89,7 @@ class Terminal:
             state.unlink()
         return CommandOutput(_plain(shown), code)
 
-    def _started(self, line: str, until: str, patience: float) -> CommandOutput:
+    def _start(self, line: str, until: str, patience: float) -> CommandOutput:
         process, master = self._open(f"exec {line}")
         self.running.append(process)
         shown, ends_at = b"", time.monotonic() + patience
@@ -98,7 +98,7 @@ class Terminal:
             piece = screen.read(ends_at)
             if piece is None:
                 screen.close()
-                return CommandOutput(_plain(shown), _waited(process))
+                return CommandOutput(_plain(shown), _wait_for_end(process))
             shown += piece
         return CommandOutput(_plain(shown), None)
 
@@ -147,7 +147,7 @@ class _Screen:
         os.close(self._master)
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int:
+def _wait_for_end(process: subprocess.Popen[bytes]) -> int:
     try:
         return process.wait(timeout=20)
     except subprocess.TimeoutExpired:

@@ -155,12 +155,12 @@ def typescript_client(document: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n}\n"
 
 
-def written() -> dict[Path, str]:
+def client_modules() -> dict[Path, str]:
     """Both modules, as they should be; the Python one before it is formatted."""
     document: dict[str, Any] = openapi_document("https://vault.example")
     return {PYTHON: python_client(document), TYPESCRIPT: typescript_client(document)}
 
 
 if __name__ == "__main__":
-    for path, content in written().items():
+    for path, content in client_modules().items():
         path.write_text(content, encoding="utf-8")

@@ -77,12 +77,12 @@ def section(path: Path, title: str) -> Section:
     return next(one for one in sections(path) if one.title == title)
 
 
-def quoted(cell: str) -> list[str]:
+def quoted_words(cell: str) -> list[str]:
     return re.findall(r"`([^`]*)`", cell)
 
 
 def only(cell: str) -> str:
-    (found,) = quoted(cell)
+    (found,) = quoted_words(cell)
     return found
 
 
@@ -202,7 +202,7 @@ def calls(module: str, *names: str) -> Iterator[ast.Call]:
 
 
 def written_codes(title: str) -> set[str]:
-    return {code for row in section(DOCS / "reference/errors.md", title).rows for code in quoted(row["Code"])}
+    return {code for row in section(DOCS / "reference/errors.md", title).rows for code in quoted_words(row["Code"])}
 
 
 def imported_in(path: Path) -> set[str]:
@@ -232,10 +232,10 @@ def import_name(package: str) -> str:
 
 def package_rows() -> dict[str, list[str]]:
     rows = section(ROOT / "README.md", "Packages, and where each is used").rows
-    return {only(row["Package"]): quoted(row["Where"]) for row in rows}
+    return {only(row["Package"]): quoted_words(row["Where"]) for row in rows}
 
 
-def required(lines: list[str]) -> set[str]:
+def package_names(lines: list[str]) -> set[str]:
     return {re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0] for line in lines}
 
 

@@ -57,16 +57,16 @@ def methods(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
         yield from methods(inner)
 
 
-def accepted(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
+def accepted_scopes(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
     """API key, HTTP method, path below the API's base, and the known scopes that Google accepts there; maybe none."""
-    for api, method, path, scopes, *_ in described(known):
+    for api, method, path, scopes, *_ in described_methods(known):
         yield api, method, path, scopes
 
 
-def described(
+def described_methods(
     known: frozenset[str],
 ) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str] | None]]:
-    """As `accepted`, with the names of the query's parameters and of the body's members; None for an upload.
+    """As `accepted_scopes`, with the names of the query's parameters and of the body's members; None for an upload.
 
     Without `watch`: a channel goes on telling its address of changes after the agent that opened it was cut off.
     """
@@ -100,7 +100,7 @@ def rules(
     known: frozenset[str],
 ) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str], frozenset[str] | None]]:
     """The rules: one for the scopes that reach everything, one for each that reaches a part."""
-    for api, method, path, scopes, query, body in described(known):
+    for api, method, path, scopes, query, body in described_methods(known):
         whole = scopes - PARTIAL
         if whole:
             yield api, method, path, whole, frozenset(), query, body
@@ -113,7 +113,7 @@ def known_scopes() -> frozenset[str]:
     return frozenset(tomllib.loads((FILES / "google.toml").read_text(encoding="utf-8"))["scopes"])
 
 
-def written() -> str:
+def file_text() -> str:
     """The file: a line for each rule."""
     source = {
         "generated_by": "python -m tests.generating.google, from what Google accepts for each method",
@@ -134,5 +134,5 @@ def written() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(written(), encoding="utf-8")
+    TARGET.write_text(file_text(), encoding="utf-8")
     print(TARGET)

@@ -19,10 +19,10 @@ from tests.support.foreign import tested_clients
 def words_by_page() -> dict[str, int]:
     """Words that are written by hand, by page."""
     pages = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-    return {page.relative_to(ROOT).as_posix(): len(_written(page).split()) for page in pages}
+    return {page.relative_to(ROOT).as_posix(): len(_handwritten_text(page).split()) for page in pages}
 
 
-def _written(page: Path) -> str:
+def _handwritten_text(page: Path) -> str:
     text = marked_parts.by_hand(page.read_text(encoding="utf-8"))
     if page in {DOCS / "reference/tools.md", DOCS / "reference/services.md"}:
         return "".join(re.findall(r"(?m)\A[^#]*# .*(?:\n(?!#).*)*|^## .* .*", text))  # the start, and headings of words

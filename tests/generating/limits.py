@@ -70,7 +70,7 @@ _FIGURE: Final = re.compile(r"\{([a-z_.0-9]+)\.([A-Za-z_.]+)(?::(\w+))?\}")
 _UNITS: Final = {None: 1, "KiB": 1024, "MiB": 1024 * 1024, "minutes": 60}
 
 
-def listed(limits: dict[str, str]) -> str:
+def markdown_list(limits: dict[str, str]) -> str:
     """The limits as a list in Markdown. An unknown constant is an AttributeError."""
     return "".join(f"- {_with_figures(what)}: {_with_figures(bound)}\n" for what, bound in limits.items())
 

@@ -28,7 +28,7 @@ NAMES: Final = {  # ours, where the package's differs
 }
 
 
-def _fetched(folder: Path) -> Path:
+def _fetch_package(folder: Path) -> Path:
     subprocess.run(["npm", "pack", f"simple-icons@{VERSION}", "--silent"], cwd=folder, check=True, capture_output=True)
     with tarfile.open(next(folder.glob("*.tgz"))) as package:
         package.extractall(folder, filter="data")
@@ -62,7 +62,7 @@ def _slug(icon: dict[str, str]) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(sys.argv[1]) if len(sys.argv) > 1 else _fetched(Path(folder))
+        package = Path(sys.argv[1]) if len(sys.argv) > 1 else _fetch_package(Path(folder))
         TARGET.write_text(json.dumps(logos_from(package), indent=0, sort_keys=True) + "\n", "utf-8")
 
 

@@ -45,7 +45,7 @@ from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
 from tests.generating import alerts, limits, tested
 from tests.generating.documented import PAGES, ROOT, plain
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
 _TYPED: Final = {
@@ -80,7 +80,7 @@ def pages() -> list[str]:
     return [page.relative_to(ROOT).as_posix() for page in PAGES if _MARKED.search(page.read_text(encoding="utf-8"))]
 
 
-def written(text: str) -> str:
+def fill_in_parts(text: str) -> str:
     """The page with its generated parts as they are now. An unknown part is a KeyError."""
     return _MARKED.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}", text)
 
@@ -96,7 +96,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _linked(text: str) -> str:
+def _add_links(text: str) -> str:
     """The text with the pages that say more."""
     for words, target in _LINKS.items():
         text = re.sub(rf"(?<![\[`])\b{re.escape(words)}\b", f"[{words}]({target})", text, count=1)
@@ -104,11 +104,11 @@ def _linked(text: str) -> str:
 
 
 def _codes(table: Mapping[str, str]) -> str:
-    rows = ((_quoted(codes.split(", ")), _linked(text)) for codes, text in table.items())
+    rows = ((_quote(codes.split(", ")), _add_links(text)) for codes, text in table.items())
     return _table(("Code", "Meaning and fix"), rows)
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -117,7 +117,7 @@ def _proxy_codes() -> str:
     for codes, text in texts.PROXY.items():
         names = codes.split(", ")
         (status,) = {errors.status_of(name) for name in names}
-        rows.append((_quoted(names), str(status), _linked(text)))
+        rows.append((_quote(names), str(status), _add_links(text)))
     return _table(("Code", "Status", "Meaning and fix"), rows)
 
 
@@ -134,7 +134,7 @@ def _no_vault() -> Any:
     )
 
 
-def _said(function: Callable[..., Any]) -> str:
+def _first_paragraph(function: Callable[..., Any]) -> str:
     """The first paragraph about what answers a path."""
     while hasattr(function, "func"):
         function = cast("Any", function).func
@@ -170,7 +170,7 @@ def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
         answers = _answers(route)
         by_text: dict[str, list[str]] = {}
         for method, (answer, _) in answers.items():
-            by_text.setdefault(_said(answer), []).append(method)
+            by_text.setdefault(_first_paragraph(answer), []).append(method)
         said = list(by_text)
         if len(said) > 1:
             said = [f"{', '.join(by_text[one])}: {one}" for one in said]
@@ -179,7 +179,7 @@ def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
         if plain(route.path) not in paths:
             paths.append(plain(route.path))
     for (methods, said), paths in rows.items():
-        yield _quoted(paths), methods, _linked(said)
+        yield _quote(paths), methods, _add_links(said)
 
 
 def _endpoints(routes: Iterable[BaseRoute]) -> str:
@@ -193,7 +193,7 @@ def _pages(*, of_admins: bool) -> str:
 
 
 def _fields(texts: Mapping[str, str]) -> str:
-    return "".join(f"- {_quoted(names.split(', '))}: {text}\n" for names, text in texts.items())
+    return "".join(f"- {_quote(names.split(', '))}: {text}\n" for names, text in texts.items())
 
 
 def _folders() -> str:
@@ -250,7 +250,7 @@ def _signals() -> str:
 def _index() -> str:
     """The navigation of the site (mkdocs.yml), as links from docs/."""
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    moved = {target: f"../{source}" for source, target in _moved().items()}
+    moved = {target: f"../{source}" for source, target in _pages_of_outside_files().items()}
     lines: list[str] = []
     for line in site.partition("\nnav:\n")[2].splitlines():
         title, _, page = line.strip().removeprefix("- ").partition(": ")
@@ -272,7 +272,7 @@ def _guides() -> str:
     return "".join(f"- [{names.get(page, title)}](docs/{page})\n" for title, page in found)
 
 
-def _moved() -> dict[str, str]:
+def _pages_of_outside_files() -> dict[str, str]:
     """Files outside docs/ by their path, with their pages on the site."""
     hook = ast.parse((ROOT / "deploy/site/hook.py").read_text(encoding="utf-8"))
     (found,) = (
@@ -295,12 +295,12 @@ def _decisions() -> str:
 
 def _token_scopes() -> Iterator[tuple[str, str]]:
     for name, text in rules.SCOPE_MEANINGS.items():
-        yield f"`{name}`", _linked(text)
+        yield f"`{name}`", _add_links(text)
 
 
 def _sizes_of_tools() -> str:
     """What a model reads of the tools that are always listed, and of all."""
-    every = [*builtin_tools(), *shipped().values(), SPEC]
+    every = [*builtin_tools(), *shipped_tools().values(), SPEC]
     listed = [spec for spec in every if spec.provider in {"slack", "google", SPEC.provider}]
     return (
         f"The {len(listed)} that are always listed are about {_about(size_of(listed))} characters of names, "
@@ -321,7 +321,7 @@ def _packages() -> str:
         modules, reasons = found.setdefault(name, ([], []))
         modules += where.split(", ")
         reasons.append(reason)
-    rows = ((f"`{name}`", _quoted(where), "; ".join(why)) for name, (where, why) in sorted(found.items()))
+    rows = ((f"`{name}`", _quote(where), "; ".join(why)) for name, (where, why) in sorted(found.items()))
     return _table(("Package", "Where", "For"), rows)
 
 
@@ -334,14 +334,14 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "guides": _guides,
     "index": _index,
     "scenarios": _scenarios,
-    "limits of a process": lambda: limits.listed(limits.IN_EACH_PROCESS),
-    "limits in the database": lambda: limits.listed(limits.IN_THE_DATABASE),
+    "limits of a process": lambda: limits.markdown_list(limits.IN_EACH_PROCESS),
+    "limits in the database": lambda: limits.markdown_list(limits.IN_THE_DATABASE),
     "metrics": _metrics,
     "token scopes": lambda: _table(("Token scope", "Meaning"), _token_scopes()),
     "sizes of tools": _sizes_of_tools,
     "runbook": alerts.runbook,
-    "tested against": tested.listed,
-    "tools that emulate lacks": tested.lacking,
+    "tested against": tested.markdown_list,
+    "tools that emulate lacks": tested.lacking_tools,
     "decisions": _decisions,
     "fields of tools": lambda: _fields(TOOL),
     "fields of arguments": lambda: _fields(ARGUMENT),

@@ -63,12 +63,12 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         template = template_of(path).removeprefix(service.base)
         call = f"{method} {template}"
         scopes = scopes_of(service, operation, call)
-        if service.known is not None:
-            scopes = tuple(one for one in scopes if one in service.known or not service.alternatives)
+        if service.known_scopes is not None:
+            scopes = tuple(one for one in scopes if one in service.known_scopes or not service.alternatives)
         if not scopes or not service.has(template, operation.get("tags", [])):
             continue
-        if service.known is not None:
-            if not service.known >= set(scopes):
+        if service.known_scopes is not None:
+            if not service.known_scopes >= set(scopes):
                 continue
             scopes = tuple(sorted(scopes, key=service.only_reads))
             if method != "GET" and service.only_reads(scopes[0]) and not template.endswith("/search"):
@@ -87,9 +87,9 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             rule["query"] = names
         if members := sorted(one for one in body if MEMBER.fullmatch(one)):
             rule["body"] = members
-        if widening := service.widening(call):
+        if widening := service.widening_scopes(call):
             rule["inseparable"] = widening
-        is_public = call in service.public or service.known is None
+        is_public = call in service.public or service.known_scopes is None
         if call in service.telling or (not is_public and tells_secrets(document, operation, where)):
             rule["tells_secrets"] = True
         yield rule
@@ -148,7 +148,7 @@ def _body(document: Document, kind: Mapping[str, object], where: Path) -> object
     return kind["example"] if "example" in kind else document.example(kind["schema"], where)
 
 
-def written(name: str, document: Document, *, version: str) -> str:
+def file_text(name: str, document: Document, *, version: str) -> str:
     """The file: a line for each rule."""
     source = {
         "generated_by": f"python -m tests.generating.openapi {name}",
@@ -181,7 +181,7 @@ def main(name: str, path: Path) -> None:
     if not SERVICES[name].has_rules:
         return
     target = FILES / "rules" / f"{name}.json"
-    target.write_text(written(name, document, version=version), encoding="utf-8")
+    target.write_text(file_text(name, document, version=version), encoding="utf-8")
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
     known = tomllib.loads((FILES / f"{name}.toml").read_text(encoding="utf-8"))["scopes"]

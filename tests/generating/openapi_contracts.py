@@ -115,7 +115,7 @@ def _body(document: Document, schema: Mapping[str, object], where: Path, sent: M
             print(f"the body has no {name}")
             continue
         properties[name] = _body_value(document, *inner, value)
-    required = sorted(document.required(schema, where))
+    required = sorted(document.required_members(schema, where))
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 

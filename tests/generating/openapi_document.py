@@ -137,12 +137,12 @@ class Document:
                 return found[0]
         return None
 
-    def required(self, schema: Mapping[str, object], where: Path) -> set[str]:
+    def required_members(self, schema: Mapping[str, object], where: Path) -> set[str]:
         """The members that an object must have, by itself or as every part of it says."""
         schema, where = self.follow(schema, where)
         found = {str(name) for name in schema.get("required", []) or []} if "properties" in schema else set[str]()
         for one in schema.get("allOf", []):
-            found |= self.required(one, where)
+            found |= self.required_members(one, where)
         return found
 
     def kinds(self, schema: Mapping[str, object], where: Path) -> set[str]:

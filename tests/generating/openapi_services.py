@@ -67,7 +67,7 @@ class Service:
         return tomllib.loads((FILES / f"{self.name}.toml").read_text(encoding="utf-8"))["scopes"]
 
     @cached_property
-    def known(self) -> frozenset[str] | None:
+    def known_scopes(self) -> frozenset[str] | None:
         """The names of these; None: all that are named."""
         return frozenset(self.titles) if self.paths else None
 
@@ -83,7 +83,7 @@ class Service:
             return re.fullmatch(self.paths, template) is not None and _CLOSED.fullmatch(template) is None
         return not self.tags.isdisjoint(tags)
 
-    def widening(self, call: str) -> list[str]:
+    def widening_scopes(self, call: str) -> list[str]:
         """The scopes that make this call, `METHOD /path`, show or reach more."""
         found = [scopes.split() for pattern, scopes in self.widened if re.fullmatch(pattern, call)]
         return sorted({scope for scopes in found for scope in scopes})

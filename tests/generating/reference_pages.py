@@ -37,7 +37,7 @@ from tests.generating.documented import (
     options_of,
 )
 from tests.generating.openapi_contracts import KEPT
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.toolset_cases import CASES
 
 _TOOLS = """# Tools
@@ -94,12 +94,14 @@ _SAID_ABOUT = {  # settings sections, and the pages that say more about them
 def tools_page() -> str:
     """Every tool that ships, by provider."""
     groups: dict[str, list[ToolSpec]] = {}
-    for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC, *discovery.DISCOVERY):
+    for spec in (*builtin_tools(), *shipped_tools().values(), connections_spec.SPEC, *discovery.DISCOVERY):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
-    return _TOOLS + "".join(f"\n## {name}\n\n{_checked(name)}{_tools(specs)}" for name, specs in sorted(groups.items()))
+    return _TOOLS + "".join(
+        f"\n## {name}\n\n{_verification(name)}{_tools(specs)}" for name, specs in sorted(groups.items())
+    )
 
 
-def _checked(service: str) -> str:
+def _verification(service: str) -> str:
     """What the tools of a service that no double plays were compared with."""
     played = {case.provider for case in CASES.values()}
     kept = KEPT / f"{service}.json"
@@ -276,7 +278,7 @@ _WHOLE: dict[str, Callable[[str], str]] = {
 }
 PAGES: dict[str, Callable[[str], str]] = {
     **{f"docs/reference/{name}": write for name, write in _WHOLE.items()},
-    **dict.fromkeys(marked_parts.pages(), marked_parts.written),
+    **dict.fromkeys(marked_parts.pages(), marked_parts.fill_in_parts),
 }
 
 

@@ -8,7 +8,7 @@ from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
 
 
-def shipped() -> dict[str, ToolSpec]:
+def shipped_tools() -> dict[str, ToolSpec]:
     """Every declared tool by name, in the order of the files."""
     files = [(path, declarations.read_tool_file(path)) for path in sorted(declarations.BUILT_IN.glob("*.toml"))]
     return {spec.name: spec for spec in data_tools(files, load_catalog())}

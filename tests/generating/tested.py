@@ -97,12 +97,12 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     )
 
 
-def listed() -> str:
+def markdown_list() -> str:
     """A line for each row."""
     return "".join(f"- {providers}, with {double}: {tried} ({where})\n" for providers, double, tried, where in rows())
 
 
-def lacking() -> str:
+def lacking_tools() -> str:
     """Tools that couldn't run at `emulate`."""
     found: Any = importlib.import_module("tests.journeys.foreign.test_foreign_services")
     return f"{_names(found.LACKING)}\n"

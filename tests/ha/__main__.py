@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a switch-over and a restart of PgBouncer only")
     arguments = parser.parse_args()
     chosen = arguments.group or list(GROUPS)
-    lacking = pieces.missing() if "failover" in chosen else []
+    lacking = pieces.missing_programs() if "failover" in chosen else []
     if lacking:
         print(f"make ha needs {', '.join(lacking)}. On Debian:\n  {pieces.APT}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ START = 40.0  # seconds for the whole cluster
 DATABASES = ("hosts", "proxied", "pooled")  # one vault for each way to it
 
 
-def missing() -> list[str]:
+def missing_programs() -> list[str]:
     """What is not installed."""
     lacking = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     return lacking if _binaries() is not None else [*lacking, "postgresql"]
@@ -45,7 +45,7 @@ def _binaries() -> Path | None:
     return found[-1].parent if found else None
 
 
-def shipped(name: str) -> str:
+def shipped_file(name: str) -> str:
     """A file that ships for operators."""
     return (ROOT / "deploy/postgresql" / name).read_text(encoding="utf-8")
 
@@ -201,7 +201,7 @@ def _etcd(folder: Path, ports: dict[str, int]) -> Program:
 def _node(folder: Path, name: str, ports: dict[str, int], passwords: dict[str, str]) -> Node:
     data, rest, port = folder / name, ports[f"{name}-rest"], ports[name]
     text = put(
-        shipped("patroni.yml"),
+        shipped_file("patroni.yml"),
         [
             ("name: pg1", f"name: {name}"),
             ("10.0.0.11:8008", f"127.0.0.1:{rest}"),
@@ -223,14 +223,14 @@ def _haproxy(folder: Path, ports: dict[str, int]) -> Program:
     changes = [("10.0.0.10:5000", f"127.0.0.1:{ports['haproxy']}")]
     for name, host in (("pg1", "10.0.0.11"), ("pg2", "10.0.0.12")):
         changes.append((f"{host}:5432 check port 8008", f"127.0.0.1:{ports[name]} check port {ports[name + '-rest']}"))
-    (folder / "haproxy.cfg").write_text(put(shipped("haproxy.cfg"), changes), encoding="utf-8")
+    (folder / "haproxy.cfg").write_text(put(shipped_file("haproxy.cfg"), changes), encoding="utf-8")
     return Program("haproxy", ("/usr/sbin/haproxy", "-db", "-f", str(folder / "haproxy.cfg")), folder)
 
 
 def _pgbouncer(folder: Path, ports: dict[str, int], passwords: dict[str, str]) -> Program:
     (folder / "userlist.txt").write_text(f'"vault" "{passwords["vault"]}"\n', encoding="utf-8")
     text = put(
-        shipped("pgbouncer.ini"),
+        shipped_file("pgbouncer.ini"),
         [
             (
                 "vault = host=10.0.0.10 port=5000 dbname=vault",

@@ -47,10 +47,10 @@ from tests.generating.documented import (
     modules,
     only,
     options_of,
+    package_names,
     package_rows,
     plain,
-    quoted,
-    required,
+    quoted_words,
     section,
     sections,
     subclasses,
@@ -171,7 +171,7 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             path: set(row["Methods"].split(", "))
             for row in section(page, title).rows
             if "Path" in row
-            for path in quoted(row["Path"])
+            for path in quoted_words(row["Path"])
         }
         for title in ("MCP", "Authorization server", "Signals", "Programs elsewhere", "Auth0", "Pages")
     }
@@ -203,7 +203,7 @@ def test_the_proxy_is_described_with_its_methods() -> None:
     from server.proxy.endpoint import METHODS
 
     rows = section(DOCS / "reference/endpoints.md", "Proxy").rows
-    written = {path: set(row["Methods"].split(", ")) for row in rows for path in quoted(row["Path"])}
+    written = {path: set(row["Methods"].split(", ")) for row in rows for path in quoted_words(row["Path"])}
     assert {path.partition("{")[0] for path in written} == set(PROXY)
     assert set[str]().union(*written.values()) == set(METHODS)
 
@@ -239,7 +239,7 @@ def test_every_refusal_of_the_proxy_is_described_with_its_status() -> None:
         for call in calls(f"server.proxy.{module}", "ProxyRefused"):
             own |= {str(one.value) for one in call.args[:1] if isinstance(one, ast.Constant)}
     rows = section(DOCS / "reference/errors.md", "Refusals of the proxy").rows
-    written = {code: int(row["Status"]) for row in rows for code in quoted(row["Code"])}
+    written = {code: int(row["Status"]) for row in rows for code in quoted_words(row["Code"])}
     assert written == {code: errors.status_of(code) for code in own}
 
 
@@ -274,11 +274,11 @@ def test_the_table_of_kinds_has_what_the_sources_name_and_nothing_else() -> None
 
 def test_the_table_of_packages_is_the_list_of_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    product = required(project["project"]["dependencies"])
-    product |= {name for lines in project["project"]["optional-dependencies"].values() for name in required(lines)}
+    product = package_names(project["project"]["dependencies"])
+    product |= {name for lines in project["project"]["optional-dependencies"].values() for name in package_names(lines)}
     named = set(package_rows())
     assert named - {"httpx"} == product
-    assert "httpx" in required(project["dependency-groups"]["dev"])
+    assert "httpx" in package_names(project["dependency-groups"]["dev"])
 
 
 def test_every_package_is_used_where_the_table_says() -> None:

@@ -129,13 +129,13 @@ async def page_server(script: str, exchanging: ExchangeRoom) -> AsyncGenerator[t
         "</script>"
     )
 
-    async def shown(_request: Request) -> Response:
+    async def send_page(_request: Request) -> Response:
         return HTMLResponse(page)
 
     async def code(_request: Request) -> Response:
         return Response(constants + script, media_type="text/javascript")
 
-    app = Starlette(routes=[Route("/", shown), Route("/page.js", code)])
+    app = Starlette(routes=[Route("/", send_page), Route("/page.js", code)])
     async with serve_app(app, listening):
         yield url, caller
 
@@ -154,14 +154,14 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room, provider: str, scopes: frozenset[str], *, narrow: frozenset[str]) -> ProxyHandle:
+async def connect_handle(place: Room, provider: str, scopes: frozenset[str], *, narrow: frozenset[str]) -> ProxyHandle:
     agent = await place.agent()
     connection = await place.connect(agent, provider, scopes=scopes)
     return await issue(place, agent, connection, scopes=narrow, lifetime=HOUR)
 
 
 async def test_slack_sdk_lists_and_posts(place: Room, tmp_path: Path) -> None:
-    handle = await connected(place, "slack", SLACK, narrow=SLACK)
+    handle = await connect_handle(place, "slack", SLACK, narrow=SLACK)
     printed = await run_python("slack_post.py", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base())
     post = place.simulator.books()["posts"][-1]
     assert (post["text"], post["ts"]) == ("Hello from my own program", printed)
@@ -169,7 +169,7 @@ async def test_slack_sdk_lists_and_posts(place: Room, tmp_path: Path) -> None:
 
 async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Path) -> None:
     everything = CALENDAR.removesuffix(".events")
-    handle = await connected(place, "google", frozenset({CALENDAR, everything}), narrow=frozenset({CALENDAR}))
+    handle = await connect_handle(place, "google", frozenset({CALENDAR, everything}), narrow=frozenset({CALENDAR}))
     api = handle.base("calendar")
     assert await run_python("google_event.py", tmp_path, HANDLE=handle.value, API_BASE_URL=api) == "True"
     assert len(place.simulator.books()["events"]) == 1
@@ -180,7 +180,7 @@ async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Pa
 
 
 async def test_pygithub_opens_comments_and_pages(place: Room, tmp_path: Path) -> None:
-    handle = await connected(place, "github", GITHUB, narrow=GITHUB)
+    handle = await connect_handle(place, "github", GITHUB, narrow=GITHUB)
     printed = await run_python("github_issue.py", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
     number, count = printed.split()
     assert int(count) >= 6
@@ -191,7 +191,7 @@ async def test_pygithub_opens_comments_and_pages(place: Room, tmp_path: Path) ->
 
 @pytest.mark.group("node")
 async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
-    handle = await connected(place, "github", GITHUB, narrow=GITHUB)
+    handle = await connect_handle(place, "github", GITHUB, narrow=GITHUB)
     printed = await run_node("github_issue.mjs", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
     number, count = printed.split()
     assert int(count) >= 6
@@ -203,7 +203,7 @@ async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-async def exchanging(place: Room) -> AsyncGenerator[ExchangeRoom]:
+async def exchange_room(place: Room) -> AsyncGenerator[ExchangeRoom]:
     async with httpx2.AsyncClient(base_url=place.url, trust_env=False, timeout=30) as http:
         yield ExchangeRoom(place, http)
 
@@ -222,52 +222,52 @@ def last_post(exchanging: ExchangeRoom) -> tuple[object, object]:
     return post["text"], post["ts"]
 
 
-async def test_a_langgraph_tool_acts_as_whoever_asks(exchanging: ExchangeRoom, tmp_path: Path) -> None:
-    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
-    agent = await exchanging.agent(caller)
-    told = await run_python("langgraph_tool.py", tmp_path, **variables(exchanging, caller, agent))
-    assert f"{exchanging.url}/connect/" in told  # nothing is connected for this program: the person gets a link
-    await exchanging.room.connect(agent, "slack", scopes=POSTING)  # as the link does: no more than was asked
-    printed = await run_python("langgraph_tool.py", tmp_path, **variables(exchanging, caller, agent))
-    assert last_post(exchanging) == ("Hello from a graph", printed)
+async def test_a_langgraph_tool_acts_as_whoever_asks(exchange_room: ExchangeRoom, tmp_path: Path) -> None:
+    caller = await exchange_room.caller(auth_method="client_secret_basic", release=HANDLES)
+    agent = await exchange_room.agent(caller)
+    told = await run_python("langgraph_tool.py", tmp_path, **variables(exchange_room, caller, agent))
+    assert f"{exchange_room.url}/connect/" in told  # nothing is connected for this program: the person gets a link
+    await exchange_room.room.connect(agent, "slack", scopes=POSTING)  # as the link does: no more than was asked
+    printed = await run_python("langgraph_tool.py", tmp_path, **variables(exchange_room, caller, agent))
+    assert last_post(exchange_room) == ("Hello from a graph", printed)
 
 
 @pytest.mark.group("node")
 async def test_a_node_backend_exchanges_the_token_that_its_page_brings(
-    exchanging: ExchangeRoom, tmp_path: Path
+    exchange_room: ExchangeRoom, tmp_path: Path
 ) -> None:
-    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
-    page = await exchanging.caller(public=True)
+    caller = await exchange_room.caller(auth_method="client_secret_basic", release=HANDLES)
+    page = await exchange_room.caller(public=True)
     api = f"https://api-{caller.client.id.lower()[:8].strip('-_')}.example"
-    await exchanging.link(caller, api)
-    backend = await exchanging.agent(caller)
-    await exchanging.room.connect(backend, "slack", scopes=POSTING)
-    person = await exchanging.agent(page, audience=api, scopes=frozenset({"exchange"}))
-    async with node_backend("backend_route.mjs", tmp_path, **variables(exchanging, caller, backend)) as url:
+    await exchange_room.link(caller, api)
+    backend = await exchange_room.agent(caller)
+    await exchange_room.room.connect(backend, "slack", scopes=POSTING)
+    person = await exchange_room.agent(page, audience=api, scopes=frozenset({"exchange"}))
+    async with node_backend("backend_route.mjs", tmp_path, **variables(exchange_room, caller, backend)) as url:
         message = {"channel": CHANNEL, "text": "Hello from a backend"}
         async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             posted = await http.post(url, json=message, headers=person.headers)
             refused = await http.post(url, json=message, headers={"authorization": "Bearer nobody"})
-    assert last_post(exchanging) == ("Hello from a backend", posted.json()["ts"])
+    assert last_post(exchange_room) == ("Hello from a backend", posted.json()["ts"])
     assert refused.status_code == 403
 
 
 @pytest.mark.group("node")
-async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchanging: ExchangeRoom, tmp_path: Path) -> None:
-    caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
-    agent = await exchanging.agent(caller)
-    await exchanging.room.connect(agent, "slack", scopes=POSTING)
-    printed = await run_node("dpop.mjs", tmp_path, **variables(exchanging, caller, agent))
+async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchange_room: ExchangeRoom, tmp_path: Path) -> None:
+    caller = await exchange_room.caller(auth_method="client_secret_basic", release=HANDLES)
+    agent = await exchange_room.agent(caller)
+    await exchange_room.room.connect(agent, "slack", scopes=POSTING)
+    printed = await run_node("dpop.mjs", tmp_path, **variables(exchange_room, caller, agent))
     kind, ts = printed.split()
-    assert (kind.lower(), last_post(exchanging)) == ("dpop", ("Hello with a key", ts))
+    assert (kind.lower(), last_post(exchange_room)) == ("dpop", ("Hello with a key", ts))
 
 
 @pytest.mark.group("browser")
 async def test_a_browser_page_signs_in_and_calls_with_a_key_of_its_own(
-    exchanging: ExchangeRoom, browser: Browser
+    exchange_room: ExchangeRoom, browser: Browser
 ) -> None:
-    async with page_server(example("browser_page.mjs"), exchanging) as (url, caller):
-        await exchanging.slack(await exchanging.agent(caller))
+    async with page_server(example("browser_page.mjs"), exchange_room) as (url, caller):
+        await exchange_room.slack(await exchange_room.agent(caller))
         context = await browser.new_context()
         context.set_default_timeout(15_000)
         tab = await context.new_page()
@@ -280,5 +280,5 @@ async def test_a_browser_page_signs_in_and_calls_with_a_key_of_its_own(
         await tab.wait_for_url(f"{url}?**")
         await tab.click("#post")
         await expect(tab.locator("#answer")).to_have_text(re.compile(r"^\d+\.\d+$"))
-        assert last_post(exchanging) == ("Hello from a page", await tab.locator("#answer").inner_text())
+        assert last_post(exchange_room) == ("Hello from a page", await tab.locator("#answer").inner_text())
         await context.close()

@@ -27,7 +27,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 @asynccontextmanager
-async def damaged(place: Room, agent: Agent) -> AsyncGenerator[None]:
+async def damage_agent(place: Room, agent: Agent) -> AsyncGenerator[None]:
     """The agent's row has a kind that there is not, until the block ends."""
 
     async def write(kind: str) -> None:
@@ -68,7 +68,7 @@ async def test_an_oauth_endpoint_answers_with_an_error_that_any_page_may_read(
         "code_verifier": "v" * 43,
     }
     async with place.http() as http:
-        async with damaged(place, agent):
+        async with damage_agent(place, agent):
             answer = await http.post(path, data=form, headers={"origin": "https://page.example"})
             check_told(answer, answer.json()["error_description"], caplog)
             assert answer.headers["content-type"] == "application/json"
@@ -96,7 +96,7 @@ async def test_mcp_answers_with_a_jsonrpc_error_that_names_the_request_it_has_re
     await place.connect(agent, "slack", scopes=SLACK)
     headers = modern_headers(method, name, origin=PAGE)
     async with place.http(agent) as http:
-        async with damaged(place, agent):
+        async with damage_agent(place, agent):
             answer = await http.post("/mcp", json=modern(method, params, id="seven"), headers=headers)
             content = answer.json()
             check_told(answer, content["error"]["message"], caplog)
@@ -110,7 +110,7 @@ async def test_mcp_answers_with_a_jsonrpc_error_that_names_the_request_it_has_re
 @pytest.mark.parametrize(("method", "path"), [("GET", "/sse"), ("POST", "/messages/?session_id=x"), ("GET", "/mcp")])
 async def test_the_streams_answer_so_too(place: Room, caplog: pytest.LogCaptureFixture, method: str, path: str) -> None:
     agent = await place.agent()
-    async with place.http(agent) as http, damaged(place, agent):
+    async with place.http(agent) as http, damage_agent(place, agent):
         answer = await http.request(method, path, headers={"accept": "text/event-stream"})
         check_told(answer, answer.json()["error"]["message"], caplog)
         assert answer.json()["id"] is None
@@ -122,7 +122,7 @@ async def test_a_page_answers_with_a_page_for_a_browser_and_json_for_a_program(
     agent = await place.agent()
     query = {"client_id": agent.principal.client_id, "response_type": "code"}
     async with place.http() as http:
-        async with damaged(place, agent):
+        async with damage_agent(place, agent):
             page = await http.get("/authorize", params=query, headers={"accept": BROWSER})
             check_told(page, page.text, caplog)
             assert re.search(r"give the person who runs this vault the number [0-9a-f]{16}:", page.text)

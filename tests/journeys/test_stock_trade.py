@@ -43,7 +43,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 @pytest.fixture(autouse=True)
-def trusting(place: Room) -> None:
+def trust_vault(place: Room) -> None:
     place.simulator.reset()
     place.simulator.trust(place.url, audience=AUDIENCE)
 
@@ -77,7 +77,7 @@ async def allow(browser: Person, asked: CallToolResult) -> httpx2.Response:
     return await browser.submit(page, form="/connect/", button=("decision", "allow"))
 
 
-def seen(simulator: Simulator) -> dict[str, object]:
+def last_brokerage_call(simulator: Simulator) -> dict[str, object]:
     """What the brokerage noted of the last call."""
     return simulator.books()["brokerage"][-1]
 
@@ -97,7 +97,7 @@ async def test_one_yes_on_our_page_connects_it_and_its_api_sees_person_agent_and
     quote = await call(place, agent, "stock_quote", symbol="ACME")
     assert not quote.is_error, text_of(quote)
     assert "ACME: 41.5 USD" in text_of(quote)
-    found = seen(place.simulator)
+    found = last_brokerage_call(place.simulator)
     assert (found["iss"], found["aud"]) == (place.url, AUDIENCE)
     assert (found["sub"], found["azp"]) == (agent.principal.user_id, agent.principal.client_id)
     assert found["scope"] == "quotes:read"
@@ -121,9 +121,9 @@ async def test_a_second_scope_is_asked_for_and_a_call_still_carries_only_its_own
         "next_cursor": None,
         "is_cut": False,
     }
-    assert seen(place.simulator)["scope"] == "positions:read"
+    assert last_brokerage_call(place.simulator)["scope"] == "positions:read"
     assert not (await call(place, agent, "stock_quote", symbol="ACME")).is_error
-    assert seen(place.simulator)["scope"] == "quotes:read"
+    assert last_brokerage_call(place.simulator)["scope"] == "quotes:read"
     owned = await connections.list_connections(place.vault.deployment.database, agent.principal.user_id)
     assert [(one.provider, one.scopes) for one in owned] == [
         ("brokerage", frozenset({"quotes:read", "positions:read"}))
@@ -154,7 +154,7 @@ async def test_an_order_waits_for_a_yes_to_exactly_its_arguments_and_goes_throug
     done = await call(place, agent, "stock_trade", **ORDER)
     assert not done.is_error, text_of(done)
     assert "buy 3 ACME at 41.5 USD, filled" in text_of(done)
-    assert (orders(place), seen(place.simulator)["scope"]) == (1, "orders:write")
+    assert (orders(place), last_brokerage_call(place.simulator)["scope"]) == (1, "orders:write")
     again = await call(place, agent, "stock_trade", **ORDER)
     assert link_of(again) != link_of(asked)
     assert orders(place) == 1
@@ -195,14 +195,14 @@ async def test_the_api_refuses_tokens_for_another_audience_of_another_issuer_and
     await allow(browser, await call(place, agent, "stock_quote", symbol="ACME"))
     place.simulator.trust(place.url, audience="https://another.example")
     assert (await call(place, agent, "stock_quote", symbol="ACME")).is_error
-    assert seen(place.simulator)["outcome"] == "the token's audience is not right"
+    assert last_brokerage_call(place.simulator)["outcome"] == "the token's audience is not right"
     place.simulator.trust("http://127.0.0.1:9", audience=AUDIENCE)
     assert (await call(place, agent, "stock_quote", symbol="ACME")).is_error
     place.simulator.trust(place.url, audience=AUDIENCE)
     assert not (await call(place, agent, "stock_quote", symbol="ACME")).is_error  # the twin
     place.simulator.advance(301)
     assert (await call(place, agent, "stock_quote", symbol="ACME")).is_error
-    assert seen(place.simulator)["outcome"] == "the token's time is not right"
+    assert last_brokerage_call(place.simulator)["outcome"] == "the token's time is not right"
     await browser.__aexit__()
 
 
@@ -261,7 +261,7 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
 async def test_an_explanation_says_that_it_works_and_what_is_missing(place: Room) -> None:
     deployment = place.vault.deployment
     agent = await place.agent("explained-person")
-    connection = await opened(place, agent, "quotes:read", "positions:read")
+    connection = await connect_brokerage(place, agent, "quotes:read", "positions:read")
     wanted = frozenset({"quotes:read"})
     question = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, wanted)
     found = await explain(question, vault=deployment.vault, now=deployment.now())
@@ -276,7 +276,7 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         exchanging = ExchangeRoom(place, http)
         caller = await exchanging.caller()
         agent = await exchanging.agent(caller, "program-person")
-        connection = await opened(place, agent, "quotes:read", "positions:read")
+        connection = await connect_brokerage(place, agent, "quotes:read", "positions:read")
         for target in ({"audience": "brokerage"}, {"audience": AUDIENCE}, {"audience": None, "resource": AUDIENCE}):
             answer = await exchanging.exchange(caller, agent.token, scope="quotes:read", **target)
             assert answer.status_code == 200, answer.text
@@ -300,7 +300,7 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         assert connection.label == "program-person"
 
 
-async def opened(place: Room, agent: Agent, *scopes: str) -> connections.Connection:
+async def connect_brokerage(place: Room, agent: Agent, *scopes: str) -> connections.Connection:
     """The person's consent to the brokerage, and the agent's permission for these scopes."""
     from server.connecting import provider_authorization
 
@@ -320,19 +320,19 @@ async def test_what_is_asked_about_each_time_is_not_exchanged_and_a_public_clien
         exchanging = ExchangeRoom(place, http)
         caller = await exchanging.caller()
         agent = await exchanging.agent(caller, "asked-person")
-        await opened(place, agent, "quotes:read", "orders:write")
+        await connect_brokerage(place, agent, "quotes:read", "orders:write")
         order = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="orders:write")
         assert refusal_code(order)
         quote = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="quotes:read")
         assert quote.status_code == 200  # the twin
         public = await exchanging.caller(public=True)
         theirs = await exchanging.agent(public, "asked-person")
-        await opened(place, theirs, "quotes:read", "orders:write")
+        await connect_brokerage(place, theirs, "quotes:read", "orders:write")
         content = (await exchanging.exchange(public, theirs.token, audience="brokerage", scope="quotes:read")).json()
         assert content["access_token"].startswith("tvp_")
         handle = {"Authorization": f"Bearer {content['access_token']}"}
         assert (await http.get(f"{content['api_base_url']}/quotes/ACME", headers=handle)).json()["price"] == 41.5
-        found = seen(place.simulator)
+        found = last_brokerage_call(place.simulator)
         assert (found["azp"], found["scope"]) == (public.client.id, "quotes:read")
         assert (await http.get(f"{content['api_base_url']}/positions", headers=handle)).status_code == 403
 

@@ -70,7 +70,7 @@ async def test_both_checks_say_that_the_files_are_right(place: Place) -> None:
 
 
 @asynccontextmanager
-async def serving(place: Place) -> AsyncGenerator[str]:
+async def serve_sandbox(place: Place) -> AsyncGenerator[str]:
     """The first line of the page as a process; gives the secret for the first admin."""
     place.configure()
     process = await asyncio.create_subprocess_exec(
@@ -93,7 +93,7 @@ async def serving(place: Place) -> AsyncGenerator[str]:
 
 
 async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
-    async with serving(place) as secret, Person(place.url) as person:
+    async with serve_sandbox(place) as secret, Person(place.url) as person:
         page = await person.open("/first-run")
         answers = {"secret": secret, "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
         assert (await person.submit(page, answers)).status_code == 200
@@ -138,5 +138,5 @@ async def test_another_program_at_the_port_of_the_sandbox_is_no_provider(place: 
     assert code == 1 and f"127.0.0.1:{place.port + 1}" in said and "choose another --port" in said
     if sys.platform == "linux":
         assert f"process {os.getpid()}" in said
-    async with running_simulator(port=place.port + 1), serving(place) as secret:
+    async with running_simulator(port=place.port + 1), serve_sandbox(place) as secret:
         assert secret

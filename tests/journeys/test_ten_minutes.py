@@ -26,7 +26,7 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
-async def followed(place: Place) -> Path:
+async def follow_page(place: Place) -> Path:
     """What a person types and writes, in the order of the page; the folder with the tools."""
     commands = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     (by_addresses,) = [line for line in commands if "--userinfo-url" in line]
@@ -62,7 +62,7 @@ def text_of(result: CallToolResult) -> str:
 async def test_a_new_provider_with_two_tools_is_made_as_the_page_says(tmp_path: Path) -> None:
     place = Place(tmp_path / "followed", free_port())
     place.data.mkdir()
-    folder = await followed(place)
+    folder = await follow_page(place)
     tickets = [{"id": "T-1", "title": "The printer"}]
 
     def api(arrived: Arrival) -> Reply:

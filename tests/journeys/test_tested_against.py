@@ -7,7 +7,7 @@ import re
 from providers.tools.builtin import builtin_tools
 from tests.generating import tested
 from tests.generating.documented import DOCS
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.journeys.foreign import test_foreign_services
 from tests.support import toolset_cases
 from tests.support.foreign import emulated
@@ -16,7 +16,7 @@ ROOT = DOCS.parent
 PAGE = (DOCS / "evidence/tested-against.md").read_text(encoding="utf-8")
 
 
-def named(cell: str) -> frozenset[str]:
+def quoted_words(cell: str) -> frozenset[str]:
     return frozenset(re.findall(r"`([^`]+)`", cell))
 
 
@@ -29,20 +29,20 @@ def test_each_row_names_tests_that_exist() -> None:
     found = list(tested.rows())
     assert len(found) >= 6
     for row in found:
-        assert named(row[3])
-        assert all((ROOT / path).is_file() for path in named(row[3])), row
+        assert quoted_words(row[3])
+        assert all((ROOT / path).is_file() for path in quoted_words(row[3])), row
 
 
 def test_the_providers_of_each_row_are_those_of_its_tests() -> None:
     rows_of_tools = ("the simulator's doubles", "the sandbox", "OpenAPI documents")
-    assert frozenset().union(*(named(against(words)[0]) for words in rows_of_tools)) == {
+    assert frozenset().union(*(quoted_words(against(words)[0]) for words in rows_of_tools)) == {
         case.provider for case in toolset_cases.CASES.values()
     }
-    assert named(against("`emulate`")[0]) == set(emulated.NAMES)
+    assert quoted_words(against("`emulate`")[0]) == set(emulated.NAMES)
 
 
 def test_every_tool_of_a_service_that_emulate_plays_ran_there_or_is_named_as_lacking() -> None:
-    providers = {spec.name: spec.provider for spec in (*builtin_tools(), *shipped().values())}
+    providers = {spec.name: spec.provider for spec in (*builtin_tools(), *shipped_tools().values())}
     of_emulate = {name for name, provider in providers.items() if provider in emulated.NAMES}
     assert of_emulate == set(test_foreign_services.CASES) | set(test_foreign_services.LACKING)
 

@@ -34,7 +34,7 @@ def own(frame: FrameType) -> str | None:
     return f"{Path(path).relative_to(ROOT).with_suffix('')}.{frame.f_code.co_qualname}"
 
 
-def running() -> Stack:
+def running_stack() -> Stack:
     """Our frames that run just now, outermost first; a running coroutine stands on the ones that await it."""
     found: Stack = []
     frame: FrameType | None = sys._getframe(1)
@@ -45,7 +45,7 @@ def running() -> Stack:
     return found[::-1]
 
 
-def waiting(task: asyncio.Task[object]) -> Stack:
+def stack_of_task(task: asyncio.Task[object]) -> Stack:
     """Our frames of a task that waits, outermost first."""
     found: Stack = []
     awaited: object = task.get_coro()
@@ -64,8 +64,8 @@ class Watch:
         self.sends: list[list[Stack]] = []
 
     def look(self) -> None:
-        others = [waiting(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        self.sends.append([running(), *(stack for stack in others if stack)])
+        others = [stack_of_task(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        self.sends.append([running_stack(), *(stack for stack in others if stack)])
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Looks whenever the HTTP library is asked for a connection to a provider."""
     watch, connect = Watch(), aiohttp.TCPConnector.connect
 
-    async def seen(self: aiohttp.TCPConnector, *arguments: object, **options: object) -> object:
+    async def look_and_connect(self: aiohttp.TCPConnector, *arguments: object, **options: object) -> object:
         watch.look()
         return await connect(self, *arguments, **options)
 
-    monkeypatch.setattr(aiohttp.TCPConnector, "connect", seen)
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", look_and_connect)
     return watch
 
 

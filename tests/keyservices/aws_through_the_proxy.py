@@ -24,8 +24,8 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.credentials.placing import authorize_request
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import OutboundRequest
-from tests.generating.shipped_tools import shipped
-from tests.keyservices.keys_at_services import packages, program, running
+from tests.generating.shipped_tools import shipped_tools
+from tests.keyservices.keys_at_services import packages, program, run_service
 from tests.support.processes import free_port
 from tests.support.rooms.key_room import KeyRoom, running_key_room
 
@@ -61,7 +61,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        with running(program("moto_server"), "-H", "0.0.0.0", "-p", address.rpartition(":")[2], until=address):
+        with run_service(program("moto_server"), "-H", "0.0.0.0", "-p", address.rpartition(":")[2], until=address):
             iam, s3 = client("iam", address, "test", "test"), client("s3", address, "test", "test")
             await asyncio.to_thread(s3.create_bucket, Bucket="box")
             await asyncio.to_thread(iam.create_user, UserName="agent")
@@ -115,7 +115,7 @@ async def test_boto3_lists_and_puts_objects_with_a_handle(room: tuple[KeyRoom, s
 async def test_tools_list_what_moto_has(room: tuple[KeyRoom, str, str]) -> None:
     keys, access_key, secret = room
     values = {"access_key_id": access_key, "secret_access_key": secret, "session_token": "", "region": "us-east-1"}
-    provider, tools = keys.deployment.catalog.provider("aws"), shipped()
+    provider, tools = keys.deployment.catalog.provider("aws"), shipped_tools()
     put = OutboundRequest("PUT", f"{provider.apis['s3']}/box/listed.txt", body=b"hello", policy=LOOPBACK)
     assert (await keys.deployment.http.send(authorize_request(provider, put, json.dumps(values)))).status == 200
 
@@ -194,7 +194,7 @@ async def test_boto3_speaks_json_to_services_whose_operation_is_in_a_header(
     ):
         with pytest.raises(Exception, match=r"403|scope_missing|call_not_allowed"):
             await asyncio.to_thread(write)
-    provider, tools = keys.deployment.catalog.provider("aws"), shipped()
+    provider, tools = keys.deployment.catalog.provider("aws"), shipped_tools()
     entered = json.dumps({**values, "session_token": ""})
 
     async def call(name: str, **arguments: object) -> Any:
@@ -250,7 +250,7 @@ async def test_instances_come_in_pages(room: tuple[KeyRoom, str, str]) -> None:
     image = (await asyncio.to_thread(ec2.describe_images))["Images"][0]["ImageId"]
     for _ in range(6):
         await asyncio.to_thread(lambda: ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1))
-    provider, spec = keys.deployment.catalog.provider("aws"), shipped()["aws_ec2_instances"]
+    provider, spec = keys.deployment.catalog.provider("aws"), shipped_tools()["aws_ec2_instances"]
     pages: list[list[str]] = []
     cursor: str | None = None
     while not pages or cursor is not None:

@@ -11,7 +11,7 @@ import pytest
 
 from server.checkpoint_settings import CheckpointSettings
 from server.checkpoints.copies import BucketCopies, DestinationFailed
-from tests.keyservices.keys_at_services import packages, program, running
+from tests.keyservices.keys_at_services import packages, program, run_service
 from tests.support.commands import content, run
 from tests.support.processes import Place, free_port
 from tests.vault.audit.test_audit_log import PLACE, fill, start_log
@@ -34,7 +34,7 @@ def service() -> Generator[tuple[str, Any]]:
             patch.setenv(name, value)
         patch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
         address = f"http://127.0.0.1:{free_port()}"
-        with running(program("moto_server"), "-H", "127.0.0.1", "-p", address.rpartition(":")[2], until=address):
+        with run_service(program("moto_server"), "-H", "127.0.0.1", "-p", address.rpartition(":")[2], until=address):
             client = boto3.client("s3", region_name="eu-west-1", endpoint_url=address)
             place = {"LocationConstraint": "eu-west-1"}
             client.create_bucket(Bucket="locked", CreateBucketConfiguration=place, ObjectLockEnabledForBucket=True)
@@ -47,7 +47,7 @@ def copies(address: str, bucket: str = "locked") -> BucketCopies:
     return BucketCopies(bucket, settings)
 
 
-async def signed(database: Database) -> SignedCheckpoint:
+async def sign_checkpoint(database: Database) -> SignedCheckpoint:
     made = await issue(database, await start_log(database), now=database.now())
     assert made is not None
     return made
@@ -60,11 +60,11 @@ async def test_a_copy_is_kept_once_and_nobody_deletes_it(
     bucket = copies(address)
     assert "30 days (compliance)" in await bucket.check()
     await fill(database, 2)
-    first = await signed(database)
+    first = await sign_checkpoint(database)
     await bucket.keep(first)
     await bucket.keep(first)
     await fill(database, 1)
-    await bucket.keep(await signed(database))
+    await bucket.keep(await sign_checkpoint(database))
     assert await bucket.list_sizes(first.head.origin) == [2, 3]
     assert await bucket.load(first.head.origin, 2) == (str(first.note), None)
     key = f"token-vault/{first.head.origin}/0000000000000002.checkpoint"

@@ -24,7 +24,7 @@ import httpx2
 import pytest
 
 from tests.conftest import KeySettings, Store
-from tests.keyservices.standins import AzureStandIn, GoogleStandIn, answering
+from tests.keyservices.standins import AzureStandIn, GoogleStandIn, answering_server
 from tests.support.exchanging import open_room
 from tests.support.processes import free_port
 from tests.vault.keys.test_key_rotation import add, former, people, promote, retire, upkeep
@@ -60,7 +60,9 @@ class Service:
 
 
 @contextmanager
-def running(*arguments: str, until: str, environment: dict[str, str] | None = None) -> Generator[Callable[[], None]]:
+def run_service(
+    *arguments: str, until: str, environment: dict[str, str] | None = None
+) -> Generator[Callable[[], None]]:
     """A process on loopback, and how to end it; `until` it answers at this address."""
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | (environment or {})
@@ -96,7 +98,7 @@ def aws(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
         patch.setenv(name, value)
     address = f"http://127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
-    with running(program("moto_server"), "-H", "127.0.0.1", "-p", port, until=address) as stop:
+    with run_service(program("moto_server"), "-H", "127.0.0.1", "-p", port, until=address) as stop:
         client = boto3.client("kms", region_name="eu-west-1", endpoint_url=address)
         first, second = (client.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
         settings = KeySettings("aws_kms", key=first, address=address)
@@ -111,7 +113,7 @@ def openbao(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
     address = f"http://127.0.0.1:{free_port()}"
     command = (program("bao"), "server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token")
     listen = f"-dev-listen-address={address.removeprefix('http://')}"
-    with running(*command, listen, until=f"{address}/v1/sys/health") as stop:
+    with run_service(*command, listen, until=f"{address}/v1/sys/health") as stop:
         client = hvac.Client(url=address, token="root")
         client.sys.enable_secrets_engine("transit")
         for name in ("vault", "another"):
@@ -166,7 +168,7 @@ def google_kms(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
     made = GoogleStandIn()
     ring = "projects/p/locations/global/keyRings/r/cryptoKeys"
     with ExitStack() as stack:
-        port = stack.enter_context(answering(made.answer))
+        port = stack.enter_context(answering_server(made.answer))
         settings = KeySettings("google_kms", key=made.make(f"{ring}/vault"), address=f"http://127.0.0.1:{port}")
         other = replace(settings, key=made.make(f"{ring}/another"))
         yield Service(settings, other, replace(settings, key=f"{ring}/none"), stack.close)
@@ -176,8 +178,8 @@ def google_kms(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
 def azure(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
     made = AzureStandIn()
     with ExitStack() as stack:
-        port = stack.enter_context(answering(made.answer, tls=folder))
-        tokens = stack.enter_context(answering(made.identity))
+        port = stack.enter_context(answering_server(made.answer, tls=folder))
+        tokens = stack.enter_context(answering_server(made.identity))
         made.address = f"https://vault.localhost:{port}"
         patch.setenv("REQUESTS_CA_BUNDLE", (folder / "authority.path").read_text())
         patch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{tokens}/")

@@ -12,7 +12,7 @@ import pytest
 from providers.oauth.referenced import SecretUnavailable
 from server.secret_settings import SecretSettings
 from server.secret_sources import SecretSources
-from tests.keyservices.keys_at_services import program, running
+from tests.keyservices.keys_at_services import program, run_service
 from tests.support.processes import free_port
 
 REFERENCE = "bao://secret/team/slack#client_secret"
@@ -23,7 +23,7 @@ def address() -> Generator[str]:
     at = f"http://127.0.0.1:{free_port()}"
     command = (program("bao"), "server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token")
     listen = f"-dev-listen-address={at.removeprefix('http://')}"
-    with running(*command, listen, until=f"{at}/v1/sys/health"):
+    with run_service(*command, listen, until=f"{at}/v1/sys/health"):
         yield at
 
 

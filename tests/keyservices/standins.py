@@ -31,7 +31,7 @@ Answerer = Callable[[BaseHTTPRequestHandler, Mapping[str, str]], Answer]
 
 
 @contextmanager
-def answering(answer: Answerer, *, tls: Path | None = None) -> Generator[int]:
+def answering_server(answer: Answerer, *, tls: Path | None = None) -> Generator[int]:
     """A server on loopback, with a certificate for *.localhost in the folder `tls`; its port."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -98,14 +98,14 @@ class Canaries:
             for at in range(start, end - WIDTH + 1):
                 known = self._pieces.get(data[at : at + WIDTH])
                 if known is not None:
-                    found.setdefault(known[1].value, _sighting(known, data, at, place))
+                    found.setdefault(known[1].value, _make_sighting(known, data, at, place))
         for written, known in tuple(self._short.items()):  # other threads go on making secrets
             if (at := data.find(written)) >= 0:
-                found.setdefault(known[1].value, _sighting(known, data, at, place))
+                found.setdefault(known[1].value, _make_sighting(known, data, at, place))
         return list(found.values())
 
 
-def _sighting(known: tuple[str, Canary], data: bytes, at: int, place: str) -> Sighting:
+def _make_sighting(known: tuple[str, Canary], data: bytes, at: int, place: str) -> Sighting:
     form, canary = known
     before = data[max(0, at - 120) : at].decode("latin-1")
     return Sighting(canary.kind, form, place, f"...{' '.join(before.split())}[secret]")

@@ -90,7 +90,7 @@ class Injector:
         return asyncio.Task(coroutine, loop=loop, **options)
 
     @contextmanager
-    def installed(self) -> Generator[Injector]:
+    def install(self) -> Generator[Injector]:
         """Make the tasks of the running loop while the block runs."""
         loop = asyncio.get_running_loop()
         before = loop.get_task_factory()

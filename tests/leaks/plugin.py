@@ -23,7 +23,7 @@ _FOLDERS: set[Path] = set()
 
 def pytest_sessionstart() -> None:
     """From the first fixture on."""
-    _REST.enter_context(WATCH.installed())
+    _REST.enter_context(WATCH.install())
 
 
 def pytest_sessionfinish() -> None:
@@ -40,7 +40,7 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Log records of set-up, call, and teardown."""
-    with WATCH.logging():
+    with WATCH.watch_logs():
         return (yield)
 
 

@@ -76,7 +76,7 @@ def test_a_state_is_told_only_by_what_sends_a_browser_to_its_provider(path: str,
 @pytest.mark.parametrize("what", ["log", "traceback", "span", "refusal", "repr", "answer", "file"])
 async def test_the_watch_sees_each_way_out(tmp_path: Path, what: str) -> None:
     watch, secret = Watch(), "planted-" + SECRET
-    with watch.installed(), watch.logging():
+    with watch.install(), watch.watch_logs():
         await let_out(watch, what, "nothing", tmp_path)
         assert not watch.look([tmp_path])
         watch.canaries.add("planted", secret)
@@ -103,7 +103,7 @@ async def let_out(watch: Watch, what: str, text: str, folder: Path) -> None:
             watch._watch_repr(kind)
             kind(text)
         case "answer":
-            watch.told("/leaky", "body", text.encode())
+            watch.note_answer("/leaky", "body", text.encode())
         case _:
             (folder / "vault.sqlite-wal").write_text(text)
 
@@ -121,7 +121,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @asynccontextmanager
-async def exchanging(store: Store, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
+async def open_exchange_room(store: Store, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
     async with (
         mcp_room(store.data, database_url=None if store.is_sqlite else store.url, **overrides) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=60, trust_env=False) as http,
@@ -142,7 +142,7 @@ async def agent_of(room: ExchangeRoom, *, is_old: bool) -> tuple[Caller, Agent]:
 
 @asynccontextmanager
 async def exchange(store: Store, *, is_old: bool = False) -> AsyncGenerator[Prepare]:
-    async with exchanging(store) as room:
+    async with open_exchange_room(store) as room:
 
         async def prepare() -> Act:
             caller, agent = await agent_of(room, is_old=is_old)
@@ -153,7 +153,7 @@ async def exchange(store: Store, *, is_old: bool = False) -> AsyncGenerator[Prep
 
 @asynccontextmanager
 async def tool_call(store: Store) -> AsyncGenerator[Prepare]:
-    async with exchanging(store) as room:
+    async with open_exchange_room(store) as room:
         body = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
 
         async def prepare() -> Act:
@@ -220,7 +220,7 @@ async def approval(store: Store) -> AsyncGenerator[Prepare]:
 async def registration(store: Store) -> AsyncGenerator[Prepare]:
     """An agent registers itself, and is given a secret."""
     limits = {"per_address_hourly": 10_000, "total_hourly": 10_000}
-    async with exchanging(store, registration=limits) as room:
+    async with open_exchange_room(store, registration=limits) as room:
         content = {"redirect_uris": ["https://agent.example/callback"], "client_name": "Agent"}
 
         async def prepare() -> Act:
@@ -261,7 +261,7 @@ async def fail_everywhere(
 async def check_silence(store: Store, flow: str, error: str, *, step: int) -> None:
     """Nothing leaks wherever it fails, and the same request succeeds when nothing does."""
     watch = Watch()
-    with watch.installed(), watch.logging(), Injector().installed() as injector:
+    with watch.install(), watch.watch_logs(), Injector().install() as injector:
         async with FLOWS[flow](store) as prepare:
             watch.watch_reprs()
             raised = await fail_everywhere(prepare, injector, ERRORS[error], step=step)

@@ -83,7 +83,7 @@ class Watch:
         """Something came out that must not hold any secret."""
         self._texts.setdefault((place, content))
 
-    def told(self, path: str, part: str, content: bytes) -> None:
+    def note_answer(self, path: str, part: str, content: bytes) -> None:
         """An answer was sent: a header (by its name), or the body."""
         self._told.setdefault((path, part, content))
 
@@ -105,12 +105,12 @@ class Watch:
                 if not may_be_told(sighting.kind, part, path)
             ]
         for folder in folders:
-            for path in self._changed(folder):
+            for path in self._changed_files(folder):
                 self.looked_at["file"] += 1
                 found += self.canaries.find(path.read_bytes(), f"file {path.name}")
         return found
 
-    def _changed(self, folder: Path) -> Generator[Path]:
+    def _changed_files(self, folder: Path) -> Generator[Path]:
         for where, _, names in os.walk(folder):
             for name in names:
                 path = Path(where, name)
@@ -125,7 +125,7 @@ class Watch:
     # taking note
 
     @contextmanager
-    def installed(self) -> Generator[Watch]:
+    def install(self) -> Generator[Watch]:
         """Take note of everything in this process while the block runs."""
         with pytest.MonkeyPatch.context() as patch:
             self._watch_makers(patch)
@@ -138,7 +138,7 @@ class Watch:
         self._makers.clear()
 
     @contextmanager
-    def logging(self) -> Generator[None]:
+    def watch_logs(self) -> Generator[None]:
         """Take note of log records, at DEBUG, whatever levels a test sets."""
         handler, root, ours = Collector(self.text), logging.getLogger(), logging.getLogger("token_vault")
         level = ours.level
@@ -172,7 +172,7 @@ class Watch:
             self.canaries.add("a user code", code)
             return code
 
-        async def hashed(password: str) -> str:
+        async def note_and_hash(password: str) -> str:
             if len(password) >= 12:
                 self.canaries.add("a password", password)
             return await hash_password(password)
@@ -191,53 +191,53 @@ class Watch:
         patch.setattr(secrets, "token_urlsafe", token_urlsafe)
         patch.setattr(jwt, "encode", encode)
         patch.setattr(tickets, "new_user_code", new_user_code)
-        patch.setattr(passwords, "hash_password", hashed)
+        patch.setattr(passwords, "hash_password", note_and_hash)
         patch.setattr(UpstreamDouble, "_name", _name)
 
     def _watch_vaults(self, patch: pytest.MonkeyPatch) -> None:
         prepare = sqlite.prepare
 
-        def preparing(stores: sqlite.SqliteFiles) -> object:
+        def note_and_prepare(stores: sqlite.SqliteFiles) -> object:
             self.folders.add(stores.vault.parent)
             return prepare(stores)
 
-        patch.setattr(sqlite, "prepare", preparing)
+        patch.setattr(sqlite, "prepare", note_and_prepare)
 
     def _watch_ways_out(self, patch: pytest.MonkeyPatch) -> None:
         listen, answer = spans.listen, edge.Edge.__call__
 
-        def listening(listener: spans.Listener | None) -> None:
+        def listen_and_note(listener: spans.Listener | None) -> None:
             listen(lambda name, attributes, parent: self._span(listener, name, attributes, parent))
 
         async def call(app: edge.Edge, scope: Scope, receive: Receive, send: Send) -> None:
             body = bytearray()
 
-            async def heard(message: Message) -> None:
+            async def send_and_note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     for name, value in message["headers"]:
-                        self.told(scope["path"], name.decode("latin-1"), value)
+                        self.note_answer(scope["path"], name.decode("latin-1"), value)
                 elif message["type"] == "http.response.body":
                     body.extend(message.get("body", b""))
                 await send(message)
 
             try:
-                await answer(app, scope, receive, heard)
+                await answer(app, scope, receive, send_and_note)
             finally:
                 if scope["type"] == "http":
-                    self.told(scope["path"], "body", bytes(body))
+                    self.note_answer(scope["path"], "body", bytes(body))
 
         for kind in (VaultError, OAuthError):
-            patch.setattr(kind, "__init__", self._refusing(kind.__init__))
+            patch.setattr(kind, "__init__", self._wrap_refusal(kind.__init__))
         patch.setattr(edge.Edge, "__call__", call)
-        patch.setattr(spans, "listen", listening)
-        listening(None)
+        patch.setattr(spans, "listen", listen_and_note)
+        listen_and_note(None)
 
-    def _refusing(self, refuse: Callable[..., None]) -> Callable[..., None]:
-        def refused(error: VaultError | OAuthError, *arguments: object, **options: object) -> None:
+    def _wrap_refusal(self, refuse: Callable[..., None]) -> Callable[..., None]:
+        def refuse_and_note(error: VaultError | OAuthError, *arguments: object, **options: object) -> None:
             refuse(error, *arguments, **options)
             self.text("refusal", f"{error!r} {error} {error.detail}")
 
-        return refused
+        return refuse_and_note
 
     @contextmanager
     def _span(
@@ -269,13 +269,13 @@ class Watch:
         make: Callable[..., None] = kind.__init__
         self._makers[kind] = make
 
-        def made(record: object, *arguments: object, **options: object) -> None:
+        def make_and_note(record: object, *arguments: object, **options: object) -> None:
             make(record, *arguments, **options)
             if self._reprs[kind] < REPRS and type(record) is kind:
                 self._reprs[kind] += 1
                 self.text(f"repr of {kind.__name__}", repr(record))
 
-        kind.__init__ = made
+        kind.__init__ = make_and_note
 
 
 def _maker() -> str:

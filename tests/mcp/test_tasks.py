@@ -13,7 +13,7 @@ from mcp_types import CallToolResult, Request, RequestParams, Result, TextConten
 
 from providers.tools.builtin import builtin_tools
 from server.connecting import approvals
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.mcp.test_approve import POST, asking_agent
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
@@ -294,7 +294,7 @@ async def test_the_official_client_follows_a_task_with_an_extension_of_its_own(p
 
 
 def test_what_is_kept_of_a_call_makes_the_same_call_again() -> None:
-    specs = {spec.name: spec for spec in (*builtin_tools(), *shipped().values())}
+    specs = {spec.name: spec for spec in (*builtin_tools(), *shipped_tools().values())}
     for name, case in CASES.items():
         spec = specs[name]
         try:

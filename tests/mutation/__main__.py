@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.mutation.explained import explained, stale
-from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, drawn, mutants_of, mutated
+from tests.mutation.explained import explained_mutants, stale
+from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, draw_sample, mutants_of, mutate
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def sample_of(tree: Path, given: argparse.Namespace, kept: Path) -> list[Row]:
         files = [one for one in sources(tree) if one.startswith(f"{folder}/") and one.startswith(tuple(given.within))]
         population = {file: list(mutants_of(tree, file)) for file in files}
         everything = [mutant for mutants in population.values() for mutant in mutants]
-        for one in drawn(everything, count=given.sample, seed=given.seed):
+        for one in draw_sample(everything, count=given.sample, seed=given.seed):
             alike = [same for same, *_ in alike_in(tree, population[one.file], one)]
             if one in alike:
                 _, _, before, after = next(alike_in(tree, [one], one))
@@ -73,12 +73,12 @@ def alike_in(tree: Path, mutants: Sequence[Mutant], wanted: Mutant) -> Iterator[
     lines = text.splitlines()
     line = lines[wanted.line - 1].strip()
     target: tuple[str, str] | None = None
-    new = mutated(text, wanted)
+    new = mutate(text, wanted)
     if new is not None and new != text:
         target = changed_lines(text, new)
     for one in mutants:
         if one.operator == wanted.operator and lines[one.line - 1].strip() == line:
-            new = mutated(text, one)
+            new = mutate(text, one)
             if new is not None and new != text and changed_lines(text, new) == target:
                 yield one, new, *changed_lines(text, new)
 
@@ -88,7 +88,7 @@ def key_of(row: Row) -> str:
     return f"{row['file']}: {row['before']}  ->  {row['after']}{again}"
 
 
-def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
+def plan_mutants(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
     """What the plugin needs to know of each; those whose lines are gone are left out."""
     found: list[dict[str, object]] = []
     of_file = cache(lambda file: list(mutants_of(tree, file)) if (tree / file).exists() else [])
@@ -97,7 +97,7 @@ def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
         for one in of_file(row["file"]):
             text = (tree / one.file).read_text(encoding="utf-8")
             if one.operator == row["operator"] and text.splitlines()[one.line - 1].strip() in changed:
-                new = mutated(text, one)
+                new = mutate(text, one)
                 if new is not None and changed_lines(text, new) == (row["before"], row["after"]):
                     number -= 1
                     if not number:
@@ -134,7 +134,7 @@ def outcomes(results: Path) -> dict[str, str]:
 
 def report(rows: Sequence[Row], found: dict[str, str]) -> None:
     """A line for each folder, and each survivor with its reason, if there is one."""
-    reasons = {(one.file, one.before, one.after): one for one in explained()}
+    reasons = {(one.file, one.before, one.after): one for one in explained_mutants()}
     print(f"left out of the population: {LEFT_OUT}")
     print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | score |")
     total: Counter[str] = Counter()
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=ROOT / ".venv" / "mutation" / "state")
     given = parser.parse_args()
     given.within = given.within or list(FOLDERS)
-    for row in explained():
+    for row in explained_mutants():
         if stale(row, ROOT):
             print(f"gone from the code, remove it from explained.toml: {row.file}: {row.before}")
     name = f"{given.seed}-{given.sample}" + "".join(f"-{one.replace('/', '.')}" for one in given.within)
@@ -210,7 +210,7 @@ def main() -> None:
             "sources": sources(tree),
             "is_quick": False,
             "tests": given.tests or TESTS,
-            "mutants": planned(tree, todo),
+            "mutants": plan_mutants(tree, todo),
         }
         try_them(tree, plan, given.tests or TESTS)
         report(rows, outcomes(results))

@@ -23,7 +23,7 @@ def in_child(work: Callable[[], object], *, seconds: float) -> object:
         child = os.fork()
         if child == 0:
             _work_and_end(work, Path(answer.name))
-        status = _waited(child, seconds)
+        status = _wait_for_child(child, seconds)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)  # programs that its tests started
         if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM):
@@ -49,7 +49,7 @@ def _work_and_end(work: Callable[[], object], answer: Path) -> None:
         os._exit(code)
 
 
-def _waited(child: int, seconds: float) -> int | None:
+def _wait_for_child(child: int, seconds: float) -> int | None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)

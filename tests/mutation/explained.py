@@ -25,7 +25,7 @@ class ExplainedMutant:
     reason: str
 
 
-def explained() -> list[ExplainedMutant]:
+def explained_mutants() -> list[ExplainedMutant]:
     """All rows of the list."""
     return [ExplainedMutant(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
 

@@ -76,7 +76,7 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
                 occurrence += 1
 
 
-def mutated(text: str, mutant: Mutant) -> str | None:
+def mutate(text: str, mutant: Mutant) -> str | None:
     """The file with the change; None when there is no such place, or the operator can't change it (`except a.B`).
 
     Nor is `while not a := b` a mutant: no test is needed to see that it's no Python.
@@ -128,6 +128,6 @@ def _range(node: ast.expr | ast.stmt) -> tuple[Place, Place]:
     return (node.lineno, node.col_offset), (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
 
 
-def drawn(all_of_them: Sequence[Mutant], *, count: int, seed: int) -> list[Mutant]:
+def draw_sample(all_of_them: Sequence[Mutant], *, count: int, seed: int) -> list[Mutant]:
     """A sample in which each mutant has the same chance."""
     return random.Random(seed).sample(all_of_them, min(count, len(all_of_them)))

@@ -7,10 +7,10 @@ import ast
 
 def name_at_import(old: str, new: str) -> str:
     """The constant, field, or function (for the default of a parameter); empty for code inside of a function."""
-    return _changed(ast.parse(old).body, ast.parse(new).body)
+    return _changed_name(ast.parse(old).body, ast.parse(new).body)
 
 
-def _changed(old: list[ast.stmt], new: list[ast.stmt]) -> str:
+def _changed_name(old: list[ast.stmt], new: list[ast.stmt]) -> str:
     for before, after in zip(old, new, strict=True):
         if ast.dump(before) == ast.dump(after):
             continue
@@ -18,7 +18,7 @@ def _changed(old: list[ast.stmt], new: list[ast.stmt]) -> str:
             case ((ast.FunctionDef() | ast.AsyncFunctionDef()), (ast.FunctionDef() | ast.AsyncFunctionDef())):
                 return "" if ast.dump(before.args) == ast.dump(after.args) else before.name
             case ast.ClassDef(), ast.ClassDef():
-                return _changed(before.body, after.body) or ""
+                return _changed_name(before.body, after.body) or ""
             case ((ast.Assign(targets=[ast.Name(id=name), *_]) | ast.AnnAssign(target=ast.Name(id=name))), _):
                 return name
             case _:

@@ -77,7 +77,7 @@ class Reach:
             for file in one.lines.keys() & sources.keys():
                 text = one.texts[file]
                 if (file, text) not in moved:
-                    moved[file, text] = _moved((texts / text).read_text(encoding="utf-8"), sources[file])
+                    moved[file, text] = _line_map((texts / text).read_text(encoding="utf-8"), sources[file])
                 for line, mask in one.lines[file].items():
                     place, bits = moved[file, text].get(int(line)), int(mask, 16)
                     if place is not None:
@@ -147,7 +147,7 @@ def likeness(source: str, test: str) -> float:
     return len(same) + len(same & stem)
 
 
-def _moved(then: str, now: str) -> Mapping[int, int]:
+def _line_map(then: str, now: str) -> Mapping[int, int]:
     if then == now:
         return {line: line for line in range(1, then.count("\n") + 2)}
     blocks = SequenceMatcher(None, then.splitlines(), now.splitlines(), autojunk=False).get_matching_blocks()

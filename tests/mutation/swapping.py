@@ -19,7 +19,7 @@ def functions_of(folder: str) -> dict[str, list[FunctionType]]:
     return found
 
 
-def swapped(path: str, old: str, new: str, functions: Iterable[FunctionType]) -> bool:
+def swap_functions(path: str, old: str, new: str, functions: Iterable[FunctionType]) -> bool:
     """Change those functions of the file that differ; False when the change is in code that runs at import."""
     before, after = compile(old, path, "exec"), compile(new, path, "exec")
     originals = dict(_functions(before))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.mutation.explained import explained, stale
-from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
+from tests.mutation.explained import explained_mutants, stale
+from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 from tests.mutation.reach import FileRecord, Reach, Wording
-from tests.mutation.swapping import functions_of, swapped
+from tests.mutation.swapping import functions_of, swap_functions
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_sample_is_drawn_again_by_its_seed() -> None:
-    assert drawn(MANY, count=10, seed=1) == drawn(MANY, count=10, seed=1) != drawn(MANY, count=10, seed=2)
-    assert len({one.line for one in drawn(MANY, count=10, seed=1)}) == 10
-    assert len(drawn(MANY, count=90, seed=1)) == 50
+    assert (
+        draw_sample(MANY, count=10, seed=1)
+        == draw_sample(MANY, count=10, seed=1)
+        != draw_sample(MANY, count=10, seed=2)
+    )
+    assert len({one.line for one in draw_sample(MANY, count=10, seed=1)}) == 10
+    assert len(draw_sample(MANY, count=90, seed=1)) == 50
 
 
 def test_lines_that_only_name_types_are_left_out() -> None:
@@ -44,11 +48,11 @@ def test_a_function_gets_the_code_of_a_mutant_and_a_constant_does_not(tmp_path: 
     small, kind = module["small"], module["A"]
     assert callable(small) and isinstance(kind, type)
     functions = functions_of(path)[path]
-    assert not swapped(path, old, old.replace("LIMIT = 3", "LIMIT = 4"), functions)
+    assert not swap_functions(path, old, old.replace("LIMIT = 3", "LIMIT = 4"), functions)
     assert not small(3)
-    assert swapped(path, old, old.replace("<", "<="), functions)
+    assert swap_functions(path, old, old.replace("<", "<="), functions)
     assert small(3)
-    assert swapped(path, old, old.replace("* 2", "* 3"), functions)
+    assert swap_functions(path, old, old.replace("* 2", "* 3"), functions)
     assert kind().twice([1]) == [3]
 
 
@@ -76,8 +80,8 @@ def test_tests_of_a_line_are_found_after_it_moved_the_likeliest_first(tmp_path: 
 
 
 def test_each_explained_mutant_is_still_in_the_code() -> None:
-    assert [row.before for row in explained() if stale(row, ROOT)] == []
-    assert all(row.kind in {"equivalent", "accepted"} and row.reason for row in explained())
+    assert [row.before for row in explained_mutants() if stale(row, ROOT)] == []
+    assert all(row.kind in {"equivalent", "accepted"} and row.reason for row in explained_mutants())
 
 
 def test_a_mutant_is_named_by_what_its_lines_say() -> None:

@@ -34,7 +34,7 @@ import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
-from tests.mutation.swapping import functions_of, swapped
+from tests.mutation.swapping import functions_of, swap_functions
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
@@ -234,14 +234,14 @@ class MutantTrials:
     def _use_prepared(self) -> None:
         from tests import conftest
 
-        async def copied(store: conftest.Store) -> None:
+        async def copy_prepared(store: conftest.Store) -> None:
             if store.is_sqlite:
                 shutil.copytree(self._work / "prepared", store.data, dirs_exist_ok=True)
             else:
                 await first_run(store)
 
         first_run = conftest.first_run
-        conftest.first_run = copied
+        conftest.first_run = copy_prepared
 
     def _tests_of(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
         tests = reach.of_line(mutant.file, mutant.line)
@@ -310,7 +310,7 @@ class MutantTrials:
 
         def work() -> object:
             self._own_folder(self._items[tests[0]].config)
-            if change is not None and not swapped(*change, self._functions.get(change[0], ())):
+            if change is not None and not swap_functions(*change, self._functions.get(change[0], ())):
                 return "unchanged"
             self._use_prepared()
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

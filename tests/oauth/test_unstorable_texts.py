@@ -50,7 +50,7 @@ async def place(store: Store) -> AsyncGenerator[Place]:
     ):
         admin = AdminRoom(room, http)
         admin.token = await admin.token_with()
-        app = await Application.registered(room, http)
+        app = await Application.register(room, http)
         await app.sign_in()
         yield Place(room, http, admin, app, store.is_sqlite)
 

@@ -393,7 +393,7 @@ class PushedTo:
     page: Page
     worker: Worker
     devtools: CDPSession
-    push_payload: dict[str, str]
+    told: dict[str, str]
 
     @classmethod
     async def of(cls, page: Page, stage: Stage) -> PushedTo:

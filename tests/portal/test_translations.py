@@ -21,7 +21,7 @@ from server.http.translations import translate, translate_filled, with_language
 from server.programs.hosted import sandbox
 from server.programs.hosted.sandbox import SandboxProblem
 from server.setup.provider_consoles import guide_for, id_problem, secret_problem
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 
 ROOT = Path(__file__).parents[2]
 # Where refusals are made that a page can show. Elsewhere they are for operators, programs, and agents only.
@@ -217,7 +217,7 @@ def test_what_to_do_at_a_console_is_german_but_for_the_names_of_its_fields(is_lo
 
 
 def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> None:
-    tools = [*builtin_tools(), *shipped().values()]
+    tools = [*builtin_tools(), *shipped_tools().values()]
     files = [*SHELF.glob("*.toml"), *(ROOT / "providers" / "examples" / "providers").glob("*.toml")]
     everything = {one.title for one in tools} | {one.presentation.sentence for one in tools}
     everything |= {text for one in tools for text in (one.presentation.done, one.presentation.done_one)}
@@ -230,7 +230,7 @@ def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> 
 
 
 def test_every_tool_that_ships_says_what_it_did() -> None:
-    assert [one.name for one in (*builtin_tools(), *shipped().values()) if not one.presentation.done] == []
+    assert [one.name for one in (*builtin_tools(), *shipped_tools().values()) if not one.presentation.done] == []
 
 
 def test_a_translation_has_the_values_of_its_english() -> None:

@@ -29,20 +29,20 @@ S3_READ = frozenset({"s3:read"})
 
 
 @pytest_asyncio.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProgramRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProgramRoom]:
     async with program_room(tmp_path_factory.mktemp("access")) as room:
         yield room
 
 
 @pytest_asyncio.fixture
-async def room(shared: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
-    await shared.allow(READ)
-    shared.said.clear()
-    yield shared
+async def room(shared_room: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
+    await shared_room.allow(READ)
+    shared_room.said.clear()
+    yield shared_room
 
 
 @asynccontextmanager
-async def connected(
+async def connect_another(
     room: ProgramRoom, name: str, provider: str = "github", token: str = "t"
 ) -> AsyncGenerator[Connection]:
     """Another account, which the agent may not use yet; disconnected at the end."""
@@ -75,7 +75,7 @@ async def code_of(choosing: object) -> str:
 
 
 async def test_a_name_chooses_between_accounts_of_two_providers_at_one_host(room: ProgramRoom) -> None:
-    async with connected(room, "Installation 7", "github-app") as installation:
+    async with connect_another(room, "Installation 7", "github-app") as installation:
         await room.allow(READ, connection=installation)
         found, call = calls("/repos/octo/hello")
         assert {one.provider for one in found} == {"github", "github-app"}
@@ -111,10 +111,10 @@ async def test_a_vault_that_wants_proofs_of_keys_says_so_before_the_start(room: 
 
 async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -> None:
     async with (
-        connected(room, "ireland", "aws", key_in("eu-west-1")) as ireland,
-        connected(room, "ohio", "aws", key_in("us-east-2")) as ohio,
-        connected(room, "oregon", "aws", key_in("us-west-2")) as oregon,
-        connected(room, "portland", "aws", key_in("us-west-2")) as portland,
+        connect_another(room, "ireland", "aws", key_in("eu-west-1")) as ireland,
+        connect_another(room, "ohio", "aws", key_in("us-east-2")) as ohio,
+        connect_another(room, "oregon", "aws", key_in("us-west-2")) as oregon,
+        connect_another(room, "portland", "aws", key_in("us-west-2")) as portland,
         room.access() as access,
     ):
         for one in (ireland, ohio, oregon, portland):
@@ -127,7 +127,7 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
         assert await access.has_account_at(bucket("us-west-2"))
         assert not await access.has_account_at(bucket("eu-north-1"))
         assert await access.has_account_at(calls("/user")[0])
-        async with connected(room, "both", "aws", key_in("sa-east-1,af-south-1")) as both:
+        async with connect_another(room, "both", "aws", key_in("sa-east-1,af-south-1")) as both:
             await room.allow(S3_READ, connection=both)
             for region in ("sa-east-1", "af-south-1"):
                 chosen = await access.choose(bucket(region), OBJECT)
@@ -179,7 +179,7 @@ async def test_questions_that_differ_are_asked_beside_each_other(room: ProgramRo
 async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> None:
     issues = calls("/repos/octo/hello/issues")
     async with room.access() as access:
-        async with connected(room, "bob") as bob:
+        async with connect_another(room, "bob") as bob:
             await room.allow(READ, connection=bob)
             assert await code_of(access.choose(*issues)) == "account_required"
             assert room.said == []

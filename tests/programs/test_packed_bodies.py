@@ -16,7 +16,7 @@ BODY = bytes(range(256)) * 1000  # several pieces
 PACKED = gzip.compress(BODY, mtime=0)
 
 
-async def unpacked(content: bytes, *, encoding: str = "gzip", step: int = 4096) -> bytes:
+async def unpack(content: bytes, *, encoding: str = "gzip", step: int = 4096) -> bytes:
     """What the exchange gives of a body that arrives in chunks of this size."""
     head = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: {encoding}\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = [content[start : start + step] for start in range(0, len(content), step)]
@@ -64,12 +64,12 @@ async def test_a_compressed_body_is_unpacked_whole_or_refused(
     content: bytes, expected: bytes | None, step: int
 ) -> None:
     if expected is not None:
-        assert await unpacked(content, step=step) == expected
+        assert await unpack(content, step=step) == expected
         return
     with pytest.raises(ProxyRefused) as refused:
-        await unpacked(content, step=step)
+        await unpack(content, step=step)
     assert refused.value.code == "invalid_body"
 
 
 async def test_another_encoding_passes_as_it_is() -> None:
-    assert await unpacked(PACKED, encoding="br") == PACKED
+    assert await unpack(PACKED, encoding="br") == PACKED

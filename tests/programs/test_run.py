@@ -20,17 +20,17 @@ USER = "https://api.github.com/user"
 
 
 @pytest_asyncio.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProgramRoom]:
+async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProgramRoom]:
     async with program_room(tmp_path_factory.mktemp("programs")) as room:
         yield room
 
 
 @pytest_asyncio.fixture
-async def room(shared: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
-    await shared.allow(READ)
-    shared.said.clear()
-    shared.host.arrivals.clear()
-    yield shared
+async def room(shared_room: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
+    await shared_room.allow(READ)
+    shared_room.said.clear()
+    shared_room.host.arrivals.clear()
+    yield shared_room
 
 
 def needs(program: str) -> None:

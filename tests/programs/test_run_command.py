@@ -30,7 +30,7 @@ def place(tmp_path: Path) -> Place:
 
 
 @asynccontextmanager
-async def started(place: Place, *command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def start_run(place: Place, *command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "run", "--data", str(place.data), *command,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -45,7 +45,7 @@ async def started(place: Place, *command: str) -> AsyncGenerator[asyncio.subproc
 
 
 async def test_standard_streams_and_the_exit_code_are_the_programs(place: Place) -> None:
-    async with started(place, "--json", "--agent", "one", "--", "sh", "-c", "cat; echo told >&2; exit 3") as process:
+    async with start_run(place, "--json", "--agent", "one", "--", "sh", "-c", "cat; echo told >&2; exit 3") as process:
         async with asyncio.timeout(60):
             out, err = await process.communicate(b"given")
         assert (process.returncode, out) == (3, b"given")
@@ -71,7 +71,7 @@ async def test_what_cannot_be_run_as_wanted_is_said_instead(place: Place) -> Non
 
 
 async def test_the_environment_is_printed_and_works_until_it_is_ended(place: Place) -> None:
-    async with started(place, "--print-env", "--agent", "one") as process:
+    async with start_run(place, "--print-env", "--agent", "one") as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
             printed = (await process.stdout.read()).decode()  # to its end, as $(...) reads
@@ -123,7 +123,7 @@ async def test_whoever_reads_the_environment_can_end_us(tmp_path: Path, monkeypa
     ],
 )
 async def test_the_program_ends_with_us(place: Place, number: signal.Signals) -> None:
-    async with started(place, "--agent", "one", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
+    async with start_run(place, "--agent", "one", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
             child = int(await process.stdout.readline())

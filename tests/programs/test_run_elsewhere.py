@@ -90,19 +90,19 @@ class Elsewhere:
 
 
 @pytest_asyncio.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Elsewhere]:
+async def shared_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Elsewhere]:
     if shutil.which("curl") is None:
         pytest.skip("curl isn't installed")
     async with program_room(tmp_path_factory.mktemp("vault")) as room, Person(room.vault.url) as person:
         await person.sign_in("alice", PASSWORD)
-        tokens = await exchanging(room.vault, person)
+        tokens = await sign_agent_in(room.vault, person)
         alice = await users.find_user(room.vault.deployment.database, "alice")
         assert alice is not None and room.principal.user_id == alice.id
         room.principal = replace(room.principal, client_id=tokens.client_id)
         yield Elsewhere(room, person, tokens, tmp_path_factory.mktemp("laptop"))
 
 
-async def exchanging(
+async def sign_agent_in(
     vault: RunningVault, person: Person, *, grant_types: Sequence[str] = RUNS, scope: str = SCOPE, **proof: str
 ) -> Tokens:
     """What an agent has after its sign-in for `run --url`."""
@@ -123,11 +123,11 @@ async def exchanging(
 
 
 @pytest_asyncio.fixture
-async def there(shared: Elsewhere) -> AsyncGenerator[Elsewhere]:
-    await shared.room.allow(READ)
-    shared.said.clear()
-    shared.room.host.arrivals.clear()
-    yield shared
+async def there(shared_elsewhere: Elsewhere) -> AsyncGenerator[Elsewhere]:
+    await shared_elsewhere.room.allow(READ)
+    shared_elsewhere.said.clear()
+    shared_elsewhere.room.host.arrivals.clear()
+    yield shared_elsewhere
 
 
 async def test_a_program_reads_and_no_credential_reaches_this_machine(there: Elsewhere) -> None:
@@ -239,7 +239,7 @@ async def test_the_endpoints_want_a_token_and_forms_that_they_know(there: Elsewh
 async def test_a_handle_needs_what_an_exchange_needs(
     there: Elsewhere, grant_types: Sequence[str], scope: str, code: str
 ) -> None:
-    tokens = await exchanging(there.room.vault, there.person, grant_types=grant_types, scope=scope)
+    tokens = await sign_agent_in(there.room.vault, there.person, grant_types=grant_types, scope=scope)
     await allow(there, tokens.client_id, READ)
     for at in (HOSTS, CALLS):
         answer = await ask(there, f"Bearer {tokens.access_token}", at=at)
@@ -273,7 +273,7 @@ async def test_what_the_operator_requires_is_said(
 
 
 async def test_a_handle_ends_with_its_own_token_and_no_other(there: Elsewhere) -> None:
-    tokens = await exchanging(there.room.vault, there.person)
+    tokens = await sign_agent_in(there.room.vault, there.person)
     await allow(there, tokens.client_id, READ)
     async with httpx2.AsyncClient(timeout=30, base_url=there.room.vault.url) as http:
         form = {"client_id": tokens.client_id}
@@ -294,7 +294,7 @@ async def test_a_handle_ends_with_its_own_token_and_no_other(there: Elsewhere) -
 
 async def test_an_agent_that_may_have_whole_tokens_gets_a_handle_here(there: Elsewhere) -> None:
     deployment = there.room.vault.deployment
-    tokens = await exchanging(there.room.vault, there.person)
+    tokens = await sign_agent_in(there.room.vault, there.person)
     await allow(there, tokens.client_id, READ)
     async with deployment.transaction() as transaction:
         await transaction.execute(
@@ -309,7 +309,7 @@ async def test_an_agent_that_may_have_whole_tokens_gets_a_handle_here(there: Els
 
 async def test_a_handle_is_bound_to_the_key_of_its_token(there: Elsewhere) -> None:
     key, url = ECKey.generate_key("P-256"), there.room.vault.url
-    tokens = await exchanging(there.room.vault, there.person, dpop=dpop_proof(key, "POST", f"{url}/token"))
+    tokens = await sign_agent_in(there.room.vault, there.person, dpop=dpop_proof(key, "POST", f"{url}/token"))
     await allow(there, tokens.client_id, READ)
     proof = dpop_proof(key, "POST", f"{url}{CALLS}", tokens.access_token)
     assert (await ask(there, f"Bearer {tokens.access_token}")).status_code == 401
@@ -323,7 +323,7 @@ async def test_a_handle_is_bound_to_the_key_of_its_token(there: Elsewhere) -> No
 
 
 async def test_new_handles_count_as_requests_for_tokens(there: Elsewhere) -> None:
-    tokens = await exchanging(there.room.vault, there.person)
+    tokens = await sign_agent_in(there.room.vault, there.person)
     await allow(there, tokens.client_id, READ)
     deployment = there.room.vault.deployment
     later = monotonic() + 600

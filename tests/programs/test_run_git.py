@@ -26,7 +26,9 @@ HOSTS = {
 
 
 @pytest_asyncio.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[ProgramRoom, dict[str, Connection]]]:
+async def shared_git_room(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncGenerator[tuple[ProgramRoom, dict[str, Connection]]]:
     if shutil.which("git") is None:
         pytest.skip("git isn't installed")
     folder = tmp_path_factory.mktemp("git-hosts")
@@ -60,9 +62,9 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tup
 
 @pytest.mark.parametrize("name", HOSTS)
 async def test_git_clones_and_pushes_only_where_the_person_allows_it(
-    shared: tuple[ProgramRoom, dict[str, Connection]], name: str
+    shared_git_room: tuple[ProgramRoom, dict[str, Connection]], name: str
 ) -> None:
-    room, accounts = shared
+    room, accounts = shared_git_room
     _, where, read, write = HOSTS[name]
     path = (
         where.format("hello") if "_git" in where else "octo/deeper/hello.git" if name == "gitlab" else "octo/hello.git"
@@ -88,9 +90,9 @@ async def test_git_clones_and_pushes_only_where_the_person_allows_it(
     [("gitlab", "/projects/1/issues/2", "read_api"), ("gitea", "/repos/octo/hello/issues/2", "read:issue")],
 )
 async def test_the_api_below_the_address_of_git_gets_the_token_itself(
-    shared: tuple[ProgramRoom, dict[str, Connection]], name: str, path: str, scope: str
+    shared_git_room: tuple[ProgramRoom, dict[str, Connection]], name: str, path: str, scope: str
 ) -> None:
-    room, accounts = shared
+    room, accounts = shared_git_room
     await room.allow(frozenset({scope}), connection=accounts[name])
     room.host.arrivals.clear()
     called = await room.run("curl", "-sS", "--max-time", "60", f"{room.host.url}/{name}/api{path}")
@@ -98,9 +100,9 @@ async def test_the_api_below_the_address_of_git_gets_the_token_itself(
 
 
 async def test_no_repository_is_below_the_address_of_the_api(
-    shared: tuple[ProgramRoom, dict[str, Connection]],
+    shared_git_room: tuple[ProgramRoom, dict[str, Connection]],
 ) -> None:
-    room, accounts = shared
+    room, accounts = shared_git_room
     await room.allow(frozenset({"read_repository"}), connection=accounts["gitlab"])
     room.host.arrivals.clear()
     for below in ("api/projects/1/repository/files", "API/projects"):

@@ -27,7 +27,7 @@ def fill_path(path: str) -> str:
 
 
 def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
-    is_current = google.TARGET.read_text(encoding="utf-8") == google.written()
+    is_current = google.TARGET.read_text(encoding="utf-8") == google.file_text()
     assert is_current, "google.toml or the library changed: run python -m tests.generating.google"
     source = json.loads(google.TARGET.read_text(encoding="utf-8"))["source"]
     assert source["package"].startswith("google-api-python-client 2.")
@@ -37,7 +37,7 @@ def test_google_s_rules_are_what_its_discovery_documents_say() -> None:
 
 def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_that_it_includes() -> None:
     operations: dict[tuple[str, str, str], frozenset[str]] = {}
-    for api, method, path, scopes in google.accepted(KNOWN):
+    for api, method, path, scopes in google.accepted_scopes(KNOWN):
         operations[api, method, path] = operations.get((api, method, path), frozenset()) | scopes
     for (api, method, path), scopes in operations.items():
         call = Call(api, method, fill_path(path))
@@ -48,7 +48,7 @@ def test_a_single_scope_is_let_through_exactly_where_google_accepts_it_or_one_th
 
 def test_a_scope_includes_another_only_if_google_accepts_it_wherever_it_accepts_that() -> None:
     where: dict[str, set[tuple[str, str, str]]] = {}
-    for api, method, path, scopes in google.accepted(KNOWN):
+    for api, method, path, scopes in google.accepted_scopes(KNOWN):
         for scope in scopes:
             where.setdefault(scope, set()).add((api, method, path))
     for wide, narrow in ((wide, narrow) for wide, covered in GOOGLE.covers.items() for narrow in covered):
@@ -162,14 +162,14 @@ def test_what_is_written_down_of_github_comes_out_of_its_document() -> None:
         "paths": {"/repos/{owner}/{repo}": {"get": {}, "delete": {}, "parameters": []}, "/user": {"get": {}}},
         "components": {"schemas": {"app-permissions": {"properties": {"issues": {"enum": ["read", "write"]}}}}},
     }
-    head, *rest = github.written(document).splitlines()
+    head, *rest = github.file_text(document).splitlines()
     assert "@octokit/openapi 1.2.3" in head
     assert rest == ["issues read write", "DELETE /repos/{}/{}", "GET /repos/{}/{}", "GET /user"]
     package = Path(__file__).parent.parent / "node" / "node_modules" / "@octokit" / "openapi" / "generated"
     whole = package / "api.github.com.json"
     if whole.is_file():
         content = json.loads(whole.read_text())
-        assert github.TARGET.read_text(encoding="utf-8") == github.written(content)
+        assert github.TARGET.read_text(encoding="utf-8") == github.file_text(content)
         assert github.ANSWERS.read_text(encoding="utf-8") == github.written_answers(content)
 
 

@@ -9,12 +9,12 @@ from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import json_reply, scripted_server
 
 
 def test_a_statement_in_snowflake_is_a_change_that_the_person_sees() -> None:
-    query, tables = shipped()["snowflake_query"], shipped()["snowflake_tables"]
+    query, tables = shipped_tools()["snowflake_query"], shipped_tools()["snowflake_tables"]
     assert (query.effect, tables.effect) == ("update", "read")
     assert "statement" in query.presentation.texts
 
@@ -51,7 +51,7 @@ async def test_the_text_of_a_linkedin_post_means_nothing_but_itself(text: str, s
         Outbound(AddressPolicy(allow_loopback=True)) as outbound,
     ):
         provider = load_catalog().provider("linkedin").model_copy(update={"apis": {"main": server.url}})
-        spec = shipped()["linkedin_post"]
+        spec = shipped_tools()["linkedin_post"]
         api = UpstreamAPI(provider, outbound, token="t", scopes=spec.scopes, now=1)
 
         async def silent(done: int, total: int | None, message: str) -> None:

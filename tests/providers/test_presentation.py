@@ -13,7 +13,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.presentation import DEFAULT, Lookup, Presentation, problem
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 
 FILE = """
 provider = "slack"
@@ -45,7 +45,7 @@ line = "{ts}"
 
 def test_every_tool_that_changes_something_says_what_in_a_sentence_about_its_arguments() -> None:
     catalog = load_catalog()
-    for spec in (*builtin_tools(), *shipped().values()):
+    for spec in (*builtin_tools(), *shipped_tools().values()):
         assert spec.provider is not None
         assert problem(spec.presentation, catalog.provider(spec.provider), spec.input.model_fields) is None, spec.name
         assert spec.read_only or spec.presentation.sentence, f"{spec.name}: declare a sentence"
@@ -190,7 +190,7 @@ def test_what_a_call_did_takes_agent_account_and_count_only(told: str) -> None:
 def test_ids_get_the_names_that_their_services_answer_with(
     tool: str, arguments: Mapping[str, object], answer: Mapping[str, object], named: str
 ) -> None:
-    found = shipped()[tool].presentation.lookups
+    found = shipped_tools()[tool].presentation.lookups
     assert len({(one.path, one.graphql) for one in found}) == 1, "one read, whose answer can have one of two forms"
     assert all(one.values_of(arguments) is not None for one in found)
     assert [name for one in found for name in one.read_names(answer).values()] == [named]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.mutation.__main__ import copy_of_commit
 from tests.mutation.trying import postgres
-from tests.refusals.explained import Explanation, explained, stale
+from tests.refusals.explained import Explanation, explanations, stale
 from tests.refusals.sites import Change, Site, sites_of
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def sites(tree: Path, within: Sequence[str]) -> Iterator[tuple[Site, list[Change
                 yield from sites_of(file, path.read_text(encoding="utf-8"))
 
 
-def planned(tree: Path, change: Change) -> dict[str, object]:
+def plan_change(tree: Path, change: Change) -> dict[str, object]:
     """What the plugin needs to know: a refusal that is gone meets the tests that are refused, the others the rest."""
     site = change.site
     place = {"key": change.key, "file": site.file, "around": [], "name": ""}
@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="try nothing, print what is known")
     parser.add_argument("--state", type=Path, default=ROOT / ".venv" / "mutation" / "state")
     given = parser.parse_args()
-    for row in explained():
+    for row in explanations():
         if stale(row, ROOT):
             print(f"gone from the code, remove it from explained.toml: {row.file}: {row.says}")
     with tempfile.TemporaryDirectory(prefix="tvr", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -178,8 +178,8 @@ def main() -> int:
         todo = [one for one in mutants if one.key not in known or (given.again and known[one.key] not in DEAD)]
         if todo and not given.report:
             given.state.mkdir(parents=True, exist_ok=True)
-            try_them(tree, given, [planned(tree, one) for one in todo])
-        return 1 if report(found, outcomes(results), explained()) else 0
+            try_them(tree, given, [plan_change(tree, one) for one in todo])
+        return 1 if report(found, outcomes(results), explanations()) else 0
 
 
 if __name__ == "__main__":

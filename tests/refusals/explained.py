@@ -35,7 +35,7 @@ class Explanation:
         return same and change.kind in self.mutants and self.without in ("", change.reason)
 
 
-def explained() -> list[Explanation]:
+def explanations() -> list[Explanation]:
     """All rows of the list."""
     rows = tomllib.loads(LIST.read_text(encoding="utf-8")).get("refusal", [])
     return [Explanation(**{**row, "mutants": tuple(row["mutants"])}) for row in rows]

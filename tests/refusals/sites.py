@@ -172,21 +172,21 @@ def _changes(site: Site, text: str, statement: ast.stmt, guard: Guard | None) ->
     match statement:
         case ast.Return(value=ast.IfExp(test=test, body=body)):
             refuses = _refuses(ast.Return(value=body))
-            yield Change(site, "gone", "", _wrapped(text, test, "and False" if refuses else "or True"))
-            yield Change(site, "always", "", _wrapped(text, test, "or True" if refuses else "and False"))
+            yield Change(site, "gone", "", _wrap(text, test, "and False" if refuses else "or True"))
+            yield Change(site, "always", "", _wrap(text, test, "or True" if refuses else "and False"))
             return
         case _:
-            yield Change(site, "gone", "", _replaced(text, statement, "pass"))
+            yield Change(site, "gone", "", _replace(text, statement, "pass"))
     if guard is None:
         return
     _, place, condition, refuses = guard
     if condition is None:
         refusal = ast.unparse(_alone(statement))
-        yield Change(site, "always", "", _inserted(text, place, refusal))
+        yield Change(site, "always", "", _insert_before(text, place, refusal))
         return
-    yield Change(site, "always", "", _wrapped(text, condition, "or True" if refuses else "and False"))
+    yield Change(site, "always", "", _wrap(text, condition, "or True" if refuses else "and False"))
     for operand, is_any in _reasons(condition, refuses):
-        changed = _wrapped(text, operand, "and False" if is_any else "or True")
+        changed = _wrap(text, operand, "and False" if is_any else "or True")
         yield Change(site, "reason", ast.unparse(operand), changed)
 
 
@@ -236,16 +236,16 @@ def _lines_of(text: str) -> tuple[list[str], list[int]]:
     return lines, [0, *accumulate(map(len, lines))]
 
 
-def _replaced(text: str, node: ast.stmt, new: str) -> str:
+def _replace(text: str, node: ast.stmt, new: str) -> str:
     start, end = _offsets(text, node)
     return text[:start] + new + "\n" * text.count("\n", start, end) + text[end:]
 
 
-def _wrapped(text: str, node: ast.expr, more: str) -> str:
+def _wrap(text: str, node: ast.expr, more: str) -> str:
     start, end = _offsets(text, node)
     return f"{text[:start]}(({text[start:end]}) {more}){text[end:]}"
 
 
-def _inserted(text: str, before: ast.stmt, new: str) -> str:
+def _insert_before(text: str, before: ast.stmt, new: str) -> str:
     start, _ = _offsets(text, before)
     return f"{text[:start]}{new}\n{' ' * before.col_offset}{text[start:]}"

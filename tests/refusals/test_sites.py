@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.refusals.explained import explained, is_test, stale
+from tests.refusals.explained import explanations, is_test, stale
 from tests.refusals.sites import sites_of
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_an_answer_refuses_if_it_carries_an_error() -> None:
 
 
 def test_what_is_explained_is_in_the_code_and_names_tests() -> None:
-    rows = explained()
+    rows = explanations()
     assert [row.says for row in rows if stale(row, ROOT)] == []
     assert all(row.why for row in rows)
     named = [name for row in rows for name in (row.test, row.twin) if name]

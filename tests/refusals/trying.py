@@ -20,7 +20,7 @@ import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
 from tests.mutation.reach import Reach
-from tests.mutation.swapping import swapped
+from tests.mutation.swapping import swap_functions
 from tests.mutation.trying import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 
 FILES = 3  # test files that a mutant meets, and
@@ -119,7 +119,7 @@ class TrialsInRooms(MutantTrials):
         path = str(self._tree / mutant.file)
         functions = self._functions.get(path, [])
         before: list[tuple[FunctionType, CodeType]] = [(one, one.__code__) for one in functions]
-        if not swapped(path, mutant.old, mutant.new, functions):
+        if not swap_functions(path, mutant.old, mutant.new, functions):
             return ""
         try:
             return next((one for one in tests if self._fails(one, reach)), "")

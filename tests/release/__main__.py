@@ -13,7 +13,7 @@ import sys
 from tests.release import trials
 from tests.release.artifacts import ROOT, build_all, found_in, tools
 from tests.release.signing import sign_all
-from tests.release.version import written
+from tests.release.version import versions_in_files
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--built", action="store_true", help="try what dist/ has, and build nothing")
     parser.add_argument("--dirty", action="store_true", help="allow changes that aren't committed; they aren't built")
     given = parser.parse_args()
-    versions = written(ROOT)
+    versions = versions_in_files(ROOT)
     if len(versions) != 1:
         sys.exit(f"the files name several versions ({', '.join(sorted(versions))}): run make version V=...")
     changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)

@@ -36,7 +36,7 @@ def commit_time(root: Path = ROOT) -> int:
 
 
 @contextmanager
-def committed() -> Iterator[Path]:
+def copy_of_commit() -> Iterator[Path]:
     """A copy of the commit that is checked out, in a folder of its own."""
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory(prefix="token-vault-release-") as folder:
@@ -61,7 +61,7 @@ def digest(path: Path) -> str:
 
 def build_twice(folder: Path, *, epoch: int) -> tuple[Path, Path]:
     """Wheel and source archive, from two copies; exits when their bytes differ."""
-    with committed() as one, committed() as other, tempfile.TemporaryDirectory() as again:
+    with copy_of_commit() as one, copy_of_commit() as other, tempfile.TemporaryDirectory() as again:
         first = build_packages(one, folder, epoch=epoch)
         for built, repeated in zip(first, build_packages(other, Path(again), epoch=epoch), strict=True):
             if digest(built) != digest(repeated):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.release import version
-from tests.release.version import PLACES, ROOT, VersionRefused, set_version, written
+from tests.release.version import PLACES, ROOT, VersionRefused, set_version, versions_in_files
 
 RELEASED = "# Changelog\n\n## 1.1.0 (2026-12-01)\n\n- Something.\n"
 
@@ -27,13 +27,13 @@ def top(root: Path) -> list[str]:
 
 
 def test_all_files_of_this_checkout_name_one_version() -> None:
-    assert len(written(ROOT)) == 1
+    assert len(versions_in_files(ROOT)) == 1
 
 
 def test_the_section_of_what_is_not_released_gets_the_new_version(checkout: Path) -> None:
     (checkout / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (unreleased)\n\n- Something.\n", encoding="utf-8")
     set_version(checkout, "9.8.7")
-    assert written(checkout) == {"9.8.7"}
+    assert versions_in_files(checkout) == {"9.8.7"}
     assert top(checkout) == ["## 9.8.7 (unreleased)"]
     set_version(checkout, "9.8.7", date="2026-12-01")
     assert top(checkout) == ["## 9.8.7 (2026-12-01)"]
@@ -42,7 +42,7 @@ def test_the_section_of_what_is_not_released_gets_the_new_version(checkout: Path
 def test_the_version_after_a_release_gets_a_section_of_its_own(checkout: Path) -> None:
     (checkout / "CHANGELOG.md").write_text(RELEASED, encoding="utf-8")
     set_version(checkout, "1.2.0rc1")
-    assert written(checkout) == {"1.2.0rc1"}
+    assert versions_in_files(checkout) == {"1.2.0rc1"}
     assert top(checkout) == ["## 1.2.0rc1 (unreleased)", "## 1.1.0 (2026-12-01)"]
 
 

@@ -103,7 +103,7 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
         program = (find_uv_bin(), "tool", "run", "--python", sys.executable, "--from", wheel, "mcp-token-vault")
         use(run, *program, version=version)
 
-    def unpacked(folder: Path, run: Callable[..., str]) -> None:
+    def try_unpacked(folder: Path, run: Callable[..., str]) -> None:
         run("dpkg-deb", "--extract", package, "root")
         use(run, folder / "root/usr/bin/token-vault", version=version)
 
@@ -122,7 +122,7 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
 
     known = [Trial(f"wheel, Python {name}", from_wheel(path)) for name, path in pythons().items()]
     known += [Trial("source archive, pip", from_source), Trial("pipx", by_pipx), Trial("uvx", by_uvx)]
-    known += [Trial("Debian package, unpacked", unpacked)]
+    known += [Trial("Debian package, unpacked", try_unpacked)]
     if os.geteuid() == 0 and shutil.which("debootstrap"):
         known += [Trial("Debian package, in a Debian of its own", in_debian)]
     return known

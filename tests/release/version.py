@@ -42,7 +42,7 @@ PLACES = (
 )
 
 
-def written(root: Path) -> set[str]:
+def versions_in_files(root: Path) -> set[str]:
     """The versions that the files name; one, unless somebody edited a file by hand."""
     found = {match[1] for place in PLACES for match in re.findall(place.pattern, _text(root, place))}
     heading = HEADING.search((root / "CHANGELOG.md").read_text(encoding="utf-8"))

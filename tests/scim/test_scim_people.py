@@ -385,19 +385,19 @@ async def test_a_request_that_scim_has_no_answer_to_is_refused(scim: ScimRoom) -
     made = await scim.add_user("asked about")
     path = f"/Users/{made['id']}"
 
-    async def asked(method: str, at: str, content: object = None) -> httpx2.Response:
+    async def call_scim(method: str, at: str, content: object = None) -> httpx2.Response:
         return await scim.call(method, at, content)
 
-    refusal(await asked("GET", "/Nothing"), 404)
-    refusal(await asked("GET", "/Schemas/urn:nothing"), 404)
-    refusal(await asked("DELETE", "/Users"), 405)
-    refusal(await asked("POST", "/Bulk", {}), 501)
-    refusal(await asked("GET", "/Me"), 501)
-    refusal(await asked("GET", "/Users/%00"), 404)
-    refusal(await asked("GET", '/Users?filter=userName zz "a"'), 400, "invalidFilter")
-    refusal(await asked("GET", '/Users?filter=shoeSize eq "a"'), 400, "invalidFilter")
-    refusal(await asked("GET", "/Users?count=many"), 400, "invalidValue")
-    refusal(await asked("GET", "/Users?count=1&count=2"), 400, "invalidValue")
+    refusal(await call_scim("GET", "/Nothing"), 404)
+    refusal(await call_scim("GET", "/Schemas/urn:nothing"), 404)
+    refusal(await call_scim("DELETE", "/Users"), 405)
+    refusal(await call_scim("POST", "/Bulk", {}), 501)
+    refusal(await call_scim("GET", "/Me"), 501)
+    refusal(await call_scim("GET", "/Users/%00"), 404)
+    refusal(await call_scim("GET", '/Users?filter=userName zz "a"'), 400, "invalidFilter")
+    refusal(await call_scim("GET", '/Users?filter=shoeSize eq "a"'), 400, "invalidFilter")
+    refusal(await call_scim("GET", "/Users?count=many"), 400, "invalidValue")
+    refusal(await call_scim("GET", "/Users?count=1&count=2"), 400, "invalidValue")
     refusal(await scim.patch(path), 400, "invalidValue")
     refusal(await scim.patch(path, {"op": "remove", "path": "userName"}), 400, "mutability")
     refusal(await scim.patch(path, {"op": "replace", "path": "groups", "value": [{"value": "x"}]}), 400, "mutability")

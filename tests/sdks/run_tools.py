@@ -97,7 +97,7 @@ async def pydantic_ai() -> str:
     from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart, ToolReturnPart
     from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-    def scripted(messages: list, info: AgentInfo) -> ModelResponse:
+    def scripted_answer(messages: list, info: AgentInfo) -> ModelResponse:
         returned = [part for one in messages for part in one.parts if isinstance(part, ToolReturnPart)]
         if returned:
             return ModelResponse(parts=[TextPart(str(returned[-1].content))])
@@ -105,7 +105,7 @@ async def pydantic_ai() -> str:
         assert set(one.parameters_json_schema["properties"]) == {"channel"}
         return ModelResponse(parts=[ToolCallPart(one.name, ARGUMENTS)])
 
-    agent = Agent(FunctionModel(scripted))
+    agent = Agent(FunctionModel(scripted_answer))
     agent.tool_plain(look_async)
     return str((await agent.run("look")).output)
 

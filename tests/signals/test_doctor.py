@@ -16,7 +16,7 @@ from vault.exchange.explain import ExchangeQuestion, explain
 from vault.notices import channels, endpoints
 
 
-async def said(place: SignalRoom, **signals: object) -> list[tuple[Verdict, str]]:
+async def check_settings(place: SignalRoom, **signals: object) -> list[tuple[Verdict, str]]:
     """What the doctor finds with these settings, in the order of verdicts."""
     settings = load_settings(overrides={"signals": signals, "sandbox": {"loopback_openid": True}})
     found = await check_signals(replace(place.room.deployment, settings=settings))
@@ -44,15 +44,15 @@ async def test_what_is_wrong_with_a_transmitter_is_named(
     place: SignalRoom, changes: dict[str, object], word: str
 ) -> None:
     right: dict[str, object] = {"issuer": place.transmitter.url}
-    found = await said(place, transmitters={"company": right | changes})
+    found = await check_settings(place, transmitters={"company": right | changes})
     assert any(verdict is Verdict.PROBLEM and word in text for verdict, text in found), found
-    found = await said(place, transmitters={"company": right})
+    found = await check_settings(place, transmitters={"company": right})
     assert not any(verdict is Verdict.PROBLEM for verdict, _ in found), found
     assert any("no sign-in uses" in text for _, text in found), "a note"
 
 
 async def test_webhooks_of_providers_that_cannot_work_are_named(place: SignalRoom) -> None:
-    found = await said(place, providers={"dropbox": {"secret": "x"}, "square": {"secret": "x"}})
+    found = await check_settings(place, providers={"dropbox": {"secret": "x"}, "square": {"secret": "x"}})
     assert [verdict for verdict, _ in found] == [Verdict.NOTE, Verdict.PROBLEM]
     assert "square" in found[0][1]
     assert "dropbox" in found[1][1]

@@ -15,7 +15,7 @@ SESSION = f"{CAEP}session-revoked"
 
 
 @pytest.fixture(autouse=True)
-def emptied(place: SignalRoom) -> Iterator[None]:
+def reset_transmitter(place: SignalRoom) -> Iterator[None]:
     place.transmitter.queue.clear()
     place.transmitter.polls.clear()
     place.transmitter.status, place.transmitter.at_once = 200, 50

@@ -50,7 +50,7 @@ def square(place: SignalRoom, body: Mapping[str, object]) -> tuple[bytes, dict[s
     return raw, {"x-square-hmacsha256-signature": signed}
 
 
-def revoked(account: str, **changes: object) -> dict[str, object]:
+def revocation_event(account: str, **changes: object) -> dict[str, object]:
     """Slack's event about one person of a workspace."""
     team, _, person = account.partition(":")
     return {
@@ -66,7 +66,7 @@ async def send(place: SignalRoom, name: str, message: tuple[bytes, dict[str, str
     return await place.http.post(f"/webhooks/{name}", content=body, headers=headers)
 
 
-async def connected(place: SignalRoom, *, account: str = "alice") -> tuple[User, Connection]:
+async def connect_slack(place: SignalRoom, *, account: str = "alice") -> tuple[User, Connection]:
     """Somebody with a real account at the simulated Slack."""
     user, person, client = await someone(place.room)
     await place.room.connect(person, user, client, account=account)
@@ -92,9 +92,9 @@ def next_minute(place: SignalRoom) -> None:
 
 
 async def test_a_hint_that_the_provider_confirms_is_known_before_the_next_call(place: SignalRoom) -> None:
-    _, held = await connected(place, account="carol")
+    _, held = await connect_slack(place, account="carol")
     place.room.simulator.control("revoke_grant", face="slack", account="carol")
-    assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+    assert (await send(place, "slack", slack(place, revocation_event(held.account)))).status_code == 204
 
     async def is_known() -> bool:
         return await state_of(place, held) == "needs_reauth"
@@ -105,9 +105,9 @@ async def test_a_hint_that_the_provider_confirms_is_known_before_the_next_call(p
 
 
 async def test_a_hint_that_the_provider_does_not_confirm_ends_nothing(place: SignalRoom) -> None:
-    _, held = await connected(place)
+    _, held = await connect_slack(place)
     before = await _generation(place, held)
-    assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+    assert (await send(place, "slack", slack(place, revocation_event(held.account)))).status_code == 204
 
     async def is_refreshed() -> bool:
         return await _generation(place, held) > before
@@ -126,7 +126,7 @@ async def _hints(place: SignalRoom, held: Connection) -> int:
     return sum(one.kind == "connection.hinted" and one.connection_id == held.id for one in await place.room.events())
 
 
-async def stored(place: SignalRoom, provider: str, account: str) -> Connection:
+async def store_account(place: SignalRoom, provider: str, account: str) -> Connection:
     """An account with tokens that its provider never issued."""
     user, deployment = await place.room.user(), place.room.deployment
     answer = TokenAnswer("made-up", None, scopes=frozenset({"a"}), account=Account(account, account))
@@ -144,15 +144,15 @@ async def stored(place: SignalRoom, provider: str, account: str) -> Connection:
 
 
 async def test_each_provider_names_the_account_in_its_own_way(place: SignalRoom) -> None:
-    at_github = await stored(place, "github", "4711")
-    at_square = await stored(place, "square", "MERCHANT1")
-    in_team, elsewhere = await stored(place, "slack", "T77:U1"), await stored(place, "slack", "T7:U1")
+    at_github = await store_account(place, "github", "4711")
+    at_square = await store_account(place, "square", "MERCHANT1")
+    in_team, elsewhere = await store_account(place, "slack", "T77:U1"), await store_account(place, "slack", "T7:U1")
     assert (
         await send(place, "github", github(place, {"action": "revoked", "sender": {"id": 4711}}))
     ).status_code == 204
     event = {"type": "oauth.authorization.revoked", "merchant_id": "MERCHANT1", "event_id": secrets.token_hex(8)}
     assert (await send(place, "square", square(place, event))).status_code == 204
-    gone = revoked("T77:U1", event={"type": "app_uninstalled"})
+    gone = revocation_event("T77:U1", event={"type": "app_uninstalled"})
     assert (await send(place, "slack", slack(place, gone))).status_code == 204
     assert [await _hints(place, one) for one in (at_github, at_square, in_team, elsewhere)] == [1, 1, 1, 0]
 
@@ -160,10 +160,10 @@ async def test_each_provider_names_the_account_in_its_own_way(place: SignalRoom)
 @pytest.mark.parametrize("name", KEYS)
 async def test_a_forged_or_altered_message_is_no_hint(place: SignalRoom, name: str) -> None:
     account = {"github": "815", "slack": "T1:U815", "square": "M815"}[name]
-    held = await stored(place, name, account)
+    held = await store_account(place, name, account)
     body: dict[str, object] = {
         "github": {"action": "revoked", "sender": {"id": 815}},
-        "slack": revoked(account),
+        "slack": revocation_event(account),
         "square": {"type": "oauth.authorization.revoked", "merchant_id": account, "event_id": "e1"},
     }[name]
     make = {"github": github, "slack": slack, "square": square}[name]
@@ -186,13 +186,13 @@ async def test_two_secrets_count_while_one_replaces_the_other(
     place: SignalRoom, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     account = f"T1:U{secrets.token_hex(4)}"
-    held = await stored(place, "slack-bot", account)
+    held = await store_account(place, "slack-bot", account)
     monkeypatch.setitem(KEYS, "slack", key)
-    answer = await send(place, "slack-bot", slack(place, revoked(account)))
+    answer = await send(place, "slack-bot", slack(place, revocation_event(account)))
     is_known = key != "another secret"
     assert answer.status_code == (204 if is_known else 401)
     assert await _hints(place, held) == is_known
-    assert (await send(place, "slack-bot", slack(place, revoked(account), age=400))).status_code == 401
+    assert (await send(place, "slack-bot", slack(place, revocation_event(account), age=400))).status_code == 401
     body = b"[]"
     at = str(place.room.deployment.now())
     signed = "v0=" + signature("slack", f"v0:{at}:".encode() + body).hex()
@@ -210,16 +210,16 @@ async def test_a_secret_that_is_gone_silences_nothing_that_another_signs(
         kept = file.read_text(encoding="utf-8")
         file.unlink()
         try:
-            answer = await send(place, "slack-bot", slack(place, revoked("T9:U9")))
+            answer = await send(place, "slack-bot", slack(place, revocation_event("T9:U9")))
             assert answer.status_code == expected
             assert ("retry-after" in answer.headers) == (expected == 503)
         finally:
             file.write_text(kept, encoding="utf-8")
-    assert (await send(place, "slack-bot", slack(place, revoked("T9:U9")))).status_code == 204
+    assert (await send(place, "slack-bot", slack(place, revocation_event("T9:U9")))).status_code == 204
 
 
 async def test_a_repeated_message_is_acknowledged_and_counts_once(place: SignalRoom) -> None:
-    held = await stored(place, "square", "M900")
+    held = await store_account(place, "square", "M900")
     event = {"type": "oauth.authorization.revoked", "merchant_id": "M900", "event_id": "e900"}
     for _ in range(2):
         assert (await send(place, "square", square(place, event))).status_code == 204
@@ -230,10 +230,10 @@ async def test_a_repeated_message_is_acknowledged_and_counts_once(place: SignalR
 
 
 async def test_a_connection_is_looked_at_once_a_minute_and_no_hint_is_lost(place: SignalRoom) -> None:
-    _, held = await connected(place, account="alice")
+    _, held = await connect_slack(place, account="alice")
     vault = place.room.deployment.vault
     before = await _generation(place, held)
-    assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+    assert (await send(place, "slack", slack(place, revocation_event(held.account)))).status_code == 204
 
     async def is_refreshed() -> bool:
         return await _generation(place, held) > before and (await _look(place, held))["due_at"] is None
@@ -241,7 +241,7 @@ async def test_a_connection_is_looked_at_once_a_minute_and_no_hint_is_lost(place
     await until(is_refreshed)
     first = before = await _generation(place, held)
     for _ in range(3):
-        assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+        assert (await send(place, "slack", slack(place, revocation_event(held.account)))).status_code == 204
     await looking.run_due(vault)
     assert await _generation(place, held) == first
     assert await _hints(place, held) == 2
@@ -251,7 +251,7 @@ async def test_a_connection_is_looked_at_once_a_minute_and_no_hint_is_lost(place
 
 
 async def test_a_person_may_end_a_grant_at_github_twice_in_the_same_words(place: SignalRoom) -> None:
-    held, deployment = await stored(place, "github", "901"), place.room.deployment
+    held, deployment = await store_account(place, "github", "901"), place.room.deployment
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await looking.note(transaction, [looking.HintedConnection(held.id, held.user_id)], now=now)
@@ -273,11 +273,11 @@ async def _look(place: SignalRoom, held: Connection) -> Row:
 
 
 async def test_an_old_message_of_slack_is_refused_and_its_address_check_is_answered(place: SignalRoom) -> None:
-    held = await stored(place, "slack", "T1:U902")
-    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=301))).status_code == 401
-    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=-301))).status_code == 401
+    held = await store_account(place, "slack", "T1:U902")
+    assert (await send(place, "slack", slack(place, revocation_event("T1:U902"), age=301))).status_code == 401
+    assert (await send(place, "slack", slack(place, revocation_event("T1:U902"), age=-301))).status_code == 401
     assert await _hints(place, held) == 0
-    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=299))).status_code == 204
+    assert (await send(place, "slack", slack(place, revocation_event("T1:U902"), age=299))).status_code == 204
     assert await _hints(place, held) == 1
     answer = await send(place, "slack", slack(place, {"type": "url_verification", "challenge": "abc"}))
     assert answer.json() == {"challenge": "abc"}
@@ -312,7 +312,7 @@ async def test_only_bounded_messages_of_known_providers_are_read(place: SignalRo
 
 
 async def test_a_grant_without_refresh_token_ends_only_if_the_provider_says_so(place: SignalRoom) -> None:
-    dead, unclear = await stored(place, "slack", "T1:U904"), await stored(place, "slack", "T1:U905")
+    dead, unclear = await store_account(place, "slack", "T1:U904"), await store_account(place, "slack", "T1:U905")
     place.room.simulator.fault("slack.api.auth.test", "status", status=503, times=2)
     vault = place.room.deployment.vault
     await looking.look(vault, unclear.id)
@@ -324,7 +324,7 @@ async def test_a_grant_without_refresh_token_ends_only_if_the_provider_says_so(p
 
 
 async def test_events_of_a_transmitter_make_its_providers_accounts_looked_at(place: SignalRoom) -> None:
-    held = await stored(place, "slack", "T1:U906")
+    held = await store_account(place, "slack", "T1:U906")
     subject = {"format": "iss_sub", "iss": place.transmitter.url, "sub": "T1:U906"}
     other = subject | {"iss": "https://other.example"}
     assert (await place.event(f"{RISC}sessions-revoked", other, name="provider")).status_code == 202
@@ -342,7 +342,7 @@ GOOGLE_REVOKED = "https://schemas.openid.net/secevent/oauth/event-type/tokens-re
 
 
 async def test_google_reports_in_its_older_form_and_its_id_tokens_are_no_events(place: SignalRoom) -> None:
-    held = await stored(place, "google", "1188")
+    held = await store_account(place, "google", "1188")
     subject = {"subject_type": "iss-sub", "iss": "https://accounts.google.com/", "sub": "1188"}
     now = place.transmitter.now()
     claims = place.claims(GOOGLE_REVOKED, None, events={GOOGLE_REVOKED: {"subject": subject}}, aud="client-2")
@@ -367,15 +367,15 @@ async def test_only_messages_about_grants_are_counted(place: SignalRoom, says: s
     account = secrets.randbelow(10**9)
     body = {"action": "revoked" if says == "revoked" else "other", "sender": {"id": account}}
 
-    async def counted() -> tuple[int, int]:
+    async def webhook_counts() -> tuple[int, int]:
         rows = await database.fetch("select spent from limits where bucket = :name", {"name": "60:webhooks:github"})
         seen = await database.fetch("select expires_at from seen where purpose = :name", {"name": "webhook:github"})
         return sum(int(str(row["spent"])) for row in rows), len(seen)
 
-    before = await counted()
+    before = await webhook_counts()
     for _ in range(2):  # with another delivery's ID, which nobody signed
         assert (await send(place, "github", github(place, body))).status_code == 204
-    spent, seen = await counted()
+    spent, seen = await webhook_counts()
     assert (spent - before[0], seen - before[1]) == ((2, 0) if says == "revoked" else (0, 0))
 
 

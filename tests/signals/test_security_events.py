@@ -178,7 +178,7 @@ def _hmac_of_the_public_key(transmitter: Transmitter, claims: Claims) -> str:
     return f"{content}.{b64(hmac.digest(transmitter.key.as_pem(private=False), content.encode(), 'sha256'))}"
 
 
-def _changed(**changes: object) -> Forged:
+def _with_claims(**changes: object) -> Forged:
     return lambda transmitter, claims: transmitter.sign(
         {name: value for name, value in (claims | changes).items() if value is not None}
     )
@@ -188,7 +188,7 @@ def _header(**changes: object) -> Forged:
     return lambda transmitter, claims: transmitter.sign(claims, **changes)
 
 
-def _aged(seconds: int) -> Forged:
+def _with_age(seconds: int) -> Forged:
     return lambda transmitter, claims: transmitter.sign(claims | {"iat": transmitter.now() - seconds})
 
 
@@ -217,24 +217,24 @@ REFUSED: dict[str, tuple[Forged, str]] = {
         lambda t, c: f"{t.sign(c).split('.')[0]}.{b64(c | {'jti': 'another'})}.{t.sign(c).split('.')[2]}",
         "invalid_key",
     ),
-    "another issuer": (_changed(iss="https://other.example"), "invalid_issuer"),
+    "another issuer": (_with_claims(iss="https://other.example"), "invalid_issuer"),
     "the issuer with a slash": (lambda t, c: t.sign(c | {"iss": f"{t.url}/"}), "invalid_issuer"),
-    "no issuer": (_changed(iss=None), "invalid_issuer"),
-    "another audience": (_changed(aud="https://other.example/signals"), "invalid_audience"),
-    "other audiences": (_changed(aud=["https://other.example", "https://third.example"]), "invalid_audience"),
-    "no audience": (_changed(aud=None), "invalid_audience"),
+    "no issuer": (_with_claims(iss=None), "invalid_issuer"),
+    "another audience": (_with_claims(aud="https://other.example/signals"), "invalid_audience"),
+    "other audiences": (_with_claims(aud=["https://other.example", "https://third.example"]), "invalid_audience"),
+    "no audience": (_with_claims(aud=None), "invalid_audience"),
     "an end": (lambda t, c: t.sign(c | {"exp": t.now() + 600}), "invalid_request"),
-    "a subject as ID tokens have it": (_changed(sub="alice"), "invalid_request"),
-    "no id": (_changed(jti=None), "invalid_request"),
-    "an id that is a number": (_changed(jti=7), "invalid_request"),
-    "a long id": (_changed(jti="x" * 256), "invalid_request"),
-    "no time": (_changed(iat=None), "invalid_request"),
-    "a day and a minute old": (_aged(86_460), "invalid_request"),
-    "of the future": (_aged(-120), "invalid_request"),
-    "no events": (_changed(events=None), "invalid_request"),
-    "empty events": (_changed(events={}), "invalid_request"),
-    "a list of events": (_changed(events=[SESSION]), "invalid_request"),
-    "an event that is a text": (_changed(events={SESSION: "now"}), "invalid_request"),
+    "a subject as ID tokens have it": (_with_claims(sub="alice"), "invalid_request"),
+    "no id": (_with_claims(jti=None), "invalid_request"),
+    "an id that is a number": (_with_claims(jti=7), "invalid_request"),
+    "a long id": (_with_claims(jti="x" * 256), "invalid_request"),
+    "no time": (_with_claims(iat=None), "invalid_request"),
+    "a day and a minute old": (_with_age(86_460), "invalid_request"),
+    "of the future": (_with_age(-120), "invalid_request"),
+    "no events": (_with_claims(events=None), "invalid_request"),
+    "empty events": (_with_claims(events={}), "invalid_request"),
+    "a list of events": (_with_claims(events=[SESSION]), "invalid_request"),
+    "an event that is a text": (_with_claims(events={SESSION: "now"}), "invalid_request"),
     "no token": (lambda t, c: "session revoked", "invalid_key"),
 }
 

@@ -233,7 +233,7 @@ async def test_too_many_streams_are_refused(place: SignalRoom) -> None:
 
 
 @asynccontextmanager
-async def configured(store: Store) -> AsyncGenerator[Transmitter]:
+async def configured_transmitter(store: Store) -> AsyncGenerator[Transmitter]:
     """A vault on disk whose settings name a transmitter of its own."""
     async with running_transmitter(lambda: 0) as transmitter:
         (store.data / "config.toml").write_text(
@@ -244,7 +244,7 @@ async def configured(store: Store) -> AsyncGenerator[Transmitter]:
 
 
 async def test_commands_create_list_update_and_remove_a_stream(sqlite_store: Store) -> None:
-    async with configured(sqlite_store) as transmitter:
+    async with configured_transmitter(sqlite_store) as transmitter:
         made = await content(sqlite_store, "signals", "streams", "create", "company")
         assert isinstance(made, dict)
         (stream_id,) = transmitter.streams

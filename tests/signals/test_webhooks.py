@@ -86,7 +86,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+async def shared_place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     listening = free_socket()
     listener = Listener(f"http://127.0.0.1:{listening.getsockname()[1]}/hook", [])
     app = Starlette(routes=[Route("/hook", listener.take, methods=["POST"])])
@@ -95,14 +95,14 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pla
 
 
 @pytest.fixture
-async def place(shared: Place) -> AsyncGenerator[Place]:
+async def place(shared_place: Place) -> AsyncGenerator[Place]:
     """Without endpoints, and with a server in order."""
-    shared.listener.status, shared.listener.headers = 204, None
-    shared.listener.got.clear()
-    yield shared
-    shared.room.deployment.database.clock_offset = 0
-    for one in await webhooks.list_all(shared.room.deployment):
-        await webhooks.remove(shared.actor, one)
+    shared_place.listener.status, shared_place.listener.headers = 204, None
+    shared_place.listener.got.clear()
+    yield shared_place
+    shared_place.room.deployment.database.clock_offset = 0
+    for one in await webhooks.list_all(shared_place.room.deployment):
+        await webhooks.remove(shared_place.actor, one)
 
 
 @pytest.mark.parametrize("kind", KINDS)

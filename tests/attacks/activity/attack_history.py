@@ -102,7 +102,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture
-async def copied(target: Target, tmp_path: Path) -> Path:
+async def copied_data(target: Target, tmp_path: Path) -> Path:
     """What the running vault has, as of now; not before its host saw events, which it looks at each half minute."""
     async with asyncio.timeout(90):
         while (seen := sightings.read(target.place.data)) is None or not seen.sequence:
@@ -120,24 +120,24 @@ async def copied(target: Target, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_it_is_noticed_when(target: Target, copied: Path, way: str) -> None:
-    code, said = await verify_copy(target, copied)
+async def test_it_is_noticed_when(target: Target, copied_data: Path, way: str) -> None:
+    code, said = await verify_copy(target, copied_data)
     assert code == 0, said  # the twin
     try:
-        Copy(copied).run(*WAYS[way])
+        Copy(copied_data).run(*WAYS[way])
     except sqlite3.OperationalError as error:
         pytest.fail(f"the attack itself is wrong: {error}")
-    code, said = await verify_copy(target, copied)
+    code, said = await verify_copy(target, copied_data)
     assert code == 1, said
     assert "Traceback" not in said
 
 
-async def test_it_is_noticed_that_all_events_and_all_traces_of_them_are_gone(target: Target, copied: Path) -> None:
+async def test_it_is_noticed_that_all_events_and_all_traces_of_them_are_gone(target: Target, copied_data: Path) -> None:
     """Nothing in the database tells: the host does."""
     tables = ("events", "event_batches", "event_heads", "event_checkpoints", "event_tiles", "event_notes")
     wiped = [f"delete from {one}" for one in (*tables, "event_deliveries", "keys.event_starts")]
-    Copy(copied).run(*wiped, "delete from keys.ring where purpose = 'activity-log'")
-    code, said = await verify_copy(target, copied)
+    Copy(copied_data).run(*wiped, "delete from keys.ring where purpose = 'activity-log'")
+    code, said = await verify_copy(target, copied_data)
     assert (code, "this host saw" in said) == (1, True), said
 
 
@@ -148,10 +148,10 @@ FORGERIES: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("way", FORGERIES)
-async def test_it_is_noticed_with_all_hashes_made_anew_when(target: Target, copied: Path, way: str) -> None:
-    copy = Copy(copied)
+async def test_it_is_noticed_with_all_hashes_made_anew_when(target: Target, copied_data: Path, way: str) -> None:
+    copy = Copy(copied_data)
     forge(copy, change=FORGERIES[way](), after=1)
     copy.close()
-    code, said = await verify_copy(target, copied)
+    code, said = await verify_copy(target, copied_data)
     assert code == 1, said
     assert "Traceback" not in said

@@ -191,7 +191,7 @@ ALL = {
 } | SEGMENT_WAYS
 
 
-def _placed(statement: str) -> str:
+def _move_into_tail(statement: str) -> str:
     """The heights and numbers of the other suite, moved into the tail."""
     moved = statement.replace("sequence = 7", "sequence = 107")
     for height in (3, 4):
@@ -204,7 +204,7 @@ async def test_it_is_noticed_when(history: History, tmp_path: Path, way: str) ->
     copy = await history.copy(tmp_path)
     code, said = await copy.verify()
     assert code == 0, said  # the twin
-    await copy.run(*map(_placed, ALL[way]))
+    await copy.run(*map(_move_into_tail, ALL[way]))
     code, said = await copy.verify()
     assert code == 1, said
     assert "tampered" in said or "written by an earlier release" in said, said

@@ -58,7 +58,7 @@ async def _device(target: Target) -> dict[str, str]:
     return asked.json()
 
 
-async def _answered(target: Target) -> dict[str, str]:
+async def _answer_device_code(target: Target) -> dict[str, str]:
     asked = await _device(target)
     page = await target.alice.submit(
         await target.alice.open("/device"), {"user_code": asked["user_code"]}, form="/device"
@@ -89,7 +89,7 @@ async def _before(target: Target) -> Before:
         str(waiting.url),
         link_of(target, await target.call(await target.agent(), "slack_post", POST), "connect"),
         await _device(target),
-        await _answered(target),
+        await _answer_device_code(target),
         (await target.http.post("/par", data=form)).json()["request_uri"],
     )
 

@@ -15,7 +15,7 @@ import pytest
 
 from server.api.operations import AdminOperation
 from server.api.table import OPERATIONS
-from tests.attacks.administration.attack_administration import doing, id_of, someone
+from tests.attacks.administration.attack_administration import form_for, id_of, someone
 from tests.attacks.oauth.attack_tokens import _ath
 from tests.attacks.portal.attack_people import send
 from tests.attacks.target import ADMIN_CALLS, LOOPBACK, Target, new_key, proof
@@ -220,7 +220,7 @@ async def test_a_token_is_worth_nothing_once_its_admin_is_none(target: Target, h
     token = str((await ask(target, credentials)).json()["access_token"])
     assert (await call(target, "GET", "/people", token)).status_code == 200
     page = await target.alice.open(f"/administration/people/{user_id}" + ("/delete" if how == "delete" else ""))
-    ended = await send(target, target.alice, doing(page, how), **({"name": name} if how == "delete" else {}))
+    ended = await send(target, target.alice, form_for(page, how), **({"name": name} if how == "delete" else {}))
     assert ended.status_code == 303, ended.text[:200]
     for one in ALL:
         answer = await call(target, one.method, await path_of(target, one), token, json={})

@@ -34,7 +34,7 @@ async def id_of(person: Person) -> str:
     return str((await person.http.get("/account/data")).json()["user"]["id"])
 
 
-def doing(page: httpx2.Response, what: str) -> Form:
+def form_for(page: httpx2.Response, what: str) -> Form:
     """The form of this page that does exactly that."""
     return next(one for one in forms_of(page.text) if one.action.rpartition("/")[2] == what)
 
@@ -61,7 +61,7 @@ async def someone(target: Target, *, is_admin: bool = False) -> tuple[str, Perso
     return answer.headers["location"].partition("?")[0].rpartition("/")[2], person
 
 
-async def listed(target: Target, user_id: str) -> tuple[bool, bool]:
+async def read_flags(target: Target, user_id: str) -> tuple[bool, bool]:
     """Whether this person is an admin, and disabled."""
     page = await target.alice.open(f"{ROOT}/people/{user_id}")
     assert page.status_code == 200, page.text[:300]
@@ -114,13 +114,13 @@ async def test_a_form_of_an_admin_is_no_address(target: Target, path: str) -> No
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
 async def test_a_form_with_a_right_token_from_elsewhere_changes_nobody(target: Target, origin: str) -> None:
     user_id, _ = await someone(target)
-    form = doing(await target.alice.open(f"{ROOT}/people/{user_id}"), "admin")
+    form = form_for(await target.alice.open(f"{ROOT}/people/{user_id}"), "admin")
     for sites in ({}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}):
         answer = await target.alice.http.post(form.action, data=dict(form.fields), headers={"origin": origin, **sites})
         assert answer.status_code == 403
-    assert not (await listed(target, user_id))[0]
+    assert not (await read_flags(target, user_id))[0]
     assert (await send(target, target.alice, form)).status_code == 303  # the twin
-    assert (await listed(target, user_id))[0]
+    assert (await read_flags(target, user_id))[0]
 
 
 @pytest.mark.parametrize("how", ["not-admin", "disable"])
@@ -128,15 +128,15 @@ async def test_a_page_that_an_admin_opened_is_worth_nothing_once_they_are_none(t
     user_id, person = await someone(target, is_admin=True)
     where = await places(target)
     page = await person.open(f"{ROOT}/people/{where['mallory']}")
-    forms = [doing(page, part) for part in ("link", "admin", "disable")]
+    forms = [form_for(page, part) for part in ("link", "admin", "disable")]
     new = form_of(await person.open(f"{ROOT}/people/new"), "/people/new")
-    ending = doing(await target.alice.open(f"{ROOT}/people/{user_id}"), how)
+    ending = form_for(await target.alice.open(f"{ROOT}/people/{user_id}"), how)
     assert (await send(target, target.alice, ending)).status_code == 303
     for form in [*forms, new]:
         answer = await send(target, person, form, name="intruder")
         assert answer.status_code in {303, 403}
         assert answer.headers.get("location", "/sign-in").startswith("/sign-in")
-    assert await listed(target, where["mallory"]) == (False, False)
+    assert await read_flags(target, where["mallory"]) == (False, False)
     assert "intruder" not in (await target.alice.open(f"{ROOT}/people?find=intruder")).text.replace(
         'value="intruder"', ""
     )
@@ -145,23 +145,23 @@ async def test_a_page_that_an_admin_opened_is_worth_nothing_once_they_are_none(t
 async def test_changes_that_race_with_the_end_of_their_admin_are_whole_or_refused(target: Target) -> None:
     user_id, person = await someone(target, is_admin=True)
     ids = [(await someone(target))[0] for _ in range(4)]
-    forms = [doing(await person.open(f"{ROOT}/people/{one}"), "admin") for one in ids]
-    ending = doing(await target.alice.open(f"{ROOT}/people/{user_id}"), "not-admin")
+    forms = [form_for(await person.open(f"{ROOT}/people/{one}"), "admin") for one in ids]
+    ending = form_for(await target.alice.open(f"{ROOT}/people/{user_id}"), "not-admin")
     answers = await asyncio.gather(*(send(target, person, form) for form in forms), send(target, target.alice, ending))
     for one, answer in zip(ids, answers, strict=False):
-        has_become = (await listed(target, one))[0]
+        has_become = (await read_flags(target, one))[0]
         assert has_become == (answer.headers.get("location", "").startswith(ROOT)), answer.text[:200]
-    late = doing(await target.alice.open(f"{ROOT}/people/{(await someone(target))[0]}"), "admin")
+    late = form_for(await target.alice.open(f"{ROOT}/people/{(await someone(target))[0]}"), "admin")
     assert (await person.http.post(late.action, data=dict(late.fields))).status_code == 403
 
 
 async def test_two_admins_that_remove_each_other_at_once_leave_one(target: Target) -> None:
     """alice stays an admin all the while, so the vault has one more than these two."""
     (one_id, one), (other_id, other) = await someone(target, is_admin=True), await someone(target, is_admin=True)
-    form = doing(await one.open(f"{ROOT}/people/{other_id}"), "not-admin")
-    back = doing(await other.open(f"{ROOT}/people/{one_id}"), "not-admin")
+    form = form_for(await one.open(f"{ROOT}/people/{other_id}"), "not-admin")
+    back = form_for(await other.open(f"{ROOT}/people/{one_id}"), "not-admin")
     answers = await asyncio.gather(send(target, one, form), send(target, other, back))
-    left = [(await listed(target, each))[0] for each in (one_id, other_id)]
+    left = [(await read_flags(target, each))[0] for each in (one_id, other_id)]
     assert left.count(True) == 1, [answer.status_code for answer in answers]
 
 
@@ -178,15 +178,15 @@ async def test_nobody_ends_themselves_by_a_made_up_form(target: Target) -> None:
 @pytest.mark.parametrize("name", ["", "alice", "Mallory ", "intruder"])
 async def test_a_person_is_deleted_only_with_their_own_name(target: Target, name: str) -> None:
     user_id, _ = await someone(target)
-    form = doing(await target.alice.open(f"{ROOT}/people/{user_id}/delete"), "delete")
+    form = form_for(await target.alice.open(f"{ROOT}/people/{user_id}/delete"), "delete")
     assert (await send(target, target.alice, form, name=name)).status_code == 400
-    assert await listed(target, user_id) == (False, False)
+    assert await read_flags(target, user_id) == (False, False)
 
 
 async def test_a_link_that_was_just_made_is_shown_once_and_to_its_maker(target: Target) -> None:
     user_id, _ = await someone(target)
     maker, other = await target.browser("alice"), await target.browser("alice")
-    answer = await send(target, maker, doing(await maker.open(f"{ROOT}/people/{user_id}"), "link"))
+    answer = await send(target, maker, form_for(await maker.open(f"{ROOT}/people/{user_id}"), "link"))
     there = answer.headers["location"]
     assert "ticket" not in there
     for stranger in (other, await target.browser("mallory"), await target.browser()):
@@ -200,7 +200,7 @@ async def test_an_earlier_link_and_a_used_one_sign_nobody_in(target: Target) -> 
     user_id, _ = await someone(target)
     links: list[str] = []
     for _ in range(2):
-        answer = await send(target, target.alice, doing(await target.alice.open(f"{ROOT}/people/{user_id}"), "link"))
+        answer = await send(target, target.alice, form_for(await target.alice.open(f"{ROOT}/people/{user_id}"), "link"))
         links.append(line_of((await target.alice.open(answer.headers["location"])).text))
     first, second = links
     assert (await (await target.browser()).http.get(first)).status_code == 403
@@ -215,7 +215,7 @@ async def test_an_earlier_link_and_a_used_one_sign_nobody_in(target: Target) -> 
 async def test_a_link_ends_what_the_old_password_opened(target: Target) -> None:
     user_id, person = await someone(target)
     agent = await target.agent(person)
-    answer = await send(target, target.alice, doing(await target.alice.open(f"{ROOT}/people/{user_id}"), "link"))
+    answer = await send(target, target.alice, form_for(await target.alice.open(f"{ROOT}/people/{user_id}"), "link"))
     link = line_of((await target.alice.open(answer.headers["location"])).text)
     new = {"password": "quite another password", "password_again": "quite another password"}
     fresh = await target.browser()

@@ -36,7 +36,7 @@ async def bring(vault: Target, source: str, file: Path, *options: str | Path) ->
     return code, outcomes, out + err
 
 
-def written(folder: Path, content: object) -> Path:
+def write_file(folder: Path, content: object) -> Path:
     file = folder / f"{secrets.token_hex(4)}.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return file
@@ -77,7 +77,7 @@ async def test_an_honest_account_is_taken_over_and_its_token_is_nowhere(
     name, person = await person_of(vault)
     one = record(source, name)
     token = next(word for word in json.dumps(one).replace('"', " ").split() if word.startswith("rt-"))
-    code, outcomes, said = await bring(vault, source, written(tmp_path, [one]), *options(source))
+    code, outcomes, said = await bring(vault, source, write_file(tmp_path, [one]), *options(source))
     assert (code, outcomes) == (0, ["imported"]), said
     assert len(await accounts(person)) == 1
     assert token not in said
@@ -110,7 +110,7 @@ def look_alikes(name: str) -> dict[str, tuple[str, Record]]:
 async def test_nobody_elses_account_becomes_a_persons(vault: Target, tmp_path: Path, source: str) -> None:
     name, person = await person_of(vault)
     rows = {what: row for what, (one, row) in look_alikes(name).items() if one == source}
-    code, outcomes, said = await bring(vault, source, written(tmp_path, [*rows.values()]), *options(source))
+    code, outcomes, said = await bring(vault, source, write_file(tmp_path, [*rows.values()]), *options(source))
     assert code == 1, said
     assert dict(zip(rows, outcomes, strict=True)) == dict.fromkeys(rows, "no such user, or disabled")
     assert await accounts(person) == []
@@ -149,7 +149,7 @@ def misfits(name: str) -> dict[str, tuple[str, Record]]:
 async def test_what_does_not_belong_here_is_left_out_in_words(vault: Target, tmp_path: Path, source: str) -> None:
     name, person = await person_of(vault)
     rows = {what: row for what, (one, row) in misfits(name).items() if one == source}
-    code, outcomes, said = await bring(vault, source, written(tmp_path, [*rows.values()]))
+    code, outcomes, said = await bring(vault, source, write_file(tmp_path, [*rows.values()]))
     assert code == 1, said
     told = dict(zip(rows, outcomes, strict=True))
     assert not {what for what, outcome in told.items() if outcome in {"imported", "already connected", ""}}, told
@@ -176,7 +176,7 @@ FILES: dict[str, str] = {
 
 @pytest.mark.parametrize("what", FILES)
 async def test_a_file_that_is_none_is_refused_in_words(target: Target, tmp_path: Path, what: str) -> None:
-    file = written(tmp_path, FILES[what])
+    file = write_file(tmp_path, FILES[what])
     before = await target.command("connections", "list", "--user", "alice", "--json")
     for code, outcomes, said in await asyncio.gather(*(bring(target, one, file) for one in ("auth0", "composio"))):
         assert code != 0 or not outcomes, said
@@ -198,7 +198,7 @@ async def test_no_name_or_label_from_a_file_is_code(vault: Target, tmp_path: Pat
     rows = [record("composio", f"{mark}{one}") for one in names]
     hidden = ("a\u202eb", "a\x1b[2Jb", "a\x00b", "a\u2028b", "\ufeffab")
     rows += [record("composio", f"{mark}{one}") for one in hidden]
-    code, outcomes, _ = await bring(vault, "composio", written(tmp_path, rows), "--create-people")
+    code, outcomes, _ = await bring(vault, "composio", write_file(tmp_path, rows), "--create-people")
     assert code == 1
     assert outcomes.count("imported") <= len(names)
     people = await vault.alice.open("/administration/people")
@@ -221,13 +221,13 @@ async def test_no_address_of_a_file_is_called(vault: Target, tmp_path: Path) -> 
             "composio": record("composio", name, state={"authScheme": "OAUTH2", "val": raw | credentials}),
         }
         for source, row in rows.items():
-            await bring(vault, source, written(tmp_path, [row]))
+            await bring(vault, source, write_file(tmp_path, [row]))
         assert evil.connections == 0
 
 
 async def test_two_imports_at_once_take_an_account_over_once(vault: Target, tmp_path: Path) -> None:
     name, person = await person_of(vault)
-    file = written(tmp_path, [record("better-auth", name)])
+    file = write_file(tmp_path, [record("better-auth", name)])
     both = await asyncio.gather(*(bring(vault, "better-auth", file) for _ in range(2)))
     assert [outcomes for _, outcomes, _ in both].count(["imported"]) >= 1, both
     assert len(await accounts(person)) == 1
@@ -305,7 +305,7 @@ async def test_a_bundle_that_costs_too_much_does_not_open(vault: Target, tmp_pat
     secret.write_text("a secret of ContextForge")
     rows = [record("contextforge", name, refresh_token="v2:" + json.dumps(bundle | costs)) for costs in COSTS.values()]
     async with asyncio.timeout(60):
-        code, outcomes, said = await bring(vault, "contextforge", written(tmp_path, rows), "--secret-file", secret)
+        code, outcomes, said = await bring(vault, "contextforge", write_file(tmp_path, rows), "--secret-file", secret)
     assert code == 1, said
     assert "imported" not in dict(zip(COSTS, outcomes, strict=True)).values(), outcomes
     assert await accounts(person) == []
@@ -314,7 +314,7 @@ async def test_a_bundle_that_costs_too_much_does_not_open(vault: Target, tmp_pat
 # Our own export
 
 
-def exported(folder: Path, *accounts: Record, **changes: object) -> tuple[Path, Path]:
+def write_export(folder: Path, *accounts: Record, **changes: object) -> tuple[Path, Path]:
     """A file as another vault seals it, and the file of its key."""
     identity = pyrage.x25519.Identity.generate()
     key, file = folder / "key.txt", folder / f"{secrets.token_hex(4)}.age"
@@ -356,7 +356,7 @@ ODD: dict[str, Record] = {
 
 async def test_a_tampered_export_brings_nothing_more_than_it_says(vault: Target, tmp_path: Path) -> None:
     name, person = await person_of(vault)
-    file, key = exported(tmp_path, *(own(name, **changes) for changes in TAMPERED.values()))
+    file, key = write_export(tmp_path, *(own(name, **changes) for changes in TAMPERED.values()))
     code, outcomes, said = await bring(vault, "token-vault", file, "--key", key)
     told = dict(zip(TAMPERED, outcomes, strict=True))
     assert (code, [what for what in told if told[what] == "imported"]) == (1, []), said
@@ -367,7 +367,7 @@ async def test_odd_facts_of_an_export_break_no_page(vault: Target, tmp_path: Pat
     name, person = await person_of(vault)
     rows = [own(name, account=f"U{number}", **changes) for number, changes in enumerate(ODD.values())]
     labeled = [row | {"label": ODD[what].get("label", what)} for what, row in zip(ODD, rows, strict=True)]
-    file, key = exported(tmp_path, *labeled)
+    file, key = write_export(tmp_path, *labeled)
     _, outcomes, said = await bring(vault, "token-vault", file, "--key", key)
     owned = await accounts(person)
     assert outcomes.count("imported") == len(owned) > 3, said
@@ -379,9 +379,9 @@ async def test_odd_facts_of_an_export_break_no_page(vault: Target, tmp_path: Pat
 
 async def test_a_file_for_another_key_opens_nothing(vault: Target, tmp_path: Path) -> None:
     name, person = await person_of(vault)
-    file, key = exported(tmp_path, own(name))
+    file, key = write_export(tmp_path, own(name))
     whole = file.read_bytes()
-    _, other = exported(tmp_path / "x", own(name)) if (tmp_path / "x").mkdir() is None else (file, key)
+    _, other = write_export(tmp_path / "x", own(name)) if (tmp_path / "x").mkdir() is None else (file, key)
     passphrase = pyrage.passphrase.encrypt(b"{}", "x")
     tries: list[tuple[bytes, Path]] = [
         (whole, other),
@@ -397,9 +397,9 @@ async def test_a_file_for_another_key_opens_nothing(vault: Target, tmp_path: Pat
         code, outcomes, said = await bring(vault, "token-vault", broken, "--key", with_key)
         assert (code != 0, outcomes) == (True, []), said
     for changes in ({"format": "x"}, {"version": 2}, {"version": "1"}, {"accounts": {"a": 1}}, {"accounts": None}):
-        odd, odd_key = exported(tmp_path, own(name), **changes)
+        odd, odd_key = write_export(tmp_path, own(name), **changes)
         code, outcomes, said = await bring(vault, "token-vault", odd, "--key", odd_key)
         assert code != 0 or outcomes == [], said
     assert await accounts(person) == []
-    file, key = exported(tmp_path, own(name))  # the twin
+    file, key = write_export(tmp_path, own(name))  # the twin
     assert (await bring(vault, "token-vault", file, "--key", key))[1] == ["imported"]

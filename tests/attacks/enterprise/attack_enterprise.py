@@ -24,7 +24,7 @@ def check_refused(answer_status: int, content: Mapping[str, object]) -> None:
     assert "access_token" not in content
 
 
-async def refused(company: Company, assertion: str, **form: str) -> str:
+async def refusal_code(company: Company, assertion: str, **form: str) -> str:
     """Refused with this error, and nothing issued."""
     answer = await company.redeem(assertion, **form)
     check_refused(answer.status_code, answer.json())
@@ -45,7 +45,7 @@ async def subject(company: Company) -> str:
 # Forged
 
 
-def unsigned(company: Company, claims: Claims) -> str:
+def unsigned_token(company: Company, claims: Claims) -> str:
     return f"{b64({'alg': 'none', 'typ': 'oauth-id-jag+jwt'})}.{b64(claims)}."
 
 
@@ -81,7 +81,7 @@ FORGED: dict[str, Callable[[Company, Claims], str]] = {
     "a path as name of a key": own_key(kid="../../../../dev/null"),
     "an injected name of a key": own_key(kid="acme' or '1'='1"),
     "a list as name of a key": own_key(kid=["acme"]),
-    "no algorithm": lambda company, claims: unsigned(company, claims),
+    "no algorithm": lambda company, claims: unsigned_token(company, claims),
     "a shared secret": by_public_key,
     "alg None": head(alg="None"),
     "alg as a list": head(alg=["ES256"]),
@@ -112,7 +112,7 @@ FORGED: dict[str, Callable[[Company, Claims], str]] = {
 @pytest.mark.parametrize("name", FORGED)
 async def test_a_forged_assertion_is_worth_nothing(company: Company, subject: str, name: str) -> None:
     claims = company.claims(subject)
-    await refused(company, FORGED[name](company, claims))
+    await refusal_code(company, FORGED[name](company, claims))
     assert (await company.redeem(company.sign(claims))).status_code == 200  # the twin: the refusal used nothing up
 
 
@@ -120,7 +120,7 @@ def offset(**seconds: int) -> Callable[[Company], Claims]:
     return lambda _: {name: int(time.time()) + one for name, one in seconds.items()}
 
 
-def fixed(**claims: object) -> Callable[[Company], Claims]:
+def with_claims(**claims: object) -> Callable[[Company], Claims]:
     return lambda _: claims
 
 
@@ -137,47 +137,47 @@ LIES: dict[str, Callable[[Company], Claims]] = {
     "the issuer in a list": lambda company: {"iss": [company.issuer()]},
     "the vault as issuer": lambda company: {"iss": company.target.url},
     "the other company as issuer": lambda company: {"iss": company.issuer("globex")},
-    "no issuer": fixed(iss=None),
-    "another audience": fixed(aud="https://other.example"),
+    "no issuer": with_claims(iss=None),
+    "another audience": with_claims(aud="https://other.example"),
     "the token endpoint as audience": lambda company: {"aud": f"{company.target.url}/token"},
     "the MCP endpoint as audience": lambda company: {"aud": f"{company.target.url}/mcp"},
     "two audiences": lambda company: {"aud": [company.target.url, "https://other.example"]},
     "an audience that begins so": lambda company: {"aud": company.target.url + ".evil.example"},
-    "no audience": fixed(aud=None),
-    "another client": fixed(client_id="x"),
+    "no audience": with_claims(aud=None),
+    "another client": with_claims(client_id="x"),
     "the client of somebody else": lambda company: {"client_id": company.target.clients["backend"]["client_id"]},
-    "the client's name": fixed(client_id="Invoices"),
+    "the client's name": with_claims(client_id="Invoices"),
     "clients in a list": lambda company: {"client_id": [company.target.clients["Invoices"]["client_id"]]},
-    "no client": fixed(client_id=None),
+    "no client": with_claims(client_id=None),
     "an end that has passed": offset(iat=-400, exp=-60),
     "an end far away": offset(exp=86_400),
-    "no end": fixed(exp=None),
-    "no beginning": fixed(iat=None),
+    "no end": with_claims(exp=None),
+    "no beginning": with_claims(iat=None),
     "an end as text": lambda _: {"exp": str(int(time.time()) + 60)},
-    "an end that is true": fixed(exp=True),
-    "an endless end": fixed(exp=1e400),
+    "an end that is true": with_claims(exp=True),
+    "an endless end": with_claims(exp=1e400),
     "an end before the beginning": offset(iat=200, exp=100),
     "the future": offset(iat=500, exp=600),
     "not yet": offset(nbf=400),
-    "no name": fixed(jti=None),
-    "an empty name": fixed(jti=""),
-    "a number as name": fixed(jti=7),
-    "an endless name": fixed(jti="x" * 300),
-    "a name with NUL": fixed(jti="a\0b"),
-    "half a pair as name": fixed(jti="\ud800"),
-    "half a pair as subject": fixed(sub="\ud800"),
-    "no subject": fixed(sub=None),
-    "an empty subject": fixed(sub=""),
+    "no name": with_claims(jti=None),
+    "an empty name": with_claims(jti=""),
+    "a number as name": with_claims(jti=7),
+    "an endless name": with_claims(jti="x" * 300),
+    "a name with NUL": with_claims(jti="a\0b"),
+    "half a pair as name": with_claims(jti="\ud800"),
+    "half a pair as subject": with_claims(sub="\ud800"),
+    "no subject": with_claims(sub=None),
+    "an empty subject": with_claims(sub=""),
     "a list of subjects": lambda _: {"sub": ["x"]},
-    "an endless subject": fixed(sub="x" * 300),
-    "a tenant": fixed(tenant="t"),
+    "an endless subject": with_claims(sub="x" * 300),
+    "a tenant": with_claims(tenant="t"),
     "a key that it is bound to": lambda _: {"cnf": {"jkt": "x"}},
     "another kind of binding": lambda _: {"cnf": {"x5t#S256": "x"}},
-    "another resource": fixed(resource="https://other.example/mcp"),
+    "another resource": with_claims(resource="https://other.example/mcp"),
     "the Admin API": lambda company: {"resource": f"{company.target.url}/admin/v1"},
     "two resources": lambda company: {"resource": [f"{company.target.url}/mcp", "https://other.example/mcp"]},
-    "no scope of the vault": fixed(scope="admin:read admin:people"),
-    "an empty scope": fixed(scope=""),
+    "no scope of the vault": with_claims(scope="admin:read admin:people"),
+    "an empty scope": with_claims(scope=""),
     "scopes in a list": lambda _: {"scope": ["tools"]},
     "details": lambda _: {"authorization_details": [{"type": "x"}]},
     "an endless chain of actors": lambda _: {"act": {"sub": "a", "act": {"sub": "b", "act": {"sub": "c", "act": {
@@ -189,7 +189,7 @@ LIES: dict[str, Callable[[Company], Claims]] = {
 async def test_an_assertion_that_says_something_else_is_refused(company: Company, subject: str, name: str) -> None:
     claims = company.claims(subject)
     changed = {key: one for key, one in {**claims, **LIES[name](company)}.items() if one is not None}
-    await refused(company, company.sign(changed))
+    await refusal_code(company, company.sign(changed))
     assert (await company.redeem(company.sign(claims))).status_code == 200  # the twin
 
 
@@ -216,7 +216,7 @@ async def test_another_token_is_no_assertion(company: Company, subject: str, kin
             token = company.sign(company.claims(subject), typ="dpop+jwt")
         case _:
             token = sign_jwt({"alg": "ES256", "typ": "oauth-id-jag+jwt"}, company.claims(subject), ATTACKER)
-    await refused(company, token)
+    await refusal_code(company, token)
 
 
 FORMS: dict[str, dict[str, str]] = {
@@ -259,15 +259,15 @@ async def test_an_assertion_counts_once_however_often_it_is_sent_at_once(company
     assertion = company.sign(company.claims(subject))
     answers = await asyncio.gather(*(company.redeem(assertion) for _ in range(12)))
     assert sorted(one.status_code for one in answers) == [200, *[400] * 11]
-    await refused(company, assertion)
+    await refusal_code(company, assertion)
 
 
 async def test_a_name_that_was_used_counts_for_nobody_else(company: Company, subject: str) -> None:
     """Another assertion of the same `jti`, for another person or of another length, is a repeat all the same."""
     other, name = await company.employee(), secrets.token_hex(8)
     assert (await company.ask(subject, jti=name)).status_code == 200
-    await refused(company, company.sign(company.claims(other.subject, jti=name)))
-    await refused(company, company.sign(company.claims(subject, jti=name, exp=int(time.time()) + 590)))
+    await refusal_code(company, company.sign(company.claims(other.subject, jti=name)))
+    await refusal_code(company, company.sign(company.claims(subject, jti=name, exp=int(time.time()) + 590)))
     foreign = await company.employee("globex")
     assert (await company.ask(foreign.subject, "globex", jti=name)).status_code == 200  # the twin
 
@@ -276,14 +276,14 @@ async def test_a_refusal_is_not_undone_by_a_race(company: Company) -> None:
     """Asserted for somebody who is disabled meanwhile: whatever was issued is worth nothing afterwards."""
     employee = await company.employee()
     asking = [asyncio.ensure_future(company.ask(employee.subject)) for _ in range(10)]
-    await company.done("PATCH", f"/people/{employee.id}", {"disabled": True})
+    await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": True})
     answers = await asyncio.gather(*asking)
     for one in answers:
         if one.status_code == 200:
             agent = Agent(company.target.clients["Invoices"]["client_id"], one.json()["access_token"])
             assert not await company.may_call(agent)
     check_refused((last := await company.ask(employee.subject)).status_code, last.json())
-    await company.done("PATCH", f"/people/{employee.id}", {"disabled": False})
+    await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": False})
     assert (await company.ask(employee.subject)).status_code == 200  # the twin
 
 
@@ -306,9 +306,9 @@ async def test_a_subject_that_looks_alike_is_somebody_else(company: Company, cha
     assert (await company.ask(own, "globex")).status_code == 200  # the twin
 
 
-async def named(company: Company, address: str) -> str:
+async def add_person(company: Company, address: str) -> str:
     """A person who is called so, and is linked nowhere."""
-    made = await company.done("POST", "/people", {"name": address})
+    made = await company.call_api("POST", "/people", {"name": address})
     person = made["person"]
     assert isinstance(person, dict)
     return str(person["id"])  # pyright: ignore[reportUnknownArgumentType] -- parsed JSON
@@ -339,7 +339,7 @@ ADDRESSES: dict[str, Callable[[str], Claims]] = {
 @pytest.mark.parametrize("how", ADDRESSES)
 async def test_an_address_that_is_not_exactly_theirs_makes_nobody_them(company: Company, how: str) -> None:
     local = f"akssfi{secrets.token_hex(4)}"
-    victim = await named(company, f"{local}@acme.example")
+    victim = await add_person(company, f"{local}@acme.example")
     answer = await company.ask(secrets.token_hex(8), **ADDRESSES[how](local))
     if answer.status_code == 200:
         assert claims_of(answer.json()["access_token"])["sub"] != victim
@@ -353,24 +353,24 @@ async def test_an_address_that_is_not_exactly_theirs_makes_nobody_them(company: 
 @pytest.mark.parametrize("how", ["administrator", "auditor", "by a group"])
 async def test_who_may_administer_is_not_found_by_an_address(company: Company, how: str) -> None:
     address = f"{secrets.token_hex(5)}@acme.example"
-    person = await named(company, address)
+    person = await add_person(company, address)
     if how == "by a group":
         group = await admin_group(company)
-        await company.done("PUT", f"/groups/{group}/people/{person}")
+        await company.call_api("PUT", f"/groups/{group}/people/{person}")
     else:
-        await company.done("PATCH", f"/people/{person}", {"role": how})
+        await company.call_api("PATCH", f"/people/{person}", {"role": how})
     answer = await company.ask(secrets.token_hex(8), email=address, email_verified=True)
     check_refused(answer.status_code, answer.json())
     if how == "by a group":
-        await company.done("DELETE", f"/groups/{group}/people/{person}")
+        await company.call_api("DELETE", f"/groups/{group}/people/{person}")
     else:
-        await company.done("PATCH", f"/people/{person}", {"role": "member"})
+        await company.call_api("PATCH", f"/people/{person}", {"role": "member"})
     assert (await company.ask(secrets.token_hex(8), email=address, email_verified=True)).status_code == 200  # the twin
 
 
 async def admin_group(company: Company) -> str:
     """The group whose members administer."""
-    found = await company.done("GET", "/groups?limit=200")
+    found = await company.call_api("GET", "/groups?limit=200")
     items = found["items"]
     assert isinstance(items, list)
     ids = [str(one["id"]) for one in items if one["name"] == "Vault administrators"]
@@ -379,7 +379,7 @@ async def admin_group(company: Company) -> str:
 
 async def test_an_address_at_a_company_without_domains_is_nobodys(company: Company) -> None:
     address = f"{secrets.token_hex(5)}@acme.example"
-    person = await named(company, address)
+    person = await add_person(company, address)
     answer = await company.ask(secrets.token_hex(8), "globex", email=address, email_verified=True)
     check_refused(answer.status_code, answer.json())
     assert (await company.facts(person))["identities"] == []
@@ -387,7 +387,7 @@ async def test_an_address_at_a_company_without_domains_is_nobodys(company: Compa
 
 async def test_the_directorys_id_counts_of_its_own_company_and_once(company: Company) -> None:
     oid = secrets.token_hex(8)
-    made = await company.provisioned(externalId=oid)
+    made = await company.provision_person(externalId=oid)
     answer = await company.ask(secrets.token_hex(8), "globex", oid=oid)
     check_refused(answer.status_code, answer.json())
     for bent in ([oid], {"x": oid}, oid.upper() + " ", oid + "\0", "", None, 7):
@@ -398,7 +398,7 @@ async def test_the_directorys_id_counts_of_its_own_company_and_once(company: Com
     assert sorted(one.status_code for one in answers) == [200, *[400] * 5]
     (right,) = [one for one in answers if one.status_code == 200]
     assert claims_of(right.json()["access_token"])["sub"] == made["id"]
-    twice = [await company.provisioned(externalId="twice") for _ in range(2)]
+    twice = [await company.provision_person(externalId="twice") for _ in range(2)]
     answer = await company.ask(secrets.token_hex(8), oid="twice", email="x@evil.example", email_verified=True)
     check_refused(answer.status_code, answer.json())
     assert len(twice) == 2
@@ -448,11 +448,11 @@ async def test_an_assertion_gives_no_role(company: Company, subject: str) -> Non
     for path in ("/admin/v1/people", "/scim/v2/Users", "/userinfo"):
         assert (await company.target.http.get(path, headers=headers)).status_code in {401, 403}
     person = claims_of(answer.json()["access_token"])["sub"]
-    items = (await company.done("GET", "/groups?limit=200"))["items"]
+    items = (await company.call_api("GET", "/groups?limit=200"))["items"]
     assert isinstance(items, list)
     for one in items:
         if one["name"] == "Vault administrators":
-            members = (await company.done("GET", f"/groups/{one['id']}"))["people"]
+            members = (await company.call_api("GET", f"/groups/{one['id']}"))["people"]
             assert isinstance(members, list)
             assert person not in [member["person_id"] for member in members]
 
@@ -470,7 +470,7 @@ async def test_an_agent_of_a_secret_group_is_for_that_group_only(company: Compan
 async def test_a_person_who_is_linked_twice_gets_each_companys_rules_apart(company: Company) -> None:
     """What one company's groups allow is not given by the other's assertion."""
     employee = await company.employee()
-    await company.done(
+    await company.call_api(
         "POST", f"/people/{employee.id}/identities", {"issuer": company.issuer("globex"), "subject": employee.subject}
     )
     assert set((await company.ask(employee.subject, groups=["Finance"])).json()["scope"].split()) == {
@@ -488,6 +488,6 @@ async def test_a_key_that_its_issuer_withdrew_ends_and_a_flood_of_names_fetches_
 ) -> None:
     before = len(company.server.arrivals)
     for n in range(40):
-        await refused(company, company.sign(company.claims(subject), key=ATTACKER, header={"kid": f"k{n}"}))
+        await refusal_code(company, company.sign(company.claims(subject), key=ATTACKER, header={"kid": f"k{n}"}))
     assert len(company.server.arrivals) - before <= 5
     assert (await company.ask(subject)).status_code == 200  # the twin

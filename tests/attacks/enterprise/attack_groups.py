@@ -25,14 +25,14 @@ NAMES = [f"{one.method} {one.template}" for one in CHANGES]
 
 async def role_group(company: Company, name: str) -> str:
     """The group to which the settings give a role."""
-    items = cast("list[dict[str, object]]", (await company.done("GET", "/groups?limit=200"))["items"])
+    items = cast("list[dict[str, object]]", (await company.call_api("GET", "/groups?limit=200"))["items"])
     ids = [str(one["id"]) for one in items if one["name"] == name]
     return ids[0] if ids else await company.group(name=name)
 
 
 async def with_role(company: Company, role: str) -> Employee:
     employee = await company.employee()
-    await company.done("PATCH", f"/people/{employee.id}", {"role": role})
+    await company.call_api("PATCH", f"/people/{employee.id}", {"role": role})
     return employee
 
 
@@ -49,7 +49,7 @@ async def auditor(company: Company) -> tuple[Employee, str]:
     """An auditor, who had all scopes as an administrator, and the token from then."""
     employee = await with_role(company, "administrator")
     token = await token_of(company, employee)
-    await company.done("PATCH", f"/people/{employee.id}", {"role": "auditor"})
+    await company.call_api("PATCH", f"/people/{employee.id}", {"role": "auditor"})
     return employee, token
 
 
@@ -182,7 +182,7 @@ async def test_an_administrator_enables_no_owner_whom_another_owner_disabled(
     company: Company, administrator: tuple[Employee, str]
 ) -> None:
     owner = await with_role(company, "owner")
-    await company.done("PATCH", f"/people/{owner.id}", {"disabled": True})
+    await company.call_api("PATCH", f"/people/{owner.id}", {"disabled": True})
     answer = await company.api("PATCH", f"/people/{owner.id}", {"disabled": False}, token=administrator[1])
     assert answer.status_code == 403, answer.text
     page = await administrator[0].browser.open(f"{ROOT}/people/{owner.id}")
@@ -190,7 +190,9 @@ async def test_an_administrator_enables_no_owner_whom_another_owner_disabled(
         if form.action.endswith("/enable"):
             await send(company.target, administrator[0].browser, form)
     assert (await company.facts(owner.id))["disabled"] is True
-    assert (await company.done("PATCH", f"/people/{owner.id}", {"disabled": False}))["disabled"] is False  # the twin
+    assert (await company.call_api("PATCH", f"/people/{owner.id}", {"disabled": False}))[
+        "disabled"
+    ] is False  # the twin
 
 
 async def test_a_link_that_an_administrator_kept_opens_no_owner(
@@ -198,17 +200,17 @@ async def test_a_link_that_an_administrator_kept_opens_no_owner(
 ) -> None:
     person = await company.employee()
     made = await company.api("POST", f"/people/{person.id}/sign-in-links", token=administrator[1])
-    await company.done("PATCH", f"/people/{person.id}", {"role": "owner"})
+    await company.call_api("PATCH", f"/people/{person.id}", {"role": "owner"})
     stranger = await company.target.browser()
     assert (await stranger.http.get(str(made.json()["url"]))).status_code == 403
-    await company.done("PATCH", f"/people/{person.id}", {"role": "member"})
+    await company.call_api("PATCH", f"/people/{person.id}", {"role": "member"})
     made = await company.api("POST", f"/people/{person.id}/sign-in-links", token=administrator[1])  # the twin
     assert (await stranger.http.get(str(made.json()["url"]))).status_code == 200
 
 
 async def test_who_administers_by_a_group_is_no_owner_and_none_after_it(company: Company) -> None:
     employee, group = await company.employee(), await role_group(company, ADMINS)
-    await company.done("PUT", f"/groups/{group}/people/{employee.id}")
+    await company.call_api("PUT", f"/groups/{group}/people/{employee.id}")
     assert (await employee.browser.http.get(ROOT)).status_code == 200
     alice = await id_of(company.target.alice)
     old = form_of(await employee.browser.open(f"{ROOT}/people/new"), "/people/new")
@@ -218,7 +220,7 @@ async def test_who_administers_by_a_group_is_no_owner_and_none_after_it(company:
             answer = await send(company.target, employee.browser, form)
             assert answer.status_code in {400, 403, 409}, (form.action, answer.status_code)
     assert (await company.facts(alice))["role"] == "owner"
-    await company.done("DELETE", f"/groups/{group}/people/{employee.id}")
+    await company.call_api("DELETE", f"/groups/{group}/people/{employee.id}")
     assert (await employee.browser.http.get(ROOT)).status_code == 403
     answer = await send(company.target, employee.browser, old, name=secrets.token_hex(4))
     assert answer.status_code == 403
@@ -236,9 +238,9 @@ async def test_a_group_that_looks_like_one_with_a_role_gives_none(company: Compa
     assert answer.status_code in {201, 400, 409}, answer.text
     if answer.status_code == 201:
         employee = await company.employee()
-        await company.done("PUT", f"/groups/{answer.json()['id']}/people/{employee.id}")
+        await company.call_api("PUT", f"/groups/{answer.json()['id']}/people/{employee.id}")
         assert (await employee.browser.http.get(ROOT)).status_code == 403
-        await company.done("DELETE", f"/groups/{answer.json()['id']}")
+        await company.call_api("DELETE", f"/groups/{answer.json()['id']}")
 
 
 async def test_the_last_owners_that_unmake_each_other_at_once_leave_one(company: Company) -> None:
@@ -264,19 +266,19 @@ async def test_a_member_reads_and_changes_no_group(company: Company) -> None:
             ROOT + path, data={"name": "x", "person": employee.id}, headers={"origin": company.target.url}
         )
         assert answer.status_code in {403, 405}
-    assert cast("list[object]", (await company.done("GET", f"/groups/{group}"))["people"]) == []
+    assert cast("list[object]", (await company.call_api("GET", f"/groups/{group}"))["people"]) == []
 
 
 # Accounts of a group
 
 
-async def shared(company: Company, *members: Employee, **rule: object) -> tuple[str, str]:
+async def share_account(company: Company, *members: Employee, **rule: object) -> tuple[str, str]:
     """A group with these members and an account at Slack that alice gave it: group and connection."""
     target = company.target
     await target.connect(target.alice, "slack", account="bob")
     mine = (await target.connection_ids("alice"))["slack"]
     group = await company.group(*(one.id for one in members))
-    given = await company.done("POST", f"/groups/{group}/connections", {"connection_id": mine, **rule})
+    given = await company.call_api("POST", f"/groups/{group}/connections", {"connection_id": mine, **rule})
     return group, str(given["id"])
 
 
@@ -287,7 +289,7 @@ async def use(company: Company, employee: Employee, connection: str, scope: str 
 
 async def test_who_left_a_group_uses_its_account_no_more(company: Company) -> None:
     member, stranger = await company.employee(), await company.employee()
-    group, connection = await shared(company, member)
+    group, connection = await share_account(company, member)
     answer = await use(company, stranger, connection)
     assert "access_token" not in answer.text
     one = await handle(company.target, connection, "chat:write", person=member.browser)
@@ -295,7 +297,7 @@ async def test_who_left_a_group_uses_its_account_no_more(company: Company) -> No
     body = {"channel": "general", "text": "x"}
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code == 200  # the twin
     racing = [asyncio.ensure_future(one.call("POST", "/chat.postMessage", json=body)) for _ in range(5)]
-    await company.done("DELETE", f"/groups/{group}/people/{member.id}")
+    await company.call_api("DELETE", f"/groups/{group}/people/{member.id}")
     await asyncio.gather(*racing)
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code in {401, 403, 404}
     answer = await company.target.exchange("backend", agent.token, audience=connection, scope="chat:write")
@@ -312,25 +314,25 @@ async def test_who_left_a_group_uses_its_account_no_more(company: Company) -> No
 @pytest.mark.parametrize("how", ["group deleted", "account ended", "person disabled", "rule narrowed"])
 async def test_what_ends_at_a_group_ends_for_its_members(company: Company, how: str) -> None:
     member = await company.employee()
-    group, connection = await shared(company, member)
+    group, connection = await share_account(company, member)
     one = await handle(company.target, connection, "chat:write", person=member.browser)
     body = {"channel": "general", "text": "x"}
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code == 200  # the twin
     match how:
         case "group deleted":
-            await company.done("DELETE", f"/groups/{group}")
+            await company.call_api("DELETE", f"/groups/{group}")
         case "account ended":
-            await company.done("DELETE", f"/groups/{group}/connections/{connection}")
+            await company.call_api("DELETE", f"/groups/{group}/connections/{connection}")
         case "person disabled":
-            await company.done("PATCH", f"/people/{member.id}", {"disabled": True})
+            await company.call_api("PATCH", f"/people/{member.id}", {"disabled": True})
         case _:
-            await company.done("PUT", f"/groups/{group}/connections/{connection}", {"reads_only": True})
+            await company.call_api("PUT", f"/groups/{group}/connections/{connection}", {"reads_only": True})
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code in {401, 403, 404}
 
 
 async def test_a_member_neither_ends_nor_gives_on_what_is_the_groups(company: Company) -> None:
     member, admin = await company.employee(), await with_role(company, "administrator")
-    group, connection = await shared(company, member, admin, reads_only=True)
+    group, connection = await share_account(company, member, admin, reads_only=True)
     agent = await company.target.agent(member.browser, client="backend", scope="tools exchange")
     answer = await company.target.exchange("backend", agent.token, audience=connection, scope="chat:write")
     assert "access_token" not in answer.text, "the rule leaves reading only"
@@ -346,7 +348,7 @@ async def test_a_member_neither_ends_nor_gives_on_what_is_the_groups(company: Co
     token, elsewhere = await token_of(company, admin), await company.group()
     answer = await company.api("POST", f"/groups/{elsewhere}/connections", {"connection_id": connection}, token=token)
     assert answer.status_code in {400, 403, 404, 409}, answer.text
-    items = cast("list[dict[str, object]]", (await company.done("GET", f"/groups/{group}/connections"))["items"])
+    items = cast("list[dict[str, object]]", (await company.call_api("GET", f"/groups/{group}/connections"))["items"])
     assert [(one["id"], one["status"]) for one in items] == [(connection, "active")]
 
 
@@ -362,12 +364,12 @@ async def test_nobody_gives_away_what_is_somebody_elses(company: Company, admini
 
 
 async def test_an_account_of_one_group_is_not_reached_through_another(company: Company) -> None:
-    group, connection = await shared(company)
+    group, connection = await share_account(company)
     other = await company.group()
     for method, content in (("PUT", {"reads_only": False}), ("DELETE", None)):
         answer = await company.api(method, f"/groups/{other}/connections/{connection}", content)
         assert answer.status_code == 404, answer.text
-    await company.done("PUT", f"/groups/{group}/connections/{connection}", {"asks_writes": True})  # the twin
+    await company.call_api("PUT", f"/groups/{group}/connections/{connection}", {"asks_writes": True})  # the twin
 
 
 async def test_a_directory_that_takes_a_member_out_ends_their_use(company: Company) -> None:
@@ -376,7 +378,7 @@ async def test_a_directory_that_takes_a_member_out_ends_their_use(company: Compa
     group = await company.provisioned_group(member.id)
     await company.target.connect(company.target.alice, "slack", account="bob")
     mine = (await company.target.connection_ids("alice"))["slack"]
-    given = await company.done("POST", f"/groups/{group['id']}/connections", {"connection_id": mine})
+    given = await company.call_api("POST", f"/groups/{group['id']}/connections", {"connection_id": mine})
     one = await handle(company.target, str(given["id"]), "chat:write", person=member.browser)
     body = {"channel": "general", "text": "x"}
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code == 200  # the twin
@@ -405,4 +407,4 @@ async def test_pages_of_a_group_and_a_person_have_their_own_forms_only(company: 
                 form.action.replace(one, other), data=data, headers={"origin": "https://evil.example"}
             )
             assert answer.status_code == 403
-    assert cast("list[object]", (await company.done("GET", f"/groups/{other}"))["people"]) == []
+    assert cast("list[object]", (await company.call_api("GET", f"/groups/{other}"))["people"]) == []

@@ -78,12 +78,12 @@ async def test_a_directorys_token_opens_nothing_else(company: Company) -> None:
 
 
 async def test_a_token_ends_at_once(company: Company) -> None:
-    made = await company.done("POST", "/directory-tokens", {"name": "short"})
+    made = await company.call_api("POST", "/directory-tokens", {"name": "short"})
     assert (await company.scim("GET", "/Users?count=1", token=str(made["token"]))).status_code == 200  # the twin
-    newer = await company.done("POST", "/directory-tokens", {"name": "short", "keep_hours": 0})
+    newer = await company.call_api("POST", "/directory-tokens", {"name": "short", "keep_hours": 0})
     assert (await company.scim("GET", "/Users?count=1", token=str(made["token"]))).status_code == 401
     assert (await company.scim("GET", "/Users?count=1", token=str(newer["token"]))).status_code == 200
-    await company.done("DELETE", "/directory-tokens/short")
+    await company.call_api("DELETE", "/directory-tokens/short")
     assert (await company.scim("GET", "/Users?count=1", token=str(newer["token"]))).status_code == 401
 
 
@@ -108,7 +108,7 @@ async def test_somebody_who_is_not_the_directorys_is_not_there(company: Company,
 async def test_a_name_that_somebody_has_makes_nobody_the_directorys(company: Company, name: str) -> None:
     answer = await company.scim("POST", "/Users", {"schemas": [SCIM_USER], "userName": name})
     assert (answer.status_code, answer.json().get("scimType")) == (409, "uniqueness"), answer.text
-    made = await company.provisioned()
+    made = await company.provision_person()
     answer = await company.patch(f"/Users/{made['id']}", {"op": "replace", "path": "userName", "value": name})
     assert answer.status_code == 409
     assert (await company.scim("GET", f'/Users?filter=userName eq "{name}"')).json()["totalResults"] == 0
@@ -126,7 +126,7 @@ MEMBERS = ("alice", "mallory", "unknown", "a group")
 
 @pytest.mark.parametrize("who", MEMBERS)
 async def test_nobody_else_becomes_a_member(company: Company, who: str) -> None:
-    group, own = await company.provisioned_group(), await company.provisioned()
+    group, own = await company.provisioned_group(), await company.provision_person()
     member = {"unknown": "x", "a group": str((await company.provisioned_group())["id"])}.get(who)
     member = member or await other_id(company, who)
     where = f"/Groups/{group['id']}"
@@ -155,7 +155,7 @@ async def test_a_group_of_an_admin_is_neither_shown_nor_taken(company: Company) 
     other = await company.provisioned_group()
     answer = await company.patch(f"/Groups/{other['id']}", {"op": "replace", "path": "displayName", "value": name})
     assert answer.status_code == 409
-    assert [one["name"] for one in (await company.done("GET", f"/groups/{group}"))["people"]]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType] -- parsed JSON
+    assert [one["name"] for one in (await company.call_api("GET", f"/groups/{group}"))["people"]]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType] -- parsed JSON
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ async def test_an_owner_is_not_by_the_directory(company: Company, owner: str, ho
     assert answer.status_code == 403, answer.text
     assert (await company.scim("GET", f"/Users/{owner}")).json() == before
     assert (await company.scim("DELETE", f"/Users/{owner}")).status_code == 403
-    own = await company.provisioned(externalId=secrets.token_hex(8))
+    own = await company.provision_person(externalId=secrets.token_hex(8))
     assert (await company.patch(f"/Users/{own['id']}", OWNED[how])).status_code == 200  # the twin
     assert (await company.scim("DELETE", f"/Users/{own['id']}")).status_code == 204
 
@@ -192,11 +192,13 @@ async def test_an_owner_who_is_disabled_is_not_enabled_by_the_directory(company:
     employee = await company.employee(is_admin=True)
     await company.target.command("users", "role", employee.name, "owner")
     await company.target.command("scim", "adopt", employee.name)
-    await company.done("PATCH", f"/people/{employee.id}", {"disabled": True})
+    await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": True})
     for content in ({"op": "replace", "path": "active", "value": True}, {"op": "replace", "value": {"active": True}}):
         assert (await company.patch(f"/Users/{employee.id}", content)).status_code == 403
     assert (await company.facts(employee.id))["disabled"] is True
-    assert (await company.done("PATCH", f"/people/{employee.id}", {"disabled": False}))["disabled"] is False  # the twin
+    assert (await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": False}))[
+        "disabled"
+    ] is False  # the twin
 
 
 # What a person is given by what is sent
@@ -217,7 +219,7 @@ async def test_what_is_no_attribute_is_given_to_nobody(company: Company, sent: d
     group = await company.provisioned_group()
     text = json.dumps(sent).replace("GROUP", str(group["id"]))
     content = json.loads(text.replace("VICTIM", await other_id(company, "mallory")))
-    made = await company.provisioned(**content)
+    made = await company.provision_person(**content)
     name = str(made["userName"])
     where = f"/Users/{made['id']}"
     await company.scim("PUT", where, {"schemas": [SCIM_USER], "userName": name, **content})
@@ -245,7 +247,7 @@ BAD_PATHS = (
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=lambda one: one[:24])
 async def test_a_path_leads_to_an_attribute_or_nowhere(company: Company, path: str) -> None:
-    made = await company.provisioned(externalId="e")
+    made = await company.provision_person(externalId="e")
     where = f"/Users/{made['id']}"
     for op in ("add", "replace", "remove"):
         value = {} if op == "remove" else {"value": "zzz"}
@@ -269,7 +271,7 @@ FILTERS = (
 @pytest.mark.parametrize("wanted", FILTERS, ids=lambda one: one[:24])
 @pytest.mark.parametrize("kind", ["Users", "Groups"])
 async def test_a_filter_finds_what_it_says_only(company: Company, kind: str, wanted: str) -> None:
-    await company.provisioned(externalId="found?")
+    await company.provision_person(externalId="found?")
     started = time.monotonic()
     answers = [await company.scim("POST", f"/{kind}/.search", {"schemas": [SEARCH], "filter": wanted})]
     if len(wanted) < 2000:
@@ -339,7 +341,7 @@ HUGE: dict[str, list[dict[str, object]]] = {
 
 @pytest.mark.parametrize("name", HUGE)
 async def test_a_huge_patch_holds_nobody_up(company: Company, name: str) -> None:
-    made = await company.provisioned()
+    made = await company.provision_person()
     asking = asyncio.ensure_future(company.patch(f"/Users/{made['id']}", *HUGE[name]))
     await asyncio.sleep(0.5)
     started = time.monotonic()
@@ -366,7 +368,7 @@ async def test_many_changes_of_a_group_hold_nobody_up(company: Company) -> None:
 
 
 async def test_of_changes_of_one_version_one_counts(company: Company) -> None:
-    made = await company.provisioned()
+    made = await company.provision_person()
     where, tag = f"/Users/{made['id']}", str((await company.scim("GET", f"/Users/{made['id']}")).headers["etag"])
     ops = [{"op": "replace", "path": "displayName", "value": f"n{n}"} for n in range(8)]
     answers = await asyncio.gather(*(company.patch(where, one, if_match=tag) for one in ops))
@@ -379,7 +381,7 @@ async def test_of_changes_of_one_version_one_counts(company: Company) -> None:
 
 
 async def test_members_that_are_added_at_once_are_all_there(company: Company) -> None:
-    group, people = await company.provisioned_group(), [await company.provisioned() for _ in range(6)]
+    group, people = await company.provisioned_group(), [await company.provision_person() for _ in range(6)]
     where = f"/Groups/{group['id']}"
     ops = [{"op": "add", "path": "members", "value": [{"value": one["id"]}]} for one in people]
     assert {one.status_code for one in await asyncio.gather(*(company.patch(where, op) for op in ops))} == {200}
@@ -412,7 +414,7 @@ async def test_what_ended_with_a_disabled_person_stays_ended(company: Company) -
 
 
 async def test_nobody_is_enabled_by_silence(company: Company) -> None:
-    made = await company.provisioned(active=False)
+    made = await company.provision_person(active=False)
     where, name = f"/Users/{made['id']}", made["userName"]
     for sent in ({"userName": name}, {"userName": name, "displayName": "x"}):
         answer = await company.scim("PUT", where, {"schemas": [SCIM_USER], **sent})

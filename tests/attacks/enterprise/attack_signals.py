@@ -44,7 +44,7 @@ async def stays(company: Company, employee: Employee) -> None:
 async def test_an_honest_event_ends_sessions(company: Company) -> None:
     """The twin of all that follows."""
     employee = await company.employee()
-    assert (await company.tell(REVOKED, company.known(employee))).status_code == 202
+    assert (await company.tell(REVOKED, company.subject_of(employee))).status_code == 202
     assert not await is_signed_in(employee.browser)
 
 
@@ -83,7 +83,7 @@ TOKENS: dict[str, Callable[[Company, Claims], str]] = {
 
 @pytest.mark.parametrize("name", TOKENS)
 async def test_a_forged_event_changes_nothing(company: Company, victim: Employee, name: str) -> None:
-    answer = await company.push(TOKENS[name](company, company.event(REVOKED, company.known(victim))))
+    answer = await company.push(TOKENS[name](company, company.event(REVOKED, company.subject_of(victim))))
     assert answer.status_code in {400, 413}, answer.text
     await stays(company, victim)
 
@@ -92,7 +92,7 @@ def offset(**seconds: int) -> Callable[[Company], Claims]:
     return lambda _: {name: int(time.time()) + one for name, one in seconds.items()}
 
 
-def fixed(**claims: object) -> Callable[[Company], Claims]:
+def with_claims(**claims: object) -> Callable[[Company], Claims]:
     return lambda _: dict(claims)
 
 
@@ -101,33 +101,33 @@ LIES: dict[str, Callable[[Company], Claims]] = {
     "the issuer with a slash": lambda company: {"iss": company.issuer() + "/"},
     "the issuer with a look-alike letter": lambda company: {"iss": company.issuer().replace("acme", "аcme")},
     "issuers in a list": lambda company: {"iss": [company.issuer()]},
-    "no issuer": fixed(iss=None),
+    "no issuer": with_claims(iss=None),
     "another door as audience": lambda company: {"aud": f"{company.target.url}/signals/globex"},
     "the vault as audience": lambda company: {"aud": company.target.url},
     "the door with a part more": lambda company: {"aud": f"{company.target.url}/signals/acme/x"},
-    "no audience": fixed(aud=None),
+    "no audience": with_claims(aud=None),
     "an old one": offset(iat=-3700),
     "one of the future": offset(iat=400),
-    "no time": fixed(iat=None),
+    "no time": with_claims(iat=None),
     "a time as text": lambda _: {"iat": str(int(time.time()))},
-    "an endless time": fixed(iat=1e400),
+    "an endless time": with_claims(iat=1e400),
     "an end": offset(exp=60),
-    "a subject as claim": fixed(sub="x"),
-    "no name": fixed(jti=None),
-    "an empty name": fixed(jti=""),
-    "an endless name": fixed(jti="x" * 300),
-    "half a pair as name": fixed(jti="\ud800"),
-    "a number as name": fixed(jti=1),
-    "no event": fixed(events={}),
-    "events in a list": fixed(events=[REVOKED]),
-    "an event that is none": fixed(events={REVOKED: True}),
-    "too many events": fixed(events={f"{REVOKED}{n}": {} for n in range(9)}),
+    "a subject as claim": with_claims(sub="x"),
+    "no name": with_claims(jti=None),
+    "an empty name": with_claims(jti=""),
+    "an endless name": with_claims(jti="x" * 300),
+    "half a pair as name": with_claims(jti="\ud800"),
+    "a number as name": with_claims(jti=1),
+    "no event": with_claims(events={}),
+    "events in a list": with_claims(events=[REVOKED]),
+    "an event that is none": with_claims(events={REVOKED: True}),
+    "too many events": with_claims(events={f"{REVOKED}{n}": {} for n in range(9)}),
 }
 
 
 @pytest.mark.parametrize("name", LIES)
 async def test_an_event_that_says_something_else_is_refused(company: Company, victim: Employee, name: str) -> None:
-    claims = {**company.event(REVOKED, company.known(victim)), **LIES[name](company)}
+    claims = {**company.event(REVOKED, company.subject_of(victim)), **LIES[name](company)}
     honest = {key: one for key, one in claims.items() if one is not None}
     answer = await company.push(company.sign(honest, typ="secevent+jwt"))
     assert answer.status_code == 400, answer.text
@@ -161,15 +161,15 @@ SUBJECTS: dict[str, Callable[[Company, Employee], object]] = {
     "of an unknown format": lambda company, one: {"format": "x", "iss": company.issuer(), "sub": one.subject},
     "nested aliases": lambda company, one: {
         "format": "aliases",
-        "identifiers": [{"format": "aliases", "identifiers": [company.known(one)]}],
+        "identifiers": [{"format": "aliases", "identifiers": [company.subject_of(one)]}],
     },
     "two complex ones": lambda company, one: {
         "format": "complex",
-        "user": {"format": "complex", "user": company.known(one)},
+        "user": {"format": "complex", "user": company.subject_of(one)},
     },
-    "a tenant alone": lambda company, one: {"format": "complex", "tenant": company.known(one)},
+    "a tenant alone": lambda company, one: {"format": "complex", "tenant": company.subject_of(one)},
     "text": lambda _, one: one.subject,
-    "a list": lambda company, one: [company.known(one)],
+    "a list": lambda company, one: [company.subject_of(one)],
     "nothing": lambda *_: None,
     "with NUL": lambda company, one: {"format": "iss_sub", "iss": company.issuer(), "sub": one.subject + "\0"},
     "half a pair": lambda company, _: {"format": "iss_sub", "iss": company.issuer(), "sub": "\ud800"},
@@ -187,11 +187,11 @@ async def test_a_subject_that_is_nobody_here_ends_nobody(company: Company, victi
 
 async def test_two_people_in_one_event_are_none(company: Company) -> None:
     one, other = await company.employee(), await company.employee()
-    both = {"format": "aliases", "identifiers": [company.known(one), company.known(other)]}
+    both = {"format": "aliases", "identifiers": [company.subject_of(one), company.subject_of(other)]}
     assert (await company.tell(DISABLED, both)).status_code == 202
     await stays(company, one)
     await stays(company, other)
-    same = {"format": "aliases", "identifiers": [company.known(one), company.known(one)]}  # the twin
+    same = {"format": "aliases", "identifiers": [company.subject_of(one), company.subject_of(one)]}  # the twin
     assert (await company.tell(DISABLED, same)).status_code == 202
     assert (await company.facts(one.id))["disabled"] is True
 
@@ -224,7 +224,7 @@ AUTHORIZATIONS = (
 @pytest.mark.parametrize("sent", AUTHORIZATIONS)
 async def test_a_door_with_a_token_opens_by_it_only(company: Company, victim: Employee, sent: str) -> None:
     aud = f"{company.target.url}/signals/strict"
-    token = company.sign(company.event(REVOKED, company.known(victim), aud=aud), typ="secevent+jwt")
+    token = company.sign(company.event(REVOKED, company.subject_of(victim), aud=aud), typ="secevent+jwt")
     answer = await company.push(token, "strict", **({"authorization": sent} if sent else {}))
     assert answer.json()["err"] == "authentication_failed"
     await stays(company, victim)
@@ -237,7 +237,7 @@ async def test_a_door_with_a_token_opens_by_it_only(company: Company, victim: Em
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/jwt", ""])
 async def test_an_event_of_another_content_type_is_not_read(company: Company, victim: Employee, kind: str) -> None:
-    token = company.sign(company.event(REVOKED, company.known(victim)), typ="secevent+jwt")
+    token = company.sign(company.event(REVOKED, company.subject_of(victim)), typ="secevent+jwt")
     answer = await company.target.http.post("/signals/acme", content=token, headers={"content-type": kind})
     assert answer.status_code == 400
     await stays(company, victim)
@@ -250,7 +250,7 @@ async def test_an_event_counts_once_at_all_doors(company: Company) -> None:
     """Whoever kept it signs nobody out again."""
     employee = await company.employee()
     doors = [f"{company.target.url}/signals/{one}" for one in ("acme", "strict")]
-    token = company.sign(company.event(REVOKED, company.known(employee), aud=doors), typ="secevent+jwt")
+    token = company.sign(company.event(REVOKED, company.subject_of(employee), aud=doors), typ="secevent+jwt")
     bearer = {"authorization": f"Bearer {PUSH_TOKEN}"}
     answers = await asyncio.gather(*(company.push(token) for _ in range(6)), company.push(token, "strict", **bearer))
     assert {one.status_code for one in answers} == {202}
@@ -265,7 +265,7 @@ async def test_a_late_event_ends_no_session_begun_since(company: Company) -> Non
     employee = await company.employee()
     before = int(time.time()) - 1800
     events = {REVOKED: {"event_timestamp": before}}
-    assert (await company.tell(REVOKED, company.known(employee), iat=before, events=events)).status_code == 202
+    assert (await company.tell(REVOKED, company.subject_of(employee), iat=before, events=events)).status_code == 202
     await stays(company, employee)
 
 
@@ -276,7 +276,7 @@ async def test_repeats_of_one_event_do_not_shut_out_the_next(company: Company) -
     for _ in range(14):
         answers = await asyncio.gather(*(company.push(seen, "globex") for _ in range(50)))
         assert {one.status_code for one in answers} <= {202, 429}
-    event = company.event(REVOKED, company.known(employee, "globex"), "globex")
+    event = company.event(REVOKED, company.subject_of(employee, "globex"), "globex")
     headers = {"content-type": "application/secevent+jwt", "host": urlsplit(company.target.url).netloc}
     transmitter = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")  # the stranger's address has sent too much
     async with httpx2.AsyncClient(transport=transmitter, timeout=30) as http:
@@ -294,14 +294,14 @@ async def test_the_last_owner_is_not_disabled_by_an_event(company: Company) -> N
     target, subject, path = company.target, secrets.token_hex(6), "/people?limit=200"
     alice = str((await target.alice.http.get("/account/data")).json()["user"]["id"])
     while path:
-        page = await company.done("GET", path)
+        page = await company.call_api("GET", path)
         for one in cast("list[dict[str, object]]", page["items"]):
             if one["role"] == "owner" and one["id"] != alice:
-                await company.done("PATCH", f"/people/{one['id']}", {"role": "member"})
+                await company.call_api("PATCH", f"/people/{one['id']}", {"role": "member"})
         path = f"/people?limit=200&cursor={page['next_cursor']}" if page["next_cursor"] else ""
     second = await company.employee()
-    await company.done("PATCH", f"/people/{second.id}", {"role": "owner"})
-    await company.done("POST", f"/people/{alice}/identities", {"issuer": company.issuer(), "subject": subject})
+    await company.call_api("PATCH", f"/people/{second.id}", {"role": "owner"})
+    await company.call_api("POST", f"/people/{alice}/identities", {"issuer": company.issuer(), "subject": subject})
     everybody = [{"format": "opaque", "id": one} for one in (subject, second.subject)]
     answers = await asyncio.gather(*(company.tell(DISABLED, one) for one in everybody))
     assert {one.status_code for one in answers} == {202}
@@ -361,7 +361,7 @@ JWT_TYPE = "global-token-revocation+jwt"
 
 @pytest.mark.parametrize("name", REVOCATIONS)
 async def test_nobody_else_revokes(company: Company, victim: Employee, name: str) -> None:
-    answer = await revoke(company, REVOCATIONS[name](company), company.known(victim))
+    answer = await revoke(company, REVOCATIONS[name](company), company.subject_of(victim))
     assert answer.status_code in {401, 404}, answer.text
     await stays(company, victim)
 
@@ -370,7 +370,7 @@ async def test_a_revocation_counts_once_and_for_its_own_people(company: Company)
     employee, other = await company.employee(), await company.employee("globex")
     agent = await company.target.agent(employee.browser)
     for subject in (
-        company.known(other, "globex"),
+        company.subject_of(other, "globex"),
         {"format": "opaque", "id": other.subject},
         {"format": "x"},
         "x",
@@ -379,10 +379,10 @@ async def test_a_revocation_counts_once_and_for_its_own_people(company: Company)
         assert (await revoke(company, REVOCATION_TOKEN, subject)).status_code in {400, 404}
     assert await is_signed_in(other.browser)
     token = company.sign(revocation(company), typ=JWT_TYPE)
-    answers = await asyncio.gather(*(revoke(company, token, company.known(employee)) for _ in range(6)))
+    answers = await asyncio.gather(*(revoke(company, token, company.subject_of(employee)) for _ in range(6)))
     assert sorted(one.status_code for one in answers) == [204, *[401] * 5]
     assert not await company.may_call(agent)
     assert not await is_signed_in(employee.browser)
     assert (await employee.browser.sign_in(employee.name, PASSWORD)).status_code == 200
-    assert (await revoke(company, token, company.known(employee))).status_code == 401
+    assert (await revoke(company, token, company.subject_of(employee))).status_code == 401
     await stays(company, employee)

@@ -119,27 +119,29 @@ class Company:
         more = {} if content is None else {"json": content}
         return await call(self.target, method, path, sent, **more)
 
-    async def done(self, method: str, path: str, content: object = None) -> dict[str, object]:
+    async def call_api(self, method: str, path: str, content: object = None) -> dict[str, object]:
         """What the Admin API answered to a request that it must take."""
         answer = await self.api(method, path, content)
         assert answer.status_code in {200, 201, 204}, (path, answer.text[:300])
         return {} if answer.status_code == 204 else answer.json()
 
     async def facts(self, person_id: str) -> dict[str, object]:
-        return await self.done("GET", f"/people/{person_id}")
+        return await self.call_api("GET", f"/people/{person_id}")
 
     async def employee(self, company: str = "acme", *, subject: str | None = None, is_admin: bool = False) -> Employee:
         """A new person, linked to a subject of this company."""
         person_id, browser = await someone(self.target, is_admin=is_admin)
         subject = subject or secrets.token_hex(8)
-        await self.done("POST", f"/people/{person_id}/identities", {"issuer": self.issuer(company), "subject": subject})
+        await self.call_api(
+            "POST", f"/people/{person_id}/identities", {"issuer": self.issuer(company), "subject": subject}
+        )
         return Employee(person_id, subject, browser, str((await self.facts(person_id))["name"]))
 
     async def group(self, *members: str, name: str | None = None) -> str:
         """A group that an admin made, with these people."""
-        made = await self.done("POST", "/groups", {"name": name or f"g{secrets.token_hex(4)}"})
+        made = await self.call_api("POST", "/groups", {"name": name or f"g{secrets.token_hex(4)}"})
         for one in members:
-            await self.done("PUT", f"/groups/{made['id']}/people/{one}")
+            await self.call_api("PUT", f"/groups/{made['id']}/people/{one}")
         return str(made["id"])
 
     # identity assertions
@@ -198,7 +200,7 @@ class Company:
     async def patch(self, path: str, *operations: object, **headers: str) -> httpx2.Response:
         return await self.scim("PATCH", path, {"schemas": [SCIM_PATCH], "Operations": list(operations)}, **headers)
 
-    async def provisioned(self, user_name: str | None = None, **more: object) -> dict[str, object]:
+    async def provision_person(self, user_name: str | None = None, **more: object) -> dict[str, object]:
         """A person whom the directory made."""
         name = user_name or f"s{secrets.token_hex(6)}"
         answer = await self.scim("POST", "/Users", {"schemas": [SCIM_USER], "userName": name, **more})
@@ -227,7 +229,7 @@ class Company:
         }
         return {name: one for name, one in (found | changes).items() if one is not None}
 
-    def known(self, employee: Employee, company: str = "acme") -> dict[str, object]:
+    def subject_of(self, employee: Employee, company: str = "acme") -> dict[str, object]:
         return {"format": "iss_sub", "iss": self.issuer(company), "sub": employee.subject}
 
     async def push(self, token: str | bytes, door: str = "acme", **headers: str) -> httpx2.Response:

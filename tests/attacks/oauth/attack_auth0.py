@@ -17,7 +17,7 @@ from tests.attacks.oauth.auth0_wire import (
     ME,
     READ,
     account_token,
-    connected,
+    connect_person,
     go,
     me,
     me_token,
@@ -43,7 +43,7 @@ async def test_where_it_is_off_nothing_is_there(target: Target, method: str, pat
 
 async def test_an_honest_application_gets_a_token_of_the_account(tenant: Target) -> None:
     """The twin of what follows."""
-    _, agent, token, account = await connected(tenant)
+    _, agent, token, account = await connect_person(tenant)
     answer = await account_token(tenant, agent)
     assert answer.status_code == 200, answer.text
     assert [one["id"] for one in (await me(tenant, "GET", "accounts", token)).json()["accounts"]] == [account]
@@ -143,7 +143,7 @@ async def test_who_was_not_registered_for_it_never_gets_at_the_accounts(tenant: 
 
 
 async def test_another_applications_refresh_token_gets_nothing_and_stays(tenant: Target) -> None:
-    _, agent, _, _ = await connected(tenant)
+    _, agent, _, _ = await connect_person(tenant)
     for client in ("app2", "spa"):
         for answer in (await me_token(tenant, agent, client), await account_token(tenant, agent, client)):
             assert answer.status_code in {400, 401, 403}, answer.text

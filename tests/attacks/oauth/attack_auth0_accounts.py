@@ -9,14 +9,14 @@ import pytest
 
 from tests.attacks.administration.attack_admin_api import account as service_account
 from tests.attacks.administration.attack_admin_api import admin_token
-from tests.attacks.administration.attack_administration import doing, id_of, someone
+from tests.attacks.administration.attack_administration import form_for, id_of, someone
 from tests.attacks.oauth.auth0_wire import (
     ACCESS,
     ME,
     REFRESH,
     account_token,
     ask,
-    connected,
+    connect_person,
     go,
     me,
     me_token,
@@ -28,8 +28,8 @@ from tests.attacks.target import REDIRECT, Agent, Target
 
 
 async def test_an_application_sees_and_ends_no_account_but_those_its_person_lets_it_use(tenant: Target) -> None:
-    person, agent, token, account = await connected(tenant)
-    other, _, theirs, foreign = await connected(tenant, account="bob")
+    person, agent, token, account = await connect_person(tenant)
+    other, _, theirs, foreign = await connect_person(tenant, account="bob")
     await tenant.connect(person, "google", account="alice")  # which the application was not let use
     data = (await person.http.get("/account/data")).json()["accounts"]
     unseen = next(one["id"] for one in data if one["provider"] == "google")
@@ -64,8 +64,8 @@ async def test_an_application_sees_and_ends_no_account_but_those_its_person_lets
 
 
 async def test_an_account_of_somebody_elses_is_not_reached_by_a_hint(tenant: Target) -> None:
-    person, agent, _, account = await connected(tenant)
-    _, _, _, foreign = await connected(tenant, account="bob")
+    person, agent, _, account = await connect_person(tenant)
+    _, _, _, foreign = await connect_person(tenant, account="bob")
     for hint in ("bob", foreign, foreign.removeprefix("cac_"), "%", "*", "x" * 400, "' or 1=1"):
         answer = await account_token(tenant, agent, login_hint=hint)
         assert answer.status_code in {400, 401}, (hint, answer.text)
@@ -89,7 +89,7 @@ ASKED: tuple[dict[str, object], ...] = (
 @pytest.mark.parametrize("changes", ASKED, ids=lambda one: str(one)[:60])
 async def test_an_accounts_token_is_not_given_for(tenant: Target, changes: dict[str, object]) -> None:
     kept = tenant.kept.get("asking")
-    agent = kept if isinstance(kept, Agent) else (await connected(tenant))[1]
+    agent = kept if isinstance(kept, Agent) else (await connect_person(tenant))[1]
     tenant.kept["asking"] = agent
     answer = await account_token(tenant, agent, **changes)
     if answer.status_code == 200:  # what it does not know it leaves out, and gives the same as without
@@ -103,7 +103,7 @@ async def test_an_accounts_token_is_not_given_for(tenant: Target, changes: dict[
 
 
 async def test_an_operators_release_and_a_persons_ending_hold_here(tenant: Target) -> None:
-    person, agent, token, account = await connected(tenant)
+    person, agent, token, account = await connect_person(tenant)
     await tenant.command("clients", "release", agent.client_id, "slack", "proxy")
     refused = await account_token(tenant, agent)
     await tenant.command("clients", "release", agent.client_id, "slack", "full")
@@ -117,11 +117,11 @@ async def test_an_operators_release_and_a_persons_ending_hold_here(tenant: Targe
 
 @pytest.mark.parametrize("how", ["disable", "delete"])
 async def test_everything_ends_with_its_person(tenant: Target, how: str) -> None:
-    person, agent, token, _ = await connected(tenant)
+    person, agent, token, _ = await connect_person(tenant)
     user_id = await id_of(person)
     name = str((await person.http.get("/account/data")).json()["user"]["name"])
     page = await tenant.alice.open(f"/administration/people/{user_id}" + ("/delete" if how == "delete" else ""))
-    await send(tenant, tenant.alice, doing(page, how), **({"name": name} if how == "delete" else {}))
+    await send(tenant, tenant.alice, form_for(page, how), **({"name": name} if how == "delete" else {}))
     assert (await me(tenant, "GET", "accounts", token)).status_code == 401
     for answer in (await account_token(tenant, agent), await me_token(tenant, agent)):
         assert answer.status_code in {400, 401}
@@ -132,7 +132,7 @@ async def test_everything_ends_with_its_person(tenant: Target, how: str) -> None
 
 
 async def test_the_list_of_a_persons_accounts_is_for_admins_and_tells_no_token(tenant: Target) -> None:
-    person, agent, token, _ = await connected(tenant)
+    person, agent, token, _ = await connect_person(tenant)
     path = f"/api/v2/users/{await id_of(person)}/connected-accounts"
     for value in (token, agent.token, agent.refresh, "x"):
         assert (await tenant.http.get(path, headers={"authorization": f"Bearer {value}"})).status_code == 401

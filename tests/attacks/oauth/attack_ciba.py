@@ -11,7 +11,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 
-from tests.attacks.administration.attack_administration import doing, someone
+from tests.attacks.administration.attack_administration import form_for, someone
 from tests.attacks.conftest import Pair
 from tests.attacks.oauth.ciba import CIBA, Shop, client, error, post, rival, shop
 from tests.attacks.portal.attack_people import form_of, send
@@ -90,7 +90,7 @@ async def test_no_page_of_another_origin_asks(target: Target) -> None:
 
 async def test_an_answer_is_for_the_client_that_asked(target: Target) -> None:
     one = await shop(target)
-    auth_req_id, other = await one.approved(), await rival(one)
+    auth_req_id, other = await one.ask_and_approve(), await rival(one)
     question = re.findall(r"approvals/(r[\w-]+)", (await one.person.open("/activity")).text)
     changed = [auth_req_id[:-1], auth_req_id + "=", auth_req_id + " ", auth_req_id.swapcase(), "r" + auth_req_id, "%00"]
     for wrong in (*changed, *question, "", "\x00", "x" * 100_000, "é"):
@@ -119,7 +119,7 @@ async def test_the_id_that_pages_show_is_worth_nothing(target: Target) -> None:
 
 async def test_one_answer_is_worth_one_token_however_often_it_is_fetched(target: Target) -> None:
     one = await shop(target)
-    auth_req_id = await one.approved()
+    auth_req_id = await one.ask_and_approve()
     answers = await asyncio.gather(*(one.poll(auth_req_id) for _ in range(12)))
     assert [answer.status_code for answer in answers].count(200) == 1
     for _ in range(3):
@@ -155,7 +155,7 @@ OTHER_GRANTS: tuple[tuple[str, str], ...] = (
 @pytest.mark.parametrize(("grant", "name"), OTHER_GRANTS, ids=[name for _, name in OTHER_GRANTS])
 async def test_an_answer_is_for_its_own_grant(target: Target, grant: str, name: str) -> None:
     one = await shop(target)
-    auth_req_id = await one.approved()
+    auth_req_id = await one.ask_and_approve()
     more = {"subject_token_type": "urn:ietf:params:oauth:token-type:access_token", "code_verifier": "v" * 64}
     answer = await target.token(
         {"grant_type": grant, **one.client, name: auth_req_id, "redirect_uri": REDIRECT, **more}
@@ -325,13 +325,13 @@ async def test_what_is_over_is_worth_nothing(target: Target) -> None:
     assert await send_decision(one, f"/approvals/{question}", form.fields, "allow") == 410
     assert error(await one.poll(late)) == "expired_token"
     assert question not in (await one.person.open("/approvals")).text
-    assert (await one.poll(await kept.approved(), **kept.client)).status_code == 200  # the twin
+    assert (await one.poll(await kept.ask_and_approve(), **kept.client)).status_code == 200  # the twin
 
 
 @pytest.mark.parametrize("how", ["cut off", "disabled", "deleted", "denied and cut off"])
 async def test_a_yes_dies_with_whoever_gave_it_and_with_what_it_was_for(target: Target, how: str) -> None:
     one = await shop(target)
-    approved, waiting = await one.approved(), await one.ask()
+    approved, waiting = await one.ask_and_approve(), await one.ask()
     client_id = one.client["client_id"]
     if how in {"disabled", "deleted"}:
         name = str((await one.person.http.get("/account/data")).json()["user"]["name"])
@@ -339,7 +339,7 @@ async def test_a_yes_dies_with_whoever_gave_it_and_with_what_it_was_for(target: 
         page = await target.alice.open(
             f"/administration/people/{one.person_id}" + ("/delete" if what == "delete" else "")
         )
-        ended = await send(target, target.alice, doing(page, what), **({"name": name} if what == "delete" else {}))
+        ended = await send(target, target.alice, form_for(page, what), **({"name": name} if what == "delete" else {}))
         assert ended.status_code == 303
     elif how == "cut off":
         page = await one.person.open(f"/agents/{client_id}/cut-off")
@@ -361,7 +361,7 @@ async def test_a_client_that_was_removed_fetches_nothing(target: Target) -> None
     one = await shop(target)
     made = json.loads(await target.command("clients", "add", "Brief", "--confidential", "--ciba", "--json"))
     brief = replace(one, client={part: str(made[part]) for part in ("client_id", "client_secret")})
-    auth_req_id = await brief.approved()
+    auth_req_id = await brief.ask_and_approve()
     await target.command("clients", "remove", brief.client["client_id"])
     assert error(await brief.poll(auth_req_id)) == "invalid_client"
     assert (await brief.post()).status_code == 401
@@ -408,7 +408,7 @@ OTHERWISE: tuple[dict[str, str], ...] = (
 @pytest.mark.parametrize("changes", OTHERWISE, ids=str)
 async def test_no_answer_is_wider_than_the_question(target: Target, changes: dict[str, str]) -> None:
     one = await shop(target)
-    auth_req_id = await one.approved(resource=f"{target.url}/mcp", scope="openid tools")
+    auth_req_id = await one.ask_and_approve(resource=f"{target.url}/mcp", scope="openid tools")
     sent = {name: target.url + value if value.startswith("/") else value for name, value in changes.items()}
     answer = await one.poll(auth_req_id, **sent)
     if answer.status_code == 200:
@@ -422,9 +422,9 @@ async def test_no_answer_is_wider_than_the_question(target: Target, changes: dic
 async def test_a_renewed_token_is_no_wider_and_details_are_not_renewed(target: Target) -> None:
     one = await shop(target)
     details = json.dumps([{"type": "payment", "amount": "1"}])
-    once = await one.approved(scope="openid offline_access tools", authorization_details=details)
+    once = await one.ask_and_approve(scope="openid offline_access tools", authorization_details=details)
     assert "refresh_token" not in (await one.poll(once)).json()
-    kept = (await one.poll(await one.approved(scope="openid offline_access tools"))).json()
+    kept = (await one.poll(await one.ask_and_approve(scope="openid offline_access tools"))).json()
     form = {"grant_type": "refresh_token", **one.client, "refresh_token": kept.get("refresh_token", "")}
     wider = await target.token({**form, "scope": "openid tools connections exchange admin:read"})
     assert wider.status_code == 400 or set(wider.json()["scope"].split()) <= {"openid", "tools", "offline_access"}

@@ -14,7 +14,7 @@ import httpx2
 import jwt
 import pytest
 
-from tests.attacks.administration.attack_administration import doing, id_of, someone
+from tests.attacks.administration.attack_administration import form_for, id_of, someone
 from tests.attacks.oauth.ciba import CIBA, QUESTION, WAITS, Shop, client, error, rival, shop
 from tests.attacks.portal.attack_notices import add as add_channel
 from tests.attacks.portal.attack_people import send
@@ -58,7 +58,7 @@ async def hint(one: Shop, text: str) -> str:
         return jwt.encode(claims, new_key().as_pem(private=True), algorithm="ES256")
     if text in {"{access}", "{foreign}"}:
         other = await rival(one)
-        got = (await other.poll(await other.approved())).json()
+        got = (await other.poll(await other.ask_and_approve())).json()
         return str(got["access_token" if text == "{access}" else "id_token"])
     return text.replace("{id}", one.person_id).replace("{url}", one.target.url)
 
@@ -75,7 +75,7 @@ async def test_a_hint_that_names_nobody_asks_nobody(target: Target, what: str) -
 async def test_whoever_is_disabled_looks_like_nobody(target: Target) -> None:
     one = await shop(target)
     page = await target.alice.open(f"/administration/people/{one.person_id}")
-    assert (await send(target, target.alice, doing(page, "disable"))).status_code == 303
+    assert (await send(target, target.alice, form_for(page, "disable"))).status_code == 303
     gone, nobody = await one.post(), await one.post(login_hint="nobody")
     told = [{**one.json(), "request_id": ""} for one in (gone, nobody)]
     assert (gone.status_code, told[0]) == (nobody.status_code, told[1])
@@ -100,7 +100,7 @@ async def test_a_message_that_could_deceive_is_refused(target: Target, message: 
     assert (await one.post(binding_message="Order 4711: 12,50 EUR")).status_code == 200
 
 
-def nested(depth: int) -> str:
+def nested_details(depth: int) -> str:
     return '[{"type":"payment","a":' + "[" * depth + "]" * depth + "}]"
 
 
@@ -119,7 +119,7 @@ DETAILS: dict[str, str] = {
     "NaN": '[{"type":"payment","amount":NaN}]',
     "eleven": json.dumps([{"type": "payment"}] * 11),
     "too much": '[{"type":"payment","to":"' + "x" * 9000 + '"}]',
-    **{f"{depth} levels": nested(depth) for depth in (20, 100, 300, 500, *range(880, 1000, 12), 2000, 4000)},
+    **{f"{depth} levels": nested_details(depth) for depth in (20, 100, 300, 500, *range(880, 1000, 12), 2000, 4000)},
 }
 
 
@@ -235,7 +235,7 @@ async def test_names_are_not_tried_in_a_loop(target: Target) -> None:
 
 async def test_a_token_is_bound_to_the_key_of_its_own_proof(target: Target) -> None:
     one, key = await shop(target), new_key()
-    auth_req_id = await one.approved()
+    auth_req_id = await one.ask_and_approve()
     url = f"{target.url}/token"
     form = {"grant_type": CIBA, **one.client, "auth_req_id": auth_req_id}
     used = proof(key, "POST", url)
@@ -246,7 +246,7 @@ async def test_a_token_is_bound_to_the_key_of_its_own_proof(target: Target) -> N
     token = answer.json()["access_token"]
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     assert (await target.http.post("/mcp", json=body, headers={"authorization": f"Bearer {token}"})).status_code == 401
-    again = await one.approved()
+    again = await one.ask_and_approve()
     assert error(await target.token({**form, "auth_req_id": again}, dpop=used)) == "invalid_dpop_proof"
 
 
@@ -289,7 +289,7 @@ async def test_no_client_is_told_inside_the_network(plain: Plain, target: Target
     """An address that leads inside is refused when it is entered, or not called; the sandbox, which may, does call."""
     async with scripted_server(lambda _: Reply(204)) as inside:
 
-        async def told(number: int, address: str) -> None:
+        async def add_asker(number: int, address: str) -> None:
             words = ("--confidential", "--ciba", "--ciba-notify", address.format(port=inside.port), "--json")
             code, out, _ = await plain.place.run("clients", "add", f"Asker {number}", *words)
             if code != 0:
@@ -301,7 +301,9 @@ async def test_no_client_is_told_inside_the_network(plain: Plain, target: Target
             assert answer.status_code == 200, answer.text
 
         for number in range(0, len(INSIDE), 2):
-            await asyncio.gather(*(told(number + more, one) for more, one in enumerate(INSIDE[number : number + 2])))
+            await asyncio.gather(
+                *(add_asker(number + more, one) for more, one in enumerate(INSIDE[number : number + 2]))
+            )
         for question in sorted(set(QUESTION.findall((await plain.person.open("/approvals")).text))):
             page = await plain.person.open(f"/approvals/{question}")
             await plain.person.submit(page, form="/approvals/", button=("decision", "deny"))

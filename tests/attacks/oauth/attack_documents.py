@@ -97,7 +97,7 @@ class Site:
         return await self.target.token(form | proof)
 
 
-async def _keyed(site: Site) -> Agent:
+async def _keyed_agent(site: Site) -> Agent:
     """Signed in with the old key."""
     client = site.address("keyed")
     code, verifier = await site.target.code(client)
@@ -117,7 +117,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]
         for what in changes:
             found.publish(what, found.keys(found.old_key) if what == "keyed" else {})
             if what == "keyed":
-                found.agents[what] = await _keyed(found)
+                found.agents[what] = await _keyed_agent(found)
             elif what == "looked at":
                 found.page = await target.alice.open(target.authorize_url(found.address(what), "A" * 43))
             else:

@@ -15,7 +15,7 @@ from tests.attacks.target import REDIRECT, REFRESH_GRACE, Agent, Target, new_key
 from tests.support.rooms.oauth_world import b64, claims_of, header_of, sign_jwt
 
 
-def forged(token: str, *, header: dict[str, object] | None = None, claims: dict[str, object] | None = None) -> str:
+def forge(token: str, *, header: dict[str, object] | None = None, claims: dict[str, object] | None = None) -> str:
     """The token with changes, under its old signature."""
     return ".".join(
         (b64(header_of(token) | (header or {})), b64(claims_of(token) | (claims or {})), token.split(".")[2])
@@ -26,11 +26,11 @@ FORGERIES = {
     "no signature": lambda token: ".".join((*token.split(".")[:2], "")),
     "alg none": lambda token: f"{b64({'alg': 'none', 'typ': 'at+jwt'})}.{token.split('.')[1]}.",
     "alg None in capitals": lambda token: f"{b64({'alg': 'NONE', 'typ': 'at+jwt'})}.{token.split('.')[1]}.",
-    "another subject": lambda token: forged(token, claims={"sub": "someone"}),
-    "a longer life": lambda token: forged(token, claims={"exp": 9999999999}),
-    "more scopes": lambda token: forged(token, claims={"scope": "tools connections exchange"}),
-    "another client": lambda token: forged(token, claims={"client_id": "other"}),
-    "another kid": lambda token: forged(token, header={"kid": "../../dev/null"}),
+    "another subject": lambda token: forge(token, claims={"sub": "someone"}),
+    "a longer life": lambda token: forge(token, claims={"exp": 9999999999}),
+    "more scopes": lambda token: forge(token, claims={"scope": "tools connections exchange"}),
+    "another client": lambda token: forge(token, claims={"client_id": "other"}),
+    "another kid": lambda token: forge(token, header={"kid": "../../dev/null"}),
     "a key inside": lambda token: sign_jwt(
         header_of(token) | {"alg": "ES256", "jwk": (key := new_key()).as_dict(private=False)}, claims_of(token), key
     ),
@@ -38,8 +38,8 @@ FORGERIES = {
         header_of(token) | {"alg": "ES256", "jku": "https://evil.example/keys"}, claims_of(token), new_key()
     ),
     "a key of the attacker": lambda token: sign_jwt(header_of(token) | {"alg": "ES256"}, claims_of(token), new_key()),
-    "an ID token's type": lambda token: forged(token, header={"typ": "JWT"}),
-    "a critical extension": lambda token: forged(token, header={"crit": ["exp"]}),
+    "an ID token's type": lambda token: forge(token, header={"typ": "JWT"}),
+    "a critical extension": lambda token: forge(token, header={"crit": ["exp"]}),
     "a signature with a bit turned": lambda token: token[:-6] + ("A" if token[-6] != "A" else "B") + token[-5:],
     "padding": lambda token: token + "=",
     "a blank inside": lambda token: token.replace(".", ". ", 1),
@@ -249,7 +249,7 @@ async def test_an_assertion_counts_once(target: Target) -> None:
     assert [one.status_code for one in answers] == [200, 401]
 
 
-async def _bound(target: Target) -> tuple[Agent, object]:
+async def _bound_agent(target: Target) -> tuple[Agent, object]:
     key, client_id = new_key(), str((await target.register())["client_id"])
     code, verifier = await target.code(client_id, dpop_jkt=thumbprint(key))
     answer = await target.redeem(client_id, code, verifier, dpop=proof(key, "POST", f"{target.url}/token"))
@@ -287,7 +287,7 @@ PROOFS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", PROOFS)
 async def test_a_bound_token_is_refused(target: Target, name: str) -> None:
-    agent, key = await _bound(target)
+    agent, key = await _bound_agent(target)
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     claims: dict[str, object] = {"ath": _ath(agent.token)} | PROOFS[name]
     words = {"URL/token": f"{target.url}/token", "URL/%6dcp": f"{target.url}/%6dcp", "URL/mcp ": f"{target.url}/mcp "}
@@ -311,7 +311,7 @@ async def test_a_bound_token_is_refused(target: Target, name: str) -> None:
 
 
 async def test_a_proof_counts_once(target: Target) -> None:
-    agent, key = await _bound(target)
+    agent, key = await _bound_agent(target)
     made = proof(key, "POST", f"{target.url}/mcp", ath=_ath(agent.token))
     sent = {"authorization": f"DPoP {agent.token}", "dpop": made}
     answers = [await target.http.post("/mcp", json={}, headers=sent) for _ in range(2)]
@@ -320,7 +320,7 @@ async def test_a_proof_counts_once(target: Target) -> None:
 
 
 async def test_a_bound_refresh_token_needs_its_key(target: Target) -> None:
-    agent, key = await _bound(target)
+    agent, key = await _bound_agent(target)
     form = {"grant_type": "refresh_token", "client_id": agent.client_id, "refresh_token": agent.refresh or ""}
     assert (await target.token(form)).status_code == 400
     assert (await target.token(form, dpop=proof(new_key(), "POST", f"{target.url}/token"))).status_code == 400

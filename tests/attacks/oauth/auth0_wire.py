@@ -69,7 +69,7 @@ async def go(target: Target, person: Person, started: httpx2.Response, *, accoun
     return query_of(back.headers["location"])["connect_code"]
 
 
-async def connected(target: Target, *, account: str = "alice") -> tuple[Person, Agent, str, str]:
+async def connect_person(target: Target, *, account: str = "alice") -> tuple[Person, Agent, str, str]:
     """A new person whose application has a Slack account; its token for the accounts, and the account's id."""
     _, person = await someone(target)
     agent = await signed_in(target, person)

@@ -58,7 +58,7 @@ class Shop:
         assert answer.status_code == 200, answer.text[:300]
         return answer
 
-    async def approved(self, **changes: str | None) -> str:
+    async def ask_and_approve(self, **changes: str | None) -> str:
         auth_req_id = await self.ask(**changes)
         assert "Approved" in (await self.answer()).text
         return auth_req_id

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.attacks.administration.attack_admin_api import admin_token
-from tests.attacks.administration.attack_administration import doing, id_of, someone
+from tests.attacks.administration.attack_administration import form_for, id_of, someone
 from tests.attacks.portal.attack_people import send
 from tests.attacks.target import Target
 from tests.support.person import Person, session_cookie
@@ -165,11 +165,11 @@ async def test_a_file_that_is_still_read_tells_nothing_of_what_happens_after_its
     readers = [await SlowReader(target).ask(path, cookie) for path in OWN]
     await asyncio.sleep(0.5)
     page = await target.alice.open(f"/administration/people/{user_id}")
-    assert (await send(target, target.alice, doing(page, "disable"))).status_code == 303
+    assert (await send(target, target.alice, form_for(page, "disable"))).status_code == 303
     assert (await person.http.get("/account/data")).status_code == 303
     marker = secrets.token_hex(8)
     page = await target.alice.open(f"/administration/people/{user_id}")
-    assert (await send(target, target.alice, doing(page, "enable"))).status_code == 303
+    assert (await send(target, target.alice, form_for(page, "enable"))).status_code == 303
     for one in readers:
         text = (await one.rest()).decode(errors="replace")
         one.socket.close()

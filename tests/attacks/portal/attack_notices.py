@@ -92,13 +92,13 @@ async def test_a_name_that_leads_inside_is_not_called(person: Person, inside: Sc
     assert "can't be" in page or "not allowed" in page or "isn't" in page, "what it says of an address inside"
 
 
-async def reached(target: Target) -> tuple[str, Person]:
+async def new_person(target: Target) -> tuple[str, Person]:
     """A person of the sandbox."""
     return await someone(target)
 
 
 async def test_a_redirect_is_not_followed_and_an_answer_is_not_shown(target: Target, inside: ScriptedServer) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
 
     def leads(_: Arrival) -> Reply:
         return Reply(307, b"canary-body", {"location": f"{inside.url}/secret", "x-secret": "canary-header"})
@@ -117,7 +117,7 @@ async def test_a_redirect_is_not_followed_and_an_answer_is_not_shown(target: Tar
 
 @pytest.mark.parametrize("what", ["endless headers", "an endless body", "a wrong encoding", "no HTTP at all"])
 async def test_a_receiver_that_misbehaves_costs_its_person_a_message_only(target: Target, what: str) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     sent = {
         "endless headers": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200_000,
         "an endless body": b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * 300_000,
@@ -141,7 +141,7 @@ async def test_a_receiver_that_misbehaves_costs_its_person_a_message_only(target
 
 async def test_the_rest_of_an_address_is_shown_to_nobody(target: Target) -> None:
     """What stands in it may be a password."""
-    _, one = await reached(target)
+    _, one = await new_person(target)
     secret = secrets.token_hex(16)
     async with scripted_server(lambda _: Reply(500)) as receiver:
         for kind in ("webhook", "slack"):
@@ -158,7 +158,7 @@ async def test_the_rest_of_an_address_is_shown_to_nobody(target: Target) -> None
 
 @pytest.mark.parametrize("action", ["test", "remove", "confirm"])
 async def test_somebody_elses_channel_is_not_there(target: Target, action: str) -> None:
-    (_, one), (_, thief) = await reached(target), await reached(target)
+    (_, one), (_, thief) = await new_person(target), await new_person(target)
     async with scripted_server(lambda _: Reply(200)) as receiver:
         assert await add(one, "webhook", f"{receiver.url}/x")
         assert await add(thief, "webhook", f"{receiver.url}/y")
@@ -174,7 +174,7 @@ async def test_somebody_elses_channel_is_not_there(target: Target, action: str) 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 async def test_a_foreign_page_adds_no_channel(target: Target, origin: str) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     data = dict(form_of(await one.open("/notifications"), CHANNELS).fields)
     data |= {"kind": "webhook", "target": "https://evil.example/x"}
     headers = {"origin": origin, "sec-fetch-site": "cross-site"}
@@ -183,7 +183,7 @@ async def test_a_foreign_page_adds_no_channel(target: Target, origin: str) -> No
 
 
 async def test_a_person_has_eight_channels_however_many_are_added_at_once(target: Target) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     form = form_of(await one.open("/notifications"), CHANNELS)
     fields = [dict(form.fields) | {"kind": "webhook", "target": f"https://x{n}.example/x"} for n in range(24)]
     await asyncio.gather(*(one.http.post(CHANNELS, data=each, headers={"origin": target.url}) for each in fields))
@@ -191,7 +191,7 @@ async def test_a_person_has_eight_channels_however_many_are_added_at_once(target
 
 
 async def test_a_person_sends_so_many_messages_an_hour_at_will(target: Target) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     async with scripted_server(lambda _: Reply(200)) as receiver:
         assert await add(one, "webhook", f"{receiver.url}/x")
         (form,) = await channels(one)
@@ -201,14 +201,14 @@ async def test_a_person_sends_so_many_messages_an_hour_at_will(target: Target) -
 
 
 async def test_a_mail_address_is_no_channel_where_no_mail_is_sent(target: Target) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     for wanted in ("victim@example.com", "a@b\r\nBcc: c@d", '"a b"@example.com', "a@example.com,b@example.com"):
         assert not await add(one, "email", wanted)
 
 
 @pytest.mark.parametrize("secret", ["", "x", "../../x", "\x00", "x" * 5000])
 async def test_a_link_that_confirms_nothing_confirms_nothing(target: Target, secret: str) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     answer = await one.http.get("/notifications", params={"confirm": secret})
     assert answer.status_code < 500
     assert 'action="/notifications/confirm"' not in answer.text
@@ -224,7 +224,7 @@ FIELDS = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, one) for name, values in FIELDS.items() for one in values])
 async def test_a_choice_that_is_none_is_refused(target: Target, name: str, value: str) -> None:
-    _, one = await reached(target)
+    _, one = await new_person(target)
     page = await one.open("/notifications")
     form = next(each for each in forms_of(page.text) if each.action == "/notifications")
     answer = await send(target, one, form, **{name: value})

@@ -52,19 +52,19 @@ async def holder(target: Target, *, adds: bool = True) -> Holder:
     return one
 
 
-async def removing(one: Holder) -> Form:
+async def removal_form(one: Holder) -> Form:
     """The form that removes their passkey."""
     page = await one.person.open("/account")
     return next(form for form in forms_of(page.text) if form.action.endswith("/remove"))
 
 
-async def asked(target: Target) -> tuple[Person, httpx2.Response]:
+async def open_sign_in(target: Target) -> tuple[Person, httpx2.Response]:
     """The sign-in page of a new browser."""
     person = await target.browser()
     return person, await person.open("/sign-in")
 
 
-async def answered(target: Target, person: Person, page: httpx2.Response, answer: str) -> bool:
+async def signs_in(target: Target, person: Person, page: httpx2.Response, answer: str) -> bool:
     """Whether the answer signed this browser in."""
     said = await send(target, person, form_of(page, SIGN_IN), answer=answer)
     assert said.status_code < 500, said.text[:300]
@@ -74,25 +74,25 @@ async def answered(target: Target, person: Person, page: httpx2.Response, answer
 async def test_an_honest_answer_signs_in(target: Target) -> None:
     """The twin of what follows."""
     one = await holder(target)
-    person, page = await asked(target)
-    assert await answered(target, person, page, one.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert await signs_in(target, person, page, one.device.get(options_of(page)))
     assert one.user_id in (await person.http.get("/account/data")).text
 
 
 async def test_an_answer_counts_once_of_eight_at_the_same_time_and_never_again(target: Target) -> None:
     one = await holder(target)
-    person, page = await asked(target)
+    person, page = await open_sign_in(target)
     answer, form = one.device.get(options_of(page)), form_of(page, SIGN_IN)
     said = await asyncio.gather(*(send(target, person, form, answer=answer) for _ in range(8)))
     assert [each.status_code for each in said].count(303) == 1
     await send(target, person, form_of(await person.open("/account"), "/sign-out"))
-    assert not await answered(target, person, page, answer)
+    assert not await signs_in(target, person, page, answer)
 
 
 async def test_an_answer_to_another_browsers_page_signs_nobody_in(target: Target) -> None:
     one = await holder(target)
-    (_, theirs), (person, page) = await asked(target), await asked(target)
-    assert not await answered(target, person, page, one.device.get(options_of(theirs)))
+    (_, theirs), (person, page) = await open_sign_in(target), await open_sign_in(target)
+    assert not await signs_in(target, person, page, one.device.get(options_of(theirs)))
 
 
 def bent(change: Callable[[dict[str, object]], object]) -> Callable[[Holder, str], str]:
@@ -173,8 +173,8 @@ HONEST_BUT: dict[str, Callable[[Holder, str], str]] = {
 @pytest.mark.parametrize("what", HONEST_BUT)
 async def test_an_answer_is_refused_when_it_comes(target: Target, what: str) -> None:
     one = await holder(target)
-    person, page = await asked(target)
-    assert not await answered(target, person, page, HONEST_BUT[what](one, options_of(page)))
+    person, page = await open_sign_in(target)
+    assert not await signs_in(target, person, page, HONEST_BUT[what](one, options_of(page)))
 
 
 NONSENSE = ("", "x", "null", "[]", "{}", '{"id":1}', "\x00", "{" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, "9" * 17000)
@@ -189,19 +189,19 @@ async def test_what_is_no_answer_is_refused_in_words(target: Target, where: str,
         assert 400 <= said.status_code < 500, said.status_code
         assert "Phone" not in (await one.person.open("/account")).text.replace("value", "")
     else:
-        person, page = await asked(target)
-        assert not await answered(target, person, page, answer)
+        person, page = await open_sign_in(target)
+        assert not await signs_in(target, person, page, answer)
 
 
 async def test_the_answer_that_adds_signs_nobody_in_and_the_other_way_round(target: Target) -> None:
     one = await holder(target)
-    person, page = await asked(target)
+    person, page = await open_sign_in(target)
     to_add = options_of(await one.person.open("/account"))
-    assert not await answered(
+    assert not await signs_in(
         target, person, page, one.device.get(json.dumps({**json.loads(to_add), "rpId": "localhost"}))
     )
     made = Authenticator(target.url)
-    crossed = json.loads(to_add) | {"challenge": json.loads(options_of((await asked(target))[1]))["challenge"]}
+    crossed = json.loads(to_add) | {"challenge": json.loads(options_of((await open_sign_in(target))[1]))["challenge"]}
     assert (await add(target, one, made.create(json.dumps(crossed)))).status_code == 400
 
 
@@ -209,8 +209,8 @@ async def test_a_new_passkey_is_added_for_the_person_who_was_asked_only(target: 
     one, thief = await holder(target, adds=False), await holder(target, adds=False)
     theirs = options_of(await one.person.open("/account"))
     assert (await add(target, thief, thief.device.create(theirs))).status_code == 400
-    person, page = await asked(target)
-    assert not await answered(target, person, page, thief.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert not await signs_in(target, person, page, thief.device.get(options_of(page)))
 
 
 async def test_a_credential_belongs_to_the_first_who_added_it(target: Target) -> None:
@@ -221,43 +221,43 @@ async def test_a_credential_belongs_to_the_first_who_added_it(target: Target) ->
     thief.device.credentials[-1].id = one.device.credentials[-1].id
     answer["id"] = encode(one.device.credentials[-1].id)
     await send(target, thief.person, form_of(page, ADD), answer=json.dumps(answer), name="x")
-    person, page = await asked(target)
-    assert not await answered(target, person, page, thief.device.get(options_of(page)))
-    person, page = await asked(target)
-    assert await answered(target, person, page, one.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert not await signs_in(target, person, page, thief.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert await signs_in(target, person, page, one.device.get(options_of(page)))
     assert one.user_id in (await person.http.get("/account/data")).text
 
 
 @pytest.mark.parametrize("what", ["", "/remove"])
 async def test_somebody_elses_passkey_is_neither_renamed_nor_removed(target: Target, what: str) -> None:
     one, thief = await holder(target), await holder(target)
-    theirs, own = await removing(one), await removing(thief)
+    theirs, own = await removal_form(one), await removal_form(thief)
     path = theirs.action.removesuffix("/remove") + what
     for token in (dict(own.fields)["form_token"], dict(theirs.fields)["form_token"], ""):
         data = {"form_token": token, "name": "stolen"}
         answer = await thief.person.http.post(path, data=data, headers={"origin": target.url})
         assert answer.status_code in {403, 404}
-    person, page = await asked(target)
-    assert await answered(target, person, page, one.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert await signs_in(target, person, page, one.device.get(options_of(page)))
     assert "stolen" not in (await one.person.open("/account")).text
 
 
 async def test_a_removed_passkey_signs_nobody_in(target: Target) -> None:
     one = await holder(target)
-    person, page = await asked(target)
+    person, page = await open_sign_in(target)
     answer = one.device.get(options_of(page))
-    assert (await send(target, one.person, await removing(one))).status_code == 303
-    assert not await answered(target, person, page, answer)
+    assert (await send(target, one.person, await removal_form(one))).status_code == 303
+    assert not await signs_in(target, person, page, answer)
 
 
 async def test_a_counter_that_goes_back_is_a_copy(target: Target) -> None:
     one = await holder(target)
     for _ in range(2):
-        person, page = await asked(target)
-        assert await answered(target, person, page, one.device.get(options_of(page), counts=True))
+        person, page = await open_sign_in(target)
+        assert await signs_in(target, person, page, one.device.get(options_of(page), counts=True))
     one.device.credentials[-1].count = 1  # what a copy of the device from before the last use would say
-    person, page = await asked(target)
-    assert not await answered(target, person, page, one.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert not await signs_in(target, person, page, one.device.get(options_of(page)))
 
 
 async def test_a_disabled_person_is_not_let_in(target: Target) -> None:
@@ -268,8 +268,8 @@ async def test_a_disabled_person_is_not_let_in(target: Target) -> None:
         if each["id"] == one.user_id
     )
     await target.command("users", "disable", name)
-    person, page = await asked(target)
-    assert not await answered(target, person, page, one.device.get(options_of(page)))
+    person, page = await open_sign_in(target)
+    assert not await signs_in(target, person, page, one.device.get(options_of(page)))
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
@@ -286,7 +286,7 @@ async def test_a_foreign_page_adds_no_passkey(target: Target, origin: str) -> No
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example", "/%2f/evil.example"])
 async def test_a_passkey_leads_back_to_our_own_pages_only(target: Target, wanted: str) -> None:
     one = await holder(target)
-    person, page = await asked(target)
+    person, page = await open_sign_in(target)
     form, answer = form_of(page, SIGN_IN), one.device.get(options_of(page))
     said = await send(target, person, form, answer=answer, return_to=wanted)
     assert said.status_code == 303

@@ -42,7 +42,7 @@ async def let_in(target: Target, person: Person, client: str, *, redirect: str =
     return agent
 
 
-async def asked(target: Target, person: Person, client: str, *, redirect: str = LOOPBACK) -> httpx2.Response:
+async def open_consent(target: Target, person: Person, client: str, *, redirect: str = LOOPBACK) -> httpx2.Response:
     """The consent page for this client."""
     page = await person.open(target.authorize_url(client, "A" * 43, redirect_uri=redirect))
     assert page.status_code == 200, page.text[:300]
@@ -76,7 +76,7 @@ async def test_an_honest_new_registration_gets_by_a_click_what_it_had(target: Ta
     person = await victim(target)
     await let_in(target, person, await software(target))
     client = await software(target)
-    page = await asked(target, person, client)
+    page = await open_consent(target, person, client)
     assert QUESTION in page.text
     answer = await send(target, person, form_of(page, "/consent"), decision="again")
     assert "code=" in answer.headers["location"]
@@ -107,7 +107,7 @@ async def test_what_it_had_is_not_given_to_a_client_with(target: Target, what: s
     """Not even with what the page of a true look-alike offers."""
     person = await victim(target)
     await let_in(target, person, await software(target))
-    offered = form_of(await asked(target, person, await software(target)), "/consent")
+    offered = form_of(await open_consent(target, person, await software(target)), "/consent")
     fingerprint = dict(offered.fields)["earlier"]
     changes = {name: value for name, value in OTHERS[what].items() if value is not None}
     left_out = [name for name, value in OTHERS[what].items() if value is None]
@@ -115,7 +115,7 @@ async def test_what_it_had_is_not_given_to_a_client_with(target: Target, what: s
     facts = {name: value for name, value in (facts | changes).items() if name not in left_out}
     client = str((await target.register(**facts))["client_id"])
     redirect = str(facts["redirect_uris"][0])
-    page = await asked(target, person, client, redirect=redirect)
+    page = await open_consent(target, person, client, redirect=redirect)
     assert QUESTION not in page.text
     answer = await send(target, person, form_of(page, "/consent"), decision="again", earlier=fingerprint)
     assert "code=" not in answer.headers.get("location", "")
@@ -125,9 +125,11 @@ async def test_what_it_had_is_not_given_to_a_client_with(target: Target, what: s
 async def test_another_persons_agent_is_neither_offered_nor_given(target: Target) -> None:
     person, stranger = await victim(target), await victim(target)
     await let_in(target, person, await software(target))
-    fingerprint = dict(form_of(await asked(target, person, await software(target)), "/consent").fields)["earlier"]
+    fingerprint = dict(form_of(await open_consent(target, person, await software(target)), "/consent").fields)[
+        "earlier"
+    ]
     client = await software(target)
-    page = await asked(target, stranger, client)
+    page = await open_consent(target, stranger, client)
     assert QUESTION not in page.text
     answer = await send(target, stranger, form_of(page, "/consent"), decision="again", earlier=fingerprint)
     assert "code=" not in answer.headers.get("location", "")
@@ -138,7 +140,7 @@ async def test_a_right_that_was_taken_away_since_the_page_was_shown_is_not_carri
     person = await victim(target)
     agent = await let_in(target, person, await software(target))
     client = await software(target)
-    old = form_of(await asked(target, person, client), "/consent")
+    old = form_of(await open_consent(target, person, client), "/consent")
     assert (await send(target, person, without_access(await tab(target, person, agent)))).status_code == 303
     answer = await send(target, person, old, decision="again")
     assert "code=" not in answer.headers.get("location", "")
@@ -152,7 +154,7 @@ async def test_a_client_that_changes_after_the_offer_is_asked_about_anew(target:
     facts: dict[str, object] = {"client_name": "Cursor", "redirect_uris": [LOOPBACK], "software_id": "cursor"}
     made = await target.register(**facts)
     client = str(made["client_id"])
-    old = form_of(await asked(target, person, client), "/consent")
+    old = form_of(await open_consent(target, person, client), "/consent")
     changes: dict[str, dict[str, object]] = {
         "its name": {"client_name": "Cursor (evil)"},
         "a redirect": {"redirect_uris": [LOOPBACK, "https://evil.example/callback"]},
@@ -170,7 +172,7 @@ async def test_a_client_that_changes_after_the_offer_is_asked_about_anew(target:
 async def test_the_offer_is_taken_once(target: Target) -> None:
     person = await victim(target)
     await let_in(target, person, await software(target))
-    form = form_of(await asked(target, person, await software(target)), "/consent")
+    form = form_of(await open_consent(target, person, await software(target)), "/consent")
     answers = await asyncio.gather(*(send(target, person, form, decision="again") for _ in range(6)))
     codes = {answer.headers["location"] for answer in answers if "code=" in answer.headers.get("location", "")}
     assert len(codes) == 1
@@ -179,7 +181,7 @@ async def test_the_offer_is_taken_once(target: Target) -> None:
 async def test_an_earlier_agent_that_the_click_ends_has_ended(target: Target) -> None:
     person = await victim(target)
     earlier = await let_in(target, person, await software(target))
-    form = form_of(await asked(target, person, await software(target)), "/consent")
+    form = form_of(await open_consent(target, person, await software(target)), "/consent")
     assert "code=" in (await send(target, person, form, decision="again", end="yes")).headers["location"]
     assert (await target.call(earlier, "slack_post", POST)).status_code == 401
     spent = {"grant_type": "refresh_token", "client_id": earlier.client_id, "refresh_token": earlier.refresh or ""}

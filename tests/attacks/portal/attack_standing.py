@@ -52,7 +52,7 @@ async def ask_first(target: Target, person: Person, agent: Agent, *, tool: str =
     assert (await send(target, person, form)).status_code == 303
 
 
-async def asked(target: Target) -> Approver:
+async def make_approver(target: Target) -> Approver:
     _, person = await someone(target)
     await target.connect(person, "slack", account="alice")
     agent = await let_in(target, person, await software(target))
@@ -64,7 +64,7 @@ async def asked(target: Target) -> Approver:
 
 async def test_it_lets_through_what_it_was_given_for(target: Target) -> None:
     """The twin of what follows."""
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="2")
     assert is_done(await one.call(text="another text"))
     assert is_done(await one.call())
@@ -80,7 +80,7 @@ SPELLINGS = (
 
 @pytest.mark.parametrize("channel", SPELLINGS)
 async def test_it_is_not_for_another_spelling_or_channel(target: Target, channel: str) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     assert not is_done(await one.call(channel=channel))
     assert is_done(await one.call())
@@ -98,7 +98,7 @@ OTHERS: dict[str, object] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 async def test_it_is_not_for(target: Target, what: str) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     changes = OTHERS[what]
     assert isinstance(changes, dict)
@@ -106,7 +106,7 @@ async def test_it_is_not_for(target: Target, what: str) -> None:
 
 
 async def test_it_is_not_for_another_agent_or_person(target: Target) -> None:
-    one, other = await asked(target), await asked(target)
+    one, other = await make_approver(target), await make_approver(target)
     await one.give(per_day="100")
     assert not is_done(await other.call())
     second = await let_in(target, one.person, await software(target, client_name="Second"), redirect=LOOPBACK)
@@ -115,7 +115,7 @@ async def test_it_is_not_for_another_agent_or_person(target: Target) -> None:
 
 
 async def test_it_is_not_for_another_sign_in_of_a_look_alike(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     double = await let_in(target, one.person, await software(target))
     await ask_first(target, one.person, double)
@@ -123,14 +123,14 @@ async def test_it_is_not_for_another_sign_in_of_a_look_alike(target: Target) -> 
 
 
 async def test_of_twenty_calls_at_once_no_more_than_the_days_calls_go_through(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="3")
     answers = await asyncio.gather(*(one.call(text=f"call {n}") for n in range(20)))
     assert sum(map(is_done, answers)) == 3
 
 
 async def test_a_second_yes_gives_the_days_calls_no_second_time(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="2")
     assert is_done(await one.call())
     assert is_done(await one.call())
@@ -148,7 +148,7 @@ async def test_a_second_yes_gives_the_days_calls_no_second_time(target: Target) 
     ],
 )
 async def test_a_form_asks_for_no_more_than_the_page_offers(target: Target, per_day: str, days: str) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     form = await one.question()
     answer = await send(target, one.person, form, decision="standing", per_day=per_day, days=days)
     assert answer.status_code == 400, answer.headers.get("location")
@@ -157,7 +157,7 @@ async def test_a_form_asks_for_no_more_than_the_page_offers(target: Target, per_
 
 
 async def test_a_question_is_answered_by_its_person_only(target: Target) -> None:
-    one, thief = await asked(target), await asked(target)
+    one, thief = await make_approver(target), await make_approver(target)
     form, own = await one.question(), await thief.question()
     for token in (dict(form.fields)["form_token"], dict(own.fields)["form_token"]):
         answer = await send(target, thief.person, form, form_token=token, decision="standing", per_day="5", days="7")
@@ -166,7 +166,7 @@ async def test_a_question_is_answered_by_its_person_only(target: Target) -> None
 
 
 async def test_one_question_makes_one_standing_approval_of_eight_answers(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     form = await one.question()
     fields = {"decision": "standing", "per_day": "1", "days": "1"}
     said = await asyncio.gather(*(send(target, one.person, form, **fields) for _ in range(8)))
@@ -175,7 +175,7 @@ async def test_one_question_makes_one_standing_approval_of_eight_answers(target:
 
 
 async def test_somebody_elses_is_neither_ended_nor_taken_back(target: Target) -> None:
-    one, thief = await asked(target), await asked(target)
+    one, thief = await make_approver(target), await make_approver(target)
     await one.give(per_day="100")
     await thief.give(per_day="100")
     theirs, own = await one.end(), await thief.end()
@@ -192,7 +192,7 @@ async def test_somebody_elses_is_neither_ended_nor_taken_back(target: Target) ->
 
 
 async def test_one_that_was_ended_lets_nothing_through_and_comes_back_once(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     ended = await send(target, one.person, await one.end())
     assert not is_done(await one.call())
@@ -212,7 +212,7 @@ async def cut_off(one: Approver) -> None:
 
 
 async def test_an_undo_gives_nothing_back_that_a_cut_off_ended(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     ended = await send(target, one.person, await one.end())
     undo = form_of(await one.person.open(ended.headers["location"]), "/approvals/undo")
@@ -223,7 +223,7 @@ async def test_an_undo_gives_nothing_back_that_a_cut_off_ended(target: Target) -
 
 
 async def test_an_agent_that_was_cut_off_and_let_in_again_has_none(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     await cut_off(one)
     assert (await one.call()).status_code == 401
@@ -235,7 +235,7 @@ async def test_an_agent_that_was_cut_off_and_let_in_again_has_none(target: Targe
 
 
 async def test_calls_that_race_with_its_end_are_none_after_it(target: Target) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     await one.give(per_day="100")
     form = await one.end()
     racing = [asyncio.ensure_future(one.call(text=f"call {n}")) for n in range(10)]
@@ -247,7 +247,7 @@ async def test_calls_that_race_with_its_end_are_none_after_it(target: Target) ->
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
 async def test_a_foreign_page_gives_none_and_ends_none(target: Target, origin: str) -> None:
-    one = await asked(target)
+    one = await make_approver(target)
     form = await one.question()
     data = dict(form.fields) | {"decision": "standing", "per_day": "5", "days": "7"}
     headers = {"origin": origin, "sec-fetch-site": "cross-site"}

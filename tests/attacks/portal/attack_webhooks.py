@@ -224,7 +224,7 @@ async def test_an_endpoint_that_leads_on_or_talks_is_neither_followed_nor_quoted
         return Reply(307, b"canary-body", {"location": f"{inside.url}/secret", "x-secret": "canary-header"})
 
     async with scripted_server(leads) as receiver:
-        made = await company.done("POST", "/webhooks", {"url": f"{receiver.url}/hook"})
+        made = await company.call_api("POST", "/webhooks", {"url": f"{receiver.url}/hook"})
         endpoint = made["endpoint"]
         assert isinstance(endpoint, dict)
         answer = await company.api("POST", f"/webhooks/{endpoint['id']}/test")
@@ -244,4 +244,4 @@ async def test_an_endpoint_that_leads_on_or_talks_is_neither_followed_nor_quoted
         key = base64.b64decode(str(made["secret"]).removeprefix("whsec_"))
         mac = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
         assert sent.headers["webhook-signature"] == f"v1,{mac}"
-        await company.done("DELETE", f"/webhooks/{endpoint['id']}")
+        await company.call_api("DELETE", f"/webhooks/{endpoint['id']}")

@@ -139,7 +139,7 @@ def stream(*events: str, **headers: str) -> Reply:
     return Reply(200, body, {"Content-Type": "text/event-stream", **headers})
 
 
-def chunked(body: bytes, kind: str, *, times: int) -> Reply:
+def chunked_reply(body: bytes, kind: str, *, times: int) -> Reply:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     return Reply(raw=head + (b"%x\r\n" % len(body) + body + b"\r\n") * times + b"0\r\n\r\n")
 
@@ -166,9 +166,9 @@ HOSTILE: dict[str, Reply] = {
     "an error with escapes at 400": json_reply(
         {"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "\x1b[2J\u202e\x9b"}}, status=400
     ),
-    "96 MiB of JSON": chunked(b" " * 2**20, "application/json", times=96),
-    "96 MiB of a page": chunked(b" " * 2**20, "text/html", times=96),
-    "96 MiB of one event": chunked(b"data: " + b"x" * 2**20, "text/event-stream", times=96),
+    "96 MiB of JSON": chunked_reply(b" " * 2**20, "application/json", times=96),
+    "96 MiB of a page": chunked_reply(b" " * 2**20, "text/html", times=96),
+    "96 MiB of one event": chunked_reply(b"data: " + b"x" * 2**20, "text/event-stream", times=96),
     "256 MiB in gzip": Reply(
         200,
         gzip.compress(b" " * 2**20) * 256,

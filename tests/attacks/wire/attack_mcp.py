@@ -24,7 +24,7 @@ def legacy(agent: Agent, session: str | None = None) -> dict[str, str]:
     return found | ({} if session is None else {"mcp-session-id": session})
 
 
-async def opened(target: Target, agent: Agent, *, session: str | None = None) -> str:
+async def open_session(target: Target, agent: Agent, *, session: str | None = None) -> str:
     answer = await target.http.post("/mcp", json=INITIALIZE, headers=legacy(agent, session))
     assert answer.status_code == 200, answer.text
     return answer.headers["mcp-session-id"]
@@ -45,7 +45,7 @@ LISTING = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
 @pytest.mark.parametrize("whose", ["another person's", "another agent's of the same person"])
 async def test_a_session_is_no_good_to(target: Target, whose: str, method: str) -> None:
     victim = await agent_of(target, "alice")
-    session = await opened(target, victim)
+    session = await open_session(target, victim)
     thief = (
         await agent_of(target, "mallory") if whose.startswith("another person") else await target.agent(target.alice)
     )
@@ -57,7 +57,7 @@ async def test_a_session_is_no_good_to(target: Target, whose: str, method: str) 
 
 
 async def test_a_session_without_a_token_is_nothing(target: Target) -> None:
-    session = await opened(target, await agent_of(target, "alice"))
+    session = await open_session(target, await agent_of(target, "alice"))
     headers = {name: value for name, value in legacy(Agent("", ""), session).items() if name != "authorization"}
     assert (await target.http.post("/mcp", json=LISTING, headers=headers)).status_code == 401
 
@@ -70,7 +70,7 @@ async def test_a_session_id_is_not_chosen_by_the_client(target: Target) -> None:
 
 async def test_session_ids_cannot_be_guessed(target: Target) -> None:
     agent = await agent_of(target, "mallory")
-    found = [await opened(target, agent) for _ in range(3)]
+    found = [await open_session(target, agent) for _ in range(3)]
     assert len(set(found)) == 3
     assert min(map(len, found)) >= 32
 
@@ -78,7 +78,7 @@ async def test_session_ids_cannot_be_guessed(target: Target) -> None:
 @pytest.mark.parametrize("last", ["1", "0", "-1", "x" * 5000, "../../etc/passwd"])
 async def test_a_stream_is_not_resumed_from_somebody_elses_event(target: Target, last: str) -> None:
     agent = await agent_of(target, "mallory")
-    session = await opened(target, agent)
+    session = await open_session(target, agent)
     headers = legacy(agent, session) | {"last-event-id": last}
     said = b""
     try:
@@ -131,7 +131,7 @@ _WHOLE = {"params that are a list", "an id of a thousand digits", "a method and 
 @pytest.mark.parametrize("name", MESSAGES)
 async def test_a_broken_message_breaks_nothing(target: Target, name: str, era: str) -> None:
     agent = await agent_of(target, "mallory")
-    session = await opened(target, agent) if era == LEGACY else None
+    session = await open_session(target, agent) if era == LEGACY else None
     headers = (
         legacy(agent, session) | {"mcp-protocol-version": era} | ({} if era == LEGACY else {"mcp-method": "tools/list"})
     )
@@ -144,7 +144,7 @@ async def test_a_broken_message_breaks_nothing(target: Target, name: str, era: s
 
 async def test_two_requests_of_one_id_do_not_get_each_others_answer(target: Target) -> None:
     agents = [await agent_of(target, who) for who in ("alice", "mallory")]
-    sessions = [await opened(target, one) for one in agents]
+    sessions = [await open_session(target, one) for one in agents]
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "connections", "arguments": {}}}
     answers = await asyncio.gather(
         *(target.http.post("/mcp", json=call, headers=legacy(agents[one % 2], sessions[one % 2])) for one in range(12))
@@ -156,7 +156,7 @@ async def test_two_requests_of_one_id_do_not_get_each_others_answer(target: Targ
 
 async def test_a_call_of_somebody_else_is_not_cancelled(target: Target) -> None:
     victim, thief = await agent_of(target, "alice"), await agent_of(target, "mallory")
-    sessions = await opened(target, victim), await opened(target, thief)
+    sessions = await open_session(target, victim), await open_session(target, thief)
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 55}}
     call = {"jsonrpc": "2.0", "id": 55, "method": "tools/call", "params": {"name": "connections", "arguments": {}}}
     calling = asyncio.ensure_future(target.http.post("/mcp", json=call, headers=legacy(victim, sessions[0])))
@@ -187,7 +187,7 @@ async def test_headers_that_say_something_else_than_the_body_do_not_choose_the_c
 
 async def test_a_revoked_agents_open_session_ends(target: Target) -> None:
     agent = await target.agent(target.mallory)
-    session = await opened(target, agent)
+    session = await open_session(target, agent)
     await target.http.post("/revoke", data={"client_id": agent.client_id, "token": agent.refresh or ""})
     assert (await target.http.post("/mcp", json=LISTING, headers=legacy(agent, session))).status_code == 401
 
@@ -195,8 +195,8 @@ async def test_a_revoked_agents_open_session_ends(target: Target) -> None:
 async def test_sessions_of_one_agent_do_not_shut_others_out(target: Target) -> None:
     greedy = await target.agent(target.mallory)
     for _ in range(8):
-        await asyncio.gather(*(opened(target, greedy) for _ in range(10)), return_exceptions=True)
-    await opened(target, await agent_of(target, "alice"))
+        await asyncio.gather(*(open_session(target, greedy) for _ in range(10)), return_exceptions=True)
+    await open_session(target, await agent_of(target, "alice"))
 
 
 async def test_answers_are_kept_out_of_caches(target: Target) -> None:

@@ -188,7 +188,7 @@ async def test_a_query_is_refused_before_anything_is_sent(target: Target, query:
     assert arrivals(target) == before
 
 
-def spelled(way: str) -> Reply:
+def reply_spelling(way: str) -> Reply:
     """A provider's answer that repeats the credential."""
     plain = {"content-type": "application/json"}
     match way:
@@ -229,7 +229,7 @@ SPELLINGS = (
 @pytest.mark.parametrize("way", SPELLINGS)
 async def test_a_credential_that_the_provider_repeats_does_not_get_out(target: Target, way: str) -> None:
     one = await github(target)
-    target.kept["reply"] = spelled(way)
+    target.kept["reply"] = reply_spelling(way)
     answer = await one.call("GET", f"{REPO}/readme")
     text = answer.text + str(answer.headers)
     with contextlib.suppress(ValueError):

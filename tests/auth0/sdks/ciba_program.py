@@ -26,7 +26,7 @@ CLIENT = {"client_id": os.environ["CLIENT_ID"], "client_secret": os.environ["CLI
 DETAILS = [{"type": "payment", "amount": "12.50"}]
 
 
-async def answered() -> None:
+async def wait_for_answer() -> None:
     print("answer", flush=True)
     await asyncio.to_thread(input)
 
@@ -52,7 +52,7 @@ async def call_langchain() -> list[str]:
         before = "no interrupt"
     except GraphInterrupt as interrupt:
         before = str(interrupt.args[0][0].value["code"])
-    await answered()
+    await wait_for_answer()
     return [before, str((await tool.ainvoke(call, settings)).content)]
 
 
@@ -60,7 +60,7 @@ async def call_llamaindex() -> list[object]:
     """A tool of LlamaIndex's, which needs other packages, and waits for the answer."""
     program = (os.environ["LLAMAINDEX"], "-W", "ignore", str(Path(__file__).with_name("llamaindex_ciba.py")))
     process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
-    await answered()
+    await wait_for_answer()
     said, _ = await process.communicate()
     found: list[object] = json.loads(said)
     return found
@@ -89,7 +89,7 @@ async def main() -> None:
         await protected()
     except AuthorizationPendingInterrupt as interrupt:
         found["before"] = type(interrupt).__name__
-    await answered()
+    await wait_for_answer()
     found["tool"] = await protected()
 
     server = ServerClient(
@@ -102,7 +102,7 @@ async def main() -> None:
             "authorization_params": {"authorization_details": json.dumps(DETAILS), "requested_expiry": 60},
         }
     )
-    await answered()
+    await wait_for_answer()
     found["details"] = (await server.backchannel_authentication_grant(started["auth_req_id"]))["authorization_details"]
     try:
         await server.backchannel_authentication_grant(started["auth_req_id"])

@@ -29,9 +29,9 @@ PROGRAM = Path(__file__).parent / "ciba_program.py"
 REQUEST = r'href="(/approvals/r[\w-]+)"'
 
 
-async def asking(room: Room, http: httpx2.AsyncClient) -> Application:
+async def register_asker(room: Room, http: httpx2.AsyncClient) -> Application:
     grants = GRANTS | {BACKCHANNEL_GRANT}
-    return await Application.registered(
+    return await Application.register(
         room, http, grant_types=grants, resources=(API, f"{room.url}/mcp"), metadata={"auth0": True}
     )
 
@@ -60,7 +60,7 @@ async def decide(room: Room, person: Person, user: User, decision: str) -> None:
 async def test_the_wire_of_auth0_leads_to_the_approvals_page(
     room: Room, application: Application, decision: str, error: str | None
 ) -> None:
-    client = await asking(room, application.http)
+    client = await register_asker(room, application.http)
     async with room.deployment.transaction() as transaction:
         await apis.add_api(transaction, API, name="Orders", now=room.deployment.now(), scopes=frozenset({"buy:stock"}))
     asked = await ask(client, audience=API, scope="openid buy:stock unknown:scope")
@@ -78,7 +78,7 @@ async def test_the_wire_of_auth0_leads_to_the_approvals_page(
 
 
 async def test_an_empty_audience_counts_as_none(room: Room, application: Application) -> None:
-    assert (await ask(await asking(room, application.http))).status_code == 200
+    assert (await ask(await register_asker(room, application.http))).status_code == 200
     assert (await ask(application)).json()["error"] == "unauthorized_client"
 
 

@@ -46,7 +46,7 @@ class PanicRuns:
         row = await self.crowd.database.fetch_one(sql)
         return 0 if row is None else integer(row, "n")
 
-    async def ended(self) -> int:
+    async def count_ended(self) -> int:
         return await self.count("select count(*) as n from connections where ended_at is not null")
 
     async def receipts(self) -> int:
@@ -118,7 +118,7 @@ async def one_store(provider: Provider, server: Server | None, *, grants: int, l
         panicking = PanicRuns(crowd, place)
         started = time.monotonic()
         await panicking.kill_at(grants // 2, panicking.ended)
-        half = await panicking.ended()
+        half = await panicking.count_ended()
         await panicking.kill_at(grants // 2, panicking.receipts)
         issued = await panicking.receipts()
         await panicking.finish()

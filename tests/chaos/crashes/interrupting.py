@@ -137,7 +137,7 @@ class InterruptedCommand:
         self.takes = time.perf_counter() - started
         await process.kill()
 
-    async def killed(self, order: Mapping[str, object]) -> None:
+    async def run_and_kill(self, order: Mapping[str, object]) -> None:
         """Run it, and kill it somewhere, perhaps just after its end."""
         process = await self.nursery.start({**order, "program": "interrupting"})
         await process.answer()
@@ -184,7 +184,7 @@ async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills:
     await interrupting.whole({**order, "path": str(folder / "first")})
     for number in range(kills):
         path = folder / f"{number}"
-        await interrupting.killed({**order, "path": str(path)})
+        await interrupting.run_and_kill({**order, "path": str(path)})
         loose = [one.name for one in folder.iterdir() if one.stat().st_mode & 0o077]
         if loose:
             seen.wrong.append(f"backup {number}: others may read {loose}")
@@ -211,7 +211,7 @@ async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills
             async with database.transaction() as transaction:
                 await users.create_user(transaction, f"later {number}", now=database.now())
                 await transaction.execute("update connections set refresh_sealed = :now", {"now": b"since"})
-            await interrupting.killed(order)
+            await interrupting.run_and_kill(order)
             later = await _count(database, "select count(*) as n from users")
             held = await _count(database, "select count(refresh_sealed) as n from connections")
             await verify(database)
@@ -237,7 +237,7 @@ async def kill_restores_elsewhere(
         if number == 0:
             await interrupting.whole(order)
             continue
-        await interrupting.killed(order)
+        await interrupting.run_and_kill(order)
         verdicts = {one.verdict for one in await restore(store, path)}
         if verdicts != {RestoreVerdict.UNTIL_EXPIRY}:
             seen.wrong.append(f"restore into an empty place {number}: {verdicts}")
@@ -253,7 +253,7 @@ async def kill_first_starts(places: list[Store], interrupting: InterruptedComman
         if number == 0:
             await interrupting.whole(order)
             continue
-        await interrupting.killed(order)
+        await interrupting.run_and_kill(order)
         await first_start(store)
         database = await store.open()
         try:
@@ -267,7 +267,7 @@ async def kill_first_starts(places: list[Store], interrupting: InterruptedComman
     return seen
 
 
-async def interrupted(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> list[Figure]:
+async def interrupt_commands(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> list[Figure]:
     """Every command on one database."""
     where = "SQLite" if place is None else "PostgreSQL"
     async with AsyncExitStack() as stack:
@@ -306,5 +306,5 @@ async def figures(scale: Scale) -> list[Figure]:
         return [
             figure
             for place in (None, server)
-            for figure in await interrupted(place, nursery, kills=KILLS[scale], seed=seed)
+            for figure in await interrupt_commands(place, nursery, kills=KILLS[scale], seed=seed)
         ]

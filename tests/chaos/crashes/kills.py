@@ -76,7 +76,7 @@ async def die_at(world: World, nursery: Nursery, provider_class: Class, step: st
             await world.provider.holds(1)
             await dying.kill()
             await world.provider.holds(0)  # it notices that the caller has left
-        await dying.gone()
+        await dying.wait_until_gone()
 
 
 async def kill_at(world: World, nursery: Nursery, provider_class: Class, step: str) -> list[str]:

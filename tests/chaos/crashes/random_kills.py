@@ -234,7 +234,7 @@ class KilledVault:
                     tally.needless.append(f"{name} in round {number}: {outcome}")
 
 
-async def killed(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> Tally:
+async def kill_rounds(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> Tally:
     """All rounds on one database."""
     async with fresh_store(place) as store, open_estate(store) as estate:
         killing = KilledVault(estate, nursery, random.Random(seed))
@@ -242,7 +242,7 @@ async def killed(place: Server | None, nursery: Nursery, *, kills: int, seed: in
         return await killing.judge()
 
 
-def told(where: str, tally: Tally, *, kills: int) -> list[Figure]:
+def figures_of(where: str, tally: Tally, *, kills: int) -> list[Figure]:
     """The lines of one database."""
     wrong = [*tally.doubled, *tally.needless, *tally.undecided]
     for line in wrong[:20]:
@@ -288,6 +288,9 @@ async def figures(scale: Scale) -> list[Figure]:
         nursery = await stack.enter_async_context(open_nursery())
         lanes = {"SQLite": None, "PostgreSQL": server}
         tallies = [
-            await killed(place, nursery, kills=kills, seed=seed + number) for number, place in enumerate(lanes.values())
+            await kill_rounds(place, nursery, kills=kills, seed=seed + number)
+            for number, place in enumerate(lanes.values())
         ]
-    return [figure for where, tally in zip(lanes, tallies, strict=True) for figure in told(where, tally, kills=kills)]
+    return [
+        figure for where, tally in zip(lanes, tallies, strict=True) for figure in figures_of(where, tally, kills=kills)
+    ]

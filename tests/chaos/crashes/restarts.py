@@ -40,7 +40,7 @@ async def die_in_the_gap(estate: Estate, nursery: Nursery, held: HeldConnection)
     dying = await nursery.start(estate.order(accounts=accounts, dies_at="answered"))
     assert (await dying.answer())["ready"]
     dying.tell(exchange=None)
-    await dying.gone()
+    await dying.wait_until_gone()
 
 
 async def fate(estate: Estate, held: HeldConnection, *, before: int) -> str:

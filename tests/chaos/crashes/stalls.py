@@ -74,7 +74,7 @@ async def replicas(store: Store, count: int) -> AsyncGenerator[list[Worker]]:
 
 
 @asynccontextmanager
-async def stopped(worker: Worker) -> AsyncGenerator[None]:
+async def stop_for_block(worker: Worker) -> AsyncGenerator[None]:
     """Stand still for the block."""
     worker.process.send_signal(signal.SIGSTOP)
     try:
@@ -102,7 +102,7 @@ async def at_random(store: Store, *, stops: int, kinds: list[str]) -> tuple[Stal
         theirs = [asyncio.create_task(other.ask(load=seconds, kinds=kinds)) for other in others]
         for _ in range(stops):
             await asyncio.sleep(chance.uniform(0.2, 0.8))
-            async with stopped(victim):
+            async with stop_for_block(victim):
                 await asyncio.sleep(STOPPED)
         return StallOutcome.of(list(await asyncio.gather(*theirs))), StallOutcome.of([await its])
 
@@ -125,7 +125,7 @@ async def _wait_for_lock(connection: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def forced(store: Store, kind: str, lock: str) -> tuple[StallOutcome, StallOutcome]:
+async def force_stall(store: Store, kind: str, lock: str) -> tuple[StallOutcome, StallOutcome]:
     """Stop a replica that is next for a lock and gets it while it stands still; the others' outcomes, and its own."""
     import asyncpg
 
@@ -137,7 +137,7 @@ async def forced(store: Store, kind: str, lock: str) -> tuple[StallOutcome, Stal
             await holder.execute(lock)
             its = asyncio.create_task(victim.ask(load=0.5, kinds=[kind]))
             await _wait_for_lock(holder)
-            async with stopped(victim):
+            async with stop_for_block(victim):
                 await holder.execute("commit")
                 theirs = await other.ask(load=STOPPED, kinds=KINDS)
             return StallOutcome.of([theirs]), StallOutcome.of([await its, await victim.ask(load=0.3, kinds=[kind])])
@@ -166,7 +166,7 @@ async def _forced_figures(place: Server) -> list[Figure]:
     figures: list[Figure] = []
     for what, (kind, lock) in LOCKS.items():
         async with fresh_store(place) as store:
-            said, own = await forced(store, kind, lock)
+            said, own = await force_stall(store, kind, lock)
             holds = _is_short(said, own) and await is_whole(store)
         figures.append(
             Figure(
@@ -188,7 +188,7 @@ async def _sqlite_figure(*, scale: Scale) -> Figure:
             for _ in range(stops):
                 its = asyncio.create_task(victim.ask(load=1.5, kinds=KINDS))
                 await asyncio.sleep(chance.uniform(0.2, 0.8))
-                async with stopped(victim):
+                async with stop_for_block(victim):
                     started = time.monotonic()
                     theirs = await other.ask(load=1.0, kinds=KINDS)
                     held += theirs["slowest"] > 1.0 or time.monotonic() - started > 2.0

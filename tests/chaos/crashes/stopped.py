@@ -22,7 +22,7 @@ DEADLINE = {Scale.FULL: 10.0, Scale.SMALL: 3.0}  # seconds that it may take
 BETWEEN = 2.0  # seconds between the other's calls
 
 
-async def arrived(estate: Estate, count: int) -> None:
+async def wait_for_refreshes(estate: Estate, count: int) -> None:
     """Wait until this many refreshes have reached the providers."""
     async with asyncio.timeout(PATIENCE):
         while sum(map(len, (await estate.refreshes()).values())) < count:
@@ -38,7 +38,7 @@ async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
     return said
 
 
-async def stopped(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
+async def stop_one(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
     """One stop of one process that refreshes an account of every rotating class."""
     seconds, order = STOPPED[scale], estate.order(deadline=DEADLINE[scale])
     one, other = await nursery.start(order), await nursery.start(order)
@@ -47,7 +47,7 @@ async def stopped(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
     for simulator in estate.simulators.values():
         await simulator.control("faults", endpoint="slack.token.refresh", kind="hold", when="after")
     one.tell(exchange=None)
-    await arrived(estate, len(estate.held))
+    await wait_for_refreshes(estate, len(estate.held))
     one.signal(signal.SIGSTOP)
     for simulator in estate.simulators.values():
         await simulator.control("release")
@@ -82,7 +82,7 @@ async def stopped(estate: Estate, nursery: Nursery, *, scale: Scale) -> Figure:
 
 async def _on(place: Server | None, nursery: Nursery, *, scale: Scale) -> Figure:
     async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
-        return await stopped(estate, nursery, scale=scale)
+        return await stop_one(estate, nursery, scale=scale)
 
 
 async def figures(scale: Scale) -> list[Figure]:

@@ -61,7 +61,7 @@ class DyingActivity(Activity):
         die()
 
 
-def doomed(vault: Vault, step: str, *, data: Path, provider: str = "slack") -> Vault:
+def doom(vault: Vault, step: str, *, data: Path, provider: str = "slack") -> Vault:
     """The vault with one part that ends the process."""
     match step:
         case "claimed" | "answered":

@@ -23,7 +23,7 @@ import uvloop
 
 from server.app import open_deployment
 from server.settings import load_settings
-from tests.chaos.processes.dying import doomed
+from tests.chaos.processes.dying import doom
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refresh.recovery import take_up
@@ -84,7 +84,7 @@ async def obey(order: Mapping[str, Any]) -> None:
             vault = replace(vault, policies={name: as_told(policy, order) for name, policy in vault.policies.items()})
         if step := order.get("dies_at"):
             provider = next(iter(requests.values())).provider
-            vault = doomed(vault, step, data=deployment.data, provider=provider)
+            vault = doom(vault, step, data=deployment.data, provider=provider)
         taken = await take_up(vault) if order.get("takes_up") else 0
         say(ready=True, taken_up=taken)
         while line := await reader.readline():

@@ -59,9 +59,9 @@ class Mortal:
         if not self.is_gone:
             with suppress(ProcessLookupError):
                 self.signal(signal.SIGKILL)
-            await self.gone()
+            await self.wait_until_gone()
 
-    async def gone(self) -> None:
+    async def wait_until_gone(self) -> None:
         """Wait for the end."""
         if self.is_gone:
             return

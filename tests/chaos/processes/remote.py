@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.processes.dying import doomed
+from tests.chaos.processes.dying import doom
 from tests.conftest import Store
 from tests.support.exchanging import vault_over
 from vault.audit.audit import Activity
@@ -87,7 +87,7 @@ async def obey(order: Mapping[str, Any]) -> None:
     )
     whose: dict[str, Any] = {**order["principal"], "scopes": frozenset({"tools"})}
     request = ExchangeRequest(Principal(**whose), "slack", frozenset({"chat:write"}), purpose="chaos")
-    vault = doomed(vault, order["dies_at"], data=store.data)
+    vault = doom(vault, order["dies_at"], data=store.data)
     try:
         with suppress(VaultError):
             await exchange(request, vault=vault, now=database.now())

@@ -43,7 +43,7 @@ async def rounds(estate: Estate, nursery: Nursery, *, off: int, count: int) -> F
     calls = 2 * count * len(estate.held)
     return Figure(
         f"the clock of one of two processes {abs(off)} s {'ahead' if off > 0 else 'behind'}, {where(estate)}",
-        f"{twice} tokens sent twice; calls at once: {told(meanwhile)}; afterwards {after['ok']} of {calls} succeed; "
+        f"{twice} tokens sent twice; calls at once: {summary(meanwhile)}; afterwards {after['ok']} of {calls} succeed; "
         f"{states['active']} of {len(estate.held)} accounts active",
         "0 twice, nobody is asked to connect again",
         twice == 0 and set(meanwhile) <= {"ok", "503"} and after["ok"] == calls and set(states) == {"active"},
@@ -59,7 +59,7 @@ def where(estate: Estate) -> str:
     return "SQLite" if estate.store.is_sqlite else "PostgreSQL"
 
 
-def told(counted: Counter[str]) -> str:
+def summary(counted: Counter[str]) -> str:
     return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
 
 

@@ -27,7 +27,7 @@ from server.oauth import tokens
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.replicas.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of
+from tests.chaos.replicas.rolling import Proxy, Replica, configuration, proxy_before, replicas_of, steady_calls
 from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
 from tests.support.peeking import get_grant
 from tests.support.processes import free_port
@@ -145,7 +145,7 @@ async def one_store(provider: Provider, server: Server | None, scale: Scale) -> 
                 operator = Operator(replicas)
                 for replica in replicas:
                     await replica.start(proxy)
-                async with loaded(proxy, *every, rate=RATE[scale]) as calls:
+                async with steady_calls(proxy, *every, rate=RATE[scale]) as calls:
                     for _ in range(ROUNDS[scale]):
                         await operator.rotate_once(crowd)
                 outcomes, load = await asyncio.gather(*calls), os.getloadavg()[0]

@@ -220,7 +220,9 @@ async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
 
 
 @asynccontextmanager
-async def loaded(proxy: Proxy, *agents: str, rate: float) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
+async def steady_calls(
+    proxy: Proxy, *agents: str, rate: float
+) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
     """Calls at a steady rate by these tokens in turn, whether or not the earlier ones have come back."""
     calls: list[asyncio.Task[tuple[str, float]]] = []
     over = asyncio.Event()
@@ -267,14 +269,14 @@ async def replicas_of(
         yield replicas
 
 
-async def rolling(world: World, *, restarts: int, rate: float) -> Figure:
+async def restart_in_turn(world: World, *, restarts: int, rate: float) -> Figure:
     """Restart the replicas in turn; each time the token expires too, so that refreshes fall into the draining."""
     ports, stopping = [free_port(), free_port()], list[float]()
     async with proxy_before(ports) as proxy:
         token, key = await agent_token(world, proxy), world.store.data / "master.key"
         async with replicas_of(world.provider, world.store.url, proxy, key=key, ports=ports) as replicas:
             await asyncio.gather(*(replica.start(proxy) for replica in replicas))
-            async with loaded(proxy, token, rate=rate) as calls:
+            async with steady_calls(proxy, token, rate=rate) as calls:
                 for number in range(restarts):
                     await world.expire()
                     replica = replicas[number % len(replicas)]
@@ -300,4 +302,4 @@ async def figures(scale: Scale) -> list[Figure]:
         fresh_store(server) as store,
         open_world(store, provider) as world,
     ):
-        return [await rolling(world, restarts=restarts, rate=rate)]
+        return [await restart_in_turn(world, restarts=restarts, rate=rate)]

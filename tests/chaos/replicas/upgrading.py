@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.figures import Figure
-from tests.chaos.replicas.rolling import Proxy, Replica, agent_token, loaded, proxy_before, replicas_of, tally
+from tests.chaos.replicas.rolling import Proxy, Replica, agent_token, proxy_before, replicas_of, steady_calls, tally
 from tests.chaos.world import ROOT, Provider, environment, fresh_store, open_world
 from tests.conftest import Store
 from tests.support.processes import free_port
@@ -104,7 +104,7 @@ async def _renew(replica: Replica, code: Path, proxy: Proxy) -> None:
     await replica.start(proxy)
 
 
-async def upgrading(store: Store, provider: Provider, *, version: str, rate: float) -> Figure:
+async def upgrade_in_turn(store: Store, provider: Provider, *, version: str, rate: float) -> Figure:
     """A server of the new code comes up beside one of the old, which starts again, and then gets the new code too.
 
     The token expires at each step.
@@ -122,7 +122,7 @@ async def upgrading(store: Store, provider: Provider, *, version: str, rate: flo
         async with replicas_of(provider, store.url, proxy, key=key, ports=ports) as replicas:
             replicas[0].code = old
             await replicas[0].start(proxy)
-            async with loaded(proxy, token, rate=rate) as calls:
+            async with steady_calls(proxy, token, rate=rate) as calls:
                 await asyncio.sleep(SETTLED)
                 await replicas[1].start(proxy)  # brings the schema up to date beside the old one
                 database = await store.open()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from tests.journeys.foreign.test_foreign_inspector import Inspector, settings_file
-from tests.journeys.foreign.test_foreign_remote import proxied
+from tests.journeys.foreign.test_foreign_remote import client_of_proxy
 from tests.support.foreign.foreign import MODULES, newcomer, node, open_screen
 from tests.support.rooms.mcp_room import Room, room
 
@@ -28,7 +28,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def printed(place: Room, *options: str) -> dict[str, object]:
+async def run_client_config(place: Room, *options: str) -> dict[str, object]:
     arguments = ["client-config", *options, "--json", "--data", str(place.vault.deployment.data)]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == 0, result.output
@@ -45,7 +45,7 @@ async def test_the_inspector_reads_the_catalog_that_was_written_for_it(
 ) -> None:
     catalog = tmp_path / "catalog" / "mcp.json"
     monkeypatch.setenv("MCP_CATALOG_PATH", str(catalog))
-    made = await printed(place, "inspector", "--transport", transport, "--write")
+    made = await run_client_config(place, "inspector", "--transport", transport, "--write")
     assert made["file"] == str(catalog)
     assert f"@modelcontextprotocol/inspector@{version('@modelcontextprotocol/inspector')}" in str(made["command_line"])
     async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
@@ -61,11 +61,11 @@ async def test_the_inspector_reads_the_catalog_that_was_written_for_it(
 async def test_claude_desktops_entry_starts_mcp_remote_and_lists_the_tools(
     place: Room, tmp_path: Path, transport: str
 ) -> None:
-    entry = (await printed(place, "claude-desktop", "--transport", transport))["entry"]
+    entry = (await run_client_config(place, "claude-desktop", "--transport", transport))["entry"]
     yes, package, url, *options = entry["args"]
     assert (yes, package) == ("-y", f"mcp-remote@{version('mcp-remote')}")  # what npx would fetch is installed here
     async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
         screen.somebody = somebody
-        async with proxied(url, *options, folder=tmp_path, screen=screen) as client:
+        async with client_of_proxy(url, *options, folder=tmp_path, screen=screen) as client:
             assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         assert somebody.sign_ins == 1

@@ -54,7 +54,7 @@ async def place(tmp_path: Path) -> AsyncGenerator[Place]:
         yield opened
 
 
-async def granted(place: Place) -> frozenset[str]:
+async def granted_scopes(place: Place) -> frozenset[str]:
     """The scopes of the refresh token that is still good there."""
     return frozenset(((await place.provider.ask(ask="grant"))["scope"] or "").split())
 
@@ -67,7 +67,7 @@ async def test_an_account_lives_through_rotations_until_it_is_disconnected(place
     full = await place.exchange()
     await place.disconnect(connection)
     assert await place.scope_of(full) is None
-    assert await granted(place) == frozenset()
+    assert await granted_scopes(place) == frozenset()
     with pytest.raises(ConnectionRequired):
         await place.exchange()
 
@@ -82,16 +82,16 @@ async def test_a_narrow_call_never_shrinks_the_grant(place: Place) -> None:
     place.let_expire()
     assert (await place.exchange("files:read")).narrowing is Narrowing.ENFORCED
     assert await place.books() == {"refresh tokens": before["refresh tokens"] + 1, "used": before["used"] + 1}
-    assert await granted(place) >= BOTH
+    assert await granted_scopes(place) >= BOTH
     assert (await place.exchange()).scopes == BOTH
 
 
 async def test_it_would_shrink_the_grant_where_a_file_does_not_say_that_narrowing_does_harm(tmp_path: Path) -> None:
     async with open_place(tmp_path, CARELESS) as place:
         await place.connect()
-        assert await granted(place) >= BOTH
+        assert await granted_scopes(place) >= BOTH
         assert (await place.exchange("files:read")).narrowing is Narrowing.UPSTREAM
-        assert await granted(place) == {"files:read"}
+        assert await granted_scopes(place) == {"files:read"}
 
 
 async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect_again(place: Place) -> None:
@@ -99,7 +99,7 @@ async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect
     place.let_expire()
     await place.exchange()
     assert (await place.provider.ask(ask="replay"))["error"] == "invalid_grant"
-    assert await granted(place) == frozenset()  # re-use protection ended the grant
+    assert await granted_scopes(place) == frozenset()  # re-use protection ended the grant
     await place.check_that_it_must_be_reconnected(connection)
 
 

@@ -213,7 +213,7 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Files]:
+async def uploads(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Files]:
     folder = tmp_path_factory.mktemp("uploads")
     authority, outside = make_authority(folder, "localhost"), free_socket()
     public = {"public_url": f"https://localhost:{outside.getsockname()[1]}"}
@@ -225,11 +225,11 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Fil
 
 
 @pytest.fixture
-def files(opened: Files) -> Files:
-    opened.room.provider.arrivals.clear()
-    opened.google = GoogleUploads(url=opened.room.provider.url)
-    opened.room.provider.answer = opened.google
-    return opened
+def files(uploads: Files) -> Files:
+    uploads.room.provider.arrivals.clear()
+    uploads.google = GoogleUploads(url=uploads.room.provider.url)
+    uploads.room.provider.answer = uploads.google
+    return uploads
 
 
 UPLOADS: tuple[tuple[str, str, frozenset[str], Callable[[object, object], object]], ...] = (

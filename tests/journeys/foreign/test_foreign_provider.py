@@ -108,7 +108,7 @@ async def test_the_grant_survives_two_processes_of_which_one_is_killed_at_every_
             assert (await dying.answer())["ready"]
             await place.end_access_tokens()
             dying.tell(exchange=None)
-            await dying.gone()
+            await dying.wait_until_gone()
             refreshes += 1
             assert (await living.ask(exchange=None))["calls"]["carol"][0] == "ok"
             assert await place.books() == {"refresh tokens": 1 + refreshes, "refreshes": refreshes}

@@ -35,12 +35,12 @@ async def somebody(place: Room) -> AsyncGenerator[Somebody]:
 
 
 @asynccontextmanager
-async def proxied(
+async def client_of_proxy(
     url: str, *options: str, folder: Path, screen: Screen, follow: Callable[[str], Awaitable[None]] | None = None
 ) -> AsyncGenerator[Client]:
     """The official Python client on the proxy's standard input and output, as a desktop host starts it."""
 
-    async def elicited(context: object, params: object) -> ElicitResult:
+    async def follow_link(context: object, params: object) -> ElicitResult:
         assert follow is not None and isinstance(params, ElicitRequestURLParams)
         await follow(params.url)
         return ElicitResult(action="accept")
@@ -52,7 +52,7 @@ async def proxied(
     with (folder / "proxy.log").open("w") as log:
         way = stdio_client(program, errlog=log)
         async with (
-            Client(way, mode="legacy") if follow is None else Client(way, elicitation_callback=elicited) as client
+            Client(way, mode="legacy") if follow is None else Client(way, elicitation_callback=follow_link) as client
         ):
             yield client
     screen.check()
@@ -76,7 +76,7 @@ async def test_a_stdio_host_behind_mcp_remote_is_asked_once_and_never_again(
     posts = len(place.simulator.books()["posts"])
     async with open_screen(tmp_path) as screen:
         screen.somebody = somebody
-        async with proxied(url, *options, folder=tmp_path, screen=screen) as client:
+        async with client_of_proxy(url, *options, folder=tmp_path, screen=screen) as client:
             assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
             told = await client.call_tool("slack_post", POST)
             assert told.is_error, text(told)
@@ -87,7 +87,7 @@ async def test_a_stdio_host_behind_mcp_remote_is_asked_once_and_never_again(
             assert not (await client.call_tool("calendar_list", {})).is_error
         assert (somebody.sign_ins, somebody.links) == (1, 2)
         screen.somebody = None
-        async with proxied(url, *options, folder=tmp_path, screen=screen) as client:
+        async with client_of_proxy(url, *options, folder=tmp_path, screen=screen) as client:
             assert not (await client.call_tool("slack_post", POST)).is_error
             assert not (await client.call_tool("calendar_list", {})).is_error
     assert len(place.simulator.books()["posts"]) == posts + 2
@@ -100,7 +100,7 @@ async def test_a_host_of_the_newest_revision_opens_the_link_and_repeats_the_call
     url, options = f"{place.url}/mcp", ("--transport", "http-only", "--protocol", "auto")
     async with open_screen(tmp_path) as screen:
         screen.somebody = somebody
-        async with proxied(url, *options, folder=tmp_path, screen=screen, follow=somebody.follow) as client:
+        async with client_of_proxy(url, *options, folder=tmp_path, screen=screen, follow=somebody.follow) as client:
             assert client.protocol_version == "2026-07-28"
             posted = await client.call_tool("slack_post", POST)
             assert not posted.is_error, text(posted)

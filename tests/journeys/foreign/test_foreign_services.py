@@ -19,7 +19,7 @@ import pytest_asyncio
 from mcp_types import CallToolResult
 
 from providers.tools.builtin import builtin_tools
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.foreign.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, EmulatedServices, open_emulated, text_of
 from tests.support.foreign.strict_layer import NEVER
 from tests.support.harness import PASSWORD
@@ -50,7 +50,7 @@ class Case:
     prepare: Prepare | None = None
 
 
-def found(result: CallToolResult) -> Mapping[str, object]:
+def first_item(result: CallToolResult) -> Mapping[str, object]:
     """The structured answer, or its first item."""
     assert not result.is_error, text_of(result)
     content = result.structured_content or {}
@@ -59,7 +59,7 @@ def found(result: CallToolResult) -> Mapping[str, object]:
 
 
 async def a_post(place: EmulatedServices) -> Mapping[str, object]:
-    return {"ts": found(await place.call("slack_post", channel=GENERAL, text="Who waters?"))["ts"]}
+    return {"ts": first_item(await place.call("slack_post", channel=GENERAL, text="Who waters?"))["ts"]}
 
 
 async def a_thread(place: EmulatedServices) -> Mapping[str, object]:
@@ -78,7 +78,7 @@ async def a_person(place: EmulatedServices) -> Mapping[str, object]:
 
 async def an_event(place: EmulatedServices) -> Mapping[str, object]:
     times = {"start": "2036-04-01T09:00:00Z", "end": "2036-04-01T10:00:00Z"}
-    return {"event_id": found(await place.call("calendar_create", summary="Weeding", **times))["id"]}
+    return {"event_id": first_item(await place.call("calendar_create", summary="Weeding", **times))["id"]}
 
 
 async def an_issue(place: EmulatedServices) -> Mapping[str, object]:
@@ -114,7 +114,7 @@ async def a_pull_somewhere(place: EmulatedServices) -> Mapping[str, object]:
 
 
 async def a_team(place: EmulatedServices) -> Mapping[str, object]:
-    return {"team": found(await place.call("linear_teams"))["id"]}
+    return {"team": first_item(await place.call("linear_teams"))["id"]}
 
 
 CASES: Mapping[str, Case] = {
@@ -170,7 +170,7 @@ LACKING: Mapping[str, str] = {
 
 
 def test_every_tool_of_the_five_services_is_tried_or_lacking() -> None:
-    specs = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
+    specs = {**{spec.name: spec for spec in builtin_tools()}, **shipped_tools()}
     tools = {name for name, spec in specs.items() if spec.provider in NAMES}
     assert tools == {*CASES, *LACKING}
     assert not set(CASES) & set(LACKING)

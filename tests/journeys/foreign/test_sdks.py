@@ -73,7 +73,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def printed(place: Room, client: str, *options: str) -> str:
+async def run_client_config(place: Room, client: str, *options: str) -> str:
     arguments = ["client-config", client, *options, "--data", str(place.vault.deployment.data)]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == 0, result.output
@@ -99,18 +99,18 @@ async def play(place: Room, tmp_path_factory: pytest.TempPathFactory) -> Play:
 async def _play(place: Room, client: str, folder: Path) -> Mapping[str, str]:
     own = await place.agent()
     await place.connect(own, "slack", scopes=frozenset({"chat:write", "channels:read"}))
-    over_http = await printed(place, client, "--transport", "http")
+    over_http = await run_client_config(place, client, "--transport", "http")
     made, end, nothing = over_http.partition("\nasyncio.run(main())\n")
     assert (bool(end), nothing) == (True, "")
     tool_calls = [("slack_post", POST), ("calendar_list", {})]
     programs = {
-        "stdio": (await printed(place, client), ""),
+        "stdio": (await run_client_config(place, client), ""),
         "http": (over_http, own.token),
         "calls": (made + CALLING.format(opened=OPENED[client], call=CALLS[client], tool_calls=tool_calls), own.token),
         "ended": (over_http, "ended"),
     }
     if client == "openai-agents":
-        programs["sse"] = (await printed(place, client, "--transport", "sse"), own.token)
+        programs["sse"] = (await run_client_config(place, client, "--transport", "sse"), own.token)
     for name, (program, _) in programs.items():
         (folder / name).write_text(program)
     tokens = [(name, token) for name, (_, token) in programs.items()]

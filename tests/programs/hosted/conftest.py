@@ -22,7 +22,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host
     curious = {**CURIOUS, "hosts": hosts, "writable": str(files), "memory_mb": 128, "processes": 24}
     broken = {**CURIOUS, "command": "no-such-program"}
     async with hosted_room(folder / "vault", curious=curious, second=CURIOUS, broken=broken) as opened:
-        await opened.add("curious", reads=("look", "peek", "fetch_later", "seen"))
+        await opened.add("curious", reads=("look", "peek", "fetch_later", "answers_seen"))
         opened.named = named
         yield opened
     named.close()

@@ -41,14 +41,14 @@ CURIOUS: dict[str, Any] = {
 
 
 @cache
-def _missing() -> str:
+def _missing_requirement() -> str:
     found = find_problem()
     return "" if found is None else str(found)
 
 
 def needs_sandbox() -> None:
     """Skip where no sandbox can be made."""
-    if reason := _missing():
+    if reason := _missing_requirement():
         pytest.skip(reason)
 
 
@@ -92,7 +92,7 @@ class HostedRoom:
         return self.room.vault.deployment
 
     @property
-    def hosted(self) -> HostedServers:
+    def hosted_servers(self) -> HostedServers:
         assert self.deployment.hosted is not None
         return self.deployment.hosted
 

@@ -50,7 +50,7 @@ async def test_between_calls_nothing_is_put_in(place: HostedRoom) -> None:
     assert (refused.details["host"], refused.details["code"]) == ("slack.com", "no_tool_call")
     assert not await place.events("proxy.called", agent)
     async with asyncio.timeout(20):
-        while not (seen := await place.ask(agent, "seen")):
+        while not (seen := await place.ask(agent, "answers_seen")):
             await asyncio.sleep(0.1)
     assert "Tunnel connection failed: 403" in seen[0]
     assert (await channels(place, agent))["ok"] is True  # the twin: during a call
@@ -193,7 +193,9 @@ async def test_only_named_hosts_are_reached(place: HostedRoom) -> None:
 async def test_a_host_is_recorded_once_in_a_call_and_counts_as_written(place: HostedRoom) -> None:
     agent = await place.agent("curious")
     await place.ask(agent, "pid")
-    (process,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    (process,) = [
+        one for one in place.hosted_servers.live if one.caller.principal.client_id == agent.principal.client_id
+    ]
     turn = Turn(place.deployment, process.caller, process.settings, HostMap(()))
     turn._access.missing = ConnectionRequired("missing", provider="slack", reason="missing", scopes=frozenset())
     for number in range(150):
@@ -216,7 +218,9 @@ async def test_a_host_is_recorded_once_in_a_call_and_counts_as_written(place: Ho
 async def test_a_permission_that_ends_ends_the_process(place: HostedRoom) -> None:
     agent = await place.agent("curious")
     before = await place.ask(agent, "pid")
-    (process,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    (process,) = [
+        one for one in place.hosted_servers.live if one.caller.principal.client_id == agent.principal.client_id
+    ]
     access = await place.access(agent, "curious")
     await place.forbid(agent, access)
     assert "isn't allowed to use it" in await place.ask(agent, "pid")

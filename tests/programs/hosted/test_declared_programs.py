@@ -62,13 +62,13 @@ def test_no_folder_shows_the_vaults_data(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(data)
 
-    def found(folder: Path, **more: Any) -> object:
+    def find_overlap(folder: Path, **more: Any) -> object:
         return overlap_with(data, {"one": LocalServerSettings(command="node", folders=(folder,), **more)})
 
-    assert found(beside) is None
+    assert find_overlap(beside) is None
     for folder in (data, tmp_path, data / "providers", link):
-        assert found(folder) == ("one", folder)
-    assert found(beside, writable=data) == ("one", data)
+        assert find_overlap(folder) == ("one", folder)
+    assert find_overlap(beside, writable=data) == ("one", data)
 
 
 def test_no_folder_shows_what_somebody_writes(tmp_path: Path) -> None:
@@ -78,14 +78,14 @@ def test_no_folder_shows_what_somebody_writes(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(written)
 
-    def found(**other: Any) -> object:
+    def find_shared(**other: Any) -> object:
         own = LocalServerSettings(command="node", writable=written)
         return shared_writable({"own": own, "other": LocalServerSettings(command="node", **other)})
 
-    assert found(folders=(beside,), writable=written) is None, "each server has its own part"
-    assert found(writable=written / "below") == ("other", written / "below")
+    assert find_shared(folders=(beside,), writable=written) is None, "each server has its own part"
+    assert find_shared(writable=written / "below") == ("other", written / "below")
     for folder in (written, tmp_path, written / "below", link):
-        assert found(folders=(folder,)) == ("other", folder)
+        assert find_shared(folders=(folder,)) == ("other", folder)
     itself = LocalServerSettings(command="node", folders=(written,), writable=link)
     assert shared_writable({"one": itself}) == ("one", written)
 
@@ -142,23 +142,23 @@ async def test_the_start_refuses_what_can_never_work(tmp_path: Path) -> None:
 
 
 def test_what_this_machine_lacks_is_told_with_the_fix(tmp_path: Path) -> None:
-    def said(**changes: Any) -> str:
+    def problem_text(**changes: Any) -> str:
         return str(sandbox.setting_problem(LocalServerSettings.model_validate({**CURIOUS, **changes})))
 
-    assert said() == "None"
-    assert said(command="true") == "None"
-    assert "isn't in" in said(command="no-such-program")
-    assert "isn't a program" in said(command="/usr/no-such-program")
+    assert problem_text() == "None"
+    assert problem_text(command="true") == "None"
+    assert "isn't in" in problem_text(command="no-such-program")
+    assert "isn't a program" in problem_text(command="/usr/no-such-program")
     own = tmp_path / "program"
     own.write_text("#!/bin/sh\n")
-    assert "isn't a program" in said(command=str(own))
+    assert "isn't a program" in problem_text(command=str(own))
     own.chmod(0o755)
-    assert "add its folder to `folders`" in said(command=str(own))
-    assert said(command=str(own), folders=[str(tmp_path)]) == "None"
-    assert "isn't a folder" in said(folders=[str(tmp_path / "gone")])
-    assert said(writable=str(tmp_path)) == "None"
+    assert "add its folder to `folders`" in problem_text(command=str(own))
+    assert problem_text(command=str(own), folders=[str(tmp_path)]) == "None"
+    assert "isn't a folder" in problem_text(folders=[str(tmp_path / "gone")])
+    assert problem_text(writable=str(tmp_path)) == "None"
     with patch.object(sandbox.os, "access", lambda place, mode: place != tmp_path):
-        assert "can't be written" in said(writable=str(tmp_path)), "root may write anything"
+        assert "can't be written" in problem_text(writable=str(tmp_path)), "root may write anything"
 
 
 def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_only_declared_programs_are_added(place: HostedRoom, monkeypatch: 
         await servers.add(place.operator, servers.NewServer("everything", "program:second"))
     await servers.add(place.operator, new())
     await servers.remove(place.operator, "second")
-    monkeypatch.setattr(place.hosted, "_is_usable", False)
+    monkeypatch.setattr(place.hosted_servers, "_is_usable", False)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ChangeRefused, match="bubblewrap isn't installed"):
         await servers.add(place.operator, new())

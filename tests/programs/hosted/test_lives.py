@@ -28,7 +28,7 @@ async def small(place: HostedRoom, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def process_of(place: HostedRoom, agent: Agent) -> HostedProcess:
-    (found,) = [one for one in place.hosted.live if one.caller.principal.client_id == agent.principal.client_id]
+    (found,) = [one for one in place.hosted_servers.live if one.caller.principal.client_id == agent.principal.client_id]
     return found
 
 
@@ -61,7 +61,7 @@ async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: Ho
     assert ended.has_ended
     assert not kept.has_ended
     busy = [asyncio.create_task(small.ask(one, "wait", seconds=2.0)) for one in (second, third)]
-    await until(lambda: not any(one.is_idle for one in small.hosted.live))
+    await until(lambda: not any(one.is_idle for one in small.hosted_servers.live))
     refused = await small.ask(first, "pid")
     assert "now: 2 programs are at work" in refused, refused
     assert await asyncio.gather(*busy) == ["waited", "waited"]
@@ -111,12 +111,12 @@ async def test_one_that_ends_by_itself_starts_again_later_each_time(
     assert any("the end is near: http://run:***@" in one for one in texts), "without the proxy's password"
     answers: list[str] = []
 
-    async def answered() -> bool:
+    async def gets_answer() -> bool:
         answers.append(await place.ask(agent, "pid"))
         return "Try again in" not in answers[-1]
 
     async with asyncio.timeout(60):
-        while not await answered():
+        while not await gets_answer():
             await asyncio.sleep(0.5)
     assert float(answers[-1]) > 0
 
@@ -135,7 +135,7 @@ async def test_a_call_that_is_broken_off_ends_the_process(place: HostedRoom) -> 
     agent = await place.agent("curious")
     before = await place.ask(agent, "pid")
     process = process_of(place, agent)
-    opened = place.hosted.open(place.deployment, process.caller, "curious")
+    opened = place.hosted_servers.open(place.deployment, process.caller, "curious")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5), opened() as session:
             await session.call_tool("wait", {"seconds": 60.0})
@@ -185,11 +185,11 @@ async def test_the_watch_forgets_no_process_that_took_the_place_of_another(place
     assert before is not after
     who = agent.principal
     key = ProgramKey("curious", who.user_id, who.client_id, after.caller.connection_id)
-    await place.hosted._look_at(key, before)  # as the watch does with what it read before
+    await place.hosted_servers._look_at(key, before)  # as the watch does with what it read before
     assert process_of(place, agent) is after
     await place.ask(agent, "end")
-    await place.hosted._look_at(key, after)
-    await place.hosted._look_at(key, after)
+    await place.hosted_servers._look_at(key, after)
+    await place.hosted_servers._look_at(key, after)
 
 
 async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from providers.outbound.json_values import text_at
 from providers.tools.graphemes import count_graphemes
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import json_reply
 from tests.support.tool_bench import Bench, open_bench
 
@@ -66,7 +66,7 @@ def test_what_people_see_as_one_character_counts_once(text: str, count: int) -> 
 async def test_a_post_that_bluesky_would_refuse_is_not_sent(bench: Bench, text: str, *, is_taken: bool) -> None:
     bench.server.answer = lambda _: json_reply({"uri": "at://did:plc:x/app.bsky.feed.post/1"})
     bench.server.arrivals.clear()
-    spec = shipped()["bluesky_post"]
+    spec = shipped_tools()["bluesky_post"]
     arguments = {"handle": "alice.bsky.social", "text": text, "created_at": "2026-12-01T09:00:00.5+01:00"}
     if not is_taken:
         with pytest.raises(ValidationError, match="write at most"):

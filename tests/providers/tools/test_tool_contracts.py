@@ -26,13 +26,13 @@ from providers.tools.declarations import Output, Tool
 from providers.tools.spec import ToolSpec
 from tests.generating.openapi_contracts import KEPT
 from tests.generating.openapi_document import template_of
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, providers_at
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import texts_of, usual_arguments
 
-TOOLS: tuple[ToolSpec, ...] = tuple(spec for name, spec in shipped().items() if name not in CASES)
+TOOLS: tuple[ToolSpec, ...] = tuple(spec for name, spec in shipped_tools().items() if name not in CASES)
 CATALOG = load_catalog()
 SERVICES = sorted({spec.provider for spec in TOOLS if spec.provider is not None})
 DECLARED = {

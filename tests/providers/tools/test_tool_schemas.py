@@ -18,10 +18,10 @@ from server.mcp.offer import connections_spec, discovery
 from server.mcp.offer.discovery import DISCOVERY, FOUND
 from server.mcp.offer.tool_list import size_of
 from server.settings import Settings
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.toolset_cases import CASES
 
-SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)
+SPECS = (*builtin_tools(), *shipped_tools().values(), connections_spec.SPEC)
 USUAL = {case.provider for case in CASES.values()} | {None}  # the services that have the most tools
 BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k; of the usual services
     "everything": 46_500,  # 66,950 before the schemas were made lean

@@ -11,11 +11,11 @@ import pytest
 from providers.definitions.catalog import load_catalog
 from providers.tools.builtin import builtin_tools
 from providers.tools.search import ToolIndex
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.toolset_cases import CASES
 
 REQUESTS = Path(__file__).parents[2] / "mcp" / "tool_requests.toml"
-SPECS = (*builtin_tools(), *shipped().values())
+SPECS = (*builtin_tools(), *shipped_tools().values())
 NAMES = frozenset(spec.name for spec in SPECS)
 USUAL = frozenset(spec.name for spec in SPECS if spec.provider in {case.provider for case in CASES.values()})
 FIRST = 5

@@ -13,7 +13,7 @@ from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.schemas import VAULT
 from server.connecting import lookups
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.providers.tools import test_tool_contracts
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room
@@ -23,7 +23,7 @@ from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.records import Connection
 
-SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
+SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped_tools()}
 PLAYED = {name: spec for name, spec in SPECS.items() if spec.provider in {case.provider for case in CASES.values()}}
 OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
 

@@ -15,13 +15,13 @@ from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
 from providers.tools.declared import LIST_BUDGET, tool_of
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import json_reply
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import usual_arguments
 
-SPECS = {name: spec for name, spec in shipped().items() if name in CASES}
+SPECS = {name: spec for name, spec in shipped_tools().items() if name in CASES}
 DECLARED = {
     tool.name: tool for path in declarations.BUILT_IN.glob("*.toml") for tool in declarations.read_tool_file(path).tool
 }

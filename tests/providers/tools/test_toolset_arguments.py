@@ -16,13 +16,13 @@ from providers.api.api import RuleRefused, UpstreamRefused
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
-from tests.generating.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import Arrival
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import texts_of, usual_arguments
 
-SPECS = {name: spec for name, spec in shipped().items() if name in CASES}
+SPECS = {name: spec for name, spec in shipped_tools().items() if name in CASES}
 NASTY = (
     *("../../admin", "..", "%2e%2e%2f", "a/b", "a?admin=true", "a#b", "a&admin=true", "a\r\nX-Evil: 1", "a\x00b"),
     *(
@@ -115,7 +115,7 @@ def test_what_stands_in_a_path_has_a_pattern_of_its_own() -> None:
 
 
 def test_calendar_tools_default_to_the_persons_own_calendar_and_name_times_alike() -> None:
-    tools = {tool.name: tool for tool in (*builtin_tools(), *shipped().values())}
+    tools = {tool.name: tool for tool in (*builtin_tools(), *shipped_tools().values())}
     for name in ("calendar_list", "calendar_create", "calendar_update", "calendar_delete"):
         schema = tools[name].input_schema
         assert schema["properties"]["calendar_id"]["default"] == "primary", name

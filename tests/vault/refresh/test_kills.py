@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.crashes.interrupting import InterruptedCommand, KillTally, kill_backups, kill_restores
 from tests.chaos.crashes.kills import CLASSES, kill_at
 from tests.chaos.crashes.random_kills import KilledVault
-from tests.chaos.crashes.stopped import stopped
+from tests.chaos.crashes.stopped import stop_one
 from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
 from tests.chaos.processes.nursery import Nursery, open_nursery
@@ -65,7 +65,7 @@ async def test_the_answer_of_a_process_that_was_stopped_is_kept_and_its_token_no
     sqlite_store: Store, nursery: Nursery
 ) -> None:
     async with open_estate(sqlite_store, (SIBLING, REVOKES), users=1) as estate:
-        figure = await stopped(estate, nursery, scale=Scale.SMALL)
+        figure = await stop_one(estate, nursery, scale=Scale.SMALL)
     assert figure.holds, figure.measured
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.herd import herd
-from tests.chaos.replicas.rolling import rolling
+from tests.chaos.replicas.rolling import restart_in_turn
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 
@@ -24,5 +24,5 @@ async def test_calls_at_expiry_on_several_processes_are_one_refresh_and_all_succ
 @pytest.mark.long
 async def test_a_rolling_restart_under_load_fails_no_call(postgres_store: Store) -> None:
     async with strict_provider() as provider, open_world(postgres_store, provider) as world:
-        figure = await rolling(world, restarts=2, rate=10.0)
+        figure = await restart_in_turn(world, restarts=2, rate=10.0)
     assert figure.holds, figure.measured

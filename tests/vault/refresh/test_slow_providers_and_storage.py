@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from tests.chaos.faults import holding
+from tests.chaos.faults import lock_holder
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
@@ -31,7 +31,7 @@ Failing = Callable[[], AbstractAsyncContextManager[None]]
 
 @asynccontextmanager
 async def lock_database(store: Store) -> AsyncGenerator[None]:
-    async with holding(str(store.data / "vault.sqlite"), FAILS) as process:
+    async with lock_holder(str(store.data / "vault.sqlite"), FAILS) as process:
         yield
         await process.wait()
 

@@ -170,7 +170,7 @@ class VaultMachine(RuleBasedStateMachine):
                 lost = lost or (isinstance(outcome, Rotation) and step in ("on the wire", "answered"))
                 if step != "on the wire":
                     writer.write(write_outcome(outcome))
-            await process.gone()
+            await process.wait_until_gone()
             gone.set()
 
         path = self.folder / "s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.crashes.stalls import LOCKS, MOST, forced, is_whole
+from tests.chaos.crashes.stalls import LOCKS, MOST, force_stall, is_whole
 from tests.conftest import Store
 from vault.audit.audit import Activity, append
 from vault.records import Event
@@ -17,7 +17,7 @@ async def test_a_stopped_replica_holds_the_others_up_for_seconds_and_refuses_nob
     postgres_store: Store, what: str
 ) -> None:
     kind, lock = LOCKS[what]
-    said, own = await forced(postgres_store, kind, lock)
+    said, own = await force_stall(postgres_store, kind, lock)
     assert said.slowest <= MOST, said
     assert not said.refused, said
     assert own.ok, own  # it works again when it goes on

@@ -16,7 +16,7 @@ import vault.storage.postgres_schema
 import vault.storage.schema_shape
 import vault.storage.sqlite_files
 import vault.upkeep.health
-from tests.chaos.replicas.upgrading import open_with, release, upgrading
+from tests.chaos.replicas.upgrading import open_with, release, upgrade_in_turn
 from tests.chaos.world import ROOT, strict_provider
 from tests.conftest import Store
 from vault.refusals import StorageUnavailable
@@ -299,7 +299,7 @@ async def test_an_index_whose_build_was_cut_short_is_built_again(
 @pytest.mark.long
 async def test_the_release_before_and_this_one_serve_one_database_side_by_side(empty_store: Store) -> None:
     async with strict_provider() as provider:
-        figure = await upgrading(empty_store, provider, version=PREVIOUS, rate=4.0)
+        figure = await upgrade_in_turn(empty_store, provider, version=PREVIOUS, rate=4.0)
     assert figure.holds, figure.measured
 
 

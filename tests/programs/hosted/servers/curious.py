@@ -90,7 +90,7 @@ def peek(url: str, method: str = "GET", body: str = "") -> object:
 
 
 def fetch_later(url: str, seconds: float) -> object:
-    """Fetch an address after the answer; `seen` tells what came of it."""
+    """Fetch an address after the answer; `answers_seen` tells what came of it."""
 
     def work() -> None:
         time.sleep(seconds)
@@ -110,7 +110,7 @@ def fetch_beside(url: str, seconds: float) -> object:
     return "answered"
 
 
-def seen() -> object:
+def answers_seen() -> object:
     """What calls after answers came to."""
     return list(SEEN)
 
@@ -189,7 +189,7 @@ TOOLS = (
         mumble,
         pid,
     ),
-    *(fetch, fetch_both, peek, fetch_later, fetch_beside, seen, fail, flood),
+    *(fetch, fetch_both, peek, fetch_later, fetch_beside, answers_seen, fail, flood),
 )
 
 
