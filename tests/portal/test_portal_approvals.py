@@ -249,9 +249,9 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(maker: Maker, ba
     assert (await one.browser.submit(page, form=f"/approvals/standing/{held.id}/end")).status_code == 410
     handle = next(dict(each.fields)["saved"] for each in forms_of(ended.text) if "/undo" in each.action)
     stranger = await maker()
-    theirs = await sent(stranger, "/approvals/undo", saved=handle)
+    theirs = await post_form(stranger, "/approvals/undo", saved=handle)
     assert is_refused(theirs, "undo_over", 410)
-    elsewhere = await sent(one, f"/agents/{one.agent.principal.client_id}/undo", saved=handle)
+    elsewhere = await post_form(one, f"/agents/{one.agent.principal.client_id}/undo", saved=handle)
     assert is_refused(elsewhere, "undo_over", 410)
     undone = await one.browser.submit(ended, form="/undo")
     assert undone.status_code == 200
@@ -261,7 +261,7 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(maker: Maker, ba
     assert {"approval.standing_given", "approval.standing_revoked", "approval.standing_restored"} <= set(kinds)
 
 
-async def sent(one: Approver, path: str, **fields: str) -> httpx2.Response:
+async def post_form(one: Approver, path: str, **fields: str) -> httpx2.Response:
     """A form of the person's own, which no page offers."""
     token = form_token(one.place.vault.deployment.keys.subkey("csrf"), session_token(one.browser.http), action=path)
     data = {"form_token": token, **fields}
@@ -275,8 +275,8 @@ async def test_a_way_back_of_an_access_is_none_of_a_standing_approval(maker: Mak
         await one.browser.open(agent), {f"level.{one.connection.id}": "off"}, form="/access"
     )
     handle = next(dict(each.fields)["saved"] for each in forms_of(page.text) if "/undo" in each.action)
-    assert is_refused(await sent(one, "/approvals/undo", saved=handle), "undo_over", 410)
-    assert (await sent(one, f"{agent}/undo", saved=handle)).status_code == 303
+    assert is_refused(await post_form(one, "/approvals/undo", saved=handle), "undo_over", 410)
+    assert (await post_form(one, f"{agent}/undo", saved=handle)).status_code == 303
 
 
 async def test_a_way_back_is_over_once_the_same_was_given_anew(maker: Maker) -> None:

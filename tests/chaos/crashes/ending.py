@@ -117,7 +117,7 @@ async def one_store(provider: Provider, server: Server | None, *, grants: int, l
             file.write(f"[database]\nurl = {json.dumps(store.url)}\n")
         panicking = PanicRuns(crowd, place)
         started = time.monotonic()
-        await panicking.kill_at(grants // 2, panicking.ended)
+        await panicking.kill_at(grants // 2, panicking.count_ended)
         half = await panicking.count_ended()
         await panicking.kill_at(grants // 2, panicking.receipts)
         issued = await panicking.receipts()
