@@ -335,7 +335,7 @@ async def test_new_handles_count_as_requests_for_tokens(there: Elsewhere) -> Non
 
 
 async def test_refused_hosts_of_programs_do_not_count_for_the_calls_of_their_agent(there: Elsewhere) -> None:
-    tokens = await exchanging(there.room.vault, there.person)
+    tokens = await sign_agent_in(there.room.vault, there.person)
     await allow(there, tokens.client_id, READ)
     user_id, budgets = there.room.principal.user_id, there.room.vault.deployment.budgets
     own, host = {"path": "/nothing/that/is/there"}, {"host": "refused.example"}
