@@ -102,7 +102,9 @@ async def test_a_service_cannot_find_another_operation_than_the_vault(
 
 async def test_a_refusal_names_the_header_that_is_missing(room: AwsRoom) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allow_agent(user, await room.entered(user), frozenset({"keys:read", "account:read"}))
+    handle = await room.keys.allow_agent(
+        user, await room.connect_account(user), frozenset({"keys:read", "account:read"})
+    )
     answer = await handle.call("POST", "", api="kms", headers={"content-type": JSON}, content=b"{}")
     assert "with its x-amz-target." in answer.text, answer.text
     answer = await handle.call("POST", "", api="sts", headers={"content-type": JSON}, content=b"{}")
@@ -125,7 +127,7 @@ async def test_queries_which_unmask_and_are_of_others_too_need_a_scope_of_their_
     headers = {"x-amz-target": f"{LOGS}.{operation}", "content-type": "application/x-amz-json-1.1"}
     for scopes, status in ((LOGS_READ, 403), (frozenset({"logs:query"}), 200)):
         user = await room.keys.user()
-        handle = await room.keys.allow_agent(user, await room.entered(user), scopes)
+        handle = await room.keys.allow_agent(user, await room.connect_account(user), scopes)
         assert (await handle.call("POST", "", api="logs", headers=headers, content=body)).status_code == status
     assert "logs:query" not in load_catalog().provider("aws").reading_scopes
 
@@ -146,7 +148,7 @@ async def test_a_table_is_neither_shared_nor_copied_to_other_regions(
     room: AwsRoom, operation: str, member: dict[str, object], status: int
 ) -> None:
     user = await room.keys.user()
-    handle = await room.keys.allow_agent(user, await room.entered(user), frozenset({"tables:manage"}))
+    handle = await room.keys.allow_agent(user, await room.connect_account(user), frozenset({"tables:manage"}))
     headers = {"x-amz-target": f"{DYNAMODB}.{operation}", "content-type": JSON}
     body = json.dumps({"TableName": "t", **member}).encode()
     assert (await handle.call("POST", "", api="dynamodb", headers=headers, content=body)).status_code == status

@@ -51,7 +51,7 @@ class Place:
         """The key of this person at the source."""
         return self.secrets[PATH.format(user=user.name)]["key"]
 
-    async def connected(self, provider: str = "mailroom", **more: str) -> tuple[User, Connection]:
+    async def connect_account(self, provider: str = "mailroom", **more: str) -> tuple[User, Connection]:
         """Somebody's account, connected by a reference."""
         user, person, reference = await self.person()
         return user, await self.room.connect_account(user, person, provider, key=reference, **more)
@@ -90,7 +90,7 @@ async def test_a_key_is_read_where_it_is_kept_for_each_use(
 ) -> None:
     room = place.room
     with caplog.at_level(logging.DEBUG):
-        user, connection = await place.connected(provider, **more)
+        user, connection = await place.connect_account(provider, **more)
         handle = await room.allow_agent(user, connection, WRITE)
         for _ in range(2):
             before = len(place.bao.arrivals)
@@ -124,7 +124,7 @@ async def test_a_decision_about_what_is_kept_elsewhere_is_not_repeated(place: Pl
 
 @pytest.mark.parametrize("is_gone", [True, False])
 async def test_what_is_revoked_at_the_source_is_dead_at_the_next_read(place: Place, *, is_gone: bool) -> None:
-    user, connection = await place.connected()
+    user, connection = await place.connect_account()
     handle, path = await place.room.allow_agent(user, connection, READ), PATH.format(user=user.name)
     kept = place.secrets.pop(path) if is_gone else {}
     answer = await handle.call("GET", "/messages", api="main")
@@ -137,7 +137,7 @@ async def test_what_is_revoked_at_the_source_is_dead_at_the_next_read(place: Pla
 
 
 async def test_a_key_that_was_replaced_at_the_source_is_used_and_costs_no_account(place: Place) -> None:
-    user, connection = await place.connected()
+    user, connection = await place.connect_account()
     handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
     keys.delete(place.key(user))
     answer = await handle.call("GET", "/messages", api="main")
@@ -148,7 +148,7 @@ async def test_a_key_that_was_replaced_at_the_source_is_used_and_costs_no_accoun
 
 
 async def test_a_decision_comes_before_the_source_is_asked(place: Place) -> None:
-    user, connection = await place.connected()
+    user, connection = await place.connect_account()
     handle, before = await place.room.allow_agent(user, connection, READ), len(place.bao.arrivals)
     refused = await handle.call("POST", "/messages", api="main", json={})
     assert refused.status_code == 403, refused.text
@@ -158,7 +158,7 @@ async def test_a_decision_comes_before_the_source_is_asked(place: Place) -> None
 
 @pytest.mark.parametrize("is_approved", [True, False])
 async def test_an_approval_is_spent_once_before_the_source_is_asked(place: Place, *, is_approved: bool) -> None:
-    (user, connection), deployment = await place.connected(), place.room.deployment
+    (user, connection), deployment = await place.connect_account(), place.room.deployment
     who, now = (await place.room.allow_agent(user, connection, READ)).agent.principal, deployment.now()
     call, held = ToolCall("mailroom_list", lambda: {"box": "in"}), {"user_id": user.id, "client_id": who.client_id}
     async with deployment.transaction() as transaction:
@@ -234,7 +234,7 @@ async def test_what_the_operator_no_longer_allows_is_not_read(allowed: str, *, i
 
 
 async def test_disconnecting_leaves_the_secret_at_its_source(place: Place) -> None:
-    room, (user, connection) = place.room, await place.connected()
+    room, (user, connection) = place.room, await place.connect_account()
     person, before = await room.signed_in(user), len(place.bao.arrivals)
     page = await person.open(f"/connections/{connection.id}/disconnect")
     assert "The secret stays where it is kept" in page.text

@@ -143,7 +143,7 @@ async def test_an_operation_counts_only_where_its_header_is_sent(room: ProgramRo
     async with room.access() as access:
         chosen = await access.choose(found, replace(call, operation="DynamoDB_20120810.GetItem"))
         assert chosen.connection_id == room.account.id
-        async with connected(room, "ireland", "aws", key_in("eu-west-1")) as ireland:
+        async with connect_another(room, "ireland", "aws", key_in("eu-west-1")) as ireland:
             await room.allow(S3_READ, connection=ireland)
             assert (await access.choose(bucket("eu-west-1"), OBJECT)).connection_id == ireland.id
             named = replace(OBJECT, operation="DynamoDB_20120810.GetItem")
