@@ -86,17 +86,17 @@ def start_peer(*, core: int) -> Kind:
         text=True,
         env=os.environ | {"NODE_ENV": "production"},
     )
-    return _refreshing(PEER, Contender("oidc-provider", process, port))
+    return _refresh_kind(PEER, Contender("oidc-provider", process, port))
 
 
 def start_authlib(*, core: int) -> Kind:
     """Authlib on Flask with one refresh token."""
     port = free_port()
     process = start("tests.bench.servers.authlib_flask", str(port), SECRET, core=core, python=PEERS)
-    return _refreshing(AUTHLIB, Contender("Authlib on Flask", process, port))
+    return _refresh_kind(AUTHLIB, Contender("Authlib on Flask", process, port))
 
 
-def _refreshing(name: str, server: Contender) -> Kind:
+def _refresh_kind(name: str, server: Contender) -> Kind:
     """Refreshes with the one token that the server printed."""
     form = {"grant_type": "refresh_token", "client_id": "bench", "client_secret": SECRET}
     request = request_bytes(server.port, form | {"refresh_token": first_word(server.process)})

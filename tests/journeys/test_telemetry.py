@@ -419,19 +419,19 @@ def test_what_labels_ignore_takes_no_place_among_the_times() -> None:
     assert len(meters._bound) == 4  # pyright: ignore[reportPrivateUsage]
 
 
-def counting() -> tuple[Meters, Tally]:
+def counting_meters() -> tuple[Meters, Tally]:
     tally = Tally(TIMES)
     return Meters(NoOpMeter("test"), None, tally, is_provider=lambda _: True, is_tool=lambda _: True), tally
 
 
-def failed(code: str, tool: str = "slack_post") -> ChainEntry:
+def failed_call(code: str, tool: str = "slack_post") -> ChainEntry:
     return ChainEntry("tool.called", "failed", None, None, None, "", {"tool": tool, "code": code})
 
 
 def test_codes_that_providers_make_up_take_no_place_among_the_counts() -> None:
-    meters, tally = counting()
-    meters.count([failed(f"code-{number}") for number in range(50)])
-    meters.count([failed("timeout")] * 2)
+    meters, tally = counting_meters()
+    meters.count([failed_call(f"code-{number}") for number in range(50)])
+    meters.count([failed_call("timeout")] * 2)
     counted = {dict(labels)["code"]: times for labels, times in tally.counts["token_vault.tool.calls"].items()}
     assert counted == {"upstream_refused": 50, "timeout": 2}
     assert len(meters._named) == 1  # pyright: ignore[reportPrivateUsage]
@@ -444,9 +444,9 @@ def test_every_code_of_a_failed_call_that_is_ours_is_a_label() -> None:
 
 
 def test_series_have_a_bound_and_what_comes_after_it_is_one() -> None:
-    meters, tally = counting()
+    meters, tally = counting_meters()
     for number in range(MOST_SERIES + 5):
-        meters.count([failed("timeout", f"tool_{number}")])
+        meters.count([failed_call("timeout", f"tool_{number}")])
         meters.end("execute_tool", 0.1, {"tool": f"tool_{number}"})
     counted, timed = tally.counts["token_vault.tool.calls"], tally._times["execute_tool"]  # pyright: ignore[reportPrivateUsage]
     assert (len(counted), len(timed)) == (MOST_SERIES + 1, MOST_SERIES + 1)
