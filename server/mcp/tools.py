@@ -62,6 +62,7 @@ from vault.spans import REQUEST_ID, new_request_id, span
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
 _NOTE: Final = 2.0  # seconds for the link of a part that is missing
 _NOTE_MARGIN: Final = 0.2  # before the deadline, so that the result itself isn't lost
+_ToGrant = ConnectionRequired | DelegationRequired | ApprovalRequired
 logger = logging.getLogger("token_vault.tools")
 
 
@@ -236,13 +237,13 @@ async def _answer(
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
-            output = await held.call(arguments, progress)
+            output = await spec.call(held.api(), arguments, progress)
             running.items = count_items(output)
             left = started + DEADLINE - time.monotonic()
             note = await _missing_part(deployment, request, held, seconds=min(_NOTE, left - _NOTE_MARGIN))
             return _Outcome(success(output, held.token, note=note))
-        except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing) as refused:
-            missing = _to_grant(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
+        except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing, UpstreamRefused) as refused:
+            missing = _to_grant(refused, spec, running.held)
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
@@ -273,8 +274,18 @@ async def _missing_part(deployment: Deployment, request: ToolRequest, held: _Cal
     return f"[vault] A part may be missing. {what}{again}"
 
 
-def _to_grant(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:
-    """The account's permissions that the provider wants, as for an account without them; raises what can't be had."""
+def _to_grant(refused: _ToGrant | ScopesMissing | UpstreamRefused, spec: ToolSpec, held: _CallToken | None) -> _ToGrant:
+    """What the person needs to grant; raises what can't be had.
+
+    Where a program's part lacked a permission, its failure is that. Where the provider wants more than the account has,
+    it is the same as for an account without those permissions.
+    """
+    if isinstance(refused, UpstreamRefused):
+        if held is None or held.left_out is None or not held.left_out.may_repeat:
+            raise refused
+        return held.left_out.refusal
+    if not isinstance(refused, ScopesMissing):
+        return refused
     if held is None or not (missing := held.grantable(refused.scopes)):
         raise refused
     return ConnectionRequired(
@@ -351,15 +362,6 @@ class _CallToken:
         self._wanted = wanted
         self.left_out: MissingPart | None = None
 
-    async def call(self, arguments: BaseModel, progress: Progress) -> BaseModel:
-        """Call the tool. A failure for want of a permission is that the permission is missing."""
-        try:
-            return await self._spec.call(self.api(), arguments, progress)
-        except UpstreamRefused as failed:
-            if self.left_out is not None and self.left_out.may_repeat:
-                raise self.left_out.refusal from failed
-            raise
-
     def _leave_out(self, missing: MissingPart) -> None:
         self.left_out = missing
 
@@ -429,7 +431,7 @@ async def _ask(
     deployment: Deployment,
     request: ToolRequest,
     spec: ToolSpec,
-    missing: ConnectionRequired | DelegationRequired | ApprovalRequired,
+    missing: _ToGrant,
     *,
     wanted: ExchangeRequest,
 ) -> _Outcome:

@@ -124,15 +124,15 @@ def test_the_list_of_each_set_and_of_discovery_stays_small() -> None:
 def test_each_further_service_adds_little() -> None:
     for name in {spec.provider for spec in SPECS} - USUAL:
         added = [spec for spec in SPECS if spec.provider == name]
-        assert size_of(added) < 3_500, name
-        assert max(size_of([spec]) for spec in added) < 900, name
+        assert size_of(added) < max(3_500, 600 * len(added)), name
+        assert max(size_of([spec]) for spec in added) < 1_000, name
 
 
 def test_a_list_stays_small_however_many_services_are_set_up() -> None:
     limit = Settings().tools.list_limit
     largest = sorted((size_of([spec]) for spec in SPECS), reverse=True)
     assert len(SPECS) > limit
-    assert sum(largest[:limit]) < 55_000  # with one more, only the tools of discovery are listed
+    assert sum(largest[:limit]) < 56_000  # with one more, only the tools of discovery are listed
 
 
 def test_finding_and_describing_a_tool_cost_less_than_a_tenth_of_the_list() -> None:
