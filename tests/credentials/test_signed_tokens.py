@@ -127,7 +127,7 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     assert "A private key never leaves the vault" in page.text
     file = key_file(room, user, may_impersonate=READ)
     refused = await room.enter(person, page, key_file=file, subject="carol")
-    assert "Only admins may enter: Person to act for" in refused.text
+    assert "Only admins can enter this: Person to act for" in refused.text
     shown = await room.form(chief, "mailroom-service")
     assert "Person to act for" in shown.text
     connection = await room.connect_account(
@@ -173,7 +173,7 @@ async def test_a_person_who_is_no_admin_is_told_who_may_replace_a_key_that_acts_
     for connection, is_refused in ((acting, True), (plain, False)):
         page = await former.submit(await former.open(f"/connections/{connection.id}"), form="/reconnect")
         answer = await room.enter(former, page, key_file=file)
-        assert ("whom only admins may enter: Person to act for" in answer.text) is is_refused
+        assert ("only admins can change that: Person to act for" in answer.text) is is_refused
         assert "another account" not in answer.text
 
 

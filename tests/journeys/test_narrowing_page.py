@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from providers.definitions.catalog import load_catalog
 from tests.generating.documented import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
@@ -11,11 +13,11 @@ EVERYTHING = load_catalog().all_providers()
 _WAYS = {Downscope.REFRESH_SCOPE: "on refresh", Downscope.NATIVE: "scoped token", Downscope.EXCHANGE: "RFC 8693"}
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading."""
-    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")][2:]
-    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+def ways(heading: str) -> dict[str, str]:
+    """What each bullet or paragraph of a section that begins with providers' names says of them."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0].replace("\n  ", " ")
+    lines = re.findall(r"(?m)^(?:- )?((?:`[a-z0-9-]+`(?:, )?)+)([^`:]*: .*)", section)
+    return {name: way for names, way in lines for name in re.findall(r"`([^`]+)`", names)}
 
 
 def narrows(policy: UpstreamPolicy) -> bool:
@@ -23,14 +25,14 @@ def narrows(policy: UpstreamPolicy) -> bool:
 
 
 def test_the_page_lists_exactly_the_providers_that_narrow_upstream_each_with_its_way() -> None:
-    listed = {name.strip(" `"): row for row in rows("Upstream") for name in row[0].split(",")}
+    listed = ways("Upstream")
     narrowing = {provider.name: provider for provider in EVERYTHING if narrows(provider.policy())}
     assert set(listed) == set(narrowing)
     for name, provider in narrowing.items():
         way = "signed token" if provider.credential is not None else _WAYS[provider.downscope.mode]
-        assert way in listed[name][1]
+        assert way in listed[name]
         if provider.downscope.items is ItemLimit.REQUIRED:
-            assert "one" in listed[name][2]
+            assert "one" in listed[name]
 
 
 def test_the_page_lists_exactly_the_providers_that_could_narrow_but_must_not() -> None:
@@ -39,4 +41,4 @@ def test_the_page_lists_exactly_the_providers_that_could_narrow_but_must_not() -
         for provider in EVERYTHING
         if provider.downscope.mode is not Downscope.NONE and provider.policy().downscope_is_destructive
     }
-    assert {row[0] for row in rows("Never narrowed")} == harmed
+    assert set(ways("Never narrowed")) == harmed

@@ -100,7 +100,7 @@ async def test_a_person_agrees_in_a_form_and_the_group_is_asked_once(place: Room
         ({"action": "decline"}, "declined to ask the group"),
         ({"action": "cancel"}, "/connect/"),
         ({"action": "accept", "content": {"reason": "x", "days": 99}}, "Ask for 1 to 30 days"),
-        ({"action": "accept", "content": {}}, "what it is for"),
+        ({"action": "accept", "content": {}}, "Give a reason"),
     ],
 )
 async def test_nothing_is_filed_without_the_persons_yes(place: Room, filled: dict[str, object], said: str) -> None:

@@ -215,7 +215,7 @@ async def plain(limit: Annotated[int, Field(description="How many")] = 1) -> Nam
         (silent, "silent: write a docstring"),
         (loose, "loose: annotate the result"),
         (of_two_accounts, "of_two_accounts: every tool has `account` already"),
-        (mix_arguments, "mixed: one ToolInput stands for all arguments"),
+        (mix_arguments, "mix_arguments: one ToolInput stands for all arguments"),
     ],
 )
 def test_a_function_that_cannot_be_a_tool_says_what_to_write(

@@ -105,7 +105,7 @@ def test_junk_is_refused(junk: bytes) -> None:
 
 @pytest.mark.parametrize("key_id", ["", "x" * 256])
 def test_a_key_id_has_1_to_255_bytes(key_id: str) -> None:
-    with pytest.raises(ValueError, match="key id"):
+    with pytest.raises(ValueError, match="key ID must have"):
         seal(b"", key=KEY, key_id=key_id, context=CONTEXT)
     seal(b"", key=KEY, key_id="x" * 255, context=CONTEXT)
 
