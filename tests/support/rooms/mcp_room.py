@@ -21,7 +21,7 @@ from server.oauth import tokens
 from tests.support.harness import RunningVault, running_vault
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client as OAuthClient
-from vault.records import ClientKind, Connection, Principal
+from vault.records import ClientKind, Connection, Principal, new_id
 from vault.storage.database import Transaction
 
 MODERN = "2026-07-28"
@@ -71,7 +71,7 @@ class Room:
         async with deployment.transaction() as transaction:
             user = await users.find_user(transaction, name) or await users.create_user(transaction, name, now=now)
             client = OAuthClient(
-                id=secrets.token_urlsafe(16),
+                id=new_id(),
                 kind=ClientKind.DYNAMIC,
                 name=client_name,
                 auth_method="none",

@@ -21,7 +21,7 @@ from tests.support.harness import PASSWORD, RunningVault, running_vault
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from vault import clients, connections, delegations, grants, users
-from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
 from vault.upkeep import revocations
 from vault.upstream import Account, TokenAnswer
 
@@ -76,7 +76,7 @@ class Room:
     async def agent(self, kind: ClientKind = ClientKind.DYNAMIC, **changes: object) -> Client:
         """A stored client."""
         facts: dict[str, object] = {
-            "id": secrets.token_urlsafe(16),
+            "id": new_id(),
             "kind": kind,
             "name": "Test agent",
             "auth_method": "none",
