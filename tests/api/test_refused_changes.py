@@ -13,6 +13,7 @@ from server.administration import (
     companies,
     group_accounts,
     groups,
+    own_apis,
     people,
     provisioning,
     registrations,
@@ -23,9 +24,9 @@ from server.administration.registrations import RegistrationInput
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 from vault import company_permissions, connections, delegations, sharing
 from vault import groups as stored
-from vault.groups import LOCAL
+from vault.groups import LOCAL, Group
 from vault.notices import endpoints
-from vault.records import User
+from vault.records import Role, User
 from vault.sharing import SharingRule
 from vault.upstream import Account, TokenAnswer
 
@@ -81,6 +82,8 @@ async def test_what_an_agent_may_not_do_is_not_asked_about_or_taken(room: AdminR
         which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
         await delegations.allow(transaction, **which, scopes=WRITE, now=room.deployment.now())
     held = await access.permission_of(room.operator, user, client_id=client.id, connection_id=account.id)
+    never = access.permission_of(room.operator, user, client_id=client.id, connection_id="another")
+    assert (await refusal(never)).reason == "no_permission"
     refused = await refusal(access.set_ask(room.operator, held, scopes=WRITE | READ, tools=()))
     assert (refused.reason, refused.field) == ("ask_refused", "scopes")
     refused = await refusal(access.set_ask(room.operator, held, scopes=WRITE, tools=("slack_pots",)))
@@ -187,19 +190,79 @@ async def test_a_directory_manages_a_person_once_and_enables_whom_it_disabled(ro
     assert await people.set_disabled(directory, user, is_disabled=False)
 
 
+async def test_a_directory_takes_only_a_group_that_nobody_has(room: AdminRoom) -> None:
+    async def add(name: str) -> Group:
+        return await provisioning.add_group(room.operator, name, external_id=None, members=())
+
+    held = await groups.create(room.operator, "Held")
+    await groups.add_member(room.operator, held, await room.room.user())
+    await groups.create(room.operator, "Nobody's")
+    for name in ("Held", "Nobody's"):
+        if name == "Nobody's":
+            assert (await add(name)).is_provisioned
+        with pytest.raises(stored.GroupNameTaken):
+            await add(name)
+
+
+async def test_a_directory_has_a_token_whose_name_can_be_written(room: AdminRoom) -> None:
+    for name in ("", "x" * 61, "a b"):
+        refused = await refusal(provisioning.make_token(room.operator, name, days=None, grace=0))
+        assert (refused.reason, refused.field) == ("token_name", "name")
+    for name in ("x" * 60, "a.b_c-d"):
+        assert not (await provisioning.make_token(room.operator, name, days=None, grace=0))[1]
+        await provisioning.end_token(room.operator, name)
+
+
+async def test_who_was_deleted_changes_nothing(room: AdminRoom) -> None:
+    person = await room.room.user()
+    await people.set_role(room.operator, person, Role.ADMINISTRATOR)
+    assert await groups.create(actor_for(room, person), "While an admin")
+    await people.delete(room.operator, person)
+    assert (await refusal(groups.create(actor_for(room, person), "Afterwards"))).reason == "not_admin"
+
+
+async def test_a_directory_does_nothing_to_an_owner(room: AdminRoom) -> None:
+    owner, directory = await room.room.user(), Actor(room.deployment, None, "scim", directory="okta")
+    await people.set_role(room.operator, owner, Role.OWNER)
+    assert (await refusal(people.set_disabled(directory, owner, is_disabled=True))).reason == "owner_only"
+    await people.set_role(room.operator, owner, Role.ADMINISTRATOR)
+    assert await people.set_disabled(directory, owner, is_disabled=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_usable"),
+    [
+        ("https://api.example/v1", True),
+        ("urn:example:orders", True),
+        ("ftp://api.example/v1", False),
+        ("https://", False),
+        ("https://api.example/#part", False),
+        ("https://[api.example/", False),
+        ("https://api.example/a b", False),
+    ],
+)
+async def test_an_identifier_can_be_an_audience(room: AdminRoom, url: str, *, is_usable: bool) -> None:
+    if is_usable:
+        own_apis.check_identifier(room.deployment, url)
+        return
+    with pytest.raises(ChangeRefused, match="use an absolute URL without a fragment"):
+        own_apis.check_identifier(room.deployment, url)
+
+
 async def test_a_registration_that_was_removed_is_not_removed_again(room: AdminRoom) -> None:
     provider = registrations.provider_named(room.deployment, "shopify")
     right = {name: about.example for name, about in provider.inputs.items()}
     named = next(name for name, about in provider.inputs.items() if about.default is None)
     wanted = RegistrationInput("a" * 32, "b" * 38, right)
-    wrong: list[tuple[dict[str, str], str]] = [
-        ({**right, "unknown": "x"}, "registration_refused"),
-        ({name: value for name, value in right.items() if name != named}, "input_missing"),
-        ({**right, named: "not a value/.."}, "registration_refused"),
+    wrong: list[tuple[dict[str, str], str, str]] = [
+        ({**right, "unknown": "x"}, "registration_refused", "unknown"),
+        ({name: value for name, value in right.items() if name != named}, "input_missing", named),
+        ({**right, named: "not a value/.."}, "registration_refused", named),
     ]
-    for inputs, reason in wrong:
+    for inputs, reason, name in wrong:
         change = registrations.save(room.operator, provider, replace(wanted, inputs=inputs), stored=None)
-        assert (await refusal(change)).reason == reason, inputs
+        refused = await refusal(change)
+        assert (refused.reason, refused.field) == (reason, f"inputs.{name}"), inputs
     await registrations.save(room.operator, provider, wanted, stored=None)
     made = await registrations.own_registration(room.operator, provider, revision=None)
     assert made is not None
