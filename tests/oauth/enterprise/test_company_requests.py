@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from server.administration import access_requests
+from server.administration import access_requests, agents
 from server.administration import groups as administration
 from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
+from server.issuer_settings import EnterpriseSettings
 from server.oauth.enterprise.explaining import explain_assertion
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
@@ -213,6 +214,38 @@ async def _answer_while_disabled(deployment: Deployment) -> None:
         found = await access_requests.request_with_id(deployment, request.id)
         assert found.is_allowed(deployment.now()) == gets
         await access_requests.end(by_command, request.id)
+
+
+async def test_only_an_agent_that_is_there_asks_a_company_that_has_rules(company: Company) -> None:
+    deployment, agent = company.place.deployment, company.caller.client.id
+    enterprise = deployment.settings.enterprise
+    without_rules = {**enterprise, "acme": enterprise["acme"].model_copy(update={"allow": {}})}
+
+    async def refused(changed: Deployment, client_id: str) -> str:
+        asking = AccessInput(company="acme", client_id=client_id, reason="a trial", days=3)
+        with pytest.raises(ChangeRefused) as found:
+            await access_requests.ask(changed, company.user, asking)
+        return found.value.reason
+
+    assert await refused(with_companies(deployment, without_rules), agent) == "no_such_access"
+    assert await refused(deployment, "another") == "no_such_access"
+    assert await ask_admin(company)
+    await agents.remove(operator(company), company.caller.client)
+    assert await refused(deployment, agent) == "no_such_access"
+
+
+async def test_a_company_that_left_the_settings_gives_nothing(company: Company) -> None:
+    request, deployment = await ask_admin(company), company.place.deployment
+    others = {name: one for name, one in deployment.settings.enterprise.items() if name != "acme"}
+    answer = AccessAnswer(1, frozenset({"everyone"}))
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(Actor(with_companies(deployment, others), None, "command_line"), request.id, answer)
+    assert refused.value.reason == "request_rules"
+    assert await access_requests.allow(operator(company), request.id, answer)
+
+
+def with_companies(deployment: Deployment, companies: Mapping[str, EnterpriseSettings]) -> Deployment:
+    return replace(deployment, settings=deployment.settings.model_copy(update={"enterprise": companies}))
 
 
 async def test_only_admins_answer_for_a_company(company: Company) -> None:
