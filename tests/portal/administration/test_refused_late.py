@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying, group_accounts, provisioning
+from server.administration import applying, group_accounts, provisioning, registrations
 from server.administration import groups as administration
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
+from server.administration.importing.accounts import ImportedAccount
+from server.administration.importing.taking_over import NEW, ImportRules, judge
 from server.administration.provisioning import GroupSpec, PersonSpec
 from server.notifying import sending
 from server.notifying.posting import NotAccepted, Post, Uncertain, post
@@ -87,6 +89,20 @@ async def test_an_account_that_stands_for_its_person_alone_is_not_a_groups(admin
     assert await group_accounts.give(admin.operator, person, account.id, group, reads_only=True, asks_writes=False)
 
 
+async def test_a_service_of_ones_own_takes_no_registration_and_no_accounts_of_a_file(admin: AdminRoom) -> None:
+    """It has an audience: its tokens are the vault's own."""
+    rules = ImportRules(scopes={"orders": frozenset({"read"}), "slack": frozenset({"channels:read"})})
+    for name, said in (("orders", "unknown provider"), ("slack", NEW)):
+        row = ImportedAccount(1, ("alice",), name, account="U1", refresh_token="rt", account_is_ours=True)
+        (judged,) = await judge(admin.operator, [row], rules)
+        assert judged.outcome == said
+    for name in ("orders", "gmail", "nothing"):  # gmail is an alias
+        with pytest.raises(ChangeRefused) as refused:
+            registrations.provider_named(admin.deployment, name)
+        assert refused.value.reason == "no_provider"
+    assert registrations.provider_named(admin.deployment, "google").name == "google"
+
+
 async def test_an_agent_of_a_declaration_keeps_how_it_authenticates(admin: AdminRoom) -> None:
     agent = {"redirect_uris": ["https://app.example/cb"]}
     await applying.apply(await applying.plan(admin.operator, parse_declaration({"agents": {"bot": agent}})))
@@ -116,6 +132,12 @@ async def test_a_message_goes_where_it_may_and_is_known_to_arrive_or_not(admin: 
     async with scripted_server(lambda _: Reply(close=True)) as server:
         with pytest.raises(Uncertain):
             await post(admin.deployment, sent_to(server.url))
+        for status, code, is_final in ((503, "busy", False), (429, "busy", False), (400, "refused", True)):
+            server.answer = lambda _, status=status: Reply(status, headers={"Retry-After": "7"})
+            with pytest.raises(NotAccepted) as refused:
+                await post(admin.deployment, sent_to(server.url))
+            told = (refused.value.code, refused.value.is_final, refused.value.retry_after)
+            assert told == (code, is_final, None if is_final else 7), status
         server.answer = lambda _: Reply()
         await post(admin.deployment, sent_to(server.url))
 

@@ -1,0 +1,42 @@
+"""Rows of an import that can't be taken over, each beside one that differs only in the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from server.administration.actor import Actor
+from server.administration.importing.accounts import ImportedAccount
+from server.administration.importing.taking_over import NEW, NOBODY, ImportRules, judge
+from tests.cli.moving.moving import SCOPES, ConfiguredVault
+
+UNSAID = "the file doesn't say which account this is"
+ROW = ImportedAccount(1, ("somebody new",), "google", account="4711", refresh_token="rt")
+RULES = ImportRules(scopes=SCOPES, creates_people=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (ROW, NEW),
+        (replace(ROW, account=""), UNSAID),
+        (replace(ROW, access_is_lasting=True), UNSAID),
+        (replace(ROW, access_is_lasting=True, account_is_ours=True), NEW),
+        (replace(ROW, provider="slack"), UNSAID),  # whose form of an account's ID joins two values
+        (replace(ROW, provider="slack", account_is_ours=True), NEW),
+        (replace(ROW, people=()), NOBODY),
+    ],
+)
+async def test_a_row_says_whose_account_it_is_and_which(
+    place: ConfiguredVault, row: ImportedAccount, said: str
+) -> None:
+    (judged,) = await judge(Actor(place.deployment, None, "command_line"), [row], RULES)
+    assert judged.outcome == said
+
+
+async def test_people_are_made_only_where_the_operator_says_so(place: ConfiguredVault) -> None:
+    operator = Actor(place.deployment, None, "command_line")
+    for creates, said in ((False, NOBODY), (True, NEW)):
+        (judged,) = await judge(operator, [ROW], replace(RULES, creates_people=creates))
+        assert judged.outcome == said
