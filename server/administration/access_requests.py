@@ -169,7 +169,7 @@ async def _own_agent(deployment: Deployment, user: User, client_id: str) -> None
 async def _for_company(deployment: Deployment, asking: AccessInput, access: RequestedAccess) -> RequestedAccess:
     trusted = deployment.settings.enterprise.get(asking.company)
     client = await clients.get_client(deployment.database, asking.client_id)
-    if trusted is None or not trusted.allow or client is None or client.removed_at is not None:
+    if trusted is None or not trusted.allow or client is None:
         raise ChangeRefused("no_such_access", "You can't request this.", kind="not_found")
     return replace(access, kind=Kind.COMPANY, target=asking.company)
 

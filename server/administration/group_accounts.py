@@ -44,7 +44,7 @@ async def give(
     if found is None or provider is None:
         raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
     policy = provider.policy()
-    if policy.audience is not None or policy.is_identity:
+    if policy.audience is not None:
         raise ChangeRefused("not_given", "This account represents one person, so it can't be given to a group.")
     rule = _rule(found, policy, reads_only=reads_only, asks_writes=asks_writes)
     async with actor.change() as transaction:
