@@ -156,9 +156,8 @@ def _key(bundle: Mapping[str, object], secret: Secret) -> bytes:
     """Raises ValueError for costs that no one sets."""
     costs = [value for name in ("t", "m", "p") if isinstance(value := bundle[name], int)]
     limits = _Limits()
-    if len(costs) != 3 or not all(
-        0 < cost <= most for cost, most in zip(costs, (limits.passes, limits.memory, limits.lanes), strict=True)
-    ):
+    highest = (limits.passes, limits.memory, limits.lanes)
+    if not all(0 < cost <= most for cost, most in zip(costs, highest, strict=True)):
         raise ValueError("the costs are out of range")
     made = hash_secret_raw(
         secret.text.encode(),

@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet
 
 from server.administration.actor import ChangeRefused
 from server.administration.importing import contextforge, csv_file, exported
-from server.administration.importing.accounts import MOST, read_records
+from server.administration.importing.accounts import LONGEST, MOST, read_records
 from server.administration.importing.contextforge import WRONG, Secret
 from server.administration.sealed_files import FORMAT, SealRefused, open_sealed, seal
 
@@ -93,10 +93,10 @@ def test_a_database_is_whole_and_nobody_writes_it(tmp_path: Path) -> None:
         contextforge.read(file, SECRET)
 
 
-def bundle(**changes: object) -> str:
+def bundle(*, passes: int = 1, **changes: object) -> str:
     salt = b"0123456789abcdef"
     made = hash_secret_raw(
-        SECRET.text.encode(), salt, time_cost=1, memory_cost=64, parallelism=1, hash_len=32, type=Type.ID
+        SECRET.text.encode(), salt, time_cost=passes, memory_cost=64, parallelism=1, hash_len=32, type=Type.ID
     )
     token = Fernet(base64.urlsafe_b64encode(made)).encrypt(b"rt").decode()
     whole: Mapping[str, object] = {"salt": base64.b64encode(salt).decode(), "token": token, "t": 1, "m": 64, "p": 1}
@@ -107,7 +107,8 @@ def bundle(**changes: object) -> str:
     ("stored", "token"),
     [
         (bundle(), "rt"),
-        (bundle(t=17), ""),
+        (bundle(passes=16, t=16), "rt"),
+        (bundle(passes=17, t=17), ""),
         (bundle(m=1024 * 1024 + 1), ""),
         (bundle(p="1"), ""),
         (bundle(p=0), ""),
@@ -129,6 +130,31 @@ def test_a_table_is_there_and_is_text(tmp_path: Path) -> None:
     with pytest.raises(ChangeRefused, match="can't decode"):
         csv_file.read(write_content(tmp_path, line.encode() + b"\xff"))
     assert csv_file.read(write_content(tmp_path, line.encode())) == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("ada,slack,U1,rt,chat:write", ""),
+        (",slack,U1,rt,chat:write", "line 2: user is empty"),
+        (f"ada,slack,U1,{'r' * LONGEST},chat:write", ""),
+        (f"ada,slack,U1,{'r' * (LONGEST + 1)},chat:write", "line 2: too many or too long values"),
+    ],
+)
+def test_a_row_of_a_table_is_whole(tmp_path: Path, row: str, why: str) -> None:
+    file = write_content(tmp_path, f"user,provider,account,refresh_token,scopes\n{row}\n".encode())
+    if not why:
+        assert len(csv_file.read(file)) == 1
+        return
+    with pytest.raises(ChangeRefused, match=why):
+        csv_file.read(file)
+
+
+def test_a_table_has_a_length(tmp_path: Path) -> None:
+    head, row = "user,provider,account,refresh_token,scopes\n", "ada,slack,U1,rt,s\n"
+    assert len(csv_file.read(write_content(tmp_path, (head + row * MOST).encode()))) == MOST
+    with pytest.raises(ChangeRefused, match=f"line {MOST + 2}: too many or too long values"):
+        csv_file.read(write_content(tmp_path, (head + row * (MOST + 1)).encode()))
 
 
 def test_an_export_is_there_and_of_this_version(tmp_path: Path) -> None:
