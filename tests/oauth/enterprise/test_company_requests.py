@@ -221,17 +221,17 @@ async def test_only_an_agent_that_is_there_asks_a_company_that_has_rules(company
     enterprise = deployment.settings.enterprise
     without_rules = {**enterprise, "acme": enterprise["acme"].model_copy(update={"allow": {}})}
 
-    async def refused(changed: Deployment, client_id: str) -> str:
+    async def refusal_reason(changed: Deployment, client_id: str) -> str:
         asking = AccessInput(company="acme", client_id=client_id, reason="a trial", days=3)
         with pytest.raises(ChangeRefused) as found:
             await access_requests.ask(changed, company.user, asking)
         return found.value.reason
 
-    assert await refused(with_companies(deployment, without_rules), agent) == "no_such_access"
-    assert await refused(deployment, "another") == "no_such_access"
+    assert await refusal_reason(with_companies(deployment, without_rules), agent) == "no_such_access"
+    assert await refusal_reason(deployment, "another") == "no_such_access"
     assert await ask_admin(company)
     await agents.remove(operator(company), company.caller.client)
-    assert await refused(deployment, agent) == "no_such_access"
+    assert await refusal_reason(deployment, agent) == "no_such_access"
 
 
 async def test_a_company_that_left_the_settings_gives_nothing(company: Company) -> None:
