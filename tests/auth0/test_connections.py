@@ -166,7 +166,7 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[list[
         yield made
 
 
-@contextmanager  # pyright: ignore[reportDeprecated]
+@contextmanager
 def later(room: Room, seconds: int) -> Iterator[None]:
     """At the vault and at the service."""
     room.deployment.database.clock_offset += seconds

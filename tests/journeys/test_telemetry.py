@@ -175,21 +175,21 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     posted = spans["execute_tool slack_post"][0]
     assert posted.trace_id.hex() == trace.split("-")[1]  # pyright: ignore[reportAttributeAccessIssue]
     assert posted.parent_span_id.hex() == trace.split("-")[2]  # pyright: ignore[reportAttributeAccessIssue]
-    told = {one.key: one.value for one in posted.attributes}  # pyright: ignore[reportAttributeAccessIssue]
+    told = {one.key: one.value for one in posted.attributes}
     assert told["gen_ai.tool.name"].string_value == "slack_post"
     assert told["token_vault.transport"].string_value == "http"
     assert re.fullmatch("[0-9a-f]{16}", told["token_vault.request_id"].string_value)
-    assert posted.status.code == Status.STATUS_CODE_UNSET  # pyright: ignore[reportAttributeAccessIssue]
-    assert 0 < posted.start_time_unix_nano < posted.end_time_unix_nano  # pyright: ignore[reportAttributeAccessIssue]
+    assert posted.status.code == Status.STATUS_CODE_UNSET
+    assert 0 < posted.start_time_unix_nano < posted.end_time_unix_nano
     for name in ("exchange slack", "upstream slack"):
-        (below,) = [one for one in spans[name] if one.trace_id == posted.trace_id]  # pyright: ignore[reportAttributeAccessIssue]
-        assert below.parent_span_id == posted.span_id, name  # pyright: ignore[reportAttributeAccessIssue]
-        assert posted.start_time_unix_nano <= below.start_time_unix_nano, name  # pyright: ignore[reportAttributeAccessIssue]
-        assert below.end_time_unix_nano <= posted.end_time_unix_nano, name  # pyright: ignore[reportAttributeAccessIssue]
+        (below,) = [one for one in spans[name] if one.trace_id == posted.trace_id]
+        assert below.parent_span_id == posted.span_id, name
+        assert posted.start_time_unix_nano <= below.start_time_unix_nano, name
+        assert below.end_time_unix_nano <= posted.end_time_unix_nano, name
     refused = spans["execute_tool calendar_list"][0]
-    assert refused.status.code == Status.STATUS_CODE_ERROR  # pyright: ignore[reportAttributeAccessIssue]
-    assert ("error.type", "connection_required") in [(one.key, one.value.string_value) for one in refused.attributes]  # pyright: ignore[reportAttributeAccessIssue]
-    assert refused.parent_span_id == b""  # pyright: ignore[reportAttributeAccessIssue]
+    assert refused.status.code == Status.STATUS_CODE_ERROR
+    assert ("error.type", "connection_required") in [(one.key, one.value.string_value) for one in refused.attributes]
+    assert refused.parent_span_id == b""
     assert refused.trace_id != posted.trace_id  # pyright: ignore[reportAttributeAccessIssue]
     (refreshed,) = spans["refresh slack"]
     written = {one.trace_id for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
@@ -434,7 +434,7 @@ def test_codes_that_providers_make_up_take_no_place_among_the_counts() -> None:
     meters.count([failed_call("timeout")] * 2)
     counted = {dict(labels)["code"]: times for labels, times in tally.counts["token_vault.tool.calls"].items()}
     assert counted == {"upstream_refused": 50, "timeout": 2}
-    assert len(meters._named) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(meters._named) == 1
 
 
 def test_every_code_of_a_failed_call_that_is_ours_is_a_label() -> None:
@@ -448,7 +448,7 @@ def test_series_have_a_bound_and_what_comes_after_it_is_one() -> None:
     for number in range(MOST_SERIES + 5):
         meters.count([failed_call("timeout", f"tool_{number}")])
         meters.end("execute_tool", 0.1, {"tool": f"tool_{number}"})
-    counted, timed = tally.counts["token_vault.tool.calls"], tally._times["execute_tool"]  # pyright: ignore[reportPrivateUsage]
+    counted, timed = tally.counts["token_vault.tool.calls"], tally._times["execute_tool"]
     assert (len(counted), len(timed)) == (MOST_SERIES + 1, MOST_SERIES + 1)
     assert [times for labels, times in counted.items() if dict(labels)["tool"] == OTHER] == [5]
     assert timed[("tool", OTHER),].count == 5

@@ -43,8 +43,8 @@ class Collector(logging.Handler):
     def __init__(self, write: Callable[[str, str], None]) -> None:
         super().__init__(logging.DEBUG)
         self._write = write
-        self._forms = (logs.JsonRecords(), logs._Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))  # pyright: ignore[reportPrivateUsage]
-        self.addFilter(logs._NoForeignDetails())  # pyright: ignore[reportPrivateUsage]
+        self._forms = (logs.JsonRecords(), logs._Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.addFilter(logs._NoForeignDetails())
 
     def emit(self, record: logging.LogRecord) -> None:
         for form in self._forms:
@@ -152,7 +152,7 @@ class Watch:
 
     def _watch_makers(self, patch: pytest.MonkeyPatch) -> None:
         made_text, sign, user_code = secrets.token_urlsafe, jwt.encode, tickets.new_user_code
-        hash_password, upstream_name, make_key = passwords.hash_password, UpstreamDouble._name, Keys.make  # pyright: ignore[reportPrivateUsage]
+        hash_password, upstream_name, make_key = passwords.hash_password, UpstreamDouble._name, Keys.make
 
         def token_urlsafe(nbytes: int | None = None) -> str:
             value = made_text(nbytes)
@@ -163,7 +163,7 @@ class Watch:
             return value
 
         def encode(*arguments: object, **options: object) -> str:
-            token = sign(*arguments, **options)  # pyright: ignore[reportArgumentType]
+            token = sign(*arguments, **options)
             self.canaries.add_signed("a signed token", token)
             return token
 
@@ -248,7 +248,7 @@ class Watch:
             if listener is None:
                 yield noted
             else:
-                with listener(name, attributes, parent) as inner:  # pyright: ignore[reportArgumentType]
+                with listener(name, attributes, parent) as inner:
                     noted.inner = inner
                     yield noted
         finally:
@@ -264,7 +264,7 @@ class Watch:
                     self._watch_repr(found)
 
     def _watch_repr(self, kind: type) -> None:
-        if kind in self._makers or not kind.__dataclass_params__.repr:  # pyright: ignore[reportUnknownMemberType]
+        if kind in self._makers or not kind.__dataclass_params__.repr:
             return
         make: Callable[..., None] = kind.__init__
         self._makers[kind] = make
@@ -280,7 +280,7 @@ class Watch:
 
 def _maker() -> str:
     """The file of ours in which a secret is made; not this one, of which two may watch."""
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path != Path(__file__) and path.is_relative_to(ROOT) and ".venv" not in path.parts:

@@ -94,7 +94,7 @@ class TrialsInRooms(MutantTrials):
             rows = [json.loads(one) for one in progress.read_text(encoding="utf-8").splitlines()]
             told |= {row["key"]: row["by"] for row in rows if row["by"]}
             if isinstance(answer, list):
-                return told, doubtful | {str(one) for one in answer}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- JSON
+                return told, doubtful | {str(one) for one in answer}
             # it hung or broke at a mutant, which is left to a fork of its own
             doubtful |= {row["by"] for row in rows if row["by"]}
             left = left[len(rows) + 1 :] if answer in {HUNG, BROKE} else []

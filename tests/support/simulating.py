@@ -110,14 +110,14 @@ class App:
         if client is not None and post:
             form = {**form, "client_id": client[0], "client_secret": client[1]}
         auth = None if post else client
-        return await self.http.post(self.base + self.token_path, data=form, auth=auth)  # pyright: ignore[reportArgumentType]
+        return await self.http.post(self.base + self.token_path, data=form, auth=auth)
 
     async def redeem(self, code: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT, **form}
-        return await self.token(client=client, **form)  # pyright: ignore[reportArgumentType]
+        return await self.token(client=client, **form)
 
     async def refresh(self, refresh_token: str, *, client: tuple[str, str] = CLIENT, **form: str) -> httpx2.Response:
-        return await self.token(client=client, grant_type="refresh_token", refresh_token=refresh_token, **form)  # pyright: ignore[reportArgumentType]
+        return await self.token(client=client, grant_type="refresh_token", refresh_token=refresh_token, **form)
 
 
 class SlackApp(App):

@@ -100,7 +100,7 @@ if __name__ == "__main__":
     os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # plain HTTP on loopback
     print(REFRESH, flush=True)
     uvicorn.run(
-        app(),  # pyright: ignore[reportArgumentType]
+        app(),
         host="127.0.0.1",
         port=PORT,
         interface="wsgi",

@@ -236,7 +236,7 @@ async def test_a_github_operation_answers_as_the_openapi_document_says(hub: Hub,
         answer = await hub.ask(verb, path, json)
         assert answer_problems(operation, answer) == [], path
     if len(OPERATIONS[operation]) > 1 and "lost" in OPERATIONS[operation][-1][0]:
-        assert answer.status_code == 404  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert answer.status_code == 404
 
 
 @pytest.mark.parametrize("repositories", [["garden"], None])
@@ -278,14 +278,14 @@ def test_a_member_that_google_does_not_have_or_has_otherwise_is_noticed() -> Non
     assert schema is not None
     event = {"id": "e", "start": {"dateTime": "2026-12-01T09:00:00+01:00"}, "sequence": 1}
     assert official.problems(schema, {"kind": "calendar#events", "items": [event]}) == []
-    for wrong in (  # pyright: ignore[reportUnknownVariableType]
+    for wrong in (
         {"kind": "calendar#events", "events": []},
         {"items": [{**event, "sequence": "1"}]},
         {"items": [{**event, "start": {"dateTime": "2026-12-01T09:00:00"}}]},
         {"items": [{**event, "end": {"date": "1.12.2026"}}]},
         {"items": event},
     ):
-        assert len(official.problems(schema, wrong)) == 1, wrong  # pyright: ignore[reportUnknownArgumentType]
+        assert len(official.problems(schema, wrong)) == 1, wrong
 
 
 @pytest.mark.parametrize("document", ["calendar.v3", "drive.v3", "gmail.v1"])

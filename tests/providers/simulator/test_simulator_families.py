@@ -82,11 +82,11 @@ class FamilyApp:
         headers = {"accept": "application/json", **mode.required_headers}
         url = f"{self.base}/token"
         if mode.body == "json":
-            return await self.http.post(url, json=named, headers=headers, auth=auth)  # pyright: ignore[reportArgumentType]
+            return await self.http.post(url, json=named, headers=headers, auth=auth)
         texts = {name: str(value) for name, value in named.items()}
         if mode.body == "query":
-            return await self.http.post(url, params=texts, headers=headers, auth=auth)  # pyright: ignore[reportArgumentType]
-        return await self.http.post(url, data=texts, headers=headers, auth=auth)  # pyright: ignore[reportArgumentType]
+            return await self.http.post(url, params=texts, headers=headers, auth=auth)
+        return await self.http.post(url, data=texts, headers=headers, auth=auth)
 
     def read(self, answer: httpx2.Response) -> Mapping[str, object]:
         """The tokens under the standard's names."""
@@ -94,7 +94,7 @@ class FamilyApp:
         for step in (self.mode.shape.root or "").split("."):
             body = body[step] if step else body
         standard = {theirs: name for name, theirs in self.mode.shape.names.items()}
-        return {standard.get(name, name): value for name, value in body.items()}  # pyright: ignore[reportReturnType]
+        return {standard.get(name, name): value for name, value in body.items()}
 
     async def connect(self, *, account: str = "alice", **changes: str | None) -> Mapping[str, object]:
         location = await consent(self.authorize_url(**changes), account=account)
@@ -106,7 +106,7 @@ class FamilyApp:
             values["redirect_uri"] = REDIRECT
         if self.mode.pkce != "refused":
             values["code_verifier"] = VERIFIER
-        answer = await self.send(**values)  # pyright: ignore[reportArgumentType]
+        answer = await self.send(**values)
         assert answer.status_code == self.mode.shape.status, answer.text
         return self.read(answer)
 
@@ -208,7 +208,7 @@ async def test_there_is_a_refresh_token_only_for_whoever_asks_for_one(app: Famil
         changes = {mode.offline_parameter[0]: None}
     else:
         changes = {"scope": " ".join(scope for scope in app.scopes() if scope != mode.offline_scope)}
-    assert "refresh_token" not in await app.connect(**changes)  # pyright: ignore[reportArgumentType]
+    assert "refresh_token" not in await app.connect(**changes)
     assert "refresh_token" in await app.connect()
 
 
@@ -360,14 +360,14 @@ async def test_an_exchanged_token_is_held_to_its_scopes_and_its_item(app: Family
     tokens = await app.connect(scope="root_readwrite")
     base = {"grant_type": EXCHANGE, "subject_token": tokens["access_token"], "subject_token_type": ACCESS_TOKEN}
     item = f"{app.base}/api/2.0/folders/12"
-    made = await app.send(**base, scope="base_explorer item_download", resource=item)  # pyright: ignore[reportArgumentType]
+    made = await app.send(**base, scope="base_explorer item_download", resource=item)
     assert {limit["scope"] for limit in made.json()["restricted_to"]} == {"base_explorer", "item_download"}
     token = made.json()["access_token"]
     assert (await app.get("/api/2.0/folders/12/items", token)).status_code == 200
     assert (await app.get("/api/2.0/folders/13/items", token)).status_code == 404
     assert (await app.get("/api/2.0/files/5", token, method="DELETE")).status_code == 403
     assert (await app.get("/api/2.0/folders/13/items", tokens["access_token"])).status_code == 200
-    assert (await app.send(**base, scope="manage_enterprise")).json()["error"] == "invalid_scope"  # pyright: ignore[reportArgumentType]
+    assert (await app.send(**base, scope="manage_enterprise")).json()["error"] == "invalid_scope"
     assert len(app.simulator.books()["refreshes"]) == 0
 
 

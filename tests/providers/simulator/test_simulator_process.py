@@ -62,7 +62,7 @@ async def test_redemptions_tell_how_the_client_authenticated_and_whether_it_sent
     google = GoogleApp(simulator, simulator_client[1])
     await google.redeem(await google.code())
     form = {"grant_type": "authorization_code", "code": "4/0none", "redirect_uri": REDIRECT, "code_verifier": VERIFIER}
-    await google.token(post=True, **form)  # pyright: ignore[reportArgumentType]
+    await google.token(post=True, **form)
     entries = simulator.books()["redemptions"]
     assert [(entry["client_auth"], entry["sent_verifier"], entry["outcome"]) for entry in entries] == [
         ("basic", False, "ok"),

@@ -174,7 +174,7 @@ def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
     """The shipped file, at the addresses of the mode."""
     apis = load_catalog().provider(name).apis
     section = family_settings(simulator, mode, apis=apis)
-    overrides = ProviderOverrides(**section)  # pyright: ignore[reportArgumentType] -- a mapping of the very fields
+    overrides = ProviderOverrides(**section)
     return load_catalog(overrides={name: overrides}).provider(name)
 
 
