@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator
 
@@ -86,9 +87,10 @@ async def provision_user(room: Room, name: str, external_id: str) -> User:
 
 
 async def test_a_provisioned_person_is_linked_at_their_first_sign_in(room: Room, provider: OpenIDDouble) -> None:
-    expected = await provision_user(room, "dora", "oid-dora")
-    provider.subject = "pairwise-dora"
-    provider.change_claims = lambda claims: claims | {"oid": "oid-dora"}
+    name = f"dora-{secrets.token_hex(4)}"
+    expected = await provision_user(room, name, f"oid-{name}")
+    provider.subject = f"pairwise-{name}"
+    provider.change_claims = lambda claims: claims | {"oid": f"oid-{name}"}
     assert (await sign_in(await room.browser(), "closed")).status_code == 403  # the same, without the setting
     assert (await sign_in(await room.browser(), "directory")).status_code == 200
     assert await user_of(room, provider) == expected
@@ -110,12 +112,15 @@ async def test_without_the_directorys_claim_nobody_is_linked(
 async def test_a_second_identity_of_the_issuer_does_not_get_a_linked_persons_account(
     room: Room, provider: OpenIDDouble
 ) -> None:
-    await provision_user(room, "frieda", "oid-frieda")
-    provider.change_claims = lambda claims: claims | {"oid": "oid-frieda"}
-    provider.subject = "frieda"
+    name = f"frieda-{secrets.token_hex(4)}"
+    await provision_user(room, name, f"oid-{name}")
+    provider.change_claims = lambda claims: claims | {"oid": f"oid-{name}"}
+    provider.subject = name
     assert (await sign_in(await room.browser(), "directory")).status_code == 200
-    provider.subject = "not frieda"
-    assert (await sign_in(await room.browser(), "directory")).status_code == 403
+    provider.subject = f"not {name}"
+    page = await sign_in(await room.browser(), "directory")
+    assert page.status_code == 403
+    assert "belongs to another identity" in page.text
 
 
 async def test_two_people_with_one_external_id_are_linked_to_nobody(room: Room, provider: OpenIDDouble) -> None:

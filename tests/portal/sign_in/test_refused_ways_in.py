@@ -102,18 +102,45 @@ async def test_of_many_who_use_an_owners_link_at_once_one_is_let_in(room: Room) 
     assert len([one for one in found if isinstance(one, password.SignInRefused)]) == 3
 
 
-async def test_an_owners_link_of_somebody_who_is_disabled_lets_nobody_in(room: Room) -> None:
-    for is_disabled in (False, True):
-        user = await room.user()
-        if is_disabled:
-            async with room.deployment.transaction() as transaction:
-                await users.disable_user(transaction, user.id, now=room.deployment.now())
-        secret = (await password.owner_link(room.deployment, user.id)).partition("ticket=")[2].partition("&")[0]
-        if not is_disabled:
-            assert await password.redeem_owner_link(room.deployment, secret) == user
-            continue
-        with pytest.raises(password.SignInRefused):
-            await password.redeem_owner_link(room.deployment, secret)
+async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
+    """The secret of a link that was made for somebody whom another admin just disabled or deleted."""
+    user, now = await room.user(), room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        if ended == "disabled":
+            await users.disable_user(transaction, user.id, now=now)
+        elif ended == "deleted":
+            await users.delete_user(transaction, user.id, now=now)
+        if kind == "sign_in":
+            link = await password.make_sign_in_link(room.deployment, transaction, user.id)
+    if kind == "owner":
+        link = await password.owner_link(room.deployment, user.id)
+    return link.partition("ticket=")[2].partition("&")[0], user
+
+
+@pytest.mark.parametrize("ended", ["", "disabled", "deleted"])
+@pytest.mark.parametrize("kind", ["owner", "sign_in"])
+async def test_a_link_of_somebody_who_is_gone_lets_nobody_in(room: Room, kind: str, ended: str) -> None:
+    use = password.redeem_owner_link if kind == "owner" else password.user_of_link
+    secret, user = await link_after(room, kind, ended)
+    if not ended:
+        assert await use(room.deployment, secret) == user
+        return
+    with pytest.raises(password.SignInRefused):
+        await use(room.deployment, secret)
+
+
+async def test_each_one_time_secret_is_for_one_thing(room: Room) -> None:
+    deployment = room.deployment
+    owner, _ = await link_after(room, "owner", "")
+    sign_in, _ = await link_after(room, "sign_in", "")
+    with pytest.raises(password.SignInRefused):
+        await password.redeem_owner_link(deployment, sign_in)
+    with pytest.raises(password.SignInRefused):
+        await password.user_of_link(deployment, owner)
+    with pytest.raises(password.SignInRefused, match="isn't the secret"):
+        await password.create_first_admin(deployment, secret=owner, name="first", password=PASSWORD)
+    assert await password.redeem_owner_link(deployment, owner)
+    assert await password.user_of_link(deployment, sign_in)
 
 
 async def test_of_two_who_use_a_sign_in_link_at_once_one_chooses_the_password(room: Room) -> None:

@@ -365,6 +365,9 @@ async def test_a_provider_that_never_sends_its_issuer_needs_none(room: Room, pro
         ("issuer", None),
         ("authorization_endpoint", "javascript:alert(1)"),
         ("authorization_endpoint", "http://evil.example/authorize"),
+        ("authorization_endpoint", "https:///authorize"),
+        ("authorization_endpoint", "https://evil@op.example/authorize"),
+        ("authorization_endpoint", "https://op.example/authorize#evil"),
         ("authorization_endpoint", None),
         ("token_endpoint", None),
         ("jwks_uri", 5),
@@ -418,6 +421,7 @@ async def test_the_client_authenticates_the_way_that_the_provider_knows(room: Ro
     provider.credentials = f"{CLIENT_ID}:"
     assert (await sign_in(await room.browser(), "public")).url.path == "/activity"
     assert (await sign_in(await room.browser())).status_code == 403, "a wrong secret"
+    assert (await room.events())[-1].details["reason"] == "token: status 400"
 
 
 @pytest.mark.parametrize("document", ["token", "keys"])
@@ -438,6 +442,7 @@ async def test_an_answer_that_comes_three_times_at_once_signs_in_once(room: Room
     callback = await callback_of(await begin(person))
     answers = await asyncio.gather(*(person.http.get(callback) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [303, 403, 403]
+    assert all("in this browser" in answer.text for answer in answers if answer.status_code == 403), "nothing was asked"
 
 
 async def test_two_first_sign_ins_at_once_make_one_user(room: Room, provider: OpenIDDouble) -> None:
@@ -448,12 +453,15 @@ async def test_two_first_sign_ins_at_once_make_one_user(room: Room, provider: Op
     assert len({await whoami(person) for person in people}) == 1
 
 
-async def test_a_provider_that_refuses_leaves_the_person_signed_out(room: Room, provider: OpenIDDouble) -> None:
+ERROR = {"error": "<script>alert(1)</script>", "error_description": "x" * 100}
+
+
+@pytest.mark.parametrize(("has_code", "error"), [(False, ERROR), (True, ERROR), (False, {})])
+async def test_a_provider_that_refuses_leaves_the_person_signed_out(
+    room: Room, provider: OpenIDDouble, has_code: bool, error: dict[str, str]
+) -> None:
     provider.change_callback = lambda query: {
-        "state": query["state"],
-        "iss": query["iss"],
-        "error": "<script>alert(1)</script>",
-        "error_description": "x" * 100,
+        name: value for name, value in {**query, **error}.items() if name != "code" or has_code
     }
     person = await room.browser()
     page = await sign_in(person)
