@@ -69,6 +69,14 @@ async def test_a_form_is_about_an_account_and_a_service_that_take_a_credential(r
     assert form.replaces == connection
 
 
+async def test_a_form_is_for_the_person_who_opened_it(room: KeyRoom) -> None:
+    user, other = await room.user(), await room.user()
+    form, handle, session = await open_form(room, user, ConsentRequest("mailroom", READ))
+    with pytest.raises(ConnectRefused, match="no longer valid"):
+        await credentials.open_form(room.deployment, handle, user=other, session=session)
+    assert await credentials.open_form(room.deployment, handle, user=user, session=session) == form
+
+
 async def test_a_form_counts_once(room: KeyRoom) -> None:
     user, keys = await room.user(), room.simulator.sandbox.keys
     form, handle, session = await open_form(room, user, ConsentRequest("mailroom", READ))

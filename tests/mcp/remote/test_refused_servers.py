@@ -19,6 +19,7 @@ from tests.mcp.remote.remote_room import RemoteRoom
 from tests.portal.administration.test_imported_apis import AUDIENCE, document
 from tests.support.doubles.mcp_double import NOTE
 from vault.mcp.servers import add_server
+from vault.registrations import EnteredRegistration, remove_registration, save_registration
 
 UNUSABLE = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)a"}}}
 
@@ -60,24 +61,40 @@ async def test_a_name_that_another_process_gave_away_is_taken(place: RemoteRoom)
     assert (await servers.add(place.operator, NewServer(other, double.url))).name == other
 
 
+async def test_a_name_under_which_another_process_registered_is_taken(place: RemoteRoom) -> None:
+    name, deployment = f"s{secrets.token_hex(4)}", place.deployment
+    double = place.site.add(name)
+    async with deployment.transaction() as transaction:
+        known = await save_registration(
+            transaction, deployment.keys, EnteredRegistration("theirs"), provider=name, by="", now=deployment.now()
+        )
+        assert known is not None
+    with pytest.raises(ChangeRefused, match="already"):
+        await servers.add(place.operator, NewServer(name, double.url))
+    async with deployment.transaction() as transaction:
+        assert await remove_registration(transaction, deployment.keys, known)
+    assert (await servers.add(place.operator, NewServer(name, double.url))).name == name
+
+
 async def test_only_tools_that_are_offered_and_usable_are_accepted_once(place: RemoteRoom) -> None:
     name, double, agent = await place.ready()
     double.tools = [*double.tools, {**NOTE, "name": "new"}, {**NOTE, "name": "odd", "inputSchema": UNUSABLE}]
     await place.look(name, agent)
     refused = [
-        {"names": ["nothing"]},
-        {"leaves": ["nothing"]},
-        {"leaves": ["add"]},
-        {"names": ["new"], "reads": ["add"]},
-        {"names": ["odd"]},
+        ({"names": ["nothing"]}, "offers no tool"),
+        ({"leaves": ["nothing"]}, "offers no tool"),
+        ({"leaves": ["add"]}, "is accepted already"),
+        ({"names": ["new"], "reads": ["add"]}, "isn't among these tools"),
+        ({"names": ["odd"]}, "can't be used"),
     ]
-    for decisions in refused:
-        with pytest.raises(ChangeRefused) as caught:
+    for decisions, said in refused:
+        with pytest.raises(ChangeRefused, match=said) as caught:
             await place.accept(name, **decisions)
         assert caught.value.field == "tools", decisions
-    stale = ReviewDecision("another digest", names=["new"])
-    with pytest.raises(ChangeRefused):
-        await servers.accept(place.operator, name, stale)
+    for one in ("new", "nothing"):  # what went away since the review is told as that
+        with pytest.raises(ChangeRefused) as caught:
+            await servers.accept(place.operator, name, ReviewDecision("another digest", names=[one]))
+        assert caught.value.reason == "changed_meanwhile"
     assert await place.accept(name, names=["new"], reads=["new"]) == ("new",)
 
 
@@ -91,9 +108,12 @@ async def test_a_server_that_a_rule_names_stays(place: RemoteRoom, tmp_path: Pat
         (folder / "rules.cedar").write_text(rule.replace("permit", "forbid"), encoding="utf-8")
         settings, deployment = PolicySettings(**{kind: folder}), place.deployment
         gate = PolicyGate(settings, deployment.live, deployment.activity, admin=deployment.settings.admin)
+        actor = Actor(replace(deployment, policy=gate), None, "command_line")
         with pytest.raises(ChangeRefused) as refused:
-            await servers.remove(Actor(replace(deployment, policy=gate), None, "command_line"), name)
+            await servers.remove(actor, name)
         assert refused.value.reason == "named_by_rule"
+        other, _ = await place.add()
+        await servers.remove(actor, other)
     await servers.remove(place.operator, name)
     with pytest.raises(ChangeRefused):
         await servers.server_named(place.deployment, name)

@@ -203,6 +203,22 @@ async def test_a_providers_error_is_escaped_cut_and_says_what_to_do(room: Room, 
     assert "connection.refused" in await room.kinds(user)
 
 
+@pytest.mark.parametrize(
+    ("has_code", "error", "said"),
+    [(True, "access_denied", "access_denied"), (False, "", "no_code"), (True, "", "")],
+    ids=["a code and an error", "neither", "a code"],
+)
+async def test_only_a_code_without_an_error_connects(room: Room, has_code: bool, error: str, said: str) -> None:
+    user, person, client = await someone(room)
+    callback = await consent(await room.to_provider(person, await room.link(user, client)))
+    given = query_of(callback)
+    query = {name: value for name, value in given.items() if name != "code" or has_code}
+    page = await person.open(f"{callback.partition('?')[0]}?{urlencode(query | ({'error': error} if error else {}))}")
+    assert page.status_code == (400 if said else 200)
+    assert said in page.text
+    assert len(await accounts_of(room, user)) == (0 if said else 1)
+
+
 async def test_after_saying_no_at_the_provider_the_person_can_try_again(room: Room) -> None:
     user, person, client = await someone(room)
     url = await room.to_provider(person, await room.link(user, client))

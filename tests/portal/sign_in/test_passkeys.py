@@ -121,6 +121,7 @@ async def test_each_property_of_an_answer_counts(room: Room) -> None:
     assert await status(elsewhere.get) == 401
     assert await status(cross_origin=True) == 401
     assert await status(of_another_key) == 401
+    assert (await room.events())[-1].details["reason"] == "signature"
     assert await status(of_another_person) == 401
     assert await status(lambda _: "{}") == 401
     assert await status() == 200

@@ -16,7 +16,7 @@ from server.connecting import provider_authorization
 from server.connecting.provider_authorization import ConsentRequest
 from server.http.page_texts import text
 from server.sign_in import password as signin
-from server.sign_in.step_up import StepUpRequired
+from server.sign_in.step_up import StepUpRequired, check_recent
 from tests.portal.sign_in.test_passkeys import Holder, holder, options_of, submit_answer
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.harness import PASSWORD
@@ -204,6 +204,20 @@ async def test_the_rule_is_in_the_code_that_answers_and_that_connects(room: Room
         await provider_authorization.consent_here(deployment, trip, user=user, session=weak)
     target = await provider_authorization.start(deployment, trip, user=user, session=strong)
     assert target.startswith(room.simulator.url)
+    done = await provider_authorization.consent_here(deployment, trip, user=user, session=strong)
+    assert done.connection.account == user.id
+
+
+@pytest.mark.parametrize(("age", "is_recent"), [(0, True), (RECENT - 1, True), (RECENT, False)])
+async def test_a_sign_in_is_recent_for_a_while(room: Room, age: int, is_recent: bool) -> None:
+    user, now = await room.user(), room.deployment.now()
+    session = Session(b"", user.id, created_at=now - age, seen_at=now, expires_at=now + RECENT)
+    if is_recent:
+        check_recent(room.deployment, session)
+        return
+    with pytest.raises(StepUpRequired) as refused:
+        check_recent(room.deployment, session, back="/account")
+    assert (refused.value.needs, refused.value.back) == ("recent", "/account")
 
 
 async def test_connecting_from_a_link_needs_the_passkey_and_does_not_spend_the_link(room: Room) -> None:
