@@ -110,10 +110,11 @@ async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
             await users.disable_user(transaction, user.id, now=now)
         elif ended == "deleted":
             await users.delete_user(transaction, user.id, now=now)
-        if kind == "sign_in":
-            link = await password.make_sign_in_link(room.deployment, transaction, user.id)
     if kind == "owner":
         link = await password.owner_link(room.deployment, user.id)
+    else:
+        async with room.deployment.transaction() as transaction:
+            link = await password.make_sign_in_link(room.deployment, transaction, user.id)
     return link.partition("ticket=")[2].partition("&")[0], user
 
 
