@@ -54,8 +54,8 @@ async def test_a_name_that_another_process_gave_away_is_taken(place: RemoteRoom)
     name, other = f"s{secrets.token_hex(4)}", f"s{secrets.token_hex(4)}"
     double = place.site.add(name)
     async with place.deployment.transaction() as transaction:
-        facts = {"name": name, "url": double.url, "title": name, "facts": {}, "by": "", "now": place.deployment.now()}
-        assert await add_server(transaction, **facts)
+        now = place.deployment.now()
+        assert await add_server(transaction, name, url=double.url, title=name, facts={}, by="", now=now)
     with pytest.raises(ChangeRefused, match="already"):
         await servers.add(place.operator, NewServer(name, double.url))
     assert (await servers.add(place.operator, NewServer(other, double.url))).name == other
@@ -106,7 +106,7 @@ async def test_a_server_that_a_rule_names_stays(place: RemoteRoom, tmp_path: Pat
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "rules.cedar").write_text(rule.replace("permit", "forbid"), encoding="utf-8")
-        settings, deployment = PolicySettings(**{kind: folder}), place.deployment
+        settings, deployment = PolicySettings.model_validate({kind: folder}), place.deployment
         gate = PolicyGate(settings, deployment.live, deployment.activity, admin=deployment.settings.admin)
         actor = Actor(replace(deployment, policy=gate), None, "command_line")
         with pytest.raises(ChangeRefused) as refused:

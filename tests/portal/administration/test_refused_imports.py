@@ -27,7 +27,7 @@ async def test_an_api_that_a_rule_names_stays(place: ImportRoom, tmp_path: Path)
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "rules.cedar").write_text(rule, encoding="utf-8")
-        settings = PolicySettings(**{kind: folder})
+        settings = PolicySettings.model_validate({kind: folder})
         gate = PolicyGate(settings, deployment.live, deployment.activity, admin=deployment.settings.admin)
         actor = Actor(replace(deployment, policy=gate), None, "command_line")
         with pytest.raises(ChangeRefused) as refused:
