@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
+from urllib.parse import unquote
 
 import pytest
 
@@ -201,7 +202,7 @@ def test_a_sealed_upload_session_opens_where_it_was_given_and_nowhere_else() -> 
     first, name, last = closed.query.split("&")
     assert (first, last) == ("a=1", "z=2")
     assert name.startswith("Upload%5Fid=")
-    assert "AB" not in name
+    assert "AB/c" not in unquote(name)  # sealed text has no slash
     opened = SESSIONS.open(PLACE, closed.query)
     assert (opened.query, opened.session) == ("a=1&Upload%5Fid=AB%2Fc%20d&z=2", "AB/c d")
     stranger = replace(SESSIONS, context=replace(SESSIONS.context, record_id="another"))
