@@ -61,7 +61,7 @@ async def test_a_service_opens_only_what_is_its_own_and_whole() -> None:
     for changed in (
         {"wrapped": made.wrapped[:-1]},
         {"wrapped": None},
-        {"wrapped": made.wrapped[:-1] + b"x"},
+        {"wrapped": made.wrapped[:-1] + bytes([made.wrapped[-1] ^ 1])},
         {"id": made.record.id.replace("double", "other")},
         {"id": "double-0123456789abcdef"},
     ):
