@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from mcp.client.stdio import StdioServerParameters
 
 PROGRAM = [sys.executable, "-m", "token_vault"]
 ROOT = Path(__file__).parent.parent.parent
+WORKERS = 8  # each has its own ports
+_GIVEN: deque[int] = deque(maxlen=300)
 
 
 def opened_url(address: str) -> str:
@@ -37,13 +40,18 @@ def opened_url(address: str) -> str:
 def free_port() -> int:
     """A loopback port that nobody holds just now, nor the next one, which a sandbox takes.
 
-    Below the range from which the kernel takes ports for outgoing connections, so that none gets it meanwhile.
+    Below the range from which the kernel takes ports for outgoing connections, so that none gets it meanwhile. No port
+    is given again soon, nor to two workers of the suite: whoever is given one may take a while to listen there.
     """
-    for _attempt in range(100):
-        port = secrets.randbelow(12_000) + 20_000
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for _attempt in range(1000):
+        port = 20_000 + 2 * (secrets.randbelow(750) * WORKERS + worker % WORKERS)
+        if port in _GIVEN:
+            continue
         with socket.socket() as one, socket.socket() as next_one, suppress(OSError):
             one.bind(("127.0.0.1", port))
             next_one.bind(("127.0.0.1", port + 1))
+            _GIVEN.append(port)
             return port
     raise AssertionError("no free port")
 
