@@ -68,7 +68,7 @@ async def test_an_open_session_hears_it_and_finds_the_new_list(place: Room, tran
         assert client.server_capabilities.tools.list_changed is True
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         await bystander.list_tools()
-        await asyncio.sleep(0.3)  # the GET stream of the session opens beside its first requests
+        await asyncio.sleep(1)  # the GET stream of the session opens beside its first requests
         await choose(database, agent, "read-only")
         await ear.hear()
         assert "slack_post" not in {tool.name for tool in (await client.list_tools()).tools}
@@ -99,7 +99,7 @@ async def test_a_choice_in_another_process_is_heard(store: Store, place: Room) -
     try:
         async with place.client(agent, mode="legacy", message_handler=ear) as client:
             await client.list_tools()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)  # as above
             await choose(elsewhere, agent, "read-only")
             await ear.hear()
     finally:

@@ -230,13 +230,13 @@ async def test_a_server_that_hangs_costs_the_deadline_and_no_more(http: Outbound
     async with scripted_server(lambda _: Reply(hang=True)) as server:
         started = asyncio.get_running_loop().time()
         with pytest.raises(NoAnswer, match="no answer in time"):
-            await http.send(OutboundRequest("POST", server.url, timeout=0.2))
+            await http.send(OutboundRequest("POST", server.url, timeout=0.5))
         assert asyncio.get_running_loop().time() - started < 2
         with pytest.raises(NoAnswer, match="no answer in time"):
-            await http.send(OutboundRequest("POST", server.url, timeout=0.2, reuse=False))
+            await http.send(OutboundRequest("POST", server.url, timeout=0.5, reuse=False))
         server.answer = lambda _: Reply(body=b"12345", claimed_length=10, stall=True)
         with pytest.raises(NoAnswer, match="no answer in time"):
-            await http.send(OutboundRequest("POST", server.url, timeout=0.2))
+            await http.send(OutboundRequest("POST", server.url, timeout=0.5))
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -261,12 +261,12 @@ async def test_an_answer_that_came_while_the_process_stood_still_is_read_after_t
         serving.start()
         try:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-            sending = asyncio.create_task(http.send(OutboundRequest("POST", url, timeout=0.5, reuse=False)))
+            sending = asyncio.create_task(http.send(OutboundRequest("POST", url, timeout=1, reuse=False)))
             async with asyncio.timeout(30):
                 while not read.is_set():
                     await asyncio.sleep(0.005)
             go_on.set()
-            time.sleep(1)
+            time.sleep(1.2)
             if answers:
                 assert (await sending).body == b"kept"
             else:
@@ -356,7 +356,7 @@ async def test_a_certificate_that_nobody_vouches_for_ends_the_connection_unsent(
 
 async def test_an_account_that_hangs_leaves_places_at_its_peer_to_the_others() -> None:
     async with (
-        Outbound(LOOPBACK, calls_per_peer=4, calls_per_account=2, connect_timeout=0.2) as outbound,
+        Outbound(LOOPBACK, calls_per_peer=4, calls_per_account=2, connect_timeout=0.5) as outbound,
         scripted_server(lambda a: Reply(hang=a.path == "/hang")) as server,
     ):
         hung = [
@@ -385,7 +385,7 @@ async def test_an_account_that_hangs_leaves_places_at_its_peer_to_the_others() -
 
 async def test_calls_to_one_peer_cannot_use_up_those_to_another() -> None:
     async with (
-        Outbound(LOOPBACK, calls_per_peer=2, connect_timeout=0.2) as outbound,
+        Outbound(LOOPBACK, calls_per_peer=2, connect_timeout=0.5) as outbound,
         scripted_server(lambda a: Reply(hang=a.path == "/hang")) as server,
     ):
         hanging = [

@@ -24,7 +24,7 @@ async def test_an_answer_is_handed_out_while_the_rest_is_on_the_way() -> None:
     async with (
         Outbound(LOOPBACK) as http,
         scripted_server(lambda _: Reply(body=b"first", claimed_length=10, stall=True)) as server,
-        http.open(OutboundRequest("GET", server.url, timeout=0.5)) as answer,
+        http.open(OutboundRequest("GET", server.url, timeout=1)) as answer,
     ):
         assert answer.status == 200
         chunks = answer.chunks()
@@ -96,7 +96,7 @@ async def test_a_peer_may_give_an_account_a_share_of_its_own() -> None:
         return OutboundRequest("GET", server.url, peer=peer, account="one", share=share)
 
     async with (
-        Outbound(LOOPBACK, connect_timeout=0.05) as http,
+        Outbound(LOOPBACK, connect_timeout=0.5) as http,
         scripted_server(lambda _: Reply(body=b"ok")) as server,
         http.open(request("narrow", 1)),
         http.open(request("wide", 2)),

@@ -265,7 +265,7 @@ async def test_this_machine_and_private_hosts_are_reached_past_the_proxy(authori
     async with scripted_server(lambda _: json_reply({})) as server, running_proxy(server.port) as proxy:
         loopback = AddressPolicy(allow_loopback=True)
         async with Outbound(
-            loopback, lookup=Names([["10.20.1.1"]]), connect_timeout=0.2, proxy=f"http://127.0.0.1:{proxy.port}"
+            loopback, lookup=Names([["10.20.1.1"]]), connect_timeout=0.5, proxy=f"http://127.0.0.1:{proxy.port}"
         ) as outbound:
             assert (await outbound.send(OutboundRequest("GET", server.url))).status == 200
             with pytest.raises(NotReached):
