@@ -26,9 +26,10 @@ from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import RotationMode, UpstreamPolicy
 
-# Added to the generation of a connection that lost its refresh token: an answer that a journal still holds, which may
-# have been spent too, is then older than the row and changes nothing.
-EPOCH = 1_000_000_000
+# A generation is at least the time of its consent, in ms. A restored one is at least the time of the restore, plus what
+# clocks may differ by: every answer that a journal holds, which may have been spent too, is then older than the row,
+# even after a second restore.
+CLOCKS_DIFFER = 60  # seconds
 PAGE = 500  # connections, or events, of one step: PostgreSQL ends a transaction whose process is silent for a second
 
 # That the keys' page begins where the connections' does is said twice: PostgreSQL may merge both by their indexes, and
@@ -47,7 +48,8 @@ _PAGE = f"""
     order by k.id limit {PAGE}
 """  # noqa: S608 -- a constant
 _FORGET_REFRESH = """
-    update connections set refresh_sealed = null, generation = generation + :epoch, state = :state, reason = :reason
+    update connections set refresh_sealed = null, state = :state, reason = :reason,
+        generation = case when generation < :outrun then :outrun else generation + 1 end
     where tenant = :tenant and id = :id
 """
 _END = """
@@ -212,6 +214,7 @@ def _changes(
     page: Sequence[RestoredConnection], policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> Mapping[str, Sequence[Mapping[str, Value]]]:
     """What to change, by statement."""
+    outrun = (now + CLOCKS_DIFFER) * 1000
     changes: dict[str, list[Mapping[str, Value]]] = {_END: [], _END_DELEGATIONS: [], _FORGET_REFRESH: []}
     for one in page:
         which: Mapping[str, Value] = {"tenant": TENANT, "id": one.connection_id}
@@ -220,9 +223,9 @@ def _changes(
             state = ConnectionState.REVOKED.value
             changes[_END].append({**which, "now": now, "state": state, "reason": "key_destroyed"})
             changes[_END_DELEGATIONS].append({**which, "now": now})
-        elif one.verdict is not RestoreVerdict.UNAFFECTED and rotates:
-            is_usable = one.verdict is RestoreVerdict.UNTIL_EXPIRY
+        elif rotates:
+            is_usable = one.verdict is not RestoreVerdict.RECONNECT
             state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
             reason = None if is_usable else "restored"
-            changes[_FORGET_REFRESH].append({**which, "epoch": EPOCH, "state": state, "reason": reason})
+            changes[_FORGET_REFRESH].append({**which, "outrun": outrun, "state": state, "reason": reason})
     return {statement: sets for statement, sets in changes.items() if sets}

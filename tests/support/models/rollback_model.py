@@ -1,4 +1,4 @@
-"""The model of refreshing, with a database that goes back in time once while its host and the journal stay.
+"""The model of refreshing, with a database that goes back in time while its host and the journal stay.
 
 At some moment somebody copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
 happen while no refresh is in progress: a lagging standby loses a claim that the new server never received, and no rule
@@ -18,6 +18,7 @@ from tests.support.models.refresh_model import Answer, Budget, Model, Provider, 
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
 OUTRUNS = 100  # generations: more than any history here has
+RESTORED = 10 * OUTRUNS  # what a restore once added, whenever it happened
 _AT_REST = frozenset({"idle", "down"})
 
 
@@ -27,6 +28,8 @@ class RollbackRules(Rules):
 
     looks_always: bool = True
     consents_outrun: bool = True  # False: a consent's generation is the next of its row
+    restores: int = 0  # how many there may be
+    restores_outrun: bool = True  # False: a restore adds the same to a generation each time
 
 
 class World(NamedTuple):
@@ -37,6 +40,8 @@ class World(NamedTuple):
     has_gone_back: bool
     kept: tuple[Answer | None, Answer | None]
     has_consented: bool = False
+    restores: int = 0
+    moments: int = 1  # the clock: consents and restores so far
 
 
 class RollbackModel(Model):
@@ -45,7 +50,8 @@ class RollbackModel(Model):
     def __init__(self, provider: Provider, rules: RollbackRules) -> None:
         super().__init__(provider, rules)
         self._looks_always = rules.looks_always
-        self._step = OUTRUNS if rules.consents_outrun else 1
+        self._consents_outrun, self._restores_outrun = rules.consents_outrun, rules.restores_outrun
+        self._restores = rules.restores
 
     def world_steps(self, world: World) -> Iterator[tuple[str, World]]:
         s = world.state
@@ -56,10 +62,15 @@ class RollbackModel(Model):
                 kept = (after.journal[0], kept[1]) if i == 0 else (kept[0], after.journal[1])
             yield name, world._replace(state=after, kept=kept)
         is_busy = any(process.doing not in _AT_REST for process in s.processes) or s.late != (None, None)
-        if is_busy or s.stray is not None or world.has_consented:
+        if is_busy or s.stray is not None:
             return
+        now = world.moments + 1
+        if world.has_gone_back and not world.has_consented:
+            yield "consent", world._replace(state=self._consent(s, now), has_consented=True, moments=now)
+            return
+        if world.restores < self._restores and world.copy is not None and s.journal == (None, None):
+            yield "restore", self._restore(world, now)
         if world.has_gone_back:
-            yield "consent", world._replace(state=self._consent(s), has_consented=True)
             return
         if world.copy is None and not self._shows_send(s):
             yield "copy", world._replace(copy=tuple(getattr(s, name) for name in _ROW))
@@ -67,15 +78,35 @@ class RollbackModel(Model):
             row = dict(zip(_ROW, world.copy, strict=True))
             yield "back", world._replace(state=s._replace(**row, journal=world.kept), has_gone_back=True)
 
-    def _consent(self, s: State) -> State:
+    def _restore(self, world: World, now: int) -> World:
+        """The row of the backup without its refresh token; that the account is lost until the next consent is right."""
+        s = world.state._replace(**dict(zip(_ROW, world.copy or (), strict=True)))
+        outrun = max(s.generation + 1, now * OUTRUNS)
+        s = s._replace(
+            generation=outrun if self._restores_outrun else s.generation + RESTORED,
+            token=-1,
+            active=False,
+            access=False,
+            lease=None,
+            intents=(None, None),
+            waits=False,
+            gap=True,
+            journal=world.kept,
+        )
+        return world._replace(
+            state=s, has_gone_back=True, has_consented=False, restores=world.restores + 1, moments=now
+        )
+
+    def _consent(self, s: State, now: int) -> State:
         """A new grant in the row; what the journal holds is of the old one."""
+        following = s.generation + 1
         return s._replace(
             live=s.fresh,
             token=s.fresh,
             fresh=s.fresh + 1,
             family=True,
             grace=False,
-            generation=s.generation + self._step,
+            generation=max(following, now * OUTRUNS) if self._consents_outrun else following,
             active=True,
             access=True,
             lease=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.models.refresh_model import PROVIDERS, Budget, Provider
@@ -43,3 +45,12 @@ def test_without_a_look_into_the_journal_at_each_attempt_the_model_finds_the_los
 def test_where_a_consent_only_follows_its_row_the_model_finds_an_older_answer_in_its_place(provider: Provider) -> None:
     found = explore(provider, rules=RollbackRules(consents_outrun=False), budget=CALM, until_harm=True)
     assert "consent" in found.lost
+
+
+@pytest.mark.parametrize("provider", [RESENDS, SIBLING, STRICT, REVOKES], ids=lambda provider: provider.name)
+def test_where_each_restore_adds_the_same_the_model_finds_an_answer_from_between_two(provider: Provider) -> None:
+    rules = RollbackRules(restores=2)
+    found = explore(provider, rules=replace(rules, restores_outrun=False), budget=CALM, until_harm=True)
+    assert found.lost.count("restore") == 2
+    found = explore(provider, rules=rules, budget=CALM)
+    assert found.lost == found.doubled == []

@@ -521,5 +521,23 @@ async def test_a_refresh_token_is_gone_from_the_restored_row_not_only_hidden(roo
     await restore_backup(room, path)
     after = await room.row(connection)
     assert after.refresh_sealed is None
-    assert after.generation == before.generation + quarantine.EPOCH
+    assert after.generation == (room.now + quarantine.CLOCKS_DIFFER) * 1000 > before.generation
     await exchange(room.request(), vault=room.vault, now=room.now)
+
+
+async def test_a_second_restore_of_one_backup_takes_up_no_answer_from_between_the_two(room: Room) -> None:
+    """What the person connected after the first stays in the journal, and ended with it."""
+    for _ in range(2):  # the generation of a second consent is its time
+        await room.connect(consented_ms=room.now * 1000)
+    path = await backed_up(room)
+    for _ in range(2):
+        await restore_backup(room, path)
+        await room.connect(consented_ms=room.now * 1000)
+        newest = room.slack.families[-1]
+        for _ in range(3):
+            room.pass_time(3600)
+            assert await journal_recovery.adopt_all(room.vault) == 0
+            await room.exchange()
+    assert newest.is_alive
+    assert room.slack.sends[-1].refresh_token in newest.spent
+    assert spent_presented(room.slack) == 0
