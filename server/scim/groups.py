@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
@@ -13,7 +13,7 @@ from server.administration import provisioning
 from server.administration.provisioning import GroupSpec
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimGroup, group_of
-from server.scim.wire import ScimCall, ScimRefused, empty_answer, parse, resource_answer
+from server.scim.wire import ScimCall, ScimRefused, empty_answer, parse, read_patch, resource_answer
 from vault import groups
 from vault.storage.database import Reader
 
@@ -49,8 +49,7 @@ async def replace(call: ScimCall) -> Response:
 async def patch(call: ScimCall) -> Response:
     """Change a group's name or some of its members (RFC 7644 §3.5.2)."""
     group = await _group(call)
-    content = await call.patch_body()
-    wanted = PatchOp[ScimGroup].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
+    wanted = await read_patch(call, ScimGroup)
 
     def change(found: ScimGroup) -> ScimGroup:
         _check_work(wanted, found)
@@ -113,8 +112,8 @@ def _members(sent: ScimGroup) -> list[str]:
 
 
 async def _group(call: ScimCall) -> groups.Group:
-    found = await groups.get_group(call.deployment.database, call.param("id"))
-    if found is None or not found.is_provisioned:
+    found = await _with_id(call.deployment.database, call.param("id"))
+    if found is None:
         raise NotFoundException(detail="The directory has no group with this ID.")
     return found
 
@@ -125,33 +124,23 @@ async def _resource(call: ScimCall, group: groups.Group, reader: Reader | None =
     return group_of(deployment, group, members)
 
 
-async def _resources(call: ScimCall, found: Sequence[groups.Group | None]) -> list[ScimGroup]:
-    return [await _resource(call, one) for one in found if one is not None and one.is_provisioned]
+async def _with_id(reader: Reader, group_id: str) -> groups.Group | None:
+    return _of_directory(await groups.get_group(reader, group_id))
 
 
-async def _count(call: ScimCall) -> int:
-    return await groups.count_provisioned(call.deployment.database)
+async def _with_name(reader: Reader, name: str) -> groups.Group | None:
+    return _of_directory(await groups.find_group(reader, name))
 
 
-async def _page(call: ScimCall, offset: int, limit: int) -> list[ScimGroup]:
-    return await _resources(call, await groups.list_provisioned(call.deployment.database, offset=offset, limit=limit))
-
-
-async def _with_name(call: ScimCall, value: str) -> list[ScimGroup]:
-    return await _resources(call, [await groups.find_group(call.deployment.database, value)])
-
-
-async def _with_external_id(call: ScimCall, value: str) -> list[ScimGroup]:
-    return await _resources(call, await groups.find_provisioned(call.deployment.database, value))
-
-
-async def _with_id(call: ScimCall, value: str) -> list[ScimGroup]:
-    return await _resources(call, [await groups.get_group(call.deployment.database, value)])
+def _of_directory(found: groups.Group | None) -> groups.Group | None:
+    return found if found is not None and found.is_provisioned else None
 
 
 LISTING = ResourceList(
     ScimGroup,
-    count=_count,
-    page=_page,
-    equals={"displayname": _with_name, "externalid": _with_external_id, "id": _with_id},
+    _resource,
+    count=groups.count_provisioned,
+    page=groups.list_provisioned,
+    find={"displayname": _with_name, "id": _with_id},
+    with_external_id=groups.find_provisioned,
 )

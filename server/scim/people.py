@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace as replace_fields
 
-from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
+from scim2_models import Context, InvalidValueException, NotFoundException
 from starlette.responses import Response
 
 from server.administration import provisioning
 from server.administration.provisioning import PersonSpec
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimUser, person_spec, user_of, with_active
-from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
+from server.scim.wire import ScimCall, empty_answer, parse, read_patch, resource_answer
 from vault import directory, groups
 from vault.directory import ProvisionedPerson
 from vault.storage.database import Reader
@@ -47,8 +47,7 @@ async def replace(call: ScimCall) -> Response:
 async def patch(call: ScimCall) -> Response:
     """Change parts of a person (RFC 7644 §3.5.2)."""
     person = await _person(call)
-    content = await call.patch_body()
-    wanted = PatchOp[ScimUser].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
+    wanted = await read_patch(call, ScimUser)
 
     def change(found: ScimUser) -> ScimUser:
         wanted.patch(found, scim_policy=POLICY)
@@ -96,33 +95,11 @@ async def _user(call: ScimCall, person: ProvisionedPerson, reader: Reader | None
     return user_of(deployment, person, memberships)
 
 
-async def _users(call: ScimCall, people: Sequence[ProvisionedPerson | None]) -> list[ScimUser]:
-    return [await _user(call, one) for one in people if one is not None]
-
-
-async def _count(call: ScimCall) -> int:
-    return await directory.count_people(call.deployment.database)
-
-
-async def _page(call: ScimCall, offset: int, limit: int) -> list[ScimUser]:
-    return await _users(call, await directory.list_people(call.deployment.database, offset=offset, limit=limit))
-
-
-async def _with_name(call: ScimCall, value: str) -> list[ScimUser]:
-    return await _users(call, [await directory.find_person(call.deployment.database, value)])
-
-
-async def _with_external_id(call: ScimCall, value: str) -> list[ScimUser]:
-    return await _users(call, await directory.with_external_id(call.deployment.database, value))
-
-
-async def _with_id(call: ScimCall, value: str) -> list[ScimUser]:
-    return await _users(call, [await directory.get_person(call.deployment.database, value)])
-
-
 LISTING = ResourceList(
     ScimUser,
-    count=_count,
-    page=_page,
-    equals={"username": _with_name, "externalid": _with_external_id, "id": _with_id},
+    _user,
+    count=directory.count_people,
+    page=directory.list_people,
+    find={"username": directory.find_person, "id": directory.get_person},
+    with_external_id=directory.with_external_id,
 )

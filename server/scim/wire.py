@@ -19,6 +19,7 @@ from scim2_models import (
     InvalidSyntaxException,
     InvalidValueException,
     NotFoundException,
+    PatchOp,
     PreconditionFailedException,
     Resource,
     ResponseParameters,
@@ -95,13 +96,6 @@ class ScimCall:
             raise ScimRefused(413, f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
         except (ValueError, RecursionError, ClientDisconnect) as error:
             raise InvalidSyntaxException(detail="The body isn't a JSON object that can be stored.") from error
-        return content
-
-    async def patch_body(self) -> dict[str, object]:
-        """The body of a PATCH (RFC 7644 §3.5.2) with a bounded number of operations. Raises ScimRefused."""
-        content = await self.body()
-        if any(is_array(value) and len(value) > MOST_OPERATIONS for value in content.values()):
-            raise ScimRefused(413, f"Send at most {MOST_OPERATIONS} operations at a time.")
         return content
 
     def check_version(self, found: Resource[Any]) -> None:
@@ -239,6 +233,14 @@ def document_answer(content: str) -> Response:
 def empty_answer() -> Response:
     """RFC 7644 §3.6: deleted."""
     return WholeAnswer(204, list(SECRET))
+
+
+async def read_patch(call: ScimCall, model: type[Some]) -> PatchOp[Some]:
+    """The operations of a PATCH (RFC 7644 §3.5.2), a bounded number. Raises ScimRefused."""
+    content = await call.body()
+    if any(is_array(value) and len(value) > MOST_OPERATIONS for value in content.values()):
+        raise ScimRefused(413, f"Send at most {MOST_OPERATIONS} operations at a time.")
+    return PatchOp[model].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
 
 def parse(model: type[Some], content: Mapping[str, object], context: Context) -> Some:
