@@ -186,17 +186,9 @@ async def extend(
 
     The person is asked about `ask` each time, and about what they were asked before.
     """
-    delegation = await _extend(
-        transaction,
-        user_id=user_id,
-        client_id=client_id,
-        connection_id=connection_id,
-        scopes=scopes,
-        now=now,
-        expires_at=expires_at,
-    )
+    which = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    delegation = await _extend(transaction, which, scopes, now=now, expires_at=expires_at)
     if ask:
-        which = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
         held = await get(transaction, **which)
         asked = ask if held is None else ask | held.ask
         await set_ask(transaction, **which, ask=asked, now=now)
@@ -205,53 +197,28 @@ async def extend(
 
 
 async def _extend(
-    transaction: Transaction,
-    *,
-    user_id: str,
-    client_id: str,
-    connection_id: str,
-    scopes: frozenset[str],
-    now: int,
-    expires_at: int | None,
+    transaction: Transaction, which: Mapping[str, str], scopes: frozenset[str], *, now: int, expires_at: int | None
 ) -> Delegation:
     for _ in range(5):
-        held = await get(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id)
+        held = await get(transaction, **which)
         if held is None or not held.is_live(now):
-            return await allow(
-                transaction,
-                user_id=user_id,
-                client_id=client_id,
-                connection_id=connection_id,
-                scopes=scopes,
-                now=now,
-                expires_at=expires_at,
-            )
+            return await allow(transaction, **which, scopes=scopes, now=now, expires_at=expires_at)
         union = held.scopes | scopes
-        ends = [end for end in (held.expires_at, expires_at) if end is not None]
+        until = min((end for end in (held.expires_at, expires_at) if end is not None), default=None)
         changed = await transaction.execute(
             _EXTEND,
             {
                 "tenant": TENANT,
-                "user_id": user_id,
-                "client_id": client_id,
-                "connection_id": connection_id,
+                **which,
                 "scopes": format_scope(union),
                 "previous": format_scope(held.scopes),
-                "expires_at": min(ends, default=None),
+                "expires_at": until,
                 "now": now,
             },
         )
         if changed == 1:
-            which = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
             await transaction.execute(_MAKE_OWN, {"tenant": TENANT, **which})
-            return Delegation(
-                user_id,
-                client_id,
-                connection_id,
-                scopes=union,
-                created_at=held.created_at,
-                expires_at=min(ends, default=None),
-            )
+            return replace(held, scopes=union, expires_at=until)
     raise TemporarilyUnavailable("Something else is changing this permission.", retry_after=1)
 
 

@@ -397,6 +397,13 @@ async def link_identity(transaction: Transaction, *, issuer: str, subject: str, 
         raise IdentityTaken("this identity already belongs to another user")
 
 
+_BY_IDENTITY = """
+    select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by
+    from identities i join users u on u.tenant = i.tenant and u.id = i.user_id
+    where i.tenant = :tenant and i.issuer = :issuer
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkedIdentity:
     """Who a user is elsewhere (OpenID Connect Core §5.7)."""
@@ -418,10 +425,7 @@ async def list_identities(reader: Reader, user_id: str) -> tuple[LinkedIdentity,
 async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:
     """The user behind an identity, disabled or not."""
     row = await reader.fetch_one(
-        "select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at,"
-        " u.stopped_at, u.stopped_by"
-        " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
-        " where i.tenant = :tenant and i.issuer = :issuer and i.subject = :subject",
+        f"{_BY_IDENTITY} and i.subject = :subject",
         {"tenant": TENANT, "issuer": issuer, "subject": subject},
     )
     return None if row is None else user_from_row(row)
@@ -463,10 +467,7 @@ async def has_identities(reader: Reader, *, issuer: str) -> bool:
 async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | None:
     """The user whom an issuer knows by this confirmed address, in lower case."""
     row = await reader.fetch_one(
-        "select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at,"
-        " u.stopped_at, u.stopped_by"
-        " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
-        " where i.tenant = :tenant and i.issuer = :issuer and i.email = :email",
+        f"{_BY_IDENTITY} and i.email = :email",
         {"tenant": TENANT, "issuer": issuer, "email": email},
     )
     return None if row is None else user_from_row(row)

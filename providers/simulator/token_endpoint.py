@@ -42,20 +42,14 @@ def note_redemption(
 
 
 def redeem(
-    sandbox: Sandbox,
-    call: SimulatedCall,
-    entry: Entry,
-    *,
-    redirect_uri: str | None,
-    verifier: str | None,
-    client_id: str,
+    sandbox: Sandbox, call: SimulatedCall, entry: Entry, *, redirect_uri: str | None, verifier: str | None
 ) -> Code:
-    """Spend the code of the call. Raises CodeRefused, with the reason in the entry."""
+    """Spend the code of the call for the entry's client. Raises CodeRefused, with the reason in the entry."""
     state = sandbox.face(str(entry["face"]))
     try:
         return state.authorizations.redeem(
             call.text("code") or "",
-            client_id=client_id,
+            client_id=str(entry["client_id"]),
             redirect_uri=redirect_uri or "",
             verifier=verifier,
             lifetime=state.rules.code_lifetime,

@@ -136,7 +136,6 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
             sandbox,
             call,
             entry,
-            client_id=client.client_id,
             redirect_uri=sent,
             verifier=None if mode.pkce == "ignored" else call.text("code_verifier"),
         )

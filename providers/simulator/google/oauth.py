@@ -177,12 +177,7 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
     entry = token_endpoint.note_redemption(sandbox, call, "google", client=client, method=method)
     try:
         code = token_endpoint.redeem(
-            sandbox,
-            call,
-            entry,
-            client_id=client.client_id,
-            redirect_uri=call.text("redirect_uri"),
-            verifier=call.text("code_verifier"),
+            sandbox, call, entry, redirect_uri=call.text("redirect_uri"), verifier=call.text("code_verifier")
         )
     except CodeRefused as refusal:
         status, error, description = _CODE_ERRORS.get(refusal.reason, (400, "invalid_grant", "Malformed auth code."))

@@ -142,12 +142,7 @@ def _redeem(
         return slack_error(_CODE_ERRORS["verifier"])
     try:
         code = token_endpoint.redeem(
-            sandbox,
-            call,
-            entry,
-            client_id=client.client_id,
-            redirect_uri=call.text("redirect_uri"),
-            verifier=call.text("code_verifier"),
+            sandbox, call, entry, redirect_uri=call.text("redirect_uri"), verifier=call.text("code_verifier")
         )
     except CodeRefused as refusal:
         return slack_error(_CODE_ERRORS[refusal.reason])
