@@ -40,7 +40,7 @@ from server.connecting.provider_authorization import (
 from server.deployment import Deployment
 from server.sign_in import roles
 from vault import connections, limits, tickets, users
-from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
+from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, parse_scope
 from vault.refresh import consents
 from vault.refusals import TransitionRefused
 from vault.storage.database import Transaction
@@ -123,21 +123,12 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     provider = known_provider(deployment, trip.provider)
     await check_may_connect(deployment, session, provider)
     check_is_on(deployment, provider)
-    payload: dict[str, object] = {
-        "provider": provider.name,
-        "scopes": format_scope(trip.scopes),
-        "delegated": format_scope(trip.delegated),
-        "ask": format_scope(trip.ask),
-        "ends_at": trip.ends_at,
-        "back": None if trip.back is None else trip.back.payload(),
-        "replaces": trip.replaces,
-    }
     async with deployment.transaction() as transaction:
         handle = await tickets.issue(
             transaction,
             deployment.keys,
             purpose=TicketPurpose.CREDENTIAL,
-            payload=payload,
+            payload=trip.payload(),
             lifetime=LIFETIME,
             now=deployment.now(),
             user_id=user.id,

@@ -62,6 +62,18 @@ class ConsentRequest:
     replaces: str | None = None  # the connection whose entered credential is replaced
     is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
+    def payload(self) -> dict[str, object]:
+        """What a ticket keeps of it, beside its user and client."""
+        return {
+            "provider": self.provider,
+            "scopes": format_scope(self.scopes),
+            "delegated": format_scope(self.delegated),
+            "ask": format_scope(self.ask),
+            "ends_at": self.ends_at,
+            "back": None if self.back is None else self.back.payload(),
+            "replaces": self.replaces,
+        }
+
     def consent_of(self, user_id: str, *, is_by_other: bool = False) -> Consent:
         """The consent that it became. `is_by_other`: someone else gave it for the person."""
         return Consent(
@@ -131,15 +143,7 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
             transaction,
             deployment.keys,
             purpose=TicketPurpose.UPSTREAM_STATE,
-            payload={
-                "provider": provider.name,
-                "scopes": format_scope(trip.scopes),
-                "delegated": format_scope(trip.delegated),
-                "ask": format_scope(trip.ask),
-                "ends_at": trip.ends_at,
-                "back": None if trip.back is None else trip.back.payload(),
-                "verifier": verifier,
-            },
+            payload={**trip.payload(), "verifier": verifier},
             lifetime=LIFETIME,
             now=deployment.now(),
             user_id=user.id,

@@ -25,7 +25,7 @@ from providers.definitions.unruled import ANY_CALL
 from server.connecting.telling import AgentRefusal, tell
 from server.deployment import Deployment
 from server.proxy.program_hosts import ApiAddress
-from server.proxy.refusals import no_rule, upstream_unauthorized
+from server.proxy.refusals import no_rule, refusal_of, upstream_unauthorized
 from server.proxy.wire import ProxyRefused, query_pairs
 from vault import delegations, handles, sharing
 from vault.audit import audit
@@ -353,14 +353,7 @@ class ProgramAccess:
                 await asyncio.sleep(_LOOK)
                 if (chosen := await self._find_allowed(found, call)) is not None:
                     return chosen
-        refusal = ProxyRefused(
-            told.code,
-            told.text,
-            kind=told.wording.proxied or told.wording.kind,
-            detail=told.detail,
-            headers=told.headers,
-            more={} if told.link is None else told.link.members(),
-        )
+        refusal = refusal_of(told)
         if told.link is not None:  # otherwise the cause may pass by itself
             self._unanswered[question.key] = loop.time() + _QUIET, refusal
         raise refusal

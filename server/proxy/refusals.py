@@ -17,7 +17,7 @@ from providers.definitions.model import Provider, Rule
 from providers.outbound.json_values import at, is_array, is_object, put
 from providers.outbound.messages import HttpError, NotReached, PeerBusy, TooLarge
 from server import errors
-from server.connecting.telling import tell
+from server.connecting.telling import AgentRefusal, tell
 from server.deployment import Deployment
 from server.errors import as_sentence, status_of
 from server.http.answers import SANDBOXED, raw, send_whole
@@ -100,7 +100,11 @@ async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, ha
     if wording.form == "link" and handle is not None:
         client = await clients.get_client(deployment.database, handle.principal.client_id)
         principal, name = handle.principal, "this program" if client is None else client.name
-    told = await tell(deployment, error, principal, tool=name)
+    return refusal_of(await tell(deployment, error, principal, tool=name))
+
+
+def refusal_of(told: AgentRefusal) -> ProxyRefused:
+    """A refusal of the vault as the proxy answers it."""
     return ProxyRefused(
         told.code,
         told.text,
