@@ -5,17 +5,15 @@ What is sealed needs no passphrase, so that no call of an agent derives a key.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
 from providers.credentials.entered import CredentialRefused, all_values
 from providers.credentials.key_files import SECONDS
 from providers.definitions.credential import Credential
 from providers.outbound.json_values import parse_object
+from server.runtime.isolated_process import run_isolated
 
 TIMEOUT: Final = 30.0  # seconds
 _PROGRAM: Final = (
@@ -49,26 +47,9 @@ async def open_keys(credential: Credential, values: Mapping[str, str], *, second
 
 
 async def _open(field: str, text: str, passphrase: str, *, has_certificate: bool, seconds: int) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-B", "-c", _PROGRAM),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd="/",
-        env={},
-    )
     job = {"text": text, "passphrase": passphrase, "has_certificate": has_certificate, "seconds": seconds}
-    opened = b""
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(TIMEOUT):
-                opened, _ = await process.communicate(json.dumps(job).encode())
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode != 0:
+    opened = await run_isolated(_PROGRAM, job, seconds=TIMEOUT)
+    if opened is None:
         raise CredentialRefused(field, "costly")
     if not opened:
         raise CredentialRefused(field, "key")

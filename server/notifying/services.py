@@ -7,16 +7,13 @@ input, never by its arguments or environment.
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
-import json
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
 from server.deployment import Deployment
 from server.notifying.posting import NotAccepted, Uncertain
+from server.runtime.isolated_process import run_isolated
 
 TIMEOUT: Final = 20.0  # seconds
 _ANSWER_LIMIT: Final = 100  # bytes
@@ -91,22 +88,5 @@ async def _run(deployment: Deployment, url: str, *, title: str, body: str, is_tr
         "allow_loopback": policy.allow_loopback,
         "private_networks": [str(one) for one in deployment.settings.notices.networks],
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-B", "-c", PROGRAM),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd="/",
-        env={},
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            said, _ = await process.communicate(json.dumps(job).encode())
-    except TimeoutError:
-        return ""
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return said[:_ANSWER_LIMIT].decode("ascii", "replace") if process.returncode == 0 else ""
+    said = await run_isolated(PROGRAM, job, seconds=TIMEOUT)
+    return "" if said is None else said[:_ANSWER_LIMIT].decode("ascii", "replace")
