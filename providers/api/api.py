@@ -12,8 +12,8 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
+PARTLY_DONE: Final = "An earlier part of this call was done. Check what was done before you call again."
+_UNSENT: Final = "Nothing was sent."
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left when a call is repeated
 OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]
 Value = str | int | bool
@@ -52,13 +54,21 @@ logger = logging.getLogger("token_vault.api")
 
 
 class ToolRefused(Exception):
-    """Base of the tree; never raised itself. `description` says what happened and what to do; it may be shown."""
+    """Base of the tree; never raised itself. `description` says what happened, `advice` what was done and what to do.
+
+    It may be shown, and includes the advice.
+    """
 
     code = "tool_refused"
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, *, advice: str = "") -> None:
         super().__init__(description)
-        self.description = description
+        self._reason = description
+        self.description = f"{description} {advice}".rstrip()
+
+    def tell_earlier_write(self) -> None:
+        """Say in place of the advice that a request before this one wrote."""
+        self.description = f"{self._reason} {PARTLY_DONE}"
 
 
 class RuleRefused(ToolRefused):
@@ -76,8 +86,8 @@ class TokenRejected(ToolRefused):
 class UpstreamRefused(ToolRefused):
     """The provider understood the call and refused it. `code` is its own code."""
 
-    def __init__(self, code: str, description: str) -> None:
-        super().__init__(description)
+    def __init__(self, code: str, description: str, *, advice: str = "") -> None:
+        super().__init__(description, advice=advice)
         self.code = code
 
 
@@ -96,8 +106,8 @@ class RateLimited(ToolRefused):
 
     code = "rate_limited"
 
-    def __init__(self, description: str, *, retry_after: int, repeat: Repeat | None = None) -> None:
-        super().__init__(description)
+    def __init__(self, description: str, *, retry_after: int, repeat: Repeat | None = None, advice: str = "") -> None:
+        super().__init__(description, advice=advice)
         self.retry_after = retry_after
         self.repeat = repeat
 
@@ -107,10 +117,19 @@ class UpstreamUnavailable(ToolRefused):
 
     code = "upstream_unavailable"
 
-    def __init__(self, description: str, *, unknown_outcome: bool, repeat: Repeat | None = None) -> None:
-        super().__init__(description)
+    def __init__(
+        self, description: str, *, unknown_outcome: bool, repeat: Repeat | None = None, advice: str = ""
+    ) -> None:
+        super().__init__(description, advice=advice)
         self.unknown_outcome = unknown_outcome
         self.repeat = repeat
+
+
+@dataclass(slots=True)
+class _WrittenState:
+    """What a tool call has done at the provider."""
+
+    has_written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +181,12 @@ class UpstreamAPI:
         self._renew = renew
         self._renewing = asyncio.Lock()
         self._deadline = deadline
+        self._written_state = _WrittenState()
+
+    @property
+    def has_written(self) -> bool:
+        """Whether a write of this tool call was carried out, or may have been."""
+        return self._written_state.has_written
 
     def acting_with(self, token: str) -> UpstreamAPI:
         """The same call with a token for part of the account, such as a page; the token stays in memory."""
@@ -176,13 +201,14 @@ class UpstreamAPI:
             deadline=self._deadline,
         )
         acting._secrets += self._secrets
+        acting._written_state = self._written_state
         return acting
 
     async def get(
         self, api: str, path: str, *, segments: Sequence[str] = (), params: Mapping[str, Value] | None = None
     ) -> Mapping[str, object]:
         """GET; repeated when the provider is busy or fails and time is left. `path` has `{}` for each of `segments`."""
-        return await self._call("GET", api, path_of(path, segments), params=params or {})
+        return await self._call("GET", api, path, segments, params=params or {})
 
     async def post(
         self,
@@ -197,7 +223,7 @@ class UpstreamAPI:
 
         Repeated only when nothing was sent, or the provider says that it did not look at it and when to come back.
         """
-        return await self._call("POST", api, path_of(path, segments), params=params or {}, body=body)
+        return await self._call("POST", api, path, segments, params=params or {}, body=body)
 
     async def send(
         self,
@@ -219,11 +245,12 @@ class UpstreamAPI:
         that isn't visible ASCII.
         """
         if any(not (value.isascii() and value.isprintable()) for value in (headers or {}).values()):
-            raise RuleRefused("A header of this call has characters that can't be sent. Nothing was sent.")
+            raise RuleRefused("A header of this call has characters that can't be sent.", advice=_UNSENT)
         return await self._call(
             method,
             api,
-            path_of(path, segments),
+            path,
+            segments,
             params=params or {},
             body=body,
             headers=headers or {},
@@ -239,7 +266,7 @@ class UpstreamAPI:
 
         Repeated like `get`. Refuses what is not text with `not_text`.
         """
-        answer = await self._call("GET", api, path_of(path, segments), params=params or {}, form="text")
+        answer = await self._call("GET", api, path, segments, params=params or {}, form="text")
         return text_at(answer, "text") or ""
 
     async def open_remote(
@@ -251,7 +278,7 @@ class UpstreamAPI:
         new token if the server refuses this one. Raises HttpError.
         """
         if not self._provider.is_remote:
-            raise RuleRefused(f"{self.title} isn't an MCP server. Nothing was sent.")
+            raise RuleRefused(f"{self.title} isn't an MCP server.", advice=_UNSENT)
         (url,) = self._provider.apis.values()
         for is_last in (False, True):
             used = self._token
@@ -280,6 +307,7 @@ class UpstreamAPI:
         method: Method,
         api: str,
         path: str,
+        segments: Sequence[str],
         *,
         params: Mapping[str, Value],
         body: Mapping[str, object] | None = None,
@@ -289,28 +317,42 @@ class UpstreamAPI:
         form: Form = "object",
     ) -> Mapping[str, object]:
         """Send; once more with a new token if the provider did not look at the call, even for a write."""
-        payload, target = Payload(frozenset(params), body or {}), target_of(headers or {})
-        call = Call(api, method, path, {**params, **(body or {})}, payload, target)
         is_write = method != "GET" if is_write is None else is_write
-        request = self._request(call, params, body, headers or {}, form=form)
-        used, chosen = self._token, self._choose(choice or {})
-        try:
-            sent = self._with_token(request, chosen.value)
+        with self._step(is_write=is_write):
+            payload, target = Payload(frozenset(params), body or {}), target_of(headers or {})
+            call = Call(api, method, path_of(path, segments), {**params, **(body or {})}, payload, target)
+            request = self._request(call, params, body, headers or {}, form=form)
+            used, chosen = self._token, self._choose(choice or {})
+            try:
+                sent = self._with_token(request, chosen.value)
+                return await self._deliver(sent, is_write=is_write, form=form)
+            except TokenRejected as error:
+                if not chosen.is_usual:  # a region that the account hasn't turned on knows no key
+                    raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
+                if not await self._renew_token(used):
+                    raise
+            request = self._request(call, params, body, headers or {}, form=form)
+            sent = self._with_token(request, self._choose(choice or {}).value)
             return await self._deliver(sent, is_write=is_write, form=form)
-        except TokenRejected as error:
-            if not chosen.is_usual:  # a region that the account hasn't turned on knows no key
-                raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
-            if not await self._renew_token(used):
-                raise
-        request = self._request(call, params, body, headers or {}, form=form)
-        sent = self._with_token(request, self._choose(choice or {}).value)
-        return await self._deliver(sent, is_write=is_write, form=form)
+
+    @contextmanager
+    def _step(self, *, is_write: bool) -> Generator[None]:
+        """One request of the tool call: notes whether it wrote, and lets its refusal tell of earlier writes."""
+        is_later = self.has_written
+        try:
+            yield
+        except ToolRefused as refused:
+            self._written_state.has_written |= isinstance(refused, UpstreamUnavailable) and refused.unknown_outcome
+            if is_later:
+                refused.tell_earlier_write()
+            raise
+        self._written_state.has_written |= is_write
 
     def _choose(self, choice: Mapping[str, str]) -> ChosenToken:
         try:
             return choose(self._provider, self._token, choice)
         except ChoiceRefused as error:
-            raise RuleRefused(f"{error} Nothing was sent.") from error
+            raise RuleRefused(str(error), advice=_UNSENT) from error
         except CredentialRefused as error:
             raise self._mismatch() from error
 
@@ -341,8 +383,8 @@ class UpstreamAPI:
         if not allows(self._provider, call, self._scopes, granted=self._granted):
             if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
                 names = ", ".join(sorted({*params, *(body or {})}))
-                raise RuleRefused(f"No request rule of {title} covers all of {names} for {path}. Nothing was sent.")
-            raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}. Nothing was sent.")
+                raise RuleRefused(f"No request rule of {title} covers all of {names} for {path}.", advice=_UNSENT)
+            raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}.", advice=_UNSENT)
         base, end = self._provider.apis[call.api].rstrip("/"), "/" * self._provider.trailing_slash
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
@@ -445,9 +487,9 @@ class UpstreamAPI:
             raise TokenRejected(f"{title} no longer accepts the account's token.")
         if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
             wait = wait_of(answer, message, now=self.now)
-            text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
+            advice = f"Nothing was done; try again in {wait.seconds} s."
             repeat = wait.repeat(is_write=is_write, status=answer.status)
-            raise RateLimited(text, retry_after=wait.seconds, repeat=repeat)
+            raise RateLimited(f"{title} is rate limiting.", retry_after=wait.seconds, repeat=repeat, advice=advice)
         if answer.status < 300 and (content is None or code is None):
             raise self._unavailable("its answer can't be understood", is_write=is_write)
         if answer.status >= 500 or 300 <= answer.status < 400 or said in errors.unknown_outcome:
@@ -482,9 +524,9 @@ class UpstreamAPI:
             if is_write
             else "Nothing was changed; try again later."
         )
-        text = f"{self._provider.title}: {reason}. {advice}"
+        text = f"{self._provider.title}: {reason}."
         repeat = UNANSWERED if is_passing and not is_write else None
-        return UpstreamUnavailable(text, unknown_outcome=is_write, repeat=repeat)
+        return UpstreamUnavailable(text, unknown_outcome=is_write, repeat=repeat, advice=advice)
 
 
 def path_of(template: str, segments: Sequence[str]) -> str:
@@ -496,7 +538,7 @@ def path_of(template: str, segments: Sequence[str]) -> str:
     for segment, rest in zip(segments, parts[1:], strict=True):
         quoted = quote(segment, safe="")
         if path_problem(f"/{quoted}") is not None:
-            raise RuleRefused("An ID in this call has characters that can't be used in a URL. Nothing was sent.")
+            raise RuleRefused("An ID in this call has characters that can't be used in a URL.", advice=_UNSENT)
         filled += quoted + rest
     return filled
 

@@ -102,9 +102,11 @@ class _Transport(httpx2.AsyncBaseTransport):
                 self._note_cut(error.reason)
             return httpx2.Response(503, request=request)
         except BaseException as error:
+            await stack.aclose()
+            if isinstance(error, Exception) and was_calling:  # what follows a call must not hide its outcome
+                return httpx2.Response(503, request=request)
             if isinstance(error, Exception):
                 self._exchanged.cause = error
-            await stack.aclose()
             raise
         if is_answered:
             self._exchanged.trouble = self._refusal(answer) if answer.status >= 300 else None

@@ -39,6 +39,7 @@ from server.mcp.elicitation import AskingOptions
 from server.mcp.offer import connections_tool, discovery, tool_lookup
 from server.mcp.offer.connections_spec import SPEC as CONNECTIONS
 from server.mcp.offer.discovery import CallToolInput, FindToolsInput
+from server.mcp.partial_results import missing_part_note, stop_text
 from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.task_offer import TaskOffered
 from server.mcp.tool_answers import count_items, failure, misfit, success
@@ -60,8 +61,6 @@ from vault.refusals import (
 from vault.spans import REQUEST_ID, new_request_id, span
 
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
-_NOTE: Final = 2.0  # seconds for the link of a part that is missing
-_NOTE_MARGIN: Final = 0.2  # before the deadline, so that the result itself isn't lost
 _ToGrant = ConnectionRequired | DelegationRequired | ApprovalRequired
 logger = logging.getLogger("token_vault.tools")
 
@@ -100,6 +99,15 @@ class _RunningCall:
     @property
     def token(self) -> UpstreamToken | None:
         return None if self.held is None else self.held.token
+
+    @property
+    def has_written(self) -> bool:
+        """Whether a request of this call changed something, or may have."""
+        return self.held is not None and self.held.has_written
+
+    @property
+    def seconds_left(self) -> float:
+        return self.started + DEADLINE - time.monotonic()
 
 
 def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
@@ -148,7 +156,11 @@ async def call(
             _record(deployment, request, spec, running, outcome="failed", code="interrupted")
             raise
         except Exception as error:  # noqa: BLE001 -- each kind has its words
-            outcome = _failure(request, spec, error)
+            if isinstance(error, VaultError) and running.has_written:
+                told = await stop_text(deployment, request.principal, error, spec=spec, seconds=running.seconds_left)
+                outcome = _Outcome(failure(told), "failed", error.code)
+            else:
+                outcome = _failure(request, spec, error)
         if outcome.code is not None:
             shown.note(error=failure_label(outcome.code) if outcome.outcome == "failed" else outcome.code)
     if running.held is not None and request.on_live is not None:
@@ -239,10 +251,12 @@ async def _answer(
             _check_budget(spent)
             output = await spec.call(held.api(), arguments, progress)
             running.items = count_items(output)
-            left = started + DEADLINE - time.monotonic()
-            note = await _missing_part(deployment, request, held, seconds=min(_NOTE, left - _NOTE_MARGIN))
+            seconds = running.seconds_left
+            note = await missing_part_note(deployment, request.principal, held.left_out, spec=spec, seconds=seconds)
             return _Outcome(success(output, held.token, note=note))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing, UpstreamRefused) as refused:
+            if running.has_written:  # must not be repeated, here or after the person allowed something
+                raise
             missing = _to_grant(refused, spec, running.held)
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
@@ -251,27 +265,10 @@ async def _answer(
         except (StorageUnavailable, StorageBusy):  # not the agent's doing
             raise
         except VaultError:
+            if running.has_written:
+                raise
             _count(deployment, request, now=started)
             raise
-
-
-async def _missing_part(deployment: Deployment, request: ToolRequest, held: _CallToken, *, seconds: float) -> str:
-    """What to say of a result without a part that the person could allow; empty for a whole one.
-
-    The provider was called, so nothing that fails here may lose the result: the note then has no link.
-    """
-    if held.left_out is None:
-        return ""
-    try:
-        async with asyncio.timeout(seconds):
-            told = await tell(deployment, held.left_out.refusal, request.principal, tool=request.name)
-    except (VaultError, TimeoutError) as error:
-        logger.warning("no link for a missing part", extra={"tool": request.name, "cause": str(error)})
-        what = "The person needs to allow more for this."
-    else:
-        what = told.text + ("" if told.link is None else f" The person can do that at {told.link.url}")
-    again = "" if held.left_out.may_repeat else " Something was changed already: don't repeat the whole call."
-    return f"[vault] A part may be missing. {what}{again}"
 
 
 def _to_grant(refused: _ToGrant | ScopesMissing | UpstreamRefused, spec: ToolSpec, held: _CallToken | None) -> _ToGrant:
@@ -361,6 +358,11 @@ class _CallToken:
         self._deployment = deployment
         self._wanted = wanted
         self.left_out: MissingPart | None = None
+        self._api: UpstreamAPI | None = None
+
+    @property
+    def has_written(self) -> bool:
+        return self._api is not None and self._api.has_written
 
     def _leave_out(self, missing: MissingPart) -> None:
         self.left_out = missing
@@ -368,7 +370,7 @@ class _CallToken:
     def api(self) -> UpstreamAPI:
         deployment, held = self._deployment, self._authority()
         provider, _ = deployment.catalog.resolve(self._wanted.provider)
-        return UpstreamAPI(
+        self._api = UpstreamAPI(
             provider,
             deployment.http,
             token=held.token,
@@ -381,6 +383,7 @@ class _CallToken:
             now=deployment.now(),
             program=self._program(),
         )
+        return self._api
 
     def _program(self) -> OpenProgram | None:
         """The session of an MCP server that the vault runs for this person and agent."""
