@@ -541,3 +541,19 @@ async def test_a_second_restore_of_one_backup_takes_up_no_answer_from_between_th
     assert newest.is_alive
     assert room.slack.sends[-1].refresh_token in newest.spent
     assert spent_presented(room.slack) == 0
+
+
+async def test_a_backup_of_what_an_earlier_restore_left_takes_up_no_answer_from_after_it(room: Room) -> None:
+    """Its connections work without a refresh token until their access tokens expire."""
+    connection = await room.connect(consented_ms=room.now * 1000)
+    first = await backed_up(room)
+    await restore_backup(room, first)
+    first.unlink()
+    path = await backed_up(room)
+    await room.connect(consented_ms=room.now * 1000)
+    for _ in range(3):
+        room.pass_time(3600)
+        await room.exchange()
+    assert await restore_backup(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
+    assert await journal_recovery.adopt_all(room.vault) == 0
+    assert (await room.row(connection)).refresh_sealed is None
