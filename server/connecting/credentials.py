@@ -225,7 +225,7 @@ async def examine(
     credential = provider.credential
     if credential is None:
         raise EntryFault("unknown")
-    given, references = await _read_elsewhere(deployment, provider, entry.values, user=user)
+    given, references = await _read_elsewhere(deployment, provider, credential, entry.values, user=user)
     try:
         values = read_credential(credential, given, by_admin=by_admin)
         public_values(credential, values, needed=address_names(provider) if credential.kind in _OTHER_TEXT else None)
@@ -262,13 +262,12 @@ async def examine(
 
 
 async def _read_elsewhere(
-    deployment: Deployment, provider: Provider, given: Mapping[str, str], *, user: User
+    deployment: Deployment, provider: Provider, credential: Credential, given: Mapping[str, str], *, user: User
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """What was entered with the secrets in place of references, and these, by field. Raises EntryFault."""
-    credential, secrets = provider.credential, deployment.live.current.secrets
-    references = {} if credential is None else references_in(credential, given)
+    secrets, references = deployment.live.current.secrets, references_in(credential, given)
     for name, one in references.items():
-        if credential is None or not takes_references(credential):
+        if not takes_references(credential):
             raise EntryFault("not_by_reference", field=name)
         if not secrets.may_enter(one, user=user.name):
             raise EntryFault("reference", field=name)

@@ -274,22 +274,18 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
 
 async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) -> dict[str, str]:
     """The payload behind `state`, used up, if this browser started it at this provider."""
-    now = deployment.now()
     refused = OpenIDRefused(
         "This sign-in wasn't started in this browser, came back twice, or took longer than ten minutes. Start again.",
         detail="state",
     )
-    ticket = await tickets.peek(
-        deployment.database, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=now
-    )
     binding = hashlib.sha256(answer.browser.encode("utf-8", "surrogatepass")).digest()
-    if ticket is None or not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
-        raise refused
     try:
         async with deployment.transaction() as transaction:
-            await tickets.consume(
-                transaction, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=now
+            ticket = await tickets.consume(
+                transaction, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=deployment.now()
             )
+            if not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
+                raise refused  # which leaves it to the browser that asked
     except TransitionRefused as error:
         raise refused from error
     return {key: str(value) for key, value in ticket.payload.items()}

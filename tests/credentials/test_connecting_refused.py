@@ -96,6 +96,21 @@ async def test_only_a_service_that_takes_credentials_is_asked_about_one(room: Ke
     assert answer.account.label.startswith(user.name)
 
 
+@pytest.mark.parametrize(("status", "reason"), [(401, "refused"), (500, "unchecked"), (None, "")])
+async def test_what_a_service_answers_about_a_credential_is_told(
+    room: KeyRoom, status: int | None, reason: str
+) -> None:
+    user, mailroom = await room.user(), room.deployment.catalog.provider("mailroom")
+    entry = Entry({"key": room.simulator.sandbox.keys.make(user.name)})
+    if status is None:
+        assert (await credentials.examine(room.deployment, mailroom, entry, user=user)).account is not None
+        return
+    room.simulator.fault("mailroom.api.me", "status", status=status)
+    with pytest.raises(EntryFault) as refused:
+        await credentials.examine(room.deployment, mailroom, entry, user=user)
+    assert (refused.value.reason, refused.value.status) == (reason, status)
+
+
 async def test_an_account_that_acts_for_a_person_is_replaced_by_one_that_names_them(room: KeyRoom) -> None:
     admin = await room.vault.add_user("acting", is_admin=True)
     provider = room.deployment.catalog.provider("mailroom-service")

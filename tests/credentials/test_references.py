@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from providers.credentials.references import is_below, prefix_problem
 from providers.oauth.referenced import SecretUnavailable
+from server.deployment import ENTRIES_PER_HOUR
 from server.secret_settings import SecretSettings
 from server.secret_sources import EnteredSecrets, SecretSources
 from server.settings import SettingsRefused, load_settings
@@ -213,6 +215,17 @@ async def test_only_allowed_references_can_be_entered(
     assert said in answer.text
     assert len(await accounts_of(place.room, user)) == (not said)
     assert "secrets.entered" not in said or len(place.bao.arrivals) == before
+
+
+async def test_a_person_has_no_more_references_read_than_people_enter(place: Place) -> None:
+    user, person, reference = await place.person()
+    page, before = await place.room.form(person), len(place.bao.arrivals)
+    for _ in range(ENTRIES_PER_HOUR):
+        place.room.deployment.entries.spend(user.id, "mailroom", now=time.monotonic())
+    assert "Too many attempts" in (await place.room.enter(person, page, key=reference)).text
+    assert len(place.bao.arrivals) == before
+    other = await place.room.enter(person, await place.room.form(person, "mailroom-user"), key=reference)
+    assert "/connect/done/" in str(other.url), "other services count for themselves"
 
 
 @pytest.mark.parametrize(
