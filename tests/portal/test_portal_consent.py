@@ -207,7 +207,7 @@ async def test_the_page_warns_of_a_document_client_that_any_local_program_can_cl
     [
         "<script>alert(1)</script>",
         '"><img src=x onerror=alert(1)>',
-        "{{ 7 * 7 }}{% raw %}",
+        "{{ 7777 * 7777 }}{% raw %}",
         "javascript:alert(1)",
     ],
 )
@@ -220,7 +220,7 @@ async def test_client_metadata_is_inert(room: Room, payload: str) -> None:
     assert "<img" not in text.partition("<main")[2]
     assert "tracker.example" not in text
     assert 'href="javascript' not in text
-    assert "49" not in text.partition("<main")[2].partition("</h1>")[2].partition("<dl")[0]
+    assert "60481729" not in text
     honest = await room.agent(metadata={"client_uri": "https://agent.example/about"})
     text = (await person.open(room.authorize_path(honest))).text
     assert 'href="https://agent.example/about" rel="noopener noreferrer nofollow"' in text

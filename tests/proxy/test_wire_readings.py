@@ -244,7 +244,9 @@ async def provider_server() -> AsyncGenerator[Provider]:
                 if strict_http.read(raw).end != "unfinished":
                     break
             provider.arrived.append(raw)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n")
+            if not raw.startswith(b"HEAD "):
+                writer.write(b"{}")
             await writer.drain()
         except (ConnectionError, asyncio.CancelledError):
             pass

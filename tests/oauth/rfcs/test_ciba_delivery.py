@@ -294,7 +294,7 @@ async def test_the_person_is_notified_of_a_request_as_of_a_call(asker: Asker, re
     said = body.decode()
     assert "Bakery bot" in said
     assert "/approvals/r" in said
-    assert "4711" not in said, "what it is about is for the page only"
+    assert "Order 4711" not in said, "what it is about is for the page only"
 
 
 async def test_nothing_is_pushed_where_tokens_must_be_bound_to_a_key(asker: Asker, tmp_path: Path) -> None:
