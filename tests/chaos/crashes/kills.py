@@ -82,7 +82,7 @@ async def die_at(world: World, nursery: Nursery, provider_class: Class, step: st
 async def kill_at(
     world: World, nursery: Nursery, provider_class: Class, step: str, *, within: float = 1.0
 ) -> list[str]:
-    """Kill one process at the step, start another; what is wrong with how it went on. `within`: seconds for its call."""
+    """Kill one process at the step, start another; what is wrong with how it went on. `within`: seconds."""
     await world.expire()
     await die_at(world, nursery, provider_class, step)
     heir = await nursery.start(order(world, provider_class, step=""))

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.oauth_world import sign_jwt
+from vault.records import new_id
 
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
 RISC = "https://schemas.openid.net/secevent/risc/event-type/"
@@ -92,7 +93,7 @@ class Transmitter:
         self.authorizations.append(request.headers.get("authorization", ""))
         stream_id = str(content.get("stream_id", request.query_params.get("stream_id", "")))
         if request.method == "POST" and way == "configuration":
-            stream_id = secrets.token_urlsafe(9)
+            stream_id = new_id(9)  # a command takes it
             self.streams[stream_id] = {"stream_id": stream_id, "iss": self.url, "aud": "unset"}
         elif request.method == "GET" and way == "configuration":
             return self._respond([dict(one) for one in self.streams.values()])
