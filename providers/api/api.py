@@ -15,6 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
@@ -294,7 +295,7 @@ class UpstreamAPI:
                 timeout=self.time_left(),
             )
             answer = await stack.enter_async_context(self._outbound.open(self._with_token(request, used)))
-            if answer.status != 401 or is_last or not await self._renew_token(used):
+            if answer.status != HTTPStatus.UNAUTHORIZED or is_last or not await self._renew_token(used):
                 return answer
         raise AssertionError("the second answer is returned")  # pragma: no cover
 
@@ -435,7 +436,7 @@ class UpstreamAPI:
         if (body := mask(answer.body, self._secrets)) != answer.body:
             answer = replace(answer, body=body)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
-        if form == "text" and answer.status == 200:
+        if form == "text" and answer.status == HTTPStatus.OK:
             return {"text": self._text(answer)}
         content = answer.json_content() if form == "any" else answer.json_object()
         if content is None and "xml" in answer.headers.get("content-type", ""):
@@ -483,7 +484,7 @@ class UpstreamAPI:
         if content is not None and not is_error:
             return content
         said, code, message = self._error(content)
-        if answer.status == 401 or (answer.status < 500 and said in errors.unauthorized):
+        if answer.status == HTTPStatus.UNAUTHORIZED or (answer.status < 500 and said in errors.unauthorized):
             raise TokenRejected(f"{title} no longer accepts the account's token.")
         if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
             wait = wait_of(answer, message, now=self.now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from providers.outbound.messages import OutboundResponse
@@ -42,17 +43,17 @@ class Wait:
 
     def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
         """The repetition that this allows; a 503 doesn't prove that the call wasn't processed."""
-        if is_write and (not self.is_told or status == 503):
+        if is_write and (not self.is_told or status == HTTPStatus.SERVICE_UNAVAILABLE):
             return None
         return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)
 
 
 def is_limited(answer: OutboundResponse, message: str) -> bool:
     """Whether it asks for patience. GitHub also does so with 403, for its secondary limits in the message only."""
-    if answer.status == 403:
+    if answer.status == HTTPStatus.FORBIDDEN:
         is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
         return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None
-    return answer.status == 429 or (answer.status == 503 and answer.retry_after is not None)
+    return answer.is_rate_limited
 
 
 def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
@@ -60,7 +61,7 @@ def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
     told = answer.retry_after if answer.retry_after is not None else _until_reset(answer, now=now)
     if told is not None:
         return Wait(max(told, 1), is_told=True)
-    return Wait(LONG_WAIT if answer.status == 403 and _LIMITED.search(message) else 1, is_told=False)
+    return Wait(LONG_WAIT if answer.status == HTTPStatus.FORBIDDEN and _LIMITED.search(message) else 1, is_told=False)
 
 
 def _until_reset(answer: OutboundResponse, *, now: int) -> int | None:

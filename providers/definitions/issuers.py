@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -157,14 +158,14 @@ async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeou
         answer = await outbound.fetch_document(
             first, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
         )
-        if answer.status >= 500 or (answer.status == 200 and _names_issuer(answer)):
+        if answer.status >= 500 or (answer.status == HTTPStatus.OK and _names_issuer(answer)):
             return answer
         other = await outbound.fetch_document(
             second, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
         )
     except HttpError as error:
         raise NoMetadata("unreachable", error.reason) from error
-    return other if other.status == 200 else answer
+    return other if other.status == HTTPStatus.OK else answer
 
 
 def _names_issuer(answer: OutboundResponse) -> bool:
@@ -173,7 +174,7 @@ def _names_issuer(answer: OutboundResponse) -> bool:
 
 
 def _read(issuer: str, answer: OutboundResponse) -> Mapping[str, object]:
-    if answer.status != 200:
+    if answer.status != HTTPStatus.OK:
         raise NoMetadata("status", f"status {answer.status}", status=answer.status)
     content = answer.json_object()
     named = None if content is None else content.get("issuer")

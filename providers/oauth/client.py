@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from providers.credentials.certificates import client_identity
@@ -241,7 +242,7 @@ class OAuthUpstream:
             answer = await self._outbound.send(self._request(written, timeout=timeout))
         except HttpError:
             return None
-        said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
+        said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == HTTPStatus.OK else None
         return scopes_in(provider, said)
 
     async def revoke(
@@ -295,7 +296,7 @@ class OAuthUpstream:
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
             return Silent(error.reason)
-        if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
+        if answer.is_rate_limited:
             return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER)
         ok_flag = self._provider.response.ok_flag
         content = answer.json_object()
@@ -376,7 +377,7 @@ class OAuthUpstream:
         content = answer.json_object() if answer.status < 300 else None
         ok_flag = self._provider.errors.ok_flag
         if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
-            unsaid = "invalid_token" if answer.status == 401 else "account_unknown"
+            unsaid = "invalid_token" if answer.status == HTTPStatus.UNAUTHORIZED else "account_unknown"
             code = clean_code(text_at(content, "error") or unsaid, self._secrets(access_token))
             raise UpstreamError(code, f"{self._provider.title} didn't say which account this is")
         account = account_of(provider, content)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Final
 
 from providers.credentials.aws import error_code, is_clock_error
@@ -180,7 +181,7 @@ class CredentialUpstream:
 
     def _judge(self, answer: OutboundResponse, token: str) -> CredentialLook:
         errors, credential, status = self._provider.errors, self._credential, answer.status
-        if status == 429 or status >= 500:
+        if status == HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
             return CredentialLook(LookOutcome.SILENT, status=status, retry_after=answer.retry_after)
         content = answer.json_content()
         says_no = errors.ok_flag is not None and at(content, errors.ok_flag) is not True

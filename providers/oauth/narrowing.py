@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
@@ -109,13 +110,15 @@ def scoped_fields(request: NarrowTokenRequest, access_token: str) -> Mapping[str
 
 def scoped_answer(answer: OutboundResponse, request: NarrowTokenRequest, *, now: int) -> TokenOutcome:
     """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
-    if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
+        answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
+    ):
         return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or content is None:
         return Silent(f"status {answer.status}")
     token = text_at(content, "token")
-    if answer.status != 200 or token is None:
+    if answer.status != HTTPStatus.OK or token is None:
         return _scoped_refusal(answer.status)
     permissions = at(content, "installation.permissions")
     scopes: frozenset[str] | None = None
@@ -126,11 +129,11 @@ def scoped_answer(answer: OutboundResponse, request: NarrowTokenRequest, *, now:
 
 def _scoped_refusal(status: int) -> Refusal:
     match status:
-        case 404:
+        case HTTPStatus.NOT_FOUND:
             return Refusal("invalid_token", "the token is not known", ends_grant=False)
-        case 401:
+        case HTTPStatus.UNAUTHORIZED:
             return Refusal("invalid_client", "our client id or secret is wrong", ends_grant=False)
-        case 422:
+        case HTTPStatus.UNPROCESSABLE_ENTITY:
             return Refusal("invalid_scope", "no such token for these permissions", ends_grant=False)
         case _:
             return Refusal(f"status_{status}", "", ends_grant=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from providers.definitions.model import Provider
 from providers.oauth.token_requests import TokenRequestBytes, identity_request, introspection_request
@@ -103,7 +104,7 @@ async def _look_up(provider: Provider, asking: ProbeRequests, token: str) -> _Pr
         return _ProbeSeen(ProbeOutcome.SILENT, way)
     content, errors = answer.json_content(), provider.errors
     codes = {code for path in (*errors.code, "error") if (code := text_at(content, path)) is not None}
-    if answer.status == 401 or codes & (errors.unauthorized | {"invalid_token"}):
+    if answer.status == HTTPStatus.UNAUTHORIZED or codes & (errors.unauthorized | {"invalid_token"}):
         return _ProbeSeen(ProbeOutcome.DEAD, way)
     says_yes = errors.ok_flag is None or at(content, errors.ok_flag) is True
     if answer.status < 300 and says_yes and account_of(provider, content) is not None:
@@ -119,7 +120,7 @@ async def _introspect(provider: Provider, asking: ProbeRequests, token: str, *, 
     answer = await _send(provider, asking, introspection_request(provider, url, kind, token=token))
     if answer is None:
         return _ProbeSeen(ProbeOutcome.SILENT, way)
-    active = at(answer.json_object(), "active") if answer.status == 200 else None
+    active = at(answer.json_object(), "active") if answer.status == HTTPStatus.OK else None
     if active is True or active is False:
         return _ProbeSeen(ProbeOutcome.ALIVE if active else ProbeOutcome.DEAD, way)
     return _ProbeSeen(ProbeOutcome.SILENT, way, _patience(answer))
@@ -151,9 +152,9 @@ async def _send(provider: Provider, asking: ProbeRequests, written: TokenRequest
 
 def _patience(answer: OutboundResponse) -> int | None:
     """Seconds that the provider asks for before the next request."""
-    if answer.status == 429:
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         return answer.retry_after or LATER
-    return answer.retry_after if answer.status == 503 else None
+    return answer.retry_after if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 
 LATER = 30  # seconds, where a provider that limits the rate doesn't say when

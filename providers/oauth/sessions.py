@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import urlencode
 
@@ -88,7 +89,7 @@ class EnteredSessions:
             return NotSent(error.reason, retry_after=1)
         except HttpError as error:
             return Silent(error.reason)
-        if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
+        if answer.is_rate_limited:
             return NotSent("the provider is rate limiting", retry_after=answer.retry_after or _LATER)
         code = text_at(answer.json_object() or {}, self.provider.response.error)
         errors = self.provider.errors
@@ -122,7 +123,11 @@ class EnteredSessions:
         outcome = judge(self.provider, answer, ResponseContext(is_refresh=True, secrets=secrets, now=int(self.clock())))
         if answer.status in credential.dead and not isinstance(outcome, NotSent):
             return Refusal("invalid_grant", "the sign-in was refused", ends_grant=True)
-        is_unread = isinstance(outcome, Silent) and 400 <= answer.status < 500 and answer.status not in (408, 425)
+        is_unread = (
+            isinstance(outcome, Silent)
+            and 400 <= answer.status < 500
+            and answer.status not in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
+        )
         return Refusal(f"status_{answer.status}", "", ends_grant=False) if is_unread else outcome
 
     def _write(self, step: SessionStep, url: str, values: Mapping[str, str]) -> TokenRequestBytes:

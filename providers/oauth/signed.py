@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
@@ -120,13 +121,15 @@ class SignedTokens:
         self, answer: OutboundResponse, scopes: frozenset[str] | None, *, item: str | None, now: int
     ) -> TokenOutcome:
         """GitHub's answer: the token, its end, its permissions, and the repositories that it reaches."""
-        if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
+            answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
+        ):
             return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
         content = answer.json_object()
         if answer.status >= 500 or content is None:
             return Silent(f"status {answer.status}", is_over=True)
         token, permissions = text_at(content, "token"), at(content, "permissions")
-        if answer.status not in {200, 201} or token is None:
+        if answer.status not in {HTTPStatus.OK, HTTPStatus.CREATED} or token is None:
             return self._refusal(answer.status, text_at(content, "message") or "", is_narrow=scopes is not None)
         granted: frozenset[str] | None = None
         if is_object(permissions) and self._is_confined(content, item):
@@ -147,11 +150,11 @@ class SignedTokens:
         if any(text in message for text in texts):
             return Refusal("assertion_refused", "", ends_grant=False)
         match status:
-            case 401:
+            case HTTPStatus.UNAUTHORIZED:
                 return Refusal("invalid_grant", "the key is no longer accepted", ends_grant=True)
-            case 404:
+            case HTTPStatus.NOT_FOUND:
                 return Refusal("invalid_grant", "the installation is gone", ends_grant=True)
-            case 422 if is_narrow:
+            case HTTPStatus.UNPROCESSABLE_ENTITY if is_narrow:
                 return Refusal("invalid_scope", "no such token for these permissions", ends_grant=False)
             case _:
                 return Refusal(f"status_{status}", "", ends_grant=False)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 from providers.api.text import as_data
 from providers.definitions.model import Provider
@@ -41,12 +42,12 @@ def outcome_without_answer(error: HttpError) -> NotSent | Silent:
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
-    if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
+    if answer.is_rate_limited:
         return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
         return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
-    if answer.status in (408, 425):
+    if answer.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
         return Silent(f"status {answer.status}", is_over=True)
     if content is None:
         return Silent(f"status {answer.status} without a JSON object", is_over=True)
@@ -63,7 +64,7 @@ def _is_of_gateway(status: int) -> bool:
 
     Statuses from 520 are those of content delivery networks.
     """
-    return status in (502, 504) or status >= 520
+    return status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT) or status >= 520
 
 
 def _refusal(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from providers.outbound.json_values import parse_content, parse_object
@@ -88,6 +89,13 @@ class OutboundResponse:
     def json_content(self) -> Mapping[str, object] | None:
         """The body as an object: a list becomes its `items`, no body is empty; None when it is anything else."""
         return {} if not self.body and self.status < 300 else parse_content(self.body)
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """429 (RFC 6585 §4), or 503 with a time to wait."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS or (
+            self.status == HTTPStatus.SERVICE_UNAVAILABLE and self.retry_after is not None
+        )
 
     @property
     def retry_after(self) -> int | None:

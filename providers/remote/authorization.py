@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -39,7 +40,9 @@ _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 # The one first that works with most: servers made with the official SDK want the client ID in the form.
 _METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
-_CLOSED: Final = frozenset({400, 401, 403})  # to someone without a key
+_CLOSED: Final = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+)  # to someone without a key
 
 
 class AuthorizationUnknown(Exception):
@@ -143,7 +146,7 @@ async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> 
 async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
     """The challenge with which the server answers someone without a token."""
     answer = await _open_session(url, outbound, policy)
-    if answer.status == 401:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
         return challenge(answer.headers.get("www-authenticate", ""))
     if answer.status < 300:
         raise AuthorizationUnknown("it asks for no sign-in; add it as an open server (--open), or with --key-header")
@@ -159,7 +162,7 @@ async def check_without_oauth(
     answer = await _open_session(url, outbound, policy)
     if answer.status < 300 or (answer.status in _CLOSED and not credential.is_open):
         return
-    if answer.status == 400:
+    if answer.status == HTTPStatus.BAD_REQUEST:
         raise AuthorizationUnknown("it refuses to begin a session (status 400), so it can't be used as an open server")
     if answer.status in _CLOSED:
         raise AuthorizationUnknown(
@@ -184,7 +187,7 @@ async def _resource_metadata(
             )
         except HttpError as error:
             raise AuthorizationUnknown(f"its metadata can't be read: {error.reason}") from error
-        content = answer.json_object() if answer.status == 200 else None
+        content = answer.json_object() if answer.status == HTTPStatus.OK else None
         if content is None:
             continue
         resource = text_at(content, "resource")
@@ -317,7 +320,7 @@ async def _ask_to_register(
     except HttpError as error:
         raise AuthorizationUnknown(f"the vault can't be registered there: {error.reason}") from error
     content = answer.json_object()
-    if answer.status not in (200, 201) or content is None:
+    if answer.status not in (HTTPStatus.OK, HTTPStatus.CREATED) or content is None:
         raise AuthorizationUnknown(f"its authorization server refused to register the vault (status {answer.status})")
     return content
 
@@ -442,6 +445,6 @@ async def _manage(
         answer = await outbound.send(request)
     except HttpError as error:
         raise AuthorizationUnknown(f"its authorization server can't be asked: {error.reason}") from error
-    if answer.status >= 500 or answer.status == 429:
+    if answer.status >= 500 or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise AuthorizationUnknown(f"its authorization server can't be asked now (status {answer.status})")
-    return answer.json_object() if answer.status == 200 else None
+    return answer.json_object() if answer.status == HTTPStatus.OK else None

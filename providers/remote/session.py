@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx2
@@ -132,16 +133,18 @@ class _Transport(httpx2.AsyncBaseTransport):
         if answer.status < 400:
             text = f"{title} redirects elsewhere, which isn't followed. An admin can add it again by its new address."
             return UpstreamRefused("redirected", text)
-        if answer.status == 401:
+        if answer.status == HTTPStatus.UNAUTHORIZED:
             return TokenRejected(f"{title} no longer accepts the account's token.")
-        if answer.status == 429 or (answer.status == 503 and "retry-after" in headers):
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
+            answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in headers
+        ):
             wait = wait_of(OutboundResponse(answer.status, headers, b""), "", now=self._api.now)
             text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
             return RateLimited(text, retry_after=wait.seconds)
         if answer.status >= 500:
             return self._unavailable(f"status {answer.status}", is_unknown=self._exchanged.is_calling)
         said = challenge(headers.get("www-authenticate", ""))
-        if answer.status == 403 and said.get("error") == "insufficient_scope":
+        if answer.status == HTTPStatus.FORBIDDEN and said.get("error") == "insufficient_scope":
             wanted = frozenset(one for one in said.get("scope", "").split() if is_foreign_scope(one))
             return ScopesMissing(f"{title} wants more permissions for this call. Nothing was done.", scopes=wanted)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from pydantic import BaseModel
@@ -211,7 +212,7 @@ def _responses(one: AdminOperation) -> dict[str, object]:
 
 
 def _success(one: AdminOperation) -> dict[str, object]:
-    if one.status == 204:
+    if one.status == HTTPStatus.NO_CONTENT:
         return {"description": "Done"}
     content: dict[str, object] = {}
     for media_type in one.media_types:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -101,7 +102,7 @@ def _write_answer(operation: AdminOperation, result: object) -> Response:
     if isinstance(result, Response):
         return result
     if result is None:
-        return WholeAnswer(204, list(SECRET))
+        return WholeAnswer(HTTPStatus.NO_CONTENT, list(SECRET))
     headers = [JSON, *SECRET]
     content = result
     if isinstance(result, TaggedAnswer):

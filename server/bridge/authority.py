@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Final
 
 import httpx2
@@ -111,7 +112,7 @@ class AuthorizationServer:
 
     def _read(self, answer: _Answer) -> VaultEndpoints:
         issuer = answer.text("issuer")
-        if answer.status != 200 or not issuer:
+        if answer.status != HTTPStatus.OK or not issuer:
             raise BridgeRefused(f"no vault answers at {self._vault.origin}: correct --url")
         if not is_same_issuer(issuer, self._vault.origin):
             raise BridgeRefused(
@@ -152,9 +153,9 @@ class AuthorizationServer:
             "scope": scope_of(self._vault),
         }
         answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
-        if answer is not None and answer.status == 429:
+        if answer is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise BridgeRefused("the vault accepts no more registrations from here right now: try again in an hour")
-        if answer is None or answer.status != 201 or not answer.word("client_id"):
+        if answer is None or answer.status != HTTPStatus.CREATED or not answer.word("client_id"):
             option = " --exchange" if self._vault.is_for_programs else ""
             raise BridgeRefused(
                 f"{self._vault.origin} doesn't accept self-registered agents. Ask an admin to run "
@@ -169,7 +170,7 @@ class AuthorizationServer:
         if not credentials.registration_url:
             return True
         answer = await self._ask("GET", credentials.registration_url, bearer=credentials.registration_token)
-        return answer.status != 401
+        return answer.status != HTTPStatus.UNAUTHORIZED
 
     async def redeem(self, client_id: str, code: str, *, verifier: str, redirect_uri: str) -> Credentials:
         """Tokens for an authorization code (OAuth 2.1 §4.1.3)."""
@@ -192,7 +193,7 @@ class AuthorizationServer:
             form={"client_id": client_id, "scope": scope_of(self._vault), "resource": self._vault.resource},
         )
         page, user_code = self._own(answer.text("verification_uri")), answer.word("user_code")[:20]
-        if answer.status != 200 or page is None or not user_code or not answer.word("device_code"):
+        if answer.status != HTTPStatus.OK or page is None or not user_code or not answer.word("device_code"):
             raise self._refusal(answer)
         return DevicePrompt(
             page,
@@ -224,7 +225,10 @@ class AuthorizationServer:
         if endpoint is not None and credentials.refresh_token:
             form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
             answer = await self._ask("POST", endpoint, form=form)
-            if answer.status not in {200, 401}:  # 401: the client is gone, and all it held with it
+            if answer.status not in {
+                HTTPStatus.OK,
+                HTTPStatus.UNAUTHORIZED,
+            }:  # 401: the client is gone, and all it held with it
                 raise self._refusal(answer)
         if credentials.registration_url:
             await self._ask("DELETE", credentials.registration_url, bearer=credentials.registration_token)
@@ -233,7 +237,7 @@ class AuthorizationServer:
         shared = {"client_id": credentials.client_id, "resource": self._vault.resource}
         answer = await self._ask("POST", (await self.endpoints()).token, form={**form, **shared})
         token_type, access_token = answer.text("token_type").lower(), answer.word("access_token")
-        if answer.status == 200 and token_type == "bearer" and access_token:
+        if answer.status == HTTPStatus.OK and token_type == "bearer" and access_token:
             return replace(
                 credentials,
                 access_token=access_token,
@@ -243,7 +247,7 @@ class AuthorizationServer:
         raise self._refusal(answer)
 
     def _refusal(self, answer: _Answer) -> BridgeRefused:
-        if answer.status >= 500 or answer.status == 429:
+        if answer.status >= 500 or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             return RemoteUnreachable(f"{self._vault.origin} answered {answer.status}: try again in a minute")
         error = answer.error or f"status {answer.status}"
         if error == "invalid_dpop_proof":

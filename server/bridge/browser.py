@@ -11,6 +11,7 @@ import html
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -84,30 +85,30 @@ class BrowserSignIn:
         method, _, rest = first.partition(" ")
         target = urlsplit(rest.partition(" ")[0])
         if method != "GET" or hosts != [self._host]:  # another name for this address: DNS rebinding
-            return _page(400, "bridge.address")
+            return _page(HTTPStatus.BAD_REQUEST, "bridge.address")
         if hmac.compare_digest(target.path.encode(), self._start.encode()):
             return _redirect(self._authorize_url())
         if target.path != "/callback":
-            return _page(404, "bridge.no_page")
+            return _page(HTTPStatus.NOT_FOUND, "bridge.no_page")
         return self._take_answer(parse_qs(target.query, keep_blank_values=True))
 
     def _take_answer(self, query: Mapping[str, list[str]]) -> bytes:
         values = {name: found[0] for name, found in query.items() if len(found) == 1}
         if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
-            return _page(400, "bridge.other")
+            return _page(HTTPStatus.BAD_REQUEST, "bridge.other")
         if self._answer.done():
-            return _page(400, "bridge.over")
+            return _page(HTTPStatus.BAD_REQUEST, "bridge.over")
         code, error = values.get("code", ""), values.get("error", "")
         if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
             self._answer.set_exception(
                 BridgeRefused("the answer to the sign-in came from another server: nothing was done")
             )
-            return _page(400, "bridge.other_server")
+            return _page(HTTPStatus.BAD_REQUEST, "bridge.other_server")
         if error or not code:
             self._answer.set_exception(GrantOver("the vault refused the sign-in", error=error))
-            return _page(200, "bridge.denied")
+            return _page(HTTPStatus.OK, "bridge.denied")
         self._answer.set_result(code)
-        return _page(200, "bridge.done")
+        return _page(HTTPStatus.OK, "bridge.done")
 
 
 @asynccontextmanager
@@ -135,7 +136,7 @@ async def redeem_code(attempt: BrowserSignIn, authority: AuthorizationServer, *,
     return await authority.redeem(client_id, code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
 
 
-def _page(status: int, name: str) -> bytes:
+def _page(status: HTTPStatus, name: str) -> bytes:
     """The page that says the text of that name, below its title."""
     from server.http.page_texts import text  # read when a person comes: a bridge starts without it
 
@@ -144,8 +145,7 @@ def _page(status: int, name: str) -> bytes:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<h1>{html.escape(title)}</h1><p>{html.escape(words)}</p></html>"
     ).encode()
-    reason = {200: "OK", 400: "Bad Request", 404: "Not Found"}[status]
-    return f"HTTP/1.1 {status} {reason}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return f"HTTP/1.1 {status} {status.phrase}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _redirect(url: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from http import HTTPStatus
 from typing import Final
 
 import httpx2
@@ -49,10 +50,10 @@ class RemoteClient(httpx2.AsyncClient):
                 return await self._answer(request)
             case _:
                 answer = await self._answer(request)
-                if answer.status_code == 404 and _SESSION in request.headers:
+                if answer.status_code == HTTPStatus.NOT_FOUND and _SESSION in request.headers:
                     self.session_lost = True
                     await answer.aclose()
-                    return _error(request, 404, "the session has ended", data=SESSION_LOST)
+                    return _error(request, HTTPStatus.NOT_FOUND, "the session has ended", data=SESSION_LOST)
                 return answer
 
     async def _open_stream(self, request: httpx2.Request) -> httpx2.Response:
@@ -77,7 +78,7 @@ class RemoteClient(httpx2.AsyncClient):
             answer = await self._try(request, token)
         except httpx2.RequestError:
             return None
-        if _is_stream(answer) or (400 <= answer.status_code < 500 and answer.status_code != 401):
+        if _is_stream(answer) or (answer.is_client_error and answer.status_code != HTTPStatus.UNAUTHORIZED):
             return answer
         await answer.aclose()
         return None
@@ -86,22 +87,24 @@ class RemoteClient(httpx2.AsyncClient):
         try:
             token = await self._access.token()
             answer = await self._try(request, token)
-            if answer.status_code == 401:
+            if answer.status_code == HTTPStatus.UNAUTHORIZED:
                 await answer.aclose()
                 answer = await self._try(request, await self._access.after(token))
             return await self._check(request, answer)
         except VaultError as refusal:  # of this package, or of the file with the credentials
-            status = 503 if isinstance(refusal, RemoteUnreachable) else 401
+            status = (
+                HTTPStatus.SERVICE_UNAVAILABLE if isinstance(refusal, RemoteUnreachable) else HTTPStatus.UNAUTHORIZED
+            )
             return _error(request, status, refusal.description)
         except _UNSENT as error:
-            return _error(request, 503, unreachable(self._vault, error).description)
+            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, unreachable(self._vault, error).description)
         except httpx2.RequestError as error:
             text = (
                 f"The connection to {self._vault.origin} broke ({type(error).__name__}) before the "
                 "answer came. If the call changes something, check whether it was done before you try "
                 "again"
             )
-            return _error(request, 503, text)
+            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, text)
 
     async def _try(self, request: httpx2.Request, token: str) -> httpx2.Response:
         request.headers["authorization"] = f"Bearer {token}"
@@ -122,7 +125,9 @@ class RemoteClient(httpx2.AsyncClient):
                 body += piece
                 if len(body) > _ANSWER_LIMIT:
                     return _error(
-                        request, 502, f"the answer of {self._vault.origin} is too large for a vault: check --url"
+                        request,
+                        HTTPStatus.BAD_GATEWAY,
+                        f"the answer of {self._vault.origin} is too large for a vault: check --url",
                     )
         finally:
             await answer.aclose()
@@ -132,21 +137,24 @@ class RemoteClient(httpx2.AsyncClient):
     async def _check(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
         """The answer, if it comes from an MCP endpoint; otherwise an error in words."""
         status = answer.status_code
-        if status < 300 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == 404:
+        if status < 300 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == HTTPStatus.NOT_FOUND:
             return answer
         origin = self._vault.origin
         match status:
             case _ if status < 400:
-                text, status = f"{origin} sends the agent elsewhere, which is not followed: check --url", 502
-            case 401 | 403:
+                text, status = (
+                    f"{origin} sends the agent elsewhere, which is not followed: check --url",
+                    HTTPStatus.BAD_GATEWAY,
+                )
+            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 text = (
                     f"{origin} doesn't accept this agent, even with a fresh token: use --sign-out, then sign in again"
                 )
-            case 413:
+            case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 text = "the message is larger than the vault accepts"
-            case 429:
+            case HTTPStatus.TOO_MANY_REQUESTS:
                 text = f"{origin} is rate limiting: try again in a minute"
-            case 405 | 421:
+            case HTTPStatus.METHOD_NOT_ALLOWED | HTTPStatus.MISDIRECTED_REQUEST:
                 text = f"the server at {origin} isn't a vault, or its proxy changes the requests: check --url"
             case _:
                 text = f"{origin} answered {status}: it's starting, or its proxy can't reach it. Try again in a minute"

@@ -5,6 +5,7 @@ The stamp is over the bytes of the whole checkpoint: `openssl ts -verify -data F
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ class TimeStampAuthority:
             answer = await self._http.send(request)
         except HttpError as error:
             raise DestinationFailed(f"{self._url} didn't answer: {error.reason}") from error
-        if answer.status != 200:
+        if answer.status != HTTPStatus.OK:
             raise DestinationFailed(f"{self._url} answered with status {answer.status}")
         self.stamped_at(content, answer.body, nonce=asked.nonce)
         return answer.body

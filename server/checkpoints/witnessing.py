@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from vault.audit.tree import Tree
 
 _TIMEOUT: Final = 15.0  # seconds
 _ANSWER_LIMIT: Final = 64 * 1024  # bytes
-_OTHER_SIZE: Final = 409
+_OTHER_SIZE: Final = HTTPStatus.CONFLICT
 
 
 class WitnessAhead(Exception):
@@ -58,11 +59,11 @@ class Witness:
             if known > issued.head.size:
                 raise WitnessAhead(known)
             answer = await self._submit(note, known, tree)
-        if answer.status in {_OTHER_SIZE, 422}:
+        if answer.status in {_OTHER_SIZE, HTTPStatus.UNPROCESSABLE_ENTITY}:
             raise WitnessContradicts(known)
-        if answer.status in {403, 404}:
+        if answer.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
             raise DestinationFailed(f"{self.name} doesn't know this log: give it the key of token-vault activity keys")
-        if answer.status != 200:
+        if answer.status != HTTPStatus.OK:
             raise DestinationFailed(f"{self.name} answered with status {answer.status}")
         return replace(issued, note=self._with_cosignature(note, answer))
 

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
+from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
@@ -319,7 +320,7 @@ def _check_look(look: CredentialLook) -> None:
             raise EntryFault("refused", status=look.status)
         case LookOutcome.SILENT:
             raise EntryFault("unchecked", status=look.status)
-        case LookOutcome.UNKNOWN if look.status == 403:  # a key that works, but not for this question
+        case LookOutcome.UNKNOWN if look.status == HTTPStatus.FORBIDDEN:  # a key that works, but not for this question
             return
         case LookOutcome.UNKNOWN if look.status:  # asked, and the answer says neither
             raise EntryFault("unchecked", status=look.status)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
@@ -272,7 +273,7 @@ async def _call(stage: CompanyStage, service: EnrolledService) -> httpx2.Respons
     }
     async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
         answer = await http.post(stage.deployment.url("/token"), data=form)
-        if answer.status_code != 200:
+        if answer.status_code != HTTPStatus.OK:
             return answer
         handle = answer.json()
         target = f"{handle['api_base_url']}{service.path}"
@@ -283,7 +284,7 @@ async def _call_all(stage: CompanyStage) -> None:
     async with show_step(stage.console, f"{AGENT} reads at {len(SERVICES)} services as {PERSON}") as facts:
         for service in SERVICES:
             answer = await _call(stage, service)
-            insist(answer.status_code == 200, f"{service.provider}: {answer.status_code} {answer.text[:200]}")
+            insist(answer.status_code == HTTPStatus.OK, f"{service.provider}: {answer.status_code} {answer.text[:200]}")
             facts.append(f"{service.provider}: GET {service.path} as {answer.json()['account']}")
     async with show_step(stage.console, f"Consent pages so far: {stage.consent_pages}"):
         insist(stage.consent_pages == 0, "someone was asked to agree")
@@ -295,7 +296,7 @@ async def _renew(stage: CompanyStage) -> None:
         before = len(_list_redeemed(stage))
         stage.simulator.control("expire", face=f"families.{service.mode}")
         answer = await _call(stage, service)
-        insist(answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}")
+        insist(answer.status_code == HTTPStatus.OK, f"{answer.status_code} {answer.text[:200]}")
         insist(len(_list_redeemed(stage)) == before + 1, "there was no new assertion")
         facts.append("one assertion, used once; no refresh token anywhere")
 
@@ -313,5 +314,5 @@ async def _stop_vouching(stage: CompanyStage) -> None:
         stage.simulator.control("expire", face=f"families.{service.mode}")
         await _call(stage, service)  # the token still seems good here: the service refuses it, then the company
         answer = await _call(stage, service)
-        insist(answer.status_code != 200, "the call went through")
+        insist(answer.status_code != HTTPStatus.OK, "the call went through")
         facts.append(str(answer.json().get("error_description", answer.text))[:300])

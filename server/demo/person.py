@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -78,7 +79,7 @@ class DemoPerson:
         page = await self.open("/first-run")
         answers = {"secret": secret, "name": name, "password": password, "password_again": password}
         page = await self.submit(page, "/first-run", answers)
-        if page.status_code != 200:
+        if page.status_code != HTTPStatus.OK:
             raise DemoFailed(f"the first-run page answered {page.status_code}")
 
     async def sign_in_and_consent(self, authorize_url: str, *, name: str, password: str) -> dict[str, str]:
@@ -86,7 +87,7 @@ class DemoPerson:
         page = await self.open(authorize_url)
         if "/sign-in" in page.url.path:
             page = await self.submit(page, "/sign-in", {"name": name, "password": password})
-        if page.status_code == 200:
+        if page.status_code == HTTPStatus.OK:
             page = await self.submit(page, "/consent", {"decision": "allow"})
         query = urlsplit(page.headers.get("location", "")).query
         return {key: values[0] for key, values in parse_qs(query).items()}
@@ -113,7 +114,7 @@ class DemoPerson:
         location = page.headers.get("location")
         if location is not None:
             page = await self.open(await consent(location, account=account))
-        if page.status_code != 200:
+        if page.status_code != HTTPStatus.OK:
             raise DemoFailed(f"the connect page answered {page.status_code}")
         return page
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -118,7 +119,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
         target = urlsplit(health.location)
         sentence = f"{url} redirects clients to {target.scheme}://{target.netloc}"
         return problem(check, sentence, fix="set server.public_url to the address that doesn't redirect")
-    if health.status == 421:
+    if health.status == HTTPStatus.MISDIRECTED_REQUEST:
         return problem(
             check,
             f"requests for {url} arrive here with another Host header",

@@ -6,6 +6,7 @@ The caller decides the content and the status.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 
 from pydantic_core import to_json
@@ -27,7 +28,7 @@ SANDBOXED: Final[Headers] = (  # whatever its content, no browser treats it as a
     (b"content-security-policy", b"sandbox"),
     (b"x-content-type-options", b"nosniff"),
 )
-_BODILESS: Final = frozenset({204, 304})
+_BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -7,6 +7,7 @@ credentials: these endpoints do not use cookies. `server.http.guards` refuses fo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -73,7 +74,7 @@ def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEA
         "access-control-allow-headers": headers,
         "access-control-max-age": "600",
     }
-    return WholeAnswer(204, [*raw(allowed), *([] if origin == ANY else [_VARY])])
+    return WholeAnswer(HTTPStatus.NO_CONTENT, [*raw(allowed), *([] if origin == ANY else [_VARY])])
 
 
 # Paths whose answers any web page may read (without credentials); never /authorize or a page.

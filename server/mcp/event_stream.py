@@ -6,6 +6,7 @@ import asyncio
 import re
 from contextlib import suppress
 from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -27,7 +28,7 @@ from server.mcp.sessions import Owner, Roster, SessionLimits, is_same_user, owne
 _BOUNDS: Final = SessionLimits()
 _SESSION: Final = re.compile(rb"event: endpoint\r\ndata: [^\r\n]*[?&]session_id=([0-9a-f]{32})\r\n")
 _DATA: Final = re.compile(rb"event: message\r\ndata: ([^\r\n]*)\r\n")
-_ACCEPTED: Final = WholeAnswer(202, [TEXT], b"Accepted")
+_ACCEPTED: Final = WholeAnswer(HTTPStatus.ACCEPTED, [TEXT], b"Accepted")
 _POSTED: ContextVar[Scope | None] = ContextVar("posted", default=None)  # the POST that brought a call
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
 from providers.outbound.messages import AddressRefused, HttpError, NotReached, OutboundRequest
@@ -68,7 +69,7 @@ async def post(deployment: Deployment, message: Post) -> None:
     except HttpError as error:
         raise Uncertain from error
     status = answer.status
-    if status >= 500 or status == 429:
+    if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS:
         raise NotAccepted("busy", status=status, retry_after=answer.retry_after)
     if status >= 300:
         raise NotAccepted("refused", is_final=True, status=status)

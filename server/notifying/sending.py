@@ -13,6 +13,7 @@ import smtplib
 import ssl
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -133,7 +134,7 @@ async def _post(deployment: Deployment, channel: NoticeChannel, message: Post) -
     try:
         await post(deployment, message)
     except NotAccepted as refused:
-        if channel.kind == PUSH and refused.status in {404, 410}:  # RFC 8030 §7.3
+        if channel.kind == PUSH and refused.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:  # RFC 8030 §7.3
             raise NotAccepted(GONE, is_final=True) from refused
         raise
 

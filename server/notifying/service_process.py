@@ -10,6 +10,7 @@ import logging
 import os
 import ssl
 import sys
+from http import HTTPStatus
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +65,7 @@ class Answers:
         if 200 <= status < 300:
             self.failure = "uncertain"
         elif self.failure != "uncertain":
-            self.failure = "busy" if status >= 500 or status == 429 else "refused"
+            self.failure = "busy" if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS else "refused"
 
     def note_lost(self, error: Exception) -> None:
         """A request that was begun and had no answer."""

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
@@ -80,7 +81,7 @@ async def _post(deployment: Deployment, message: Post) -> tuple[str, int | None]
     try:
         await post(deployment, message)
     except NotAccepted as refused:
-        return GONE if refused.status == 410 else str(refused.status or refused.code), refused.retry_after
+        return GONE if refused.status == HTTPStatus.GONE else str(refused.status or refused.code), refused.retry_after
     except Uncertain:
         return "uncertain", None
     return "", None

@@ -6,6 +6,8 @@ it and what was made from it, for every kind of client, but never the grant. Unk
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -40,7 +42,7 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
     claims = await _access_claims(deployment, token)
     if claims is not None and claims.grant_id == tokens.NO_GRANT:
         await client_tokens.revoke(deployment, claims, client_id=client.id)
-        return WholeAnswer(200, SECRET)
+        return WholeAnswer(HTTPStatus.OK, SECRET)
     now = deployment.now()
     event: Event | None = None
     async with deployment.database.transaction() as transaction:
@@ -60,7 +62,7 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
             event = None if ended is None else grants.revocation_event(ended)
         if event is not None:
             await audit.append(transaction, event, now=now)
-    return WholeAnswer(200, SECRET)
+    return WholeAnswer(HTTPStatus.OK, SECRET)
 
 
 async def _access_claims(deployment: Deployment, token: str) -> tokens.AccessClaims | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Final
 
 from pydantic_core import to_json
@@ -37,7 +38,7 @@ Handler = Callable[[Deployment, Request], Awaitable[Response]]
 def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
     """A public document."""
     cached = (b"cache-control", f"public, max-age={seconds}".encode())
-    return WholeAnswer(200, [JSON, cached, (b"x-content-type-options", b"nosniff")], to_json(dict(content)))
+    return WholeAnswer(HTTPStatus.OK, [JSON, cached, (b"x-content-type-options", b"nosniff")], to_json(dict(content)))
 
 
 def refusal_answer(error: OAuthError) -> Response:

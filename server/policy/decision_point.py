@@ -6,6 +6,7 @@ The policy can only forbid: whatever the vault refuses is not even asked about. 
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -53,7 +54,7 @@ class PolicyPoint:
             answer = await self._http.send(asked)
         except HttpError as error:
             raise _no_answer(error.reason) from error
-        content = answer.json_object() if answer.status == 200 else None
+        content = answer.json_object() if answer.status == HTTPStatus.OK else None
         decision = None if content is None else content.get("decision")
         if not isinstance(decision, bool):
             raise _no_answer(f"status {answer.status}")

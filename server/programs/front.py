@@ -17,6 +17,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -159,7 +160,11 @@ class Front:
             patience = IDLE
             if not self._is_ours(request):
                 headers = [(b"proxy-authenticate", b'Basic realm="Token Vault"')]
-                await wire.refuse(407, "This proxy is for one program, whose environment has its password.", headers)
+                await wire.refuse(
+                    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+                    "This proxy is for one program, whose environment has its password.",
+                    headers,
+                )
                 return
             if request.method == b"CONNECT":
                 await self._connect(wire, request)
@@ -174,13 +179,17 @@ class Front:
     async def _connect(self, wire: Wire, request: h11.Request) -> None:
         host, port = _authority_of(request.target.decode("latin-1"))
         if not host:
-            await wire.refuse(400, "Name a host and a port.")
+            await wire.refuse(HTTPStatus.BAD_REQUEST, "Name a host and a port.")
         elif not self._others.is_open():
             self._others.told(host, port, False)
-            await wire.refuse(403, f"Token Vault lets no call through to {host}: {self._others.why_not}.")
+            await wire.refuse(
+                HTTPStatus.FORBIDDEN, f"Token Vault lets no call through to {host}: {self._others.why_not}."
+            )
         elif await self._is_host_of_ours(host, port):
             if not self._authority.has_room_for(host):
-                await wire.refuse(403, "This program called too many hosts. It can call those it called before.")
+                await wire.refuse(
+                    HTTPStatus.FORBIDDEN, "This program called too many hosts. It can call those it called before."
+                )
                 return
             await wire.accept_tunnel()
             async with asyncio.timeout(_HANDSHAKE):
@@ -207,14 +216,16 @@ class Front:
         url = _url_of(request.target.decode("latin-1"))
         host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
         if url.scheme != "http" or not host or not port:
-            await wire.refuse(400, "This is a proxy: send CONNECT, or a whole address.")
+            await wire.refuse(HTTPStatus.BAD_REQUEST, "This is a proxy: send CONNECT, or a whole address.")
             return False
         found = self._hosts.at(host, port)
         target = (url._replace(scheme="", netloc="").geturl() or "/").encode("latin-1")
         if any(one.scheme == "http" for one in found):
             return await self._pass_on(wire, request, host=host, port=port, target=target)
         if self._hosts.at(host, 443):
-            await wire.refuse(403, f"Call {host} with https: the vault sends no credential in the clear.")
+            await wire.refuse(
+                HTTPStatus.FORBIDDEN, f"Call {host} with https: the vault sends no credential in the clear."
+            )
         elif (there := await self._reach(wire, host, port)) is not None:
             reader, writer = there
             headers = [(name, value) for name, value in request.headers if name not in _OURS]
@@ -242,13 +253,15 @@ class Front:
         """A connection to a host of no one's account; None after the program got the reason."""
         if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
-            await wire.refuse(403, f"Token Vault lets no call through to {host}: {self._others.why_not}.")
+            await wire.refuse(
+                HTTPStatus.FORBIDDEN, f"Token Vault lets no call through to {host}: {self._others.why_not}."
+            )
             return None
         try:
             found = await open_tunnel(host, port, policy=self._others.policy, proxy=self._others.proxy)
         except HttpError as error:
             self._others.told(host, port, False)
-            await wire.refuse(502, f"Couldn't reach {host}: {error.reason}.")
+            await wire.refuse(HTTPStatus.BAD_GATEWAY, f"Couldn't reach {host}: {error.reason}.")
             return None
         self._others.told(host, port, True)
         return found

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 
 import httpx2
@@ -116,7 +117,7 @@ class RemoteCalls:
         answer = await self._ask(HOSTS, {})
         content = _content(answer)
         found = content.get("hosts")
-        if answer.status_code != 200 or not is_array(found):
+        if answer.status_code != HTTPStatus.OK or not is_array(found):
             raise BridgeRefused(str(content.get("text") or f"{self._vault.origin} runs no programs: update that vault"))
         if problem := content.get("problem"):
             raise BridgeRefused(str(problem))
@@ -138,7 +139,7 @@ class RemoteCalls:
             if exchange.is_started:
                 return  # cut off, so that no one takes it for complete
             self.counts["", "refused"] += 1
-            await _refuse(exchange, 503, "vault_unreachable", {}, told.description.encode())
+            await _refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "vault_unreachable", {}, told.description.encode())
 
     async def _way(self, call: ProgramCall) -> _Way | _Refusal:
         """The handle, once the person allows the call, who gets some time."""
@@ -150,7 +151,7 @@ class RemoteCalls:
         while True:
             answer = await self._ask(CALLS, asked)
             content = _content(answer)
-            if answer.status_code == 200:
+            if answer.status_code == HTTPStatus.OK:
                 return _way_of(content)
             refused = _refusal_of(answer.status_code, content)
             if not refused.link or loop.time() >= end:
@@ -165,7 +166,7 @@ class RemoteCalls:
         body, url = {**content, "accounts": self._accounts}, f"{self._vault.origin}{path}"
         token = await self._access.token()
         answer = await self._http.post(url, json=body, headers={**HEADERS, "authorization": f"Bearer {token}"})
-        if answer.status_code == 401:
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
             token = await self._access.after(token)
             answer = await self._http.post(url, json=body, headers={**HEADERS, "authorization": f"Bearer {token}"})
         return answer
@@ -274,7 +275,7 @@ def _refusal_of(status: int, content: Mapping[str, object]) -> _Refusal:
     text = str(content.get("text") or f"The vault answered {status}.")
     body = json.dumps(content.get("body") or {"message": text}).encode()
     return _Refusal(
-        status if 400 <= status < 600 else 502,
+        status if 400 <= status < 600 else HTTPStatus.BAD_GATEWAY,
         str(content.get("code") or "vault_unreachable"),
         text,
         str(content.get("provider") or ""),

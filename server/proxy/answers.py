@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
@@ -31,12 +32,20 @@ if TYPE_CHECKING:
 
 SMALL: Final = 65536  # bytes: a body up to this size is read at once
 _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whether the client still reads
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS: Final = frozenset(
+    {
+        HTTPStatus.MOVED_PERMANENTLY,
+        HTTPStatus.FOUND,
+        HTTPStatus.SEE_OTHER,
+        HTTPStatus.TEMPORARY_REDIRECT,
+        HTTPStatus.PERMANENT_REDIRECT,
+    }
+)
 
 
 async def read_small(answer: StreamedAnswer) -> bytes | None:
     """The whole body of a short answer; None for one that streams."""
-    if answer.status in {204, 304}:
+    if answer.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return b""
     length = next((value for name, value in answer.headers if name.lower() == "content-length"), "")
     return await answer.read() if length.isdigit() and int(length) <= SMALL else None
@@ -44,13 +53,13 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
 
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
     """Whether the provider calls the token dead, by status or, if it answers 200 to everything, by its own code."""
-    if answer.status == 401:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
         return True
     errors = provider.errors
     is_signed = provider.credential is not None and provider.credential.send.aws is not None
-    if is_signed and answer.status in {400, 403}:
+    if is_signed and answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
         return error_code(body or b"") in errors.unauthorized and not is_clock_error(body or b"")
-    if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:
+    if errors.ok_flag is None or answer.status != HTTPStatus.OK or body is None or b"false" not in body:
         return False
     content = parse_object(body)
     return (

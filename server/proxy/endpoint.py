@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect
@@ -146,7 +147,11 @@ class Proxy:
 
     def _count(self, incoming: ProxyRequest, refused: ProxyRefused) -> ProxyRefused:
         """The answer to the agent: a call that we refuse counts for it, like one of a tool that reaches no provider."""
-        if incoming.handle is None or refused.code in refusals.FAILURES or refused.status in {429, 503}:
+        if (
+            incoming.handle is None
+            or refused.code in refusals.FAILURES
+            or refused.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+        ):
             return refused
         who = incoming.handle.principal
         wait = self._deployment.budgets.spend(who.user_id, agent_place(who.client_id), now=time.monotonic())

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -93,7 +94,9 @@ class ScimCall:
             content = json_object(await read_body(self.request.receive, limit=BODY_LIMIT))
             _check_storable(content)
         except BodyTooLarge as error:
-            raise ScimRefused(413, f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
+            raise ScimRefused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {BODY_LIMIT // 1024} KiB."
+            ) from error
         except (ValueError, RecursionError, ClientDisconnect) as error:
             raise InvalidSyntaxException(detail="The body isn't a JSON object that can be stored.") from error
         return content
@@ -138,7 +141,9 @@ async def answer(deployment: Deployment, request: Request, operations: Mapping[s
 def _check_rate(deployment: Deployment, name: str) -> None:
     wait = deployment.admin_requests.spend("scim", name, now=time.monotonic())
     if wait:
-        raise ScimRefused(429, f"Too many requests: try again in {wait} s.", {"Retry-After": str(wait)})
+        raise ScimRefused(
+            HTTPStatus.TOO_MANY_REQUESTS, f"Too many requests: try again in {wait} s.", {"Retry-After": str(wait)}
+        )
 
 
 def _operation(request: Request, operations: Mapping[str, Operation]) -> Operation:
@@ -146,7 +151,9 @@ def _operation(request: Request, operations: Mapping[str, Operation]) -> Operati
         raise NotFoundException
     found = operations.get("GET" if request.method == "HEAD" else request.method)
     if found is None:
-        raise ScimRefused(405, "This path has no such method.", {"Allow": ", ".join(sorted(operations))})
+        raise ScimRefused(
+            HTTPStatus.METHOD_NOT_ALLOWED, "This path has no such method.", {"Allow": ", ".join(sorted(operations))}
+        )
     return found
 
 
@@ -173,7 +180,9 @@ async def _caller(deployment: Deployment, request: Request) -> str:
         token = await directory.find_token(deployment.database, secret.strip(), now=now)
     if token is None:
         challenge = 'Bearer realm="scim"' + (', error="invalid_token"' if secret else "")
-        raise ScimRefused(401, "Send the bearer token of a directory.", {"WWW-Authenticate": challenge})
+        raise ScimRefused(
+            HTTPStatus.UNAUTHORIZED, "Send the bearer token of a directory.", {"WWW-Authenticate": challenge}
+        )
     if token.used_at is None or token.used_at < now - directory.USED_EVERY:
         async with deployment.transaction() as transaction:
             await directory.note_use(transaction, token.name, now=now)
@@ -217,9 +226,9 @@ def resource_answer(call: ScimCall, found: Resource[Any], context: Context, *, s
         if context is Context.RESOURCE_QUERY_RESPONSE and version in _tags(
             call.request.headers.get("if-none-match", "")
         ):
-            return WholeAnswer(304, headers)
+            return WholeAnswer(HTTPStatus.NOT_MODIFIED, headers)
     if found.meta is not None and found.meta.location is not None:
-        name = b"location" if status == 201 else b"content-location"
+        name = b"location" if status == HTTPStatus.CREATED else b"content-location"
         headers.append((name, found.meta.location.encode()))
     content = found.model_dump_json(scim_ctx=context, response_parameters=call.response_parameters())
     return WholeAnswer(status, headers, content.encode())
@@ -227,19 +236,19 @@ def resource_answer(call: ScimCall, found: Resource[Any], context: Context, *, s
 
 def document_answer(content: str) -> Response:
     """A message as it stands."""
-    return WholeAnswer(200, [_TYPE, *SECRET], content.encode())
+    return WholeAnswer(HTTPStatus.OK, [_TYPE, *SECRET], content.encode())
 
 
 def empty_answer() -> Response:
     """RFC 7644 §3.6: deleted."""
-    return WholeAnswer(204, list(SECRET))
+    return WholeAnswer(HTTPStatus.NO_CONTENT, list(SECRET))
 
 
 async def read_patch(call: ScimCall, model: type[Some]) -> PatchOp[Some]:
     """The operations of a PATCH (RFC 7644 §3.5.2), a bounded number. Raises ScimRefused."""
     content = await call.body()
     if any(is_array(value) and len(value) > MOST_OPERATIONS for value in content.values()):
-        raise ScimRefused(413, f"Send at most {MOST_OPERATIONS} operations at a time.")
+        raise ScimRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Send at most {MOST_OPERATIONS} operations at a time.")
     return PatchOp[model].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
 

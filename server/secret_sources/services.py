@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -110,13 +111,13 @@ async def _get(
             "it runs and can be reached."
         ) from error
     match answer.status_code:
-        case 200:
+        case HTTPStatus.OK:
             pass
-        case 401 | 403:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             raise SecretUnavailable(
                 f"{reference.text} can't be read: {http.base_url.host} denies it; check the token and what it may read."
             )
-        case 404 | 400:
+        case HTTPStatus.NOT_FOUND | HTTPStatus.BAD_REQUEST:
             raise SecretUnavailable(f"{reference.text}: no such secret; correct the reference.")
         case status:
             raise SecretUnavailable(

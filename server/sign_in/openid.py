@@ -13,6 +13,7 @@ import hmac
 import logging
 import secrets
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -340,7 +341,7 @@ async def _redeem(
         answer = await deployment.http.send(request)
     except HttpError as error:
         raise OpenIDRefused(_UNREACHABLE, detail=f"token: {error.reason}") from error
-    if answer.status != 200:
+    if answer.status != HTTPStatus.OK:
         raise OpenIDRefused(_UNUSABLE, detail=f"token: status {answer.status}")
     try:
         return _TokenAnswer.model_validate_json(answer.body)

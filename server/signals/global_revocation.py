@@ -8,6 +8,7 @@ Each can reach only its own people (§7.1).
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -61,14 +62,14 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
         details: dict[str, object] = {"reason": refused.kind}
         await deployment.activity.record_refusal(Event("signal.refused", outcome="refused", details=details))
         status = status_of(refused.kind)
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
         return json_answer(
             {"error": refused.kind, "error_description": refused.description}, status=status, headers=headers
         )
     except (TooMany, KeysAway) as error:
         status = status_of("too_many_requests" if isinstance(error, TooMany) else "not_ready")
         return json_answer({"error": "temporarily_unavailable"}, status=status, headers={"Retry-After": "60"})
-    return WholeAnswer(204, list(SECRET))
+    return WholeAnswer(HTTPStatus.NO_CONTENT, list(SECRET))
 
 
 async def _caller(deployment: Deployment, request: Request) -> tuple[str, TransmitterSettings]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from providers.outbound.addresses import AddressPolicy
@@ -119,7 +120,7 @@ async def _ask(
     )
     try:
         answer = await deployment.http.send(asked)
-        if answer.status not in {200, 202, 204}:
+        if answer.status not in {HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT}:
             raise PollFailed(f"status {answer.status}")
         return json_object(answer.body) if answer.body else {}
     except (HttpError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -64,7 +65,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         return _refuse("body_too_large", "the body is too large")
     except TooMany as many:
         return _refuse("too_many_requests", "too many requests", headers={"Retry-After": str(many.wait)})
-    return WholeAnswer(204, list(SECRET))
+    return WholeAnswer(HTTPStatus.NO_CONTENT, list(SECRET))
 
 
 def _refuse(kind: str, description: str, *, headers: dict[str, str] | None = None) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -49,7 +50,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         await take(deployment, name, transmitter, token)
     except EventRefused as refused:
         await note_refusal(deployment, name, refused)
-        return refuse(400, refused.code, refused.reason)
+        return refuse(HTTPStatus.BAD_REQUEST, refused.code, refused.reason)
     except BodyTooLarge:
         return refuse(status_of("body_too_large"), "invalid_request", "the body is too large")
     except TooMany as many:
@@ -60,7 +61,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         _log.warning("keys away", extra={"transmitter": name, "detail": str(away)})
         headers = {"Retry-After": str(_RETRY)}
         return refuse(status_of("not_ready"), "invalid_key", "the event can't be checked now", headers=headers)
-    return WholeAnswer(202, list(SECRET))
+    return WholeAnswer(HTTPStatus.ACCEPTED, list(SECRET))
 
 
 def refuse(status: int, code: str, description: str, *, headers: dict[str, str] | None = None) -> Response:

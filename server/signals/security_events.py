@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -135,7 +136,7 @@ async def read_metadata(
         answer = await deployment.http.fetch_document(
             url, policy=policy, on_behalf_of=None, max_bytes=_DOCUMENT_LIMIT, timeout=_FETCH_TIME
         )
-        content = json_object(answer.body) if answer.status == 200 else {}
+        content = json_object(answer.body) if answer.status == HTTPStatus.OK else {}
     except (HttpError, ValueError, RecursionError) as error:
         raise KeysAway(f"no metadata at {url}") from error
     if not is_same_issuer(content.get("issuer"), transmitter.issuer):

@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -32,12 +33,12 @@ _TIMEOUT: Final = 15.0  # seconds
 _MOST: Final = 100  # streams, and types of one
 _LONGEST: Final = 1000  # characters of a value
 _SAID: Final[Mapping[int, str]] = {
-    400: "it doesn't understand the request, or doesn't offer this way of delivery",
-    401: "it doesn't accept the token: set management_token",
-    403: "it doesn't allow that with this token",
-    404: "it doesn't know the stream",
-    409: "it allows no second stream: list the one that there is, and update it",
-    429: "it wants to be asked later",
+    HTTPStatus.BAD_REQUEST: "it doesn't understand the request, or doesn't offer this way of delivery",
+    HTTPStatus.UNAUTHORIZED: "it doesn't accept the token: set management_token",
+    HTTPStatus.FORBIDDEN: "it doesn't allow that with this token",
+    HTTPStatus.NOT_FOUND: "it doesn't know the stream",
+    HTTPStatus.CONFLICT: "it allows no second stream: list the one that there is, and update it",
+    HTTPStatus.TOO_MANY_REQUESTS: "it wants to be asked later",
 }
 
 
@@ -75,7 +76,7 @@ class StreamClient:
     async def list(self) -> tuple[SignalStream, ...]:
         """All streams that this vault may see (§8.1.1.2)."""
         answer = await self._ask("GET", "configuration_endpoint")
-        content = _parse(answer, expected=(200,))
+        content = _parse(answer, expected=(HTTPStatus.OK,))
         found = content if is_array(content) else [content]  # drafts before 02: one
         if len(found) > _MOST:
             raise StreamRefused(f"it lists more than {_MOST} streams")
@@ -84,13 +85,13 @@ class StreamClient:
     async def create(self, *, is_polled: bool) -> SignalStream:
         """A stream for the events that have a rule here (§8.1.1.1)."""
         answer = await self._ask("POST", "configuration_endpoint", content=self._configuration(is_polled=is_polled))
-        return self._stream(_parse(answer, expected=(201, 200)))
+        return self._stream(_parse(answer, expected=(HTTPStatus.CREATED, HTTPStatus.OK)))
 
     async def update(self, stream_id: str) -> SignalStream:
         """Make a stream as the settings now say (§8.1.1.3)."""
         content = {"stream_id": stream_id, **self._configuration(is_polled=self.transmitter.poll_url is not None)}
         stream = self._stream(
-            _parse(await self._ask("PATCH", "configuration_endpoint", content=content), expected=(200,))
+            _parse(await self._ask("PATCH", "configuration_endpoint", content=content), expected=(HTTPStatus.OK,))
         )
         if stream.id != stream_id:
             raise StreamRefused("it answered with another stream")
@@ -99,7 +100,7 @@ class StreamClient:
     async def remove(self, stream_id: str) -> None:
         """End a stream (§8.1.1.5)."""
         answer = await self._ask("DELETE", "configuration_endpoint", query={"stream_id": stream_id})
-        _check_status(answer, expected=(204, 200))
+        _check_status(answer, expected=(HTTPStatus.NO_CONTENT, HTTPStatus.OK))
 
     async def status(self, stream_id: str) -> tuple[Status, str]:
         """Whether it delivers, and the transmitter's reason (§8.1.2.1)."""
@@ -116,7 +117,7 @@ class StreamClient:
         state = secrets.token_urlsafe(24)
         await verifications.expect(self.deployment, self.name, state)
         answer = await self._ask("POST", "verification_endpoint", content={"stream_id": stream_id, "state": state})
-        _check_status(answer, expected=(204, 200, 202))
+        _check_status(answer, expected=(HTTPStatus.NO_CONTENT, HTTPStatus.OK, HTTPStatus.ACCEPTED))
         return state
 
     def _configuration(self, *, is_polled: bool) -> dict[str, object]:
@@ -239,7 +240,11 @@ def _is_usable(url: str, policy: AddressPolicy) -> bool:
 
 def _check_status(answer: OutboundResponse, *, expected: tuple[int, ...]) -> None:
     if answer.status not in expected:
-        said = _SAID.get(answer.status, "it can't, now") if answer.status != 202 else "it does that later: list it then"
+        said = (
+            _SAID.get(answer.status, "it can't, now")
+            if answer.status != HTTPStatus.ACCEPTED
+            else "it does that later: list it then"
+        )
         raise StreamRefused(f"{said} (status {answer.status})")
 
 
@@ -253,7 +258,7 @@ def _parse(answer: OutboundResponse, *, expected: tuple[int, ...]) -> object:
 
 
 def _status_of(answer: OutboundResponse, stream_id: str) -> tuple[Status, str]:
-    content = _parse(answer, expected=(200,))
+    content = _parse(answer, expected=(HTTPStatus.OK,))
     if not is_object(content) or content.get("stream_id") != stream_id:
         raise StreamRefused("its answer is about another stream")
     status = status_named(content.get("status"))

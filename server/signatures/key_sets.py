@@ -13,6 +13,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -210,7 +211,7 @@ async def _fetch(outbound: Outbound, url: str, policy: AddressPolicy, *, on_beha
             max_bytes=_MAX_FOREIGN_BYTES if is_foreign else _MAX_BYTES,
             timeout=_FETCH_TIME,
         )
-        content = json_object(answer.body) if answer.status == 200 else {}
+        content = json_object(answer.body) if answer.status == HTTPStatus.OK else {}
         keys = usable_keys(content) if isinstance(content.get("keys"), list) else None
     except (HttpError, ValueError, RecursionError):
         keys = None

@@ -165,3 +165,44 @@ def test_no_folder_holds_more_than_25_modules_and_no_module_more_than_600_lines(
     assert not {folder: count for folder, count in folders.items() if count > 25}, "look for the subject that can leave"
     lengths = {path.relative_to(ROOT).as_posix(): path.read_bytes().count(b"\n") for path in modules}
     assert not {name: length for name, length in lengths.items() if length > 600}, "look for the seam"
+
+
+def bare_statuses(source: str) -> Iterator[int]:
+    """The lines that compare a status with a bare number for equality; ranges such as `>= 500` are no names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and all(isinstance(one, EQUALITIES) for one in node.ops):
+            sides = [node.left, *node.comparators]
+            numbers = [one for side in sides for one in ast.walk(side) if isinstance(one, ast.Constant)]
+            if any(STATUS.search(ast.unparse(side)) for side in sides) and any(
+                type(one.value) is int and 100 <= one.value < 600 for one in numbers
+            ):
+                yield node.lineno
+
+
+EQUALITIES: Final = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
+STATUS: Final = re.compile(r"(?:^|[._])status(?:_code)?$")
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_one"),
+    [
+        ("answer.status == 401", True),
+        ("status_code not in {200, 204}", True),
+        ("answer.status == HTTPStatus.UNAUTHORIZED", False),
+        ("answer.status >= 500", False),
+        ("len(text) == 401", False),
+    ],
+)
+def test_a_bare_status_is_told_from_a_named_one(condition: str, is_one: bool) -> None:
+    assert bool(list(bare_statuses(condition))) is is_one
+
+
+def test_a_status_is_compared_by_its_name() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if "simulator" not in path.parts  # it plays services whose documents give numbers
+        for line in bare_statuses(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, f"name these with http.HTTPStatus: {found}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -223,7 +224,7 @@ def _fetch(setup: Setup, url: str) -> bytes:
         status, body = setup.run(fetch())
     except HttpError as error:
         fail(f"{url}: can't be fetched ({error}); download it and give the file")
-    if status != 200:
+    if status != HTTPStatus.OK:
         fail(f"{url}: answers with status {status}; download the document and give the file")
     return body
 

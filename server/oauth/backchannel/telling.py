@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 
 from server.deployment import Deployment
@@ -36,7 +37,7 @@ _CLAIM: Final = "urn:openid:params:jwt:claim:"
 AT_ONCE: Final = 5
 TIMEOUT: Final = 10.0  # seconds
 _NOT_DELIVERED: Final = "not_delivered"
-_NOT_NOW: Final = 503  # RFC 9110 §15.6.4: the request wasn't handled
+_NOT_NOW: Final = HTTPStatus.SERVICE_UNAVAILABLE  # RFC 9110 §15.6.4: the request wasn't handled
 _REFUSED: Final = {"error": "access_denied", "error_description": "the person denied the request"}
 _EXPIRED: Final = {"error": "expired_token", "error_description": "the request has expired: send a new one"}
 _FAILED: Final = {"error": "transaction_failed", "error_description": "the access that was approved has ended"}

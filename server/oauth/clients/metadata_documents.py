@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -116,7 +117,7 @@ def _read(
 ) -> Client:
     """The client that the document describes. Raises OAuthError or ValueError."""
     content_type = answer.headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    if answer.status != 200 or not _JSON_TYPE.fullmatch(content_type):
+    if answer.status != HTTPStatus.OK or not _JSON_TYPE.fullmatch(content_type):
         raise ValueError("the document isn't a JSON object")
     content = json_object(answer.body)
     if content.get("client_id") != client_id:

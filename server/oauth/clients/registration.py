@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import Request
@@ -147,7 +148,7 @@ async def delete(deployment: Deployment, request: Request) -> Response:
             raise TokenRefused("the client was removed")
         events = [_event("client.removed", client), *(grants.revocation_event(grant) for grant in ended)]
         await audit.append(transaction, *events, now=now)
-    return WholeAnswer(204, SECRET)
+    return WholeAnswer(HTTPStatus.NO_CONTENT, SECRET)
 
 
 async def _managed_client(deployment: Deployment, request: Request) -> tuple[Client, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from vault.keys.sources.service import PATIENCE, load
@@ -42,7 +43,7 @@ class AzureKey:
         try:
             return bytes(self._client(address).unwrap_key(self._algorithm(), encrypted).key)
         except self._errors() as error:
-            if getattr(error, "status_code", None) == 400:
+            if getattr(error, "status_code", None) == HTTPStatus.BAD_REQUEST:
                 return None
             raise self._unavailable(error) from error
 
