@@ -37,7 +37,7 @@ from server.mcp.offer.registry import load_away, load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused
-from server.remote.looking import note_tools
+from server.remote.offered_tools import note_tools
 from server.runtime.catalog import is_set_here, read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers

@@ -2,7 +2,8 @@
 
 `KINDS` has every kind of refusal by name, with its HTTP status and its registered OAuth code. `TABLE` says what each
 refusal of `vault`, which knows neither HTTP nor OAuth, becomes at OAuth endpoints and pages, at the proxy, and over
-MCP; also its sentence and next step. `server.connecting.telling` reads it for agents, with the link for their person.
+MCP; also its sentence and next step. `server.connecting.agent_refusals` reads it for agents, with the link for their
+person.
 """
 
 from __future__ import annotations

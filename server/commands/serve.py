@@ -57,9 +57,9 @@ def serve(
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
     from server.app import build_late_app, open_deployment
     from server.lifecycle.maintenance import upkeep
-    from server.oauth.backchannel import telling
+    from server.oauth.backchannel import notifications
     from server.portal import delivering
-    from server.remote import keeping
+    from server.remote import renewal_step
     from server.runtime.browser import browser_opener
 
     async with (
@@ -70,7 +70,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
         ) as deployment,
-        upkeep(deployment, further=(delivering.STEP, telling.STEP, keeping.STEP)),
+        upkeep(deployment, further=(delivering.STEP, notifications.STEP, renewal_step.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server.connecting.telling import plain
+from server.connecting.agent_refusals import plain
 from server.deployment import Deployment
 from server.errors import KINDS, RefusalKind
 from server.http.answers import JSON, UNSTORED, WholeAnswer, message_error, raw

@@ -8,7 +8,7 @@ from typing import Final
 
 from providers.api.api import PARTLY_DONE
 from providers.tools.spec import ToolSpec
-from server.connecting.telling import plain, tell
+from server.connecting.agent_refusals import plain, tell
 from server.deployment import Deployment, MissingPart
 from server.errors import as_sentence
 from vault.records import Principal

@@ -14,7 +14,7 @@ from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams, ProgressNotificat
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from providers.tools.spec import Progress
-from server.connecting.telling import plain
+from server.connecting.agent_refusals import plain
 from server.deployment import Deployment
 from server.mcp import tools
 from server.mcp.elicitation import AskingOptions

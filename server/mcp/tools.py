@@ -30,8 +30,8 @@ from providers.api.api import (
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
+from server.connecting.agent_refusals import AgentRefusal, plain, tell
 from server.connecting.links import ConnectLink, has_unused_link
-from server.connecting.telling import AgentRefusal, plain, tell
 from server.deployment import Deployment, MissingPart, ToolCaller
 from server.errors import STORAGE_RETRY, PagesElsewhere, failure_label
 from server.mcp import access_asking, elicitation

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server.connecting.telling import AgentRefusal, plain
+from server.connecting.agent_refusals import AgentRefusal, plain
 from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import JSON, WholeAnswer, json_answer

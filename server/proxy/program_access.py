@@ -22,7 +22,7 @@ from providers.credentials.placing import CredentialMismatch, provider_of_accoun
 from providers.definitions.method_overrides import TARGET
 from providers.definitions.model import Provider, Rule
 from providers.definitions.unruled import ANY_CALL
-from server.connecting.telling import AgentRefusal, tell
+from server.connecting.agent_refusals import AgentRefusal, tell
 from server.deployment import Deployment
 from server.proxy.program_hosts import ApiAddress
 from server.proxy.refusals import no_rule, refusal_of, upstream_unauthorized

@@ -17,7 +17,7 @@ from providers.definitions.model import Provider, Rule
 from providers.outbound.json_values import at, is_array, is_object, put
 from providers.outbound.messages import HttpError, NotReached, PeerBusy, TooLarge
 from server import errors
-from server.connecting.telling import AgentRefusal, tell
+from server.connecting.agent_refusals import AgentRefusal, tell
 from server.deployment import Deployment
 from server.errors import as_sentence, status_of
 from server.http.answers import SANDBOXED, raw, send_whole

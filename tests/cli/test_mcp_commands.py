@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from server.app import open_deployment
-from server.remote.looking import note_tools
+from server.remote.offered_tools import note_tools
 from server.settings import load_settings
 from tests.support.commands import content, run
 from tests.support.doubles.mcp_double import ADD, NOTE, running_site

@@ -13,7 +13,7 @@ from server.terminal.context import Setup, command, fail, note
 
 if TYPE_CHECKING:
     from server.administration.importing.accounts import ImportedAccount
-    from server.administration.importing.taking_over import ImportOutcome, ImportRules
+    from server.administration.importing.transfers import ImportOutcome, ImportRules
     from server.deployment import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="Import accounts from another vault.")
@@ -63,7 +63,7 @@ class _Choices:
     creates_people: bool = False
 
     def rules(self, names: Mapping[str, str]) -> ImportRules:
-        from server.administration.importing.taking_over import ImportRules
+        from server.administration.importing.transfers import ImportRules
         from vault.records import parse_scope
 
         return ImportRules(
@@ -273,7 +273,7 @@ def _run(
 
     async def work() -> tuple[list[ImportOutcome], str]:
         from server.administration.actor import Actor
-        from server.administration.importing.taking_over import ImportOutcome, judge, take_over
+        from server.administration.importing.transfers import ImportOutcome, judge, take_over
 
         async with setup.open() as deployment:
             actor = Actor(deployment, None, "command_line")

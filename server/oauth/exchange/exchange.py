@@ -13,7 +13,7 @@ from typing import Final
 
 from providers.definitions.model import Provider
 from server.connecting import approvals as questions
-from server.connecting.telling import plain
+from server.connecting.agent_refusals import plain
 from server.deployment import Deployment
 from server.oauth import tokens
 from server.oauth.exchange import issuers, release, subjects, targets, workers

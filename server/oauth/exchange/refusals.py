@@ -1,12 +1,12 @@
 """What a refused exchange tells its client: a registered code, what is missing, and the link that fixes it.
 
 The codes are those of RFC 6749 §5.2, RFC 8693 §2.2.2 and RFC 8707 §2; the other members of the answer are ours.
-`server.connecting.telling` decides what to say about each refusal.
+`server.connecting.agent_refusals` decides what to say about each refusal.
 """
 
 from __future__ import annotations
 
-from server.connecting.telling import tell
+from server.connecting.agent_refusals import tell
 from server.deployment import Deployment
 from server.oauth.exchange.subjects import refusal as subject_refusal
 from server.oauth.rules import OAuthError

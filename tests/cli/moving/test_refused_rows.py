@@ -8,7 +8,7 @@ import pytest
 
 from server.administration.actor import Actor
 from server.administration.importing.accounts import ImportedAccount
-from server.administration.importing.taking_over import NEW, NOBODY, ImportRules, judge
+from server.administration.importing.transfers import NEW, NOBODY, ImportRules, judge
 from tests.cli.moving.moving import SCOPES, ConfiguredVault
 
 UNSAID = "the file doesn't say which account this is"

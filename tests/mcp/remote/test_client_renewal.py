@@ -6,7 +6,7 @@ import pytest
 
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import parse_declaration
-from server.remote import keeping, servers
+from server.remote import renewal_step, servers
 from server.remote.declared import plan
 from server.remote.renewing import renew_due
 from server.remote.servers import EnteredClient, NewServer
@@ -35,7 +35,7 @@ async def test_a_client_is_renewed_before_its_secret_ends_and_accounts_stay(plac
     name, double, agent = await place.ready(metadata=POST, secret_ends=now - 100, renewed_end=now + 90 * DAY)
     first = await read_registration(place, name)
     assert b"manage-client-1" not in (first.sealed_renewal or b"")
-    await keeping.STEP.work(place.deployment)
+    await renewal_step.STEP.work(place.deployment)
     assert double.managed == ["GET", "PUT"]
     entered = place.deployment.live.current.entered[name]
     assert (entered.client_id, entered.client_secret) == ("client-1", double.secrets["client-1"])
@@ -46,7 +46,7 @@ async def test_a_client_is_renewed_before_its_secret_ends_and_accounts_stay(plac
     assert not looked.is_error, text(looked)
     assert double.token_requests[-1]["grant_type"] == "refresh_token"
     assert double.token_requests[-1]["client_secret"] == double.secrets["client-1"]
-    await keeping.STEP.work(place.deployment)
+    await renewal_step.STEP.work(place.deployment)
     assert double.managed == ["GET", "PUT"], "it isn't due again"
 
 
@@ -54,7 +54,7 @@ async def test_where_nothing_renews_it_the_vault_registers_anew_at_the_end(place
     now = place.deployment.now()
     name, double, agent = await place.ready(metadata=POST, secret_ends=now - 100)
     double.secret_ends = now + 90 * DAY
-    await keeping.STEP.work(place.deployment)
+    await renewal_step.STEP.work(place.deployment)
     assert len(double.registrations) == 2
     assert place.deployment.live.current.entered[name].client_id == "client-2"
     assert await kinds(place, name) == ["mcp_server.client_replaced"]
@@ -72,7 +72,7 @@ async def all_kinds(place: RemoteRoom, name: str) -> list[str]:
 async def test_a_secret_that_lives_on_is_left_alone(place: RemoteRoom) -> None:
     now = place.deployment.now()
     name, double = await place.add(metadata=POST, secret_ends=now + 3 * DAY, renewed_end=now + 90 * DAY)
-    await keeping.STEP.work(place.deployment)
+    await renewal_step.STEP.work(place.deployment)
     assert (double.managed, len(double.registrations)) == ([], 1)
     kept = await read_registration(place, name)
     assert kept.renew_at is not None

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from server.notifying.delivery import deliver
-from server.remote import keeping
+from server.remote import renewal_step
 from server.sign_in.approvers import approvers_of
 from tests.mcp.remote.remote_room import RemoteRoom
 from tests.mcp.remote.test_client_renewal import DAY, POST, kinds, read_registration
@@ -42,7 +42,7 @@ async def test_an_admin_sees_a_registration_that_ends(
     name = await add_server(place, days=days, ends_in=ends_in, **changes)
     assert (await read_registration(place, name)).renew_at <= place.deployment.now(), "its renewal is due"
     for _ in range(2):
-        await keeping.STEP.work(place.deployment)
+        await renewal_step.STEP.work(place.deployment)
     renewed = ["mcp_server.client_renewed"] if renewed_end else []
     assert await kinds(place, name) == (["mcp_server.client_ending"] if is_told else renewed)
     home = (await place.person.open("/")).text
@@ -68,7 +68,7 @@ async def test_those_who_administer_are_notified_while_it_ends(place: RemoteRoom
                 )
                 await channels.save_settings(transaction, found.id, NoticeSettings(kinds={"expiring": "at_once"}))
         ending, renewed = [await add_server(place, days=6, ends_in=1) for _ in range(2)]
-        await keeping.STEP.work(deployment)
+        await renewal_step.STEP.work(deployment)
         async with deployment.transaction() as transaction:
             sql = "update provider_registrations set changed_at = :now where provider = :name"
             await transaction.execute(sql, {"now": now, "name": renewed})

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from server.notifying.delivery import deliver
-from server.oauth.backchannel import telling
+from server.oauth.backchannel import notifications
 from server.oauth.backchannel.clients import DELIVERY, DETAILS_TYPES, ENDPOINT
-from server.oauth.backchannel.telling import tell_clients
+from server.oauth.backchannel.notifications import tell_clients
 from server.oauth.identity import token_hash
 from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
@@ -85,7 +85,7 @@ async def test_a_client_that_polls_by_now_or_is_gone_is_told_nothing(
 async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(
     asker: Asker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longest = client_notices.BATCH / telling.AT_ONCE * telling.TIMEOUT
+    longest = client_notices.BATCH / notifications.AT_ONCE * notifications.TIMEOUT
     assert longest < client_notices.HELD, "or another process would tell them, too"
     monkeypatch.setattr(client_notices, "BATCH", 1)
     told, deployment = await ping_asker(asker, receiver), asker.world.vault.deployment
@@ -109,7 +109,7 @@ async def test_no_client_is_told_at_an_address_in_a_private_network(
     told = await asker.other(metadata={DELIVERY: "ping", ENDPOINT: "https://10.1.2.3/ping"})
     await told.ask(client_notification_token="t")
     await told.answer()
-    with caplog.at_level("WARNING", telling.logger.name):
+    with caplog.at_level("WARNING", notifications.logger.name):
         assert await tell_clients(asker.world.vault.deployment) == 0
     assert [getattr(one, "code", "") for one in caplog.records] == ["address"]
 

@@ -12,7 +12,7 @@ from server.administration import groups as administration
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
 from server.administration.importing.accounts import ImportedAccount
-from server.administration.importing.taking_over import NEW, ImportRules, judge
+from server.administration.importing.transfers import NEW, ImportRules, judge
 from server.administration.provisioning import GroupSpec, PersonSpec
 from server.notifying import sending
 from server.notifying.posting import NotAccepted, Post, Uncertain, post
