@@ -218,7 +218,7 @@ def test_what_to_do_at_a_console_is_german_but_for_the_names_of_its_fields(is_lo
 
 def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> None:
     tools = [*builtin_tools(), *shipped_tools().values()]
-    files = [*SHELF.glob("*.toml"), *(ROOT / "providers" / "examples" / "providers").glob("*.toml")]
+    files = [*SHELF.rglob("*.toml"), *(ROOT / "providers" / "examples" / "providers").glob("*.toml")]
     everything = {one.title for one in tools} | {one.presentation.sentence for one in tools}
     everything |= {text for one in tools for text in (one.presentation.done, one.presentation.done_one)}
     everything |= {scope.title for file in files for scope in read_provider(file).scopes.values()}
