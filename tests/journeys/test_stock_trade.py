@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from joserfc.jwk import RSAKey
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from providers.definitions.catalog import ProviderFileRefused, check_file
 from providers.simulator.running import Simulator, running_simulator
@@ -22,7 +22,7 @@ from tests.support.harness import PASSWORD, running_vault
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.exchange_room import API, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.mcp_room import Agent, Room, text_of
 from tests.support.rooms.oauth_world import claims_of
 from vault import apis, connections, delegations, users
 from vault.exchange.explain import ExchangeQuestion, explain
@@ -60,10 +60,6 @@ async def somebody(place: Room) -> tuple[Agent, Person]:
 async def call(place: Room, agent: Agent, tool: str, **arguments: object) -> CallToolResult:
     async with place.client(agent) as client:
         return await client.call_tool(tool, arguments)
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 def link_of(result: CallToolResult) -> str:

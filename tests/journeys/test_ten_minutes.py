@@ -6,8 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-from mcp_types import CallToolResult, TextContent
-
 from providers.check.trial import PLAIN
 from providers.simulator.running import running_simulator
 from tests.generating.documented import DOCS
@@ -15,7 +13,7 @@ from tests.support.commands import run
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
 from tests.support.harness import running_vault
 from tests.support.processes import Place, free_port
-from tests.support.rooms.mcp_room import Room
+from tests.support.rooms.mcp_room import Room, text_of
 from tests.support.simulating import family_settings
 
 PAGE = (DOCS / "guides/add-a-provider.md").read_text(encoding="utf-8")
@@ -53,10 +51,6 @@ async def follow_page(place: Place) -> Path:
         done = await run(place, *words)
         assert done.exit_code == 0, f"{line}: {done.output}"
     return folder
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 async def test_a_new_provider_with_two_tools_is_made_as_the_page_says(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from server.connecting import approvals
 from server.mcp.approval_settings import ApprovalRules
@@ -21,11 +21,13 @@ from tests.support.rooms.mcp_room import (
     SLACK,
     Agent,
     Room,
+    count_posts,
     legacy_headers,
     legacy_session,
     modern,
     modern_headers,
     room,
+    text_of,
 )
 from tests.support.simulating import wait_until_held
 from vault import delegations
@@ -63,10 +65,6 @@ async def post(place: Room, agent: Agent, arguments: Mapping[str, object] = POST
         return await client.call_tool("slack_post", dict(arguments))
 
 
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
-
-
 def link_of(result: CallToolResult) -> str:
     assert result.is_error
     assert result.meta is not None
@@ -84,10 +82,6 @@ async def browse(place: Room) -> AsyncGenerator[Browse]:
             return browser
 
         yield signed_in
-
-
-def count_posts(place: Room) -> int:
-    return len(place.simulator.books()["posts"])
 
 
 async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: Room, browse: Browse) -> None:

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
 from tests.support.peeking import note_repeats, read_events
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Agent, connect_agent, modern, modern_headers, room, text_of
 from tests.support.rooms.proxy_room import post_reply, proxy_room
 from vault import grants
 
@@ -45,10 +45,6 @@ def test_who_is_idle_is_forgotten_and_who_is_not_stays_counted(monkeypatch: pyte
     assert counted.spend("busy", "slack", now=70.0) == 40
 
 
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
-
-
 async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 2}) as place:
 
@@ -68,12 +64,6 @@ async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tm
         assert "called this provider too often" in text_of(await list_channels(second))
         assert len(place.simulator.books()["api_calls"]) == sent
         assert not (await list_channels(bob)).is_error  # the twin: another person
-
-
-async def connect_agent(place: Room, name: str) -> Agent:
-    agent = await place.agent(name)
-    await place.connect(agent, "slack", scopes=SLACK)
-    return agent
 
 
 def test_looking_how_long_to_wait_counts_nothing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
+from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult
 
 from providers.tools.spec import UNTRUSTED
 from server.mcp.offer.discovery import DISCOVERY
@@ -16,7 +16,17 @@ from server.mcp.tool_answers import META_KEY
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import (
+    SLACK,
+    Agent,
+    Room,
+    connect_agent,
+    count_posts,
+    modern,
+    modern_headers,
+    room,
+    text_of,
+)
 from vault import delegations, grants, tool_choices
 
 POST = {"channel": "#general", "text": "hello"}
@@ -27,12 +37,6 @@ LIST = ["find_tools", "describe_tool", "call_tool", "connections"]
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with room(tmp_path_factory.mktemp("discovery"), tools={"list_limit": 10, "calls_per_minute": 60}) as opened:
         yield opened
-
-
-async def connect_agent(place: Room, name: str) -> Agent:
-    agent = await place.agent(name)
-    await place.connect(agent, "slack", scopes=SLACK)
-    return agent
 
 
 async def choose(place: Room, agent: Agent, tool_set: str | None) -> None:
@@ -50,14 +54,6 @@ async def call(
 
 async def by_name(place: Room, agent: Agent, name: str, arguments: Mapping[str, object], **more: str) -> CallToolResult:
     return await call(place, agent, "call_tool", {"name": name, "arguments": arguments}, **more)
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-
-
-def count_posts(place: Room) -> int:
-    return len(place.simulator.books()["posts"])
 
 
 async def tool_call_details(place: Room, agent: Agent) -> list[Mapping[str, object]]:

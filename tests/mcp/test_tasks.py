@@ -18,7 +18,16 @@ from tests.mcp.test_approve import POST, asking_agent
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
-from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.rooms.mcp_room import (
+    Agent,
+    Room,
+    count_posts,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+    room,
+)
 from tests.support.toolset_cases import CASES
 from vault.approvals import approvals as vault_approvals
 from vault.approvals import requests
@@ -70,10 +79,6 @@ async def answer(place: Room, name: str, task: str, decision: str) -> httpx2.Res
         assert (await browser.sign_in(name, PASSWORD)).status_code == 200
         page = await browser.open(f"/approvals/{task}")
         return await browser.submit(page, form="/approvals/", button=("decision", decision))
-
-
-def count_posts(place: Room) -> int:
-    return len(place.simulator.books()["posts"])
 
 
 def words(task: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from providers.definitions.catalog import load_catalog
 from providers.tools.declarations import ToolFileRefused
@@ -16,7 +16,7 @@ from server.mcp.offer.registry import RESERVED, load_offer, load_tools
 from server.settings import Settings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.peeking import read_events
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, count_posts, room, text_of
 from vault import tool_choices
 
 POST = {"channel": "#general", "text": "hello"}
@@ -47,14 +47,6 @@ async def tool_names(place: Room, agent: Agent, *, mode: str = "auto") -> set[st
 async def post(place: Room, agent: Agent, *, mode: str = "auto", tool: str = "slack_post") -> CallToolResult:
     async with place.client(agent, mode=mode) as client:
         return await client.call_tool(tool, POST)
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-
-
-def count_posts(place: Room) -> int:
-    return len(place.simulator.books()["posts"])
 
 
 @pytest.mark.parametrize("mode", MODES)

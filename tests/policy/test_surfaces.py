@@ -16,13 +16,13 @@ from server.policy.files import RulesRefused
 from server.policy.gate import PolicyGate
 from server.policy.schema import Action
 from server.settings import load_settings
-from tests.mcp.test_approve import link_of, text_of
+from tests.mcp.test_approve import link_of
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.rooms.mcp_room import SLACK, Agent, room, text_of
 from tests.support.rooms.oauth_world import World, error_of
 from tests.support.rooms.proxy_room import READ, proxy_room
 from tests.support.rules import look_twice, put

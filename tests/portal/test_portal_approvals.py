@@ -19,12 +19,12 @@ from server.mcp.approval_settings import ApprovalRules
 from server.portal.approvals.asked_call import asked_call, is_exact, target_words
 from server.portal.csrf import form_token
 from server.settings import Settings, SettingsRefused
-from tests.mcp.test_approve import link_of, text_of
+from tests.mcp.test_approve import link_of
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, room, text_of
 from vault import delegations
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import StandingApproval

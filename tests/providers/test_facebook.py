@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
@@ -14,7 +14,7 @@ from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import running_vault
-from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.mcp_room import Agent, Room, text_of
 from tests.support.rooms.proxy_room import ProxyHandle, issue
 from tests.support.services import running_services
 from tests.support.services.facebook import NOT_MINE, PAGE
@@ -56,7 +56,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connect_agent(place: Room) -> tuple[Agent, ProxyHandle]:
+async def agent_with_handle(place: Room) -> tuple[Agent, ProxyHandle]:
     agent = await place.agent()
     connection = await place.connect(agent, "facebook", scopes=SCOPES)
     return agent, await issue(place, agent, connection, scopes=SCOPES)
@@ -65,10 +65,6 @@ async def connect_agent(place: Room) -> tuple[Agent, ProxyHandle]:
 async def post(place: Room, agent: Agent, page: str) -> CallToolResult:
     async with place.client(agent) as client:
         return await client.call_tool("facebook_post", {"page": page, "text": "Seeds are in."})
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 async def test_a_post_is_made_with_the_token_of_the_page_which_no_answer_shows() -> None:
@@ -92,7 +88,7 @@ async def test_a_post_is_made_with_the_token_of_the_page_which_no_answer_shows()
 
 
 async def test_a_page_on_which_the_person_may_not_post_says_so(place: Room) -> None:
-    agent, _ = await connect_agent(place)
+    agent, _ = await agent_with_handle(place)
     refused = await post(place, agent, NOT_MINE)
     assert refused.is_error
     assert "isn't allowed to do that on this Page" in text_of(refused)
@@ -103,7 +99,7 @@ async def test_a_page_on_which_the_person_may_not_post_says_so(place: Room) -> N
     "path", ["/me/accounts", "/me/accounts?fields=id,access_token", f"/{PAGE}?fields=access_token", f"/{PAGE}"]
 )
 async def test_the_proxy_asks_for_no_token_of_a_page(place: Room, path: str) -> None:
-    agent, handle = await connect_agent(place)
+    agent, handle = await agent_with_handle(place)
     before = len(place.simulator.books()["api_calls"])
     refused = await handle.call("GET", path, api="main")
     assert (refused.status_code, refused.json()["code"]) == (403, "call_not_allowed")

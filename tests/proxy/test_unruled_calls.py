@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from providers.api import rules
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
@@ -15,6 +15,7 @@ from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import text_of
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
 
 READ, CALL = "any:read", "any:call"
@@ -188,10 +189,6 @@ def _has_endpoint_below(provider: object) -> bool:
 async def tool(room: ProxyRoom, one: ProxyHandle, name: str, arguments: Mapping[str, object]) -> CallToolResult:
     async with room.client(one.agent) as client:
         return await client.call_tool(name, dict(arguments))
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 async def test_the_tool_reads_and_says_that_only_the_host_is_checked(room: ProxyRoom) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.attacks.enterprise.company import Company, is_signed_in
 from tests.attacks.target import Agent, new_key
+from tests.support.claims import offset, with_claims
 from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
 
 Claims = Mapping[str, object]
@@ -114,14 +115,6 @@ async def test_a_forged_assertion_is_worth_nothing(company: Company, subject: st
     claims = company.claims(subject)
     await refusal_code(company, FORGED[name](company, claims))
     assert (await company.redeem(company.sign(claims))).status_code == 200  # the twin: the refusal used nothing up
-
-
-def offset(**seconds: int) -> Callable[[Company], Claims]:
-    return lambda _: {name: int(time.time()) + one for name, one in seconds.items()}
-
-
-def with_claims(**claims: object) -> Callable[[Company], Claims]:
-    return lambda _: claims
 
 
 LIES: dict[str, Callable[[Company], Claims]] = {

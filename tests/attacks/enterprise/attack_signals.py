@@ -23,6 +23,7 @@ from tests.attacks.enterprise.company import (
     is_signed_in,
 )
 from tests.attacks.target import PASSWORD, new_key
+from tests.support.claims import offset, with_claims
 from tests.support.rooms.oauth_world import b64
 
 REVOKED, DISABLED = f"{CAEP}session-revoked", f"{RISC}account-disabled"
@@ -86,14 +87,6 @@ async def test_a_forged_event_changes_nothing(company: Company, victim: Employee
     answer = await company.push(TOKENS[name](company, company.event(REVOKED, company.subject_of(victim))))
     assert answer.status_code in {400, 413}, answer.text
     await stays(company, victim)
-
-
-def offset(**seconds: int) -> Callable[[Company], Claims]:
-    return lambda _: {name: int(time.time()) + one for name, one in seconds.items()}
-
-
-def with_claims(**claims: object) -> Callable[[Company], Claims]:
-    return lambda _: dict(claims)
 
 
 LIES: dict[str, Callable[[Company], Claims]] = {

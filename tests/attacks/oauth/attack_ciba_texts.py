@@ -22,6 +22,7 @@ from tests.attacks.target import Target, new_key, proof
 from tests.support.doubles.scripted import Reply, scripted_server
 from tests.support.person import Person, forms_of, without_own_markup
 from tests.support.processes import Place, free_port
+from tests.support.rooms.ciba_room import nested_details
 
 # Whom it names
 
@@ -98,10 +99,6 @@ async def test_a_message_that_could_deceive_is_refused(target: Target, message: 
     unreadable = "invalid_request" if "\x00" in message else "invalid_binding_message"
     assert (answer.status_code, error(answer)) == (400, unreadable), answer.text
     assert (await one.post(binding_message="Order 4711: 12,50 EUR")).status_code == 200
-
-
-def nested_details(depth: int) -> str:
-    return '[{"type":"payment","a":' + "[" * depth + "]" * depth + "}]"
 
 
 DETAILS: dict[str, str] = {

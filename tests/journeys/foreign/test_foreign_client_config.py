@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from typer.testing import CliRunner
 
-from server.cli import app
 from tests.journeys.foreign.test_foreign_inspector import Inspector, settings_file
 from tests.journeys.foreign.test_foreign_remote import client_of_proxy
 from tests.support.foreign.foreign import MODULES, newcomer, node, open_screen
-from tests.support.rooms.mcp_room import Room, room
+from tests.support.rooms.mcp_room import Room, room, run_client_config
 
 pytestmark = pytest.mark.group("node")
 
@@ -28,13 +25,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def run_client_config(place: Room, *options: str) -> dict[str, object]:
-    arguments = ["client-config", *options, "--json", "--data", str(place.vault.deployment.data)]
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
 def version(package: str) -> str:
     return json.loads((MODULES / package / "package.json").read_text())["version"]
 
@@ -45,7 +35,7 @@ async def test_the_inspector_reads_the_catalog_that_was_written_for_it(
 ) -> None:
     catalog = tmp_path / "catalog" / "mcp.json"
     monkeypatch.setenv("MCP_CATALOG_PATH", str(catalog))
-    made = await run_client_config(place, "inspector", "--transport", transport, "--write")
+    made = json.loads(await run_client_config(place, "inspector", "--transport", transport, "--write", "--json"))
     assert made["file"] == str(catalog)
     assert f"@modelcontextprotocol/inspector@{version('@modelcontextprotocol/inspector')}" in str(made["command_line"])
     async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:
@@ -61,7 +51,7 @@ async def test_the_inspector_reads_the_catalog_that_was_written_for_it(
 async def test_claude_desktops_entry_starts_mcp_remote_and_lists_the_tools(
     place: Room, tmp_path: Path, transport: str
 ) -> None:
-    entry = (await run_client_config(place, "claude-desktop", "--transport", transport))["entry"]
+    entry = json.loads(await run_client_config(place, "claude-desktop", "--transport", transport, "--json"))["entry"]
     yes, package, url, *options = entry["args"]
     assert (yes, package) == ("-y", f"mcp-remote@{version('mcp-remote')}")  # what npx would fetch is installed here
     async with newcomer(place.vault) as somebody, open_screen(tmp_path) as screen:

@@ -6,19 +6,16 @@ All programs of an SDK run one after the other in one process, because an SDK ta
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from typer.testing import CliRunner
 
-from server.cli import app
 from tests.conftest import unavailable
 from tests.journeys.foreign.test_foreign_inspector import settings_file
 from tests.support.foreign.foreign import run
-from tests.support.rooms.mcp_room import Room, room
+from tests.support.rooms.mcp_room import Room, room, run_client_config
 
 SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 ENVIRONMENTS = {"langgraph": "mcp-1", "openai-agents": "mcp-2", "pydantic-ai": "mcp-2"}
@@ -71,13 +68,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
     async with room(tmp_path_factory.mktemp("sdks")) as opened:
         (opened.vault.deployment.data / "config.toml").write_text(settings_file(opened))
         yield opened
-
-
-async def run_client_config(place: Room, client: str, *options: str) -> str:
-    arguments = ["client-config", client, *options, "--data", str(place.vault.deployment.data)]
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 Play = Callable[[str], Awaitable[Mapping[str, str]]]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from server.oauth.enterprise.assertions import JWT_BEARER, JWT_DPOP, PROFILE, TYPE
 from server.oauth.enterprise.refusals import REFUSALS
 from server.settings import Settings
+from tests.support.claims import with_claims
 from tests.support.doubles.openid_double import OUTAGES
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.oauth_world import b64, claims_of, sign_jwt
@@ -89,10 +90,6 @@ class Lie:
     claims: Callable[[Company], Claims] = lambda _: {}
     header: Claims = field(default_factory=dict[str, object])
     honest: Callable[[Company], Claims] | None = None
-
-
-def with_claims(**claims: object) -> Callable[[Company], Claims]:
-    return lambda _: claims
 
 
 def at(**offsets: int) -> Callable[[Company], Claims]:

@@ -16,7 +16,7 @@ from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
 from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.harness import PASSWORD
-from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
+from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, nested_details
 from tests.support.rooms.oauth_world import claims_of, error_of
 from vault import grants
 from vault.approvals import client_notices
@@ -227,11 +227,6 @@ async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(aske
     assert (await asker.post(honest)).status_code == 200
     assert (await asker.post({"authorization_details": nested_details(28)})).status_code == 200
     assert (await asker.world.alice.open("/approvals")).status_code == 200
-
-
-def nested_details(levels: int) -> str:
-    """A detail with as many arrays in it, in an object in an array."""
-    return '[{"type": "payment", "n": ' + "[" * levels + "]" * levels + "}]"
 
 
 async def test_the_admin_api_can_not_be_asked_for(asker: Asker) -> None:

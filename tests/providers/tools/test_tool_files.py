@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 from typer.testing import CliRunner
 
 from providers.definitions.catalog import load_catalog
@@ -23,7 +23,7 @@ from server.mcp.offer.registry import hidden_tools, load_tools
 from server.mcp.offer.tool_list import size_of
 from server.settings import SettingsRefused, load_settings
 from tests.generating.documented import DOCS, section
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
+from tests.support.rooms.mcp_room import Agent, Room, connect_agent, room, text_of
 
 POST = """
 provider = "slack"
@@ -298,19 +298,9 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def connect_agent(place: Room, *delegated: str) -> Agent:
-    agent = await place.agent()
-    await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset(delegated) or SLACK)
-    return agent
-
-
 async def call(place: Room, agent: Agent, tool: str, **arguments: object) -> CallToolResult:
     async with place.client(agent) as client:
         return await client.call_tool(tool, arguments)
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 def calls(place: Room) -> list[dict[str, object]]:
@@ -359,7 +349,7 @@ async def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(
 
 
 async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) -> None:
-    agent = await connect_agent(place, "channels:read")
+    agent = await connect_agent(place, delegated=frozenset({"channels:read"}))
     before = len(calls(place))
     refused = await call(place, agent, "announce", channel="#general", words="lunch")
     assert refused.is_error

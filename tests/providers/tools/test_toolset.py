@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 import jsonschema
 import pytest
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
@@ -16,7 +16,7 @@ from server.connecting import lookups
 from tests.generating.shipped_tools import shipped_tools
 from tests.providers.tools import test_tool_contracts
 from tests.support.harness import running_vault
-from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.mcp_room import Agent, Room, text_of
 from tests.support.services import running_services
 from tests.support.toolset_cases import CASES, Case, endpoint_of, settings_of_families
 from vault.approvals import approvals
@@ -36,7 +36,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connect_agent(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
+async def connect_case(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
     """An agent whose person has connected an account with the tool's scopes, and lets it use them, or nothing."""
     agent = await place.agent(f"person-{secrets.token_hex(4)}")
     provider = place.vault.deployment.catalog.provider(case.provider)
@@ -49,10 +49,6 @@ async def call(place: Room, agent: Agent, name: str, case: Case) -> CallToolResu
     more = {} if case.prepare is None else case.prepare(place.simulator)
     async with place.client(agent) as client:
         return await client.call_tool(name, {**case.arguments, **more})
-
-
-def text_of(result: CallToolResult) -> str:
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 def count_api_calls(place: Room) -> int:
@@ -78,7 +74,7 @@ def test_every_argument_is_bounded_and_described() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, _ = await connect_agent(place, name, case)
+    agent, _ = await connect_case(place, name, case)
     done = await call(place, agent, name, case)
     assert not done.is_error, text_of(done)
     assert case.says in text_of(done)
@@ -98,7 +94,7 @@ async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, connection = await connect_agent(place, name, case, delegated=False)
+    agent, connection = await connect_case(place, name, case, delegated=False)
     before = count_api_calls(place)
     refused = await call(place, agent, name, case)
     assert refused.is_error
@@ -112,7 +108,7 @@ async def test_without_its_scope_the_person_is_asked_and_nothing_is_sent(place: 
 @pytest.mark.parametrize("name", sorted(CASES))
 async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> None:
     case = CASES[name]
-    agent, _ = await connect_agent(place, name, case)
+    agent, _ = await connect_case(place, name, case)
     more = {} if case.prepare is None else case.prepare(place.simulator)
     place.simulator.fault(endpoint_of(case), "rate_limited", retry_after=11)
     async with place.client(agent) as client:
@@ -186,7 +182,7 @@ async def test_the_person_reads_names_for_ids_that_the_account_may_read(
 
 async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:
     case = CASES["calendar_delete"]
-    agent, _ = await connect_agent(place, "calendar_delete", case)
+    agent, _ = await connect_case(place, "calendar_delete", case)
     assert case.prepare is not None
     arguments = {**case.arguments, **case.prepare(place.simulator)}
     async with place.client(agent) as client:

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 from starlette.datastructures import Headers
 
 from server.oauth import tokens
@@ -28,6 +28,7 @@ from tests.support.foreign.foreign import Somebody, drive_program, newcomer
 from tests.support.foreign.strict_layer import App, Face, StrictLayer
 from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import text_of
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, Principal
@@ -319,11 +320,6 @@ class EmulatedServices:
 
 def _forms(html: str) -> list[str]:
     return re.findall(r"<form\b.*?</form>", html, re.DOTALL)
-
-
-def text_of(result: CallToolResult) -> str:
-    """What a person would read."""
-    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 def link_in(result: CallToolResult) -> str | None:

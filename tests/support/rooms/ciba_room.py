@@ -94,3 +94,8 @@ async def asker_client(world: World, **changes: object) -> Client:
     async with world.vault.deployment.transaction() as transaction:
         await clients.save_client(transaction, made)
     return made
+
+
+def nested_details(levels: int) -> str:
+    """A detail with as many arrays in it, in an object in an array."""
+    return '[{"type": "payment", "n": ' + "[" * levels + "]" * levels + "}]"

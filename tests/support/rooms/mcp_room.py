@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping
@@ -14,9 +15,12 @@ import httpx2
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolResult, TextContent
+from typer.testing import CliRunner
 
 from providers.simulator.person import consent
 from providers.simulator.running import Simulator, running_simulator
+from server.cli import app
 from server.oauth import tokens
 from tests.support.harness import RunningVault, running_vault
 from vault import clients, connections, delegations, grants, users
@@ -170,6 +174,31 @@ async def room(data: Path, *, database_url: str | None = None, **overrides: obje
         ) as vault,
     ):
         yield Room(vault, simulator)
+
+
+async def connect_agent(place: Room, name: str = "alice", *, delegated: frozenset[str] = SLACK) -> Agent:
+    """An agent of the user with a Slack account."""
+    agent = await place.agent(name)
+    await place.connect(agent, "slack", scopes=SLACK, delegated=delegated)
+    return agent
+
+
+def count_posts(place: Room) -> int:
+    """How many messages Slack got."""
+    return len(place.simulator.books()["posts"])
+
+
+def text_of(result: CallToolResult) -> str:
+    """What a person would read."""
+    return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+async def run_client_config(place: Room, client: str, *options: str) -> str:
+    """What the command `client-config` prints for a client of this vault."""
+    arguments = ["client-config", client, *options, "--data", str(place.vault.deployment.data)]
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def modern(method: str, params: Mapping[str, object] | None = None, **more: object) -> dict[str, object]:
