@@ -494,7 +494,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 def _lifespan(
     deployment: Deployment, parts: Sequence[LatePart]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
-    """That of the transports; meanwhile the late parts are loaded."""
+    """The lifespan of the transports, while the late parts load."""
     from server.mcp.transports import lifespan
 
     async def load_soon() -> None:
@@ -518,7 +518,7 @@ def _lifespan(
 def build_late_app(deployment: Deployment) -> DeferredApp:
     """The whole application, loaded on demand.
 
-    Whoever only looks whether someone listens, and who, is answered at once, and so is a client without a token.
+    A client that only checks whether something listens, and what, gets an answer at once; so does one without a token.
     """
     from starlette.applications import Starlette
 

@@ -77,7 +77,7 @@ def registered_in(settings: Settings, current: ProviderSet, name: str) -> Litera
 
 @dataclass(frozen=True, slots=True)
 class _StoredSet:
-    """What the database has beside the settings."""
+    """Providers that are stored in the database, in addition to the settings."""
 
     registrations: tuple[StoredRegistration, ...] = ()
     servers: tuple[McpServer, ...] = ()
@@ -125,7 +125,7 @@ class LiveProviders:
         check_late_names(self.current.late, names)
 
     async def check(self, name: str, entered: EnteredRegistration) -> None:
-        """Whether this can be used beside the others, by an MCP server that is there, too. Raises one of REFUSALS."""
+        """Check that this can be used together with the others and with each MCP server. Raises one of REFUSALS."""
         known = self.current.entered.get(name)
         if known is not None and entered.server is None:
             entered = replace(entered, server=known.server)
@@ -205,7 +205,7 @@ class _CurrentAssertions:
 
 
 class _Current(Mapping[str, Made]):
-    """What is there now, under each name, for those who keep the mapping."""
+    """The present value under each name, for code that keeps the mapping."""
 
     def __init__(self, current: Callable[[], Mapping[str, Made]]) -> None:
         self._current = current

@@ -54,7 +54,7 @@ _COLUMNS: Final = (
 
 
 class ClientExists(VaultError):
-    """A client that may not be replaced already has this client id."""
+    """This client ID belongs to a client that must not be replaced."""
 
     code = "client_exists"
 

@@ -485,7 +485,7 @@ def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider
 
 
 def _check_own_api(provider: Provider, settings: ProviderOverrides) -> None:
-    """Refuse what is about a client of ours, or about people's sign-in: neither is at an API that takes our tokens."""
+    """Refuse fields about a client of ours or people's sign-in: an API that takes our tokens has neither."""
     for name in _OF_CLIENTS:
         if getattr(settings, name):
             raise ProviderFileRefused(

@@ -71,7 +71,7 @@ class EnteredSessions:
     async def end(self, packed: str | None, token: str | None) -> RevokeAnswer:
         """Sign out; what was entered still works there.
 
-        `token` None: of an earlier session, which SESSION_LEFT says that nobody can sign out of.
+        `token` None: of an earlier session, which can't be signed out (SESSION_LEFT).
         """
         left = RevokeOutcome.UNSUPPORTED if token is not None else RevokeOutcome.SESSION_LEFT
         credential, facts = self._facts()

@@ -51,9 +51,9 @@ class AccessInput:
 
 @dataclass(frozen=True, slots=True)
 class AccessAnswer:
-    """A yes: some of what was asked for, for at most the days that were. `scopes` None: all that was asked for.
+    """An approval of all or some requested scopes, for at most the requested days. `scopes` None: all of them.
 
-    Of a company, `scopes` are the names of the rules that apply to this person and agent as if they named them.
+    For a company, `scopes` holds the names of the rules that then apply to this person and agent.
     """
 
     days: int
@@ -342,7 +342,7 @@ async def end(actor: Actor, request_id: str) -> AccessRequest:
 
 
 async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days: int) -> AccessRequest:
-    """Leave a part of what was allowed, for at most `days` more; by the same people as `end`."""
+    """Reduce what was allowed, for at most `days` more. The same people as for `end` may do this."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold_for_either(actor, transaction, request_id)
@@ -427,9 +427,9 @@ async def _given_scopes(
 async def _carry_out(
     transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
 ) -> bool:
-    """What approval changes beside the row; whether it allowed the agent the account.
+    """Apply the approval to everything but the row; returns whether it allowed the agent the account.
 
-    A person who asked for an agent allowed it with that; an agent that asked by itself has the account already.
+    A person who asked for an agent allowed it by asking; an agent that asked by itself already has the account.
     """
     access = request.access
     if access.kind is Kind.GROUP:

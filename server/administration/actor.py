@@ -1,7 +1,7 @@
 """Who changes something for everyone, and the refusal of such a change.
 
-A person must be an admin when it is their turn: their role is read in the transaction of each change. Whoever has the
-data directory needs no account.
+A person must be an admin at that moment: each change reads their role in its own transaction. The owner of the data
+directory needs no account.
 """
 
 from __future__ import annotations

@@ -36,10 +36,10 @@ async def end(actor: Actor, permission: CompanyPermission) -> None:
 
 
 async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermission:
-    """Lift an admin's end, or else the person's: what is left. Raises ChangeRefused where it wasn't ended.
+    """Undo an admin's end, or else the person's. Raises ChangeRefused if neither ended it.
 
-    A person's cut-off stands when an admin's end is lifted, so that no one undoes it unknowingly; so does what was
-    changed since `permission` was read.
+    Undoing an admin's end keeps a person's cut-off, so that it isn't undone unknowingly, and keeps what changed since
+    `permission` was read.
     """
     if permission.ended_at is None:
         raise ChangeRefused("not_ended", "This agent's assertions are accepted already.", kind="conflict")

@@ -31,7 +31,7 @@ async def api_with_url(actor: Actor, url: str) -> Api:
 async def save(
     actor: Actor, url: str, *, name: str | None, scopes: Sequence[str] | None, linked: Sequence[Client] = ()
 ) -> Api:
-    """Register an API, or change a registered one; None keeps what is there. Clients are linked, none unlinked."""
+    """Register an API, or change a registered one; None keeps a value. Links the clients and unlinks none."""
     deployment, now = actor.deployment, actor.deployment.now()
     check_identifier(deployment, url)
     for scope in scopes or ():

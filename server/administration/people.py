@@ -1,7 +1,7 @@
 """People: add, disable, make or remove admins, help back in, link an identity, and delete.
 
-Whoever has the data directory may do all of it to anyone; an admin neither ends their own account nor leaves the
-vault without an admin.
+The owner of the data directory may do all of it to anyone. An admin can't end their own account or leave the vault
+without an admin.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
 
 
 async def check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
-    """An administrator does nothing to an owner, nor does a company's directory. The person as they are now.
+    """The person as they are now. Neither an administrator nor a company's directory can change an owner.
 
     Raises ChangeRefused.
     """

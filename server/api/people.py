@@ -65,7 +65,7 @@ async def get_person(call: AdminCall) -> PersonDetails:
 async def change_person(call: AdminCall, body: PersonChange) -> PersonDetails:
     """Disable or enable a person, or give them another role.
 
-    What is so already stays without an error. An admin can't disable themselves, nor be removed as the last one.
+    Setting the present value isn't an error. An admin can't disable themselves, and the last admin can't be removed.
     """
     person = await person_of(call)
     if body.disabled is not None:

@@ -109,7 +109,7 @@ class ResentEvents(ApiOutput):
 
 @operation("GET", "/webhooks", scope="admin:read")
 async def list_webhooks(call: AdminCall) -> WebhookList:
-    """List the endpoints that hear what happens to accounts."""
+    """List the endpoints that get events about accounts."""
     return WebhookList(items=[_record(one) for one in await webhooks.list_all(call.deployment)])
 
 

@@ -1,8 +1,8 @@
 """`approvals ...`: what agents ask the owner of the data directory to approve.
 
-Whoever can read the data directory is its owner, and answers for the owner only: another person's arguments are theirs
-to see, and their answer is given on their own page. A yes needs a terminal, since an agent that runs commands on this
-machine could otherwise approve its own calls in passing; it doesn't protect against a program that acts as the owner.
+Anyone who can read the data directory is its owner and answers for the owner only; other people see their agents'
+arguments, and answer, on their own pages. Approving needs a terminal, because an agent that runs commands on this
+machine could otherwise approve its own calls. That doesn't protect against a program that acts as the owner.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How agents hear of the vault's refusals: one reading of the table in `server.errors` for all interfaces.
+"""The vault's refusals as agents see them: one reading of the table in `server.errors` for all interfaces.
 
 MCP, /token and the proxy send the same text; each renders it in its own form. If the person can help, this module makes
 the link for them (`server.connecting.links`).

@@ -35,7 +35,7 @@ logger = logging.getLogger("token_vault.lookups")
 class LookupResult:
     """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment.
 
-    `is_whole`: every look-up that the arguments allow brought what it is for.
+    `is_whole`: every look-up that the arguments allow found its value.
     """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -1,7 +1,7 @@
 """A backend to try token exchange with: a client with a secret, and a token of the owner for it.
 
-Whoever can read the data directory is its owner, as over stdio, so signing in is left out. What the client may use is
-left to the person: on the sandbox a scripted one agrees, on any other vault the first answer has a link.
+Anyone who can read the data directory is its owner, as over stdio, so there is no sign-in. The person decides what the
+client may use: on the sandbox a script agrees; on any other vault the first answer has a link.
 """
 
 from __future__ import annotations

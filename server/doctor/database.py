@@ -39,7 +39,7 @@ async def check_history(deployment: Deployment) -> Finding:
 def check_pooler(database: Database) -> Iterator[Finding]:
     """PgBouncer's defaults work, but some of them prolong a failover.
 
-    Only its admin console knows them, which has neither a login for us nor the protocol of our driver.
+    Only its admin console shows them, and that has no login for us and doesn't speak our driver's protocol.
     """
     if database.is_pooled:
         yield note(

@@ -12,7 +12,7 @@ _MACHINE: Final = "use a machine with an x86-64 or a 64-bit ARM processor where 
 
 
 def check_tool_names(deployment: Deployment) -> Iterator[Finding]:
-    """A name of an MCP server's tool that no one accepted does nothing, which may not be what it is there for."""
+    """Warn about names in the settings of MCP tools that aren't accepted: such names have no effect."""
     for one in deployment.live.current.late:
         sentence = f"{one.setting} names {one.name}, and no accepted tool of an MCP server has that name"
         yield problem("tools", sentence, fix="see token-vault mcp list, and correct or accept it")

@@ -151,7 +151,7 @@ def address_of(deployment: Deployment) -> Address:
 class Sight:
     """What a look at the address found.
 
-    `stranger`: the host at which another program answers; `failure`: why no one can listen there, whoever holds it;
+    `stranger`: the host at which another program answers; `failure`: why no process can listen there;
     `is_served`: a process of this vault answers somewhere, perhaps beside them.
     """
 

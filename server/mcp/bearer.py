@@ -106,7 +106,7 @@ class Bearer:
 
 
 def signposts(deployment: Deployment) -> list[Route]:
-    """Routes of the MCP endpoints for requests without a token: a client that has none waits for nothing else."""
+    """Routes of the MCP endpoints for requests without a token: their clients don't wait for the rest to load."""
     paths = ("/mcp", "/sse") if deployment.settings.transports.sse else ("/mcp",)
     return [Route(path + end, _Signpost(Bearer(deployment, path=path))) for path in paths for end in ("", "/")]
 

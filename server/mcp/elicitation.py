@@ -99,12 +99,12 @@ class AskingOptions:
 
 
 def is_task_due(asking: AskingOptions) -> bool:
-    """Whether a call that needs approval becomes a task now: whoever can open links for the person does that first."""
+    """Whether a call that needs approval becomes a task now. A client that can open links does that first."""
     return asking.takes_tasks and (asking.offered is not None or not asking.opens_urls)
 
 
 def in_task(link: ConnectLink, *, task_id: str, created_at: int) -> TaskOffered:
-    """A task for the question behind this link, which the person may not have seen yet."""
+    """A task for the question behind this link; perhaps the person hasn't seen it yet."""
     told = f"{link.message} Ask the person to open {link.url}"
     at = instant(created_at)
     return TaskOffered(task_id=task_id, status_message=told, created_at=at, last_updated_at=at)

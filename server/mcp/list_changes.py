@@ -50,7 +50,7 @@ class _Listeners:
     tellers: list[Tell] = field(default_factory=list[Tell])
 
     def look(self, listed: Collection[str]) -> None:
-        """Tell them, if the list is another one now."""
+        """Notify them if the list has changed."""
         if listed != self.listed:
             self.listed = listed
             for tell in self.tellers:
@@ -110,7 +110,7 @@ class ListChanges:
             return await ListenHandler(bus)(context, params.model_copy(update={"notifications": asked}))
 
     async def _watch(self, tell: Tell) -> AbstractContextManager[None] | None:
-        """Call `tell` whenever the list of this principal's agent is another one; None if too many listen."""
+        """Call `tell` whenever the list of this principal's agent changes; None if too many listen."""
         principal = self._whose()
         chosen = await tool_lookup.choice_of(self._deployment, principal)
         owner = principal.user_id, principal.client_id

@@ -70,7 +70,7 @@ class Tasks:
                 return _state(approval, now=now) | _completion(failure(_LATE))
 
     async def update(self, principal: Principal, task_id: str) -> TaskAnswer:
-        """Acknowledge: a task asks the client for nothing, so there is nothing to take. Raises MCPError."""
+        """Acknowledge an update; a task never asks its client for input. Raises MCPError."""
         await self._find(principal, task_id)
         return {}
 

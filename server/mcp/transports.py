@@ -264,7 +264,7 @@ class _StreamableHTTP:
 
     @contextlib.contextmanager
     def _under_way(self, call: fast_path.PlainCall, session: McpSession | None, answer: PlainAnswer) -> Generator[bool]:
-        """Whether the call may begin: no other one of its session has its id. Its session can stop it meanwhile."""
+        """Whether the call may begin: no other call of its session has its ID. Its session can cancel it."""
         if session is None:
             yield True
             return

@@ -87,7 +87,7 @@ async def reachable_scopes(
 
 
 def is_own_api(deployment: Deployment, resource: str) -> bool:
-    """Whether the URI isn't an audience of the vault itself, nor of an API whose every call a person permits."""
+    """Whether the URI is neither an audience of the vault itself nor an API whose calls a person permits."""
     is_permitted_by_people = any(one.audience == resource for one in deployment.catalog)
     return resource not in own_audiences(deployment) and not is_permitted_by_people
 

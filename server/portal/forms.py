@@ -21,7 +21,7 @@ _FIELD_LIMIT: Final = 500
 class PageRefused(PersonRefused):
     """A request that a page answers with an error page: the texts `refused.NAME_title` and `refused.NAME`.
 
-    A `description` stands for the second, where another refusal brought its own. Neither is ever the sender's text.
+    A `description` replaces the second text if another refusal had its own. No text ever comes from the sender.
     """
 
     code = "page_refused"

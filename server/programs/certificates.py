@@ -26,9 +26,9 @@ _MOST_CONTEXTS: Final = 1024
 
 
 class RunAuthority:
-    """Certificates for `domains` and hosts below them, for nothing else: its own says so (RFC 5280 §4.2.1.10).
+    """Certificates for `domains` and hosts below them only: name constraints say so (RFC 5280 §4.2.1.10).
 
-    `most`: hosts that get one.
+    `most`: the largest number of hosts.
     """
 
     def __init__(self, domains: Collection[str], *, folder: Path, most: int | None = None) -> None:

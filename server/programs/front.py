@@ -53,7 +53,7 @@ Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class OtherHosts:
-    """What happens at hosts of no one's account. `told` is called with the host, and whether it was reached.
+    """What happens at hosts of no one's account. `told` is called with the host and whether it was reached.
 
     `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
     `is_named`: whether a host is reached although others aren't; `why_not` is what the program is told of those.

@@ -1,7 +1,7 @@
 """Who may make a program's call, with which account: the person's permission, and a handle for the vault's proxy.
 
-The agent needs the scopes of the request rule that fits the call, and gets a handle for no more. Where it may not use
-an account yet, its person gets a link, and the call waits for a while.
+The agent needs the scopes of the request rule that matches the call, and gets a handle for these only. If it may not
+use an account yet, its person gets a link, and the call waits for a while.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def not_covered(provider: Provider, rules: Iterable[Rule]) -> ProxyRefused:
 
 
 def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
-    """There are rules for the path, but not for these parameters."""
+    """The path has rules, but none for these parameters."""
     return ProxyRefused(
         "call_not_allowed",
         f"No request rule of {provider.title} allows this call with its {', '.join(sorted(judged))}. Nothing was sent.",

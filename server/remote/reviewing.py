@@ -1,8 +1,8 @@
 """An MCP server's tools as an admin reviews them: each part of what the server says, and what changed in it.
 
-Those of an imported API look alike (`server.remote.imported_apis`).
+Reviews of an imported API look the same (`server.remote.imported_apis`).
 
-Descriptions are the server's words: characters that no one would see are spelled out.
+Descriptions are the server's words; invisible characters are spelled out.
 """
 
 from __future__ import annotations

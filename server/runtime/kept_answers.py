@@ -1,6 +1,6 @@
 """Answers of others that pages show if they come in time: kept for minutes, in bounded number, each asked for once.
 
-Whoever waits goes on after a moment; the read continues within its limit, and its answer is there the next time.
+A caller waits for a moment only; the read continues within its limit, and the next caller gets its answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names in the settings that no tool has yet: those of an MCP server's tools, which are known once it is accepted.
 
-The settings are read before the vault is open. Whoever collects such names has to check them against the servers that
-are stored; everyone else refuses them.
+The settings are read before the vault is open. A caller that collects such names must check them against the stored
+servers; all other callers refuse them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def agent_place(client_id: str) -> str:
 
 
 def host_place(client_id: str) -> str:
-    """Where calls of this agent's programs count that are for hosts of nobody's account."""
+    """The key under which calls of this agent's programs to hosts without an account count."""
     return f"hosts {client_id}"
 
 

@@ -1,4 +1,4 @@
-"""`/Groups`: the directory's groups. Whoever is in one by another source is not shown, and stays."""
+"""`/Groups`: the directory's groups. Members from another source are not shown, and stay."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who answers access requests: administrators, and for what is a group's the managers of that group.
+"""Who answers access requests: administrators, and for a group's resources also that group's managers.
 
-And who hears of problems that only admins can fix.
+Also who is notified of problems that only admins can fix.
 """
 
 from __future__ import annotations

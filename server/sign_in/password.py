@@ -232,7 +232,7 @@ async def begin_session(
 
 
 async def _count_session(deployment: Deployment, user_id: str) -> None:
-    """A holder of the right password, in a loop, must fill neither the activity nor the table of sessions."""
+    """Limit sign-ins with the right password, so that a loop can't fill the activity or the table of sessions."""
     bucket = f"sign-in:session:{user_id}"
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, bucket, limit=_SESSIONS, window=WINDOW, now=deployment.now())

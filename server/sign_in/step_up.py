@@ -78,8 +78,8 @@ async def _ask_for_passkey(deployment: Deployment, session: Session, what: str, 
 async def check_passkey_change(deployment: Deployment, session: Session) -> None:
     """Raises StepUpRequired unless the person may add or remove passkeys now.
 
-    Where the operator asks for passkeys, whoever has one proves it first: a stolen password must not add another. Who
-    lost theirs comes with a one-time link from an admin.
+    Where the operator asks for passkeys, a person who has one must use it first, so that a stolen password can't add
+    another. A person who lost theirs needs a one-time link from an admin.
     """
     check_recent(deployment, session)
     settings = deployment.settings.sign_in

@@ -137,7 +137,7 @@ class RecordedSpan:
 
 
 class UnrecordedSpan:
-    """Work under way that is not recorded, nor is what stands under it."""
+    """Work in progress that isn't recorded, and neither are its children."""
 
     __slots__ = ("_reset",)
 
@@ -145,5 +145,5 @@ class UnrecordedSpan:
         self._reset = _UNRECORDED.set(True)
 
     def end(self, attributes: Mapping[str, Attribute]) -> None:
-        """What stands beside it is recorded again."""
+        """End the work; its siblings are recorded again."""
         _UNRECORDED.reset(self._reset)

@@ -1,7 +1,7 @@
 """Provider tokens that left the vault: for each agent and account, when the last one expires.
 
-An agent's end reaches everything of ours at once, but not a provider's token that it holds already. So whoever ends an
-agent leaves what a signed receipt has to say of each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
+Ending an agent takes effect at once here, but not on a provider's token that it already holds. So the code that ends an
+agent stores what a signed receipt must say about each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
 Both hold the client's row: either the receipt names the token, or the token stays here.
 """
 

@@ -275,7 +275,7 @@ def _also_allowed(
 
 
 def _is_to_be_read_again(answer: PolicyAnswer | None, before: PolicyAnswer | None) -> bool:
-    """Whether this answer took so long that what is used may have been taken away meanwhile."""
+    """Whether this answer took so long that the permission may have been revoked since."""
     return answer is not None and answer is not before and answer.verdict.has_waited
 
 

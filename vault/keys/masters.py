@@ -107,7 +107,7 @@ async def promote(transaction: Transaction, key_id: str, *, now: int) -> bool:
 
 
 async def retire(transaction: Transaction, key_id: str, *, now: int) -> bool:
-    """Use this key for nothing anymore, and forget what would open it; False when it is current, or retired."""
+    """Stop using this key and forget what would open it; False if it is the current key or already retired."""
     row = await transaction.fetch_one(
         "update keys.masters set state = :retired, retired_at = :now, wrapped = null "
         "where id = :id and state in (:added, :previous) returning id",

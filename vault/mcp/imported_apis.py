@@ -101,7 +101,7 @@ async def get_api(reader: Reader, name: str) -> ImportedApi | None:
 
 
 async def offer(transaction: Transaction, name: str, offered: str, *, by: str, now: int) -> None:
-    """Let this wait for an admin, in place of what waited before. What was accepted stays on."""
+    """Store this for an admin to review, replacing an earlier one. Accepted tools stay on."""
     values = {"tenant": TENANT, "name": name, "offered": offered, "by": by, "now": now}
     await transaction.execute(_OFFER, values)
 

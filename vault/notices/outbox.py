@@ -149,7 +149,7 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: 
 
 
 async def skip_if_nobody_listens(database: Database) -> bool:
-    """Whether no one has a channel: then no one hears of what has happened so far, now or later."""
+    """Whether no one has a channel: events so far are then never sent."""
     if await database.fetch_one(_A_CHANNEL, {"tenant": TENANT}) is not None:
         return False
     if await database.fetch_one(_BEHIND, {"tenant": TENANT}) is not None:
@@ -213,7 +213,7 @@ async def _whom(reader: Database, owner: str) -> Sequence[str]:
 
 
 async def _for_endpoints(reader: Database, ring: KeyRing, events: Sequence[Event]) -> list[Mapping[str, Value]]:
-    """What the operator's endpoints hear, at once and each for itself."""
+    """Events for the operator's endpoints, sent at once and separately."""
     told = [event for event in events if event.kind in TYPE_OF_EVENT]
     held = [one for one in await list_channels(reader, ring, NOBODY) if one.gets_notices] if told else []
     now = reader.now()

@@ -56,7 +56,7 @@ _BROKEN = (
 async def upgrade(
     working: DriverConnection, borrow: Callable[[], AbstractAsyncContextManager[DriverConnection]], *, is_pooled: bool
 ) -> Shape:
-    """Upgrade the schema; returns what is there then. A second connection, borrowed if needed, holds the lock.
+    """Upgrade the schema; returns its shape afterwards. A second connection, borrowed if needed, holds the lock.
 
     `is_pooled`: a pooler is in between, which sets no session limits and keeps none.
 

@@ -57,7 +57,7 @@ _REFRESHES = """
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What changes by the second. Times in seconds; None: there is none yet."""
+    """Figures that change every second. Times are in seconds; None: none yet."""
 
     approvals_waiting: int
     newest_event_at: int | None

@@ -25,8 +25,8 @@ async def check_schema(database: Database) -> None:
 async def check_keys(database: Database, ring: KeyRing) -> None:
     """Check that the key store holds the ring, and this process the master keys that calls need.
 
-    A key that was added while it ran may reach it later; one that waited when it started may not: nothing depends on
-    such a process yet. Raises KeyUnavailable, StorageUnavailable.
+    A running process may get a newly added key later. A starting process must have all keys, because nothing depends on
+    it yet. Raises KeyUnavailable, StorageUnavailable.
     """
     if await database.fetch_one("select id from keys.ring limit 1") is None:
         raise KeyUnavailable("the key store of this database is empty: restore it from a backup")

@@ -126,7 +126,7 @@ class Receipt:
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody, or a later attempt, still has to do something."""
+        """Whether a person or a later attempt still has to act."""
         return (
             self.settled_at is None
             and self.result != ReceiptResult.VERIFIED_DEAD

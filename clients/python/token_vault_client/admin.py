@@ -1663,7 +1663,7 @@ class AdminClient(AdminBase):
         )
 
     def list_webhooks(self) -> WebhookList:
-        """List the endpoints that hear what happens to accounts."""
+        """List the endpoints that get events about accounts."""
         return self._call("GET", "/admin/v1/webhooks")
 
     def add_webhook(self, body: NewEndpoint) -> AddedEndpoint:

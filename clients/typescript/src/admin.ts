@@ -1505,7 +1505,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/activity/export`, { query }) as Promise<string>;
   }
 
-  /** List the endpoints that hear what happens to accounts. */
+  /** List the endpoints that get events about accounts. */
   async listWebhooks(): Promise<WebhookList> {
     return this.call("GET", `/admin/v1/webhooks`) as Promise<WebhookList>;
   }

@@ -121,7 +121,7 @@ def service(
 
 
 def _account_paths(identity: str | Mapping[str, str]) -> Mapping[str, str]:
-    """Two paths, of an account's id and of what a person calls it; or what stands at each path."""
+    """Two paths, to an account's ID and to its name for people; or the values at them."""
     if not isinstance(identity, str):
         return identity
     paths = identity.split()

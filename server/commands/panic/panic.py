@@ -68,7 +68,7 @@ def panic(
 
 
 def exit_code(found: EndedCounts) -> int:
-    """The gravest of what is outstanding; 0 for nothing."""
+    """The exit code of the most serious outstanding item; 0 if there is none."""
     if found.still_alive:
         return STILL_ALIVE
     if found.by_hand or found.held:

@@ -36,7 +36,7 @@ def details_types(client: Client) -> Sequence[str]:
 
 
 def is_told(client: Client) -> bool:
-    """Whether this client wants to hear of the answer."""
+    """Whether this client wants to be notified of the answer."""
     return client.metadata.get(DELIVERY) in {"ping", "push"}
 
 

@@ -67,7 +67,7 @@ async def tell_clients(deployment: Deployment) -> int:
 
 
 def _tell_some(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awaitable[bool]]:
-    """Start telling, a few at a time, and all of them before another process would take them."""
+    """Start sending a few at a time; all of them before another process would take over."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(notice: DueNotice) -> bool:

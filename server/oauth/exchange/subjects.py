@@ -127,7 +127,7 @@ async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> No
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """A backend's own. Presenting it here neither uses nor rotates it; one that was just rotated away still counts."""
+    """A backend's own refresh token, neither used nor rotated here; one that was just rotated still counts."""
     grace = deployment.refresh_lifetimes.grace
     found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
     if found is None or found[0].client_id != asked.client.id:
