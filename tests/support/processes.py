@@ -19,12 +19,14 @@ from urllib.parse import unquote, urlsplit
 
 import httpx2
 from mcp import Client
+from mcp.client import session
 from mcp.client.stdio import StdioServerParameters
 
 PROGRAM = [sys.executable, "-m", "token_vault"]
 ROOT = Path(__file__).parent.parent.parent
 WORKERS = 8  # each has its own ports
 _GIVEN: deque[int] = deque(maxlen=300)
+session.DISCOVER_TIMEOUT_SECONDS = 60.0  # a client takes a program that starts slowly for one of an older revision
 
 
 def opened_url(address: str) -> str:
