@@ -111,6 +111,25 @@ async def is_linked(reader: Reader, resource: str, *, client_id: str) -> bool:
     return bool(rows)
 
 
+async def hold_api(transaction: Transaction, resource: str) -> bool:
+    """Until the transaction ends, no one removes the API; False if it is gone. Hold it before grants for it."""
+    held = await transaction.execute(
+        "update apis set created_at = created_at where tenant = :tenant and resource = :resource",
+        {"tenant": TENANT, "resource": resource},
+    )
+    return held > 0
+
+
+async def hold_link(transaction: Transaction, resource: str, *, client_id: str) -> bool:
+    """Until the transaction ends, no one unlinks the client from the API; False if it isn't linked."""
+    held = await transaction.execute(
+        "update api_clients set created_at = created_at"
+        " where tenant = :tenant and resource = :resource and client_id = :client_id",
+        {"tenant": TENANT, "resource": resource, "client_id": client_id},
+    )
+    return held > 0
+
+
 async def linked_clients(reader: Reader, resource: str) -> tuple[str, ...]:
     """The ids of the clients that are this API, without removed ones."""
     rows = await reader.fetch(

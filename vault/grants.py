@@ -7,7 +7,7 @@ that a client derives from another token end with the grant they are based on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -315,6 +315,7 @@ def _revocation(which: str) -> str:
 _REVOKE_ONE: Final = _revocation("id = :id")
 _REVOKE_CLIENT_OF_USER: Final = _revocation("user_id = :user_id and client_id = :client_id")
 _REVOKE_DERIVED: Final = _revocation("user_id = :user_id and client_id = :client_id and derived_from = :derived_from")
+_REVOKE_DERIVED_FOR: Final = _revocation("client_id = :client_id and resource = :resource and derived_from <> :nothing")
 _REVOKE_USER: Final = _revocation("user_id = :user_id")
 _REVOKE_CLIENT: Final = _revocation("client_id = :client_id")
 _REVOKE_RESOURCE: Final = _revocation("resource = :resource")
@@ -461,12 +462,13 @@ async def derived_grant(
     derived_from: str,
     scopes: frozenset[str],
     resource: str,
+    hold: Callable[[Transaction], Awaitable[bool]],
     now: int,
 ) -> Grant:
     """The live grant that this client holds for this user by `derived_from`, made on first use.
 
-    `derived_from` is the id of the grant it ends with, or a name, with a colon in it, for what stands for one. Raises
-    GrantEnded.
+    `derived_from` is the id of the grant it ends with, or a name, with a colon in it, for what stands for one. `hold`
+    keeps in place what else it rests on; False if that has ended. Raises GrantEnded.
     """
     which: Mapping[str, Value] = {
         "tenant": TENANT,
@@ -478,7 +480,7 @@ async def derived_grant(
     if (held := await _find_derived(database, which)) is not None:
         return held
     async with database.transaction() as transaction:
-        if not await hold_client(transaction, client_id):
+        if not await hold_client(transaction, client_id) or not await hold(transaction):
             raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
         grant, is_new = await derive_grant(
             transaction,
@@ -570,18 +572,5 @@ async def revoke_derived_grants(
     transaction: Transaction, *, client_id: str, resource: str, reason: str, now: int
 ) -> tuple[Grant, ...]:
     """End every grant that a client derived from tokens for a resource, of all users."""
-    rows = await transaction.fetch(
-        "update grants set revoked_at = :now, revoked_reason = :reason"
-        " where tenant = :tenant and client_id = :client_id and resource = :resource and derived_from <> :nothing"
-        " and revoked_at is null"
-        " returning id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason",
-        {
-            "tenant": TENANT,
-            "client_id": client_id,
-            "resource": resource,
-            "nothing": "",
-            "now": now,
-            "reason": reason,
-        },
-    )
-    return await grants.ended_with(transaction, rows, now=now)
+    whose = {"client_id": client_id, "resource": resource, "nothing": ""}
+    return await _revoke(transaction, _REVOKE_DERIVED_FOR, whose, reason=reason, now=now)

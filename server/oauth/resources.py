@@ -17,6 +17,7 @@ from server.oauth.rules import (
 )
 from vault import apis
 from vault.records import Client, ClientKind
+from vault.storage.database import Transaction
 
 
 def named_resource(deployment: Deployment, parameters: Parameters, *, client: Client) -> str | None:
@@ -49,6 +50,11 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
         raise OAuthError("invalid_target", "this resource isn't known here, or this client can't use it")
     return resource
+
+
+async def hold_resource(deployment: Deployment, transaction: Transaction, resource: str) -> bool:
+    """Until the transaction ends, the resource is known here; False if its API was removed. Hold it before grants."""
+    return resource in own_audiences(deployment) or await apis.hold_api(transaction, resource)
 
 
 def own_audiences(deployment: Deployment) -> frozenset[str]:

@@ -31,6 +31,7 @@ from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, q
 from server.oauth.parameters import Parameters
 from server.oauth.pkce import verifier_matches
 from server.oauth.redirect_uris import without_loopback_port
+from server.oauth.resources import hold_resource
 from server.oauth.rules import (
     CLIENT_CREDENTIALS,
     TOKEN_EXCHANGE,
@@ -205,6 +206,8 @@ async def _redeem(
             user = None if user_id is None else await users.get_user(redemption.transaction, user_id)
             if user is None or not user.has_agents:
                 raise _invalid_code("the user was deleted or disabled")
+            if not await hold_resource(deployment, redemption.transaction, resource):
+                raise OAuthError("invalid_target", "this resource isn't known here anymore")
             scopes = wanted.scopes if asked.scopes is None else wanted.scopes & asked.scopes
             if not scopes:
                 raise OAuthError("invalid_scope", "none of the requested scopes was granted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from joserfc.jwk import OKPKey
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import Application
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
+from tests.support.peeking import until_waiting
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from tests.support.rooms.portal_room import Room, running_room
-from vault import apis, users
+from vault import apis, grants, users
 
 API, AUDIENCE = "https://api.example/vault", "api://vault"
 READ = "read:me:connected_accounts"
+CLIENTS = ["bringing", "plain", "managing", "late", "kept"]
 
 
 @dataclass
@@ -65,7 +68,7 @@ async def room(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -
         "auth0": {"enabled": True},
         "server": {"issuer_slash": True},
         "issuers": {
-            "company": {"issuer": issuer.url, "audience": AUDIENCE, "clients": ["bringing", "plain", "managing"]},
+            "company": {"issuer": issuer.url, "audience": AUDIENCE, "clients": CLIENTS},
             "for all": {"issuer": issuer.url, "audience": AUDIENCE},
         },
         "sandbox": {"loopback_openid": True},
@@ -180,3 +183,23 @@ async def test_tokens_of_a_person_who_was_stopped_end(
             await transaction.execute("update users set disabled_at = :at where id = :id", which)
         assert (await one.application.me("GET", "accounts", token=token)).status_code == status
         assert (await one.exchange()).status_code == (400 if disabled_at else 200)
+
+
+@pytest.mark.parametrize(("is_removed", "client_id"), [(True, "late"), (False, "kept")])
+async def test_an_api_that_is_removed_meanwhile_gets_no_grant(
+    room: Room, issuer: OpenIDDouble, one: ForeignApplication, *, is_removed: bool, client_id: str
+) -> None:
+    api, deployment = f"https://passing.example/{client_id}", room.deployment
+    async with deployment.transaction() as transaction:
+        await apis.add_api(transaction, api, name="Passing", now=deployment.now(), scopes=frozenset({"read:vault"}))
+    late = await register_bringing(room, one.application.http, issuer, id=client_id, resources=(api,))
+    assert (await one.exchange()).status_code == 200  # so that the issuer's keys are there
+    async with deployment.database.transaction() as removing:
+        if is_removed:
+            assert await apis.remove_api(removing, api, now=deployment.now())
+        asking = asyncio.create_task(late.exchange({"audience": api}))
+        await until_waiting(removing, number=1, is_sqlite=True, unless=asking)
+    answer = await asking
+    assert (answer.status_code == 200) is not is_removed, answer.text
+    held = await grants.list_grants(deployment.database, late.application.user.id)
+    assert any(live.resource == api for live in held) is not is_removed

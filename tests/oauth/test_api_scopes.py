@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, query_of
-from vault import apis, clients
+from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, query_of
+from vault import apis, clients, grants
 from vault.records import Client, ClientKind
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -33,6 +33,20 @@ async def test_an_apis_scope_is_in_its_tokens(world: World) -> None:
     assert (claims["aud"], claims["scope"]) == (API, "invoices.read openid")
     less = await world.refresh(client_id, issued["refresh_token"], scope="invoices.read")
     assert less.json()["scope"] == "invoices.read"
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_code_for_an_api_ends_with_it(world: World, *, is_removed: bool) -> None:
+    client_id, deployment = await page(world, f"removed-{is_removed}", API), world.vault.deployment
+    code = await world.code(client_id, resource=API, scope="invoices.read")
+    if is_removed:
+        async with deployment.transaction() as transaction:
+            assert await apis.remove_api(transaction, API, now=world.now())
+    answer = await world.token(code.form())
+    assert (answer.status_code, is_removed and error_of(answer)) == (
+        (400, "invalid_target") if is_removed else (200, False)
+    )
+    assert (await grants.find_of_client(deployment.database, client_id, resource=API) is None) is is_removed
 
 
 async def test_it_means_nothing_for_our_own_endpoints(world: World) -> None:

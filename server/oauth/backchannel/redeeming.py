@@ -7,7 +7,7 @@ from typing import Final
 from server.deployment import Deployment
 from server.http.addresses import network_of
 from server.oauth.backchannel.clients import check_may_ask, is_pushed_to
-from server.oauth.resources import known_resource
+from server.oauth.resources import hold_resource, known_resource
 from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
@@ -60,7 +60,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
             deployment, transaction, approval, asked.client, network=network_of(asked.address), now=asked.now
         )
     if issued is None:
-        raise OAuthError("invalid_grant", "this request was already answered with a token, or this client was removed")
+        raise OAuthError("invalid_grant", "this request was already answered, or what it is for was removed")
     return issued
 
 
@@ -75,9 +75,11 @@ async def check_may_issue(deployment: Deployment, approval: Approval, client: Cl
 async def issue(
     deployment: Deployment, transaction: Transaction, approval: Approval, client: Client, *, network: str, now: int
 ) -> TokenGrant | None:
-    """Spend the yes on a grant, with its events; None if another request was faster, or the client is gone."""
+    """Spend the yes on a grant, with its events; None if another request was faster, or client or API is gone."""
     request = requests.request_of(approval)
     if not await grants.hold_client(transaction, client.id):
+        return None
+    if not await hold_resource(deployment, transaction, request.resource):
         return None
     if not await requests.consume(transaction, approval, now=now):
         return None

@@ -13,11 +13,13 @@ from typing import Final
 from server.deployment import Deployment
 from server.oauth import tokens
 from server.oauth.clients import authentication
+from server.oauth.resources import hold_resource
 from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own_resources
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from server.signatures import jose
 from vault import apis, clients, grants
 from vault.records import Client, Principal
+from vault.storage.database import Transaction
 from vault.tokens import tokens as refresh_tokens
 
 
@@ -216,6 +218,12 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
     """The calling client as it acts for the subject, with its own grant. Made last, after everything was verified."""
     actors = chain(subject, client=asked.client, actor=actor)
     grant_id = subject.grant_id
+
+    async def hold(transaction: Transaction) -> bool:
+        if ":" not in subject.derived_from:  # by a token that was issued for the API that this client is
+            return await apis.hold_link(transaction, subject.audience, client_id=asked.client.id)
+        return not subject.audience or await hold_resource(deployment, transaction, subject.audience)
+
     if subject.derived_from:
         grant = await grants.derived_grant(
             deployment.database,
@@ -224,6 +232,7 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
             derived_from=subject.derived_from,
             scopes=subject.scopes or frozenset({EXCHANGE_SCOPE}),
             resource=subject.audience or default_resource(deployment.public_url),
+            hold=hold,
             now=asked.now,
         )
         grant_id = grant.id

@@ -11,15 +11,15 @@ import httpx2
 import pytest
 
 from server.lifecycle.maintenance import sweep
-from server.oauth.backchannel import asking
+from server.oauth.backchannel import asking, redeeming
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
 from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.harness import PASSWORD
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, nested_details
 from tests.support.rooms.oauth_world import claims_of, error_of
-from vault import grants
-from vault.approvals import client_notices
+from vault import apis, grants
+from vault.approvals import client_notices, requests
 from vault.records import ClientKind
 
 
@@ -234,6 +234,24 @@ async def test_the_admin_api_can_not_be_asked_for(asker: Asker) -> None:
     other = await asker.other(resources=(admin, f"{asker.world.url}/mcp"))
     assert error_of(await other.post({"resource": admin})) == "invalid_target"
     assert (await other.post({"resource": f"{asker.world.url}/mcp"})).status_code == 200
+
+
+async def test_a_yes_for_an_api_is_worth_nothing_while_the_api_is_gone(asker: Asker) -> None:
+    deployment, now, api = asker.world.vault.deployment, asker.world.now(), "https://passing.example/"
+    async with deployment.transaction() as transaction:
+        await apis.add_api(transaction, api, name="Passing", now=now)
+    other = await asker.other(resources=(api,))
+    asked = await other.ask_and_approve(resource=api)
+    yes = await requests.find(deployment.database, deployment.keys, asked, client_id=other.client.id)
+    assert yes is not None
+    for is_there in (False, True):
+        async with deployment.transaction() as transaction:
+            if is_there:
+                await apis.add_api(transaction, api, name="Passing", now=now)
+            else:
+                assert await apis.remove_api(transaction, api, now=now)
+            issued = await redeeming.issue(deployment, transaction, yes, other.client, network="", now=now)
+            assert (issued is not None) is is_there
 
 
 async def test_a_token_is_for_the_resource_that_the_person_saw(asker: Asker) -> None:

@@ -12,7 +12,7 @@ from vault import apis, clients, grants, revoked_tokens
 from vault.audit import audit
 from vault.records import ClientKind, Grant
 from vault.refusals import GrantEnded
-from vault.storage.database import Database
+from vault.storage.database import Database, Transaction
 
 API = "https://api.example/v1"
 
@@ -31,8 +31,14 @@ async def derive_grant(database: Database, seeded: SeededGrant, client_id: str, 
         derived_from=seeded.grant.id if by is None else by,
         scopes=frozenset({"exchange"}),
         resource=API,
+        hold=holds,
         now=NOW,
     )
+
+
+async def holds(transaction: Transaction) -> bool:
+    """What a grant rests on where nothing can end it."""
+    return True
 
 
 async def is_live(database: Database, grant: Grant) -> bool:
@@ -71,6 +77,7 @@ async def test_a_derived_grant_is_made_once_and_ends_with_what_it_is_derived_fro
         derived_from=first.id,
         scopes=frozenset({"exchange"}),
         resource="https://back.example/",
+        hold=holds,
         now=NOW,
     )
     standing = await derive_grant(database, seeded, client_id, by=f"worker:{client_id}")

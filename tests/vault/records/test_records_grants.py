@@ -175,12 +175,16 @@ async def _end_run_out(database: Database, now: int) -> int:
         return await grants.end_run_out(transaction, now=now)
 
 
+async def _holds(transaction: Transaction) -> bool:
+    return True
+
+
 async def test_a_grant_ends_with_its_only_access_token_and_takes_along_what_is_based_on_it(database: Database) -> None:
     seeded = await seed(database)
     brief, stays = await _new_grant(database, seeded.grant, ends_at=NOW + 60), await _new_grant(database, seeded.grant)
     based = await grants.derived_grant(
         database, user_id=brief.user_id, client_id=brief.client_id, derived_from=brief.id, scopes=SCOPES,
-        resource=RESOURCE, now=NOW,
+        resource=RESOURCE, hold=_holds, now=NOW,
     )  # fmt: skip
     assert await _end_run_out(database, NOW + 59) == 0
     assert await _end_run_out(database, NOW + 60) == 1
