@@ -237,7 +237,7 @@ class Proxy:
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         found = tuple(rule for rule in found if not rule.tells_secrets)
         if not found:
-            raise refusals.no_rule(provider)
+            raise refusals.no_rule(provider, target.path)
         incoming.rule = found[0]
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
@@ -247,7 +247,7 @@ class Proxy:
             provider, found, api=target.api, method=method, query=query_pairs(incoming.scope["query_string"])
         )
         if not found:
-            raise refusals.no_rule(provider)
+            raise refusals.no_rule(provider, target.path)
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
         # What a file holds is no parameter, whatever its type says.

@@ -358,9 +358,9 @@ class ProgramAccess:
             self._unanswered[question.key] = loop.time() + _QUIET, refusal
         raise refusal
 
-    def refusal(self, provider: Provider, _address: ApiAddress, _call: WantedCall) -> ProxyRefused:
+    def refusal(self, provider: Provider, _address: ApiAddress, call: WantedCall) -> ProxyRefused:
         """What to say of a call without a rule."""
-        return no_rule(provider)
+        return no_rule(provider, call.path)
 
     def _account_named(self, provider: Provider, usable: Sequence[Connection]) -> str | None:
         own = [one for one in usable if one.provider == provider.name]

@@ -6,6 +6,7 @@ one to which SDKs react correctly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -29,6 +30,7 @@ from vault import clients
 from vault.handles import Handle
 from vault.refusals import VaultError
 
+_SMITHY_RPC: Final = re.compile(r"/service/[A-Za-z0-9_]+/operation/[A-Za-z0-9_]+")  # Smithy RPC v2 CBOR, "Requests"
 FAILURES: Final = frozenset(
     {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
     | {"timeout", "client_gone", "interrupted", "internal_error", "token_renewed", "too_many_calls"}
@@ -184,8 +186,16 @@ def too_often(wait: int, *, why: str = "This agent calls too often.") -> ProxyRe
     )
 
 
-def no_rule(provider: Provider) -> ProxyRefused:
+def no_rule(provider: Provider, path: str) -> ProxyRefused:
     """No rule says which scopes this call needs."""
+    credential = provider.credential
+    if credential is not None and credential.send.aws is not None and _SMITHY_RPC.fullmatch(path):
+        return ProxyRefused(
+            "call_not_allowed",
+            f"This is the protocol smithy-rpc-v2-cbor, whose bodies no request rule of {provider.title} reads. Send "
+            "JSON with the header X-Amz-Target, or a form with Action, as older versions of the SDKs do; or ask the "
+            f"operator to set providers.{provider.name}.unruled_calls. Nothing was sent.",
+        )
     return ProxyRefused(
         "call_not_allowed",
         f"No request rule of {provider.title} covers this method and path. Nothing was sent.",

@@ -204,3 +204,26 @@ def test_no_answer_that_a_read_gets_holds_what_botocore_calls_sensitive() -> Non
     assert found == {"cloudwatch": 8, "logs": 8, "dynamodb": 12, "kms": 9}
     assert hidden == []
     assert hides(service_model("kms").operation_model("Decrypt").output_shape)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_smithy"),
+    [
+        ("/service/GraniteServiceVersion20100801/operation/ListMetrics", True),
+        ("/service/GraniteServiceVersion20100801", False),
+    ],
+)
+async def test_a_call_in_cbor_is_refused_with_the_protocols_that_work(
+    room: AwsRoom, path: str, *, is_smithy: bool
+) -> None:
+    user = await room.keys.user()
+    handle, sent = (
+        await room.keys.allow_agent(user, await room.connect_account(user), METRICS),
+        len(room.server.arrivals),
+    )
+    headers = {"smithy-protocol": "rpc-v2-cbor", "content-type": "application/cbor"}
+    answer = await handle.call("POST", path, api="cloudwatch", headers=headers, content=b"\xbf\xff")
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (403, "call_not_allowed")
+    told = [part in answer.text for part in ("smithy-rpc-v2-cbor", "X-Amz-Target", "providers.aws.unruled_calls")]
+    assert told == [is_smithy] * 3, answer.text
+    assert len(room.server.arrivals) == sent
