@@ -85,7 +85,7 @@ async def test_a_copy_is_kept_once_and_nobody_deletes_it(
         "0000000000000003.checkpoint",
     ]
     assert first.head.origin in await bucket.list_origins(PLACE)
-    with pytest.raises(DestinationFailed, match="no checkpoint of 9 events"):
+    with pytest.raises(DestinationFailed, match="no longer has the checkpoint of 9 events"):
         await bucket.load(first.head.origin, 9)
 
 
