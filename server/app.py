@@ -29,6 +29,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.remote.sightings import Sightings
 from providers.tools.imported import read_imported
+from server.connecting.entered_keys import open_keys
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable
 from server.local_server_settings import overlap_with, shared_writable, shown_file
@@ -393,7 +394,7 @@ def _provider_set(
         return OAuthUpstream(provider, outbound)
 
     secrets = SecretSources(settings.secrets)
-    entered_secrets = EnteredSecrets(secrets, settings.secrets.entered)
+    entered_secrets = EnteredSecrets(secrets, settings.secrets.entered, open_keys)
 
     def upstream_of(provider: Provider) -> UpstreamOAuth:
         if provider.credential is not None:

@@ -100,6 +100,9 @@ class ProviderSettings(Section):
     enabled: bool = Field(
         default=True, description="People can connect a service by a credential of their own, such as an API key"
     )
+    regions: tuple[str, ...] = Field(
+        default=(), description="Regions of AWS that accounts can be called in. Without any, all that people enter"
+    )
     unruled_calls: UnruledCalls = Field(
         default="refuse",
         description="Calls that no request rule judges: `refuse`, `read` (any GET), or `any`. Only host and method are "

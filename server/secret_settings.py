@@ -16,7 +16,7 @@ class SecretSettings(Section):
     cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret which was read is used")
     entered: tuple[str, ...] = Field(
         default=(),
-        description="Beginnings of the references that people may enter in place of keys, such as bao://people/{user}/",
+        description="Beginnings of the references that people may enter in place of secrets, such as bao://people/{user}/",
     )
     onepassword_url: str | None = Field(
         default=None, description="1Password Connect server for op://; without one, the command `op` reads"

@@ -49,8 +49,8 @@ def choice_at(provider: Provider, api: str, *, address: str, authorization: str)
 
 def choose(provider: Provider, token: str, chosen: Mapping[str, str]) -> ChosenToken:
     """The token for this choice. Raises ChoiceRefused, and CredentialRefused for a credential of another shape."""
-    credential = provider.credential
-    if credential is None or not chosen:
+    credential, limit = provider.credential, provider.registration.regions
+    if credential is None or not (chosen or limit):
         return ChosenToken(token, is_usual=True)
     values = unpack(credential, token)
     firsts: dict[str, str] = {}
@@ -63,6 +63,13 @@ def choose(provider: Provider, token: str, chosen: Mapping[str, str]) -> ChosenT
                 "Use one of these, or have its person replace the key with one for more."
             )
         firsts[name] = allowed[0]
+    if limit and (name := credential.region_field) is not None:
+        region = chosen.get(name) or credential.fields[name].parts(values[name])[0]
+        if region not in limit:
+            raise ChoiceRefused(
+                f"This vault calls {provider.title} only in {', '.join(sorted(limit))}, and the call is for "
+                f"{region[:60]}. Use one of these, or ask the operator to add it to providers.{provider.name}.regions."
+            )
     return ChosenToken(pack(credential, {**values, **chosen}), is_usual=firsts == dict(chosen))
 
 
@@ -74,6 +81,15 @@ def every_choice(provider: Provider, token: str) -> tuple[str, ...]:
     values = unpack(credential, token)
     parts = [credential.fields[name].parts(values[name]) for name in names]
     return tuple(pack(credential, {**values, **dict(zip(names, one, strict=True))}) for one in product(*parts))
+
+
+def outside_limit(provider: Provider, values: Mapping[str, str]) -> str | None:
+    """The field with a region that the operator doesn't allow; None without one."""
+    credential, limit = provider.credential, provider.registration.regions
+    name = None if credential is None else credential.region_field
+    if credential is None or name is None or not limit:
+        return None
+    return None if limit.issuperset(credential.fields[name].parts(values[name])) else name
 
 
 def _many(credential: Credential) -> frozenset[str]:

@@ -87,11 +87,18 @@ def _is_printable(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def pack(credential: Credential, values: Mapping[str, str]) -> str:
-    """The text to seal."""
-    if len(credential.fields) == 1:
+def pack(credential: Credential, values: Mapping[str, str], *, session: str = "") -> str:
+    """The text to seal. `session`: the refresh token of the newest session."""
+    if len(credential.fields) == 1 and not session:
         return values[next(iter(credential.fields))]
-    return json.dumps(dict(values), separators=(",", ":"), sort_keys=True)
+    kept = {**values, **({SESSION: session} if session else {})}
+    return json.dumps(kept, separators=(",", ":"), sort_keys=True)
+
+
+def session_of(packed: str) -> str:
+    """The refresh token of the newest session in a sealed text; empty without one."""
+    held = (parse_object(packed.encode()) or {}).get(SESSION)
+    return held if isinstance(held, str) else ""
 
 
 def unpack(credential: Credential, packed: str) -> dict[str, str]:

@@ -99,8 +99,3 @@ def is_below(reference: str, prefix: str, *, user: str | None = None) -> bool:
 def references_in(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
     """The secret fields that hold a reference, by their names."""
     return {name: text for name in credential.secrets if is_reference(text := values.get(name, "").strip())}
-
-
-def takes_references(credential: Credential) -> bool:
-    """Whether its secrets go with each call as they are, so that each call can read them where they are kept."""
-    return credential.kind == "key" and credential.send.certificate is None

@@ -90,6 +90,7 @@ class ProviderOverrides:
     reach: AddressPolicy | None = None  # how its addresses are reached, if otherwise than the others
     unruled_calls: UnruledCalls = "refuse"  # what happens to a call that no request rule judges
     id_jag: IdJag | None = None  # instead of the file's
+    regions: frozenset[str] = frozenset()  # the only ones that accounts are called in
 
 
 class Catalog:
@@ -461,6 +462,8 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     if settings.unruled_calls != "refuse" and (problem := unruled_problem(changed, settings.unruled_calls)):
         raise ProviderFileRefused(f"providers.{provider.name}.unruled_calls: {problem}")
     changed = with_unruled_calls(changed, settings.unruled_calls)
+    if settings.regions:
+        _check_regions(changed, settings.regions)
     registration = Registration(
         settings.client_id,
         settings.client_secret,
@@ -469,8 +472,24 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         is_testing=settings.testing,
         is_on=settings.enabled,
         certificate_file=settings.certificate_file,
+        regions=settings.regions,
     )
     return changed.with_registration(registration)
+
+
+def _check_regions(provider: Provider, regions: frozenset[str]) -> None:
+    """Refuse a limit that could not be kept, or that names no region."""
+    field = None if provider.credential is None else provider.credential.region_field
+    if provider.credential is None or field is None:
+        raise ProviderFileRefused(
+            f"providers.{provider.name}.regions: people enter no region of {provider.title}; remove this setting"
+        )
+    about = provider.credential.fields[field]
+    for one in sorted(regions):
+        if about.shape.fullmatch(one) is None or (about.choices and one not in about.choices):
+            raise ProviderFileRefused(
+                f"providers.{provider.name}.regions: unknown region {one!r}; correct its spelling"
+            )
 
 
 def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider:

@@ -194,6 +194,12 @@ class Credential(FilePart):
         return frozenset[str]().union(*(field.members for field in self.fields.values()))
 
     @property
+    def region_field(self) -> str | None:
+        """The field of the regions that requests are signed for."""
+        name = "" if self.send.aws is None else self.send.aws.region.removeprefix("{").removesuffix("}")
+        return name if name in self.fields else None
+
+    @property
     def passphrase(self) -> str | None:
         """The field that opens a private key: it's sent nowhere."""
         if self.signed_token is not None:

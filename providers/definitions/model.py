@@ -119,6 +119,7 @@ class Registration:
     is_testing: bool = False  # the app there is not published yet
     is_on: bool = False  # of a credential: people may enter one
     certificate_file: str | None = None  # PEM, with the private key: the client certificate
+    regions: frozenset[str] = frozenset()  # that accounts may be called in; empty: no limit
 
 
 class Authorization(FilePart):

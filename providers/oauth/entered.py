@@ -21,7 +21,13 @@ from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
-from providers.oauth.referenced import SecretReader, SecretUnavailable, held_references, read_references
+from providers.oauth.referenced import (
+    EnteredReader,
+    SecretUnavailable,
+    held_references,
+    keep_references,
+    read_references,
+)
 from providers.oauth.sessions import EnteredSessions
 from providers.oauth.signed import SignedTokens
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
@@ -44,6 +50,7 @@ from vault.upstream import (
 )
 
 TOTAL_TIMEOUT: Final = 10.0
+_LATER: Final = 5  # seconds until a secret is read again
 _ENDS: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant"})  # this person's, not ours
 logger = logging.getLogger("token_vault.upstream")
 
@@ -76,7 +83,7 @@ class CredentialUpstream:
         outbound: Outbound,
         *,
         clock: Callable[[], float] = time.time,
-        secrets: SecretReader | None = None,
+        secrets: EnteredReader | None = None,
     ) -> None:
         if provider.credential is None:
             raise ValueError("a provider with OAuth")
@@ -162,7 +169,7 @@ class CredentialUpstream:
             return CredentialLook(LookOutcome.UNKNOWN)
         try:
             if self._secrets is not None:
-                token = await read_references(self._provider, token, self._secrets, is_fresh=True)
+                token = await self._read(token, is_fresh=True)
             request = self._identity_request(token)
         except (CredentialMismatch, CredentialRefused, ValueError):
             return CredentialLook(LookOutcome.DEAD)  # it no longer fits the file
@@ -272,6 +279,37 @@ class CredentialUpstream:
     async def _obtain(
         self, packed: str, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> TokenOutcome:
+        """A token for what is kept here or elsewhere; `_request_token` with the secrets.
+
+        A refused secret may have been replaced where it is kept: it is read anew, and the account stays. A session's
+        ends, as each repetition of its sign-in could lock the account there.
+        """
+        if not held_references(self._provider, packed):
+            return await self._request_token(packed, scopes, item=item)
+        try:
+            used = await self._read(packed)
+            outcome = await self._request_token(used, scopes, item=item)
+            if isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS):
+                fresh = await self._read(packed, is_fresh=True)
+                if fresh != used:
+                    outcome = await self._request_token(fresh, scopes, item=item)
+        except SecretUnavailable as error:
+            return NotSent(error.description, lacks_secret=True)
+        if isinstance(outcome, TokenAnswer) and outcome.refresh_token is not None:
+            return replace(outcome, refresh_token=keep_references(self._provider, packed, outcome.refresh_token))
+        is_over = isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS)
+        if is_over and self._credential.kind != "session":
+            return NotSent("the secret that is kept elsewhere is refused", lacks_secret=True)
+        return outcome
+
+    async def _read(self, packed: str, *, is_fresh: bool = False) -> str:
+        if self._secrets is None:
+            raise SecretUnavailable("nothing reads references here")
+        return await read_references(self._provider, packed, self._secrets, is_fresh=is_fresh)
+
+    async def _request_token(
+        self, packed: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> TokenOutcome:
         """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token."""
         if self._credential.kind == "signed_token":
             return await self._signed.obtain(packed, scopes, item=item)
@@ -307,9 +345,14 @@ class CredentialUpstream:
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
         """Sign out of a session. No service is asked to end a credential: its person made it, and deletes it there."""
+        held = refresh_token or access_token or ""
         if self._credential.kind == "session":
-            return await self._sessions.end(refresh_token, access_token)
-        if held_references(self._provider, access_token or ""):
+            try:
+                read = await self._read(held) if held_references(self._provider, held) else refresh_token
+            except SecretUnavailable as error:
+                return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
+            return await self._sessions.end(read, access_token)
+        if held_references(self._provider, held):
             return RevokeOutcome.KEPT_ELSEWHERE
         return RevokeOutcome.UNSUPPORTED
 

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
-from providers.credentials.entered import CredentialRefused, pack, read_credential, unpack
-from providers.credentials.references import references_in, takes_references
+from providers.credentials.entered import CredentialRefused, pack, read_credential, session_of, unpack
+from providers.credentials.references import references_in
+from providers.definitions.credential import Credential
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from vault.upstream import (
@@ -49,10 +50,18 @@ class SecretReader(Protocol):
         ...
 
 
+class EnteredReader(SecretReader, Protocol):
+    """Reads secrets that people refer to, and opens private keys among them."""
+
+    async def open_keys(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:
+        """The values with private keys that need no passphrase anymore. Raises CredentialRefused."""
+        ...
+
+
 def held_references(provider: Provider, token: str) -> dict[str, str]:
     """The references in a credential as the vault holds it, by field; empty where it holds the secrets themselves."""
     credential = provider.credential
-    if credential is None or not takes_references(credential):
+    if credential is None:
         return {}
     try:
         return references_in(credential, unpack(credential, token))
@@ -60,18 +69,26 @@ def held_references(provider: Provider, token: str) -> dict[str, str]:
         return {}
 
 
-async def read_references(provider: Provider, token: str, secrets: SecretReader, *, is_fresh: bool = False) -> str:
+async def read_references(provider: Provider, token: str, secrets: EnteredReader, *, is_fresh: bool = False) -> str:
     """The credential with its secrets in place of references; at most 10 s for each. Raises SecretUnavailable."""
     found, credential = held_references(provider, token), provider.credential
     if not found or credential is None:
         return token
     read = {name: await secrets.read(one, is_fresh=is_fresh) for name, one in found.items()}
     try:
-        return pack(credential, read_credential(credential, {**unpack(credential, token), **read}, by_admin=True))
+        values = read_credential(credential, {**unpack(credential, token), **read}, by_admin=True)
+        return pack(credential, await secrets.open_keys(credential, values), session=session_of(token))
     except CredentialRefused as error:
         raise SecretUnavailable(
             f"{found.get(error.field, error.field)} holds no secret of the form that {provider.title} has; correct it."
         ) from error
+
+
+def keep_references(provider: Provider, token: str, newer: str) -> str:
+    """What to seal in place of `newer`, which holds the secrets of `token`: its references, and the newer session."""
+    if provider.credential is None:
+        return newer
+    return pack(provider.credential, unpack(provider.credential, token), session=session_of(newer))
 
 
 class ReferencedUpstream:

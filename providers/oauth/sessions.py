@@ -15,14 +15,14 @@ from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import urlencode
 
-from providers.credentials.entered import SESSION, CredentialRefused, public_values, unpack
+from providers.credentials.entered import CredentialRefused, pack, public_values, session_of, unpack
 from providers.definitions.credential import NAMES, Credential
 from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.definitions.session import REFRESH_TOKEN, TOKEN, SessionExchange, SessionStep
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer
-from providers.outbound.json_values import parse_object, text_at
+from providers.outbound.json_values import text_at
 from providers.outbound.messages import HttpError, OutboundResponse, PeerBusy
 from vault.upstream import NotSent, Refusal, RevokeAnswer, RevokeOutcome, Silent, TokenAnswer
 
@@ -55,7 +55,7 @@ class EnteredSessions:
             values = unpack(credential, packed)
         except CredentialRefused:
             return _MISFIT
-        hosts, held, is_left = self.provider.hosts, _refresh_token(packed), False
+        hosts, held, is_left = self.provider.hosts, session_of(packed), False
         if facts.renew is not None and held:
             there = hosts.refresh_url or hosts.token_url
             outcome = await self._ask(facts.renew, there, {**values, REFRESH_TOKEN: held}, timeout=_FOR_RENEWAL)
@@ -79,7 +79,7 @@ class EnteredSessions:
         if url is None or step is None or packed is None:
             return left
         try:
-            known = {**unpack(credential, packed), TOKEN: token or "", REFRESH_TOKEN: _refresh_token(packed)}
+            known = {**unpack(credential, packed), TOKEN: token or "", REFRESH_TOKEN: session_of(packed)}
             if any(not known[name] for name in _names(step) & {TOKEN, REFRESH_TOKEN}):
                 return left
             answer = await self.send(self._write(step, url, known), timeout=_DEADLINE)
@@ -101,7 +101,7 @@ class EnteredSessions:
 
     def may_renew(self, packed: str | None) -> bool:
         """Whether a refresh token is held, which can outlive a session's token."""
-        return packed is not None and self._facts()[1].renew is not None and bool(_refresh_token(packed))
+        return packed is not None and self._facts()[1].renew is not None and bool(session_of(packed))
 
     def _facts(self) -> tuple[Credential, SessionExchange]:
         credential = self.provider.credential
@@ -152,19 +152,13 @@ class EnteredSessions:
     ) -> TokenOutcome:
         if not isinstance(outcome, TokenAnswer):
             return outcome
-        newest = outcome.refresh_token or held
-        kept = {**values, **({SESSION: newest} if newest else {})}
-        packed = json.dumps(kept, separators=(",", ":"), sort_keys=True)
+        credential, _ = self._facts()
+        packed = pack(credential, values, session=outcome.refresh_token or held)
         return replace(outcome, refresh_token=packed, scopes=None, leaves_earlier=leaves_earlier)
 
 
 def _names(step: SessionStep) -> frozenset[str]:
     return frozenset(name for _, text in step.templates for name in NAMES.findall(text))
-
-
-def _refresh_token(packed: str) -> str:
-    held = (parse_object(packed.encode()) or {}).get(SESSION)
-    return held if isinstance(held, str) else ""
 
 
 def _nest(fields: Mapping[str, str]) -> dict[str, object]:

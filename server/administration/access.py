@@ -73,8 +73,8 @@ FAULTS: Final = {
     "not_named": "the service doesn't say whether it belongs to the replaced account",
     "name_it": "the service doesn't say whose it is: set label",
     "too_often": "too many attempts for this person; wait a few minutes",
+    "region": "the settings allow other regions only: enter one of those in regions of this provider",
     "reference": "the settings allow no such reference: enter the secret itself, or add the path to secrets.entered",
-    "not_by_reference": "enter the secret itself: only what is sent with each call can be kept elsewhere",
     "unread": "the secret can't be read there: correct the reference, or see the log",
     "bad_end": "its end isn't in the future",
 }

@@ -20,8 +20,9 @@ from typing import Final
 
 from providers.api.text import as_data
 from providers.credentials.certificates import open_identity
-from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential
-from providers.credentials.references import references_in, takes_references
+from providers.credentials.choices import outside_limit
+from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential, session_of
+from providers.credentials.references import references_in
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import Provider
 from providers.definitions.credential import Credential
@@ -60,12 +61,11 @@ _SAYS_NEITHER: Final = frozenset({"temporarily_unavailable", "invalid_scope", "a
 class EntryFault(Exception):
     """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
 
-    `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `refused`: the service
-    doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be
-    replaced, `acts_for`: which acts for a person. `not_named`: no one says whether it is. `name_it`,
-    `bad_end`: name or end. `too_often`: too many were tried out for this person.
-    `reference`: to a secret that people may not refer to. `not_by_reference`: this secret can't be kept elsewhere.
-    `unread`: the secret can't be read there.
+    `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `region`: not one that the
+    operator allows. `refused`: the service doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of
+    another account than the one to be replaced, `acts_for`: which acts for a person. `not_named`: no one says whether
+    it is. `name_it`, `bad_end`: name or end. `too_often`: too many were tried out for this person. `reference`: to a
+    secret that people may not refer to. `unread`: the secret can't be read there.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -229,12 +229,14 @@ async def examine(
     given, references = await _read_elsewhere(deployment, provider, credential, entry.values, user=user)
     try:
         values = read_credential(credential, given, by_admin=by_admin)
+        if (outside := outside_limit(provider, values)) is not None:
+            raise EntryFault("region", field=outside)
         public_values(credential, values, needed=address_names(provider) if credential.kind in _OTHER_TEXT else None)
         if not references and deployment.entries.spend(user.id, provider.name, now=monotonic()):
             raise EntryFault("too_often")
         if credential.kind == "session":
             await _check_sign_ins(deployment, provider, values, user=user)
-        values = await open_keys(credential, values)
+        entered, values = values, await open_keys(credential, values)
         last = _check_keys(credential, values, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
@@ -258,7 +260,7 @@ async def examine(
     granted = granted_scopes(provider, answer)
     scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
     if references:
-        answer = replace(answer, access_token=pack(credential, {**values, **references}))
+        answer = _refer(credential, {**entered, **references}, answer)
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
 
 
@@ -268,8 +270,6 @@ async def _read_elsewhere(
     """What was entered with the secrets in place of references, and these, by field. Raises EntryFault."""
     secrets, references = deployment.live.current.secrets, references_in(credential, given)
     for name, one in references.items():
-        if not takes_references(credential):
-            raise EntryFault("not_by_reference", field=name)
         if not secrets.may_enter(one, user=user.name):
             raise EntryFault("reference", field=name)
     if references and deployment.entries.spend(user.id, provider.name, now=monotonic()):
@@ -282,6 +282,13 @@ async def _read_elsewhere(
             logger.warning("entered secret not read", extra={"provider": provider.name, "detail": error.description})
             raise EntryFault("unread", field=name) from error
     return {**given, **read}, references
+
+
+def _refer(credential: Credential, entered: Mapping[str, str], answer: TokenAnswer) -> TokenAnswer:
+    """What to store with references in place of secrets."""
+    if credential.kind == "key":
+        return replace(answer, access_token=pack(credential, entered))
+    return replace(answer, refresh_token=pack(credential, entered, session=session_of(answer.refresh_token or "")))
 
 
 async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Mapping[str, str], *, user: User) -> None:

@@ -67,6 +67,7 @@ def _words(form: CredentialForm, refused: EntryFault) -> str:
         field="" if about is None else about.title,
         example=example,
         provider=form.provider.title,
+        regions=", ".join(sorted(form.provider.registration.regions)),
         status=str(refused.status or ""),
         account="" if form.replaces is None else form.replaces.label,
     )

@@ -134,5 +134,6 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
         enabled=registered.enabled,
         unruled_calls=registered.unruled_calls,
         id_jag=registered.id_jag,
+        regions=frozenset(registered.regions),
         reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),
     )

@@ -18,6 +18,7 @@ from server.secret_settings import SecretSettings
 from server.secret_sources.commands import read_bitwarden, read_with_op
 
 LONGEST: Final = 16_384  # characters of a secret
+_BREAKS: Final = str.maketrans("", "", "\t\r\n")
 PATIENCE: Final = 10.0  # seconds for one source
 
 
@@ -39,6 +40,13 @@ class SecretSources:
 
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
         """The secret; `is_fresh`: not one that was read before this call. Raises SecretUnavailable."""
+        secret = await self.read_lines(reference, is_fresh=is_fresh)
+        if not secret.isprintable():
+            raise SecretUnavailable(f"{reference} holds no secret: it is not one line.")
+        return secret
+
+    async def read_lines(self, reference: str, *, is_fresh: bool = False) -> str:
+        """The same of a secret that may have several lines, such as a private key."""
         asked = self._clock()
         async with self._reading.setdefault(reference, asyncio.Lock()):
             found, at = self._known.get(reference, ("", 0.0))
@@ -72,8 +80,8 @@ class SecretSources:
             self._known.pop(reference.text, None)
             raise
         secret = secret.strip()
-        if not secret or len(secret) > LONGEST or not secret.isprintable():
-            raise SecretUnavailable(f"{reference.text} holds no secret: it is empty, too long, or not one line.")
+        if not secret or len(secret) > LONGEST or not secret.translate(_BREAKS).isprintable():
+            raise SecretUnavailable(f"{reference.text} holds no secret: it is empty, too long, or not text.")
         return secret
 
     def _reader(self, reference: Reference) -> Callable[[Reference], Awaitable[str]]:

@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from providers.api.api import RuleRefused, TokenRejected, UpstreamAPI, UpstreamRefused
-from providers.credentials.choices import choice_at
-from providers.definitions.catalog import load_catalog
+from providers.credentials.choices import ChoiceRefused, choice_at, choose
+from providers.credentials.entered import pack
+from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
+from providers.definitions.model import Provider
 from server.proxy.endpoint import CALLED_ADDRESS
 from tests.credentials.test_aws import APIS, KEY_ID, SECRET, Aws, AwsRoom
 from tests.credentials.test_aws_tools import TOOLS
@@ -88,6 +90,82 @@ async def test_a_program_s_host_chooses_the_region(room: AwsRoom) -> None:
 )
 def test_only_an_address_of_the_file_s_form_chooses(address: str, chosen: dict[str, str]) -> None:
     assert choice_at(PUBLISHED, "s3", address=address, authorization="Bearer x") == chosen
+
+
+def limit_aws(regions: tuple[str, ...]) -> Provider:
+    """AWS as an operator limits it."""
+    return load_catalog(overrides={"aws": ProviderOverrides(regions=frozenset(regions))}).provider("aws")
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen", "said"),
+    [
+        ((), "us-east-2", ""),
+        (("eu-west-1", "us-east-2"), "us-east-2", ""),
+        (("eu-west-1",), "us-east-2", "only in eu-west-1, and the call is for us-east-2"),
+        (("us-east-2",), "", "only in us-east-2, and the call is for eu-west-1"),  # the account's usual one
+        (("us-east-2",), "us-east-2", ""),
+    ],
+)
+def test_an_operator_limits_regions(limit: tuple[str, ...], chosen: str, said: str) -> None:
+    provider = limit_aws(limit)
+    assert provider.credential is not None
+    values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "session_token": ""}
+    token = pack(provider.credential, {**values, "region": "eu-west-1,us-east-2"})
+    choice = {"region": chosen} if chosen else {}
+    if said:
+        with pytest.raises(ChoiceRefused, match=said) as raised:
+            choose(provider, token, choice)
+        assert "providers.aws.regions" in str(raised.value)
+    else:
+        choose(provider, token, choice)
+
+
+@pytest.mark.parametrize(
+    ("name", "region", "said"),
+    [
+        ("aws", "eu-west-1", ""),
+        ("aws", "mars-north-1", "unknown region 'mars-north-1'"),
+        ("github", "eu-west-1", "people enter no region"),
+        ("openai", "eu-west-1", "people enter no region"),
+    ],
+)
+def test_only_regions_that_people_enter_can_be_limited(name: str, region: str, said: str) -> None:
+    overrides = {name: ProviderOverrides(regions=frozenset({region}))}
+    if said:
+        with pytest.raises(ProviderFileRefused, match=said):
+            load_catalog(overrides=overrides).provider(name)
+    else:
+        assert load_catalog(overrides=overrides).provider(name).registration.regions == {region}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def limited_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
+    """The same at a vault whose operator allows one region."""
+    aws = Aws()
+    async with scripted_server(aws.answer) as server:
+        apis = {name: f"{server.url}/{name}/{{region}}" for name in APIS}
+        more = {"aws": {"apis": apis, "regions": ["eu-west-1"]}}
+        async with running_key_room(tmp_path_factory.mktemp("limited"), more=more) as opened:
+            yield AwsRoom(opened, aws, server)
+
+
+@pytest.mark.parametrize("regions", ["eu-west-1", "eu-west-1, us-east-2"])
+async def test_people_enter_only_the_regions_that_the_operator_allows(limited_room: AwsRoom, regions: str) -> None:
+    keys, is_taken = limited_room.keys, regions == "eu-west-1"
+    user = await keys.user()
+    person = await keys.signed_in(user)
+    values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": regions}
+    answer = await keys.enter(person, await keys.form(person, "aws"), **values)
+    assert ("/connect/done/" in str(answer.url)) is is_taken
+    assert ("only in eu-west-1. Enter some of these" in answer.text) is not is_taken
+    assert len(await accounts_of(keys, user)) == is_taken
+    if is_taken:
+        [connection] = await accounts_of(keys, user)
+        handle = await keys.allow_agent(user, connection, READ)
+        assert (await signed_call(handle, "eu-west-1")).status_code == 200
+        refused = await signed_call(handle, "us-east-2")
+        assert refused.headers["token-vault-refusal"] == "unknown_target"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from providers.outbound.client import NotReached, Outbound
 from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
 from tests.support.certificates import ClientCertificate, issue
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.secret_services import BAO_TOKEN, openbao
 from tests.support.network.tls import Authority, make_authority
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
@@ -74,6 +75,7 @@ class Bank:
     authority: Authority
     customer: ClientCertificate
     ending: ClientCertificate
+    elsewhere: dict[str, str]  # at OpenBao
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -84,13 +86,18 @@ async def bank(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Bank]
     demanding = authority.server()
     demanding.verify_mode = ssl.CERT_REQUIRED
     demanding.load_verify_locations(cadata=customer.pem + ending.pem)
-    async with scripted_server(lambda _: json_reply({"id": "acme", "name": "Acme"}), tls=demanding) as server:
+    secrets = {"people/key": {"bundle": "", "passphrase": "open sesame"}}
+    async with (
+        scripted_server(openbao(secrets)) as bao,
+        scripted_server(lambda _: json_reply({"id": "acme", "name": "Acme"}), tls=demanding) as server,
+    ):
         (data / "providers").mkdir()
         (data / "providers" / "bank.toml").write_text(FILE, encoding="utf-8")
         at = f"https://localhost:{server.port}/v1"
         more = {"bank": {"apis": {"main": at}, "ca_file": str(authority.authority)}}
-        async with running_key_room(data, more=more) as opened:
-            yield Bank(opened, server, authority, customer, ending)
+        entered = {"entered": ["bao://secret/people/"], "openbao_url": bao.url, "openbao_token": BAO_TOKEN}
+        async with running_key_room(data, more=more, overrides={"secrets": {"cache": 0, **entered}}) as opened:
+            yield Bank(opened, server, authority, customer, ending, secrets["people/key"])
 
 
 async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) -> None:
@@ -110,6 +117,20 @@ async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) ->
         assert (await http.send(shown)).status == 200
         with pytest.raises(HttpError):  # on no connection that is left over
             await http.send(request)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+async def test_a_certificate_that_is_kept_elsewhere_is_read_for_each_call(bank: Bank, *, is_sealed: bool) -> None:
+    user = await bank.keys.user()
+    bank.elsewhere["bundle"] = bank.customer.private(b"open sesame" if is_sealed else None) + bank.customer.pem
+    values = {"bundle": "bao://secret/people/key#bundle"}
+    if is_sealed:
+        values["passphrase"] = "bao://secret/people/key#passphrase"
+    connection = await bank.keys.connect_account(user, await bank.keys.signed_in(user), "bank", **values)
+    handle = await bank.keys.allow_agent(user, connection, READ)
+    assert (await handle.call("GET", "/balances", api="main")).status_code == 200
+    bank.elsewhere["bundle"] = bank.customer.pem  # without its private key
+    assert (await handle.call("GET", "/balances", api="main")).status_code == 503
 
 
 @pytest.mark.parametrize(

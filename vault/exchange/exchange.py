@@ -145,7 +145,9 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
-            elsewhere = await _read_elsewhere(vault, request.provider, value, policy=policy, known=read)
+            entered = await _open_entered(vault, held, policy=policy)
+            is_key = policy.credential is CredentialKind.KEY
+            elsewhere = await _read_elsewhere(vault, request.provider, value if is_key else entered, known=read)
             if elsewhere is not read:
                 read = elsewhere
                 spent[held.id, made.scopes] = approval
@@ -159,7 +161,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                     wanted, accounts, held, rows=rows, token=token, purpose=purpose, request=following, now=now
                 )
             return UpstreamToken(
-                value if read is None else read.value,
+                read.value if read is not None and is_key else value,
                 made.scopes,
                 token.expires_at,
                 made.narrowing,
@@ -171,7 +173,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 also_allowed=_also_allowed(vault, held, policy=policy, asked=asked, now=now),
                 is_asked_beyond=asked.is_about(held.scopes | policy.own, tool=None),
                 approval=approval,
-                entered=await _open_entered(vault, held, policy=policy),
+                entered=read.value if read is not None and not is_key else entered,
                 secret_source="" if read is None else read.source,
                 basis=basis,
             )
@@ -186,14 +188,12 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
 
 
-async def _read_elsewhere(
-    vault: Vault, provider: str, token: str, *, policy: UpstreamPolicy, known: ReadSecret | None
-) -> ReadSecret | None:
-    """What the token refers to, which may be `known` by now; None for one that holds its secrets itself.
+async def _read_elsewhere(vault: Vault, provider: str, token: str, *, known: ReadSecret | None) -> ReadSecret | None:
+    """What a person's key or other credential refers to, which may be `known` by now; None for one held here.
 
     Raises TemporarilyUnavailable.
     """
-    if vault.references is None or policy.credential is not CredentialKind.KEY:
+    if vault.references is None or not token:
         return None
     if known is not None and known.reference == token:
         return known

@@ -16,6 +16,7 @@ from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
+from vault.refresh.spending import open_refresh_token
 from vault.refusals import CiphertextRejected, ConnectionRequired, VaultError
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer, text
 from vault.upstream import UpstreamError
@@ -225,6 +226,7 @@ async def source_of(vault: Vault, connection_id: str) -> str:
     if vault.references is None or facts is None:
         return ""
     try:
-        return vault.references.source_of(facts.provider, facts.open_access_token(vault.keys) or "")
+        kept = "" if facts.refresh_sealed is None else open_refresh_token(facts.key(vault.keys), facts)
+        return vault.references.source_of(facts.provider, kept or facts.open_access_token(vault.keys) or "")
     except CiphertextRejected:
         return ""

@@ -1,6 +1,6 @@
-"""Keys whose secrets are kept elsewhere: what the exchange needs from the reader of the operator's secret sources.
+"""Credentials whose secrets are kept elsewhere: what the exchange needs from the reader of the operator's sources.
 
-What is sealed then says where the secret is. It is read for each use, after the decision.
+What is sealed then says where the secret is. It is read for each use, after the decision, and for each renewal.
 """
 
 from __future__ import annotations

@@ -177,7 +177,10 @@ class Spender:
                 if outcome.lacks_secret:
                     raise TemporarilyUnavailable(
                         f"This vault can't read its client secret of {self.facts.provider}. Ask an admin to run "
-                        "token-vault doctor. Nothing was sent.",
+                        "token-vault doctor. Nothing was sent."
+                        if self.policy.credential is CredentialKind.OAUTH
+                        else f"The secret of this {self.facts.provider} account is kept elsewhere, and can't be read "
+                        "there or is refused. Have its person or an admin check it.",
                         retry_after=wait,
                         detail=outcome.reason,
                     )

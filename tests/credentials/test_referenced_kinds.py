@@ -1,0 +1,171 @@
+"""References in place of the secrets of each kind of credential: read for each use and renewal, sealed nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+import pytest_asyncio
+
+from tests.credentials.test_signed_tokens import app_values, key_file, signed_values
+from tests.support.doubles.scripted import scripted_server
+from tests.support.doubles.secret_services import BAO_TOKEN, openbao
+from tests.support.person import Person
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.mcp_room import Room as McpRoom
+from tests.support.rooms.portal_room import accounts_of
+from vault.records import Connection, User
+from vault.refresh import leases
+from vault.refresh.spending import open_refresh_token
+from vault.upkeep import receipts
+
+# the fields of each service that are kept elsewhere
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "mailroom-basic": ("key",),
+    "mailroom-query": ("key",),
+    "mailroom-client": ("client_secret",),
+    "mailroom-session": ("word",),
+    "mailroom-service": ("key_file",),
+    "mailroom-app": ("private_key",),
+    "mailroom-signed": ("private_key", "passphrase"),
+}
+
+
+@dataclass
+class Place:
+    """A vault that reads what people refer to at OpenBao, whose `secrets` the test changes."""
+
+    room: KeyRoom
+    secrets: dict[str, dict[str, str]]
+
+    def values(self, user: User, provider: str) -> dict[str, str]:
+        """What a person would enter there."""
+        keys = self.room.simulator.sandbox.keys
+        match provider:
+            case "mailroom-client":
+                client_id, secret = keys.make_client(user.name)
+                return {"client_id": client_id, "client_secret": secret}
+            case "mailroom-session":
+                return {"name": user.name, "word": keys.make_password(user.name)}
+            case "mailroom-service":
+                return {"key_file": key_file(self.room, user)}
+            case "mailroom-app":
+                return app_values(self.room, user, f"{abs(hash(user.name))}")
+            case "mailroom-signed":
+                return signed_values(self.room, user, user.name.encode().hex()[-8:].upper())
+            case "mailroom-basic":
+                return {"login": "alice", "key": keys.make(user.name)}
+            case _:
+                return {"key": keys.make(user.name)}
+
+    async def connect(self, provider: str, *, is_admin: bool = False) -> tuple[User, Person, Connection]:
+        """An account whose secrets are at OpenBao."""
+        user = await self.room.user()
+        if is_admin:
+            user = await self.room.vault.add_user(f"admin-{user.name}", is_admin=True)
+        values, path = self.values(user, provider), f"people/{user.name}/{provider}"
+        self.secrets[path] = {name: values[name] for name in KINDS[provider]}
+        references = {name: f"bao://secret/{path}#{name}" for name in KINDS[provider]}
+        person = await self.room.signed_in(user)
+        return user, person, await self.room.connect_account(user, person, provider, **{**values, **references})
+
+    async def read_sealed(self, connection: Connection) -> str:
+        """What the vault holds in place of the credential."""
+        facts = await leases.read(self.room.deployment.database, connection.id)
+        assert facts is not None
+        keys = self.room.deployment.keys
+        if facts.refresh_sealed is None:
+            return facts.open_access_token(keys) or ""
+        return open_refresh_token(facts.key(keys), facts)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+    secrets: dict[str, dict[str, str]] = {}
+    async with scripted_server(openbao(secrets)) as bao:
+        settings = {
+            "cache": 0,
+            "entered": ["bao://secret/people/{user}/"],
+            "openbao_url": bao.url,
+            "openbao_token": BAO_TOKEN,
+        }
+        async with running_key_room(tmp_path_factory.mktemp("referenced"), overrides={"secrets": settings}) as room:
+            yield Place(room, secrets)
+
+
+@pytest.mark.parametrize("provider", KINDS)
+async def test_an_admin_enters_references_in_place_of_every_secret(place: Place, provider: str) -> None:
+    user, _, connection = await place.connect(provider, is_admin=True)
+    scopes = frozenset({"mail:read"}) if provider == "mailroom-app" else READ
+    handle = await place.room.allow_agent(user, connection, scopes)
+    for _ in range(2):
+        assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+        place.room.simulator.sandbox.keys.tokens.clear()  # another one is needed
+        place.room.simulator.sandbox.keys.sessions.clear()
+    held = await place.read_sealed(connection)
+    kept = place.secrets[f"people/{user.name}/{provider}"]
+    assert all(f"#{name}" in held and secret not in held for name, secret in kept.items()), held
+
+
+@pytest.mark.parametrize("provider", ["mailroom-client", "mailroom-session"])
+async def test_a_tool_call_works_with_a_secret_at_its_source_and_shows_it_to_nobody(
+    place: Place, provider: str
+) -> None:
+    user, _, connection = await place.connect(provider)
+    (secret,) = place.secrets[f"people/{user.name}/{provider}"].values()
+    mcp = McpRoom(place.room.vault, place.room.simulator)
+    agent = await mcp.agent(user.name)
+    await mcp.allow(agent, connection, WRITE)
+    async with mcp.client(agent) as client:
+        called = {"method": "POST", "path": "/messages", "body": {"to": f"{secret} x"}}
+        answer = await client.call_tool(f"{provider.replace('-', '_')}_api_call", called)
+    assert (answer.is_error, secret in str(answer)) == (False, False), answer
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_a_credential_that_is_gone_at_its_source_gets_no_token_and_costs_no_account(
+    place: Place, *, is_gone: bool
+) -> None:
+    user, _, connection = await place.connect("mailroom-client")
+    handle, path = await place.room.allow_agent(user, connection, READ), f"people/{user.name}/mailroom-client"
+    kept = place.secrets.pop(path) if is_gone else {}
+    place.room.simulator.sandbox.keys.tokens.clear()
+    answer = await handle.call("GET", "/messages", api="main")
+    assert (answer.status_code == 200) is not is_gone
+    assert "bao://" not in answer.text
+    [held] = await accounts_of(place.room, user)
+    assert held.state.value == "active"
+    place.secrets[path] = kept or place.secrets[path]
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Place, *, is_replaced: bool) -> None:
+    user, _, connection = await place.connect("mailroom-client")
+    handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
+    path = f"people/{user.name}/mailroom-client"
+    good = place.secrets[path]["client_secret"]
+    place.secrets[path]["client_secret"] = "x" * 24
+    keys.tokens.clear()
+    assert (await handle.call("GET", "/messages", api="main")).status_code != 200
+    [held] = await accounts_of(place.room, user)
+    assert held.state.value == "active"
+    other, _, untouched = await place.connect("mailroom-client")  # of the same service
+    another = await place.room.allow_agent(other, untouched, READ)
+    keys.tokens.clear()
+    assert (await another.call("GET", "/messages", api="main")).status_code == 200
+    if is_replaced:
+        place.secrets[path]["client_secret"] = good
+    assert ((await handle.call("GET", "/messages", api="main")).status_code == 200) is is_replaced
+
+
+@pytest.mark.parametrize("provider", ["mailroom-client", "mailroom-session"])
+async def test_disconnecting_leaves_the_secret_and_ends_the_session(place: Place, provider: str) -> None:
+    user, person, connection = await place.connect(provider)
+    page = await person.open(f"/connections/{connection.id}/disconnect")
+    await person.submit(page, form="/disconnect")
+    receipt = await receipts.get_receipt(place.room.deployment.database, connection.id)
+    assert receipt is not None
+    assert receipt.result == ("verified_dead" if provider == "mailroom-session" else "unsupported")
+    assert user.name not in {account for account, _ in place.room.simulator.sandbox.keys.sessions.values()}
