@@ -11,8 +11,8 @@ from providers.definitions.model import Provider
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 from vault import users
-from vault.refresh import looking
-from vault.refresh.looking import LiveAccount
+from vault.refresh import grant_checks
+from vault.refresh.grant_checks import LiveAccount
 from vault.refusals import ConnectionRequired, VaultError
 
 _MOST: Final = 50  # connections that are examined
@@ -26,7 +26,7 @@ async def check_credentials(deployment: Deployment, provider: Provider) -> list[
         return [note(check, f"{title} is turned off, so no accounts can be connected", fix=fix)]
     if provider.identity.source != "endpoint":
         return [note(check, f"{title} has no call that says whether a credential works", fix="watch the activity")]
-    accounts = await looking.live_accounts(deployment.database, provider.name, limit=_MOST)
+    accounts = await grant_checks.live_accounts(deployment.database, provider.name, limit=_MOST)
     dead = [one for one in accounts if await _is_dead(deployment, one)]
     if not dead:
         return [ok(check, f"{title} accepts {len(accounts)} of {len(accounts)} credentials that people entered")]
@@ -35,7 +35,7 @@ async def check_credentials(deployment: Deployment, provider: Provider) -> list[
 
 async def _is_dead(deployment: Deployment, account: LiveAccount) -> bool:
     try:
-        await looking.look(deployment.vault, account.connection_id)
+        await grant_checks.look(deployment.vault, account.connection_id)
     except ConnectionRequired:
         return True
     except VaultError:

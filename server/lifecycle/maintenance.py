@@ -23,7 +23,7 @@ from vault.audit import released_tokens, segments
 from vault.audit.log import extend
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
-from vault.refresh import consents, looking, recovery, rotation
+from vault.refresh import consents, grant_checks, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
@@ -302,7 +302,7 @@ STEPS: Final = (
     UpkeepStep("ends of access requests", INTERVAL, lambda d: access_ends.end_over(d.database)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
-    UpkeepStep("hints", NOTICES_EVERY, lambda d: looking.run_due(d.vault)),
+    UpkeepStep("hints", NOTICES_EVERY, lambda d: grant_checks.run_due(d.vault)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("checkpoints", CHECKPOINTS_EVERY, _publish_checkpoints),
     UpkeepStep("policy", LOOK_EVERY, _refresh_policy),
@@ -325,7 +325,7 @@ SWEEPS: Final = (
     UpkeepStep("access requests", SWEEP_EVERY, _batches(lambda t, d: access_requests.sweep(t, now=d.now()))),
     UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
     UpkeepStep("standing approvals", SWEEP_EVERY, _batches(lambda t, d: standing_approvals.sweep(t, now=d.now()))),
-    UpkeepStep("looks", SWEEP_EVERY, _batches(lambda t, d: looking.sweep(t, now=d.now()))),
+    UpkeepStep("looks", SWEEP_EVERY, _batches(lambda t, d: grant_checks.sweep(t, now=d.now()))),
     UpkeepStep("released tokens", SWEEP_EVERY, _batches(lambda t, d: released_tokens.sweep(t, now=d.now()))),
     UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
     UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),

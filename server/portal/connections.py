@@ -35,7 +35,7 @@ from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, sharing
 from vault.audit import audit
 from vault.records import DOUBTED, Client, Connection, ConnectionState, Event
-from vault.refresh import looking
+from vault.refresh import grant_checks
 from vault.scopes import expand
 from vault.upkeep import receipts, revocations
 
@@ -393,7 +393,7 @@ async def confirm(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "connection": connection,
         "title": account_title(visit, connection.provider),
-        "is_elsewhere": await looking.source_of(visit.deployment.vault, connection.id) != "",
+        "is_elsewhere": await grant_checks.source_of(visit.deployment.vault, connection.id) != "",
         "ends_there": provider is not None and provider.can_revoke,
         "is_identity": connection.provider in visit.deployment.live.assertions.identities,
         "is_entered": provider is not None and provider.credential is not None,

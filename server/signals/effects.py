@@ -16,8 +16,8 @@ from server.signals.subjects import SubjectUnsupported
 from vault import replay, users
 from vault.audit import audit
 from vault.records import Event, Role, User
-from vault.refresh import looking
-from vault.refresh.looking import HintedConnection
+from vault.refresh import grant_checks
+from vault.refresh.grant_checks import HintedConnection
 from vault.storage.database import Reader, Transaction
 
 _CAEP: Final = "https://schemas.openid.net/secevent/caep/event-type/"
@@ -70,7 +70,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
             return False
         if event.kind in VERIFICATIONS and event.state is not None:
             await verifications.note(transaction, name, event.state, now=now)
-        due = await looking.note(transaction, hinted, now=now)
+        due = await grant_checks.note(transaction, hinted, now=now)
         facts: dict[str, object] = {"name": name, "event": event.kind.rpartition("/")[2][:80]}
         lines = [_hint(one, source=name) for one in due]
         if person is not None:
@@ -83,7 +83,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         elif hinted and not lines:  # about accounts at which a look is planned already
             lines.append(Event("signal.noted", details=facts))
         await audit.append(transaction, *lines, now=now)
-    looking.start(deployment.vault, due)
+    grant_checks.start(deployment.vault, due)
     return True
 
 
@@ -166,7 +166,7 @@ async def _find_accounts(
         return ()
     found: list[HintedConnection] = []
     for account in subjects.accounts_at_provider(transmitter, event.subjects):
-        found += await looking.find_accounts(deployment.database, provider=transmitter.provider, account=account)
+        found += await grant_checks.find_accounts(deployment.database, provider=transmitter.provider, account=account)
     return found
 
 
@@ -187,7 +187,7 @@ async def hint(
             transaction, f"webhook:{source}", once, expires_at=now + remembered, now=now
         ):
             return False
-        due = await looking.note(transaction, hinted, now=now)
+        due = await grant_checks.note(transaction, hinted, now=now)
         await audit.append(transaction, *(_hint(one, source=source) for one in due), now=now)
-    looking.start(deployment.vault, due)
+    grant_checks.start(deployment.vault, due)
     return True

@@ -26,8 +26,8 @@ from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, W
 from server.signals.receiving import TooMany, count_stranger
 from vault import limits
 from vault.records import Event
-from vault.refresh import looking
-from vault.refresh.looking import HintedConnection
+from vault.refresh import grant_checks
+from vault.refresh.grant_checks import HintedConnection
 
 _LIMIT: Final = 256 * 1024  # bytes
 _PER_MINUTE: Final = 600
@@ -98,8 +98,8 @@ async def _count(deployment: Deployment, name: str, hint: GrantHint) -> None:
 async def _find(deployment: Deployment, name: str, hint: GrantHint) -> Sequence[HintedConnection]:
     database = deployment.database
     if hint.prefix:
-        return await looking.find_group(database, provider=name, prefix=hint.prefix)
+        return await grant_checks.find_group(database, provider=name, prefix=hint.prefix)
     found: list[HintedConnection] = []
     for account in sorted(hint.accounts):
-        found += await looking.find_accounts(database, provider=name, account=account)
-    return found[: looking.MOST]
+        found += await grant_checks.find_accounts(database, provider=name, account=account)
+    return found[: grant_checks.MOST]

@@ -17,7 +17,7 @@ from tests.support.rooms.portal_room import accounts_of, someone
 from tests.support.rooms.signal_room import SignalRoom
 from vault import connections
 from vault.records import Connection, User
-from vault.refresh import looking
+from vault.refresh import grant_checks
 from vault.storage.database import Row
 from vault.upstream import Account, TokenAnswer
 
@@ -88,7 +88,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 def next_minute(place: SignalRoom) -> None:
     """A connection is looked at once a minute."""
-    place.room.deployment.database.clock_offset += looking.PAUSE + 1
+    place.room.deployment.database.clock_offset += grant_checks.PAUSE + 1
 
 
 async def test_a_hint_that_the_provider_confirms_is_known_before_the_next_call(place: SignalRoom) -> None:
@@ -242,11 +242,11 @@ async def test_a_connection_is_looked_at_once_a_minute_and_no_hint_is_lost(place
     first = before = await _generation(place, held)
     for _ in range(3):
         assert (await send(place, "slack", slack(place, revocation_event(held.account)))).status_code == 204
-    await looking.run_due(vault)
+    await grant_checks.run_due(vault)
     assert await _generation(place, held) == first
     assert await _hints(place, held) == 2
     next_minute(place)
-    await looking.run_due(vault)
+    await grant_checks.run_due(vault)
     await until(is_refreshed)
 
 
@@ -254,7 +254,7 @@ async def test_a_person_may_end_a_grant_at_github_twice_in_the_same_words(place:
     held, deployment = await store_account(place, "github", "901"), place.room.deployment
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        await looking.note(transaction, [looking.HintedConnection(held.id, held.user_id)], now=now)
+        await grant_checks.note(transaction, [grant_checks.HintedConnection(held.id, held.user_id)], now=now)
         await transaction.execute(  # as after a look, so that the next one is not at once
             "update looks set asked = 0, due_at = null, looked_at = :later where connection_id = :id",
             {"later": now + 3600, "id": held.id},
@@ -262,7 +262,7 @@ async def test_a_person_may_end_a_grant_at_github_twice_in_the_same_words(place:
     for number in range(1, 4):  # the delivery's ID isn't signed, so a repeat looks the same
         assert (await send(place, "github", github(place, {"action": "revoked", "sender": {"id": 901}}))).is_success
         row = await _look(place, held)
-        assert (row["asked"], row["due_at"]) == (number, now + 3600 + looking.PAUSE)
+        assert (row["asked"], row["due_at"]) == (number, now + 3600 + grant_checks.PAUSE)
 
 
 async def _look(place: SignalRoom, held: Connection) -> Row:
@@ -315,11 +315,11 @@ async def test_a_grant_without_refresh_token_ends_only_if_the_provider_says_so(p
     dead, unclear = await store_account(place, "slack", "T1:U904"), await store_account(place, "slack", "T1:U905")
     place.room.simulator.fault("slack.api.auth.test", "status", status=503, times=2)
     vault = place.room.deployment.vault
-    await looking.look(vault, unclear.id)
+    await grant_checks.look(vault, unclear.id)
     assert await state_of(place, unclear) == "active"
     place.room.simulator.control("clear_faults")
     with pytest.raises(Exception, match="Reconnect"):
-        await looking.look(vault, dead.id)
+        await grant_checks.look(vault, dead.id)
     assert await state_of(place, dead) == "needs_reauth"
 
 

@@ -10,35 +10,35 @@ from tests.support.doubles.upstream_double import INVALID_CLIENT
 from tests.support.exchanging import WAIT, Room, second_process
 from vault import connections
 from vault.records import Connection, ConnectionState
-from vault.refresh import looking
-from vault.refresh.looking import HintedConnection
+from vault.refresh import grant_checks
+from vault.refresh.grant_checks import HintedConnection
 
-LATER = looking.PAUSE + 30
+LATER = grant_checks.PAUSE + 30
 
 
 async def hint(room: Room, connection: Connection) -> int:
     """How many looks this hint planned."""
     async with room.database.transaction() as transaction:
         named = [HintedConnection(connection.id, connection.user_id)]
-        return len(await looking.note(transaction, named, now=room.now))
+        return len(await grant_checks.note(transaction, named, now=room.now))
 
 
 @pytest.mark.parametrize("again", [True, False])
 async def test_a_hint_within_a_minute_of_another_is_looked_at_after_it(room: Room, again: bool) -> None:
     connection = await room.connect()
     assert await hint(room, connection) == 1
-    await looking.look_if_due(room.vault, connection.id)
+    await grant_checks.look_if_due(room.vault, connection.id)
     assert len(room.slack.sends) == 1
     room.pass_time(10)
     if again:
         assert [await hint(room, connection) for _ in range(5)] == [1, 0, 0, 0, 0]
-    await looking.run_due(room.vault)
+    await grant_checks.run_due(room.vault)
     assert len(room.slack.sends) == 1, "too early"
     room.pass_time(LATER)
     for _ in range(3):
-        await looking.run_due(room.vault)
+        await grant_checks.run_due(room.vault)
     assert len(room.slack.sends) == 1 + again
-    assert not await looking.run_due(room.vault)
+    assert not await grant_checks.run_due(room.vault)
 
 
 async def test_a_hint_during_a_look_makes_another_one(room: Room) -> None:
@@ -46,25 +46,25 @@ async def test_a_hint_during_a_look_makes_another_one(room: Room) -> None:
     await hint(room, connection)
     room.slack.gate = asyncio.Event()
     async with asyncio.timeout(WAIT):
-        looked = asyncio.create_task(looking.run_due(room.vault))
+        looked = asyncio.create_task(grant_checks.run_due(room.vault))
         await room.slack.arrived.wait()
         await hint(room, connection)
         room.slack.gate.set()
         await looked
     room.pass_time(LATER)
-    await looking.run_due(room.vault)
+    await grant_checks.run_due(room.vault)
     assert len(room.slack.sends) == 2
     room.pass_time(LATER)
-    assert not await looking.run_due(room.vault)
+    assert not await grant_checks.run_due(room.vault)
 
 
 async def test_a_hint_outlives_the_process_that_heard_it(room: Room) -> None:
     connection = await room.connect()
     await hint(room, connection)
     async with second_process(room) as other:
-        assert await looking.run_due(other.vault) == 1
+        assert await grant_checks.run_due(other.vault) == 1
         assert len(room.slack.sends) == 1
-        assert not await looking.run_due(room.vault), "nobody looks twice"
+        assert not await grant_checks.run_due(room.vault), "nobody looks twice"
 
 
 async def test_a_look_that_dies_with_its_process_is_made_again(room: Room) -> None:
@@ -72,7 +72,7 @@ async def test_a_look_that_dies_with_its_process_is_made_again(room: Room) -> No
     await hint(room, connection)
     room.slack.gate = asyncio.Event()
     async with asyncio.timeout(WAIT):
-        dying = asyncio.create_task(looking.run_due(room.vault))
+        dying = asyncio.create_task(grant_checks.run_due(room.vault))
         await room.slack.arrived.wait()
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
@@ -80,9 +80,9 @@ async def test_a_look_that_dies_with_its_process_is_made_again(room: Room) -> No
         await room.settle()
     room.slack.sends.clear()
     async with second_process(room) as other:
-        assert not await looking.run_due(other.vault)
-        other.pass_time(looking.LEASE + 30)
-        assert await looking.run_due(other.vault) == 1
+        assert not await grant_checks.run_due(other.vault)
+        other.pass_time(grant_checks.LEASE + 30)
+        assert await grant_checks.run_due(other.vault) == 1
     assert len(room.slack.sends) == 1
 
 
@@ -90,18 +90,18 @@ async def test_a_look_without_an_answer_is_repeated_a_bounded_number_of_times(ro
     connection = await room.connect()
     await hint(room, connection)
     room.slack.faults.extend([INVALID_CLIENT] * 20)
-    for _ in range(looking.TRIES + 4):
-        await looking.run_due(room.vault)
-        room.pass_time(looking.PAUSE * 2**looking.TRIES)
-    assert len(room.slack.sends) == looking.TRIES
+    for _ in range(grant_checks.TRIES + 4):
+        await grant_checks.run_due(room.vault)
+        room.pass_time(grant_checks.PAUSE * 2**grant_checks.TRIES)
+    assert len(room.slack.sends) == grant_checks.TRIES
     room.slack.faults.clear()
     await hint(room, connection)
-    await looking.run_due(room.vault)
+    await grant_checks.run_due(room.vault)
     assert room.slack.sends[-1].outcome == "Rotation"
 
 
 @pytest.mark.parametrize(
-    ("error", "looks"), [(None, 1), ("temporarily_unavailable", looking.TRIES), ("token_revoked", 1)]
+    ("error", "looks"), [(None, 1), ("temporarily_unavailable", grant_checks.TRIES), ("token_revoked", 1)]
 )
 async def test_whoever_has_no_refresh_token_is_asked_about_until_the_answer_says_something(
     room: Room, error: str | None, looks: int
@@ -110,9 +110,9 @@ async def test_whoever_has_no_refresh_token_is_asked_about_until_the_answer_says
     await hint(room, connection)
     room.slack.identity_error = error
     made = 0
-    while await looking.run_due(room.vault):
+    while await grant_checks.run_due(room.vault):
         made += 1
-        room.pass_time(looking.PAUSE * 2**looking.TRIES)
+        room.pass_time(grant_checks.PAUSE * 2**grant_checks.TRIES)
     assert made == looks
     assert not room.slack.sends
     found = await connections.get_connection(room.database, connection.id, user_id=connection.user_id)
@@ -123,10 +123,10 @@ async def test_whoever_has_no_refresh_token_is_asked_about_until_the_answer_says
 async def test_what_was_looked_at_is_forgotten_and_what_waits_is_not(room: Room) -> None:
     done, waits = await room.connect(), await room.connect(account="other")
     await hint(room, done)
-    await looking.run_due(room.vault)
+    await grant_checks.run_due(room.vault)
     room.pass_time(LATER)
     await hint(room, waits)
     async with room.database.transaction() as transaction:
-        assert await looking.sweep(transaction, now=room.now) == 1
+        assert await grant_checks.sweep(transaction, now=room.now) == 1
     rows = await room.database.fetch("select connection_id from looks")
     assert [row["connection_id"] for row in rows] == [waits.id]
