@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
 
 import httpx2
 import jsonschema
@@ -76,6 +77,8 @@ async def test_an_operation_answers_as_the_document_says(
             response = case.call(base_url=room.room.url, headers=headers)
             if response.status_code in {414, 431}:  # before it reaches the API: too long for any
                 return
+            if response.status_code == 404 and "%0A" in urlsplit(response.request.url).path:
+                return  # no route takes a line break
             # A body that is too large is refused before its fields are read: a refusal that Schemathesis doesn't expect
             is_too_large = response.status_code == 413
             checked = [one for one in OURS if not (is_too_large and one is checks.negative_data_rejection)]
