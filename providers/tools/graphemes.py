@@ -10,6 +10,7 @@ import unicodedata
 from typing import Final
 
 _JOINER: Final = "\u200d"
+_EXTENDING: Final = "\u200c\u0e33\u0eb3"  # zero-width non-joiner, Thai and Lao AM: by the annex's data, not by category
 _MARKS: Final = frozenset({"Mn", "Mc", "Me"})
 
 
@@ -29,7 +30,7 @@ def _continues(before: str, one: str) -> bool:
     """Whether a code point belongs to the one before it."""
     if before in "\r\n":
         return before + one == "\r\n"
-    if one == _JOINER or unicodedata.category(one) in _MARKS:
+    if one == _JOINER or one in _EXTENDING or unicodedata.category(one) in _MARKS:
         return True
     if "\U0001f3fb" <= one <= "\U0001f3ff" or "\U000e0020" <= one <= "\U000e007f":  # skin tones, flags of regions
         return True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NoBrowserOption = Annotated[bool, typer.Option("--no-browser", help="Never open a browser.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
 UrlOption = Annotated[
-    str | None, typer.Option("--url", help="Use the vault at this address, on another machine.", show_default=False)
+    str | None, typer.Option("--url", help="Use the running vault at this address.", show_default=False)
 ]
 ClientIdOption = Annotated[
     str | None,

@@ -101,7 +101,7 @@ async def _open(request: ExchangeRequest, known: _KnownToken, *, vault: Vault) -
 
 
 def _same_for_all_tokens(who: Principal) -> _Key:
-    """All that an exchange depends on, but the token's id and expiry, which are checked each time."""
+    """All that an exchange depends on, but the token: its ID is looked up each time, authentication checks its end."""
     return (
         who.user_id,
         who.client_id,

@@ -46,6 +46,9 @@ async def bench() -> AsyncGenerator[Bench]:
         ("a\n\u0301", 3),
         ("a\u200db", 2),
         ("\u0ba8\u0bbf", 1),
+        ("\u0e19\u0e33", 1),
+        ("\u0e19\u0e19", 2),
+        ("\u0645\u06cc\u200c\u062e", 3),
     ],
 )
 def test_what_people_see_as_one_character_counts_once(text: str, count: int) -> None:
