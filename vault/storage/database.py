@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.event_chain import Batch
@@ -238,9 +238,25 @@ def check_version(compatible_from: int) -> None:
         )
 
 
+def split_url(url: str) -> SplitResult:
+    """The parts of a `database.url` (RFC 3986 §3). Several hosts stay together in `netloc`.
+
+    `urllib.parse.urlsplit` takes no IPv6 address behind another host.
+    """
+    rest, _, fragment = url.partition("#")
+    rest, _, query = rest.partition("?")
+    scheme, colon, place = rest.partition(":")
+    if not colon:
+        scheme, place = "", rest
+    if not place.startswith("//"):
+        return SplitResult(scheme.lower(), "", place, query, fragment)
+    netloc, slash, path = place[2:].partition("/")
+    return SplitResult(scheme.lower(), netloc, slash + path, query, fragment)
+
+
 def sqlite_path(url: str, *, data: Path) -> Path | None:
     """The file of a `sqlite:` database; None for another one. Raises StorageUnavailable."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme != "sqlite":
         return None
     if parts.netloc or parts.query or parts.fragment:

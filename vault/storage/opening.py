@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from vault.refusals import StorageUnavailable
-from vault.storage.database import sqlite_path
+from vault.storage.database import split_url, sqlite_path
 
 if TYPE_CHECKING:
     from vault.storage.database import Database
@@ -19,13 +18,13 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
     `has_locks` False: no lock tells live processes from dead ones, so none is ever treated as dead. Raises
     StorageUnavailable with one line that says the fix.
     """
-    parts = urlsplit(url)
     path = sqlite_path(url, data=data)
     if path is not None:
         from vault.storage.sqlite import SqliteDatabase, SqliteFiles
 
         return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
-    if parts.scheme in {"postgresql", "postgres"}:
+    scheme = split_url(url).scheme
+    if scheme in {"postgresql", "postgres"}:
         try:
             from vault.storage.postgres import PostgresDatabase
         except ModuleNotFoundError as error:
@@ -34,5 +33,5 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
             ) from error
         return await PostgresDatabase.open(url, data=data, has_locks=has_locks)
     raise StorageUnavailable(
-        f"database.url: unknown scheme {parts.scheme or 'none'}; use sqlite:, sqlite:///path, or postgresql://"
+        f"database.url: unknown scheme {scheme or 'none'}; use sqlite:, sqlite:///path, or postgresql://"
     )

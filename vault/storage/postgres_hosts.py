@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from vault.refusals import StorageUnavailable
-from vault.storage.database import Value
+from vault.storage.database import Value, split_url
 
 CONNECT_TIMEOUT = 8.0  # seconds; longer than a pooler keeps a client in its queue (`query_wait_timeout`)
 HEAD_START = 0.3  # seconds until the next host is tried in parallel with one that has not answered
@@ -83,12 +83,7 @@ def split_hosts(url: str) -> tuple[str, ...]:
     Raises StorageUnavailable with the fix. It counts hosts instead of repeating them: what looks like a host may be
     part of a password with a character that had to be escaped.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise StorageUnavailable(
-            f"can't read database.url: use {_EXAMPLE}, and escape other characters of the password as %XX"
-        ) from error
+    parts = split_url(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     who, at, netloc = parts.netloc.rpartition("@")
     hosts = (netloc or query.get("host", "")).split(",")
@@ -125,6 +120,12 @@ def _check_host(host: str, *, number: int, of: int) -> None:
         raise StorageUnavailable(f"database.url: host {number} of {of} has no name: use {_EXAMPLE}")
     if host.startswith("/"):  # a socket's folder
         return
+    try:
+        urlsplit(f"//{host}")
+    except ValueError as error:
+        raise StorageUnavailable(
+            f"can't read database.url: use {_EXAMPLE}, and escape other characters of the password as %XX"
+        ) from error
     port = host.rpartition("]")[2].partition(":")[2]
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise StorageUnavailable(
@@ -135,10 +136,7 @@ def _check_host(host: str, *, number: int, of: int) -> None:
 
 def place_of(url: str) -> str:
     """Hosts and database without user and password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the address in database.url"
+    parts = split_url(url)
     return f"{parts.netloc.rpartition('@')[2] or 'its socket'}{parts.path}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 import asyncpg
 
 from vault.refusals import StorageUnavailable
+from vault.storage.database import split_url
 from vault.storage.postgres_hosts import ERRORS, Servers, place_of, split_hosts
 
 
@@ -29,7 +30,7 @@ async def scratch_database(url: str) -> AsyncGenerator[str]:
                 "this database user can't create a throw-away database: grant CREATEDB, or name another user"
             ) from error
         try:
-            yield urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+            yield urlunsplit(split_url(url)._replace(path=f"/{name}"))
         finally:
             await connection.execute(f"drop database if exists {name} with (force)")
     finally:

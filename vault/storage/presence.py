@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from vault.refusals import StorageBusy, StorageUnavailable
+from vault.storage.database import sqlite_path
 from vault.storage.host_files import lock
 from vault.storage.liveness import is_anybody_alive
 
@@ -21,9 +21,8 @@ class Presence:
     """This process's share of the lock of one vault."""
 
     def __init__(self, url: str, *, data: Path) -> None:
-        parts = urlsplit(url)
-        is_elsewhere = parts.scheme == "sqlite" and parts.path
-        self._folder = Path(unquote("/" + parts.path.lstrip("/"))).parent if is_elsewhere else data
+        path = sqlite_path(url, data=data)
+        self._folder = data if path is None else path.parent
         self._descriptor: int | None = None
 
     def enter(self) -> None:

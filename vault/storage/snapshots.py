@@ -12,11 +12,10 @@ import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Protocol, cast
 
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
-from vault.storage.database import Row, Value, schema_files
+from vault.storage.database import Row, Value, schema_files, sqlite_path
 from vault.storage.sqlite_files import BUSY_WAIT, SqliteFiles
 
 PAGE = 500  # rows at a time
@@ -40,11 +39,8 @@ class Snapshot(Protocol):
 
 def snapshot(url: str, *, data: Path) -> AbstractAsyncContextManager[Snapshot]:
     """A copy of the current vault at `url`; the schema must exist. Raises StorageUnavailable."""
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite":
-        path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
-        return _sqlite(SqliteFiles.beside(path))
-    return _postgres(url)
+    path = sqlite_path(url, data=data)
+    return _postgres(url) if path is None else _sqlite(SqliteFiles.beside(path))
 
 
 class _SqliteSnapshot:
@@ -115,9 +111,9 @@ class _PostgresSnapshot:
 
 
 async def _connect(url: str) -> _Connection:
-    import asyncpg  # an optional dependency; the driver that opened the database has it
+    from vault.storage.postgres_hosts import Servers, split_hosts  # needs asyncpg, an optional dependency
 
-    return await asyncpg.connect(url, timeout=int(BUSY_WAIT))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- no types
+    return cast("_Connection", await Servers(split_hosts(url), {}).connect(within=BUSY_WAIT))
 
 
 @asynccontextmanager

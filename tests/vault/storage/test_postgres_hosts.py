@@ -21,6 +21,7 @@ from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database
 from vault.storage.opening import open_database
 from vault.storage.postgres_hosts import Servers, place_of, split_hosts
+from vault.storage.snapshots import snapshot
 
 SOCKET = ".s.PGSQL.5432"
 
@@ -82,7 +83,17 @@ def test_a_list_that_cannot_work_is_refused_with_the_fix(url: str, words: str | 
 def test_a_place_is_named_without_user_and_password() -> None:
     assert place_of("postgresql://u:secret@h1:5432,h2/db") == "h1:5432,h2/db"
     assert place_of("postgresql://u:secret@/db?host=/tmp/x") == "its socket/db"
+    assert place_of("postgresql://u:secret@h1,[::1]:5432/db") == "h1,[::1]:5432/db"
     assert "secret" not in place_of("postgresql://u:secret@[::1/db")
+
+
+async def test_a_host_that_cannot_be_read_is_refused_wherever_the_vault_is_opened(tmp_path: Path) -> None:
+    url = "postgresql://u:secret@h1,[::1/db"
+    with pytest.raises(StorageUnavailable, match=r"can't read database\.url"):
+        await open_database(url, data=tmp_path)
+    with pytest.raises(StorageUnavailable, match=r"can't read database\.url"):
+        async with snapshot(url, data=tmp_path):
+            pass
 
 
 def folder_of(url: str) -> str:
