@@ -93,7 +93,8 @@ def is_below(reference: str, prefix: str, *, user: str | None = None) -> bool:
     if not placed:
         return reference.startswith(prefix) if prefix.endswith("/") else reference == prefix
     name = "[^/#?]+" if user is None else re.escape(user)
-    return re.match(f"{re.escape(before)}{name}{re.escape(after)}", reference) is not None
+    rest = ".*" if prefix.endswith("/") else ""  # else it names one secret
+    return re.fullmatch(f"{re.escape(before)}{name}{re.escape(after)}{rest}", reference) is not None
 
 
 def references_in(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
