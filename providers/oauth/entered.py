@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -253,20 +254,19 @@ class CredentialUpstream:
         signed = self._credential.signed_token
         if signed is None and scopes is not None:
             return Refusal("invalid_scope", f"{title} can't narrow a token by refresh", ends_grant=False)
-        if signed is not None and signed.sent == "itself" and (refused := await self._refusal_of(refresh_token)):
-            return refused
-        outcome = await self._obtain(refresh_token, scopes, item=item)
+        is_proven = signed is not None and signed.sent == "itself"
+        outcome = await self._obtain(refresh_token, scopes, item=item, is_proven=is_proven)
         if isinstance(outcome, TokenAnswer):
             return Rotation(outcome)
         if isinstance(outcome, Refusal) and outcome.code in _ENDS:
             return replace(outcome, ends_grant=True)
         return outcome
 
-    async def _refusal_of(self, packed: str) -> Refusal | NotSent | None:
+    async def _refusal_of(self, packed: str) -> Refusal | None:
         """Why no token is signed that its service would refuse: a look-up tells, as no token endpoint does."""
         if self._provider.identity.source != "endpoint":
             return None
-        outcome = await self._obtain(packed)
+        outcome = await self._signed.obtain(packed, None)
         if not isinstance(outcome, TokenAnswer):
             return outcome if isinstance(outcome, Refusal) else None
         look = await self.look(outcome.access_token)
@@ -277,22 +277,28 @@ class CredentialUpstream:
                 return None  # it may answer the call itself
 
     async def _obtain(
-        self, packed: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+        self,
+        packed: str,
+        scopes: frozenset[str] | None = None,
+        *,
+        item: str | None = None,
+        is_proven: bool = False,
     ) -> TokenOutcome:
         """A token for what is kept here or elsewhere; `_request_token` with the secrets.
 
         A refused secret may have been replaced where it is kept: it is read anew, and the account stays. A session's
         ends, as each repetition of its sign-in could lock the account there.
         """
+        request = partial(self._request_token, scopes=scopes, item=item, is_proven=is_proven)
         if not held_references(self._provider, packed):
-            return await self._request_token(packed, scopes, item=item)
+            return await request(packed)
         try:
             used = await self._read(packed)
-            outcome = await self._request_token(used, scopes, item=item)
+            outcome = await request(used)
             if isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS):
                 fresh = await self._read(packed, is_fresh=True)
                 if fresh != used:
-                    outcome = await self._request_token(fresh, scopes, item=item)
+                    outcome = await request(fresh)
         except SecretUnavailable as error:
             return NotSent(error.description, lacks_secret=True)
         if isinstance(outcome, TokenAnswer) and outcome.refresh_token is not None:
@@ -308,11 +314,15 @@ class CredentialUpstream:
         return await read_references(self._provider, packed, self._secrets, is_fresh=is_fresh)
 
     async def _request_token(
-        self, packed: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+        self, packed: str, *, scopes: frozenset[str] | None, item: str | None, is_proven: bool
     ) -> TokenOutcome:
-        """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token."""
+        """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token.
+
+        `is_proven`: only one that the service doesn't refuse.
+        """
         if self._credential.kind == "signed_token":
-            return await self._signed.obtain(packed, scopes, item=item)
+            refused = await self._refusal_of(packed) if is_proven else None
+            return refused or await self._signed.obtain(packed, scopes, item=item)
         if self._credential.kind == "session":
             return await self._sessions.obtain(packed)
         try:

@@ -8,6 +8,13 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from tests.credentials.test_signed_tokens import app_values, key_file, signed_values
 from tests.support.doubles.scripted import scripted_server
@@ -70,6 +77,11 @@ class Place:
         references = {name: f"bao://secret/{path}#{name}" for name in KINDS[provider]}
         person = await self.room.signed_in(user)
         return user, person, await self.room.connect_account(user, person, provider, **{**values, **references})
+
+    def remember(self, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let secrets be kept in memory so long in this test."""
+        sources = self.room.deployment.live.current.secrets._sources
+        monkeypatch.setattr(sources, "_settings", sources._settings.model_copy(update={"cache": seconds}))
 
     async def read_sealed(self, connection: Connection) -> str:
         """What the vault holds in place of the credential."""
@@ -158,6 +170,26 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
     if is_replaced:
         place.secrets[path]["client_secret"] = good
     assert ((await handle.call("GET", "/messages", api="main")).status_code == 200) is is_replaced
+
+
+@pytest.mark.parametrize("cache", [0, 60])
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_signing_key_that_was_replaced_at_its_source_is_used(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool, cache: int
+) -> None:
+    place.remember(cache, monkeypatch)
+    user, _, connection = await place.connect("mailroom-signed")
+    handle = await place.room.allow_agent(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    newer, signers = ec.generate_private_key(ec.SECP256R1()), place.room.simulator.sandbox.keys.signers
+    [signer] = [one for one in signers.values() if one.account == user.name]
+    signer.public = newer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    if is_replaced:
+        sealed = newer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
+        place.secrets[f"people/{user.name}/mailroom-signed"]["private_key"] = sealed.decode()
+    answer = await handle.call("GET", "/messages", api="main")
+    [held] = await accounts_of(place.room, user)
+    assert (answer.status_code == 200, held.state.value) == (is_replaced, "active"), answer.text
 
 
 @pytest.mark.parametrize("provider", ["mailroom-client", "mailroom-session"])
