@@ -168,11 +168,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Nothing reached the provider, or it asked for patience before looking at the token: repeating is safe."""
+    """Nothing was spent: it's safe to repeat the request.
+
+    Nothing reached the provider, it asked for patience before looking at the token, or it refused a secret that is kept
+    elsewhere and can be replaced there. With `retry_after`, that is no sign that the provider is silent.
+    """
 
     reason: str
     retry_after: int | None = None  # seconds
-    lacks_secret: bool = False  # we can't read our own
+    lacks_secret: bool = False  # one that is kept elsewhere can't be read there, or is refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ from vault.upstream import (
 
 TOTAL_TIMEOUT: Final = 10.0
 _LATER: Final = 5  # seconds until a secret is read again
+_REFUSED_LATER: Final = 60  # and until one is sent again that was refused
 _ENDS: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant"})  # this person's, not ours
 logger = logging.getLogger("token_vault.upstream")
 
@@ -258,7 +259,7 @@ class CredentialUpstream:
         outcome = await self._obtain(refresh_token, scopes, item=item, is_proven=is_proven)
         if isinstance(outcome, TokenAnswer):
             return Rotation(outcome)
-        if isinstance(outcome, Refusal) and outcome.code in _ENDS:
+        if isinstance(outcome, Refusal) and _is_over(outcome):
             return replace(outcome, ends_grant=True)
         return outcome
 
@@ -287,25 +288,25 @@ class CredentialUpstream:
         """A token for what is kept here or elsewhere; `_request_token` with the secrets.
 
         A refused secret may have been replaced where it is kept: it is read anew, and the account stays. A session's
-        ends, as each repetition of its sign-in could lock the account there.
+        ends, also if it can't be read then, as each repetition of its sign-in could lock the account there.
         """
         request = partial(self._request_token, scopes=scopes, item=item, is_proven=is_proven)
         if not held_references(self._provider, packed):
             return await request(packed)
+        outcome: TokenOutcome | None = None
         try:
             used = await self._read(packed)
             outcome = await request(used)
-            if isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS):
-                fresh = await self._read(packed, is_fresh=True)
-                if fresh != used:
-                    outcome = await request(fresh)
+            if _is_over(outcome) and (fresh := await self._read(packed, is_fresh=True)) != used:
+                outcome = await request(fresh)
         except SecretUnavailable as error:
-            return NotSent(error.description, lacks_secret=True)
+            if outcome is None or self._credential.kind != "session":
+                return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
         if isinstance(outcome, TokenAnswer) and outcome.refresh_token is not None:
             return replace(outcome, refresh_token=keep_references(self._provider, packed, outcome.refresh_token))
-        is_over = isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS)
-        if is_over and self._credential.kind != "session":
-            return NotSent("the secret that is kept elsewhere is refused", lacks_secret=True)
+        if _is_over(outcome) and self._credential.kind != "session":
+            refused = "the secret that is kept elsewhere is refused"
+            return NotSent(refused, retry_after=_REFUSED_LATER, lacks_secret=True)
         return outcome
 
     async def _read(self, packed: str, *, is_fresh: bool = False) -> str:
@@ -421,3 +422,8 @@ class CredentialUpstream:
 
     def _without_oauth(self) -> UpstreamError:
         return UpstreamError("unsupported", f"enter a credential of {self._provider.title} instead")
+
+
+def _is_over(outcome: TokenOutcome) -> bool:
+    """Whether the service refuses what it was shown, and will the next time."""
+    return isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS)

@@ -78,6 +78,10 @@ class Place:
         person = await self.room.signed_in(user)
         return user, person, await self.room.connect_account(user, person, provider, **{**values, **references})
 
+    def calls(self, name: str) -> list[Mapping[str, object]]:
+        """Those of this name that the service got."""
+        return [one for one in self.room.books() if one["call"] == name]
+
     def remember(self, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let secrets be kept in memory so long in this test."""
         sources = self.room.deployment.live.current.secrets._sources
@@ -160,7 +164,10 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
     good = place.secrets[path]["client_secret"]
     place.secrets[path]["client_secret"] = "x" * 24
     keys.tokens.clear()
-    assert (await handle.call("GET", "/messages", api="main")).status_code != 200
+    asked = len(place.calls("token"))
+    for _ in range(2):  # the second one waits
+        assert (await handle.call("GET", "/messages", api="main")).status_code != 200
+    assert len(place.calls("token")) == asked + 1
     [held] = await accounts_of(place.room, user)
     assert held.state.value == "active"
     other, _, untouched = await place.connect("mailroom-client")  # of the same service
@@ -169,7 +176,28 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
     assert (await another.call("GET", "/messages", api="main")).status_code == 200
     if is_replaced:
         place.secrets[path]["client_secret"] = good
+    place.room.deployment.database.clock_offset += 60
     assert ((await handle.call("GET", "/messages", api="main")).status_code == 200) is is_replaced
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
+) -> None:
+    place.remember(60, monkeypatch)
+    user, _, connection = await place.connect("mailroom-session")
+    handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
+    place.secrets.pop(f"people/{user.name}/mailroom-session")
+    keys.sessions.clear()
+    if is_refused:
+        keys.make_password(user.name)
+    asked = len(place.calls("sign_in"))
+    for _ in range(3):
+        answer = await handle.call("GET", "/messages", api="main")
+        assert (answer.status_code == 200) is not is_refused, answer.text
+        place.room.deployment.database.clock_offset += 60
+    [held] = await accounts_of(place.room, user)
+    assert (held.state.value, len(place.calls("sign_in"))) == ("needs_reauth" if is_refused else "active", asked + 1)
 
 
 @pytest.mark.parametrize("cache", [0, 60])
