@@ -356,14 +356,15 @@ class CredentialUpstream:
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
         """Sign out of a session. No service is asked to end a credential: its person made it, and deletes it there."""
-        held = refresh_token or access_token or ""
+        references = held_references(self._provider, refresh_token or access_token or "")
         if self._credential.kind == "session":
-            try:
-                read = await self._read(held) if held_references(self._provider, held) else refresh_token
-            except SecretUnavailable as error:
-                return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
-            return await self._sessions.end(read, access_token)
-        if held_references(self._provider, held):
+            if refresh_token is not None and self._sessions.signs_out_with(references):
+                try:
+                    refresh_token = await self._read(refresh_token)
+                except SecretUnavailable as error:
+                    return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
+            return await self._sessions.end(refresh_token, access_token)
+        if references:
             return RevokeOutcome.KEPT_ELSEWHERE
         return RevokeOutcome.UNSUPPORTED
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -102,6 +102,14 @@ class EnteredSessions:
     def may_renew(self, packed: str | None) -> bool:
         """Whether a refresh token is held, which can outlive a session's token."""
         return packed is not None and self._facts()[1].renew is not None and bool(session_of(packed))
+
+    def signs_out_with(self, fields: Iterable[str]) -> bool:
+        """Whether the end of a session needs any of these fields."""
+        credential, facts = self._facts()
+        named = frozenset(NAMES.findall(self.provider.hosts.revoke_url or ""))
+        named |= frozenset() if facts.sign_out is None else _names(facts.sign_out)
+        found = {name: credential.fields[name] for name in fields}
+        return any(named & {name, *one.groups} or one.members for name, one in found.items())
 
     def _facts(self) -> tuple[Credential, SessionExchange]:
         credential = self.provider.credential

@@ -220,9 +220,14 @@ async def test_a_signing_key_that_was_replaced_at_its_source_is_used(
     assert (answer.status_code == 200, held.state.value) == (is_replaced, "active"), answer.text
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
 @pytest.mark.parametrize("provider", ["mailroom-client", "mailroom-session"])
-async def test_disconnecting_leaves_the_secret_and_ends_the_session(place: Place, provider: str) -> None:
+async def test_disconnecting_leaves_the_secret_and_ends_the_session(
+    place: Place, provider: str, *, is_gone: bool
+) -> None:
     user, person, connection = await place.connect(provider)
+    if is_gone:  # no sign-out needs it
+        place.secrets.pop(f"people/{user.name}/{provider}")
     page = await person.open(f"/connections/{connection.id}/disconnect")
     await person.submit(page, form="/disconnect")
     receipt = await receipts.get_receipt(place.room.deployment.database, connection.id)

@@ -29,7 +29,7 @@ from vault import limits
 from vault.records import Connection, User
 from vault.storage.database import Transaction
 from vault.upkeep import receipts, revocations
-from vault.upstream import ProbeOutcome, Refusal, RevokeOutcome, Rotation, Silent
+from vault.upstream import NotSent, ProbeOutcome, Refusal, RevokeOutcome, Rotation, Silent
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,18 @@ async def test_an_earlier_session_that_was_renewed_unseen_may_live(desk: Desk) -
     assert await upstream.revoke(refresh_token=packed, access_token="t-1") is RevokeOutcome.REVOKED
     desk.says["/session"] = Reply(204)
     assert await upstream.revoke(refresh_token=packed, access_token=None) is RevokeOutcome.REVOKED
+
+
+@pytest.mark.parametrize("header", ["{token}", "{token} {word}"])
+async def test_a_sign_out_reads_a_secret_that_is_kept_elsewhere_only_if_it_names_it(desk: Desk, header: str) -> None:
+    desk.says["/session"] = Reply(204)
+    packed = json.dumps({"name": "alice", "word": "bao://secret/alice#word", SESSION: "r-1"})
+    answer = await desk.signing_out({"X-Session": header}).revoke(refresh_token=packed, access_token="t-1")
+    if "word" in header:  # which nothing reads here
+        assert isinstance(answer, NotSent) and answer.lacks_secret
+    else:
+        assert answer is RevokeOutcome.REVOKED
+    assert len(desk.server.arrivals) == ("word" not in header)
 
 
 @pytest.mark.parametrize("is_changed", [True, False])

@@ -362,7 +362,7 @@ async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
     except CiphertextRejected:
         return await _finish(vault, pending, UNREADABLE, Evidence())
     verdict = judge(evidence, is_last=_is_last(vault, pending))
-    if (pause := _pause_of(evidence)) is not None and not verdict.is_final:
+    if (pause := _pause_of(vault, pending, evidence)) is not None and not verdict.is_final:
         paused.add(pending.provider)
         await _pause_provider(vault, pending.provider, seconds=pause)
     if verdict.is_final:
@@ -378,9 +378,11 @@ def _is_last(vault: Vault, pending: Revocation) -> bool:
     return pending.attempts >= len(BACKOFF) and vault.database.now() >= pending.created_at + sum(BACKOFF[:-2])
 
 
-def _pause_of(evidence: Evidence) -> int | None:
-    """Seconds for which nothing more is sent to the provider."""
+def _pause_of(vault: Vault, pending: Revocation, evidence: Evidence) -> int | None:
+    """Seconds for which nothing more is sent to the provider; None where only this revocation waits."""
     match evidence.revoked:
+        case NotSent(lacks_secret=True) if _is_entered(vault, pending):  # others have secrets of their own
+            return None
         case NotSent():
             return min(evidence.revoked.retry_after or PAUSE, LONGEST_PAUSE)
         case Silent():
@@ -443,7 +445,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
         key, pending.sealed, provider=pending.provider, account=pending.account
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
-    is_entered = policy is not None and policy.credential is not CredentialKind.OAUTH
+    is_entered = _is_entered(vault, pending)
     # A password that someone chose could be guessed from its hash.
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
@@ -458,6 +460,12 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
         is_revoked=revoked is RevokeOutcome.REVOKED,
     )
     return Evidence(revoked, probed, tokens)
+
+
+def _is_entered(vault: Vault, pending: Revocation) -> bool:
+    """Whether its person entered the credential."""
+    policy = vault.policies.get(pending.provider)
+    return policy is not None and policy.credential is not CredentialKind.OAUTH
 
 
 def _is_fresh(pending: Revocation, *, now: int) -> bool:

@@ -22,7 +22,7 @@ from vault.refusals import CiphertextRejected
 from vault.storage.database import integer, text
 from vault.upkeep import panics, receipts, retention, revocations
 from vault.upkeep.receipts import Receipt
-from vault.upstream import NotSent, ProbeOutcome, RevokeOutcome, Silent
+from vault.upstream import CredentialKind, NotSent, ProbeOutcome, RevokeOutcome, Silent
 
 WAIT = 20.0
 (HELD_GRANTS,) = (ROOT / "vault/schema").glob("*_held_grants.sql")
@@ -160,6 +160,19 @@ async def test_a_provider_that_asks_for_patience_is_left_alone_with_all_its_gran
     while await revocations.run_due(room.vault):
         pass
     assert await count_final(room) == 9
+
+
+@pytest.mark.parametrize("kind", [CredentialKind.OAUTH, CredentialKind.SESSION])
+async def test_only_a_secret_that_all_share_pauses_all_while_it_cannot_be_read(
+    room: Room, kind: CredentialKind
+) -> None:
+    for number in range(2):
+        await room.disconnect(await room.connect(account=f"account-{number}"))
+    policies = {**room.vault.policies, "slack": replace(room.vault.policies["slack"], credential=kind)}
+    room.slack.revoke_outcomes.append(NotSent("bao:// can't be read", retry_after=5, lacks_secret=True))
+    await revocations.run_due(replace(room.vault, policies=policies))
+    rows = await room.database.fetch("select provider from revocation_pauses")
+    assert [text(row, "provider") for row in rows] == (["slack"] if kind is CredentialKind.OAUTH else [])
 
 
 async def test_a_pause_changes_one_row_and_nobodys_revocation(room: Room) -> None:
