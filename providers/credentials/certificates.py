@@ -40,6 +40,16 @@ def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> HeldCe
     return _certificate_of(pem, first)
 
 
+def open_valid_identity(facts: ClientCertificate, values: Mapping[str, str], *, now: int) -> HeldCertificate:
+    """The same of one that is valid now. Raises CredentialRefused, also as `ended` or `early`."""
+    held = open_identity(facts, values)
+    if held.ends_at <= now:
+        raise CredentialRefused(facts.file, "ended")
+    if held.starts_at > now:
+        raise CredentialRefused(facts.file, "early")
+    return held
+
+
 def read_certificate_file(file: str) -> HeldCertificate:
     """The operator's certificate as the file has it now. Raises OSError or ValueError."""
     stat = Path(file).stat()

@@ -6,10 +6,12 @@ not carry out, is repeated once with it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
+from providers.credentials.certificates import open_valid_identity
 from providers.credentials.entered import CredentialRefused, pack, read_credential, session_of, unpack
 from providers.credentials.references import references_in
 from providers.definitions.credential import Credential
@@ -77,11 +79,17 @@ async def read_references(provider: Provider, token: str, secrets: EnteredReader
     read = {name: await secrets.read(one, is_fresh=is_fresh) for name, one in found.items()}
     try:
         values = read_credential(credential, {**unpack(credential, token), **read}, by_admin=True)
-        return pack(credential, await secrets.open_keys(credential, values), session=session_of(token))
+        values = await secrets.open_keys(credential, values)
+        if credential.send.certificate is not None:
+            open_valid_identity(credential.send.certificate, values, now=int(time.time()))
     except CredentialRefused as error:
+        place = found.get(error.field, error.field)
+        if error.reason in {"ended", "early"}:
+            raise SecretUnavailable(f"{place} holds a certificate that isn't valid now; replace it there.") from error
         raise SecretUnavailable(
-            f"{found.get(error.field, error.field)} holds no secret of the form that {provider.title} has; correct it."
+            f"{place} holds no secret of the form that {provider.title} has; correct it."
         ) from error
+    return pack(credential, values, session=session_of(token))
 
 
 def keep_references(provider: Provider, token: str, newer: str) -> str:

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Final
 
 from providers.api.text import as_data
-from providers.credentials.certificates import open_identity
+from providers.credentials.certificates import open_valid_identity
 from providers.credentials.choices import outside_limit
 from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential, session_of
 from providers.credentials.references import references_in
@@ -237,7 +237,7 @@ async def examine(
         if credential.kind == "session":
             await _check_sign_ins(deployment, provider, values, user=user)
         entered, values = values, await open_keys(credential, values)
-        last = _check_keys(credential, values, now=deployment.now())
+        last = _check_keys(credential, values, references=references, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
     ends_in = _ends_in(provider, entry, last=last, now=deployment.now())
@@ -303,18 +303,20 @@ async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Ma
                 raise EntryFault("too_often")
 
 
-def _check_keys(credential: Credential, values: Mapping[str, str], *, now: int) -> int | None:
-    """The end of a certificate among the values. Raises CredentialRefused where no private key works."""
+def _check_keys(
+    credential: Credential, values: Mapping[str, str], *, references: Mapping[str, str], now: int
+) -> int | None:
+    """The end of a certificate that the vault will hold. Raises CredentialRefused where no private key works.
+
+    One that is kept elsewhere may be replaced there: its dates are checked at each use.
+    """
     if credential.signed_token is not None:
         open_key(credential, values)
-    if credential.send.certificate is None:
+    certificate = credential.send.certificate
+    if certificate is None:
         return None
-    held = open_identity(credential.send.certificate, values)
-    if held.ends_at <= now:
-        raise CredentialRefused(credential.send.certificate.file, "ended")
-    if held.starts_at > now:
-        raise CredentialRefused(credential.send.certificate.file, "early")
-    return held.ends_at
+    held = open_valid_identity(certificate, values, now=now)
+    return None if certificate.file in references else held.ends_at
 
 
 def _reason_of(error: UpstreamError) -> str:

@@ -181,6 +181,22 @@ async def test_the_end_of_a_certificate_is_the_connection_s_and_announced(bank: 
     assert await expiries.announce(bank.keys.deployment.database) == 0
 
 
+@pytest.mark.parametrize("newer", ["valid", "ended", "early"])
+async def test_a_certificate_that_is_kept_elsewhere_can_be_replaced_there_before_it_ends(
+    bank: Bank, caplog: pytest.LogCaptureFixture, newer: str
+) -> None:
+    user, reference = await bank.keys.user(), "bao://secret/people/key#bundle"
+    bank.elsewhere["bundle"] = bank.ending.private() + bank.ending.pem
+    connection = await bank.keys.connect_account(user, await bank.keys.signed_in(user), "bank", bundle=reference)
+    assert connection.ends_at is None
+    handle = await bank.keys.allow_agent(user, connection, READ)
+    made = {"valid": bank.customer, "ended": issue(days=-2), "early": issue(after_days=2)}[newer]
+    bank.elsewhere["bundle"] = made.private() + made.pem
+    answer = await handle.call("GET", "/balances", api="main")
+    said = any("isn't valid now" in getattr(one, "detail", "") for one in caplog.records)
+    assert (answer.status_code, said) == ((200, False) if newer == "valid" else (503, True))
+
+
 async def test_a_certificate_goes_through_tls_only(bank: Bank) -> None:
     identity = ClientIdentity((bank.customer.pem + bank.customer.private()).encode())
     async with (
