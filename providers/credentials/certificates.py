@@ -1,5 +1,5 @@
-"""Reads client certificates with their private keys, in PEM, without a passphrase: those that people entered, as
-`key_files` opened them, and the operator's, in a file.
+"""Reads client certificates with their private keys, in PEM, without a passphrase: those that people entered or
+refer to, as `key_files` opened them, and the operator's, in a file.
 """
 
 from __future__ import annotations

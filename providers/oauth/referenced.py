@@ -56,7 +56,7 @@ class EnteredReader(SecretReader, Protocol):
     """Reads secrets that people refer to, and opens private keys among them."""
 
     async def open_keys(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:
-        """The values with private keys that need no passphrase anymore. Raises CredentialRefused."""
+        """The values with private keys that need no passphrase. Raises CredentialRefused or SecretUnavailable."""
         ...
 
 
@@ -72,7 +72,10 @@ def held_references(provider: Provider, token: str) -> dict[str, str]:
 
 
 async def read_references(provider: Provider, token: str, secrets: EnteredReader, *, is_fresh: bool = False) -> str:
-    """The credential with its secrets in place of references; at most 10 s for each. Raises SecretUnavailable."""
+    """The credential with its secrets in place of references. Raises SecretUnavailable.
+
+    At most 10 s for each, and 10 s to open a private key among them.
+    """
     found, credential = held_references(provider, token), provider.credential
     if not found or credential is None:
         return token

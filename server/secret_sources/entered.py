@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from providers.credentials.references import is_below
 from providers.definitions.credential import Credential
 from providers.definitions.model import Provider
 from providers.oauth.referenced import SecretUnavailable, held_references, read_references
+from server.secret_sources.opened import OpenedKeys, OpenKeys
 from server.secret_sources.reading import SecretSources
 from vault.refusals import TemporarilyUnavailable
 
 _NAME: Final = re.compile(r"[A-Za-z0-9@_+-][A-Za-z0-9@._+-]*")  # of a person, as a part of a path
 _LATER: Final = 5  # seconds until it is read again
-OpenKeys = Callable[[Credential, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 logger = logging.getLogger("token_vault.secrets")
 
 
@@ -29,7 +29,7 @@ class EnteredSecrets:
     def __init__(self, sources: SecretSources, allowed: Sequence[str], open_keys: OpenKeys) -> None:
         self._sources = sources
         self._allowed = allowed
-        self._open_keys = open_keys
+        self._opened = OpenedKeys(open_keys, seconds=sources.cache)
 
     def may_enter(self, reference: str, *, user: str) -> bool:
         """Whether a person of this name may enter it."""
@@ -43,8 +43,8 @@ class EnteredSecrets:
         return await self._sources.read_lines(reference, is_fresh=is_fresh)
 
     async def open_keys(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:
-        """The values with private keys that need no passphrase anymore. Raises CredentialRefused."""
-        return await self._open_keys(credential, values)
+        """The values with private keys that need no passphrase. Raises CredentialRefused or SecretUnavailable."""
+        return await self._opened.open(credential, values)
 
 
 class VaultReferences:

@@ -38,6 +38,11 @@ class SecretSources:
         self._known: dict[str, tuple[str, float]] = {}
         self._reading: dict[str, asyncio.Lock] = {}
 
+    @property
+    def cache(self) -> int:
+        """Seconds that a secret which was read is used."""
+        return self._settings.cache
+
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
         """The secret; `is_fresh`: not one that was read before this call. Raises SecretUnavailable."""
         secret = await self.read_lines(reference, is_fresh=is_fresh)
