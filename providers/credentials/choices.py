@@ -92,5 +92,16 @@ def outside_limit(provider: Provider, values: Mapping[str, str]) -> str | None:
     return None if limit.issuperset(credential.fields[name].parts(values[name])) else name
 
 
+def within_limit(provider: Provider, token: str) -> str | None:
+    """The token with the regions that the operator allows; None if that leaves none. Raises CredentialRefused."""
+    credential, limit = provider.credential, provider.registration.regions
+    name = None if credential is None else credential.region_field
+    if credential is None or name is None or not limit:
+        return token
+    values = unpack(credential, token)
+    allowed = [one for one in credential.fields[name].parts(values[name]) if one in limit]
+    return pack(credential, {**values, name: ",".join(allowed)}) if allowed else None
+
+
 def _many(credential: Credential) -> frozenset[str]:
     return frozenset(name for name, about in credential.fields.items() if about.many)

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Final
 
 from providers.credentials.aws import error_code, is_clock_error
+from providers.credentials.choices import within_limit
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
 from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
@@ -178,6 +179,9 @@ class CredentialUpstream:
         except SecretUnavailable as error:
             logger.info("secret not read", extra={"provider": self._provider.name, "cause": error.description})
             return CredentialLook(LookOutcome.SILENT)
+        if request is None:
+            logger.info("look-up in no allowed region", extra={"provider": self._provider.name})
+            return CredentialLook(LookOutcome.UNKNOWN)
         try:
             try:
                 answer = await self._outbound.send(request)
@@ -220,16 +224,20 @@ class CredentialUpstream:
             return {}
         return public_values(self._credential, unpack(self._credential, token))
 
-    def _identity_request(self, token: str) -> OutboundRequest:
+    def _identity_request(self, token: str) -> OutboundRequest | None:
+        """In the first region that the operator allows; None if the account is for none of them."""
         provider, identity = self._provider, self._provider.identity
+        allowed = within_limit(provider, token)
+        if allowed is None:
+            return None
         headers, body = {"Accept": JSON, **provider.headers}, None
         if identity.body is not None:
             headers["Content-Type"], body = JSON, identity.body.encode()
         elif identity.method == "POST":
             headers["Content-Type"] = FORM
-        url = fill_address(provider.identity_url, dict(self._public(token)))
+        url = fill_address(provider.identity_url, dict(self._public(allowed)))
         request = self._request(identity.method, url, headers, body)
-        return authorize_request(provider, request, token)
+        return authorize_request(provider, request, allowed)
 
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
         """The account behind a credential that works, with an empty id if the service names none.

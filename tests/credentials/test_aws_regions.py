@@ -21,6 +21,7 @@ from tests.support.doubles.scripted import json_reply, scripted_server
 from tests.support.rooms.key_room import running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from tests.support.rooms.proxy_room import ProxyHandle
+from vault.upstream import ProbeOutcome
 
 READ = frozenset({"s3:read"})
 PUBLISHED = load_catalog().provider("aws")
@@ -166,6 +167,28 @@ async def test_people_enter_only_the_regions_that_the_operator_allows(limited_ro
         assert (await signed_call(handle, "eu-west-1")).status_code == 200
         refused = await signed_call(handle, "us-east-2")
         assert refused.headers["token-vault-refusal"] == "unknown_target"
+
+
+@pytest.mark.parametrize(
+    ("regions", "is_limited", "looked_at"),
+    [
+        ("us-east-2,eu-west-1", True, "eu-west-1"),
+        ("us-east-2", True, ""),
+        ("us-east-2", False, "us-east-2"),
+        ("us-east-2,eu-west-1", False, "us-east-2"),
+    ],
+)
+async def test_an_account_from_before_the_limit_is_looked_up_in_an_allowed_region_only(
+    room: AwsRoom, limited_room: AwsRoom, regions: str, looked_at: str, *, is_limited: bool
+) -> None:
+    asked = limited_room if is_limited else room
+    upstream, sent = asked.keys.deployment.vault.upstreams["aws"], len(asked.server.arrivals)
+    token = json.dumps({"access_key_id": KEY_ID, "secret_access_key": SECRET, "session_token": "", "region": regions})
+    answer = await upstream.probe(refresh_token=None, access_token=token, is_fresh=True, is_revoked=True)
+    assert answer.outcome is (ProbeOutcome.ALIVE if looked_at else ProbeOutcome.SILENT)
+    assert len(asked.server.arrivals) - sent == bool(looked_at)
+    if looked_at:
+        assert region_sent(asked) == (looked_at, looked_at)
 
 
 @pytest.mark.parametrize(
