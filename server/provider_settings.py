@@ -101,7 +101,9 @@ class ProviderSettings(Section):
         default=True, description="People can connect a service by a credential of their own, such as an API key"
     )
     regions: tuple[str, ...] = Field(
-        default=(), description="Regions of AWS that accounts can be called in. Without any, all that people enter"
+        default=(),
+        description="Regions whose AWS endpoints are called; without any, all that people enter. Calls there can still "
+        "copy data between regions: to prevent that, use a service control policy",
     )
     unruled_calls: UnruledCalls = Field(
         default="refuse",
