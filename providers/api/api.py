@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0
 ANSWER_LIMIT: Final = 1_000_000  # bytes
-PARTLY_DONE: Final = "An earlier part of this call was done. Check what was done before you call again."
+PARTLY_DONE: Final = (
+    "An earlier part of this call was done, or may have been. Check what was done before you call again."
+)
 _UNSENT: Final = "Nothing was sent."
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left when a call is repeated
 OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]

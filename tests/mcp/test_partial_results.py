@@ -16,6 +16,7 @@ from providers.tools.tool import tool
 from server.errors import status_of
 from tests.mcp.test_mcp_storage import storage_away
 from tests.support.harness import running_vault
+from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers
 
 Hook = Callable[[], Awaitable[None]]
@@ -61,6 +62,17 @@ async def place(tmp_path_factory: pytest.TempPathFactory, hooks: Hooks) -> Async
         ) as vault,
     ):
         yield Room(vault, simulator)
+
+
+@pytest.fixture(scope="module")
+async def cut_off(tmp_path_factory: pytest.TempPathFactory, hooks: Hooks) -> AsyncGenerator[Room]:
+    """The same where nothing listens at Slack's address for renewals."""
+    async with running_simulator() as simulator:
+        settings = {**simulator.settings()}
+        settings["slack"] = {**settings["slack"], "refresh_url": f"http://127.0.0.1:{free_port()}/token"}
+        folder = tmp_path_factory.mktemp("cut-off")
+        async with running_vault(folder, providers=settings, more_tools=[hooks.spec()]) as vault:
+            yield Room(vault, simulator)
 
 
 @pytest.fixture
@@ -131,6 +143,30 @@ async def test_a_rate_limit_after_a_write_does_not_say_that_nothing_was_done(
     assert is_error
     assert "rate limiting" in text
     assert (PARTLY_DONE in text, "Nothing was done" in text) == (number == 2, number == 1), text
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "429"])
+@pytest.mark.parametrize("number", [2, 1], ids=["after a write", "before any write"])
+async def test_a_renewal_that_fails_after_a_write_does_not_say_that_nothing_was_sent(
+    place: Room, cut_off: Room, hooks: Hooks, number: int, kind: str
+) -> None:
+    there = cut_off if kind == "unreachable" else place
+    hooks.before.clear()
+    there.simulator.reset()
+    agent = await there.agent()
+    await there.connect(agent, "slack", scopes=SLACK)
+
+    async def let_the_token_die() -> None:
+        there.simulator.advance(LIFETIME)
+        if kind == "429":
+            there.simulator.fault("slack.token.refresh", kind, times=9)
+
+    hooks.before[number] = let_the_token_die
+    text, is_error = await call(there, agent)
+    assert is_error
+    assert (posts(there), PARTLY_DONE in text) == ((1, True) if number == 2 else (0, False)), text
+    assert "Slack can't be asked for a new token" in text
+    assert "Nothing" not in text, text
 
 
 async def test_a_token_that_is_renewed_between_two_writes_leaves_nothing_to_tell(

@@ -177,7 +177,7 @@ class Spender:
                 if outcome.lacks_secret:
                     raise TemporarilyUnavailable(
                         f"This vault can't read its client secret of {self.facts.provider}. Ask an admin to run "
-                        "token-vault doctor. Nothing was sent."
+                        "token-vault doctor."
                         if self.policy.credential is CredentialKind.OAUTH
                         else f"The secret of this {self.facts.provider} account is kept elsewhere, and can't be read "
                         "there or is refused. Have its person or an admin check it.",
@@ -185,7 +185,7 @@ class Spender:
                         detail=outcome.reason,
                     )
                 raise TemporarilyUnavailable(
-                    f"{self.facts.provider} can't be reached. Nothing was sent.",
+                    f"{self.facts.provider} can't be asked for a new token right now.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
@@ -291,7 +291,9 @@ class Spender:
             if self._sends_password:
                 self._pause(wait)
             return TemporarilyUnavailable(
-                f"{self.facts.provider} didn't answer. Nothing is lost.", retry_after=wait, detail=outcome.reason
+                f"{self.facts.provider} didn't answer. The account stays connected.",
+                retry_after=wait,
+                detail=outcome.reason,
             )
         return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 

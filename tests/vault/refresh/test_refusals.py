@@ -170,7 +170,7 @@ async def test_a_secret_that_cannot_be_read_is_not_the_provider_s_fault(room: Ro
     with pytest.raises(TemporarilyUnavailable) as refused:
         await room.exchange()
     text = refused.value.description
-    assert ("can't read its client secret of slack" in text, "slack can't be reached" in text) == (
+    assert ("can't read its client secret of slack" in text, "slack can't be asked for a new token" in text) == (
         lacks_secret,
         not lacks_secret,
     )
