@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -59,6 +60,7 @@ _PARAMETER: Final = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"\\]*)"|([^\s,"]+))', re
 _LONGEST_HEADER: Final = 4000
 _NOTHING_DONE: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND})
 _IDENTITY: Final = Implementation(name="token-vault", version="1")
+logger = logging.getLogger("token_vault.remote")
 
 
 def challenge(header: str) -> Mapping[str, str]:
@@ -105,6 +107,11 @@ class _Transport(httpx2.AsyncBaseTransport):
         except BaseException as error:
             await stack.aclose()
             if isinstance(error, Exception) and was_calling:  # what follows a call must not hide its outcome
+                detail = self._api.mask_secrets(str(getattr(error, "detail", "") or error))
+                logger.warning(
+                    "request after a call failed",
+                    extra={"provider": self._api.title, "cause": type(error).__name__, "detail": detail},
+                )
                 return httpx2.Response(503, request=request)
             if isinstance(error, Exception):
                 self._exchanged.cause = error

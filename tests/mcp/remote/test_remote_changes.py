@@ -496,6 +496,24 @@ async def test_a_failed_end_of_the_session_hides_nothing_of_the_call(place: Remo
     assert not (await _call_tool(place, name, agent)).is_error
 
 
+@pytest.mark.parametrize("answer", [None, Response("<html>", media_type="text/html")], ids=["done", "unknown"])
+async def test_a_renewal_that_fails_after_the_call_hides_nothing_of_it(
+    place: RemoteRoom, caplog: pytest.LogCaptureFixture, answer: Response | None
+) -> None:
+    name, double, agent = await place.ready(ending=Response())
+    assert not (await _call_tool(place, name, agent)).is_error
+    double.answer, double.ending = answer, Response(status_code=401)
+    double.refreshing.clear()
+    with caplog.at_level("WARNING", "token_vault.remote"):
+        told = await _call_tool(place, name, agent)
+    assert (told.is_error, "may have been carried out" in text(told)) == (answer is not None, answer is not None)
+    assert len(double.calls) == 2
+    assert link_of(told) is None
+    logged = [one for one in caplog.records if one.name == "token_vault.remote"]
+    assert [getattr(one, "cause", "") for one in logged] == ["ConnectionRequired"]
+    assert getattr(logged[0], "detail", "")
+
+
 async def test_an_account_whose_grant_is_gone_leads_to_a_link(place: RemoteRoom) -> None:
     name, double, agent = await place.ready()
     assert not (await _call_tool(place, name, agent)).is_error
