@@ -225,10 +225,8 @@ class AuthorizationServer:
         if endpoint is not None and credentials.refresh_token:
             form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
             answer = await self._ask("POST", endpoint, form=form)
-            if answer.status not in {
-                HTTPStatus.OK,
-                HTTPStatus.UNAUTHORIZED,
-            }:  # 401: the client is gone, and all it held with it
+            # 401: the client is gone, and all it held with it
+            if answer.status not in {HTTPStatus.OK, HTTPStatus.UNAUTHORIZED}:
                 raise self._refusal(answer)
         if credentials.registration_url:
             await self._ask("DELETE", credentials.registration_url, bearer=credentials.registration_token)

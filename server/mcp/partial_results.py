@@ -1,4 +1,4 @@
-"""What agents hear of a call that did only a part: what the person could allow, and that it must not be repeated."""
+"""What agents are told about a call that did only part of its work."""
 
 from __future__ import annotations
 

@@ -193,8 +193,8 @@ def no_rule(provider: Provider, path: str) -> ProxyRefused:
         return ProxyRefused(
             "call_not_allowed",
             f"This is the protocol smithy-rpc-v2-cbor, whose bodies no request rule of {provider.title} reads. Send "
-            "JSON with the header X-Amz-Target, or a form with Action, as older versions of the SDKs do; or ask the "
-            f"operator to set providers.{provider.name}.unruled_calls. Nothing was sent.",
+            "JSON with the header X-Amz-Target, or a form with Action; or ask the operator to set "
+            f"providers.{provider.name}.unruled_calls. Nothing was sent.",
         )
     return ProxyRefused(
         "call_not_allowed",

@@ -159,7 +159,7 @@ async def test_people_enter_only_the_regions_that_the_operator_allows(limited_ro
     values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": regions}
     answer = await keys.enter(person, await keys.form(person, "aws"), **values)
     assert ("/connect/done/" in str(answer.url)) is is_taken
-    assert ("only in eu-west-1. Enter some of these" in answer.text) is not is_taken
+    assert ("only in eu-west-1. Enter one or more of these" in answer.text) is not is_taken
     assert len(await accounts_of(keys, user)) == is_taken
     if is_taken:
         [connection] = await accounts_of(keys, user)
