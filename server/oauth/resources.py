@@ -35,9 +35,12 @@ def named_resource(deployment: Deployment, parameters: Parameters, *, client: Cl
 
 
 async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
-    """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target."""
+    """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target.
+
+    Without `asked`, the first that the client is bound to: never another one, whose token it would send there.
+    """
     if asked is None:
-        return client.resources[0] if client.resources else default_resource(deployment.public_url)
+        asked = client.resources[0] if client.resources else default_resource(deployment.public_url)
     if asked == me_audience(deployment) and speaks_auth0(deployment, client):
         return asked
     resource = canonical_resource(asked, public_url=deployment.public_url)

@@ -49,6 +49,20 @@ async def test_a_code_for_an_api_ends_with_it(world: World, *, is_removed: bool)
     assert (await grants.find_of_client(deployment.database, client_id, resource=API) is None) is is_removed
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_removed_api_is_refused_before_the_person_is_asked(world: World, *, is_removed: bool) -> None:
+    other = f"{world.url}/mcp"
+    client_id = await page(world, f"unnamed-{is_removed}", API, other)
+    if is_removed:
+        async with world.vault.deployment.transaction() as transaction:
+            assert await apis.remove_api(transaction, API, now=world.now())
+    answer = await world.ask(client_id, resource=None, scope="openid invoices.read")
+    assert answer.headers["location"].startswith("/consent") is not is_removed
+    assert query_of(answer.headers["location"]).get("error") == ("invalid_target" if is_removed else None)
+    named = await world.ask(client_id, resource=other, scope="openid tools")
+    assert named.headers["location"].startswith("/consent")
+
+
 async def test_it_means_nothing_for_our_own_endpoints(world: World) -> None:
     client_id = await page(world, "tools-page")
     alone = await world.ask(client_id, scope="invoices.read")
