@@ -401,12 +401,13 @@ async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     """The owner of a one-time link. Raises SignInRefused when it was used, has expired or is something else."""
     now = deployment.now()
     refused = SignInRefused("This link was already used, or is older than two minutes. Open a new one.")
-    ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
-    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":
-        raise refused
     try:
         async with deployment.transaction() as transaction:
-            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+            ticket = await tickets.consume(
+                transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now
+            )
+            if ticket.payload.get("kind") != "owner_sign_in":
+                raise refused  # which leaves it to its own use
     except TransitionRefused as error:
         raise refused from error
     user = await users.get_user(deployment.database, str(ticket.payload.get("user_id")))
