@@ -80,6 +80,12 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         _paths(f"{_FOREIGN}/test_foreign_django.py"),
     )
     yield (
+        "`aws`",
+        "moto 5.2.5 (2026-11-28, `make keyservices`)",
+        "boto3 in two regions, tools, checkpoints",
+        _paths("tests/keyservices/aws_through_the_proxy.py", "tests/keyservices/checkpoints_in_a_bucket.py"),
+    )
+    yield (
         "all with tools",
         "60 requests that we wrote (`tests/mcp/tool_requests.toml`)",
         ("`find_tools` lists a right tool among the first five for 30 of 30 that tuned it and 29 of 30 others"),
