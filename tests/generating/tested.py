@@ -75,7 +75,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     )
     yield (
         _OWN,
-        f"{_python('django-oauth-toolkit')} (also, a narrower refresh shrinks the grant)",
+        f"{_python('django-oauth-toolkit')} (a narrower refresh shrinks the grant)",
         "whole life, a stolen token; the grant never shrinks",
         _paths(f"{_FOREIGN}/test_foreign_django.py"),
     )
@@ -94,7 +94,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     yield (
         "any",
         "scripted HTTP servers",
-        "answers that are cut, huge, slow, HTML, or false",
+        "cut, huge, slow, HTML, or false answers",
         _paths(
             "tests/providers/test_providers_oauth.py",
             "tests/providers/test_providers_api.py",
