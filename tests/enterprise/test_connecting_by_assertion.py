@@ -118,7 +118,7 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
     company.pass_time(2 * 86400)
     for _ in range(2):  # the vault asks twice at once, each time with an assertion of its own
         company.simulator.fault(PROVIDER_TOKEN, "drop_after")
-    with pytest.raises(TemporarilyUnavailable, match="Nothing is lost"):
+    with pytest.raises(TemporarilyUnavailable, match="The account stays connected"):
         await company.exchange(agent, "linear")
     assert (await company.exchange(agent, "linear")).connection_id == account.id
     found = (await company.accounts(user))["linear"]

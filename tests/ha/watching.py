@@ -31,6 +31,8 @@ REFUSED = (
     "temporarily",
     "storage",
     "Nothing is lost",
+    "The account stays connected",
+    "can't be asked for a new token right now",
     "retries automatically",
     "are being refreshed",
     "tokens are changing",

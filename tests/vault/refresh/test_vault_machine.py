@@ -356,8 +356,8 @@ def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
 
 
 def test_no_sequence_of_calls_faults_deaths_and_restores_spends_a_token_twice(prepared_data: Path) -> None:
-    drive(on_sqlite(prepared_data), examples=12, steps=20, is_random=False)
+    drive(on_sqlite(prepared_data), examples=8, steps=20, is_random=False)
 
 
 def test_no_sequence_does_so_on_postgres(prepared_data: Path, postgres: PostgresCluster) -> None:
-    drive(on_postgres(prepared_data, postgres), examples=6, steps=15, is_random=False)
+    drive(on_postgres(prepared_data, postgres), examples=4, steps=15, is_random=False)
