@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.credentials.test_signed_tokens import app_values, key_file, signed_values
 from tests.support.doubles.scripted import scripted_server
-from tests.support.doubles.secret_services import BAO_TOKEN, openbao
+from tests.support.doubles.secret_services import openbao, openbao_settings
 from tests.support.person import Person
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
@@ -101,12 +101,7 @@ class Place:
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     secrets: dict[str, dict[str, str]] = {}
     async with scripted_server(openbao(secrets)) as bao:
-        settings = {
-            "cache": 0,
-            "entered": ["bao://secret/people/{user}/"],
-            "openbao_url": bao.url,
-            "openbao_token": BAO_TOKEN,
-        }
+        settings = openbao_settings(bao.url, "bao://secret/people/{user}/")
         async with running_key_room(tmp_path_factory.mktemp("referenced"), overrides={"secrets": settings}) as room:
             yield Place(room, secrets)
 

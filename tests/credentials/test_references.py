@@ -19,7 +19,7 @@ from server.secret_settings import SecretSettings
 from server.secret_sources import EnteredSecrets, SecretSources
 from server.settings import SettingsRefused, load_settings
 from tests.support.doubles.scripted import ScriptedServer, scripted_server
-from tests.support.doubles.secret_services import BAO_TOKEN, openbao
+from tests.support.doubles.secret_services import BAO_TOKEN, openbao, openbao_settings
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
@@ -64,12 +64,7 @@ class Place:
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     secrets: dict[str, dict[str, str]] = {}
     async with scripted_server(openbao(secrets)) as bao:
-        settings = {
-            "cache": 0,
-            "entered": ["bao://secret/people/{user}/", "bao://secret/shared/"],
-            "openbao_url": bao.url,
-            "openbao_token": BAO_TOKEN,
-        }
+        settings = openbao_settings(bao.url, "bao://secret/people/{user}/", "bao://secret/shared/")
         async with running_key_room(tmp_path_factory.mktemp("references"), overrides={"secrets": settings}) as room:
             yield Place(room, bao, secrets)
 

@@ -39,6 +39,11 @@ def connect(fields: list[dict[str, object]]) -> Callable[[Arrival], Reply]:
     return answer
 
 
+def openbao_settings(url: str, *entered: str) -> dict[str, object]:
+    """Of a vault that reads secrets there, each time anew; people may enter references that begin so."""
+    return {"cache": 0, "entered": list(entered), "openbao_url": url, "openbao_token": BAO_TOKEN}
+
+
 def openbao(secrets: dict[str, dict[str, str]]) -> Callable[[Arrival], Reply]:
     """An engine at `secret`; a path that begins with `denied` isn't allowed to the token."""
 
