@@ -57,6 +57,15 @@ ACCOUNTS: Final = (
 )
 
 
+CALLS: Final = {  # by provider: tool, scopes of its token, how they were enforced, whether items are counted
+    "slack": ("slack_post", ["chat:write"], "enforced", False),
+    "google": ("calendar_list", [f"{GOOGLE}calendar.events.readonly"], "upstream", True),
+    "github": ("github_issue_search", ["issues:read", "pull_requests:read"], "enforced", True),
+    "notion": ("notion_search", ["read"], "enforced", True),
+    "linear": ("linear_search", ["read"], "enforced", True),
+    "dropbox": ("dropbox_search", ["files.metadata.read"], "enforced", True),
+    "microsoft": ("outlook_search", ["Mail.Read"], "enforced", True),
+}
 CHANNELS: Final = {"C0LAUNCH24": "launch", "C0RELEASES": "releases"}  # of the Slack account
 POST: Final = {
     "channel": "C0LAUNCH24",
@@ -225,17 +234,11 @@ def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], account
         (("tool.called", "ok"),) * 6
         + (("token.exchanged", "ok"), ("exchange.refused", "refused"), ("token.refreshed", "ok"))
     )
-    tool, items = {"slack": ("slack_post", None), "google": ("calendar_list", lucky.randrange(12))}.get(
-        account.provider, ("search", None)
-    )
     details: dict[str, object] = {"account": account.label}
     if kind == "tool.called":
-        details |= {
-            "tool": tool,
-            "scopes": sorted(account.scopes)[:1],
-            "narrowing": lucky.choice(("upstream", "enforced")),
-        }
-        details |= {} if items is None else {"items": items}
+        tool, scopes, narrowing, counted = CALLS[account.provider]
+        details |= {"tool": tool, "scopes": scopes, "narrowing": narrowing}
+        details |= {"items": lucky.randrange(12)} if counted else {}
     if kind == "exchange.refused":
         details |= {"code": lucky.choice(("delegation_required", "approval_required", "rate_limited"))}
     return Event(

@@ -347,7 +347,7 @@ async def test_the_map_is_read_with_the_keyboard_and_as_a_table(stage: Stage, br
     await page.context.close()
     plain = await signed_in(browser, stage, viewport=PHONE, java_script_enabled=False)
     await plain.locator("summary", has_text="As a table").press("Enter")
-    await expect(plain.get_by_role("row", name=re.compile("^Cursor Slack .*times$"))).to_be_visible()
+    await expect(plain.get_by_role("row", name=re.compile(r"^Cursor Slack .* (once|\d+ times)$"))).to_be_visible()
     assert await plain.locator(".map").evaluate("map => map.scrollWidth <= map.clientWidth")
     await plain.context.close()
 
