@@ -65,7 +65,7 @@ from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.rotation import RefreshTasks
 from vault.registrations import EnteredRegistration, list_registrations
 from vault.storage.database import Reader
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 

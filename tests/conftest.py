@@ -33,7 +33,7 @@ from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
 from vault.storage.database import Database
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.storage.postgres import PostgresDatabase
 from vault.storage.sqlite import SqliteDatabase
 

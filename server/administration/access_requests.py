@@ -14,14 +14,14 @@ from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.http.page_texts import visible
 from server.sign_in.approvers import gives_role, may_answer
-from vault import clients, connections, delegations, groups, limits, sharing, users
+from vault import clients, connections, delegations, groups, limits, shared_connections, users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import ANSWER_LIFETIME, MEMBERSHIP, AccessRequest, Kind, RequestedAccess
 from vault.audit import audit
 from vault.groups import Group, name_key
 from vault.records import Client, Delegation, Event, User
 from vault.scopes import expand
-from vault.sharing import SharedConnection
+from vault.shared_connections import SharedConnection
 from vault.storage.database import Reader, Transaction
 from vault.upkeep import access_ends
 
@@ -117,7 +117,7 @@ async def requested_access(deployment: Deployment, user: User, asking: AccessInp
 
 async def shared_accounts(deployment: Deployment, user: User) -> tuple[SharedConnection, ...]:
     """The accounts of the person's groups."""
-    return await sharing.of_person(deployment.database, user.id, now=deployment.now())
+    return await shared_connections.of_person(deployment.database, user.id, now=deployment.now())
 
 
 async def shared_account(deployment: Deployment, user: User, connection_id: str) -> SharedConnection | None:
@@ -419,7 +419,7 @@ async def _given_scopes(
     if not scopes or not scopes <= access.scopes:
         said = "Allow some of the permissions that were asked for, and no others."
         raise ChangeRefused("request_scopes", said, field="scopes")
-    if await sharing.usable(transaction, access.target, user_id=access.user_id, now=now) is None:
+    if await shared_connections.usable(transaction, access.target, user_id=access.user_id, now=now) is None:
         raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
     return scopes
 

@@ -11,14 +11,14 @@ from typing import Final
 
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
-from vault import connections, sharing
+from vault import connections, shared_connections
 from vault.audit import audit
 from vault.delegations import WRITES
 from vault.groups import Group, hold_group
 from vault.records import Connection, User
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.scopes import expand
-from vault.sharing import SharedConnection, SharingRule
+from vault.shared_connections import SharedConnection, SharingRule
 from vault.storage.database import Reader
 from vault.upkeep import revocations
 from vault.upstream import UpstreamPolicy
@@ -32,7 +32,7 @@ async def give(
     """Make the person's account the group's: its members' agents use it under this rule, and the person's no more.
 
     Giving an account that the group has already replaces its tokens and the rule. Raises ChangeRefused, and what
-    `vault.sharing.give` does.
+    `vault.shared_connections.give` does.
     """
     deployment, now = actor.deployment, actor.deployment.now()
     if actor.user is not None and actor.user.id != person.id:
@@ -48,7 +48,7 @@ async def give(
         raise ChangeRefused("not_given", "This account represents one person, so it can't be given to a group.")
     rule = _rule(found, policy, reads_only=reads_only, asks_writes=asks_writes)
     async with actor.change() as transaction:
-        given = await sharing.give(
+        given = await shared_connections.give(
             transaction, deployment.keys, found, group, rule=rule, by=person.name, policy=policy, now=now
         )
         event = actor.event(
@@ -90,7 +90,7 @@ async def change_rule(
         rule = _rule(shared.connection, policy, reads_only=bool(reads_only), asks_writes=asks)
         if reads_only is None:
             rule = replace(rule, scopes=shared.rule.scopes)
-        if not await sharing.change_rule(transaction, shared, rule):
+        if not await shared_connections.change_rule(transaction, shared, rule):
             raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
         asked: dict[str, object] = {"reads_only": reads_only, "asks_writes": asks_writes}
         event = actor.event(
@@ -117,7 +117,7 @@ async def shared_with_id(
     actor: Actor, group: Group, connection_id: str, *, reader: Reader | None = None
 ) -> SharedConnection:
     """The group's connection. Raises ChangeRefused."""
-    for one in await sharing.of_group(reader or actor.deployment.database, group):
+    for one in await shared_connections.of_group(reader or actor.deployment.database, group):
         if one.connection.id == connection_id:
             return one
     raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")

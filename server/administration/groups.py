@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers
-from vault import groups, sharing, users
+from vault import groups, shared_connections, users
 from vault.approvals.access_requests import MEMBERSHIP
 from vault.audit import audit
 from vault.groups import LOCAL, Group
@@ -85,7 +85,9 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
             await audit.append(transaction, event, now=now)
-        ended = await sharing.end_of_group(transaction, actor.deployment.keys, group, by=actor.method, now=now)
+        ended = await shared_connections.end_of_group(
+            transaction, actor.deployment.keys, group, by=actor.method, now=now
+        )
         if not await groups.delete_group(transaction, group.id):
             raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
         await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from server.administration import people
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers
-from vault import directory, groups, sharing, users
+from vault import directory, groups, shared_connections, users
 from vault.audit import audit
 from vault.directory import ProvisionedPerson
 from vault.groups import PROVISIONED, Group
@@ -174,7 +174,9 @@ async def remove_group(actor: Actor, group_id: str, check: CheckGroup) -> None:
                 transaction, group, name=group.name, external_id=None, is_provisioned=False, now=now
             )
         else:
-            ended = await sharing.end_of_group(transaction, actor.deployment.keys, group, by=actor.method, now=now)
+            ended = await shared_connections.end_of_group(
+                transaction, actor.deployment.keys, group, by=actor.method, now=now
+            )
             await groups.delete_group(transaction, group.id)
         await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
     await end_at_providers(actor.deployment, ended)
@@ -187,7 +189,7 @@ async def _is_ours(actor: Actor, transaction: Transaction, group: Group) -> bool
     return bool(
         groups.name_key(group.name) in roles
         or await groups.members_by(transaction, group.id, source=groups.LOCAL)
-        or await sharing.of_group(transaction, group)
+        or await shared_connections.of_group(transaction, group)
     )
 
 

@@ -18,7 +18,7 @@ from server.api.models import (
 )
 from server.api.operations import AdminCall, ApiOutput, instant, instant_of, operation
 from server.api.people import person_of
-from vault import clients, company_permissions, connections, delegations, sharing
+from vault import clients, company_permissions, connections, delegations, shared_connections
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import RELEASE, Approval
 from vault.approvals.requests import request_of
@@ -92,7 +92,7 @@ async def disconnect(call: AdminCall) -> DisconnectedRecord:
 async def list_permissions(call: AdminCall) -> Permissions:
     """List what a person's agents can use."""
     person, deployment = await person_of(call), call.deployment
-    usable = await sharing.usable_by(deployment.database, person.id, now=deployment.now())
+    usable = await shared_connections.usable_by(deployment.database, person.id, now=deployment.now())
     known = {one.id: one for one in usable}
     held = await delegations.list_for_user(deployment.database, person.id)
     live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]

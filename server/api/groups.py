@@ -18,10 +18,10 @@ from server.api.operations import (
     read_cursor,
     write_cursor,
 )
-from vault import directory, sharing
+from vault import directory, shared_connections
 from vault import groups as stored
 from vault.groups import Group
-from vault.sharing import SharedConnection
+from vault.shared_connections import SharedConnection
 
 
 class GroupRecord(ApiOutput):
@@ -181,7 +181,7 @@ async def remove_group_member(call: AdminCall) -> None:
 @operation("GET", "/groups/{group_id}/connections", scope="admin:read")
 async def list_group_connections(call: AdminCall) -> GroupConnections:
     """List a group's accounts, which its members' agents can use."""
-    found = await sharing.of_group(call.deployment.database, await _group_of(call))
+    found = await shared_connections.of_group(call.deployment.database, await _group_of(call))
     return GroupConnections(items=[_connection_record(call, one) for one in found])
 
 

@@ -25,11 +25,11 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
     """List what a user's agents can use."""
 
     async def read() -> list[dict[str, object]]:
-        from vault import clients, company_permissions, delegations, sharing
+        from vault import clients, company_permissions, delegations, shared_connections
 
         async with setup.open(uses_accounts=False) as deployment:
             owner = await user_named(deployment.database, user)
-            usable = await sharing.usable_by(deployment.database, owner.id, now=deployment.now())
+            usable = await shared_connections.usable_by(deployment.database, owner.id, now=deployment.now())
             known = {one.id: one for one in usable}
             held = await delegations.list_for_user(deployment.database, owner.id)
             live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]

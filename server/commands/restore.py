@@ -85,7 +85,7 @@ async def alone_with(
     settings: Settings, data: Path, *, vault: str | None, ignores_running: bool
 ) -> AsyncGenerator[Database]:
     """The database, with no other process using it: one that went on would mix its memory with what is restored."""
-    from vault.storage.opening import open_database
+    from vault.storage.database_url import open_database
     from vault.storage.presence import Presence
 
     presence = Presence(settings.database_url(), data=data)

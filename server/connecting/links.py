@@ -14,7 +14,7 @@ from providers.definitions.catalog import Provider
 from server.connecting.app_returns import AppReturn, read_return
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from vault import connections, delegations, limits, sharing, tickets
+from vault import connections, delegations, limits, shared_connections, tickets
 from vault.audit import audit
 from vault.records import (
     Connection,
@@ -269,7 +269,7 @@ async def covering_connections(deployment: Deployment, request: ConnectRequest) 
     provider = known_provider(deployment, request.provider)
     wanted = request.scopes - provider.own_scopes
     if request.back is None:
-        usable = await sharing.usable_by(deployment.database, request.user_id, now=deployment.now())
+        usable = await shared_connections.usable_by(deployment.database, request.user_id, now=deployment.now())
     else:
         usable = await connections.list_connections(deployment.database, request.user_id)
     return tuple(

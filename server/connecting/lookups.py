@@ -21,7 +21,7 @@ from providers.tools.presentation import Lookup
 from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
 from server.runtime.kept_answers import LIMIT, Read
-from vault import grants, sharing
+from vault import grants, shared_connections
 from vault.approvals.approvals import Approval
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, ConnectionState, Event, Narrowing, Principal
@@ -91,7 +91,7 @@ async def _ask(
     deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
 ) -> Mapping[str, object] | None:
     """The provider's answer; None for an account that can't be asked."""
-    connection = await sharing.usable(
+    connection = await shared_connections.usable(
         deployment.database, approval.connection_id, user_id=approval.user_id, now=deployment.now()
     )
     provider = None if connection is None else deployment.catalog.get(connection.provider)

@@ -15,7 +15,7 @@ from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.schedule import due_at
 from server.notifying.sending import send
 from server.notifying.wording import AnswerForm, message_of
-from vault import registrations, sharing
+from vault import registrations, shared_connections
 from vault.approvals import access_requests, approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, get_settings, record_result
@@ -123,7 +123,7 @@ async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) 
         held = await registrations.get_registration(deployment.database, str(event.details.get("provider", "")))
         return held is not None and held.client_id == event.details.get("client") and held.is_ending(now)
     if notice.kind in {"reconnect", "expiring"} and event.connection_id is not None and event.user_id is not None:
-        held = await sharing.usable(
+        held = await shared_connections.usable(
             deployment.database, event.connection_id, user_id=event.user_id, now=deployment.now()
         )
         is_doubted = event.kind == "connection.doubted" and held is not None and held.reason == DOUBTED

@@ -13,7 +13,7 @@ from server.oauth import tokens
 from server.settings import Settings
 from vault.keys.key_ring import KeyRing
 from vault.records import Principal
-from vault.refresh.minting import MintedToken
+from vault.refresh.mint import MintedToken
 
 LONGEST: Final = 300  # seconds: an API that checks only the signature notices the end of a permission this late
 

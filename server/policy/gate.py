@@ -27,7 +27,7 @@ from server.policy_settings import PolicySettings
 from server.provider_settings import SettingsRefused
 from vault.approvals.approvals import RELEASE
 from vault.audit.audit import Activity
-from vault.exchange.acting import read_names
+from vault.exchange.acting_names import read_names
 from vault.records import Event
 from vault.refresh.policy_checks import PolicyCheck, PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import TemporarilyUnavailable

@@ -37,7 +37,7 @@ from server.portal.access.access import Level
 from server.portal.approvals import access_requests
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
-from vault import clients, connections, delegations, sharing
+from vault import clients, connections, delegations, shared_connections
 from vault.connections import names_account
 from vault.records import Client, Connection, Event
 
@@ -319,7 +319,9 @@ async def show_done(visit: OwnVisit) -> Response:
     """What is connected now, and what the agent may use of it: read again, whatever the address says."""
     deployment = visit.deployment
     wanted = str(visit.visit.request.path_params["connection"])
-    connection = await sharing.usable(deployment.database, wanted, user_id=visit.user.id, now=deployment.now())
+    connection = await shared_connections.usable(
+        deployment.database, wanted, user_id=visit.user.id, now=deployment.now()
+    )
     if connection is None:
         raise PageRefused("no_connection", kind="not_found")
     provider = known_provider(deployment, connection.provider)

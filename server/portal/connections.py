@@ -32,7 +32,7 @@ from server.portal.connect import (
 )
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, sharing
+from vault import clients, connections, delegations, shared_connections
 from vault.audit import audit
 from vault.records import DOUBTED, Client, Connection, ConnectionState, Event
 from vault.refresh import grant_checks
@@ -79,7 +79,7 @@ async def show(visit: OwnVisit) -> Response:
                 "label": one.connection.label,
                 "group": one.group.name,
             }
-            for one in await sharing.of_person(database, visit.user.id, now=now)
+            for one in await shared_connections.of_person(database, visit.user.id, now=now)
         ],
         "ended": [end_row(visit, one, known_ends) for one in ended],
         "closed": next((end_row(visit, one, known_ends) for one in ended if one.connection_id == closed), None),

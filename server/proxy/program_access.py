@@ -27,7 +27,7 @@ from server.deployment import Deployment
 from server.proxy.program_hosts import ApiAddress
 from server.proxy.refusals import no_rule, refusal_of, upstream_unauthorized
 from server.proxy.wire import ProxyRefused, query_pairs
-from vault import delegations, handles, sharing
+from vault import delegations, handles, shared_connections
 from vault.audit import audit
 from vault.connections import names_account
 from vault.exchange.exchange import ExchangeRequest, exchange
@@ -287,7 +287,7 @@ class ProgramAccess:
         return False
 
     async def _usable(self, now: int) -> list[Connection]:
-        usable = await sharing.usable_by(self._deployment.database, self._principal.user_id, now=now)
+        usable = await shared_connections.usable_by(self._deployment.database, self._principal.user_id, now=now)
         return [one for one in usable if one.state is ConnectionState.ACTIVE]
 
     def _pairs(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from providers.definitions.catalog import is_shipped, load_catalog
 from providers.definitions.model import Provider
 from server.deployment import Deployment
-from vault import sharing
+from vault import shared_connections
 from vault.records import Event, Principal
 
 HOST_REFUSED: Final = "host_refused"
@@ -106,7 +106,7 @@ class HostMap:
 
 async def hosts_of(deployment: Deployment, principal: Principal) -> HostMap:
     """The APIs of the providers that are set up here, or that the person has accounts at."""
-    usable = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
+    usable = await shared_connections.usable_by(deployment.database, principal.user_id, now=deployment.now())
     with_accounts = {one.provider for one in usable}
     catalog = deployment.catalog
     chosen = [one for one in catalog if _is_set_up(one) or one.name in with_accounts]

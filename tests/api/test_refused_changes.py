@@ -22,12 +22,12 @@ from server.administration import (
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.registrations import RegistrationInput
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
-from vault import company_permissions, connections, delegations, sharing
+from vault import company_permissions, connections, delegations, shared_connections
 from vault import groups as stored
 from vault.groups import LOCAL, Group
 from vault.notices import endpoints
 from vault.records import Role, User
-from vault.sharing import SharingRule
+from vault.shared_connections import SharingRule
 from vault.upstream import Account, TokenAnswer
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
@@ -171,7 +171,7 @@ async def test_an_account_of_a_service_that_is_gone_keeps_its_rule(room: AdminRo
         async with deployment.transaction() as transaction:
             rule = SharingRule(READ | WRITE, frozenset())
             about = {"rule": rule, "by": user.name, "policy": policy, "now": deployment.now()}
-            given = await sharing.give(transaction, deployment.keys, made, group, **about)
+            given = await shared_connections.give(transaction, deployment.keys, made, group, **about)
         change = group_accounts.change_rule(room.operator, group, given.id, **options)
         if is_there:
             assert (await change).rule.scopes == READ

@@ -25,7 +25,7 @@ from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
 from vault.refresh import leases
-from vault.refresh.spending import open_refresh_token
+from vault.refresh.refresh_request import open_refresh_token
 from vault.upkeep import receipts
 
 # the fields of each service that are kept elsewhere

@@ -224,7 +224,7 @@ STATEMENT = """
 import asyncio, logging, sys
 from pathlib import Path
 from server.runtime.logs import configure
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 
 if sys.argv[1] == "configured":
     configure(verbose=True)

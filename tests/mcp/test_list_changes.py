@@ -18,7 +18,7 @@ from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 from vault import grants, tool_choices, users
 from vault.storage.database import Database
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 
 
 @pytest.fixture(autouse=True)

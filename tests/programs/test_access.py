@@ -21,7 +21,7 @@ from server.settings import Settings
 from tests.support.rooms.program_room import AGENT, READ, ProgramRoom, program_room
 from vault import connections
 from vault.records import Connection
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 
 HOSTS = HostMap(one for name in ("github", "github-app", "aws") for one in addresses_of(load_catalog().provider(name)))
 OBJECT = WantedCall("GET", "/box/one", b"")

@@ -13,9 +13,9 @@ from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
 from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, post_reply, proxy_room
-from vault import clients, connections, delegations, grants, groups, sharing, users
+from vault import clients, connections, delegations, grants, groups, shared_connections, users
 from vault.records import Connection
-from vault.sharing import SharingRule
+from vault.shared_connections import SharingRule
 
 KEY, OTHER = ECKey.generate_key("P-256"), ECKey.generate_key("P-256")
 PATH = "/conversations.list"
@@ -298,7 +298,7 @@ async def give_again_for_less(room: ProxyRoom, handle: ProxyHandle, group: group
 async def give(room: ProxyRoom, own: Connection, group: groups.Group, *, rule: SharingRule) -> Connection:
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
-        return await sharing.give(
+        return await shared_connections.give(
             transaction, deployment.keys, own, group,
             rule=rule, by="x", policy=deployment.vault.policies[own.provider], now=deployment.now(),
         )  # fmt: skip

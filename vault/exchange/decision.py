@@ -14,7 +14,7 @@ from vault.connections import names_account
 from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal
 from vault.refresh.accounts import HeldAccount
-from vault.refresh.spending import reconnect_text
+from vault.refresh.refresh_request import reconnect_text
 from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
 from vault.scopes import Plan, derives, expand, plan
 from vault.upstream import UpstreamPolicy

@@ -27,7 +27,7 @@ from vault.refresh import company, leases, rotation
 from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken, check_rows, look, parameters_of
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
-from vault.refresh.spending import NarrowingRefused, open_refresh_token
+from vault.refresh.refresh_request import NarrowingRefused, open_refresh_token
 from vault.refusals import (
     ApprovalRequired,
     CiphertextRejected,

@@ -17,7 +17,7 @@ from vault.records import ConnectionState
 from vault.refresh import attempts, leases, takeover
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.spending import needs_reauth, open_refresh_token
+from vault.refresh.refresh_request import needs_reauth, open_refresh_token
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
 from vault.upstream import NotRenewed, NotSent, Refusal, Silent, TokenAnswer, UpstreamError, VouchedAccess

@@ -1,9 +1,9 @@
 """A circuit breaker per provider: after repeated silence, or a refusal of our registration, no one waits in vain.
 
-`vault.refresh.spending` says what counts as silence; each process has its own breakers. A provider that hangs for some
-accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one refresh at
-a time tries: soon for a connection that was not silent itself, after the whole pause for the others. An answer closes
-it, including one that another process got or that a person's consent brought.
+`vault.refresh.refresh_request` says what counts as silence; each process has its own breakers. A provider that hangs
+for some accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one
+refresh at a time tries: soon for a connection that was not silent itself, after the whole pause for the others. An
+answer closes it, including one that another process got or that a person's consent brought.
 """
 
 from __future__ import annotations

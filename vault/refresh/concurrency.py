@@ -17,7 +17,7 @@ from vault.audit.audit import Activity
 from vault.keys.key_ring import KeyRing
 from vault.refresh.breakers import Breakers
 from vault.refresh.journal import Journal
-from vault.refresh.minting import Mint
+from vault.refresh.mint import Mint
 from vault.refresh.policy_checks import PolicyCheck
 from vault.refresh.references import References
 from vault.refusals import VaultError

@@ -16,7 +16,7 @@ from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.spending import open_refresh_token
+from vault.refresh.refresh_request import open_refresh_token
 from vault.refusals import CiphertextRejected, ConnectionRequired, VaultError
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer, text
 from vault.upstream import UpstreamError

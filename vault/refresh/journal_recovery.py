@@ -16,8 +16,8 @@ from vault.refresh import leases, sightings
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.journal import JOURNAL, JournalEntry, read_answer
 from vault.refresh.leases import ConnectionFacts, Lease
+from vault.refresh.refresh_request import Spender
 from vault.refresh.rules import is_newer
-from vault.refresh.spending import Spender
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import integer, page_names, page_values, text
 from vault.upstream import RotationMode, UpstreamPolicy

@@ -15,7 +15,7 @@ from vault.refresh import leases
 from vault.refresh.accounts import MARGIN, skew_of
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.spending import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
+from vault.refresh.refresh_request import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upstream import NotSent, Refusal, Rotation, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
 

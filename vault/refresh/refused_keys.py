@@ -9,7 +9,7 @@ from vault.audit.audit import append
 from vault.refresh import leases
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.spending import event_of
+from vault.refresh.refresh_request import event_of
 from vault.refusals import CallUnauthorized
 from vault.upstream import ProbeOutcome, UpstreamOAuth
 

@@ -6,7 +6,7 @@ row. A send without an answer leaves its intent behind: it is then unknown wheth
 `vault.refresh.rules` says who may send it again, and when. A failure never deletes tokens.
 
 `vault.refresh.concurrency` keeps the order in this process, `vault.refresh.leases` has the SQL,
-`vault.refresh.spending` sends and stores; `vault.exchange` decides who may have which token.
+`vault.refresh.refresh_request` sends and stores; `vault.exchange` decides who may have which token.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vault.refresh import assertions, attempts, journal_recovery, leases, narrow
 from vault.refresh.accounts import HeldAccount, HeldToken
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
+from vault.refresh.refresh_request import Spender, event_of, needs_reauth, open_refresh_token
 from vault.refresh.rules import UnresolvedSends, is_claim_void
-from vault.refresh.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,

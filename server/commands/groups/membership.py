@@ -214,7 +214,7 @@ def accounts(setup: Setup, name: Name) -> None:
     """List a group's accounts."""
 
     async def read() -> list[dict[str, object]]:
-        from vault import sharing
+        from vault import shared_connections
 
         async with setup.open() as deployment:
             group = await _group_called(deployment.database, name)
@@ -227,7 +227,7 @@ def accounts(setup: Setup, name: Name) -> None:
                     "given_by": one.given_by,
                     "id": one.connection.id,
                 }
-                for one in await sharing.of_group(deployment.database, group)
+                for one in await shared_connections.of_group(deployment.database, group)
             ]
 
     columns = ("provider", "account", "status", "scopes", "given_by", "id")

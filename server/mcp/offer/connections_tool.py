@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from server.deployment import Deployment
 from server.mcp.offer.connections_spec import ConnectionEntry, ConnectionsInput, ConnectionsOutput
-from vault import delegations, grants, sharing
+from vault import delegations, grants, shared_connections
 from vault.records import Connection, Principal
 from vault.refusals import GrantEnded
 
@@ -34,7 +34,7 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
         found = deployment.catalog.get(wanted)
         wanted = found.name if found is not None else wanted
     now = deployment.now()
-    known = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
+    known = await shared_connections.usable_by(deployment.database, principal.user_id, now=deployment.now())
     allowed = {
         delegation.connection_id: delegation.scopes
         for delegation in await delegations.list_for_client(
@@ -93,7 +93,7 @@ async def wait_for_change(deployment: Deployment, principal: Principal) -> bool:
 
 
 async def _fingerprint(deployment: Deployment, principal: Principal) -> frozenset[tuple[object, ...]]:
-    known = await sharing.usable_by(deployment.database, principal.user_id, now=deployment.now())
+    known = await shared_connections.usable_by(deployment.database, principal.user_id, now=deployment.now())
     allowed = await delegations.list_for_client(deployment.database, principal.user_id, client_id=principal.client_id)
     return frozenset(
         [

@@ -26,7 +26,7 @@ from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
 from server.oauth.wire import told_error
 from server.signatures import jose
-from vault import connections, grants, handles, revoked_tokens, sharing
+from vault import connections, grants, handles, revoked_tokens, shared_connections
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.audit import audit
@@ -314,7 +314,7 @@ async def _check_narrows(deployment: Deployment, made: _Exchange, refusal: Appro
         return
     if deployment.vault.policies[provider.name].downscope is not Downscope.NONE:
         return
-    held = await sharing.usable(
+    held = await shared_connections.usable(
         deployment.database, refusal.connection_id, user_id=made.principal.user_id, now=deployment.now()
     )
     if held is not None and not held.scopes <= wanted:

@@ -15,7 +15,7 @@ from providers.definitions.catalog import Catalog, Provider
 from providers.oauth.narrowing import item_of
 from server.deployment import Deployment
 from server.oauth.rules import OAuthError, canonical_resource, own_resources
-from vault import apis, sharing
+from vault import apis, shared_connections
 
 # Addresses that lead elsewhere than they begin, or name no resource: dot segments in any spelling, query, fragment.
 _WINDING: Final = re.compile(r"(?i)/(\.|%2e){1,2}(/|$)|[?#\\\s]|%(2f|5c|25|[01][0-9a-f]|7f)")
@@ -78,7 +78,7 @@ async def _by_name(deployment: Deployment, audience: str, *, user_id: str) -> Ta
         return UpstreamTarget(known, scopes=known.aliases.get(audience))
     if "://" in audience:
         return await _by_address(deployment, audience)
-    connection = await sharing.usable(deployment.database, audience, user_id=user_id, now=deployment.now())
+    connection = await shared_connections.usable(deployment.database, audience, user_id=user_id, now=deployment.now())
     provider = None if connection is None else deployment.catalog.get(connection.provider)
     if connection is None or provider is None:
         raise _unknown("audience")

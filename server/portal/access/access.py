@@ -22,7 +22,7 @@ from providers.definitions.unruled import ANY_CALL, ANY_READ
 from server.deployment import Deployment
 from server.portal import texts
 from server.portal.forms import Form, PageRefused
-from vault import company_permissions, delegations, sharing
+from vault import company_permissions, delegations, shared_connections
 from vault.exchange.approval_rules import TOOL, WRITES
 from vault.records import Client, Connection, ConnectionState, Delegation, User
 from vault.scopes import expand
@@ -203,7 +203,7 @@ async def rows_of_agent(
 ) -> tuple[AccessRow, ...]:
     """A row for each of the person's accounts; `providers` limits them."""
     held = await delegations.list_for_client(deployment.database, user.id, client_id=client.id)
-    owned = await sharing.usable_by(deployment.database, user.id, now=deployment.now())
+    owned = await shared_connections.usable_by(deployment.database, user.id, now=deployment.now())
     accounts = offered_accounts(deployment, owned)
     wanted = [one for one in accounts if providers is None or one.connection.provider in providers]
     givers = await titles_of_givers(deployment, user)

@@ -13,7 +13,7 @@ from server.errors import status_of
 from server.http.page_texts import text
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.texts import refusal_words
-from vault import connections, directory, sharing, users
+from vault import connections, directory, shared_connections, users
 from vault import groups as stored
 from vault.groups import MAX_NAME, Group, GroupNameRefused, GroupNameTaken
 from vault.records import ConnectionState
@@ -74,7 +74,7 @@ async def _group_page(visit: AdminVisit, group: Group, *, named: str = "", error
         "group": group,
         "path": path_of(group),
         "members": await stored.members(deployment.database, group.id, now=deployment.now()),
-        "accounts": await sharing.of_group(deployment.database, group),
+        "accounts": await shared_connections.of_group(deployment.database, group),
         "own": [
             one
             for one in await connections.list_connections(deployment.database, visit.user.id)

@@ -21,12 +21,12 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
 from server.sign_in import step_up
 from server.sign_in.approvers import may_answer
-from vault import clients, connections, sharing
+from vault import clients, connections, shared_connections
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest, Kind
 from vault.records import Connection, parse_scope
 from vault.refusals import TransitionRefused
-from vault.sharing import SharedConnection
+from vault.shared_connections import SharedConnection
 
 PAGE: Final = "/access-requests"
 _USUAL_DAYS: Final = 7
@@ -112,7 +112,7 @@ async def ways_to_ask(
             path = form_path(account=one.connection.id, agent=client_id, scopes=wanted)
             found.append(WayToAsk(why, path))
     for group in await access_requests.askable_groups(deployment, visit.user):
-        shared = await sharing.of_group(deployment.database, group)
+        shared = await shared_connections.of_group(deployment.database, group)
         if any(one.connection.provider == provider for one in shared):
             why = text("access_requests.not_member", group=group.name)
             found.append(WayToAsk(why, form_path(group=group.name)))

@@ -23,7 +23,7 @@ from server.portal.approvals.asked_call import Piece, asked_call, target_words
 from server.portal.approvals.asked_request import asked_request, permissions
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, sharing
+from vault import clients, shared_connections
 from vault.approvals import approvals
 from vault.approvals.approvals import RELEASE, USE_LIFETIME, Approval
 from vault.records import ApprovalState
@@ -124,7 +124,7 @@ async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider |
         return permissions(approval)
     if approval.tool != RELEASE:
         return []
-    held = await sharing.usable(
+    held = await shared_connections.usable(
         visit.deployment.database, approval.connection_id, user_id=approval.user_id, now=visit.deployment.now()
     )
     scopes = set(approval.scopes) if held is None else {*approval.scopes, *held.scopes}

@@ -23,7 +23,7 @@ from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.usage import usage_of
 from server.settings import Settings
-from vault import delegations, grants, sharing
+from vault import delegations, grants, shared_connections
 from vault.refusals import VaultError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ async def _may_stay(process: HostedProcess) -> bool:
     held = await delegations.list_for_client(deployment.database, who.user_id, client_id=who.client_id)
     if not any(one.connection_id == caller.connection_id and one.is_live(now) for one in held):
         return False
-    usable = await sharing.usable_by(deployment.database, who.user_id, now=now)
+    usable = await shared_connections.usable_by(deployment.database, who.user_id, now=now)
     return any(one.id == caller.connection_id for one in usable)
 
 

@@ -11,14 +11,14 @@ import pytest
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from tests.support.seeded import SeededGrant, seed
-from tests.vault.exchange.test_sharing import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
+from tests.vault.exchange.test_shared_connections import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
 from vault import clients, connections, delegations, groups, users
 from vault.approvals import access_requests
 from vault.approvals.access_requests import MEMBERSHIP, MOST_OPEN, AccessRequest, AccessState, Kind, RequestedAccess
 from vault.groups import Group
 from vault.records import Connection
 from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, TemporarilyUnavailable, TransitionRefused
-from vault.sharing import SharingRule
+from vault.shared_connections import SharingRule
 from vault.storage.database import SWEEP_BATCH
 from vault.upkeep import access_ends
 

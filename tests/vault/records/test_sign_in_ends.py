@@ -13,7 +13,7 @@ from vault import grants
 from vault.audit import audit
 from vault.records import TENANT, Event
 from vault.storage.database import Database
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.tokens import tokens
 from vault.tokens.tokens import Lifetimes, RefreshRequest
 from vault.upkeep import sign_ins

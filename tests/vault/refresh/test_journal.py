@@ -30,7 +30,7 @@ from vault.refresh.journal import (
 )
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for, wipe_remains
-from vault.refresh.spending import Spender, open_refresh_token
+from vault.refresh.refresh_request import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
 from vault.upkeep.revocations import BACKOFF, list_revocations, revoke_upstream
 from vault.upstream import RevokeOutcome, RotationMode, TokenAnswer

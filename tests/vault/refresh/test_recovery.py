@@ -23,8 +23,8 @@ from vault.records import Connection, ConnectionState
 from vault.refresh import leases
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.recovery import take_up
+from vault.refresh.refresh_request import open_refresh_token
 from vault.refresh.rules import PAUSE
-from vault.refresh.spending import open_refresh_token
 from vault.refusals import TemporarilyUnavailable
 from vault.storage.database import Database
 from vault.upstream import RotationMode

@@ -31,7 +31,7 @@ from vault.storage.database import (
     text,
     text_or_none,
 )
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.storage.postgres import translate
 from vault.storage.sqlite import SqliteDatabase
 

@@ -22,7 +22,7 @@ from vault.refresh.journal import JournalEntry
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.sightings import Rollback
 from vault.refusals import VaultError
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.upkeep.revocations import run_due
 from vault.upstream import RotationMode
 

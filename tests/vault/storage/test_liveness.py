@@ -17,8 +17,8 @@ import pytest
 import vault.storage.postgres_owners
 from tests.conftest import Store
 from vault.storage.database import Database
+from vault.storage.database_url import open_database
 from vault.storage.liveness import KEEP, OwnerLocks
-from vault.storage.opening import open_database
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
@@ -27,7 +27,7 @@ WAIT = 20.0  # seconds: the bound of every wait here
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 async def main():
     database = await open_database(sys.argv[1], data=Path(sys.argv[2]))
     await database.hold_liveness("other")

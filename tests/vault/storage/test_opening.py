@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Store
 from vault.refusals import StorageUnavailable
 from vault.storage.database import schema_files
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 
 
 async def test_the_first_run_makes_the_schema_and_the_next_keeps_it(empty_store: Store) -> None:

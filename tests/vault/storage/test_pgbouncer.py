@@ -20,7 +20,7 @@ from vault.audit.audit import Activity, append, verify
 from vault.records import Event
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database, Transaction
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from tests.generating.documented import DOCS
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database
-from vault.storage.opening import open_database
+from vault.storage.database_url import open_database
 from vault.storage.postgres_hosts import Servers, place_of, split_hosts
 from vault.storage.snapshots import snapshot
 

@@ -17,7 +17,7 @@ from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
-from vault.refresh.spending import open_refresh_token
+from vault.refresh.refresh_request import open_refresh_token
 from vault.refusals import VaultError
 from vault.upstream import RotationMode
 

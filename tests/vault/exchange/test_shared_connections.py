@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from tests.support.seeded import SeededGrant, seed
-from vault import connections, groups, sharing, users
+from vault import connections, groups, shared_connections, users
 from vault.groups import Group
 from vault.records import Connection
 from vault.refusals import (
@@ -22,7 +22,7 @@ from vault.refusals import (
     TransitionRefused,
     VaultError,
 )
-from vault.sharing import SharingRule
+from vault.shared_connections import SharingRule
 from vault.upkeep import retention, revocations
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
@@ -47,7 +47,7 @@ async def make_group(room: Room, *members: SeededGrant, days: int | None = None)
 
 async def give(room: Room, connection: Connection, group: Group, *, rule: SharingRule | None = None) -> Connection:
     async with room.database.transaction() as transaction:
-        return await sharing.give(
+        return await shared_connections.give(
             transaction,
             room.vault.keys,
             connection,
@@ -139,9 +139,9 @@ async def test_a_changed_rule_counts_from_the_next_call_on(room: Room) -> None:
     await room.allow(given, BOTH, whose=bob)
 
     async def change(rule: SharingRule, *, in_group: Group = group) -> bool:
-        [shared] = await sharing.of_group(room.database, group)
+        [shared] = await shared_connections.of_group(room.database, group)
         async with room.database.transaction() as transaction:
-            return await sharing.change_rule(transaction, replace(shared, group=in_group), rule)
+            return await shared_connections.change_rule(transaction, replace(shared, group=in_group), rule)
 
     assert await room.exchange("slack", *WRITE, whose=bob)
     assert await change(SharingRule(READ))
@@ -202,14 +202,14 @@ async def test_what_is_given_still_opens_where_the_tokens_fell_back_and_the_keys
 async def test_nothing_is_given_to_a_group_that_was_deleted_meanwhile(room: Room) -> None:
     own, group = await room.connect(scopes=BOTH), await make_group(room)
     async with room.database.transaction() as transaction:
-        await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
+        await shared_connections.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
         await groups.delete_group(transaction, group.id)
     with pytest.raises(TransitionRefused, match="no longer exists"):
         await give(room, own, group)
     assert await room.exchange()
     for change in (
         lambda at: groups.change_group(at, group, name="X", external_id=None, is_provisioned=False, now=room.now),
-        lambda at: sharing.end_of_group(at, room.vault.keys, group, by="alice", now=room.now),
+        lambda at: shared_connections.end_of_group(at, room.vault.keys, group, by="alice", now=room.now),
     ):
         with pytest.raises(TransitionRefused, match="no longer exists"):
             async with room.database.transaction() as transaction:
@@ -291,7 +291,7 @@ async def test_a_deleted_groups_accounts_end_and_then_its_key(room: Room) -> Non
     given = await give(room, await room.connect(scopes=BOTH), group)
     await room.allow(given, BOTH, whose=bob)
     async with room.database.transaction() as transaction:
-        ended = await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
+        ended = await shared_connections.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
         await groups.delete_group(transaction, group.id)
     assert ended == (given.id,)
     assert await refusal_of(room, whose=bob) is ConnectionRequired
@@ -310,7 +310,9 @@ async def test_the_key_of_a_group_that_owned_something_once_goes_with_it(room: R
     await revocations.finish_deletions(room.vault)
     assert group.id in {row["user_id"] for row in await room.database.fetch("select user_id from keys.user_keys")}
     async with room.database.transaction() as transaction:
-        assert await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now) == ()
+        assert (
+            await shared_connections.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now) == ()
+        )
         await groups.delete_group(transaction, group.id)
     await revocations.finish_deletions(room.vault)
     assert group.id not in {row["user_id"] for row in await room.database.fetch("select user_id from keys.user_keys")}
