@@ -17,7 +17,7 @@ from vault.approvals import requests
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
-from vault.refusals import GrantEnded
+from vault.refusals import GrantEnded, TransitionRefused
 from vault.storage.database import (
     Database,
     Reader,
@@ -83,6 +83,8 @@ async def redeem_code(
     redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2). `is_holder` says
     whether the caller could have redeemed the code: someone who merely saw it must not be able to end the grant.
     """
+    if not await tickets.is_known(database, code, purpose=TicketPurpose.CODE):  # no stranger's request can write
+        raise TransitionRefused("this link or code is unknown", detail=f"the ticket ({TicketPurpose.CODE}) is unknown")
     replay: tickets.TicketReplayed | None = None
     async with database.transaction() as transaction:
         try:

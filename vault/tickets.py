@@ -130,11 +130,11 @@ async def list_unused(
 
 async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bool:
     """Whether a ticket with this secret was ever issued, used or not."""
-    row = await reader.fetch_one(
+    rows = await reader.look_up(
         "select 1 as one from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose",
         {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value},
     )
-    return row is not None
+    return bool(rows)
 
 
 async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket:

@@ -19,6 +19,7 @@ from server.oauth.parameters import Parameters
 from server.oauth.wire import is_json, read_form, read_json_parameters
 from vault import grants, handles, revoked_tokens
 from vault.audit import audit
+from vault.handles import HandleRefused
 from vault.records import Event
 from vault.tokens import tokens as refresh_tokens
 
@@ -44,6 +45,8 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
         await client_tokens.revoke(deployment, claims, client_id=client.id)
         return WholeAnswer(HTTPStatus.OK, SECRET)
     now = deployment.now()
+    if claims is None and not await _is_known(deployment, token):
+        return WholeAnswer(HTTPStatus.OK, SECRET)  # no stranger's request can write
     event: Event | None = None
     async with deployment.database.transaction() as transaction:
         if handles.is_handle(token):
@@ -63,6 +66,17 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
         if event is not None:
             await audit.append(transaction, event, now=now)
     return WholeAnswer(HTTPStatus.OK, SECRET)
+
+
+async def _is_known(deployment: Deployment, token: str) -> bool:
+    """Whether this is a handle or refresh token that was ever issued here, of whichever client."""
+    if not handles.is_handle(token):
+        return await refresh_tokens.find(deployment.database, token) is not None
+    try:
+        await handles.find(deployment.database, token, now=deployment.now())
+    except HandleRefused:
+        return False
+    return True
 
 
 async def _access_claims(deployment: Deployment, token: str) -> tokens.AccessClaims | None:

@@ -13,14 +13,13 @@ from server.sign_in.openid import OpenIDRefused, SignInAnswer
 from vault import limits
 
 _STARTS_PER_MINUTE = 30  # per address: each one fetches the provider's metadata
-_RETURNS_PER_MINUTE = 60  # per address
 
 
-async def _count(visit: Visit, what: str, *, limit: int) -> None:
-    """Count a request from this address. Raises PageRefused beyond the limit."""
-    bucket, now = f"sign-in:{what}:{counting_key(address_of(visit.request))}", visit.deployment.now()
+async def _count_start(visit: Visit) -> None:
+    """Count a start from this address, and with it the one return. Raises PageRefused beyond the limit."""
+    bucket, now = f"sign-in:openid:{counting_key(address_of(visit.request))}", visit.deployment.now()
     async with visit.deployment.transaction() as transaction:
-        may = await limits.spend(transaction, bucket, limit=limit, window=60, now=now)
+        may = await limits.spend(transaction, bucket, limit=_STARTS_PER_MINUTE, window=60, now=now)
     if not may:
         raise PageRefused("many_sign_ins", kind="too_many_requests")
 
@@ -28,7 +27,7 @@ async def _count(visit: Visit, what: str, *, limit: int) -> None:
 async def start(visit: Visit) -> Response:
     """Send the browser to the provider."""
     deployment = visit.deployment
-    await _count(visit, "openid", limit=_STARTS_PER_MINUTE)
+    await _count_start(visit)
     name = str(visit.request.path_params["name"])
     try:
         begun = await openid.start(
@@ -43,7 +42,6 @@ async def start(visit: Visit) -> Response:
 
 async def callback(visit: Visit) -> Response:
     """The provider sends the browser back; a new session starts."""
-    await _count(visit, "back", limit=_RETURNS_PER_MINUTE)
     answer = SignInAnswer(
         state=visit.query("state")[:200],
         code=visit.query("code")[:4096],

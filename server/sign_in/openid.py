@@ -279,14 +279,15 @@ async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) 
         "This sign-in wasn't started in this browser, came back twice, or took longer than ten minutes. Start again.",
         detail="state",
     )
+    now, purpose = deployment.now(), TicketPurpose.SIGN_IN_STATE
     binding = hashlib.sha256(answer.browser.encode("utf-8", "surrogatepass")).digest()
+    # Read first: no stranger's request can write. What isn't of this browser stays for the one that asked.
+    ticket = await tickets.peek(deployment.database, deployment.keys, answer.state, purpose=purpose, now=now)
+    if ticket is None or not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
+        raise refused
     try:
         async with deployment.transaction() as transaction:
-            ticket = await tickets.consume(
-                transaction, deployment.keys, answer.state, purpose=TicketPurpose.SIGN_IN_STATE, now=deployment.now()
-            )
-            if not hmac.compare_digest(ticket.binding or b"", binding) or ticket.payload.get("name") != name:
-                raise refused  # which leaves it to the browser that asked
+            ticket = await tickets.consume(transaction, deployment.keys, answer.state, purpose=purpose, now=now)
     except TransitionRefused as error:
         raise refused from error
     return {key: str(value) for key, value in ticket.payload.items()}

@@ -401,13 +401,13 @@ async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     """The owner of a one-time link. Raises SignInRefused when it was used, has expired or is something else."""
     now = deployment.now()
     refused = SignInRefused("This link was already used, or is older than two minutes. Open a new one.")
+    purpose = TicketPurpose.BOOTSTRAP
+    ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=purpose, now=now)
+    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":  # read first: no stranger's request can write
+        raise refused
     try:
         async with deployment.transaction() as transaction:
-            ticket = await tickets.consume(
-                transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now
-            )
-            if ticket.payload.get("kind") != "owner_sign_in":
-                raise refused  # which leaves it to its own use
+            await tickets.consume(transaction, deployment.keys, secret, purpose=purpose, now=now)
     except TransitionRefused as error:
         raise refused from error
     user = await users.get_user(deployment.database, str(ticket.payload.get("user_id")))

@@ -176,6 +176,8 @@ async def rotate(
     Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
     only TokenReused has changed anything.
     """
+    if await find(database, token) is None:  # no stranger's request can write
+        raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
         if not isinstance(outcome, TokenReused):
