@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from urllib.parse import urlsplit
 
 from yarl import URL
 
@@ -76,6 +77,12 @@ class AddressPolicy:
 
 
 PUBLIC_ONLY = AddressPolicy()
+
+
+def policy_for_host_of(url: str) -> AddressPolicy:
+    """What is allowed for an address in the operator's settings: its own host, wherever that is."""
+    host = (urlsplit(url).hostname or "").lower()
+    return AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
 
 
 def private_network(text: str) -> Network | None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from providers.outbound.addresses import AddressPolicy
+from providers.outbound.addresses import policy_for_host_of
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.checkpoints.copies import DestinationFailed
-from server.settings import is_loopback_host
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
@@ -34,8 +32,7 @@ class TimeStampAuthority:
         self._http = http
         self._ca_file = ca_file.expanduser()
         self._wanted = policy
-        host = (urlsplit(url).hostname or "").lower()
-        self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
+        self._policy = policy_for_host_of(url)
         self.name = f"time stamps {url}"
 
     async def stamp(self, content: bytes) -> bytes:

@@ -6,13 +6,11 @@ from base64 import b64encode
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
-from providers.outbound.addresses import AddressPolicy
+from providers.outbound.addresses import policy_for_host_of
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse
 from server.checkpoints.copies import DestinationFailed
-from server.settings import is_loopback_host
 from vault.audit.log import SignedCheckpoint
 from vault.audit.notes import Note, NoteRefused, Signature, Verifier
 from vault.audit.tree import Tree
@@ -44,8 +42,7 @@ class Witness:
     def __init__(self, url: str, verifier: Verifier, http: Outbound) -> None:
         self._url = url.rstrip("/") + "/add-checkpoint"
         self._http = http
-        host = (urlsplit(url).hostname or "").lower()
-        self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
+        self._policy = policy_for_host_of(url)
         self.verifier = verifier
         self.name = f"witness {self.verifier.name}"
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
-from providers.outbound.addresses import AddressPolicy
+from providers.outbound.addresses import policy_for_host_of
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.policy.schema import REQUEST
-from server.settings import ExchangeSettings, is_loopback_host
+from server.settings import ExchangeSettings
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import TemporarilyUnavailable
 from vault.storage.database import Reader
@@ -31,8 +30,7 @@ class PolicyPoint:
         self._url = settings.policy_url or ""
         self._token = settings.policy_secret()
         self._http = http
-        host = (urlsplit(self._url).hostname or "").lower()
-        self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
+        self._policy = policy_for_host_of(self._url)
 
     async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
         """Whether the policy allows it. Raises TemporarilyUnavailable."""

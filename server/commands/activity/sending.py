@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
-from providers.outbound.addresses import AddressPolicy
+from providers.outbound.addresses import policy_for_host_of
 from providers.outbound.messages import HttpError, OutboundRequest
-from server.settings import is_loopback_host
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
@@ -90,8 +89,7 @@ class OtlpReceiver:
     def __init__(self, url: str, http: Outbound) -> None:
         self._url = url
         self._http = http
-        host = (urlsplit(url).hostname or "").lower()
-        self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
+        self._policy = policy_for_host_of(url)
 
     async def send(self, lines: Sequence[str]) -> int:
         """One request for all. What a partial success leaves out must not be sent again."""
