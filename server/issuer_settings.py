@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from server.provider_settings import LOOPBACK_HOSTS, Section, checked_domains
-
-
-def _checked_address(value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-        raise ValueError("use the form https://host[:port][/path]")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        raise ValueError("use https; plain http works on loopback only")
-    return value
+from server.provider_settings import Section, checked_address, checked_domains
 
 
 class IssuerSettings(Section):
@@ -39,7 +27,7 @@ class IssuerSettings(Section):
     @field_validator("issuer", "jwks_uri", "identity_issuer")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        return _checked_address(value)
+        return checked_address(value)
 
 
 class AllowedAgents(Section):
@@ -104,7 +92,7 @@ class EnterpriseSettings(Section):
     @field_validator("issuer", "jwks_uri", "identity_issuer")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        return _checked_address(value)
+        return checked_address(value)
 
     @field_validator("domains")
     @classmethod

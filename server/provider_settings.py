@@ -67,6 +67,18 @@ def checked_domains(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def checked_address(value: str | None) -> str | None:
+    """The same address of somebody else's service. Raises ValueError unless it is https, or http on loopback."""
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError("use the form https://host[:port][/path]")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValueError("use https; plain http works on loopback only")
+    return value
+
+
 class ProviderSettings(Section):
     """The registration at a provider, and what differs from its provider file."""
 

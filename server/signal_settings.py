@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from server.provider_settings import Section, SettingsRefused, read_secret
+from server.provider_settings import Section, SettingsRefused, checked_address, read_secret
 
 Effect = Literal["note", "sign_out", "stop_agents", "disable"]
 Secret = Literal["push_token", "poll_token", "management_token", "revocation_token"]
 SECRETS: Final[tuple[Secret, ...]] = ("push_token", "poll_token", "management_token", "revocation_token")
 EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disable")
 GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _log = logging.getLogger("token_vault.signals")
 
 
@@ -71,14 +69,7 @@ class TransmitterSettings(Section):
     @field_validator("issuer", "jwks_uri", "identity_issuer", "poll_url")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-            raise ValueError("use the form https://host[:port][/path]")
-        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise ValueError("use https; plain http works on loopback only")
-        return value
+        return checked_address(value)
 
     @model_validator(mode="after")
     def _names_clients_at_google(self) -> Self:
