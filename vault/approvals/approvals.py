@@ -8,7 +8,6 @@ owns the page and the link. `vault.approvals.requests` keeps clients' requests h
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import secrets
@@ -17,13 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-import rfc8785
-
-from vault.approvals.standing_approvals import StandingUse
+from vault.approvals.standing_approvals import StandingUse, canonical_digest
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, Principal, new_id
-from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 
 ASK_LIFETIME = 600  # seconds the person has to decide
@@ -129,20 +126,16 @@ class Approval:
 
 def digest_of(call: ToolCall, *, account: str, client_id: str, user_id: str) -> bytes:
     """What an approval is bound to. Raises ScopeRefused when the arguments have no canonical form."""
-    bound: dict[str, object] = {
+    bound = {
         "account": account,
         "arguments": dict(call.arguments()),
         "client": client_id,
         "tool": call.tool,
         "user": user_id,
     }
-    try:
-        return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
-        raise ScopeRefused(
-            "These arguments can't be shown to the person exactly as they are: use plain text and smaller numbers.",
-            missing=frozenset(),
-        ) from error
+    return canonical_digest(
+        bound, "These arguments can't be shown to the person exactly as they are: use plain text and smaller numbers."
+    )
 
 
 async def ask(

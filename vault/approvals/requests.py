@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 
-import rfc8785
-
 from vault.approvals import approvals, client_notices
 from vault.approvals.approvals import MOST_OPEN, Approval
+from vault.approvals.standing_approvals import canonical_digest
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, format_scope, parse_scope
-from vault.refusals import ScopeRefused, TemporarilyUnavailable
+from vault.refusals import TemporarilyUnavailable
 from vault.storage.database import Reader, Transaction, Value, integer
 
 _CONSUME: Final = """
@@ -173,14 +172,10 @@ async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: 
 
 
 def _digest(request: BackchannelRequest, *, user_id: str, client_id: str) -> bytes:
-    bound: dict[str, object] = {"client": client_id, "request": request.arguments(), "user": user_id}
-    try:
-        return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
-        raise ScopeRefused(
-            "These details can't be shown to the person exactly as they are: use plain text and smaller numbers.",
-            missing=frozenset(),
-        ) from error
+    return canonical_digest(
+        {"client": client_id, "request": request.arguments(), "user": user_id},
+        "These details can't be shown to the person exactly as they are: use plain text and smaller numbers.",
+    )
 
 
 def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:

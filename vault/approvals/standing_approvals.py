@@ -106,17 +106,22 @@ class Binding:
     @property
     def digest(self) -> bytes:
         """Identifies it. Raises ScopeRefused when the target has no canonical form (RFC 8785)."""
-        bound: dict[str, object] = {
+        bound = {
             "client": self.client_id,
             "connection": self.connection_id,
             "target": dict(self.target),
             "tool": self.tool,
             "user": self.user_id,
         }
-        try:
-            return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
-        except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
-            raise ScopeRefused("These arguments can't be approved in advance.", missing=frozenset()) from error
+        return canonical_digest(bound, "These arguments can't be approved in advance.")
+
+
+def canonical_digest(bound: Mapping[str, object], refusal: str) -> bytes:
+    """SHA-256 of the canonical JSON (RFC 8785) of what a person approves. Raises ScopeRefused when it has none."""
+    try:
+        return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ScopeRefused(refusal, missing=frozenset()) from error
 
 
 @dataclass(frozen=True, slots=True)
