@@ -59,8 +59,13 @@ def parse_json(raw: bytes) -> object:
     text = raw.decode("utf-8", "strict")
     if text.startswith("\ufeff"):
         raise ValueError("a byte order mark")
-    parsed: object = _DECODER.decode(text)
-    return parsed
+    return decode(text)
+
+
+def decode(text: str) -> object:
+    """JSON of any depth, without repeated members and NaN. Raises ValueError and RecursionError."""
+    decoded: object = _DECODER.decode(text)
+    return decoded
 
 
 def json_object(raw: bytes) -> dict[str, object]:

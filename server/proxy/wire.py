@@ -6,7 +6,6 @@ judged. `server.proxy.endpoint` decides who may make the call.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import is_array, is_object
 from server.errors import status_of
-from server.http.strict_json import has_more_parts
+from server.http.strict_json import decode, has_more_parts
 
 # Of one JSON body: what costs more than its bytes while it is read, and holds up every other call meanwhile.
 _MOST_NESTED: Final = 50_000  # objects and arrays
@@ -238,16 +237,7 @@ def _form(text: str, provider: Provider) -> CallParameters:
 
 
 def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters | None:
-    def single(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a member twice")
-        return found
-
-    def refuse_constant(constant: str) -> object:
-        raise ValueError(constant)
-
-    content: object = json.loads(text, object_pairs_hook=single, parse_constant=refuse_constant)
+    content = decode(text)
     _check_depth(content)
     if content is None:
         return CallParameters()
