@@ -213,16 +213,8 @@ def read_declaration(file: Path) -> Declaration:
 
 
 def _with_document(place: str, declared: DeclaredImportedApi, folder: Path) -> DeclaredImportedApi:
-    if declared.document_file is None:
-        return declared
-    if declared.document is not None:
-        raise DeclarationRefused(f"{place}: document and document_file are both set: remove one")
-    file = folder / declared.document_file.expanduser()
-    try:
-        document = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeclarationRefused(f"{place}.document_file: can't read {file}: {error}") from error
-    return declared.model_copy(update={"document": document, "document_file": None})
+    text = _text_of(place, "document", declared.document_file, folder, beside=declared.document)
+    return declared if text is None else declared.model_copy(update={"document": text, "document_file": None})
 
 
 def _with_secrets(section: str, declared: Mapping[str, Secretive], folder: Path) -> Mapping[str, Secretive]:
@@ -230,13 +222,20 @@ def _with_secrets(section: str, declared: Mapping[str, Secretive], folder: Path)
 
 
 def _with_secret(place: str, declared: Secretive, folder: Path) -> Secretive:
-    if declared.client_secret_file is None:
+    text = _text_of(place, "client_secret", declared.client_secret_file, folder, beside=declared.client_secret)
+    if text is None:
         return declared
-    if declared.client_secret is not None:
-        raise DeclarationRefused(f"{place}: client_secret and client_secret_file are both set: remove one")
-    file = folder / declared.client_secret_file.expanduser()
+    return declared.model_copy(update={"client_secret": SecretStr(text.strip()), "client_secret_file": None})
+
+
+def _text_of(place: str, member: str, named: Path | None, folder: Path, *, beside: object) -> str | None:
+    """The text of the file that is named in a member's place, if one is. Raises DeclarationRefused."""
+    if named is None:
+        return None
+    if beside is not None:
+        raise DeclarationRefused(f"{place}: {member} and {member}_file are both set: remove one")
+    file = folder / named.expanduser()
     try:
-        secret = file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DeclarationRefused(f"{place}.client_secret_file: can't read {file}: {error}") from error
-    return declared.model_copy(update={"client_secret": SecretStr(secret), "client_secret_file": None})
+        raise DeclarationRefused(f"{place}.{member}_file: can't read {file}: {error}") from error
