@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from providers.definitions.issuers import is_same_issuer
 from providers.definitions.suggestions import did_you_mean, suggest_field
+from providers.outbound.addresses import is_loopback_host
 from providers.outbound.json_values import is_object
 from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.checkpoint_settings import CheckpointSettings
@@ -55,14 +56,6 @@ DEFAULT_PORT = 8765
 OTHER_VARIABLES = frozenset(
     {"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE", "TOKEN_VAULT_PIN"}
 )
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether a listener at this address can be reached from this machine only."""
-    try:
-        return host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # another name: a name server decides what it means
-        return False
 
 
 class ServerSettings(Section):
@@ -475,7 +468,7 @@ class Settings(BaseSettings):
 
         Anyone who reaches a listener can send `Host: localhost`.
         """
-        if self.is_loopback and not is_loopback_host(self.server.host):
+        if self.is_loopback and not is_loopback_host(self.server.host.strip("[]")):
             raise ValueError(
                 f"other machines can reach server.host {self.server.host}, but server.public_url is "
                 f"{self.public_url}. Set server.public_url to the https address that clients use, or set "

@@ -31,11 +31,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from providers.outbound.addresses import is_loopback_host
 from server.deployment import Deployment
 from server.http.connections import ConnectionLimits, capacity
 from server.runtime import peers
 from server.runtime.serving import Listener
-from server.settings import is_loopback_host
 
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
 _LOOK_TIMEOUT: Final = 2.0  # seconds
@@ -78,7 +78,7 @@ class Holder(StrEnum):
 
 def hosts_of(host: str) -> tuple[str, ...]:
     """Every address to hold for a listener at `host`: on loopback all that `localhost` can mean."""
-    if not is_loopback_host(host):
+    if not is_loopback_host(host.strip("[]")):
         return (host,)
     own = () if host.lower() == "localhost" else (host.strip("[]"),)
     return tuple(dict.fromkeys((*own, *_LOOPBACK)))
