@@ -7,8 +7,9 @@ agents only those that a declaration made.
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from server.administration import agents, own_apis, people, registrations
@@ -76,7 +77,7 @@ async def _plan_people(
         person = await users.find_user(reader, name)
         after = _person_facts(declared)
         if person is None:
-            run = _create_person(actor, name, declared)
+            run = partial(_create_person, actor, name, declared)
             yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
         linked = await users.list_identities(reader, person.id)
@@ -86,14 +87,14 @@ async def _plan_people(
             "identities": [one for one in map(name_of, linked) if one in _names_of(declared)],
         }
         if differences := differences_between(before, after):
-            yield PlannedChange("update", "person", name, differences, _update_person(actor, person, declared))
+            yield PlannedChange("update", "person", name, differences, partial(_update_person, actor, person, declared))
     if prunes:
         kept = {users.name_key(name) for name in wanted}
         async for page in users.walk_users(reader):
             for person in page:
                 is_self = actor.user is not None and person.id == actor.user.id
                 if users.name_key(person.name) not in kept and not is_self:
-                    yield PlannedChange("remove", "person", person.name, (), _remove_person(actor, person))
+                    yield PlannedChange("remove", "person", person.name, (), partial(people.delete, actor, person))
 
 
 def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
@@ -110,37 +111,22 @@ def name_of(identity: LinkedIdentity) -> str:
     return f"{identity.subject} at {identity.issuer}"
 
 
-def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
-        await _update_person(actor, added.user, declared)()
-        return added.link
-
-    return run
+async def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> str | None:
+    added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
+    await _update_person(actor, added.user, declared)
+    return added.link
 
 
-def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        if declared.role is None:
-            await people.set_admin(actor, person, is_admin=declared.admin)
-        else:
-            await people.set_role(actor, person, declared.role)
-        await people.set_disabled(actor, person, is_disabled=declared.disabled)
-        known = await users.list_identities(actor.deployment.database, person.id)
-        for one in declared.identities:
-            if LinkedIdentity(one.issuer, one.subject) not in known:
-                await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
-        return None
-
-    return run
-
-
-def _remove_person(actor: Actor, person: User) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await people.delete(actor, person)
-        return None
-
-    return run
+async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> None:
+    if declared.role is None:
+        await people.set_admin(actor, person, is_admin=declared.admin)
+    else:
+        await people.set_role(actor, person, declared.role)
+    await people.set_disabled(actor, person, is_disabled=declared.disabled)
+    known = await users.list_identities(actor.deployment.database, person.id)
+    for one in declared.identities:
+        if LinkedIdentity(one.issuer, one.subject) not in known:
+            await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
 
 
 # Agents
@@ -170,7 +156,7 @@ async def _plan_agents(
         if held is None:
             named = {} if declared.id is None else {"id": declared.id}
             differences = differences_between({}, named | after)
-            yield PlannedChange("create", "agent", name, differences, _create_agent(actor, new, chosen))
+            yield PlannedChange("create", "agent", name, differences, partial(_create_agent, actor, new, chosen))
             continue
         before = _agent_facts(held)
         if before["auth_method"] != after["auth_method"]:
@@ -181,10 +167,10 @@ async def _plan_agents(
             )
         if differences := differences_between(before, after):
             changed = replace(client, id=held.id, created_at=held.created_at, secret_hash=held.secret_hash)
-            yield PlannedChange("update", "agent", name, differences, _update_agent(actor, changed))
+            yield PlannedChange("update", "agent", name, differences, partial(agents.update, actor, changed))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
-            yield PlannedChange("remove", "agent", name, (), _remove_agent(actor, known[name]))
+            yield PlannedChange("remove", "agent", name, (), partial(_remove_agent, actor, known[name]))
 
 
 async def _check_id(actor: Actor, name: str, client_id: str, held: Client | None) -> None:
@@ -247,31 +233,16 @@ def _agent_facts(client: Client) -> dict[str, object]:
     }
 
 
-def _create_agent(actor: Actor, wanted: NewAgent, chosen: Mapping[str, str]) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        made = await agents.register(actor, wanted)
-        client = made.client
-        for target, policy in chosen.items():
-            client, _ = await agents.set_release(actor, client, target=target, policy=policy)
-        return made.secret
-
-    return run
+async def _create_agent(actor: Actor, wanted: NewAgent, chosen: Mapping[str, str]) -> str | None:
+    made = await agents.register(actor, wanted)
+    client = made.client
+    for target, policy in chosen.items():
+        client, _ = await agents.set_release(actor, client, target=target, policy=policy)
+    return made.secret
 
 
-def _update_agent(actor: Actor, changed: Client) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await agents.update(actor, changed)
-        return None
-
-    return run
-
-
-def _remove_agent(actor: Actor, client: Client) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await agents.remove(actor, client)
-        return None
-
-    return run
+async def _remove_agent(actor: Actor, client: Client) -> None:
+    await agents.remove(actor, client)
 
 
 # APIs of your own
@@ -299,33 +270,21 @@ async def _plan_apis(
         }
         if differences := differences_between(before, after):
             verb: Verb = "create" if held is None else "update"
-            yield PlannedChange(verb, "api", url, differences, _save_api(actor, url, declared))
+            yield PlannedChange(verb, "api", url, differences, partial(_save_api, actor, url, declared))
     if prunes:
         for one in await apis.list_apis(reader):
             if one.resource not in wanted:
-                yield PlannedChange("remove", "api", one.resource, (), _remove_api(actor, one.resource))
+                yield PlannedChange("remove", "api", one.resource, (), partial(own_apis.remove, actor, one.resource))
 
 
-def _save_api(actor: Actor, url: str, declared: DeclaredApi) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        known = await declared_agents(actor)
-        linked = [known.get(one) or await agents.agent_with_id(actor, one) for one in declared.clients]
-        await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked)
-        wanted = {one.id for one in linked}
-        for other in await apis.linked_clients(actor.deployment.database, url):
-            if other not in wanted:
-                await own_apis.unlink(actor, url, await agents.agent_with_id(actor, other))
-        return None
-
-    return run
-
-
-def _remove_api(actor: Actor, url: str) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await own_apis.remove(actor, url)
-        return None
-
-    return run
+async def _save_api(actor: Actor, url: str, declared: DeclaredApi) -> None:
+    known = await declared_agents(actor)
+    linked = [known.get(one) or await agents.agent_with_id(actor, one) for one in declared.clients]
+    await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked)
+    wanted = {one.id for one in linked}
+    for other in await apis.linked_clients(actor.deployment.database, url):
+        if other not in wanted:
+            await own_apis.unlink(actor, url, await agents.agent_with_id(actor, other))
 
 
 # Providers
@@ -353,12 +312,13 @@ async def _plan_providers(
         if differences := differences_between(before, after):
             entry = RegistrationInput(declared.client_id, secret, declared.inputs, declared.testing)
             verb: Verb = "create" if stored is None else "update"
-            yield PlannedChange(verb, "provider", name, differences, save_registration(actor, name, entry))
+            yield PlannedChange(verb, "provider", name, differences, partial(save_registration, actor, name, entry))
     if prunes:
         remote = {one.name for one in await list_accepted(deployment.database)}
         for one in await stored_registrations.list_registrations(deployment.database):
             if one.provider not in {*wanted, *remote}:
-                yield PlannedChange("remove", "provider", one.provider, (), _remove_registration(actor, one.provider))
+                run = partial(_remove_registration, actor, one.provider)
+                yield PlannedChange("remove", "provider", one.provider, (), run)
 
 
 async def has_secret(actor: Actor, stored: StoredRegistration | None, secret: str) -> bool:
@@ -372,23 +332,14 @@ async def has_secret(actor: Actor, stored: StoredRegistration | None, secret: st
     return hmac.compare_digest((kept.client_secret or "").encode(), secret.encode())
 
 
-def save_registration(actor: Actor, name: str, entry: RegistrationInput) -> Callable[[], Awaitable[str | None]]:
-    """What stores our registration at a provider."""
-
-    async def run() -> str | None:
-        provider = registrations.provider_named(actor.deployment, name)
-        stored = await registrations.own_registration(actor, provider, revision=None)
-        await registrations.save(actor, provider, entry, stored=stored)
-        return None
-
-    return run
+async def save_registration(actor: Actor, name: str, entry: RegistrationInput) -> None:
+    """Store our registration at a provider."""
+    provider = registrations.provider_named(actor.deployment, name)
+    stored = await registrations.own_registration(actor, provider, revision=None)
+    await registrations.save(actor, provider, entry, stored=stored)
 
 
-def _remove_registration(actor: Actor, name: str) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        provider = registrations.provider_named(actor.deployment, name)
-        stored = await registrations.own_registration(actor, provider, revision=None)
-        await registrations.remove(actor, provider, stored=stored)
-        return None
-
-    return run
+async def _remove_registration(actor: Actor, name: str) -> None:
+    provider = registrations.provider_named(actor.deployment, name)
+    stored = await registrations.own_registration(actor, provider, revision=None)
+    await registrations.remove(actor, provider, stored=stored)

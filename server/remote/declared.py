@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Final
 
 from server.administration import applying
@@ -43,7 +44,7 @@ async def _plan_servers(
         after: dict[str, object] = {"url": declared.url, "disabled": declared.disabled}
         new_server = _new_server(name, declared)
         if held is None:
-            run = _add(actor, new_server, is_disabled=declared.disabled)
+            run = partial(_add, actor, new_server, is_disabled=declared.disabled)
             yield PlannedChange("create", "mcp_server", name, differences_between({}, after), run)
             continue
         if (fixed := _fixed_change(held, declared, new_server)) is not None:
@@ -61,11 +62,11 @@ async def _plan_servers(
                 entry = RegistrationInput(declared.client_id, _secret_of(declared) or "")
             before, after = {**before, **client_before}, {**after, **client_after}
         if differences := differences_between(before, after):
-            run = _update(actor, held, is_disabled=declared.disabled, entry=entry)
+            run = partial(_update, actor, held, is_disabled=declared.disabled, entry=entry)
             yield PlannedChange("update", "mcp_server", name, differences, run)
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
-            yield PlannedChange("remove", "mcp_server", name, (), _remove(actor, name))
+            yield PlannedChange("remove", "mcp_server", name, (), partial(servers.remove, actor, name))
 
 
 def _fixed_change(held: McpServer, declared: DeclaredMcpServer, wanted: servers.NewServer) -> str | None:
@@ -106,27 +107,12 @@ def _new_server(name: str, declared: DeclaredMcpServer) -> servers.NewServer:
     return servers.NewServer(name, declared.url, declared.title, client, declared.issuer, key)
 
 
-def _add(actor: Actor, new_server: servers.NewServer, *, is_disabled: bool) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
-        await servers.add(actor, new_server)
-        await servers.set_disabled(actor, new_server.name, is_disabled=is_disabled)
-
-    return run
+async def _add(actor: Actor, new_server: servers.NewServer, *, is_disabled: bool) -> None:
+    await servers.add(actor, new_server)
+    await servers.set_disabled(actor, new_server.name, is_disabled=is_disabled)
 
 
-def _update(
-    actor: Actor, held: McpServer, *, is_disabled: bool, entry: RegistrationInput | None
-) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
-        if entry is not None:
-            await applying.save_registration(actor, held.name, entry)()
-        await servers.set_disabled(actor, held.name, is_disabled=is_disabled)
-
-    return run
-
-
-def _remove(actor: Actor, name: str) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
-        await servers.remove(actor, name)
-
-    return run
+async def _update(actor: Actor, held: McpServer, *, is_disabled: bool, entry: RegistrationInput | None) -> None:
+    if entry is not None:
+        await applying.save_registration(actor, held.name, entry)
+    await servers.set_disabled(actor, held.name, is_disabled=is_disabled)

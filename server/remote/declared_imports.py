@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from providers.tools.imported import ImportChoice
 from server.administration.actor import Actor, ChangeRefused
@@ -37,10 +38,10 @@ async def plan_imports(
             choices = declared.tools if is_reviewed else None
             if is_reviewed:
                 await asyncio.to_thread(_check, actor, name, held, content, declared.tools)
-            yield PlannedChange(verb, "imported_api", name, differences, _save(actor, name, content, choices))
+            yield PlannedChange(verb, "imported_api", name, differences, partial(_save, actor, name, content, choices))
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
-            yield PlannedChange("remove", "imported_api", name, (), _remove(actor, name))
+            yield PlannedChange("remove", "imported_api", name, (), partial(imported_apis.remove, actor, name))
 
 
 def _description_of(name: str, declared: DeclaredImportedApi, document: str) -> DescribedApi:
@@ -90,21 +91,7 @@ def _review_of(held: ImportedApi | None, content: str) -> ApiReview:
     return imported_apis.review_of(replace(held or ImportedApi("", None, 0, None), offered=content))
 
 
-def _save(
-    actor: Actor, name: str, content: str, choices: Mapping[str, ImportChoice] | None
-) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await imported_apis.offer(actor, name, content)
-        if choices is not None:
-            await imported_apis.decide_reviewed(actor, name, imported_apis.import_digest(content), choices)
-        return None
-
-    return run
-
-
-def _remove(actor: Actor, name: str) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await imported_apis.remove(actor, name)
-        return None
-
-    return run
+async def _save(actor: Actor, name: str, content: str, choices: Mapping[str, ImportChoice] | None) -> None:
+    await imported_apis.offer(actor, name, content)
+    if choices is not None:
+        await imported_apis.decide_reviewed(actor, name, imported_apis.import_digest(content), choices)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 from server.administration import groups
 from server.administration.actor import Actor, ChangeRefused
@@ -34,11 +35,11 @@ async def plan(
         members = sorted({await people.name_of(one, group=name) for one in declared.members})
         if differences := differences_between(before, {"members": members}):
             verb: Verb = "create" if group is None else "update"
-            found.append(PlannedChange(verb, "group", name, differences, _save(actor, name, members)))
+            found.append(PlannedChange(verb, "group", name, differences, partial(groups.save, actor, name, members)))
     if prunes:
         kept = {stored.name_key(name) for name in wanted}
         found += [
-            PlannedChange("remove", "group", one.name, (), _remove(actor, one))
+            PlannedChange("remove", "group", one.name, (), partial(groups.delete, actor, one, is_kept_if_filled=True))
             for one in await _own_groups(reader)
             if stored.name_key(one.name) not in kept
         ]
@@ -102,19 +103,3 @@ async def _own_groups(reader: Reader) -> list[Group]:
         ]
         if not after:
             return found
-
-
-def _save(actor: Actor, name: str, members: list[str]) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await groups.save(actor, name, members)
-        return None
-
-    return run
-
-
-def _remove(actor: Actor, group: Group) -> Callable[[], Awaitable[str | None]]:
-    async def run() -> str | None:
-        await groups.delete(actor, group, is_kept_if_filled=True)
-        return None
-
-    return run
