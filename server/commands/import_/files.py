@@ -51,6 +51,8 @@ KeyOption = Annotated[
     Path, typer.Option("--key", help="File of the age key, as age-keygen writes it.", show_default=False)
 ]
 Reader = Callable[[Path], Sequence["ImportedAccount"]]
+Names = Callable[["Deployment"], Mapping[str, str]]
+Source = tuple[Reader, Names]  # reads the file, and what it calls our providers
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +118,32 @@ def csv_(
     _run(setup, file, csv_file.read, _Choices(creates_people=create_people), apply=apply)
 
 
-@command(app, "auth0")
-def auth0(
-    setup: Setup,
-    file: FileArgument,
-    *,
-    apply: ApplyOption = False,
-    create_people: CreateOption = False,
-    people: PeopleOption = None,
-    provider: ProviderOption = None,
-    scopes: ScopesOption = None,
-) -> None:
+def _command_of(name: str) -> Callable[[Callable[[], Source]], None]:
+    """Register the command of a source, which takes the choices that all sources have; its help is the docstring."""
+
+    def register(load: Callable[[], Source]) -> None:
+        def run(
+            setup: Setup,
+            file: FileArgument,
+            *,
+            apply: ApplyOption = False,
+            create_people: CreateOption = False,
+            people: PeopleOption = None,
+            provider: ProviderOption = None,
+            scopes: ScopesOption = None,
+        ) -> None:
+            read, names = load()
+            choices = _Choices(people, provider or (), scopes or (), create_people)
+            _run(setup, file, read, choices, apply=apply, names=names)
+
+        run.__doc__ = load.__doc__
+        command(app, name)(run)
+
+    return register
+
+
+@_command_of("auth0")
+def auth0() -> Source:
     """Import Auth0 users' identities from its Management API, which omits tokens of connected accounts.
 
     Take users of `GET /api/v2/users` with the scope `read:user_idp_tokens`: identities of connections that keep a
@@ -139,21 +156,11 @@ def auth0(
     def names(deployment: Deployment) -> Mapping[str, str]:
         return {**CONNECTIONS, **deployment.settings.auth0.connections}
 
-    choices = _Choices(people, provider or (), scopes or (), create_people)
-    _run(setup, file, source.read, choices, apply=apply, names=names)
+    return source.read, names
 
 
-@command(app, "nango")
-def nango(
-    setup: Setup,
-    file: FileArgument,
-    *,
-    apply: ApplyOption = False,
-    create_people: CreateOption = False,
-    people: PeopleOption = None,
-    provider: ProviderOption = None,
-    scopes: ScopesOption = None,
-) -> None:
+@_command_of("nango")
+def nango() -> Source:
     """Import Nango's connections, as its API returns them with credentials.
 
     Take `GET /connections/{id}?provider_config_key=...&refresh_token=true` of each connection, as JSON lines. Then
@@ -161,21 +168,11 @@ def nango(
     """
     from server.administration.importing import nango as source
 
-    choices = _Choices(people, provider or (), scopes or (), create_people)
-    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+    return source.read, lambda _: source.NAMES
 
 
-@command(app, "better-auth")
-def better_auth(
-    setup: Setup,
-    file: FileArgument,
-    *,
-    apply: ApplyOption = False,
-    create_people: CreateOption = False,
-    people: PeopleOption = None,
-    provider: ProviderOption = None,
-    scopes: ScopesOption = None,
-) -> None:
+@_command_of("better-auth")
+def better_auth() -> Source:
     """Import rows of Better Auth's account table, as JSON.
 
     Take `select json_agg(t) from (select a.*, u.email, u."emailVerified" from account a join "user" u on u.id =
@@ -184,8 +181,7 @@ def better_auth(
     """
     from server.administration.importing import better_auth as source
 
-    choices = _Choices(people, provider or (), scopes or (), create_people)
-    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+    return source.read, lambda _: source.NAMES
 
 
 @command(app, "contextforge")
@@ -216,17 +212,8 @@ def contextforge(
     _run(setup, file, lambda path: source.read(path, secret), choices, apply=apply)
 
 
-@command(app, "composio")
-def composio(
-    setup: Setup,
-    file: FileArgument,
-    *,
-    apply: ApplyOption = False,
-    create_people: CreateOption = False,
-    people: PeopleOption = None,
-    provider: ProviderOption = None,
-    scopes: ScopesOption = None,
-) -> None:
+@_command_of("composio")
+def composio() -> Source:
     """Import Composio's connected accounts of your own OAuth apps.
 
     Take `GET /api/v3/connected_accounts`, with "Mask Connected Account Secrets" off. Accounts of Composio's own
@@ -234,8 +221,7 @@ def composio(
     """
     from server.administration.importing import composio as source
 
-    choices = _Choices(people, provider or (), scopes or (), create_people)
-    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+    return source.read, lambda _: source.NAMES
 
 
 @command(app, "token-vault")
@@ -265,7 +251,7 @@ def _run(
     choices: _Choices,
     *,
     apply: bool,
-    names: Callable[[Deployment], Mapping[str, str]] = lambda _: {},
+    names: Names = lambda _: {},
 ) -> None:
     """Judge the file's accounts, store them with `apply`, and report each."""
 
