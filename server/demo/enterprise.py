@@ -32,9 +32,8 @@ from providers.simulator.running import Simulator, running_simulator
 from providers.simulator.state.directory import Enrolment
 from server.app import open_deployment
 from server.demo.person import DemoFailed, DemoPerson
-from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_step
+from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_activity, show_step
 from server.deployment import Deployment
-from server.event_texts import event_fields, in_a_line, names_of
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.exchange import release
 from server.oauth.rules import TOKEN_EXCHANGE
@@ -187,14 +186,8 @@ async def _story(stage: CompanyStage) -> None:
     await _call_all(stage)
     await _renew(stage)
     await _stop_vouching(stage)
-    stage.console.print(Text("\nWhat the vault recorded, besides the calls", "bold"))
-    await stage.deployment.activity.settle()
-    events = await audit.list_events(stage.deployment.database, limit=200)
-    names = await names_of(stage.deployment, events)
-    for event in events:
-        if event.kind in _CALLS:
-            continue
-        stage.console.print(Text("  " + in_a_line(event_fields(event, names=names))), soft_wrap=True)
+    heading = "What the vault recorded, besides the calls"
+    await show_activity(stage.console, stage.deployment, heading, without=_CALLS)
 
 
 async def _sign_in(stage: CompanyStage) -> None:

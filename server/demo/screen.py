@@ -17,8 +17,23 @@ from rich.text import Text
 from server.app import build_app
 from server.demo.person import DemoFailed
 from server.deployment import Deployment
+from server.event_texts import event_fields, in_a_line, names_of
 from server.runtime.serving import Listener
 from server.settings import DEFAULT_PORT
+from vault.audit import audit
+
+
+async def show_activity(
+    console: Console, deployment: Deployment, heading: str, *, without: frozenset[str] = frozenset()
+) -> None:
+    """Print every recorded event in a line, except those of the kinds `without`."""
+    console.print(Text(f"\n{heading}", "bold"))
+    await deployment.activity.settle()
+    events = await audit.list_events(deployment.database, limit=200)
+    names = await names_of(deployment, events)
+    for event in events:
+        if event.kind not in without:
+            console.print(Text("  " + in_a_line(event_fields(event, names=names))), soft_wrap=True)
 
 
 @dataclass

@@ -31,16 +31,14 @@ from rich.text import Text
 from providers.simulator.running import Simulator, running_simulator
 from server.app import open_deployment
 from server.demo.person import DemoFailed, DemoPerson
-from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_step
+from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_activity, show_step
 from server.deployment import Deployment
-from server.event_texts import event_fields, in_a_line, names_of
 from server.mcp.tool_answers import META_KEY
 from server.settings import load_settings
 from server.setup.client_config import VaultLocation, client_config
 from server.setup.client_kinds import Machine, Program
 from server.sign_in.password import first_admin_secret, owner_link
 from vault import connections, users
-from vault.audit import audit
 
 PERSON: Final = "alice"
 AGENT: Final = "Demo agent"
@@ -157,12 +155,7 @@ async def _story(stage: Stage) -> None:
         await _refresh(stage, agent)
     await _afresh(stage)
     await _disconnect(stage)
-    stage.console.print(Text("\nWhat the vault recorded", "bold"))
-    await stage.deployment.activity.settle()
-    events = await audit.list_events(stage.deployment.database, limit=200)
-    names = await names_of(stage.deployment, events)
-    for event in events:
-        stage.console.print(Text("  " + in_a_line(event_fields(event, names=names))), soft_wrap=True)
+    await show_activity(stage.console, stage.deployment, "What the vault recorded")
 
 
 async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
