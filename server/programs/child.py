@@ -76,8 +76,13 @@ def _is_in_foreground() -> bool:
 async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
+    await wait_or_kill(process, patience=_PATIENCE)
+
+
+async def wait_or_kill(process: asyncio.subprocess.Process, *, patience: float) -> None:
+    """Wait for its end, and bring it about after `patience` seconds."""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(patience):
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):

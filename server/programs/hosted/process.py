@@ -32,6 +32,7 @@ from providers.outbound.addresses import AddressPolicy
 from server.deployment import Deployment, ToolCaller
 from server.local_server_settings import LocalServerSettings
 from server.programs.certificates import RunAuthority
+from server.programs.child import wait_or_kill
 from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
 from server.programs.front import Front, OtherHosts, ProgramCall
 from server.programs.hosted import sandbox
@@ -433,10 +434,4 @@ async def _end(process: asyncio.subprocess.Process, *, patience: float) -> None:
     """Close its input, and kill it if it stays; with it goes everything in the sandbox."""
     if process.stdin is not None:
         process.stdin.close()
-    try:
-        async with asyncio.timeout(patience):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    await wait_or_kill(process, patience=patience)
