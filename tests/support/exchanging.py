@@ -108,17 +108,19 @@ class Room:
         whose: SeededGrant | None = None,
         expires_at: int | None = None,
     ) -> None:
-        owner = whose or self.alice
+        which = _ids(whose or self.alice, connection)
         async with self.database.transaction() as transaction:
-            await delegations.allow(
-                transaction,
-                user_id=owner.user.id,
-                client_id=owner.client.id,
-                connection_id=connection.id,
-                scopes=scopes,
-                now=self.now,
-                expires_at=expires_at,
-            )
+            await delegations.allow(transaction, **which, scopes=scopes, now=self.now, expires_at=expires_at)
+
+    async def set_ask(self, connection: Connection, *ask: str) -> None:
+        """Have alice asked before each call that needs these scopes."""
+        async with self.database.transaction() as transaction:
+            await delegations.set_ask(transaction, **_ids(self.alice, connection), ask=frozenset(ask), now=self.now)
+
+    async def revoke(self, connection: Connection, *, whose: SeededGrant | None = None) -> bool:
+        """Take back what the agent may do; False if that was nothing."""
+        async with self.database.transaction() as transaction:
+            return await delegations.revoke(transaction, **_ids(whose or self.alice, connection), now=self.now)
 
     def request(
         self,
@@ -146,6 +148,15 @@ class Room:
         request = self.request(provider, *scopes, account=account, whose=whose, everything=everything)
         return await exchange(request, vault=self.vault, now=self.now, after_unauthorized=after_unauthorized)
 
+    @asynccontextmanager
+    async def held_refresh(self) -> AsyncGenerator[asyncio.Task[UpstreamToken]]:
+        """An exchange whose refresh is at the provider, which answers once its `gate` is set."""
+        self.slack.gate = asyncio.Event()
+        async with asyncio.timeout(WAIT):
+            slow = asyncio.create_task(self.exchange())
+            await self.slack.arrived.wait()
+            yield slow
+
     async def row(self, connection: Connection) -> leases.ConnectionFacts:
         facts = await leases.read(self.database, connection.id)
         assert facts is not None
@@ -160,6 +171,10 @@ class Room:
 
     async def kinds(self) -> list[str]:
         return [event.kind for event in await self.events()]
+
+
+def _ids(owner: SeededGrant, connection: Connection) -> dict[str, str]:
+    return {"user_id": owner.user.id, "client_id": owner.client.id, "connection_id": connection.id}
 
 
 def principal_of(owner: SeededGrant) -> Principal:

@@ -126,8 +126,7 @@ async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(roo
 async def test_an_account_that_ends_too_has_only_its_own_receipt(room: Room) -> None:
     connection = await room.connect()
     await remove_agent(room)
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     assert await issue_receipts(room) == ()
     assert await agent_receipts.issue_owed(room.vault) == 0
 
@@ -191,8 +190,7 @@ async def test_old_receipts_go_unless_a_token_without_an_end_may_be_in_use(room:
     assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1
     (left,) = await issue_receipts(room)
     assert left.connection_id == kept.id
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, kept, now=room.now)
+    await room.disconnect(kept)
     assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1
 
 
@@ -223,8 +221,7 @@ async def test_a_receipt_is_outstanding_while_the_agent_may_hold_a_token_that_wo
     (gone,) = [
         one for one in await connections.list_connections(room.database, room.alice.user.id) if one.id == endless
     ]
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, gone, now=room.now)
+    await room.disconnect(gone)
     assert await outstanding_connections(now) == {short}
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
 from tests.support.doubles.upstream_double import Fault
-from tests.support.exchanging import SLACK_SCOPES, Room, open_room
+from tests.support.exchanging import SLACK_SCOPES, WAIT, Room
 from tests.support.seeded import seed
 from vault import connections
 from vault.connections import find, get_connection, list_connections
@@ -25,16 +23,10 @@ from vault.storage.database import Conflict
 from vault.upkeep import revocations
 from vault.upstream import RevokeOutcome, Silent, TokenAnswer
 
-WAIT = 20.0
 
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
-
-
-async def open_with(room: Room, answer: TokenAnswer, *, asked: frozenset[str] = SLACK_SCOPES) -> Connection:
+async def open_with(
+    room: Room, answer: TokenAnswer, *, asked: frozenset[str] = SLACK_SCOPES, consented_ms: int | None = None
+) -> Connection:
     async with room.database.transaction() as transaction:
         return await connections.open_connection(
             transaction,
@@ -45,6 +37,7 @@ async def open_with(room: Room, answer: TokenAnswer, *, asked: frozenset[str] = 
             asked=asked,
             policy=room.vault.policies["slack"],
             now=room.now,
+            consented_ms=consented_ms,
         )
 
 
@@ -293,10 +286,7 @@ async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what
     give(room, ends_grant=ends_grant)
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await open_with(room, room.slack.consent("alice", SLACK_SCOPES))
         room.slack.gate.set()
         assert (await slow).value in room.slack.issued
@@ -331,18 +321,7 @@ async def test_of_two_consents_at_once_the_newer_counts_whichever_is_stored_firs
     async def store(answer: TokenAnswer, at: int) -> Connection:
         for _ in range(3):
             try:
-                async with room.database.transaction() as transaction:
-                    return await connections.open_connection(
-                        transaction,
-                        room.vault.keys,
-                        user_id=room.alice.user.id,
-                        provider="slack",
-                        answer=answer,
-                        asked=SLACK_SCOPES,
-                        policy=room.vault.policies["slack"],
-                        now=room.now,
-                        consented_ms=at,
-                    )
+                return await open_with(room, answer, consented_ms=at)
             except Conflict:
                 continue
         raise AssertionError("there was always another one")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
 from tests.support.doubles.upstream_double import Fault
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from tests.support.seeded import seed
 from vault.connections import list_connections
 from vault.records import ConnectionState
@@ -23,14 +21,6 @@ from vault.refusals import (
 )
 from vault.upkeep import revocations
 from vault.upstream import RevokeOutcome, Silent
-
-WAIT = 20.0
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def test_a_disconnected_account_is_refused_at_once_and_can_be_connected_anew(room: Room) -> None:
@@ -188,10 +178,7 @@ async def test_a_pending_revocation_that_was_swapped_is_not_sent(room: Room) -> 
 async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         pending = await room.disconnect(connection)
         assert pending.due_at is not None
         assert pending.due_at > room.now  # the token that we hold may be spent already
@@ -207,10 +194,7 @@ async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Roo
 async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.disconnect(connection)
         room.pass_time(61)
         assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
@@ -227,10 +211,7 @@ async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(ro
 async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_is_away(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.disconnect(connection)
         room.pass_time(61)
         assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
@@ -249,10 +230,8 @@ async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_
 async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate, room.slack.revoke_gate = asyncio.Event(), asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    room.slack.revoke_gate = asyncio.Event()
+    async with room.held_refresh() as slow:
         await room.disconnect(connection)
         room.pass_time(61)
         attempt = asyncio.create_task(revocations.revoke_upstream(room.vault, connection.id))
@@ -271,11 +250,8 @@ async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: R
 async def test_a_silent_refresh_of_a_disconnected_account_harms_nothing(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
     room.slack.faults.append(Fault(before=Silent("timeout")))
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.disconnect(connection)
         room.slack.gate.set()
         with pytest.raises(TemporarilyUnavailable):

@@ -13,7 +13,7 @@ import pytest
 from server.administration.receipts import ReceiptRefused, verify
 from tests.chaos.world import ROOT
 from tests.conftest import Store
-from tests.support.exchanging import SLACK_SCOPES, Room, open_room
+from tests.support.exchanging import SLACK_SCOPES, WAIT, Room, open_room
 from tests.support.seeded import seed
 from vault import clients, connections, users
 from vault.audit import audit
@@ -24,7 +24,6 @@ from vault.upkeep import panics, receipts, retention, revocations
 from vault.upkeep.receipts import Receipt
 from vault.upstream import CredentialKind, NotSent, ProbeOutcome, RevokeOutcome, Silent
 
-WAIT = 20.0
 (HELD_GRANTS,) = (ROOT / "vault/schema").glob("*_held_grants.sql")
 DAY = 86400
 

@@ -33,12 +33,6 @@ HOUR = 3600
 
 
 @pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def local(sqlite_store: Store) -> AsyncGenerator[Room]:
     async with open_room(sqlite_store) as opened:
         yield opened

@@ -12,7 +12,7 @@ from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from tests.support.seeded import SeededGrant, seed
 from tests.vault.exchange.test_shared_connections import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
-from vault import clients, connections, delegations, groups, users
+from vault import clients, delegations, groups, users
 from vault.approvals import access_requests
 from vault.approvals.access_requests import MEMBERSHIP, MOST_OPEN, AccessRequest, AccessState, Kind, RequestedAccess
 from vault.groups import Group
@@ -164,19 +164,11 @@ async def _remove_agent(shared: SharedAccount) -> None:
 
 
 async def _revoke(shared: SharedAccount) -> None:
-    async with shared.room.database.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=shared.bob.user.id,
-            client_id=shared.bob.client.id,
-            connection_id=shared.account.id,
-            now=shared.room.now,
-        )
+    await shared.room.revoke(shared.account, whose=shared.bob)
 
 
 async def _disconnect(shared: SharedAccount) -> None:
-    async with shared.room.database.transaction() as transaction:
-        await connections.disconnect(transaction, shared.room.vault.keys, shared.account, now=shared.room.now)
+    await shared.room.disconnect(shared.account)
 
 
 @pytest.mark.parametrize(

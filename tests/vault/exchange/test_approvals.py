@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import DRIVE, READ, WRITE, Room, open_room, principal_of
+from tests.support.exchanging import DRIVE, READ, WRITE, Room, principal_of
 from vault import connections, delegations
 from vault.approvals import approvals
 from vault.approvals.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall
@@ -21,12 +20,6 @@ from vault.upstream import UpstreamPolicy
 ARGUMENTS: Mapping[str, object] = {"channel": "C1", "text": "CANARY-hello"}
 
 
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
-
-
 def call_of(arguments: Mapping[str, object] = ARGUMENTS, *, tool: str = "slack_post") -> ToolCall:
     return ToolCall(tool, lambda: arguments)
 
@@ -34,18 +27,6 @@ def call_of(arguments: Mapping[str, object] = ARGUMENTS, *, tool: str = "slack_p
 async def run(room: Room, call: ToolCall | None, *scopes: str) -> UpstreamToken:
     request = replace(room.request("slack", *scopes), call=call)
     return await exchange(request, vault=room.vault, now=room.now)
-
-
-async def set_ask(room: Room, connection: Connection, *entries: str) -> None:
-    async with room.database.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            ask=frozenset(entries),
-            now=room.now,
-        )
 
 
 async def ask(room: Room, connection: Connection, call: ToolCall) -> tuple[Approval, bool]:
@@ -82,7 +63,7 @@ async def test_a_call_that_the_person_wants_to_be_asked_about_is_refused_until_t
     room: Room, entry: str
 ) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, entry)
+    await room.set_ask(connection, entry)
     with pytest.raises(ApprovalRequired) as refused:
         await run(room, call_of())
     assert refused.value.can_ask
@@ -94,13 +75,13 @@ async def test_a_call_that_the_person_wants_to_be_asked_about_is_refused_until_t
 
 async def test_what_nobody_wants_to_be_asked_about_needs_no_approval(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "channels:read", "tool:another_tool")
+    await room.set_ask(connection, "channels:read", "tool:another_tool")
     assert (await run(room, call_of())).connection_id == connection.id
 
 
 async def test_an_approval_lets_one_call_through(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     await ask_and_approve(room, connection, call_of())
     await run(room, call_of())
     with pytest.raises(ApprovalRequired):
@@ -109,7 +90,7 @@ async def test_an_approval_lets_one_call_through(room: Room) -> None:
 
 async def test_the_call_that_spent_an_approval_may_exchange_again_after_a_401(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     await ask_and_approve(room, connection, call_of())
     call = call_of()
     token = await run(room, call)
@@ -122,7 +103,7 @@ async def test_the_call_that_spent_an_approval_may_exchange_again_after_a_401(ro
 
 async def test_of_many_equal_calls_at_once_one_spends_the_approval(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     await ask_and_approve(room, connection, call_of())
     outcomes = await asyncio.gather(*(run(room, call_of()) for _ in range(8)), return_exceptions=True)
     assert sum(isinstance(one, UpstreamToken) for one in outcomes) == 1
@@ -141,7 +122,7 @@ async def test_of_many_equal_calls_at_once_one_spends_the_approval(room: Room) -
 )
 async def test_an_approval_is_of_these_bytes_and_no_others(room: Room, changed: ToolCall) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     await ask_and_approve(room, connection, call_of())
     with pytest.raises(ApprovalRequired):
         await run(room, changed)
@@ -152,7 +133,7 @@ async def test_an_approval_is_for_one_account(room: Room) -> None:
     first = await room.connect(account="alice")
     second = await room.connect(account="alice-too")
     for connection in (first, second):
-        await set_ask(room, connection, "chat:write")
+        await room.set_ask(connection, "chat:write")
     await ask_and_approve(room, first, call_of())
     for connection, is_allowed in ((second, False), (first, True)):
         request = replace(room.request(account=connection.account), call=call_of())
@@ -166,7 +147,7 @@ async def test_an_approval_is_for_one_account(room: Room) -> None:
 @pytest.mark.parametrize("end", ["cut off", "taken away", "ran out", "disconnected", "nothing"])
 async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end: str) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
     scopes = frozenset({"chat:write"})
     async with room.database.transaction() as transaction:
@@ -186,7 +167,7 @@ async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end
         connection = await room.connect()
     async with room.database.transaction() as transaction:
         await delegations.allow(transaction, **which, connection_id=connection.id, scopes=scopes, now=room.now)
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     if end == "nothing":
         await run(room, call_of())
         return
@@ -198,7 +179,7 @@ async def test_a_yes_ends_with_the_permission_it_was_given_under(room: Room, end
 
 async def test_an_approval_ends_unused_after_minutes(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     approval = await ask_and_approve(room, connection, call_of())
     room.pass_time(USE_LIFETIME - 1)
     assert await run(room, call_of())  # the twin: just in time
@@ -240,7 +221,7 @@ async def test_an_agent_has_no_more_than_twenty_questions_open(room: Room) -> No
 
 async def test_a_refusal_holds_until_the_question_would_have_ended(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     approval, _ = await ask(room, connection, call_of())
     await decide(room, approval, yes=False)
     again, is_new = await ask(room, connection, call_of())
@@ -281,7 +262,7 @@ async def test_an_answer_after_ten_minutes_is_too_late(room: Room) -> None:
 
 async def test_what_is_asked_about_each_time_is_not_handed_out_for_later(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     with pytest.raises(ApprovalRequired) as refused:
         await run(room, None)
     assert not refused.value.can_ask
@@ -290,7 +271,7 @@ async def test_what_is_asked_about_each_time_is_not_handed_out_for_later(room: R
 
 async def test_asking_for_a_tool_asks_for_its_scopes_where_no_tool_is_called(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "tool:slack_post")
+    await room.set_ask(connection, "tool:slack_post")
     policies = room.vault.policies
     assert isinstance(policies, dict)
     policies["slack"] = replace(policies["slack"], tool_scopes={"slack_post": frozenset({"chat:write"})})
@@ -305,7 +286,7 @@ async def test_a_part_of_what_is_asked_about_is_asked_about_unless_it_only_reads
     room: Room, entry: str
 ) -> None:
     connection = await room.connect("google", scopes=frozenset({"calendar", DRIVE}))
-    await set_ask(room, connection, entry)
+    await room.set_ask(connection, entry)
     policies = room.vault.policies
     assert isinstance(policies, dict)
     tools = {"calendar_create": frozenset({"calendar"})}
@@ -337,17 +318,17 @@ async def test_the_operator_can_have_everybody_asked(room: Room, entry: str) -> 
 
 async def test_asking_outlives_a_change_of_the_permission(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     await room.allow(connection, frozenset({"chat:write"}))
     with pytest.raises(ApprovalRequired):
         await run(room, call_of())
-    await set_ask(room, connection)
+    await room.set_ask(connection)
     assert await run(room, call_of())
 
 
 async def test_arguments_are_stored_sealed_and_never_in_the_activity(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     approval = await ask_and_approve(room, connection, call_of())
     await run(room, call_of())
     stored = str(await room.database.fetch("select * from approvals")) + str(await room.events())
@@ -357,7 +338,7 @@ async def test_arguments_are_stored_sealed_and_never_in_the_activity(room: Room)
 
 async def test_arguments_without_a_canonical_form_cannot_be_approved(room: Room) -> None:
     connection = await room.connect()
-    await set_ask(room, connection, "chat:write")
+    await room.set_ask(connection, "chat:write")
     for arguments in ({"number": 2**60}, {"number": float("inf")}, {"text": "\ud800"}, {"\ud800": 1}):
         with pytest.raises(ScopeRefused):
             await run(room, call_of(arguments))

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from tests.support.seeded import seed
-from vault import connections, delegations
+from vault import delegations
 from vault.records import Connection, Delegation
 from vault.refusals import TransitionRefused
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def get_delegation(room: Room, connection: Connection) -> Delegation | None:
@@ -44,17 +36,6 @@ async def extend(
             scopes=scopes,
             now=room.now,
             expires_at=expires_at,
-        )
-
-
-async def revoke(room: Room, connection: Connection) -> bool:
-    async with room.database.transaction() as transaction:
-        return await delegations.revoke(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            now=room.now,
         )
 
 
@@ -84,7 +65,7 @@ async def test_extending_does_not_prolong_what_was_to_end(room: Room) -> None:
 
 async def test_extending_a_delegation_that_has_ended_brings_nothing_of_it_back(room: Room) -> None:
     connection = await room.connect(delegated=READ)
-    assert await revoke(room, connection)
+    assert await room.revoke(connection)
     assert (await extend(room, connection, WRITE)).scopes == WRITE
     found = await get_delegation(room, connection)
     assert found is not None
@@ -103,8 +84,8 @@ async def test_extensions_at_the_same_time_all_count(room: Room) -> None:
 
 async def test_revoking_is_final_until_the_person_allows_again(room: Room) -> None:
     connection = await room.connect(delegated=READ)
-    assert await revoke(room, connection)
-    assert not await revoke(room, connection)
+    assert await room.revoke(connection)
+    assert not await room.revoke(connection)
     found = await get_delegation(room, connection)
     assert found is not None
     assert not found.is_live(room.now)
@@ -126,8 +107,7 @@ async def test_only_the_owner_of_a_live_connection_can_delegate_it(room: Room) -
     with pytest.raises(TransitionRefused):
         await room.allow(connection, READ, whose=bob)
     await room.allow(connection, READ)
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     with pytest.raises(TransitionRefused):
         await room.allow(connection, READ)
     with pytest.raises(TransitionRefused):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
-from tests.conftest import Store
 from tests.support.doubles.upstream_double import INVALID_CLIENT, Fault
-from tests.support.exchanging import READ, SLACK_SCOPES, WRITE, Room, open_room
+from tests.support.exchanging import READ, SLACK_SCOPES, WRITE, Room
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import exchange
 from vault.records import Narrowing
@@ -28,13 +26,6 @@ from vault.refusals import (
 )
 from vault.storage.database import Reader
 from vault.upstream import Refusal
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
-
 
 # What an agent gets
 
@@ -155,14 +146,7 @@ async def test_a_delegation_ends_at_its_time(room: Room) -> None:
 async def test_a_revoked_delegation_ends_the_very_next_call(room: Room) -> None:
     connection = await room.connect()
     assert await room.exchange()
-    async with room.database.transaction() as transaction:
-        assert await delegations.revoke(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            now=room.now,
-        )
+    assert await room.revoke(connection)
     with pytest.raises(DelegationRequired):
         await room.exchange()
 
@@ -234,14 +218,7 @@ async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names
     assert not await choose(work.id)
     assert (await room.exchange()).account == "work"
     assert (await room.exchange(account="alice")).account == "alice"
-    async with room.database.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=work.id,
-            now=room.now,
-        )
+    await room.revoke(work)
     assert (await room.exchange()).account == "alice"  # one that the agent may no longer use is not meant
     await room.allow(work, frozenset({"chat:write"}))
     assert await choose(None)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import SLACK_SCOPES, Room, open_room, principal_of
+from tests.support.exchanging import SLACK_SCOPES, Room, principal_of
 from tests.support.seeded import SeededGrant, agent, allow
 from vault import clients, users
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
@@ -28,12 +26,6 @@ class Place:
 
     seeded: SeededGrant
     principal: Principal
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def people(room: Room, *, how_many: int, agents: int) -> list[Place]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
@@ -16,12 +15,6 @@ from vault.refusals import (
     TemporarilyUnavailable,
 )
 from vault.upstream import Refusal, RotationMode
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def test_a_provider_that_can_narrow_issues_a_token_of_its_own_and_the_grant_stays(room: Room) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,12 +21,6 @@ from vault.storage.database import Reader, Row, Value
 from vault.upstream import RotationMode, Silent
 
 WANTED = frozenset({"chat:write"})
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def ask(
@@ -135,8 +129,7 @@ async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) ->
     connection = await room.connect()
     await assert_works(room, connection)
     assert (await ask(room, "nothing")).first_failure.step is ExchangeStep.CONNECTION
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CONNECTION, (await refusal(room, connection)).code)

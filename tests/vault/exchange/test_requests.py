@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from vault import grants
 from vault.approvals import approvals, client_notices, requests
 from vault.approvals.approvals import MOST_OPEN, Approval
@@ -19,12 +17,6 @@ from vault.refusals import TemporarilyUnavailable
 REQUEST = BackchannelRequest(
     frozenset({"openid"}), "https://vault.example/mcp", "Order 1", ({"type": "payment", "n": 1},)
 )
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def ask(

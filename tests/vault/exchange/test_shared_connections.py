@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from tests.support.seeded import SeededGrant, seed
 from vault import connections, groups, shared_connections, users
 from vault.groups import Group
@@ -28,12 +26,6 @@ from vault.upkeep import retention, revocations
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
 BOTH = READ | WRITE
 DAY = 86400
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def make_group(room: Room, *members: SeededGrant, days: int | None = None) -> Group:
@@ -304,8 +296,7 @@ async def test_a_deleted_groups_accounts_end_and_then_its_key(room: Room) -> Non
 async def test_the_key_of_a_group_that_owned_something_once_goes_with_it(room: Room) -> None:
     group = await make_group(room)
     given = await give(room, await room.connect(scopes=BOTH), group)
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, given, now=room.now)
+    await room.disconnect(given)
     await revocations.revoke_upstream(room.vault, given.id)
     await revocations.finish_deletions(room.vault)
     assert group.id in {row["user_id"] for row in await room.database.fetch("select user_id from keys.user_keys")}
@@ -332,13 +323,11 @@ async def older_grant_of(room: Room, group: Group) -> Connection:
 async def test_what_the_giver_had_before_ends_at_the_provider_with_the_groups_account(room: Room) -> None:
     given = await older_grant_of(room, await make_group(room))
     again = await room.connect(scopes=BOTH)
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, again, now=room.now)
+    await room.disconnect(again)
     await revocations.run_due(room.vault)
     await revocations.run_due(room.vault)
     assert room.slack.revocations == []
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, given, now=room.now)
+    await room.disconnect(given)
     await revocations.run_due(room.vault)
     assert len(room.slack.revocations) == 3
     left = await revocations.list_revocations(room.database, room.alice.user.id)

@@ -56,15 +56,7 @@ async def is_asked(room: Room, call: ToolCall, *, account: str | None = None) ->
 async def connect_asking(room: Room, account: str = "alice") -> Connection:
     """A Slack account for whose writes the person wants to be asked."""
     connection = await room.connect(account=account)
-    async with room.database.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            ask=frozenset({"chat:write"}),
-            now=room.now,
-        )
+    await room.set_ask(connection, "chat:write")
     return connection
 
 

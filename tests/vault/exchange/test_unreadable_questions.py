@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from tests.vault.exchange.test_requests import REQUEST, ask
 from tests.vault.exchange.test_standing_approvals import binding_of, give
 from vault.approvals import approvals, client_notices, standing_approvals
@@ -16,12 +14,6 @@ from vault.approvals.client_notices import DueNotice, IssuedTokens
 from vault.envelope import Context, seal
 from vault.records import TENANT
 from vault.refusals import ScopeRefused, StorageUnavailable
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 def seal_content(room: Room, purpose: str, record_id: str, content: bytes) -> bytes:

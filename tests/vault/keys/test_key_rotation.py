@@ -29,12 +29,6 @@ from vault.upkeep.key_rotation import SETTLED, KeyUpkeep
 from vault.upkeep.replicas import Replica
 
 
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
-
-
 def beside(store: Store, data: Path) -> Store:
     """The same vault on another host, with the key file as it is now."""
     data.mkdir(exist_ok=True)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-import pytest
-
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import Room
 from tests.support.seeded import seed
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
 from vault.records import Event
 
 READ = frozenset({"channels:read"})
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def test_only_permissions_that_count_now_are_listed(room: Room) -> None:
@@ -46,14 +36,7 @@ async def test_agents_are_a_persons_own_while_signed_in_or_allowed_something(roo
             transaction, user_id=alice.user.id, client_id=alice.client.id, reason="cut_off", now=room.now
         )
     assert [one.id for one in await clients.list_own(room.database, alice.user.id, now=room.now)] == [alice.client.id]
-    async with room.database.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=alice.user.id,
-            client_id=alice.client.id,
-            connection_id=connection.id,
-            now=room.now,
-        )
+    await room.revoke(connection, whose=alice)
     assert await clients.list_own(room.database, alice.user.id, now=room.now) == ()
     assert [one.id for one in await clients.list_own(room.database, other.user.id, now=room.now)] == [other.client.id]
     (ended,) = await grants.list_sign_ins(room.database, alice.user.id, client_id=alice.client.id, limit=5)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.exchanging import Room, principal_of
 from vault import clients, delegations, grants, handles, users
 from vault.connections import disconnect
 from vault.exchange.exchange import ExchangeRequest, exchange
@@ -17,12 +16,6 @@ from vault.records import Connection
 from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, VaultError
 
 WRITE = frozenset({"chat:write"})
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store) as opened:
-        yield opened
 
 
 async def issue_handle(room: Room, connection: Connection, *, lifetime: int = 300, key: str | None = None) -> str:
@@ -180,16 +173,7 @@ async def end_delegation(room: Room, connection: Connection) -> None:
 
 
 async def limit_delegation(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await delegations.allow(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            scopes=WRITE,
-            expires_at=room.now + 60,
-            now=room.now,
-        )
+    await room.allow(connection, WRITE, expires_at=room.now + 60)
 
 
 async def remove_client(room: Room, connection: Connection) -> None:
@@ -203,15 +187,7 @@ async def disable_user(room: Room, connection: Connection) -> None:
 
 
 async def ask_each_time(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=room.alice.user.id,
-            client_id=room.alice.client.id,
-            connection_id=connection.id,
-            ask=WRITE,
-            now=room.now,
-        )
+    await room.set_ask(connection, *WRITE)
 
 
 CHANGES = [

@@ -10,8 +10,6 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import WAIT, Room, connection_status, open_room, second_process
-from vault import connections
-from vault.records import Connection
 from vault.refresh import leases
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upkeep.revocations import revoke_upstream, run_due
@@ -56,10 +54,7 @@ async def test_rotated_refresh_tokens_are_spent_in_their_order(room: Room) -> No
 async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         room.pass_time(61)
         async with second_process(room) as other:
             with pytest.raises(TemporarilyUnavailable):  # by its clock; ours may be off
@@ -78,10 +73,7 @@ async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) ->
 async def test_an_answer_overrules_a_process_that_gave_the_connection_up_meanwhile(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         facts = await room.row(connection)
         async with room.database.transaction() as transaction:
             assert await leases.end(transaction, facts, fence=facts.fence, reason="invalid_grant")
@@ -93,10 +85,7 @@ async def test_an_answer_overrules_a_process_that_gave_the_connection_up_meanwhi
 async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.connect()
         room.slack.gate.set()
         token = await slow
@@ -107,20 +96,12 @@ async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: R
     assert room.slack.sends[-1].refresh_token not in room.slack.families[0].spent
 
 
-async def disconnect(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-
-
 async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(room: Room) -> None:
     room.slack.ends_everything = True
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        await disconnect(room, connection)
+    async with room.held_refresh() as slow:
+        await room.disconnect(connection)
         room.pass_time(61)
         assert await revoke_upstream(room.vault, connection.id) == "revoked"
         room.slack.families[0].is_alive = True  # a provider that takes its time
@@ -134,7 +115,7 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
     assert room.slack.families[-1].is_alive
     room.pass_time(3600)
     assert await room.exchange()
-    await disconnect(room, again)
+    await room.disconnect(again)
     await run_due(room.vault)
     assert late in {token for token, _ in room.slack.revocations}
 
@@ -142,12 +123,9 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
 async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest_alone(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.connect()
-        await disconnect(room, connection)
+        await room.disconnect(connection)
         room.slack.gate.set()
         with suppress(VaultError):
             await slow
@@ -160,10 +138,7 @@ async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest
 async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_token(room: Room) -> None:
     connection = await room.connect()
     room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.connect(refreshable=False)
         room.slack.gate.set()
         await slow

@@ -12,8 +12,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_REQUEST
-from tests.support.exchanging import Room, open_room, second_process
-from vault import connections
+from tests.support.exchanging import WAIT, Room, open_room, second_process
 from vault.records import Connection
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch
@@ -22,14 +21,6 @@ from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailab
 from vault.storage.database import Database, Transaction
 from vault.upkeep.revocations import list_revocations
 from vault.upstream import RotationMode
-
-WAIT = 20.0  # seconds: the bound of every wait here
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
-        yield opened
 
 
 class Forgetful:
@@ -195,8 +186,7 @@ async def test_a_silence_whose_writing_is_reported_failed_is_written_down_once(
 async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_the_account(room: Room) -> None:
     first = await room.connect()
     await room.connect()
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, first, now=room.now)
+    await room.disconnect(first)
     room.pass_time(3600)
     second = await room.connect()  # its generations are those of the first
     before = await list_revocations(room.database, room.alice.user.id)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER
-from tests.support.exchanging import WAIT, Room, connection_status, open_room, second_process
+from tests.support.exchanging import Room, connection_status, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.rotation import refresh
@@ -84,10 +84,7 @@ async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
         room.pass_time(4000)
         other.database.clock_offset = room.database.clock_offset + 60 * minutes
         await room.vault.database.hold_liveness(room.vault.owner)
-        room.slack.gate = asyncio.Event()
-        async with asyncio.timeout(WAIT):
-            slow = asyncio.create_task(room.exchange())
-            await room.slack.arrived.wait()
+        async with room.held_refresh() as slow:
             theirs = asyncio.create_task(other.exchange())
             if minutes > 0:  # the lease has lapsed by its clock
                 with pytest.raises(TemporarilyUnavailable):
@@ -119,10 +116,7 @@ async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lea
     async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.pass_time(3600)
-        room.slack.gate = asyncio.Event()
-        async with asyncio.timeout(WAIT):
-            slow = asyncio.create_task(room.exchange())
-            await room.slack.arrived.wait()
+        async with room.held_refresh() as slow:
             async with room.database.transaction() as transaction:  # somebody's earlier answer arrives first
                 await transaction.execute(
                     "update connections set generation = generation + 1, refresh_sealed = access_sealed where id = :id",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.exchanging import WAIT, Room, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.concurrency import UpstreamTokenRequest
@@ -35,7 +35,6 @@ from vault.refusals import StorageUnavailable, VaultError
 from vault.upkeep.revocations import BACKOFF, list_revocations, revoke_upstream
 from vault.upstream import RevokeOutcome, RotationMode, TokenAnswer
 
-WAIT = 20.0  # seconds: the bound of every wait here
 DAY = 1_700_000_000
 
 

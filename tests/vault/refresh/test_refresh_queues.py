@@ -7,11 +7,9 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import open_room
+from tests.support.exchanging import WAIT, open_room
 from vault.refresh.concurrency import RefreshQueues
 from vault.refusals import TemporarilyUnavailable
-
-WAIT = 20.0  # seconds
 
 
 async def test_what_nobody_waits_for_takes_its_turn_and_is_done_once() -> None:

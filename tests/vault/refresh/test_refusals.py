@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_REQUEST, UNREACHABLE, Fault
 from tests.support.exchanging import WAIT, Room, connection_status
-from vault import connections
 from vault.connections import list_connections
 from vault.refresh import leases
 from vault.refresh.rotation import refresh
@@ -35,10 +34,7 @@ async def test_a_refusal_of_a_token_that_was_replaced_meanwhile_uses_the_newer_o
     await room.connect()
     room.pass_time(3600)
     room.slack.families[0].is_alive = False
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
+    async with room.held_refresh() as slow:
         await room.connect()
         room.slack.gate.set()
         assert room.slack.issued[(await slow).value]
@@ -222,8 +218,7 @@ async def test_a_provider_that_is_not_set_up_any_more_loses_nothing(room: Room) 
 
 async def test_a_disconnected_connection_is_not_refreshed(room: Room) -> None:
     connection = await room.connect()
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     with pytest.raises(ConnectionRequired):
         await refresh(room.vault, connection.id, if_generation=1)
     with pytest.raises(ConnectionRequired):

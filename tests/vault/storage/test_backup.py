@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,6 @@ from vault.storage.snapshots import snapshot, tables
 from vault.upstream import RotationMode
 
 HOUR = 3600
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
-        yield opened
 
 
 def source_of(store: Store) -> KeySource:

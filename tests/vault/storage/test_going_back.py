@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from tests.conftest import Store, first_run
 from tests.support.exchanging import SLACK_SCOPES, Room, open_room, second_process
 from tests.support.going_back import Past
 from tests.vault.storage.test_backup import spent_presented
-from vault import connections
 from vault.audit.audit import Event, append
 from vault.refresh import consents, recovery, sightings
 from vault.refresh.consents import Consent
@@ -28,12 +26,6 @@ from vault.upstream import RotationMode
 
 HOUR = 3600
 ROTATING = (RotationMode.GRACE, RotationMode.STRICT, RotationMode.REVOKES)
-
-
-@pytest.fixture
-async def room(store: Store) -> AsyncGenerator[Room]:
-    async with open_room(store, rotation=RotationMode.REVOKES) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("rotation", ROTATING)
@@ -97,8 +89,7 @@ async def test_connecting_again_after_the_loss_leaves_the_newest_token_of_the_ol
     answer = room.slack.consent("alice", SLACK_SCOPES)
     consent = Consent(room.alice.user.id, "slack", SLACK_SCOPES)
     assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     assert await run_due(room.vault) == 2
     assert {token for token, _ in room.slack.revocations} == {newest, answer.refresh_token}
 

@@ -43,6 +43,14 @@ def trust_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """The data directory of another host."""
+    folder = tmp_path / "other-host"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 @contextmanager
 def holder(store: Store, data: Path) -> Generator[subprocess.Popen[str]]:
     with subprocess.Popen(
@@ -79,9 +87,7 @@ async def test_a_stopped_process_lives_and_a_killed_one_is_dead(store: Store) ->
 
 
 @pytest.mark.usefixtures("trust_at_once")
-async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "other-host"
-    elsewhere.mkdir(mode=0o700)
+async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: Store, elsewhere: Path) -> None:
     database = await postgres_store.open()
     try:
         with holder(postgres_store, elsewhere) as process:
@@ -95,9 +101,7 @@ async def test_death_on_another_host_shows_but_is_not_certain(postgres_store: St
 
 
 @pytest.mark.usefixtures("trust_at_once")
-async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "other-host"
-    elsewhere.mkdir(mode=0o700)
+async def test_a_broken_connection_is_made_anew_before_the_next_claim(postgres_store: Store, elsewhere: Path) -> None:
     database = await postgres_store.open()
     other = await open_database(postgres_store.url, data=elsewhere)
     try:
@@ -125,11 +129,9 @@ async def break_owner_connections(database: Database) -> None:
 
 @pytest.mark.parametrize("is_believed", [False, True])
 async def test_a_failover_that_ends_all_locks_makes_nobody_look_dead(
-    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_believed: bool
+    postgres_store: Store, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, *, is_believed: bool
 ) -> None:
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
-    elsewhere = tmp_path / "other-host"
-    elsewhere.mkdir(mode=0o700)
     database = await postgres_store.open()
     other = await open_database(postgres_store.url, data=elsewhere)
     try:
@@ -149,12 +151,10 @@ async def test_a_failover_that_ends_all_locks_makes_nobody_look_dead(
 
 
 async def test_a_broken_lock_comes_back_by_itself(
-    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_store: Store, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
     monkeypatch.setattr(vault.storage.postgres_owners, "LOOK_EVERY", 0.5)
-    elsewhere = tmp_path / "other-host"
-    elsewhere.mkdir(mode=0o700)
     database = await postgres_store.open()
     other = await open_database(postgres_store.url, data=elsewhere)
     try:
