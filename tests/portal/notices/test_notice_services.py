@@ -22,7 +22,7 @@ from server.app import open_deployment
 from server.http.page_texts import section, text
 from server.notifying import delivery, services
 from server.notifying.delivery import deliver
-from server.notifying.posting import NotAccepted, Uncertain
+from server.notifying.posting import NotAccepted, Post, Uncertain, post
 from server.notifying.service_process import Answers, service_of
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
@@ -286,23 +286,28 @@ async def test_nothing_leaves_without_tls_but_to_loopback(place: Place, allows: 
     assert len(place.receiver.posted) == (1 if allows else 0)
 
 
-@pytest.mark.parametrize(("listens", "is_uncertain"), [(True, True), (False, False)])
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("way", ["service", "webhook"])
 async def test_what_was_cut_off_may_have_arrived_and_what_never_connected_has_not(
-    place: Place, listens: bool, is_uncertain: bool
+    place: Place, way: str, listens: bool
 ) -> None:
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.close()
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     if not listens:
         server.close()
+    deployment = place.room.deployment
     async with server:
-        sending = services.send(place.room.deployment, f"gotify://127.0.0.1:{port}/{TOKEN}", title="a", body="b")
-        with pytest.raises(Uncertain if is_uncertain else NotAccepted) as raised:
+        if way == "service":
+            sending = services.send(deployment, f"gotify://{address}/{TOKEN}", title="a", body="b")
+        else:
+            sending = post(deployment, Post(f"http://{address}/", {}, b"{}", peer="hook", sender="one", timeout=10))
+        with pytest.raises(Uncertain if listens else NotAccepted) as raised:
             await sending
-    assert is_uncertain or "unreachable" in str(raised.value)
+    assert listens or "unreachable" in str(raised.value)
 
 
 @pytest.mark.parametrize(
