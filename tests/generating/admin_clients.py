@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +158,14 @@ def typescript_client(document: dict[str, Any]) -> str:
 
 
 def client_modules() -> dict[Path, str]:
-    """Both modules, as they should be; the Python one before it is formatted."""
+    """Both modules, as they should be."""
     document: dict[str, Any] = openapi_document("https://vault.example")
-    return {PYTHON: python_client(document), TYPESCRIPT: typescript_client(document)}
+    return {PYTHON: _format(python_client(document)), TYPESCRIPT: typescript_client(document)}
+
+
+def _format(module: str) -> str:
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(PYTHON), "-"]
+    return subprocess.run(command, input=module, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
