@@ -244,18 +244,18 @@ async def running_vault(
     more_tools: Sequence[ToolSpec] = (),
 ) -> AsyncGenerator[RunningVault]:
     """The whole vault on a free port. `providers` are settings such as `simulator.slack_settings()` by name."""
-    listening = listening or free_socket()
-    port = listening.getsockname()[1]
-    sections: dict[str, object] = {"server": {"port": port, "public_url": f"http://localhost:{port}"}}
-    if database_url is not None:
-        sections["database"] = {"url": database_url}
-    if providers is not None:
-        sections |= {"providers": providers, "sandbox": {"loopback_upstreams": True}}
-    for name, section in (overrides or {}).items():
-        old = sections.get(name)
-        sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
-    settings = load_settings(overrides=sections)
     async with AsyncExitStack() as stack:
+        listening = stack.enter_context(listening or free_socket())
+        port = listening.getsockname()[1]
+        sections: dict[str, object] = {"server": {"port": port, "public_url": f"http://localhost:{port}"}}
+        if database_url is not None:
+            sections["database"] = {"url": database_url}
+        if providers is not None:
+            sections |= {"providers": providers, "sandbox": {"loopback_upstreams": True}}
+        for name, section in (overrides or {}).items():
+            old = sections.get(name)
+            sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
+        settings = load_settings(overrides=sections)
         await stack.enter_async_context(first_run_in(data, settings))
         deployment = await stack.enter_async_context(open_deployment(settings, data=data, is_measured=True))
         if deployment.telemetry is not None:

@@ -215,13 +215,14 @@ class Files:
 @pytest.fixture(scope="module")
 async def uploads(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Files]:
     folder = tmp_path_factory.mktemp("uploads")
-    authority, outside = make_authority(folder, "localhost"), free_socket()
-    public = {"public_url": f"https://localhost:{outside.getsockname()[1]}"}
-    async with (
-        proxy_room(folder / "data", server=public) as room,
-        tls_proxy(outside, authority, backend=room.vault.settings.server.port),
-    ):
-        yield Files(room, authority, GoogleUploads())
+    authority = make_authority(folder, "localhost")
+    with free_socket() as outside:
+        public = {"public_url": f"https://localhost:{outside.getsockname()[1]}"}
+        async with (
+            proxy_room(folder / "data", server=public) as room,
+            tls_proxy(outside, authority, backend=room.vault.settings.server.port),
+        ):
+            yield Files(room, authority, GoogleUploads())
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plan
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(room(tmp_path_factory.mktemp("plant") / "data"))
         operator = Actor(opened.vault.deployment, None, "command_line")
-        listening = free_socket()
+        listening = stack.enter_context(free_socket())
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         resource = f"{url}/mcp"
         api = await agents.register(operator, NewAgent("Reports", has_secret=True, exchanges=True))

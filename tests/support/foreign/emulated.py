@@ -331,13 +331,13 @@ def link_in(result: CallToolResult) -> str | None:
 @asynccontextmanager
 async def open_emulated(folder: Path) -> AsyncGenerator[EmulatedServices]:
     """Start everything; ends it again."""
-    sockets: dict[str, socket.socket] = {name: free_socket() for name in NAMES}
-    urls = {name: f"http://127.0.0.1:{one.getsockname()[1]}" for name, one in sockets.items()}
-    listening = free_socket()
-    callback = f"http://localhost:{listening.getsockname()[1]}/connect/callback"
-    apps = {name: App(f"vault-{name}", f"secret-of-{name}", f"{callback}/{name}", SCOPES[name]) for name in NAMES}
-    seed = json.dumps({"services": {name: _seed(name, apps[name]) for name in NAMES}, "addresses": urls})
     async with contextlib.AsyncExitStack() as stack:
+        sockets: dict[str, socket.socket] = {name: stack.enter_context(free_socket()) for name in NAMES}
+        urls = {name: f"http://127.0.0.1:{one.getsockname()[1]}" for name, one in sockets.items()}
+        listening = stack.enter_context(free_socket())
+        callback = f"http://localhost:{listening.getsockname()[1]}/connect/callback"
+        apps = {name: App(f"vault-{name}", f"secret-of-{name}", f"{callback}/{name}", SCOPES[name]) for name in NAMES}
+        seed = json.dumps({"services": {name: _seed(name, apps[name]) for name in NAMES}, "addresses": urls})
         emulate = await stack.enter_async_context(drive_program("emulated.mjs", seed, folder=folder))
         bare = {name: str(url) for name, url in (await emulate.answer()).items()}
         layers = {name: StrictLayer(FACES[name], apps[name], bare[name]) for name in NAMES}

@@ -173,24 +173,24 @@ class Place:
 @asynccontextmanager
 async def open_place(folder: Path, service: Service, store: Store | None = None) -> AsyncGenerator[Place]:
     """Start the service and a vault that knows it."""
-    listening = free_socket()
-    redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
-    async with drive_program(service.script, redirect, folder=folder) as provider:
-        issuer = (await provider.answer())["issuer"]
-        files = folder / "providers"
-        files.mkdir()
-        (files / "foreign.toml").write_text((FIRST + service.file + LAST).format(issuer=issuer))
-        async with (
-            running_vault(
-                folder / "data" if store is None else store.data,
-                database_url=None if store is None else store.url,
-                providers={"foreign": CLIENT},
-                overrides={"provider_folders": [str(files)]},
-                listening=listening,
-            ) as vault,
-            newcomer(vault) as somebody,
-        ):
-            held = await vault.agent(somebody.browser, name=somebody.name)
-            headers = Headers({"authorization": f"Bearer {held.access_token}"})
-            agent = await tokens.authenticate(vault.deployment, headers, method="POST", path="/mcp")
-            yield Place(service, provider, issuer, vault, somebody, agent)
+    with free_socket() as listening:
+        redirect = f"http://localhost:{listening.getsockname()[1]}/connect/callback/foreign"
+        async with drive_program(service.script, redirect, folder=folder) as provider:
+            issuer = (await provider.answer())["issuer"]
+            files = folder / "providers"
+            files.mkdir()
+            (files / "foreign.toml").write_text((FIRST + service.file + LAST).format(issuer=issuer))
+            async with (
+                running_vault(
+                    folder / "data" if store is None else store.data,
+                    database_url=None if store is None else store.url,
+                    providers={"foreign": CLIENT},
+                    overrides={"provider_folders": [str(files)]},
+                    listening=listening,
+                ) as vault,
+                newcomer(vault) as somebody,
+            ):
+                held = await vault.agent(somebody.browser, name=somebody.name)
+                headers = Headers({"authorization": f"Bearer {held.access_token}"})
+                agent = await tokens.authenticate(vault.deployment, headers, method="POST", path="/mcp")
+                yield Place(service, provider, issuer, vault, somebody, agent)
