@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, TypeVar, get_type_hints
 
 import typer
+import typer.core
 
 from server.runtime import core_dumps
 from server.runtime.printable import printable
@@ -262,9 +263,28 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup
         ]
         run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] -- PEP 362
         run.__annotations__ = {part.name: part.annotation for part in parameters}
-        app.command(name)(run)
+        app.command(name, cls=_Command)(run)
 
     return register
+
+
+class _Command(typer.core.TyperCommand):
+    """A command whose usage errors say how to write an ID that begins with a dash."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base names typer's private class of it
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            similar = getattr(error, "possibilities", ["another error"])  # options that an unknown one may mean
+            begins = str(getattr(error, "option_name", ""))
+            value = next((one for one in given if begins and one.startswith(begins)), "")
+            if similar or not value or all(one.param_type_name != "argument" for one in self.params):
+                raise
+            value = printable(value)
+            ctx.fail(
+                f"{error}. If {value} is an ID, write -- before it, after all options: {ctx.command_path} -- {value}"
+            )
 
 
 def _path(value: object) -> Path | None:

@@ -203,3 +203,26 @@ async def test_what_can_be_undone_says_how(tmp_path: Path, ids: IDS) -> None:
     assert "Each use of these now needs the user's approval: tool:slack_post." in again.stdout
     assert "can sign in again" in (await undo("users", "disable", "alice")).stdout
     await undo("clients", "release", "cursor", "slack", "proxy")
+
+
+@pytest.mark.usefixtures("ids")
+@pytest.mark.parametrize("value", ["-ABC", "--xyz_1"])
+def test_an_id_that_begins_with_a_dash_is_told_its_way(tmp_path: Path, value: str) -> None:
+    command = ["clients", "show", "--data", str(tmp_path)]
+    refused = CliRunner().invoke(app, [*command, value], prog_name="token-vault")
+    assert refused.exit_code == 2
+    said = " ".join(refused.output.replace("│", " ").split())
+    assert f"If {value} is an ID, write -- before it, after all options: token-vault clients show -- {value}" in said
+    known = CliRunner().invoke(app, [*command, "--", value])
+    assert known.exit_code == 1, known.output
+    assert f"no agent '{value}'" in known.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(("clients", "list", "-A"), "No such option: -A"), (("clients", "show", "--jsn"), "--json")]
+)
+def test_an_unknown_option_is_no_id(words: tuple[str, ...], said: str) -> None:
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert said in refused.output
+    assert "is an ID" not in refused.output
