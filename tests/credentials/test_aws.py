@@ -6,8 +6,10 @@ The service here computes each signature with botocore's own signer and refuses 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -73,13 +75,20 @@ class AwsRoom:
         return await self.keys.connect_account(user, person, "aws", **values)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
+@asynccontextmanager
+async def aws_room(folder: Path, secrets: Mapping[str, object] | None = None) -> AsyncGenerator[AwsRoom]:
+    """The vault with these `secrets` settings."""
     aws = Aws()
     async with scripted_server(aws.answer) as server:
         more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in APIS}}}
-        async with running_key_room(tmp_path_factory.mktemp("aws"), more=more) as opened:
+        async with running_key_room(folder, more=more, overrides={"secrets": secrets or {}}) as opened:
             yield AwsRoom(opened, aws, server)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
+    async with aws_room(tmp_path_factory.mktemp("aws")) as opened:
+        yield opened
 
 
 async def test_an_access_key_names_its_account_and_signs_calls(room: AwsRoom) -> None:

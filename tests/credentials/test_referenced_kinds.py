@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -82,11 +84,6 @@ class Place:
         """Those of this name that the service got."""
         return [one for one in self.room.books() if one["call"] == name]
 
-    def remember(self, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let secrets be kept in memory so long in this test."""
-        sources = self.room.deployment.live.current.secrets._sources
-        monkeypatch.setattr(sources, "_settings", sources._settings.model_copy(update={"cache": seconds}))
-
     async def read_sealed(self, connection: Connection) -> str:
         """What the vault holds in place of the credential."""
         facts = await leases.read(self.room.deployment.database, connection.id)
@@ -97,13 +94,26 @@ class Place:
         return open_refresh_token(facts.key(keys), facts)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+@asynccontextmanager
+async def open_place(folder: Path, *, cache: int) -> AsyncGenerator[Place]:
     secrets: dict[str, dict[str, str]] = {}
     async with scripted_server(openbao(secrets)) as bao:
-        settings = openbao_settings(bao.url, "bao://secret/people/{user}/")
-        async with running_key_room(tmp_path_factory.mktemp("referenced"), overrides={"secrets": settings}) as room:
+        settings = openbao_settings(bao.url, "bao://secret/people/{user}/") | {"cache": cache}
+        async with running_key_room(folder, overrides={"secrets": settings}) as room:
             yield Place(room, secrets)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+    async with open_place(tmp_path_factory.mktemp("referenced"), cache=0) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def remembering(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+    """The same, which keeps what it read for a minute."""
+    async with open_place(tmp_path_factory.mktemp("remembering"), cache=60) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("provider", KINDS)
@@ -177,9 +187,9 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
 
 @pytest.mark.parametrize("is_refused", [True, False])
 async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
-    place: Place, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
+    remembering: Place, *, is_refused: bool
 ) -> None:
-    place.remember(60, monkeypatch)
+    place = remembering
     user, _, connection = await place.connect("mailroom-session")
     handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
     place.secrets.pop(f"people/{user.name}/mailroom-session")
@@ -195,12 +205,12 @@ async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
     assert (held.state.value, len(place.calls("sign_in"))) == ("needs_reauth" if is_refused else "active", asked + 1)
 
 
-@pytest.mark.parametrize("cache", [0, 60])
+@pytest.mark.parametrize("remembers", [False, True])
 @pytest.mark.parametrize("is_replaced", [True, False])
 async def test_a_signing_key_that_was_replaced_at_its_source_is_used(
-    place: Place, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool, cache: int
+    place: Place, remembering: Place, *, is_replaced: bool, remembers: bool
 ) -> None:
-    place.remember(cache, monkeypatch)
+    place = remembering if remembers else place
     user, _, connection = await place.connect("mailroom-signed")
     handle = await place.room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
