@@ -176,6 +176,7 @@ class NotSent:
 
     reason: str
     retry_after: int | None = None  # seconds
+    is_limited: bool = False  # the provider limits the rate of requests
     lacks_secret: bool = False  # one that is kept elsewhere can't be read there, or is refused
 
 

@@ -27,7 +27,7 @@ from providers.oauth.narrowing import (
     scoped_answer,
     scoped_fields,
 )
-from providers.oauth.probing import LATER, ProbeRequests, probe
+from providers.oauth.probing import ProbeRequests, probe
 from providers.oauth.token_requests import (
     JSON,
     JWT_BEARER,
@@ -49,6 +49,7 @@ from providers.oauth.token_responses import (
     clean_code,
     judge,
     outcome_without_answer,
+    rate_limited,
     scopes_in,
 )
 from providers.outbound.client import Outbound
@@ -297,7 +298,7 @@ class OAuthUpstream:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
             return Silent(error.reason)
         if answer.is_rate_limited:
-            return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER)
+            return rate_limited(answer)
         ok_flag = self._provider.response.ok_flag
         content = answer.json_object()
         says_yes = ok_flag is None or at(content, ok_flag) is True
@@ -305,7 +306,7 @@ class OAuthUpstream:
             return RevokeOutcome.REVOKED
         code = text_at(content, self._provider.response.error)
         if code in self._provider.errors.busy:
-            return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER)
+            return rate_limited(answer)
         is_dead = answer.status < 500 and code in self._provider.errors.ends_grant | {"invalid_token"}
         return RevokeOutcome.REVOKED if is_dead else RevokeOutcome.FAILED
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from providers.definitions.model import Provider
 from providers.oauth.token_requests import TokenRequestBytes, identity_request, introspection_request
-from providers.oauth.token_responses import account_of
+from providers.oauth.token_responses import LATER, account_of
 from providers.outbound.json_values import at, text_at
 from providers.outbound.messages import HttpError, OutboundResponse
 from vault.upstream import (
@@ -155,6 +155,3 @@ def _patience(answer: OutboundResponse) -> int | None:
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         return answer.retry_after or LATER
     return answer.retry_after if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-
-
-LATER = 30  # seconds, where a provider that limits the rate doesn't say when

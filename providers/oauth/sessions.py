@@ -21,14 +21,13 @@ from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.definitions.session import REFRESH_TOKEN, TOKEN, SessionExchange, SessionStep
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer, rate_limited
 from providers.outbound.json_values import text_at
 from providers.outbound.messages import HttpError, OutboundResponse, PeerBusy
 from vault.upstream import NotSent, Refusal, RevokeAnswer, RevokeOutcome, Silent, TokenAnswer
 
 _DEADLINE: Final = 10.0  # seconds for renewal and sign-in together
 _FOR_RENEWAL: Final = 4.0  # of these
-_LATER: Final = 60
 _LATER_STATUSES: Final = frozenset({"status_404", "status_421"})  # of a service that isn't there now
 _MISFIT: Final = Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
 
@@ -90,7 +89,7 @@ class EnteredSessions:
         except HttpError as error:
             return Silent(error.reason)
         if answer.is_rate_limited:
-            return NotSent("the provider is rate limiting", retry_after=answer.retry_after or _LATER)
+            return rate_limited(answer)
         code = text_at(answer.json_object() or {}, self.provider.response.error)
         errors = self.provider.errors
         is_refused = answer.status in credential.dead or code in errors.ends_grant | errors.unauthorized

@@ -19,10 +19,10 @@ from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.oauth.narrowing import item_of, seconds_until
 from providers.oauth.token_requests import JSON, TokenRequestBytes, assertion_request
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer, rate_limited
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.outbound.messages import HttpError, OutboundResponse
-from vault.upstream import NotSent, Refusal, Silent, TokenAnswer
+from vault.upstream import Refusal, Silent, TokenAnswer
 
 # Refusals of an assertion that mean "not for these scopes" where some were asked for: Google says unauthorized_client.
 _NOT_THESE: Final = frozenset({"invalid_scope", "unauthorized_client", "access_denied"})
@@ -124,7 +124,7 @@ class SignedTokens:
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
             answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
         ):
-            return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
+            return rate_limited(answer)
         content = answer.json_object()
         if answer.status >= 500 or content is None:
             return Silent(f"status {answer.status}", is_over=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Final
 
 from providers.api.text import as_data
 from providers.definitions.model import Provider
@@ -30,6 +31,7 @@ class ResponseContext:
     now: int = 0
 
 
+LATER: Final = 30  # seconds, where a provider that limits the rate doesn't say when
 TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
 
 
@@ -40,10 +42,15 @@ def outcome_without_answer(error: HttpError) -> NotSent | Silent:
     return NotSent(error.reason) if isinstance(error, NotReached) else Silent(error.reason)
 
 
+def rate_limited(answer: OutboundResponse) -> NotSent:
+    """The provider asks for patience: as long as it says, else for LATER seconds."""
+    return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER, is_limited=True)
+
+
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
     if answer.is_rate_limited:
-        return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
+        return rate_limited(answer)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
         return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
@@ -78,7 +85,7 @@ def _refusal(
     code = clean_code(code, asked.secrets)
     errors = provider.errors
     if code in errors.busy:
-        return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
+        return rate_limited(answer)
     if code in errors.unknown_outcome:
         return Silent(code, is_over=True)
     description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)

@@ -34,6 +34,7 @@ REFUSED = (
     "The account stays connected",
     "can't be asked for a new token right now",
     "retries automatically",
+    "is rate limiting",
     "are being refreshed",
     "tokens are changing",
     "didn't finish in time. Nothing was changed",

@@ -131,6 +131,10 @@ async def _by_refresh_token(
             raise needs_reauth(identity)
         case Refusal():
             return _RefusedAccess(outcome)
+        case NotSent(is_limited=True):
+            raise TemporarilyUnavailable(
+                "The person's identity provider is rate limiting.", retry_after=outcome.retry_after or 5
+            )
         case None | NotSent() | Silent():
             raise TemporarilyUnavailable("The person's identity provider can't be asked right now.", retry_after=5)
         case _:

@@ -105,7 +105,7 @@ class RefreshTasks:
         self._tidying: set[asyncio.Task[None]] = set()
         self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever their results
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
-        self._pauses: dict[tuple[str, str], tuple[int, int]] = {}
+        self._pauses: dict[tuple[str, str], tuple[int, int, str]] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider: `vault.refresh.company`
 
@@ -172,14 +172,21 @@ class RefreshTasks:
             else:
                 self._turns[connection_id] = (lock, users - 1)
 
-    def pause(self, request: UpstreamTokenRequest, *, until: int, generation: int) -> None:
-        """Do not request this token before `until`, unless a newer `generation` shows that the provider works."""
-        self._pauses[request.connection_id, request.scope_key] = (until, generation)
+    def pause(self, request: UpstreamTokenRequest, *, until: int, generation: int, why: str = "") -> None:
+        """Do not request this token before `until`, unless a newer `generation` shows that the provider works.
+
+        `why` is a sentence for those who ask for it meanwhile.
+        """
+        self._pauses[request.connection_id, request.scope_key] = (until, generation, why)
+
+    def why_paused(self, request: UpstreamTokenRequest) -> str:
+        """The sentence of the pause that `seconds_paused` found."""
+        return self._pauses[request.connection_id, request.scope_key][2]
 
     def seconds_paused(self, request: UpstreamTokenRequest, *, now: int, generation: int = 0) -> int:
         """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
         key = (request.connection_id, request.scope_key)
-        until, paused_at = self._pauses.get(key, (0, 0))
+        until, paused_at, _ = self._pauses.get(key, (0, 0, ""))
         if until <= now or generation > paused_at:
             self._pauses.pop(key, None)
             return 0

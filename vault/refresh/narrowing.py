@@ -15,7 +15,15 @@ from vault.refresh import leases
 from vault.refresh.accounts import MARGIN, skew_of
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.refresh_request import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
+from vault.refresh.refresh_request import (
+    BROKEN_PAUSE,
+    event_of,
+    is_about_us,
+    pause_for,
+    proves,
+    refusal_of_unsent,
+    without_narrow,
+)
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upstream import NotSent, Refusal, Rotation, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
 
@@ -98,11 +106,15 @@ class Narrower:
                 return None
             case Refusal():
                 raise await self._refusal(outcome)
-            case NotSent() | Silent():
-                wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
+            case NotSent():
+                refused = refusal_of_unsent(facts, outcome)
+                if outcome.is_limited:
+                    pause_for(self.vault, facts, request=self.request, refused=refused)
+                raise refused
+            case Silent():
                 raise TemporarilyUnavailable(
-                    f"{facts.provider} can't be reached.",
-                    retry_after=wait,
+                    f"{facts.provider} didn't answer. The account stays connected.",
+                    retry_after=2,
                     detail=outcome.reason,
                 )
             case _:
@@ -141,12 +153,12 @@ class Narrower:
     async def _refusal(self, refused: Refusal) -> VaultError:
         if not is_about_us(refused.code):
             return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
-        until = self.vault.database.now() + BROKEN_PAUSE
-        self.vault.tasks.pause(self.request, until=until, generation=self.facts.generation)
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
-        return TemporarilyUnavailable(
+        said = TemporarilyUnavailable(
             f"{self.facts.provider} rejected this server's request ({refused.code}). Ask an admin to check its "
             f"registration under Administration, Providers, or with token-vault providers setup {self.facts.provider}",
             retry_after=BROKEN_PAUSE,
         )
+        pause_for(self.vault, self.facts, request=self.request, refused=said)
+        return said

@@ -46,6 +46,7 @@ log = logging.getLogger("token_vault.rotation")
 
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
+_SOON = 2  # seconds until a request that could not be sent is tried again
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
@@ -93,6 +94,25 @@ def open_refresh_token(key: ConnectionKey, facts: ConnectionFacts) -> str:
         account=facts.account,
         generation=facts.generation,
     )
+
+
+def refusal_of_unsent(facts: ConnectionFacts, outcome: NotSent) -> TemporarilyUnavailable:
+    """The refusal of a request that was not sent, or that the provider's rate limit turned away."""
+    return TemporarilyUnavailable(
+        f"{facts.provider} is rate limiting."
+        if outcome.is_limited
+        else f"{facts.provider} can't be asked for a new token right now.",
+        retry_after=outcome.retry_after or _SOON,
+        detail=outcome.reason,
+    )
+
+
+def pause_for(
+    vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, refused: TemporarilyUnavailable
+) -> None:
+    """Repeat this refusal for its time instead of asking for the token again."""
+    until = vault.database.now() + refused.retry_after
+    vault.tasks.pause(request, until=until, generation=facts.generation, why=refused.description)
 
 
 class NarrowingRefused(TemporarilyUnavailable):
@@ -171,28 +191,25 @@ class Spender:
                 raise await self._blame_ourselves(lease, outcome)
             case NotSent():
                 await self._unsend(lease)
-                wait = outcome.retry_after or 2
-                if outcome.retry_after is not None:
-                    self._pause(outcome.retry_after)
-                if outcome.lacks_secret:
-                    raise TemporarilyUnavailable(
-                        f"This vault can't read its client secret of {self.facts.provider}. Ask an admin to run "
-                        "token-vault doctor."
-                        if self.policy.credential is CredentialKind.OAUTH
-                        else f"The secret of this {self.facts.provider} account is kept elsewhere, and can't be read "
-                        "there or is refused. Have its person or an admin check it.",
-                        retry_after=wait,
-                        detail=outcome.reason,
-                    )
-                raise TemporarilyUnavailable(
-                    f"{self.facts.provider} can't be asked for a new token right now.",
-                    retry_after=wait,
-                    detail=outcome.reason,
+                refused = (
+                    self._without_secret(outcome) if outcome.lacks_secret else refusal_of_unsent(self.facts, outcome)
                 )
+                raise refused if outcome.retry_after is None else self._pause(refused)
             case Silent():
                 raise await self._mark_unanswered(lease, outcome)
             case _:
                 assert_never(outcome)
+
+    def _without_secret(self, outcome: NotSent) -> TemporarilyUnavailable:
+        """The refusal where a secret that is kept elsewhere can't be read there, or is refused."""
+        return TemporarilyUnavailable(
+            f"This vault can't read its client secret of {self.facts.provider}. Ask an admin to run token-vault doctor."
+            if self.policy.credential is CredentialKind.OAUTH
+            else f"The secret of this {self.facts.provider} account is kept elsewhere, and can't be read "
+            "there or is refused. Have its person or an admin check it.",
+            retry_after=outcome.retry_after or _SOON,
+            detail=outcome.reason,
+        )
 
     @property
     def _sends_password(self) -> bool:
@@ -219,9 +236,10 @@ class Spender:
         undoing = attempts.undo_claim(self.vault, lease, event=event)
         await attempts.write(self.vault, lease.connection_id, undoing)
 
-    def _pause(self, seconds: int) -> None:
-        until = self.vault.database.now() + seconds
-        self.vault.tasks.pause(self.request, until=until, generation=self.facts.generation)
+    def _pause(self, refused: TemporarilyUnavailable) -> TemporarilyUnavailable:
+        """Repeat this refusal for its time instead of asking again."""
+        pause_for(self.vault, self.facts, request=self.request, refused=refused)
+        return refused
 
     async def _give_up(self, lease: Lease, refused: Refusal) -> None:
         """The grant is dead at the provider, unless a newer token was stored in the meantime: then look again."""
@@ -249,7 +267,6 @@ class Spender:
     async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
         """Our registration or request is wrong: the provider did not look at the token, which stays unchanged."""
         kind = "connection.refresh_refused" if self.request.scopes is None else "narrowing.failed"
-        self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         fix = (
@@ -258,10 +275,11 @@ class Spender:
             if is_about_us(refused.code)
             else "Ask an admin to check the log"
         )
-        return TemporarilyUnavailable(
+        rejected = TemporarilyUnavailable(
             f"{self.facts.provider} rejected this server's request ({refused.code}). {fix}",
             retry_after=BROKEN_PAUSE,
         )
+        return self._pause(rejected)
 
     async def _do_without(self, lease: Lease, refused: Refusal) -> NarrowingRefused:
         """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays unchanged."""
@@ -287,14 +305,12 @@ class Spender:
 
         await attempts.write(self.vault, lease.connection_id, ending)
         if is_free:
-            wait = BROKEN_PAUSE if self._sends_password else 5
-            if self._sends_password:
-                self._pause(wait)
-            return TemporarilyUnavailable(
+            unanswered = TemporarilyUnavailable(
                 f"{self.facts.provider} didn't answer. The account stays connected.",
-                retry_after=wait,
+                retry_after=BROKEN_PAUSE if self._sends_password else 5,
                 detail=outcome.reason,
             )
+            return self._pause(unanswered) if self._sends_password else unanswered
         return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 
     # Storing an answer

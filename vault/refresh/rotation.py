@@ -243,9 +243,7 @@ def _look(
         return facts, newest
     waiting = vault.tasks.seconds_paused(request, now=now, generation=facts.generation)
     if waiting:
-        raise TemporarilyUnavailable(
-            f"{facts.provider} is rate limiting. The vault retries automatically.", retry_after=waiting
-        )
+        raise TemporarilyUnavailable(vault.tasks.why_paused(request), retry_after=waiting)
     closed_for = vault.tasks.breakers.waits(
         facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
     )

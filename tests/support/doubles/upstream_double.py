@@ -62,7 +62,7 @@ class Fault:
 
 INVALID_CLIENT = Fault(before=Refusal("invalid_client", "unknown client", ends_grant=False))
 UNREACHABLE = Fault(before=NotSent("connection refused"))
-BUSY = Fault(before=NotSent("429", retry_after=30))
+BUSY = Fault(before=NotSent("429", retry_after=30, is_limited=True))
 LOST_REQUEST = Fault(before=Silent("timeout"))
 LOST_ANSWER = Fault(after=Silent("connection reset"))
 

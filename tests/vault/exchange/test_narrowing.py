@@ -244,6 +244,28 @@ async def test_making_a_narrower_token_spends_no_refresh_token(place: Place) -> 
     assert event.details["narrowed_to"] == sorted(place.family.narrow)
 
 
+@at("github", "box")
+@pytest.mark.parametrize("kind", ["rate_limited", "status"])
+async def test_a_narrowing_that_a_rate_limit_turned_away_waits_as_long_as_the_provider_says(
+    place: Place, kind: str
+) -> None:
+    await place.connect()
+    place.simulator.fault(f"families.{place.family.mode}", kind, retry_after=7)
+    with pytest.raises(TemporarilyUnavailable) as refused:
+        await place.narrow()
+    if kind == "status":  # 500
+        assert "didn't answer" in refused.value.description
+    else:
+        assert (refused.value.description, refused.value.retry_after) == (
+            f"{place.family.provider} is rate limiting.",
+            7,
+        )
+        with pytest.raises(TemporarilyUnavailable, match="is rate limiting"):  # it isn't asked again before
+            await place.narrow()
+        place.room.pass_time(8)
+    assert await place.call(place.family.inside, await place.narrow()) == 200
+
+
 @at("github")
 async def test_a_refresh_that_ends_the_old_tokens_ends_the_narrowed_ones_in_the_vault_too(place: Place) -> None:
     await place.connect()

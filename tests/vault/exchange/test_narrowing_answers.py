@@ -133,7 +133,7 @@ def test_what_is_no_answer_is_silence_and_asking_for_patience_is_not() -> None:
     assert isinstance(scoped_answer(answer({}, 502), READ, now=NOW), Silent)
     assert isinstance(scoped_answer(OutboundResponse(200, {}, b"<html>"), READ, now=NOW), Silent)
     assert scoped_answer(answer({}, 403, **{"retry-after": "9"}), READ, now=NOW) == NotSent(
-        "the provider is rate limiting", retry_after=9
+        "the provider is rate limiting", retry_after=9, is_limited=True
     )
     assert isinstance(scoped_answer(answer({}, 429), READ, now=NOW), NotSent)
     assert isinstance(scoped_answer(answer({}, 403), READ, now=NOW), Refusal)

@@ -46,7 +46,7 @@ async def test_a_refusal_of_our_registration_touches_no_connection(room: Room) -
     room.pass_time(3600)
     room.slack.faults.append(INVALID_CLIENT)
     for _ in range(2):
-        with pytest.raises(TemporarilyUnavailable):
+        with pytest.raises(TemporarilyUnavailable, match=r"slack rejected this server's request \(invalid_client\)"):
             await room.exchange()
     assert len(room.slack.sends) == 1
     assert await connection_status(room, connection) == "active"
@@ -180,6 +180,7 @@ async def test_a_provider_that_asks_for_patience_gets_it(room: Room) -> None:
         with pytest.raises(TemporarilyUnavailable) as refused:
             await room.exchange()
         assert 25 <= refused.value.retry_after <= 30
+        assert refused.value.description == "slack is rate limiting."
     assert len(room.slack.sends) == 1
     room.pass_time(31)
     assert await room.exchange()
