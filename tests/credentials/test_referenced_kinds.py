@@ -110,9 +110,9 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def remembering(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+async def caching_place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     """The same, which keeps what it read for a minute."""
-    async with open_place(tmp_path_factory.mktemp("remembering"), cache=60) as opened:
+    async with open_place(tmp_path_factory.mktemp("caching"), cache=60) as opened:
         yield opened
 
 
@@ -187,9 +187,9 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
 
 @pytest.mark.parametrize("is_refused", [True, False])
 async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
-    remembering: Place, *, is_refused: bool
+    caching_place: Place, *, is_refused: bool
 ) -> None:
-    place = remembering
+    place = caching_place
     user, _, connection = await place.connect("mailroom-session")
     handle, keys = await place.room.allow_agent(user, connection, READ), place.room.simulator.sandbox.keys
     place.secrets.pop(f"people/{user.name}/mailroom-session")
@@ -208,9 +208,9 @@ async def test_a_refused_password_is_sent_once_if_its_source_fails_then(
 @pytest.mark.parametrize("remembers", [False, True])
 @pytest.mark.parametrize("is_replaced", [True, False])
 async def test_a_signing_key_that_was_replaced_at_its_source_is_used(
-    place: Place, remembering: Place, *, is_replaced: bool, remembers: bool
+    place: Place, caching_place: Place, *, is_replaced: bool, remembers: bool
 ) -> None:
-    place = remembering if remembers else place
+    place = caching_place if remembers else place
     user, _, connection = await place.connect("mailroom-signed")
     handle = await place.room.allow_agent(user, connection, READ)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200

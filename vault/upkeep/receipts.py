@@ -178,7 +178,7 @@ def sign(
 
 def _in_a_word(revoked: RevokeAnswer | None) -> str:
     if revoked is None:
-        return "refusal_of_unsent"
+        return "not_sent"
     return revoked.value if isinstance(revoked, RevokeOutcome) else "no_answer"
 
 
