@@ -52,8 +52,8 @@ IN_THE_DATABASE: Final = {
     "Client ID metadata documents": "the same; {server.oauth.clients.metadata_documents.MAX_BYTES:KiB} KiB each",
     "DPoP proofs; client assertions": "{server.deployment.ROWS_PER_MINUTE} a minute per address and process; kept "
     "6 minutes; an hour",
-    "Sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts and "
-    "{server.portal.openid._RETURNS_PER_MINUTE} returns a minute per address; kept 15 minutes",
+    "Sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts a minute per address; "
+    "kept 15 minutes",
     "Links to connect": "{server.connecting.links.LINKS} in {server.connecting.links.LIFETIME:minutes} minutes per "
     "agent and person",
     "Pending approvals": "{vault.approvals.approvals.MOST_OPEN} per agent and person",
