@@ -102,13 +102,14 @@ class Document:
 
     def answer(self, operation: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path] | None:
         """The schema of an operation's answer when it succeeds; None where the document has none."""
-        for status, response in operation.get("responses", {}).items():
-            if str(status).startswith("2") or str(status) == "default":
-                response, place = self.follow(response, where)
-                kinds = response.get("content", {"json": response})
-                for kind, one in kinds.items():
-                    if "json" in kind and "schema" in one:
-                        return one["schema"], place
+        responses = operation.get("responses", {})
+        successes = [one for status, one in responses.items() if str(status).startswith("2")]
+        for one in successes or [responses.get("default", {})]:
+            response, place = self.follow(one, where)
+            kinds = response.get("content", {"json": response})
+            for kind, content in kinds.items():
+                if "json" in kind and "schema" in content:
+                    return content["schema"], place
         return None
 
     def members(self, schema: Mapping[str, object], where: Path) -> Iterator[str]:

@@ -258,6 +258,13 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="oAuth",
         paths=r"/(payments|payment-links|customers|refunds|balances|invoices)(/.*)?",
     ),
+    "paypal": Service(
+        "github.com/paypal/paypal-rest-api-specifications",
+        file="openapi/invoicing_v2.json",
+        server="https://api-m.paypal.com",
+        given=((".*", "https://uri.paypal.com/services/invoicing"),),
+        paths=r"/v2/invoicing/(search-invoices|generate-next-invoice-number|invoices(/[{][}](/(send|remind|cancel))?)?)",
+    ),
     "basecamp": Service(
         "github.com/basecamp/basecamp-sdk",
         file="openapi.json",

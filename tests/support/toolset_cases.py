@@ -194,6 +194,8 @@ JIRA: Mapping[str, Case] = {
 }
 HUBSPOT: Mapping[str, Case] = {
     "hubspot_contacts": Case("hubspot", "", {"query": "dana"}, "Dana", {"id": "101", "email": "dana@customer.example"}),
+    "hubspot_companies": Case("hubspot", "", {"query": "berlin"}, "Customer GmbH", {"domain": "customer.example"}),
+    "hubspot_deals": Case("hubspot", "", {"query": "renewal"}, "contractsent", {"id": "501", "amount": "1200"}),
     "hubspot_note": Case("hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Noted", {"id": "9001"}),
 }
 SALESFORCE: Mapping[str, Case] = {

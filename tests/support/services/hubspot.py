@@ -1,4 +1,4 @@
-"""HubSpot CRM (developers.hubspot.com/docs/api/crm): searching contacts, notes about them."""
+"""HubSpot CRM (developers.hubspot.com/docs/api/crm): searching contacts, companies, and deals; notes about contacts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,34 @@ _SEED: tuple[Record, ...] = (
     {"id": "101", "firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"},
     {"id": "102", "firstname": "Sam", "lastname": "Hill", "email": "sam@customer.example", "phone": ""},
 )
+_COMPANIES: tuple[Record, ...] = (
+    {"id": "301", "name": "Customer GmbH", "domain": "customer.example", "city": "Berlin", "country": "Germany"},
+    {"id": "302", "name": "Supplier Ltd", "domain": "supplier.example", "city": "Leeds", "country": "United Kingdom"},
+)
+_DEALS: tuple[Record, ...] = (
+    {
+        "id": "501",
+        "dealname": "Renewal of Customer",
+        "amount": "1200",
+        "dealstage": "contractsent",
+        "closedate": "2026-12-24",
+    },
+)
 
 
 def answer(visit: ServiceCall) -> Response:
     """One operation."""
     contacts = visit.records("hubspot", seed=_SEED)
     match visit.call.method, visit.parts:
-        case "POST", ["crm", "v3", "objects", "contacts", "search"]:
+        case "POST", ["crm", "v3", "objects", ("contacts" | "companies" | "deals") as kind, "search"]:
+            known = {"contacts": contacts, "companies": _COMPANIES, "deals": _DEALS}[kind]
             words = text(dict(visit.body), "query").lower().split()
             found = [
-                one for one in contacts if all(word in " ".join(str(v) for v in one.values()).lower() for word in words)
+                one for one in known if all(word in " ".join(str(v) for v in one.values()).lower() for word in words)
             ]
             limit = at(dict(visit.body), "limit")
             shown, following = page(
-                [_contact(visit, one) for one in found],
+                [_object(visit, one) for one in found],
                 size=limit if isinstance(limit, int) else 10,
                 begin=text(dict(visit.body), "after") or None,
             )
@@ -33,7 +47,7 @@ def answer(visit: ServiceCall) -> Response:
         case "GET", ["crm", "v3", "objects", "contacts", wanted] if found := [
             one for one in contacts if one["id"] == wanted
         ]:
-            return reply(_contact(visit, found[0]))
+            return reply(_object(visit, found[0]))
         case "POST", ["crm", "v3", "objects", "notes"]:
             about = at(dict(visit.body), "associations", 0, "to", "id")
             if not any(one["id"] == about for one in contacts):
@@ -47,6 +61,6 @@ def answer(visit: ServiceCall) -> Response:
             return reply({"status": "error", "message": "not found", "category": "OBJECT_NOT_FOUND"}, status=404)
 
 
-def _contact(visit: ServiceCall, one: Record) -> Record:
+def _object(visit: ServiceCall, one: Record) -> Record:
     properties = {name: value for name, value in one.items() if name != "id"}
     return {"id": one["id"], "properties": properties, "updatedAt": visit.now()}

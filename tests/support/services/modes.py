@@ -42,6 +42,8 @@ WITH_APIS: Mapping[str, Mode] = {
         "hubspot",
         "hubspot",
         ("POST", "/crm/v3/objects/contacts/search", "crm.objects.contacts.read"),
+        ("POST", "/crm/v3/objects/companies/search", "crm.objects.companies.read"),
+        ("POST", "/crm/v3/objects/deals/search", "crm.objects.deals.read"),
         ("GET", "/crm/v3/objects/contacts/{}", "crm.objects.contacts.read"),
         ("POST", "/crm/v3/objects/notes", "crm.objects.contacts.write"),
     ),
