@@ -23,12 +23,12 @@ from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
 from providers.oauth.assertions import CompanyAssertions
 from providers.oauth.client import OAuthUpstream
-from providers.oauth.entered import CredentialUpstream
-from providers.oauth.referenced import ReferencedUpstream
+from providers.oauth.credential_upstream import CredentialUpstream
+from providers.oauth.secret_references import ReferencedUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.remote.sightings import Sightings
-from providers.tools.imported import read_imported
+from providers.tools.imported_api import read_imported
 from server.connecting.entered_keys import open_keys
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from providers.definitions.enterprise import IdJag
-from providers.definitions.unruled import UnruledCalls
+from providers.definitions.unruled_calls import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})

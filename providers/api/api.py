@@ -27,8 +27,8 @@ from providers.api.secrets import masks_of
 from providers.api.text import as_data
 from providers.api.xml_answers import parse_xml
 from providers.credentials.choices import ChoiceRefused, ChosenToken, choose
-from providers.credentials.entered import CredentialRefused
-from providers.credentials.placing import CredentialMismatch, authorize_request
+from providers.credentials.entered_values import CredentialRefused
+from providers.credentials.placement import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import at, text_at

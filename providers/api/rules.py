@@ -13,7 +13,7 @@ from providers.api import open_calls
 from providers.definitions.method_overrides import METHOD_HEADER, TARGET, fold_name, is_method_parameter
 from providers.definitions.model import Provider, Rule
 from providers.definitions.paths import fold, path_problem, readings
-from providers.definitions.unruled import EVERYTHING
+from providers.definitions.unruled_calls import EVERYTHING
 from providers.outbound.json_values import is_array, is_object
 
 UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too long)"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from providers.api.masking import needles
-from providers.credentials.entered import secrets_of
-from providers.credentials.placing import composed_secrets
+from providers.credentials.entered_values import secrets_of
+from providers.credentials.placement import composed_secrets
 from providers.definitions.model import Provider
 
 

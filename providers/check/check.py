@@ -34,8 +34,8 @@ from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.families.answers import facts_of, place
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.modes import SERVED
-from providers.simulator.running import Simulator, running_simulator
 from vault.upstream import (
     Downscope,
     ItemLimit,

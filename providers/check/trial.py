@@ -15,9 +15,9 @@ from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.simulator.local_server import Simulator
 from providers.simulator.modes import Mode, mode_of
 from providers.simulator.person import ConsentRefused, consent
-from providers.simulator.running import Simulator
 from vault.upstream import (
     NotSent,
     RefreshOutcome,

@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from providers.credentials.entered import CredentialRefused
+from providers.credentials.entered_values import CredentialRefused
 from providers.credentials.key_files import open_pem_bundle
 from providers.definitions.credential import ClientCertificate
 from providers.definitions.model import Registration

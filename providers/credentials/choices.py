@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from providers.credentials.aws import region_of
-from providers.credentials.entered import pack, unpack
+from providers.credentials.entered_values import pack, unpack
 from providers.definitions.credential import NAMES, Credential
 from providers.definitions.model import Provider
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from providers.credentials.entered import CredentialRefused, all_values
+from providers.credentials.entered_values import CredentialRefused, all_values
 from providers.credentials.key_files import LARGEST_RSA
 from providers.definitions.credential import NAMES, Credential
 from providers.definitions.model import Provider

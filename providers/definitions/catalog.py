@@ -24,7 +24,7 @@ from providers.definitions.inputs import InputRefused, input_values, names_in, w
 from providers.definitions.model import BY_CERTIFICATE, Provider, Registration, Rule
 from providers.definitions.remote import RemoteServer, provider_of
 from providers.definitions.suggestions import did_you_mean, suggest_field
-from providers.definitions.unruled import UnruledCalls
+from providers.definitions.unruled_calls import UnruledCalls
 from providers.definitions.unruled_rules import unruled_problem, with_unruled_calls
 from providers.definitions.validation import address_problems, problems_of
 from providers.outbound.addresses import AddressPolicy

@@ -28,7 +28,7 @@ from providers.definitions.method_overrides import FilePart, Key, Overrides, Que
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, Git, LongLived, Params, Renames, TokenShape
-from providers.definitions.unruled import EVERYTHING, UNRULED, UnruledLimits
+from providers.definitions.unruled_calls import EVERYTHING, UNRULED, UnruledLimits
 from providers.outbound.addresses import AddressPolicy
 from vault.upstream import CredentialKind, Downscope, RotationMode, UpstreamPolicy
 

@@ -1,6 +1,6 @@
 """A JSON Web Token that the vault signs with a private key which a person entered: what a provider file says about it.
 
-`providers.credentials.signing` signs; `providers.oauth.signed` gets access tokens with it.
+`providers.credentials.signing` signs; `providers.oauth.signed_tokens` gets access tokens with it.
 """
 
 from __future__ import annotations

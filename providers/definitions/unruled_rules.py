@@ -11,7 +11,7 @@ from typing import Final
 
 from providers.definitions.method_overrides import Overrides
 from providers.definitions.model import Method, Provider, Rule, Scope
-from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, UnruledCalls
+from providers.definitions.unruled_calls import ANY_CALL, ANY_READ, EVERYTHING, UnruledCalls
 
 _WRITES: Final[tuple[Method, ...]] = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS: Final[tuple[Method, ...]] = ("GET", *_WRITES)

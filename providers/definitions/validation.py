@@ -15,7 +15,7 @@ from providers.definitions.credential_checks import credential_problems, example
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
 from providers.definitions.method_overrides import METHOD_HEADER, TARGET
 from providers.definitions.model import Provider, Rule
-from providers.definitions.unruled import UNRULED
+from providers.definitions.unruled_calls import UNRULED
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
 

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import urlencode
 
-from providers.credentials.entered import CredentialRefused, pack, public_values, session_of, unpack
+from providers.credentials.entered_values import CredentialRefused, pack, public_values, session_of, unpack
 from providers.definitions.credential import NAMES, Credential
 from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider

@@ -44,7 +44,7 @@ from providers.api.retries import wait_of
 from providers.api.text import as_data
 from providers.definitions.remote import is_foreign_scope
 from providers.outbound.messages import HttpError, NotReached, OutboundResponse
-from providers.remote.listing import MOST
+from providers.remote.tool_descriptions import MOST
 
 if TYPE_CHECKING:
     from mcp.client.session import ClientSession

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from providers.api.api import ToolRefused, UpstreamAPI, UpstreamRefused
-from providers.remote.listing import ListRefused, canonical_tools
+from providers.remote.tool_descriptions import ListRefused, canonical_tools
 
 if TYPE_CHECKING:
     from providers.remote.session import RemoteSession, RemoteSessions

@@ -20,9 +20,9 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_seen
 from providers.definitions.remote import LIST, RemoteServer, RemoteTool
 from providers.outbound.json_values import is_array, is_object
-from providers.remote.listing import RemoteDescription, read_tool
 from providers.remote.schemas import SchemaRefused
 from providers.remote.sightings import AGAIN, Digests, Sightings, ToolHeld, digest_of
+from providers.remote.tool_descriptions import RemoteDescription, read_tool
 from providers.tools.schemas import VAULT
 from providers.tools.spec import Call, Progress, ToolInput, ToolOutput, ToolSpec
 

@@ -3,7 +3,7 @@
 It shares no code with the rest of the project, so that agreement with it means something.
 """
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 
 __all__ = ["Simulator", "consent", "running_simulator"]

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 
 
 async def _serve(*, port: int, as_json: bool) -> None:

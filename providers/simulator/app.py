@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from providers.simulator.authorization_endpoint import authorization_handler
 from providers.simulator.brokerage.api import brokerage_routes
 from providers.simulator.calls import SimulatedCall
 from providers.simulator.company.identity import company_routes
-from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
 from providers.simulator.families.routes import family_routes
 from providers.simulator.google import api as google_api

@@ -1,7 +1,7 @@
 """The declarative model of a tool: what a TOML file says about one call to a provider's API.
 
-One file holds tools of one provider. This module reads and checks files; `providers.tools.declared` turns a declaration
-into a tool and runs it. The provider's request rules still decide what a call may reach.
+One file holds tools of one provider. This module reads and checks files; `providers.tools.declared_tools` turns a
+declaration into a tool and runs it. The provider's request rules still decide what a call may reach.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from providers.tools.declarations import Tool
-from providers.tools.graphql_reading import GraphQLOperation, GraphQLSchema, GraphQLType
+from providers.tools.graphql_schema import GraphQLOperation, GraphQLSchema, GraphQLType
+from providers.tools.openapi_document import DocumentRefused, LeftOut, Schema, list_of, object_of, text_of
 from providers.tools.openapi_import import (
     ARGUMENTS,
     CHOICES,
@@ -29,7 +30,6 @@ from providers.tools.openapi_import import (
     one_line,
     readable_line,
 )
-from providers.tools.openapi_reading import DocumentRefused, LeftOut, Schema, list_of, object_of, text_of
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,80}")
 _KINDS: Final[Mapping[str, str]] = {

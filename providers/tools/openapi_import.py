@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from providers.api.text import as_data
 from providers.definitions.method_overrides import is_method_parameter
 from providers.tools.declarations import Tool
-from providers.tools.openapi_reading import (
+from providers.tools.openapi_document import (
     DocumentRefused,
     LeftOut,
     OpenAPIDocument,

@@ -1,7 +1,7 @@
 """A tool as all other code sees it: a name, schemas, its effect, its provider with the least scopes, and the call.
 
-`providers.tools.tool` makes one from a function, `providers.tools.declared` from a TOML declaration. Everything here is
-fixed when the program starts: no text of a provider or person gets into a name, description or schema.
+`providers.tools.tool` makes one from a function, `providers.tools.declared_tools` from a TOML declaration. Everything
+here is fixed when the program starts: no text of a provider or person gets into a name, description or schema.
 `server.mcp.tools` decides who may call, with which account.
 """
 

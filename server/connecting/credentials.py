@@ -21,15 +21,15 @@ from typing import Final
 from providers.api.text import as_data
 from providers.credentials.certificates import open_valid_identity
 from providers.credentials.choices import outside_limit
-from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential, session_of
+from providers.credentials.entered_values import CredentialRefused, pack, public_values, read_credential, session_of
 from providers.credentials.references import references_in
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import Provider
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import address_names
-from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutcome
-from providers.oauth.referenced import SecretUnavailable
-from providers.oauth.signed import granted_scopes
+from providers.oauth.credential_upstream import CredentialLook, CredentialUpstream, LookOutcome
+from providers.oauth.secret_references import SecretUnavailable
+from providers.oauth.signed_tokens import granted_scopes
 from server.connecting.app_returns import read_return
 from server.connecting.entered_keys import open_keys
 from server.connecting.links import LIFETIME, ConnectRefused, known_provider

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from providers.credentials.entered import CredentialRefused, all_values
+from providers.credentials.entered_values import CredentialRefused, all_values
 from providers.credentials.key_files import SECONDS
 from providers.definitions.credential import Credential
 from providers.outbound.json_values import parse_object

@@ -28,7 +28,7 @@ from providers.definitions.catalog import SHELF, read_provider
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.company.program import CompanyProgram
 from providers.simulator.company.services import SERVICES, EnrolledService, open_services
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.state.directory import Enrolment
 from server.app import open_deployment
 from server.demo.person import DemoFailed, DemoPerson

@@ -28,7 +28,7 @@ from pydantic import AnyUrl
 from rich.console import Console
 from rich.text import Text
 
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from server.app import open_deployment
 from server.demo.person import DemoFailed, DemoPerson
 from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_activity, show_step

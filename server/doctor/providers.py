@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from providers.credentials.certificates import client_identity
 from providers.definitions.model import BY_CERTIFICATE, Provider
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from providers.outbound.addresses import is_loopback_host
 from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https

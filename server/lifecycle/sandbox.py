@@ -21,7 +21,7 @@ from typing import Final
 
 import providers
 from providers.definitions.catalog import read_provider
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.state.sandbox import Sandbox
 from server.runtime import peers
 from server.settings import Settings, SettingsRefused

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from providers.api.rules import Payload, judged_method
-from providers.credentials.placing import CredentialMismatch, provider_of_account
+from providers.credentials.placement import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.proxy import refusals
 from server.proxy.upload_sessions import UploadSessions

@@ -23,8 +23,8 @@ from providers.api import rules
 from providers.api.secrets import masks_of
 from providers.credentials.aws import UnsignableBody, credential_of
 from providers.credentials.choices import ChoiceRefused, ChosenToken, choice_at, choose
-from providers.credentials.entered import CredentialRefused
-from providers.credentials.placing import CredentialMismatch, authorize_request
+from providers.credentials.entered_values import CredentialRefused
+from providers.credentials.placement import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from providers.api import rules
 from providers.credentials.choices import every_choice
-from providers.credentials.entered import CredentialRefused
-from providers.credentials.placing import CredentialMismatch, provider_of_account
+from providers.credentials.entered_values import CredentialRefused
+from providers.credentials.placement import CredentialMismatch, provider_of_account
 from providers.definitions.method_overrides import TARGET
 from providers.definitions.model import Provider, Rule
-from providers.definitions.unruled import ANY_CALL
+from providers.definitions.unruled_calls import ANY_CALL
 from server.connecting.agent_refusals import AgentRefusal, tell
 from server.deployment import Deployment
 from server.proxy.program_hosts import ApiAddress

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from providers.tools.imported import ImportChoice
+from providers.tools.imported_api import ImportChoice
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import DeclaredImportedApi
 from server.administration.declaring.planned import PlannedChange, Verb, differences_between

@@ -33,10 +33,10 @@ async def content_of_description(api: DescribedApi) -> str:
 
 def _content_of(api: DescribedApi) -> str:
     from providers.tools.graphql_import import import_schema  # with parsers that few need
-    from providers.tools.graphql_reading import parse_schema
-    from providers.tools.imported import content_of, is_api_name
+    from providers.tools.graphql_schema import parse_schema
+    from providers.tools.imported_api import content_of, is_api_name
+    from providers.tools.openapi_document import DocumentRefused, parse
     from providers.tools.openapi_import import import_document
-    from providers.tools.openapi_reading import DocumentRefused, parse
 
     if not is_api_name(api.name):
         raise ChangeRefused(

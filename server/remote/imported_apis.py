@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from providers.outbound.json_values import is_array, is_object
-from providers.tools.imported import ImportChoice, tables_of, with_choices
+from providers.tools.imported_api import ImportChoice, tables_of, with_choices
 from providers.tools.openapi_import import InseparableTool, Table
 from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
@@ -68,7 +68,7 @@ async def api_named(deployment: Deployment, name: str) -> ImportedApi:
 
 
 async def offer(actor: Actor, name: str, content: str) -> bool:
-    """Let an import wait for an admin (`providers.tools.imported.content_of`), unless it is what was decided about.
+    """Let an import wait for an admin (`providers.tools.imported_api.content_of`), unless it is what was decided about.
 
     Whether it waits. Raises ChangeRefused.
     """

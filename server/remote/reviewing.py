@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from providers.api.text import as_seen
 from providers.outbound.json_values import parse_object
-from providers.remote.listing import problem_of
+from providers.remote.tool_descriptions import problem_of
 from server.remote.servers import claims_of, has_same_arguments, is_same, is_settled
 from vault.mcp.servers import McpServer, McpTool
 

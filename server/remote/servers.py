@@ -26,7 +26,7 @@ from providers.remote.authorization import (
     find_authorization,
     register,
 )
-from providers.remote.listing import problem_of
+from providers.remote.tool_descriptions import problem_of
 from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.provider_authorization import callback_url

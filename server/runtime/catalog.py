@@ -13,7 +13,7 @@ from providers.definitions.catalog import Catalog, ProviderFileRefused, Provider
 from providers.definitions.discovery import Endpoints
 from providers.definitions.model import Provider, Registration
 from providers.definitions.remote import RemoteServer, RemoteTool, authorization_of, shown_names
-from providers.tools.imported import read_imported
+from providers.tools.imported_api import read_imported
 from providers.tools.spec import Effect
 from server.settings import ProviderSettings, Settings
 from vault.mcp.servers import McpServer

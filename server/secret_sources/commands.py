@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from providers.credentials.references import Reference
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from providers.outbound.json_values import is_object
 from server.provider_settings import SettingsRefused
 from server.secret_settings import SecretSettings

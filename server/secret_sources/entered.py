@@ -13,7 +13,7 @@ from typing import Final
 from providers.credentials.references import is_below
 from providers.definitions.credential import Credential
 from providers.definitions.model import Provider
-from providers.oauth.referenced import SecretUnavailable, held_references, read_references
+from providers.oauth.secret_references import SecretUnavailable, held_references, read_references
 from server.secret_sources.opened import OpenedKeys, OpenKeys
 from server.secret_sources.reading import SecretSources
 from vault.refusals import TemporarilyUnavailable
@@ -24,7 +24,7 @@ logger = logging.getLogger("token_vault.secrets")
 
 
 class EnteredSecrets:
-    """`providers.oauth.referenced.EnteredReader`, for allowed references only."""
+    """`providers.oauth.secret_references.EnteredReader`, for allowed references only."""
 
     def __init__(self, sources: SecretSources, allowed: Sequence[str], open_keys: OpenKeys) -> None:
         self._sources = sources

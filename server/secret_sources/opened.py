@@ -8,9 +8,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from providers.credentials.entered import CredentialRefused
+from providers.credentials.entered_values import CredentialRefused
 from providers.definitions.credential import Credential
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 
 AT_ONCE: Final = 2  # processes
 PATIENCE: Final = 10.0  # seconds that a call waits for its key

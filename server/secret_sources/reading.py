@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from providers.credentials.references import Reference, parse_reference
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from server.secret_settings import SecretSettings
 from server.secret_sources.commands import read_bitwarden, read_with_op
 
@@ -23,7 +23,7 @@ PATIENCE: Final = 10.0  # seconds for one source
 
 
 class SecretSources:
-    """`read` is what `providers.oauth.referenced` needs. `environment`: of this process."""
+    """`read` is what `providers.oauth.secret_references` needs. `environment`: of this process."""
 
     def __init__(
         self,

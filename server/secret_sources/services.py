@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from providers.credentials.references import Reference
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from providers.outbound.json_values import at, is_array, is_object
 from server.provider_settings import LOOPBACK_HOSTS, SettingsRefused
 from server.secret_settings import SecretSettings

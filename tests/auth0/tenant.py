@@ -9,8 +9,8 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx2
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import CALLBACK, SECRET, VERIFIER

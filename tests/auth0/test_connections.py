@@ -17,10 +17,10 @@ import pytest
 from providers.check.trial import asked_of
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
+from providers.simulator.local_server import SettingsSection, Simulator, running_simulator
 from providers.simulator.modes import SERVED, Mode, mode_of
 from providers.simulator.person import consent
 from providers.simulator.rules import RotationRule
-from providers.simulator.running import SettingsSection, Simulator, running_simulator
 from providers.simulator.state.books import Entry
 from server.auth0.names import provider_of
 from tests.auth0.application import CALLBACK, Application

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from server.cli import app
 from tests.conftest import PostgresCluster, Store
 from tests.support.examining import Found, assert_problem, configure, examine, serve_vault, slack, stranger_on_port

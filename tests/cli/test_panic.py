@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from server.app import open_deployment
 from server.commands.panic.panic import exit_code, in_words
 from server.settings import load_settings

@@ -16,7 +16,7 @@ from typing import Final
 import httpx2
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.app import build_app
 from tests.conformance.fixture_tools import SCOPES, TOOLS
 from tests.support.foreign.foreign import MODULES, environment, node

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.administration import access
 from server.administration.access import EnteredValues
 from server.administration.actor import Actor, ChangeRefused

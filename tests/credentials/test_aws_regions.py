@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from providers.api.api import RuleRefused, TokenRejected, UpstreamAPI, UpstreamRefused
 from providers.credentials.choices import ChoiceRefused, choice_at, choose
-from providers.credentials.entered import pack
+from providers.credentials.entered_values import pack
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.model import Provider
 from server.proxy.endpoint import CALLED_ADDRESS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.credentials.placing import authorize_request
+from providers.credentials.placement import authorize_request
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.discovery import find_endpoints, read_configuration
 from providers.definitions.model import Provider

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from providers.api.masking import mask_text
 from providers.api.secrets import masks_of
 from providers.credentials.certificates import open_identity
-from providers.credentials.entered import CredentialRefused, pack, unpack
+from providers.credentials.entered_values import CredentialRefused, pack, unpack
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import KEYS, read_provider
 from providers.definitions.credential import Credential

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from providers.credentials.certificates import open_identity
-from providers.credentials.entered import CredentialRefused
+from providers.credentials.entered_values import CredentialRefused
 from providers.definitions.credential import Credential
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from server.connecting.entered_keys import open_keys
 from server.secret_settings import SecretSettings
 from server.secret_sources import EnteredSecrets, SecretSources, opened

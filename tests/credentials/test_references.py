@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from providers.credentials.references import is_below, prefix_problem
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from server.connecting.entered_keys import open_keys
 from server.deployment import ENTRIES_PER_HOUR
 from server.secret_settings import SecretSettings

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from providers.oauth.entered import CredentialUpstream
+from providers.oauth.credential_upstream import CredentialUpstream
 from server.notifying.delivery import deliver
 from tests.conftest import Store
 from tests.support.doubles.mailbox import running_receiver

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from providers.credentials.entered import SESSION, pack, read_credential
-from providers.credentials.placing import authorize_request
+from providers.credentials.entered_values import SESSION, pack, read_credential
+from providers.credentials.placement import authorize_request
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog, parse_provider
 from providers.definitions.model import Provider
-from providers.oauth.entered import CredentialUpstream, LookOutcome
+from providers.oauth.credential_upstream import CredentialUpstream, LookOutcome
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest

@@ -15,7 +15,7 @@ from google.oauth2 import service_account
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
-from providers.credentials.entered import CredentialRefused
+from providers.credentials.entered_values import CredentialRefused
 from providers.credentials.signing import NotNarrowable, open_key, sign
 from providers.definitions.catalog import KEYS, ProviderOverrides, load_catalog, read_provider
 from providers.definitions.model import Provider

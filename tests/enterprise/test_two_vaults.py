@@ -18,7 +18,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from providers.simulator.state.directory import Enrolment
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 
 Manifest = dict[str, Any]
 _SLACK_KEYS = {"display_information", "oauth_config", "settings", "features", "_metadata"}

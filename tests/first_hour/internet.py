@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from providers.simulator.app import build_app
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from providers.simulator.state.sandbox import Sandbox
 from tests.support.network.tls import Authority, make_authority
 

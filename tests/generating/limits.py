@@ -26,8 +26,8 @@ IN_EACH_PROCESS: Final = {
     "Calls in flight at a provider": "{providers.outbound.client.CALLS_PER_PEER}, "
     "{providers.outbound.client.CALLS_PER_ACCOUNT} per account; {vault.refresh.concurrency.PLACES} refreshes, "
     "{vault.refresh.concurrency.AHEAD} of them ahead of time",
-    "Tools of an MCP server": "{providers.remote.listing.MOST}, in a list of "
-    "{providers.remote.listing.LONGEST_LIST:MiB} MiB",
+    "Tools of an MCP server": "{providers.remote.tool_descriptions.MOST}, in a list of "
+    "{providers.remote.tool_descriptions.LONGEST_LIST:MiB} MiB",
     "Programs of local servers": "`tools.local_processes`, half of them for one person; no cgroup, and "
     "{server.programs.hosted.process._LARGEST_FILE:MiB} MiB a file",
     "API keys tried at a service": "{server.deployment.ENTRIES_PER_HOUR} an hour per person and service",

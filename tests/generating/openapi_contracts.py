@@ -14,7 +14,7 @@ from typing import Final
 from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Tool
-from providers.tools.declared import query_names, whole_body
+from providers.tools.declared_tools import query_names, whole_body
 from tests.generating.openapi_document import Document, template_of
 from tests.generating.openapi_services import SERVICES
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from providers.definitions.catalog import load_catalog
 from providers.tools import declarations
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.spec import ToolSpec
 
 

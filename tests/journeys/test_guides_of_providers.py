@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from server.connecting.provider_errors import FIXES
 from server.settings import Settings, load_settings
 from server.setup.provider_consoles import GUIDED

@@ -12,7 +12,7 @@ from joserfc.jwk import RSAKey
 from mcp_types import CallToolResult
 
 from providers.definitions.catalog import ProviderFileRefused, check_file
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from server.app import open_deployment
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth import tokens

@@ -19,7 +19,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth.own_apis import LONGEST
 from tests.generating.documented import DOCS

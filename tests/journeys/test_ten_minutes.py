@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from providers.check.trial import PLAIN
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from tests.generating.documented import DOCS
 from tests.support.commands import run
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server

@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
-from providers.credentials.placing import authorize_request
+from providers.credentials.placement import authorize_request
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import OutboundRequest
 from tests.generating.shipped_tools import shipped_tools

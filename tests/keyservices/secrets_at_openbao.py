@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from providers.oauth.referenced import SecretUnavailable
+from providers.oauth.secret_references import SecretUnavailable
 from server.secret_settings import SecretSettings
 from server.secret_sources import SecretSources
 from tests.keyservices.keys_at_services import program, run_service

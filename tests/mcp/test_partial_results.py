@@ -10,7 +10,7 @@ from mcp_types import TextContent
 from pydantic import Field
 
 from providers.api.api import PARTLY_DONE, UpstreamAPI
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from providers.tools.spec import ToolOutput, ToolSpec
 from providers.tools.tool import tool
 from server.errors import status_of

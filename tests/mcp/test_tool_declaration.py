@@ -15,9 +15,9 @@ from providers.api.api import UpstreamAPI
 from providers.api.text import as_data
 from providers.definitions.catalog import load_catalog
 from providers.outbound.json_values import text_at
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from providers.tools.declarations import read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.spec import Progress, ToolInput, ToolOutput, ToolSpec
 from providers.tools.tool import tool
 from tests.support.harness import running_vault

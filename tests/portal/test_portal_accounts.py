@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 
 from providers.definitions.catalog import load_catalog
+from providers.simulator.local_server import running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import running_simulator
 from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.support.harness import running_vault

@@ -12,8 +12,8 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from providers.simulator.local_server import running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import running_simulator
 from tests.support.harness import free_socket, running_vault
 from tests.support.network.front import Front, post, sign_in_agent
 from tests.support.network.tls import make_authority, tls_proxy

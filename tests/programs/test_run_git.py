@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.credentials.entered import pack
+from providers.credentials.entered_values import pack
 from server.mcp.local_owner import local_principal
 from tests.support.doubles.git_host import git_host
 from tests.support.harness import running_vault

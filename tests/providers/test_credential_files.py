@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from providers.api.rules import of_path
-from providers.credentials.entered import CredentialRefused, pack, unpack
+from providers.credentials.entered_values import CredentialRefused, pack, unpack
 from providers.definitions.catalog import KEYS, check_file, load_catalog
 from providers.definitions.credential import Credential, CredentialField
 

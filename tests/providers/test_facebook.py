@@ -11,7 +11,7 @@ from mcp_types import CallToolResult
 from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
 from providers.tools.declarations import ToolFileRefused, read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room, text_of

@@ -8,7 +8,7 @@ import pytest
 
 from providers.api.rules import Call, Payload, allows, is_credential_in_query, of_path
 from providers.definitions.catalog import KEYS, load_catalog
-from providers.definitions.unruled import EVERYTHING
+from providers.definitions.unruled_calls import EVERYTHING
 
 READ, WRITE = frozenset({"read"}), frozenset({"read", "write"})
 PROVIDER = load_catalog().provider("apify")

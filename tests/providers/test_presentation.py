@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from providers.definitions.catalog import load_catalog
 from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.presentation import DEFAULT, Lookup, Presentation, problem
 from tests.generating.shipped_tools import shipped_tools
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import ConsentRefused, consent
-from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
 from server.connecting.provider_errors import FIXES, fix_for
 from server.settings import load_settings

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.api.rules import Call, allows
-from providers.credentials.placing import authorize_request
+from providers.credentials.placement import authorize_request
 from providers.definitions.catalog import load_catalog
 from providers.outbound.messages import OutboundRequest
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from providers.oauth.client import OAuthUpstream
-from providers.oauth.referenced import ReferencedUpstream, SecretUnavailable
+from providers.oauth.secret_references import ReferencedUpstream, SecretUnavailable
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.app import catalog_of_settings

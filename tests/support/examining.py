@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from typer.testing import CliRunner
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from server.app import build_app, open_deployment
 from server.cli import app
 from server.settings import load_settings

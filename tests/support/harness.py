@@ -20,7 +20,7 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
-from providers.simulator.running import QuickServer
+from providers.simulator.local_server import QuickServer
 from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment

@@ -15,8 +15,8 @@ import httpx2
 
 from providers.simulator import Simulator, consent
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
+from providers.simulator.local_server import SettingsSection
 from providers.simulator.modes import Mode
-from providers.simulator.running import SettingsSection
 from providers.simulator.state.sandbox import ServiceAPI
 
 REDIRECT = "http://localhost:8765/connect/callback/test"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from providers.simulator.state import drives, mailboxes
 from tests.support.services import facebook, graph, jira, linear, notion, salesforce
 from tests.support.simulating import family_settings, google_event, slack_message

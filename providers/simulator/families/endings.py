@@ -8,7 +8,7 @@ from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.calls import SimulatedCall
 from providers.simulator.families.answers import facts_of, refusal, success
-from providers.simulator.families.reading import face_name, identify
+from providers.simulator.families.requests import face_name, identify
 from providers.simulator.modes.model import Mode
 from providers.simulator.state.sandbox import Sandbox
 from providers.simulator.wire import ClientRefused

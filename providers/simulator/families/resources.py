@@ -11,7 +11,7 @@ from providers.simulator import token_endpoint
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.calls import SimulatedCall
 from providers.simulator.families.answers import identity_body, iso
-from providers.simulator.families.reading import face_name
+from providers.simulator.families.requests import face_name
 from providers.simulator.families.token import resource_of
 from providers.simulator.modes.model import Mode, Operation
 from providers.simulator.state.books import Entry

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.accounts import RegisteredClient
+from providers.simulator.authorization_endpoint import authorization_handler
 from providers.simulator.calls import SimulatedCall
-from providers.simulator.consenting import authorization_handler
 from providers.simulator.families import resources
 from providers.simulator.families.endings import introspect, revoke
-from providers.simulator.families.reading import face_name, read_authorization, standard_query
-from providers.simulator.families.scoped import scoped_token
+from providers.simulator.families.requests import face_name, read_authorization, standard_query
+from providers.simulator.families.scoped_tokens import scoped_token
 from providers.simulator.families.token import endpoint_name, lengthen, renew, token
 from providers.simulator.state.authorize import (
     RequestRefused,

@@ -10,14 +10,14 @@ from providers.simulator.accounts import RegisteredClient
 from providers.simulator.calls import SimulatedCall
 from providers.simulator.company.assertions import AssertionInvalid, redeem
 from providers.simulator.families.answers import refusal, success, tokens_answer
-from providers.simulator.families.reading import (
+from providers.simulator.families.requests import (
     TokenRequestRefused,
     asked_scopes,
     face_name,
     identify,
     token_call,
 )
-from providers.simulator.families.scoped import Derivation, DerivationRefused, derive
+from providers.simulator.families.scoped_tokens import Derivation, DerivationRefused, derive
 from providers.simulator.modes.model import Mode
 from providers.simulator.state.authorize import CodeRefused
 from providers.simulator.state.sandbox import Sandbox

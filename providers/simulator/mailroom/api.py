@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.calls import SimulatedCall
-from providers.simulator.mailroom.signed import account_of_signed, answer_assertion, answer_installation
-from providers.simulator.mailroom.signing_in import SESSION, renew, sign_in, sign_out
+from providers.simulator.mailroom.private_keys import account_of_signed, answer_assertion, answer_installation
+from providers.simulator.mailroom.sign_in import SESSION, renew, sign_in, sign_out
 from providers.simulator.state.sandbox import Sandbox
 from providers.simulator.wire import endpoint
 

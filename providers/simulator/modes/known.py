@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
+from providers.simulator.modes.mode_builder import DAY, FOREVER, HOUR, YEAR, service
 from providers.simulator.modes.model import Mode, Shape
 from providers.simulator.modes.services import SERVICES
-from providers.simulator.modes.speaking import DAY, FOREVER, HOUR, YEAR, service
 
 _BODY, _ACCESS = "POST form token both client", "POST form token access client"
 _RENEWAL = Shape(grant_expiry_name="refresh_token_expires_in")

@@ -73,7 +73,7 @@ def sets_(setup: Setup) -> None:
 def check(setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (TOML).", show_default=False)]) -> None:
     """Check a tool file against its provider and print the first problem."""
     from providers.tools.declarations import ToolFileRefused, read_tool_file
-    from providers.tools.declared import data_tools
+    from providers.tools.declared_tools import data_tools
 
     try:
         found = data_tools([(file, read_tool_file(file))], setup.catalog_of_settings())

@@ -15,8 +15,8 @@ import typer
 from server.terminal.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
+    from providers.tools.openapi_document import OpenAPIDocument
     from providers.tools.openapi_import import ImportResult
-    from providers.tools.openapi_reading import OpenAPIDocument
 
 app = typer.Typer(no_args_is_help=True, help="Make tools from an API's description.")
 _SECONDS = 20.0
@@ -58,8 +58,8 @@ def openapi(
     dry_run: DryRunOption = False,
 ) -> None:
     """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
+    from providers.tools.openapi_document import parse
     from providers.tools.openapi_import import import_document
-    from providers.tools.openapi_reading import parse
 
     def make(raw: bytes) -> ImportResult:
         document: OpenAPIDocument = parse(raw)
@@ -93,7 +93,7 @@ def graphql(
 ) -> None:
     """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
     from providers.tools.graphql_import import import_schema
-    from providers.tools.graphql_reading import parse_schema
+    from providers.tools.graphql_schema import parse_schema
 
     def make(raw: bytes) -> ImportResult:
         schema = parse_schema(raw)
@@ -114,7 +114,7 @@ def _import(
     review: bool,
     dry_run: bool,
 ) -> None:
-    from providers.tools.openapi_reading import DocumentRefused
+    from providers.tools.openapi_document import DocumentRefused
 
     files = _files(name, to, is_written=not dry_run and not review)
     try:
@@ -125,7 +125,7 @@ def _import(
 
 
 def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
-    from providers.tools.imported import is_api_name
+    from providers.tools.imported_api import is_api_name
 
     if not is_api_name(name):
         fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
@@ -156,7 +156,7 @@ def _finish(
 
 async def _offer(setup: Setup, made: ImportResult, name: str) -> str:
     """Let the import wait in the vault; the address of the page that shows it, empty if it needs no review."""
-    from providers.tools.imported import content_of
+    from providers.tools.imported_api import content_of
     from server.administration.actor import Actor
     from server.remote import imported_apis
 
@@ -209,7 +209,7 @@ def _pattern(only: str | None) -> re.Pattern[str] | None:
 
 def _read(setup: Setup, source: str) -> bytes:
     """The document, from a file or an address."""
-    from providers.tools.openapi_reading import LARGEST
+    from providers.tools.openapi_document import LARGEST
 
     if "://" in source:
         return _fetch(setup, source)
@@ -224,7 +224,7 @@ def _fetch(setup: Setup, url: str) -> bytes:
     from providers.outbound.addresses import AddressPolicy
     from providers.outbound.client import Outbound
     from providers.outbound.messages import HttpError
-    from providers.tools.openapi_reading import LARGEST
+    from providers.tools.openapi_document import LARGEST
 
     policy = AddressPolicy(allow_loopback=setup.settings().sandbox.loopback_upstreams)
 
@@ -250,7 +250,7 @@ def _check_contents(made: ImportResult, name: str) -> Mapping[str, str]:
 
     from providers.definitions.catalog import check_file, load_catalog
     from providers.tools.declarations import ToolFileRefused, read_tool_file
-    from providers.tools.declared import data_tools
+    from providers.tools.declared_tools import data_tools
 
     contents = {"provider": tomlkit.dumps(made.provider), "tools": tomlkit.dumps(made.tools)}
     with tempfile.TemporaryDirectory() as folder:

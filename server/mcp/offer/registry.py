@@ -16,11 +16,11 @@ from providers.remote.sightings import Sightings
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFile
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.search import ToolIndex
 from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
 from providers.tools.spec import ToolSpec
-from providers.tools.unruled import open_tools, unruled_tools
+from providers.tools.unruled_tools import open_tools, unruled_tools
 from server.mcp.offer.connections_spec import SPEC
 from server.mcp.offer.discovery import DISCOVERY
 from server.runtime.late_names import LateName, note_or_refuse

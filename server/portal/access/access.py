@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from providers.definitions.catalog import Catalog, Provider
-from providers.definitions.unruled import ANY_CALL, ANY_READ
+from providers.definitions.unruled_calls import ANY_CALL, ANY_READ
 from server.deployment import Deployment
 from server.portal import texts
 from server.portal.forms import Form, PageRefused

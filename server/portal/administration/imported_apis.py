@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from providers.tools.imported import CHOICES, ImportChoice
+from providers.tools.imported_api import CHOICES, ImportChoice
 from server.administration.actor import ChangeRefused
 from server.http.page_texts import text
 from server.http.translations import translate_filled

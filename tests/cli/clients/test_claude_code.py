@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from tests.cli.starting.test_stdio_journeys import follow, place, simulator
 from tests.support.foreign.foreign import run
 from tests.support.foreign.scripted_model import Call, ScriptedModel, Turn, scripted_model

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from tests.support.examining import assert_problem, configure, examine, section_of, slack, stranger_on_port
 from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import Room, room

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from providers.simulator.running import Simulator
+from providers.simulator.local_server import Simulator
 from server.app import open_deployment, open_policies
 from server.deployment import Deployment
 from server.settings import load_settings

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.app import open_deployment
 from server.lifecycle.address_change import notice_move
 from server.settings import load_settings

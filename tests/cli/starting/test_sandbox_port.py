@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.lifecycle import sandbox
 from server.lifecycle.sandbox import standing_in
 from server.settings import SettingsRefused

@@ -14,8 +14,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from tests.support.person import Person
 from tests.support.processes import Place, opened_url
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.tools.imported import content_of
+from providers.tools.imported_api import content_of
 from providers.tools.openapi_import import import_document
 from server.administration.actor import Actor, ChangeRefused
 from server.policy.gate import PolicyGate

@@ -9,10 +9,10 @@ import pytest
 from starlette.responses import RedirectResponse, Response
 
 from providers.definitions.remote import shown_names
-from providers.remote.listing import canonical_tools, problem_of
 from providers.remote.patterns import MOST, size_of
 from providers.remote.schemas import _matcher, checker, usable_schema
 from providers.remote.sightings import FRESH
+from providers.remote.tool_descriptions import canonical_tools, problem_of
 from server.administration.actor import ChangeRefused
 from server.policy.files import RulesRefused
 from server.policy.rules import load_rules

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from providers.definitions.catalog import Catalog
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.connecting.links import LINKS
 from server.oauth.exchange import targets
 from server.oauth.rules import OAuthError

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from providers.definitions.catalog import load_catalog
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.administration import agents
 from server.administration.actor import Actor
 from server.connecting.approvals import decide

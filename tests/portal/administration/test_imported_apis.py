@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from providers.simulator.running import running_simulator
-from providers.tools.imported import ImportChoice, content_of, tables_of
+from providers.simulator.local_server import running_simulator
+from providers.tools.imported_api import ImportChoice, content_of, tables_of
+from providers.tools.openapi_document import parse
 from providers.tools.openapi_import import import_document
-from providers.tools.openapi_reading import parse
 from server.administration import applying, people
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration

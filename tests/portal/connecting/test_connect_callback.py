@@ -9,8 +9,8 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from providers.simulator.local_server import running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import running_simulator
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.rooms.portal_room import (
     CHAT,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mcp_types import CallToolResult, TextContent
 
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from server.administration.actor import Actor
 from server.programs.hosted.pool import HostedServers
 from server.programs.hosted.sandbox import find_problem, interpreter

@@ -14,8 +14,8 @@ from providers.definitions.catalog import Catalog, ProviderOverrides, load_catal
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from providers.tools.builtin import builtin_tools
 from vault.upstream import NotSent, Refusal, RevokeOutcome, Rotation, Silent, TokenAnswer
 

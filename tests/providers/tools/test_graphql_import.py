@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from providers.api.rules import Call, Payload, allows
 from providers.definitions.catalog import check_file, load_catalog
-from providers.tools import graphql_reading
+from providers.tools import graphql_schema
 from providers.tools.declarations import read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.graphql_import import import_schema
-from providers.tools.graphql_reading import parse_schema
-from providers.tools.imported import content_of, read_imported, tables_of, with_choices
+from providers.tools.graphql_schema import parse_schema
+from providers.tools.imported_api import content_of, read_imported, tables_of, with_choices
+from providers.tools.openapi_document import DocumentRefused
 from providers.tools.openapi_import import ImportResult
-from providers.tools.openapi_reading import DocumentRefused
 from server.cli import app
 
 SDL = """
@@ -224,10 +224,10 @@ def test_a_schema_that_cannot_be_meant_is_refused(content: bytes, settings: dict
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphql_reading, "OPERATIONS", 5)
+    monkeypatch.setattr(graphql_schema, "OPERATIONS", 5)
     with pytest.raises(DocumentRefused, match="more than 5 operations"):
         import_content()
-    monkeypatch.setattr(graphql_reading, "LARGEST", 1000)
+    monkeypatch.setattr(graphql_schema, "LARGEST", 1000)
     with pytest.raises(DocumentRefused, match="larger than"):
         import_content()
 

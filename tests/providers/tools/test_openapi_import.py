@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from providers.api.rules import Call, Payload, allows
 from providers.definitions.catalog import load_catalog
-from providers.tools import openapi_reading
+from providers.tools import openapi_document
 from providers.tools.declarations import read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
+from providers.tools.openapi_document import DocumentRefused, parse
 from providers.tools.openapi_import import ImportResult, import_document
-from providers.tools.openapi_reading import DocumentRefused, parse
 from server.cli import app
 from tests.support.doubles.scripted import Reply, scripted_server
 
@@ -286,7 +286,7 @@ def test_schemas_that_refer_to_each_other_again_and_again_are_left_out(monkeypat
     content["paths"]["/wide"] = {"get": {"responses": wide}}
     made = import_content(content)
     assert (made.left_out, len(made.review)) == ([("GET /wide", "its schemas refer to each other too often")], 3)
-    monkeypatch.setattr(openapi_reading, "STEPS", 10_000)
+    monkeypatch.setattr(openapi_document, "STEPS", 10_000)
     with pytest.raises(DocumentRefused, match="too often; cut it"):
         import_content(content)
 
@@ -323,7 +323,7 @@ def test_a_document_that_cannot_be_meant_is_refused(change: Callable[[object], o
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DocumentRefused, match="larger than 5 MB"):
-        parse(b" " * (openapi_reading.LARGEST + 1))
+        parse(b" " * (openapi_document.LARGEST + 1))
     with pytest.raises(DocumentRefused, match="neither valid JSON nor valid YAML"):
         parse(b"{" * 50_000)
     content = document()
@@ -331,7 +331,7 @@ def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = import_content(content)
     assert (len(made.review), len(made.left_out)) == (100, 23)
     assert "choose with --only" in made.left_out[0][1]
-    monkeypatch.setattr(openapi_reading, "OPERATIONS", 100)
+    monkeypatch.setattr(openapi_document, "OPERATIONS", 100)
     with pytest.raises(DocumentRefused, match="more than 100 operations"):
         import_content(content)
 

@@ -15,7 +15,7 @@ from providers.definitions.catalog import load_catalog
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
-from providers.tools.declared import data_tools
+from providers.tools.declared_tools import data_tools
 from providers.tools.spec import ToolSpec
 from server.cli import app
 from server.mcp.offer import connections_spec

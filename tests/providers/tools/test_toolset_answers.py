@@ -14,7 +14,7 @@ from providers.definitions.catalog import load_catalog
 from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
-from providers.tools.declared import LIST_BUDGET, tool_of
+from providers.tools.declared_tools import LIST_BUDGET, tool_of
 from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import json_reply
 from tests.support.tool_bench import Bench, open_bench

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import httpx2
 
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.state.directory import Enrolment
 from tests.support.harness import running_vault
 from tests.support.person import Person

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent

@@ -18,8 +18,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 from typer.testing import CliRunner
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from server.cli import app
 from server.oauth import tokens
 from tests.support.harness import RunningVault, running_vault

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx2
 
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import Simulator, running_simulator
 from server.connecting.links import ConnectLink, connect_link
 from server.deployment import Deployment
 from tests.support.harness import PASSWORD, RunningVault, running_vault

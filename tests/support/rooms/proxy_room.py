@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 
 from providers.definitions.catalog import load_catalog
-from providers.simulator.running import running_simulator
+from providers.simulator.local_server import running_simulator
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import RunningVault, running_vault
 from tests.support.peeking import read_events

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from starlette.responses import Response
 
 from providers.simulator.calls import SimulatedCall
-from providers.simulator.running import Simulator, running_simulator
+from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.state.sandbox import Sandbox, ServiceAPI
 from providers.simulator.state.tokens import AccessToken
 from tests.support.services import facebook, graph, hubspot, jira, linear, notion, published, salesforce

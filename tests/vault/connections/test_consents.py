@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 import vault.storage.sqlite
+from providers.simulator.local_server import running_simulator
 from providers.simulator.person import consent
-from providers.simulator.running import running_simulator
 from server.app import open_deployment
 from server.connecting import provider_authorization
 from tests.conftest import Store

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from providers.simulator.accounts import Person
 from providers.simulator.families.answers import iso
-from providers.simulator.families.scoped import WEB, github_user
+from providers.simulator.families.scoped_tokens import WEB, github_user
 from tests.support.services.github.repositories import Comment, PullRequest, Repository, SimulatedIssue
 
 Shape = dict[str, JsonValue]

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
-from providers.credentials.entered import CredentialRefused, pack, public_values, unpack
+from providers.credentials.entered_values import CredentialRefused, pack, public_values, unpack
 from providers.credentials.signing import NotNarrowable, acts_for_other, facts_of, sign
 from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider

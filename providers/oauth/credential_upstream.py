@@ -1,8 +1,9 @@
 """A service whose accounts are connected by a credential that people enter: `vault.upstream.UpstreamOAuth` for it.
 
 A key is the account's access token, and never renewed. Client credentials and private keys take the refresh token's
-place, and each refresh gets an access token with them (RFC 6749 §4.4; RFC 7523 §2.1 by `providers.oauth.signed`). Only
-its person ends a credential, at the service: a probe tells whether it still works. Keeps, logs and raises none.
+place, and each refresh gets an access token with them (RFC 6749 §4.4; RFC 7523 §2.1 by
+`providers.oauth.signed_tokens`). Only its person ends a credential, at the service: a probe tells whether it still
+works. Keeps, logs and raises none.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import Final
 
 from providers.credentials.aws import error_code, is_clock_error
 from providers.credentials.choices import within_limit
-from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
-from providers.credentials.placing import CredentialMismatch, authorize_request
+from providers.credentials.entered_values import CredentialRefused, all_values, public_values, unpack
+from providers.credentials.placement import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
-from providers.oauth.referenced import (
+from providers.oauth.secret_references import (
     EnteredReader,
     SecretUnavailable,
     held_references,
@@ -31,7 +32,7 @@ from providers.oauth.referenced import (
     read_references,
 )
 from providers.oauth.sessions import EnteredSessions
-from providers.oauth.signed import SignedTokens
+from providers.oauth.signed_tokens import SignedTokens
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge, outcome_without_answer
 from providers.outbound.client import Outbound

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 from providers.credentials.certificates import open_valid_identity
-from providers.credentials.entered import CredentialRefused, pack, read_credential, session_of, unpack
+from providers.credentials.entered_values import CredentialRefused, pack, read_credential, session_of, unpack
 from providers.credentials.references import references_in
 from providers.definitions.credential import Credential
 from providers.definitions.model import Provider

@@ -16,7 +16,7 @@ from providers.api.api import RuleRefused, UpstreamAPI, UpstreamRefused
 from providers.api.rules import changes_method, is_credential, is_credential_in_query, of_path
 from providers.definitions.model import Method, Provider
 from providers.definitions.paths import path_problem
-from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, UNRULED
+from providers.definitions.unruled_calls import ANY_CALL, ANY_READ, EVERYTHING, UNRULED
 from providers.tools.spec import Call, Progress, ToolInput, ToolOutput, ToolSpec
 
 _LONGEST: Final = 60_000  # characters of JSON in one answer

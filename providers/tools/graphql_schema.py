@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from providers.outbound.json_values import is_object
-from providers.tools.openapi_reading import LARGEST, DocumentRefused, LeftOut, Schema, list_of, object_of, text_of
+from providers.tools.openapi_document import LARGEST, DocumentRefused, LeftOut, Schema, list_of, object_of, text_of
 
 OPERATIONS: Final = 2_000
 _WRAPPERS: Final = 8  # lists and non-nulls around a type

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from providers.credentials.aws import AccessKey, sign_request
 from providers.credentials.certificates import client_identity, open_identity
-from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
+from providers.credentials.entered_values import CredentialRefused, all_values, public_values, unpack
 from providers.definitions.credential import NAMES, AwsSignature, Credential
 from providers.definitions.model import Provider
 from providers.outbound.messages import OutboundRequest

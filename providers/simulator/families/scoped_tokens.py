@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from providers.simulator.accounts import PEOPLE, Person, RegisteredClient
 from providers.simulator.calls import SimulatedCall
 from providers.simulator.families.answers import iso
-from providers.simulator.families.reading import face_name, identify
+from providers.simulator.families.requests import face_name, identify
 from providers.simulator.state.sandbox import Sandbox
 from providers.simulator.state.tokens import AccessToken, SimulatedTokens, fingerprint
 from providers.simulator.wire import ClientRefused
