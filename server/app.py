@@ -226,7 +226,7 @@ def _check_secrets(settings: Settings) -> None:
 
 def _check_services(settings: Settings) -> None:
     """Raises SettingsRefused where people could name services that nothing would reach."""
-    from server.notifying import services
+    from server.notices import services
 
     if not settings.notices.apprise:
         return

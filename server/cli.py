@@ -41,7 +41,7 @@ from server.commands.mcp import servers as mcp_servers
 from server.commands.panic import panic
 from server.commands.policy import rules as policy_rules
 from server.commands.receipts import receipts
-from server.commands.requests import answering
+from server.commands.requests import access_requests
 from server.commands.scim import directories
 from server.commands.signals.streams import signals
 from server.commands.webhooks import endpoints as webhooks
@@ -79,7 +79,7 @@ app.add_typer(apis.app, name="apis")
 app.add_typer(connections.app, name="connections")
 app.add_typer(import_files.app, name="import")
 app.add_typer(approvals.app, name="approvals")
-app.add_typer(answering.app, name="requests")
+app.add_typer(access_requests.app, name="requests")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")
 app.add_typer(mcp_servers.app, name="mcp")

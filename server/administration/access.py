@@ -13,7 +13,7 @@ from typing import Final
 from providers.definitions.catalog import Provider
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
-from server.connecting import credentials, standing
+from server.connecting import credentials, standing_offers
 from server.connecting.credentials import Entry, EntryFault
 from server.connecting.provider_authorization import ConsentRequest
 from vault import company_permissions, connections, delegations
@@ -178,7 +178,7 @@ async def revoke(actor: Actor, held: Delegation) -> None:
 async def end_standing(actor: Actor, person: User, standing_id: str) -> StandingApproval:
     """End the person's standing approval: its calls ask them again. Raises ChangeRefused."""
     by = "" if actor.user is None else actor.user.name
-    ended = await standing.end(actor.deployment, standing_id, user=person, method=actor.method, by=by)
+    ended = await standing_offers.end(actor.deployment, standing_id, user=person, method=actor.method, by=by)
     if ended is None:
         raise ChangeRefused("no_standing", f"no standing approval {standing_id}", kind="not_found")
     return ended

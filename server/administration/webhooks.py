@@ -11,7 +11,7 @@ from providers.definitions.suggestions import did_you_mean
 from providers.outbound.addresses import url_problem
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
-from server.notifying import webhooks as notifying
+from server.notices import webhooks as notices
 from vault.audit import audit
 from vault.notices import endpoints, outbox
 from vault.notices.endpoints import EventEndpoint, FailedDelivery
@@ -81,7 +81,7 @@ async def remove(actor: Actor, endpoint: EventEndpoint) -> None:
 
 async def test(actor: Actor, endpoint: EventEndpoint) -> str:
     """Send an event of the type `token_vault.test` now; why it was not accepted, empty if it was."""
-    failure = await notifying.send_test(actor.deployment, endpoint)
+    failure = await notices.send_test(actor.deployment, endpoint)
     now = actor.deployment.now()
     async with actor.change() as transaction:
         event = actor.event("webhook.tested", endpoint=endpoint.id, failure=failure)

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.administration import applying
+from server.administration import reconciliation
 from server.administration.declaration import Declaration
-from server.administration.declaring.planned import PlannedChange
+from server.administration.declarations.planned_changes import PlannedChange
 from server.api.operations import AdminCall, ApiOutput, Strict, operation
 from server.api.problems import ApiRefused, FieldProblem
 from server.http.guards import BODY_LIMIT
-from server.remote import declared
+from server.remote import declared_servers
 
 
 class ApplyQuery(Strict):
@@ -69,10 +69,10 @@ async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaratio
         if api.document_file is not None:
             problem = FieldProblem(pointer=f"/imported_apis/{name}/document_file", message="send document instead")
             raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
-    pending = await declared.plan(call.actor, body, prunes=query.prune)
+    pending = await declared_servers.plan(call.actor, body, prunes=query.prune)
     if query.plan:
         return AppliedRecord(applied=False, changes=[_record(one, secret=None) for one in pending])
-    made = await applying.apply(pending)
+    made = await reconciliation.apply(pending)
     return AppliedRecord(applied=True, changes=[_record(one.change, secret=one.secret) for one in made])
 
 

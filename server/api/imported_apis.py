@@ -11,7 +11,7 @@ from server.api.mcp_servers import ReviewedLineRecord, ReviewedPartRecord
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant_of, operation
 from server.http.guards import BODY_LIMIT
 from server.remote import imported_apis
-from server.remote.describing import DescribedApi, content_of_description
+from server.remote.described_apis import DescribedApi, content_of_description
 from server.remote.imported_apis import ImportedToolReview
 from vault.mcp.imported_apis import ImportedApi, list_apis
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant_of, operation
 from server.remote import servers
-from server.remote.reviewing import ToolReview, review_of
+from server.remote.tool_reviews import ToolReview, review_of
 from vault.mcp.servers import McpServer, list_servers
 
 Choice = Literal["read", "write", "ask", "leave"]

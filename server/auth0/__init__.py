@@ -17,7 +17,7 @@ def routes(deployment: Deployment) -> list[Route]:
     """The routes, if the operator turned them on."""
     if not deployment.settings.auth0.enabled:
         return []
-    from server.auth0 import accounts, connecting, grants, management
+    from server.auth0 import accounts, connect, grants, management
     from server.oauth import identity, revocation, token
     from server.oauth.clients import registration
     from server.oauth.exchange.recent import RepeatedExchanges
@@ -29,7 +29,7 @@ def routes(deployment: Deployment) -> list[Route]:
         *endpoint(deployment, "/oauth/revoke", {"POST": revocation.revoke_either}, is_cross_origin=True),
         *endpoint(deployment, "/oidc/register", {"POST": registration.register}, is_cross_origin=True),
         *accounts.routes(deployment),
-        *connecting.routes(deployment),
+        *connect.routes(deployment),
         *management.routes(deployment),
         *endpoint(deployment, "/oauth/userinfo", {"GET": identity.userinfo}, is_cross_origin=True),
     ]

@@ -9,7 +9,7 @@ import typer
 from server.terminal.context import Setup, fail, say
 
 if TYPE_CHECKING:
-    from server.sizing.measuring import Figures, Rate
+    from server.sizing.measurements import Figures, Rate
 
 
 def bench(
@@ -29,7 +29,7 @@ def bench(
     """Measure this machine with a temporary vault."""
     from server.commands.client_config import program
     from server.sizing.load import LoadFailed
-    from server.sizing.measuring import measure
+    from server.sizing.measurements import measure
     from server.terminal.progress import show_progress
 
     started = program()

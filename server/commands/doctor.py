@@ -101,9 +101,9 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
 async def _examine_settings(deployment: Deployment) -> list[Finding]:
     from server.administration.assertion_checks import check_assertions
     from server.administration.company_checks import check_companies
+    from server.doctor.address import check_serving
     from server.doctor.auth0 import check_auth0
     from server.doctor.providers import check_providers
-    from server.doctor.serving import check_serving
     from server.doctor.signals import check_signals
     from server.doctor.tools import check_local_servers, check_tool_names
 

@@ -1,7 +1,7 @@
 """`explain`: which precondition of an exchange fails, and how to fix it.
 
 Nothing is recorded, and only the operator's own policy is asked. For an application of Auth0's wire, also what that
-wire needs before the exchange (`server.auth0.explaining`); for an agent of a company's, what the company allows it.
+wire needs before the exchange (`server.auth0.explanation`); for an agent of a company's, what the company allows it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from server.terminal.names import find_client, find_connection, find_user, user_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.administration.company_explaining import CompanyStep
-    from server.auth0.explaining import WireStep
+    from server.administration.company_explanations import CompanyStep
+    from server.auth0.explanation import WireStep
     from server.deployment import Deployment
     from vault.exchange.explain import ExchangeQuestion, Explanation
     from vault.records import User
@@ -84,8 +84,8 @@ def explain(
 async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
 ) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep], Sequence[CompanyStep]]:
-    from server.administration.company_explaining import explain_companies
-    from server.auth0.explaining import WireQuestion, explain_wire, is_about_auth0
+    from server.administration.company_explanations import explain_companies
+    from server.auth0.explanation import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
     from server.oauth.token_request import PURPOSE
     from vault.exchange.explain import ExchangeQuestion, explain

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from server.terminal.context import Setup, command, fail, note, say
-from server.terminal.registering import ClientIdOption, SecretInputOption, ShowOption
+from server.terminal.registration_options import ClientIdOption, SecretInputOption, ShowOption
 
 if TYPE_CHECKING:
     from server.openid_settings import OpenIDSettings

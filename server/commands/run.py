@@ -22,7 +22,7 @@ from server.commands.serve import (
 from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
-    from server.programs.running import ProgramOptions, ProgramRecord
+    from server.programs.program_run import ProgramOptions, ProgramRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Run a program that calls your accounts' APIs without having their credentials."""
-    from server.programs.holding import printed_environment
-    from server.programs.running import ProgramOptions
+    from server.programs.printed_environment import printed_environment
+    from server.programs.program_run import ProgramOptions
     from server.runtime.logs import configure
 
     configure(verbose=verbose)
@@ -123,7 +123,7 @@ def _agent_name(command: list[str], agent: str | None, *, prints: bool) -> str:
 
 async def _run(setup: Setup, options: ProgramOptions, *, sandbox: bool, may_open: bool) -> ProgramRecord:
     from server.local_vault import open_local_vault
-    from server.programs.running import problem_of, run_program
+    from server.programs.program_run import problem_of, run_program
     from server.runtime.browser import browser_opener
 
     async with place_data(setup, {}, sandbox=sandbox) as (settings, data):
@@ -146,7 +146,7 @@ async def _run_elsewhere(setup: Setup, options: ProgramOptions, there: _Elsewher
     from server.bridge.credentials import credential_store
     from server.bridge.sign_in import SignInFlow, Way
     from server.programs.own_variables import OwnVariables
-    from server.programs.remote_running import run_for
+    from server.programs.remote_run import run_for
     from server.runtime.browser import browser_opener, forget
     from server.runtime.data_directory import prepare_data_directory
 

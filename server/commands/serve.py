@@ -58,7 +58,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.app import build_late_app, open_deployment
     from server.lifecycle.maintenance import upkeep
     from server.oauth.backchannel import notifications
-    from server.portal import delivering
+    from server.portal import notice_delivery
     from server.remote import renewal_step
     from server.runtime.browser import browser_opener
 
@@ -70,11 +70,11 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
         ) as deployment,
-        upkeep(deployment, further=(delivering.STEP, notifications.STEP, renewal_step.STEP)),
+        upkeep(deployment, further=(notice_delivery.STEP, notifications.STEP, renewal_step.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of
-        from server.runtime.serving import warn_if_slow
+        from server.runtime.uvicorn_server import warn_if_slow
 
         note(f"Token Vault, data in {deployment.data}")
         say_move(deployment)

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from server.connecting import lookups, standing
+from server.connecting import lookups, standing_offers
 from server.connecting.links import ConnectLink
-from server.connecting.standing import StandingTerms
+from server.connecting.standing_offers import StandingTerms
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
@@ -169,7 +169,7 @@ async def decide(
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
     events = [event_of(approval, kind, outcome=outcome, method=method)]
-    if standing_terms is not None and (not is_approved or await standing.offer(deployment, approval) is None):
+    if standing_terms is not None and (not is_approved or await standing_offers.offer(deployment, approval) is None):
         raise ApproveRefused(
             "This call can only be approved once. Go back and choose Approve once, or deny it.", kind="forbidden"
         )
@@ -186,11 +186,11 @@ async def decide(
                 kept_until=approval.expires_at if approval.is_request else 0,
             )
             await client_notices.note(transaction, approval, due_at=now)
-            if (binding := standing.binding_of(deployment, approval)) is not None:
+            if (binding := standing_offers.binding_of(deployment, approval)) is not None:
                 await standing_approvals.count_answer(transaction, binding, is_approved=is_approved, now=now)
             if standing_terms is not None:
                 events.append(
-                    await standing.give(transaction, deployment, approval, standing_terms, names=names, now=now)
+                    await standing_offers.give(transaction, deployment, approval, standing_terms, names=names, now=now)
                 )
             await audit.append(transaction, *events, now=now)
     except TransitionRefused as error:

@@ -18,7 +18,7 @@ from server.app import build_app
 from server.demo.person import DemoFailed
 from server.deployment import Deployment
 from server.event_texts import event_fields, in_a_line, names_of
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 from server.settings import DEFAULT_PORT
 from vault.audit import audit
 

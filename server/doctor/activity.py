@@ -23,7 +23,7 @@ async def check_activity(deployment: Deployment) -> list[Finding]:
 
 
 async def _check_deliveries(deployment: Deployment) -> list[Finding]:
-    from server.checkpoints.publishing import destinations_of
+    from server.checkpoints.publication import destinations_of
 
     names = destinations_of(deployment).names
     known = await list_deliveries(deployment.database) if names else {}

@@ -19,11 +19,11 @@ from providers.outbound.addresses import is_loopback_host
 from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
+from server.doctor.address import SKEW, instant
 from server.doctor.authorize_page import check_authorize_page, fix_of_client, page_of, page_of_entered
 from server.doctor.certificates import check_certificate
 from server.doctor.credentials import check_credentials
 from server.doctor.findings import Finding, note, ok, problem
-from server.doctor.serving import SKEW, instant
 from server.runtime.catalog import is_set_here
 from server.secret_sources import SecretSources, is_reference
 from vault import users

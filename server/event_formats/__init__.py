@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from server.event_formats import json_lines, ocsf, otlp, syslog
-from server.event_formats.exported import ExportedEvent
+from server.event_formats.exported_event import ExportedEvent
 
 __all__ = ["FORMATS", "ExportedEvent", "Format"]
 

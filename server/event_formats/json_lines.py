@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 
-from server.event_formats.exported import ExportedEvent
+from server.event_formats.exported_event import ExportedEvent
 from server.event_texts import event_fields
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from server.event_formats.exported import ExportedEvent
+from server.event_formats.exported_event import ExportedEvent
 from server.runtime.version import VERSION
 
 SCHEMA: Final = "1.6.0"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from server.event_formats.exported import ExportedEvent
+from server.event_formats.exported_event import ExportedEvent
 from server.runtime.version import VERSION
 
 _SEVERITY: Final = {"ok": (9, "INFO"), "refused": (13, "WARN"), "failed": (17, "ERROR")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from server.event_formats.exported import ExportedEvent
+from server.event_formats.exported_event import ExportedEvent
 from server.event_texts import when
 
 _AUDIT: Final = 13  # the facility "log audit" (RFC 5424 §6.2.1)

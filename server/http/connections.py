@@ -1,7 +1,7 @@
 """What a connection may cost before its request is complete: time, bytes of head and framing, and slots.
 
 All this happens before the caller is known. A complete request is never cut: event streams and long polling take the
-time they take. `server.runtime.serving` serves; `server.http.guards` limits the size of bodies.
+time they take. `server.runtime.uvicorn_server` serves; `server.http.guards` limits the size of bodies.
 """
 
 from __future__ import annotations

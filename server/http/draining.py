@@ -2,7 +2,7 @@
 
 A stream (a GET, or a subscription of MCP, answered with `text/event-stream`) never ends by itself, so it counts as a
 call only until its answer starts; the code that runs a tool call over a stream counts that call.
-`server.runtime.serving` closes the socket.
+`server.runtime.uvicorn_server` closes the socket.
 """
 
 from __future__ import annotations

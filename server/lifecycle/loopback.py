@@ -35,7 +35,7 @@ from providers.outbound.addresses import is_loopback_host
 from server.deployment import Deployment
 from server.http.connections import ConnectionLimits, capacity
 from server.runtime import peers
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
 _LOOK_TIMEOUT: Final = 2.0  # seconds

@@ -233,13 +233,13 @@ async def keep_activity(
 
 
 async def _grow_tree(deployment: Deployment) -> None:
-    from server.checkpoints.publishing import current_log  # not before the program listens, as below
+    from server.checkpoints.publication import current_log  # not before the program listens, as below
 
     await extend(deployment.database, await current_log(deployment))
 
 
 async def _publish_checkpoints(deployment: Deployment) -> None:
-    from server.checkpoints.publishing import publish_due
+    from server.checkpoints.publication import publish_due
 
     await publish_due(deployment)
 
@@ -285,9 +285,9 @@ async def _refresh_policy(deployment: Deployment) -> None:
 
 async def _poll_transmitters(deployment: Deployment) -> None:
     if any(one.poll_url is not None for one in deployment.settings.signals.transmitters.values()):
-        from server.signals import polling
+        from server.signals import poll_delivery
 
-        await polling.poll(deployment)
+        await poll_delivery.poll(deployment)
 
 
 FIRST: Final = (

@@ -34,7 +34,7 @@ from server.connecting.agent_refusals import AgentRefusal, plain, tell
 from server.connecting.links import ConnectLink, has_unused_link
 from server.deployment import Deployment, MissingPart, ToolCaller
 from server.errors import STORAGE_RETRY, PagesElsewhere, failure_label
-from server.mcp import access_asking, elicitation
+from server.mcp import access_requests, elicitation
 from server.mcp.elicitation import AskingOptions
 from server.mcp.offer import connections_tool, discovery, tool_lookup
 from server.mcp.offer.connections_spec import SPEC as CONNECTIONS
@@ -446,7 +446,7 @@ async def _ask(
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
     if isinstance(missing, DelegationRequired):
-        asked = await access_asking.ask_group(deployment, request.principal, missing, request.asking)
+        asked = await access_requests.ask_group(deployment, request.principal, missing, request.asking)
         if asked is not None:
             return _Outcome(asked, "refused", missing.code)
     was_ignored = _may_be_ignored(request.asking) and await has_unused_link(

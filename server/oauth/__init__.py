@@ -15,7 +15,7 @@ def routes(deployment: Deployment) -> list[Route]:
     """Every route of the authorization server."""
     # Imported here: pages need rules of this package, and endpoints of this package show pages.
     from server.oauth import authorize, device, identity, introspection, metadata, par, revocation, token
-    from server.oauth.backchannel import asking
+    from server.oauth.backchannel import authentication_request
     from server.oauth.clients import registration
     from server.oauth.exchange.recent import RepeatedExchanges
     from server.oauth.wire import endpoint
@@ -37,7 +37,7 @@ def routes(deployment: Deployment) -> list[Route]:
         *endpoint(deployment, "/token", {"POST": answer_token}, is_cross_origin=True, decides_origin=True),
         *endpoint(deployment, "/par", {"POST": par.push}, is_cross_origin=True),
         *endpoint(deployment, "/device_authorization", {"POST": device.authorize_device}),
-        *endpoint(deployment, "/bc-authorize", {"POST": asking.ask}),
+        *endpoint(deployment, "/bc-authorize", {"POST": authentication_request.ask}),
         *endpoint(deployment, "/register", {"POST": registration.register}, is_cross_origin=True),
         *endpoint(
             deployment,

@@ -20,10 +20,10 @@ from server.http.addresses import address_of, network_of
 from server.http.answers import json_answer
 from server.oauth import device, dpop, service_accounts, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
-from server.oauth.backchannel import redeeming
+from server.oauth.backchannel import ciba_grant
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, is_same_software
-from server.oauth.enterprise import redeeming as assertions
+from server.oauth.enterprise import assertion_grant as assertions
 from server.oauth.enterprise.assertions import BY_ASSERTION, JWT_BEARER, JWT_DPOP
 from server.oauth.enterprise.rules import named_agents
 from server.oauth.exchange import exchange
@@ -373,7 +373,7 @@ _GRANTS: Final[dict[str, GrantHandler]] = {
     "authorization_code": _redeem_code,
     "refresh_token": refresh,
     DEVICE_GRANT: _redeem_device_code,
-    BACKCHANNEL_GRANT: redeeming.redeem,
+    BACKCHANNEL_GRANT: ciba_grant.redeem,
     CLIENT_CREDENTIALS: service_accounts.issue_token,
     JWT_BEARER: assertions.redeem,
     JWT_DPOP: assertions.redeem,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.definitions.suggestions import did_you_mean
 from providers.tools.spec import ToolSpec
-from server.policy.deciding import Decider
+from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import RulesRefused
 from server.policy.rules import RuleSet

@@ -159,7 +159,7 @@ class PolicyGate:
         return None if folder is None else load(folder.expanduser(), actions, setting=setting)
 
     async def _judge(self, rules: RuleSet, question: PolicyQuestion, reader: Reader, *, now: int) -> PolicyVerdict:
-        from server.policy.deciding import Decider
+        from server.policy.decisions import Decider
 
         action = action_of(question, rules.actions)
         policy = self._live.policies.get(question.provider)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from providers.outbound.json_values import is_array
 from server.admin_settings import AdminSettings
-from server.policy.deciding import Decider
+from server.policy.decisions import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.gate import with_names
 from server.policy.rules import Judgement, RuleSet

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from server.http import pages
 from server.portal import texts
-from server.portal.access import access, access_saving, tool_sets
+from server.portal.access import access, access_changes, tool_sets
 from server.portal.activity import recent_rows
-from server.portal.approvals import access_requests, standing
+from server.portal.approvals import access_requests, standing_approvals
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
@@ -136,9 +136,9 @@ async def show_one(visit: OwnVisit) -> Response:
         "part": part,
         "days": access.DAYS,
         "tool_sets_of": await tool_sets.current_options(deployment, user, client_id=client.id, scopes=scopes),
-        "standing": await standing.rows(visit, client_id=client.id),
+        "standing": await standing_approvals.rows(visit, client_id=client.id),
         "requested": await access_requests.allowed_rows(visit, client_id=client.id),
-        "saved": await access_saving.last_saved(deployment, user, visit.visit.query("saved")),
+        "saved": await access_changes.last_saved(deployment, user, visit.visit.query("saved")),
         "events": await recent_rows(visit, client_id=client.id),
         "sign_ins": [(grant, texts.grant_end(grant)) for grant in signed_in],
     }
@@ -154,7 +154,7 @@ async def change(visit: OwnVisit) -> Response:
     client = await _agent(visit)
     rows = await access.rows_of_agent(visit.deployment, visit.user, client)
     changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
-    return _go_back(client, await access_saving.save(visit.deployment, visit.user, changes))
+    return _go_back(client, await access_changes.save(visit.deployment, visit.user, changes))
 
 
 async def choose_tools(visit: OwnVisit) -> Response:
@@ -171,7 +171,7 @@ async def undo(visit: OwnVisit) -> Response:
     if client is None:
         raise PageRefused("no_agent", kind="not_found")
     rows = await access.rows_of_agent(visit.deployment, visit.user, client)
-    return _go_back(client, await access_saving.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
+    return _go_back(client, await access_changes.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
 
 
 def _go_back(client: Client, handle: str) -> Response:
@@ -186,5 +186,5 @@ async def confirm(visit: OwnVisit) -> Response:
 
 async def cut_off(visit: OwnVisit) -> Response:
     """End the agent's access, as the person confirmed."""
-    await access_saving.end_agent(visit.deployment, visit.user, await _agent(visit))
+    await access_changes.end_agent(visit.deployment, visit.user, await _agent(visit))
     return pages.go("/agents")

@@ -18,7 +18,7 @@ from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import section, text
 from server.portal import texts
-from server.portal.access import access, access_saving
+from server.portal.access import access, access_changes
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents
 from server.portal.connect import (
@@ -172,7 +172,7 @@ async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, 
         "rows": part.items,
         "part": part,
         "days": access.DAYS,
-        "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
+        "saved": await access_changes.last_saved(deployment, visit.user, visit.visit.query("saved")),
         "events": await recent_rows(visit, connection_id=connection.id),
         "error": error,
         "longest": NICKNAME_LIMIT,
@@ -204,14 +204,14 @@ async def change(visit: OwnVisit) -> Response:
     connection = await _own(visit)
     rows = await _access_rows(visit, connection)
     changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
-    return _go_back(connection, await access_saving.save(visit.deployment, visit.user, changes))
+    return _go_back(connection, await access_changes.save(visit.deployment, visit.user, changes))
 
 
 async def undo(visit: OwnVisit) -> Response:
     """Take the last change back, within 15 minutes."""
     connection = await _own(visit)
     rows = await _access_rows(visit, connection)
-    return _go_back(connection, await access_saving.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
+    return _go_back(connection, await access_changes.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
 
 
 def _go_back(connection: Connection, handle: str) -> Response:

@@ -16,7 +16,7 @@ from server.oauth import authorize
 from server.oauth.clients.rules import appearance
 from server.oauth.rules import admin_resource
 from server.portal import recognition, texts
-from server.portal.access import access, access_saving, tool_sets
+from server.portal.access import access, access_changes, tool_sets
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
 from server.sign_in import step_up
@@ -140,7 +140,7 @@ async def decide(visit: OwnVisit) -> Response:
                     raise
                 return pages.go(f"/consent?request={pending.handle}")  # ask about what is so now
             target = await _approve(visit, pending)
-            await access_saving.save(deployment, user, changes)
+            await access_changes.save(deployment, user, changes)
             return _onward(visit, pending, target)
         case recognition.AGAIN:
             earlier = await _earlier(visit, pending)

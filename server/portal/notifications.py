@@ -14,9 +14,9 @@ from server.deployment import Deployment
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
-from server.notifying import sending, services, web_push, wording
-from server.notifying.posting import NotAccepted, Uncertain
-from server.portal.approvals import answering
+from server.notices import senders, services, texts, web_push
+from server.notices.http_post import NotAccepted, Uncertain
+from server.portal.approvals import notification_answers
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in.devices import describe_browser
@@ -47,7 +47,9 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
     confirm = visit.visit.query("confirm")
     done = visit.visit.query("done")
     context: dict[str, object] = {
-        "channels": [(one, _failure(one), _endpoint(one), answering.is_on(one, visit.session)) for one in owned],
+        "channels": [
+            (one, _failure(one), _endpoint(one), notification_answers.is_on(one, visit.session)) for one in owned
+        ],
         "may_answer": deployment.settings.sign_in.answer_lifetime > 0,
         "push_key": _push_key(deployment),
         "kinds": KINDS,
@@ -239,14 +241,14 @@ async def _send_confirmation(visit: OwnVisit, channel: NoticeChannel) -> bool:
             now=deployment.now(),
             user_id=visit.user.id,
         )
-    return await _send(visit, channel, wording.confirmation(deployment, secret))
+    return await _send(visit, channel, texts.confirmation(deployment, secret))
 
 
-async def _send(visit: OwnVisit, channel: NoticeChannel, message: wording.NoticeMessage) -> bool:
+async def _send(visit: OwnVisit, channel: NoticeChannel, message: texts.NoticeMessage) -> bool:
     """Send now, at the person's own request; whether it was accepted."""
     deployment, failure = visit.deployment, ""
     try:
-        await sending.send(deployment, channel, message)
+        await senders.send(deployment, channel, message)
     except NotAccepted as refusal:
         failure = refusal.code
     except Uncertain:
@@ -293,14 +295,14 @@ async def change(visit: OwnVisit) -> Response:
                 await channels.remove_channel(transaction, channel.id, user_id=visit.user.id)
             return _go_back("removed")
         case "answer" if channel.kind == PUSH and deployment.settings.sign_in.answer_lifetime > 0:
-            await answering.turn_on(visit, channel)
+            await notification_answers.turn_on(visit, channel)
             return _go_back("answering")
         case "open" if channel.kind == PUSH:
-            await answering.turn_off(visit, channel)
+            await notification_answers.turn_off(visit, channel)
             return _go_back("opening")
         case "test" if channel.confirmed_at is not None:
             await _spend(visit)
-            return _go_back("tested" if await _send(visit, channel, wording.sample(deployment)) else "failed")
+            return _go_back("tested" if await _send(visit, channel, texts.sample(deployment)) else "failed")
         case "confirm" if channel.confirmed_at is None:
             await _spend(visit)
             return _go_back("confirm_sent" if await _send_confirmation(visit, channel) else "failed")

@@ -14,7 +14,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import is_same_software
-from server.portal.access import access, access_saving, tool_sets
+from server.portal.access import access, access_changes, tool_sets
 from server.portal.access.access import AccessRow
 from vault import clients, delegations, grants, tool_choices
 from vault.audit import audit, released_tokens
@@ -106,7 +106,7 @@ async def carry_over(
                 )
             )
         if ends_earlier:
-            await access_saving.forget_ways_back(transaction, user, now=now)
+            await access_changes.forget_ways_back(transaction, user, now=now)
             for one in (earlier.client, *earlier.others):
                 await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
                 ended = await grants.revoke_client_grants(

@@ -28,7 +28,7 @@ from server.http.page_texts import text, use_language
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
 from server.portal.needs import Needs, read_needs
-from server.portal.stepping_up import page_of
+from server.portal.step_up import page_of
 from server.portal.texts import refusal_words
 from server.sign_in import password, roles
 from server.sign_in.step_up import StepUpRequired

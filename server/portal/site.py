@@ -26,7 +26,7 @@ from server.portal import (
     sign_in,
 )
 from server.portal.administration.routes import admin_routes
-from server.portal.approvals import access_requests, answering, approvals, standing, user_code
+from server.portal.approvals import access_requests, approvals, notification_answers, standing_approvals, user_code
 from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
 from server.portal.requests import open_route, own_route
 
@@ -71,9 +71,9 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/notifications/{channel}", post=notifications.change),
         own_route(deployment, "/approvals", get=approvals.show_all),
         own_route(deployment, "/approvals/code", post=user_code.change),
-        own_route(deployment, "/approvals/undo", post=standing.undo),
-        own_route(deployment, "/approvals/standing/{standing}/end", post=standing.end),
-        own_route(deployment, "/approvals/{approval}/answer", post=answering.answer),
+        own_route(deployment, "/approvals/undo", post=standing_approvals.undo),
+        own_route(deployment, "/approvals/standing/{standing}/end", post=standing_approvals.end),
+        own_route(deployment, "/approvals/{approval}/answer", post=notification_answers.answer),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),
         own_route(deployment, "/access-requests", get=access_requests.show_all),
         own_route(deployment, "/access-requests/new", get=access_requests.show_new, post=access_requests.ask),

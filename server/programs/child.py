@@ -14,7 +14,7 @@ from typing import Final
 
 _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
 _OF_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
-_DYING: Final = Path(__file__).parent / "dying.py"
+_PARENT_DEATH: Final = Path(__file__).parent / "parent_death.py"
 _PATIENCE: Final = 10.0  # seconds that a program gets to end
 
 
@@ -54,7 +54,7 @@ def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
         return command
     if (setter := shutil.which("setpriv")) is not None:
         return [setter, "--pdeathsig", "TERM", "--", *command]
-    return [sys.executable, "-I", "-S", str(_DYING), str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid()), *command]
 
 
 def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

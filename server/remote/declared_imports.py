@@ -13,9 +13,9 @@ from functools import partial
 from providers.tools.imported_api import ImportChoice
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import DeclaredImportedApi
-from server.administration.declaring.planned import PlannedChange, Verb, differences_between
+from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
 from server.remote import imported_apis
-from server.remote.describing import DescribedApi, content_of_description
+from server.remote.described_apis import DescribedApi, content_of_description
 from server.remote.imported_apis import ApiReview
 from vault.mcp.imported_apis import ImportedApi, list_apis
 

@@ -15,8 +15,8 @@ from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
-from server.remote.reviewing import ReviewedPart, parts_of
 from server.remote.servers import is_same
+from server.remote.tool_reviews import ReviewedPart, parts_of
 from server.runtime.late_names import names_in
 from vault.approvals import approvals, standing_approvals
 from vault.audit import audit

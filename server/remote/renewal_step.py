@@ -15,7 +15,7 @@ async def _renew_clients(deployment: Deployment) -> None:
     now = deployment.now()
     stored = await registrations.list_registrations(deployment.database)
     if due := [one for one in stored if one.renew_at is not None and now >= one.renew_at]:
-        from server.remote.renewing import renew_due
+        from server.remote.registration_renewal import renew_due
 
         await renew_due(deployment, due)
 

@@ -32,7 +32,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
-from server.remote.renewing import end_client, entered_of, registration_there
+from server.remote.registration_renewal import end_client, entered_of, registration_there
 from server.runtime.catalog import names_of_tools
 from server.runtime.late_names import names_in
 from vault import registrations

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from providers.outbound.json_values import is_array, is_object
 from server.administration import provisioning
 from server.administration.provisioning import GroupSpec
-from server.scim.listing import ResourceList
+from server.scim.queries import ResourceList
 from server.scim.resources import POLICY, ScimGroup, group_of
 from server.scim.wire import ScimCall, ScimRefused, empty_answer, parse, read_patch, resource_answer
 from vault import groups

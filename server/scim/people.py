@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from server.administration import provisioning
 from server.administration.provisioning import PersonSpec
-from server.scim.listing import ResourceList
+from server.scim.queries import ResourceList
 from server.scim.resources import POLICY, ScimUser, person_spec, user_of, with_active
 from server.scim.wire import ScimCall, empty_answer, parse, read_patch, resource_answer
 from vault import directory, groups

@@ -11,12 +11,12 @@ from server.deployment import Deployment
 
 def routes(deployment: Deployment) -> list[Route]:
     """Every address that signals arrive at."""
-    from server.signals import global_revocation, provider_webhooks, receiving
+    from server.signals import global_revocation, provider_webhooks, push_delivery
 
     return [
         Route(f"{path}{slash}", partial(handler, deployment), methods=["POST"])
         for path, handler in (
-            ("/signals/{name}", receiving.receive),
+            ("/signals/{name}", push_delivery.receive),
             (global_revocation.PATH, global_revocation.revoke),
             ("/webhooks/{name}", provider_webhooks.receive),
         )

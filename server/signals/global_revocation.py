@@ -23,7 +23,7 @@ from server.http.bodies import BodyTooLarge, read_body
 from server.http.strict_json import json_object
 from server.signal_settings import TransmitterSettings
 from server.signals import security_events, subjects
-from server.signals.receiving import TooMany, count_stranger, expected_token, is_bearer
+from server.signals.push_delivery import TooMany, count_stranger, expected_token, is_bearer
 from server.signals.security_events import EventRefused, KeysAway
 from server.signals.subjects import SubjectUnsupported
 from server.signatures import jose

@@ -23,7 +23,7 @@ from server.provider_settings import SettingsRefused
 from server.signal_settings import ProviderWebhookSettings
 from server.signals import effects
 from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, WebhookRefused, read_by_any
-from server.signals.receiving import TooMany, count_stranger
+from server.signals.push_delivery import TooMany, count_stranger
 from vault import limits
 from vault.records import Event
 from vault.refresh import grant_checks

@@ -2,7 +2,7 @@
 
 Follows OpenID Shared Signals Framework (SSF) 1.0 §4.1: typed `secevent+jwt`, without `exp` and `sub`. Google's
 Cross-Account Protection is older: its tokens may lack the type and may have `exp`. `events` tells them from ID tokens.
-`server.signals.receiving` counts each token once; `server.signals.effects` decides what happens.
+`server.signals.push_delivery` counts each token once; `server.signals.effects` decides what happens.
 """
 
 from __future__ import annotations

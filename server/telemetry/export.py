@@ -30,9 +30,9 @@ from server.live_providers import LiveProviders
 from server.runtime.version import VERSION
 from server.telemetry.figures_page import figures_page
 from server.telemetry.gauges import Gauges
+from server.telemetry.instrumentation import ObservedDatabase, ObservedOutbound
 from server.telemetry.meters import TIMES, Meters
-from server.telemetry.observed import ObservedDatabase, ObservedOutbound
-from server.telemetry.recording import Recorder
+from server.telemetry.recorder import Recorder
 from server.telemetry.tally import Tally
 from server.telemetry_settings import TelemetrySettings
 from vault import spans

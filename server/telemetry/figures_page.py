@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from server.http.connections import ConnectionLimits
 from server.provider_settings import SettingsRefused
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 
 CONNECTIONS: Final = 64  # open at once; the one that has kept us waiting longest makes room
 

@@ -16,7 +16,7 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from server.errors import failure_label
-from server.telemetry.recording import Recorder
+from server.telemetry.recorder import Recorder
 from server.telemetry.tally import MOST_SERIES, OTHER, Labels, Tally, Times
 from vault.refusals import VaultError
 from vault.spans import Attribute

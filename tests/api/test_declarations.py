@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying, people
+from server.administration import people, reconciliation
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import BackchannelSpec, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
@@ -55,13 +55,13 @@ def file(tmp_path: Path) -> Path:
     return found
 
 
-def _change_lines(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
+def _change_lines(changes: tuple[reconciliation.PlannedChange, ...]) -> list[str]:
     return [f"{one.verb} {one.kind} {one.name}" for one in changes]
 
 
 async def test_a_file_is_planned_applied_and_then_has_nothing_to_change(room: AdminRoom, file: Path) -> None:
     wanted = read_declaration(file)
-    pending = await applying.plan(room.operator, wanted)
+    pending = await reconciliation.plan(room.operator, wanted)
     assert _change_lines(pending) == [
         "create person grace",
         "create agent reporting",
@@ -69,28 +69,28 @@ async def test_a_file_is_planned_applied_and_then_has_nothing_to_change(room: Ad
         "create provider dropbox",
     ]
     assert await users.find_user(room.deployment.database, "grace") is None  # a plan changes nothing
-    made = await applying.apply(pending)
+    made = await reconciliation.apply(pending)
     assert [bool(one.secret) for one in made] == [True, True, False, False]  # link and secret, once
     assert "a-secret-of-dropbox" not in repr(pending) + repr(made)
-    assert await applying.plan(room.operator, wanted) == ()
+    assert await reconciliation.plan(room.operator, wanted) == ()
     (linked,) = await apis.linked_clients(room.deployment.database, "https://api.example/v1")
-    assert (await applying.declared_agents(room.operator))["reporting"].id == linked
+    assert (await reconciliation.declared_agents(room.operator))["reporting"].id == linked
 
 
 async def test_what_differs_is_named_and_changed(room: AdminRoom, file: Path) -> None:
-    await applying.apply(await applying.plan(room.operator, read_declaration(file)))
+    await reconciliation.apply(await reconciliation.plan(room.operator, read_declaration(file)))
     file.write_text(FILE.replace("Reporting", "Reports").replace("[people.grace]", "[people.grace]\ndisabled = true"))
     (file.parent / "dropbox.secret").write_text("another-secret-of-dropbox")
-    pending = await applying.plan(room.operator, read_declaration(file))
+    pending = await reconciliation.plan(room.operator, read_declaration(file))
     assert {one.name: [(d.name, d.before, d.after) for d in one.differences] for one in pending} == {
         "grace": [("disabled", False, True)],
         "reporting": [("title", "Reporting", "Reports")],
         "dropbox": [("client_secret", None, "(secret)")],
     }
-    before = await applying.declared_agents(room.operator)
-    await applying.apply(pending)
-    assert await applying.plan(room.operator, read_declaration(file)) == ()
-    after = await applying.declared_agents(room.operator)
+    before = await reconciliation.declared_agents(room.operator)
+    await reconciliation.apply(pending)
+    assert await reconciliation.plan(room.operator, read_declaration(file)) == ()
+    after = await reconciliation.declared_agents(room.operator)
     assert (after["reporting"].id, after["reporting"].name) == (before["reporting"].id, "Reports")
     assert after["reporting"].secret_hash == before["reporting"].secret_hash
     assert "client.changed" in await room.room.kinds()
@@ -99,13 +99,13 @@ async def test_what_differs_is_named_and_changed(room: AdminRoom, file: Path) ->
 async def test_nothing_is_removed_unless_asked_and_only_from_sections_that_are_there(
     room: AdminRoom, file: Path
 ) -> None:
-    await applying.apply(await applying.plan(room.operator, read_declaration(file)))
+    await reconciliation.apply(await reconciliation.plan(room.operator, read_declaration(file)))
     by_hand = await room.room.agent()
     less = parse_declaration({"agents": {}, "people": {"alice": {"admin": True}}})
-    assert await applying.plan(room.operator, less) == ()
-    pending = await applying.plan(room.operator, less, prunes=True)
+    assert await reconciliation.plan(room.operator, less) == ()
+    pending = await reconciliation.plan(room.operator, less, prunes=True)
     assert _change_lines(pending) == ["remove person grace", "remove agent reporting"]
-    await applying.apply(pending)
+    await reconciliation.apply(pending)
     assert [one.resource for one in await apis.list_apis(room.deployment.database)] == ["https://api.example/v1"]
     assert (await room.call("GET", f"/agents/{by_hand.id}")).status_code == 200
 
@@ -115,16 +115,16 @@ async def test_an_agent_gets_the_id_that_the_settings_name_and_keeps_it(room: Ad
         agent = {"id": client_id, "redirect_uris": ["https://app.example/cb"]}
         return parse_declaration({"agents": {name: agent}})
 
-    pending = await applying.plan(room.operator, declare_agent("reporting-bot"))
+    pending = await reconciliation.plan(room.operator, declare_agent("reporting-bot"))
     first = pending[0].differences[0]
     assert (first.name, first.after) == ("id", "reporting-bot")
-    await applying.apply(pending)
-    assert (await applying.declared_agents(room.operator))["reporting"].id == "reporting-bot"
-    assert await applying.plan(room.operator, declare_agent("reporting-bot")) == ()
+    await reconciliation.apply(pending)
+    assert (await reconciliation.declared_agents(room.operator))["reporting"].id == "reporting-bot"
+    assert await reconciliation.plan(room.operator, declare_agent("reporting-bot")) == ()
     with pytest.raises(ChangeRefused, match="can't change"):
-        await applying.plan(room.operator, declare_agent("another-bot"))
+        await reconciliation.plan(room.operator, declare_agent("another-bot"))
     with pytest.raises(ChangeRefused, match="another agent has the client ID"):
-        await applying.plan(room.operator, declare_agent("reporting-bot", name="second"))
+        await reconciliation.plan(room.operator, declare_agent("reporting-bot", name="second"))
     for bad in ("", "ab", "Reporting", "https://app.example/", "a b", "a" * 65):
         with pytest.raises(DeclarationRefused, match="id"):
             declare_agent(bad)
@@ -151,7 +151,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom
         {"providers": {"nothing": {"client_id": "x"}}},
     ):
         with pytest.raises(ChangeRefused):
-            await applying.plan(room.operator, parse_declaration(content))
+            await reconciliation.plan(room.operator, parse_declaration(content))
 
 
 GROUPS = """
@@ -177,28 +177,28 @@ async def _in(room: AdminRoom, name: str) -> list[str]:
 
 async def test_groups_and_roles_are_planned_applied_and_then_have_nothing_to_change(room: AdminRoom) -> None:
     wanted = parse_declaration(tomllib.loads(GROUPS))
-    changes = await applying.plan(room.operator, wanted)
+    changes = await reconciliation.plan(room.operator, wanted)
     assert _change_lines(changes) == ["create person grace", "create group Support", "create group Empty"]
     assert {one.name: one.after for one in changes[0].differences}["role"] == "auditor"
     assert [(one.name, one.after) for one in changes[1].differences] == [("members", ["alice", "grace"])]
     assert await groups.find_group(room.deployment.database, "support") is None, "a plan changes nothing"
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert await _in(room, "support") == ["alice", "grace"]
     grace = await users.find_user(room.deployment.database, "grace")
     assert grace is not None
     assert grace.role is Role.AUDITOR
-    assert await applying.plan(room.operator, wanted) == ()
+    assert await reconciliation.plan(room.operator, wanted) == ()
     fewer = parse_declaration({"people": {"grace": {"role": "member"}}, "groups": {"SUPPORT": {"members": ["alice"]}}})
-    changes = await applying.plan(room.operator, fewer)
+    changes = await reconciliation.plan(room.operator, fewer)
     assert _change_lines(changes) == ["update person grace", "update group SUPPORT"]
     assert [(one.name, one.before, one.after) for one in changes[1].differences] == [
         ("members", ["alice", "grace"], ["alice"])
     ]
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert await _in(room, "support") == ["alice"]
-    pruned = await applying.plan(room.operator, fewer.model_copy(update={"people": None}), prunes=True)
+    pruned = await reconciliation.plan(room.operator, fewer.model_copy(update={"people": None}), prunes=True)
     assert _change_lines(pruned) == ["remove group Empty"]
-    await applying.apply(pruned)
+    await reconciliation.apply(pruned)
     assert await groups.find_group(room.deployment.database, "Empty") is None
 
 
@@ -211,21 +211,21 @@ async def test_whom_a_directory_or_a_sign_in_put_into_a_group_a_declaration_leav
             await groups.add_member(transaction, made.id, bob.id, source=source, now=now)
         await groups.create_group(transaction, "By directory", is_provisioned=True, now=now)
     wanted = parse_declaration({"groups": {"By sign-in": {"members": [alice.name]}}})
-    changes = await applying.plan(room.operator, wanted, prunes=True)
+    changes = await reconciliation.plan(room.operator, wanted, prunes=True)
     assert _change_lines(changes) == ["update group By sign-in", "remove group Own"]
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert await _in(room, "By sign-in") == ["alice", "bob"]
     emptied = parse_declaration({"groups": {"By sign-in": {}}})
-    await applying.apply(await applying.plan(room.operator, emptied, prunes=True))
+    await reconciliation.apply(await reconciliation.plan(room.operator, emptied, prunes=True))
     assert await _in(room, "By sign-in") == ["bob"]
     assert await groups.find_group(database, "By directory") is not None
 
 
 async def test_unknown_members_and_two_roles_are_refused(room: AdminRoom) -> None:
     with pytest.raises(ChangeRefused, match="there is no person nobody"):
-        await applying.plan(room.operator, parse_declaration({"groups": {"Support": {"members": ["nobody"]}}}))
+        await reconciliation.plan(room.operator, parse_declaration({"groups": {"Support": {"members": ["nobody"]}}}))
     both = {"people": {"nobody": {}}, "groups": {"Support": {"members": ["nobody"]}}}
-    assert len(await applying.plan(room.operator, parse_declaration(both))) == 2
+    assert len(await reconciliation.plan(room.operator, parse_declaration(both))) == 2
     for content, word in (
         ({"people": {"grace": {"role": "auditor", "admin": True}}}, "both set"),
         ({"people": {"grace": {"role": "boss"}}}, "role"),
@@ -245,31 +245,31 @@ async def test_a_plan_refuses_what_applying_it_could_not_finish(room: AdminRoom)
         (both, "BOB is removed"),
     ):
         with pytest.raises(ChangeRefused, match=word):
-            await applying.plan(room.operator, parse_declaration(content), prunes=True)
+            await reconciliation.plan(room.operator, parse_declaration(content), prunes=True)
     for named in ({**both, "people": {"alice": {"admin": True}, "bob": {}}}, {"groups": both["groups"]}):
         assert "create group Support" in _change_lines(
-            await applying.plan(room.operator, parse_declaration(named), prunes=True)
+            await reconciliation.plan(room.operator, parse_declaration(named), prunes=True)
         )
-    assert "create group Support" in _change_lines(await applying.plan(room.operator, parse_declaration(both)))
+    assert "create group Support" in _change_lines(await reconciliation.plan(room.operator, parse_declaration(both)))
     fits = parse_declaration({"groups": {"x" * 200: {}, "Team": {}}})
-    assert len(await applying.plan(room.operator, fits, prunes=True)) == 2
+    assert len(await reconciliation.plan(room.operator, fits, prunes=True)) == 2
 
 
 async def test_a_member_who_is_named_twice_is_one_and_a_group_is_made_whole_or_not_at_all(room: AdminRoom) -> None:
     await room.room.user("bob")
     wanted = parse_declaration({"groups": {"Support": {"members": ["bob", "BOB", "alice", "bob"]}}})
-    changes = await applying.plan(room.operator, wanted)
+    changes = await reconciliation.plan(room.operator, wanted)
     assert changes[0].differences[0].after == ["alice", "bob"]
-    await applying.apply(changes)
-    assert await applying.plan(room.operator, wanted) == ()
+    await reconciliation.apply(changes)
+    assert await reconciliation.plan(room.operator, wanted) == ()
     carol = await room.room.user("carol")
     larger = parse_declaration({"groups": {"New": {"members": ["alice", "carol"]}, "Support": {"members": ["carol"]}}})
-    changes = await applying.plan(room.operator, larger)
+    changes = await reconciliation.plan(room.operator, larger)
     async with room.deployment.transaction() as transaction:
         await users.delete_user(transaction, carol.id, now=room.deployment.now())
     for change in changes:
         with pytest.raises(ChangeRefused, match="no person carol"):
-            await applying.apply((change,))
+            await reconciliation.apply((change,))
     assert await groups.find_group(room.deployment.database, "New") is None
     assert await _in(room, "Support") == ["alice", "bob"]
 
@@ -280,9 +280,9 @@ async def test_a_member_by_an_access_request_keeps_no_group(room: AdminRoom, sou
     async with room.deployment.transaction() as transaction:
         made = await groups.create_group(transaction, "Own", now=now)
         await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
-    changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
+    changes = await reconciliation.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
     assert _change_lines(changes) == pruned
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert (await groups.find_group(room.deployment.database, "Own") is None) == bool(pruned)
 
 
@@ -291,16 +291,16 @@ async def test_a_group_that_a_sign_in_filled_since_the_plan_is_not_pruned(room: 
     alice, now = await room.room.user("alice"), room.deployment.now()
     async with room.deployment.transaction() as transaction:
         made = await groups.create_group(transaction, "Own", now=now)
-    changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
+    changes = await reconciliation.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
     assert _change_lines(changes) == ["remove group Own"]
     async with room.deployment.transaction() as transaction:
         source = "openid:company" if is_filled else "local"
         await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
     if is_filled:
         with pytest.raises(ChangeRefused, match="in the meantime"):
-            await applying.apply(changes)
+            await reconciliation.apply(changes)
     else:
-        await applying.apply(changes)
+        await reconciliation.apply(changes)
     assert (await groups.find_group(room.deployment.database, "Own") is not None) == is_filled
 
 
@@ -309,13 +309,13 @@ async def test_nobody_is_made_whose_role_the_actor_can_not_give(room: AdminRoom,
     admin = await room.room.user("admin")
     await people.set_role(room.operator, admin, Role.ADMINISTRATOR)
     actor = Actor(room.deployment, admin, "admin_api")
-    changes = await applying.plan(actor, parse_declaration({"people": {"grace": {"role": role.value}}}))
+    changes = await reconciliation.plan(actor, parse_declaration({"people": {"grace": {"role": role.value}}}))
     if role is Role.OWNER:
         with pytest.raises(ChangeRefused, match="Only an owner"):
-            await applying.apply(changes)
+            await reconciliation.apply(changes)
         assert await users.find_user(room.deployment.database, "grace") is None
         return
-    (made,) = await applying.apply(changes)
+    (made,) = await reconciliation.apply(changes)
     assert "/sign-in/link?ticket=" in (made.secret or "")
     grace = await users.find_user(room.deployment.database, "grace")
     assert grace is not None
@@ -352,16 +352,16 @@ async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom)
         agent = {"confidential": True, "auth0": True, "ciba": asking}
         return parse_declaration({"agents": {"shop": agent}})
 
-    await applying.apply(await applying.plan(room.operator, declare_agent(details_types=["payment"])))
-    assert await applying.plan(room.operator, declare_agent(details_types=["payment"])) == ()
+    await reconciliation.apply(await reconciliation.plan(room.operator, declare_agent(details_types=["payment"])))
+    assert await reconciliation.plan(room.operator, declare_agent(details_types=["payment"])) == ()
     told = declare_agent(notify="https://shop.example/told", push=True, user_code=True)
-    pending = await applying.plan(room.operator, told)
+    pending = await reconciliation.plan(room.operator, told)
     assert [one.name for one in pending[0].differences] == ["metadata"]
-    await applying.apply(pending)
-    held = asking_of((await applying.declared_agents(room.operator))["shop"])
+    await reconciliation.apply(pending)
+    held = asking_of((await reconciliation.declared_agents(room.operator))["shop"])
     assert held == BackchannelSpec("https://shop.example/told", is_pushed=True, sends_user_code=True)
     with pytest.raises(ChangeRefused):
-        await applying.plan(room.operator, declare_agent(push=True))
+        await reconciliation.plan(room.operator, declare_agent(push=True))
 
 
 async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: AdminRoom) -> None:
@@ -370,12 +370,12 @@ async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: Admi
     async def apply(**limit: list[str]) -> str | None:
         agent = {"confidential": True, "resources": [api], "client_credentials": limit}
         wanted = parse_declaration({"agents": {"nightly": agent}, "apis": {api: {"scopes": ["a", "b"]}}})
-        made = await applying.apply(await applying.plan(room.operator, wanted))
-        assert await applying.plan(room.operator, wanted) == ()
+        made = await reconciliation.apply(await reconciliation.plan(room.operator, wanted))
+        assert await reconciliation.plan(room.operator, wanted) == ()
         return made[0].secret
 
     secret = await apply()
-    client = (await applying.declared_agents(room.operator))["nightly"]
+    client = (await reconciliation.declared_agents(room.operator))["nightly"]
     assert (await room.request_token(RegisteredAgent(client, secret))).json()["scope"] == "a b"
     await apply(scopes=["a"])
     assert (await room.request_token(RegisteredAgent(client, secret))).json()["scope"] == "a"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying
+from server.administration import reconciliation
 from server.administration.declaration import read_declaration
 from tests.api.test_python_client import Vault
 from tests.conftest import unavailable
@@ -70,8 +70,8 @@ async def test_the_pages_declaration_is_applied_once(room: AdminRoom, tmp_path: 
     (tmp_path / "vault.toml").write_text(declared, encoding="utf-8")  # an import needs the digest that a review shows
     (tmp_path / "dropbox.secret").write_text("secret", encoding="utf-8")
     wanted = read_declaration(tmp_path / "vault.toml")
-    await applying.apply(await applying.plan(room.operator, wanted))
-    assert await applying.plan(room.operator, wanted) == ()
+    await reconciliation.apply(await reconciliation.plan(room.operator, wanted))
+    assert await reconciliation.plan(room.operator, wanted) == ()
 
 
 def test_the_clients_of_the_page_have_what_it_calls() -> None:

@@ -18,7 +18,7 @@ from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, keep_a
 from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
-from tests.vault.audit.test_audit_keyed import fill
+from tests.vault.audit.test_audit_keyed_head import fill
 from vault.audit.proof import prove
 from vault.audit.segments import SEAL_AFTER
 from vault.refresh.journal import KEEP

@@ -14,7 +14,7 @@ from providers.definitions.credential import Credential
 from providers.oauth.secret_references import SecretUnavailable
 from server.connecting.entered_keys import open_keys
 from server.secret_settings import SecretSettings
-from server.secret_sources import EnteredSecrets, SecretSources, opened
+from server.secret_sources import EnteredSecrets, SecretSources, opened_keys
 from tests.credentials.test_costly_keys import BANK, SIGNED
 from tests.credentials.test_signed_tokens import PEM
 from tests.support.certificates import issue
@@ -98,12 +98,12 @@ async def test_calls_at_the_same_time_start_few_processes() -> None:
     secrets = opening.secrets(cache=60)
     values = [{**SEALED, "token": TOKEN + str(number)} for number in range(4)]
     await asyncio.gather(*(secrets.open_keys(BANK, one) for one in values))
-    assert (opening.times, opening.most) == (4, opened.AT_ONCE)
+    assert (opening.times, opening.most) == (4, opened_keys.AT_ONCE)
 
 
-@pytest.mark.parametrize("seconds", [0.0, opened.PATIENCE])
+@pytest.mark.parametrize("seconds", [0.0, opened_keys.PATIENCE])
 async def test_a_call_waits_for_its_key_for_a_limited_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(opened, "PATIENCE", seconds)
+    monkeypatch.setattr(opened_keys, "PATIENCE", seconds)
     opening = KeyOpener().secrets(cache=0).open_keys(BANK, SEALED)
     if seconds:
         assert "PRIVATE KEY" in (await opening)["bundle"]

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from providers.oauth.credential_upstream import CredentialUpstream
-from server.notifying.delivery import deliver
+from server.notices.delivery import deliver
 from tests.conftest import Store
 from tests.support.doubles.mailbox import running_receiver
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room

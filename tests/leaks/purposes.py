@@ -75,7 +75,7 @@ PURPOSES = (
     Purpose("vault/approvals/requests.py 32", "body", r"/bc-authorize", "CIBA Core §7.3: auth_req_id"),
     Purpose("vault/tickets.py 32", "body", r"/par", "RFC 9126 §2.2: request_uri"),
     Purpose(
-        "(server/auth0/connecting.py|vault/tickets.py) 32",
+        "(server/auth0/connect.py|vault/tickets.py) 32",
         "body",
         r"/me/v1/connected-accounts/connect",
         "the application's session, and the ticket for the person's browser",

@@ -11,7 +11,7 @@ import pytest
 
 from server.administration import agents
 from server.administration.actor import Actor
-from server.oauth.backchannel import redeeming
+from server.oauth.backchannel import ciba_grant
 from tests.conftest import Store
 from tests.support.peeking import until_waiting
 from tests.support.person import Person
@@ -144,13 +144,13 @@ async def test_what_a_client_comes_for_while_it_is_removed_ends_with_it(room: Ro
         assert found is not None
         assert late is not None
         async with deployment.database.transaction() as letting:
-            assert await redeeming.issue(deployment, letting, found, asker.client, network="", now=now) is not None
+            assert await ciba_grant.issue(deployment, letting, found, asker.client, network="", now=now) is not None
             removing = asyncio.create_task(agents.remove(Actor(deployment, None, "command_line"), asker.client))
             await until_waiting(letting, number=1, is_sqlite=store.is_sqlite, unless=removing)
         assert len(await removing) == 1
         assert await deployment.database.fetch(LIVE, {"id": asker.client.id}) == []
         async with deployment.database.transaction() as letting:
-            assert await redeeming.issue(deployment, letting, late, asker.client, network="", now=now) is None
+            assert await ciba_grant.issue(deployment, letting, late, asker.client, network="", now=now) is None
         assert (await other.poll(kept)).status_code == 200
         assert len(await deployment.database.fetch(LIVE, {"id": other.client.id})) == 1
         await until_used(room, other.client)

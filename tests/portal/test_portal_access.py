@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx2
 import pytest
 
-from server.portal.access.access_saving import UNDO_LIFETIME
+from server.portal.access.access_changes import UNDO_LIFETIME
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room

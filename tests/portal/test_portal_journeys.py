@@ -13,9 +13,9 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, ViewportSize, Worker, expect
 
 from server.http.page_texts import text
-from server.notifying import sending
-from server.notifying.wording import Line, NoticeMessage
-from server.portal.approvals.answering import form_of
+from server.notices import senders
+from server.notices.texts import Line, NoticeMessage
+from server.portal.approvals.notification_answers import form_of
 from tests.generating.screenshots import paths_of
 from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
@@ -443,7 +443,7 @@ async def push_payload(
     url = f"{stage.url}/approvals/{approval.id}"
     message = NoticeMessage("Cursor asks", (Line("Cursor asks", url),), url, "approval", answer=form)
     service.messages.clear()
-    await sending.send(deployment, channel, message)
+    await senders.send(deployment, channel, message)
     (sent,) = service.sent_to(subscribed)
     return json.loads(subscribed.read(sent.body))
 

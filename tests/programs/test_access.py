@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
-from server.programs.running import ProgramOptions, problem_of
+from server.programs.program_run import ProgramOptions, problem_of
 from server.proxy.program_access import PermissionWait, ProgramAccess, WantedCall
 from server.proxy.program_hosts import ApiAddress, HostMap, addresses_of
 from server.proxy.wire import ProxyRefused

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.programs.holding import printed_environment, told_to_end
+from server.programs.printed_environment import printed_environment, told_to_end
 from tests.support.processes import PROGRAM, Place, free_port
 
 

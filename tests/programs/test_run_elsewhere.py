@@ -30,9 +30,9 @@ from server.bridge.credentials import Credentials, FileStore
 from server.bridge.refusals import BridgeRefused
 from server.bridge.sign_in import SignInFlow, Way
 from server.oauth.rules import TOKEN_EXCHANGE
-from server.programs.holding import text_of
-from server.programs.remote_running import run_for
-from server.programs.running import ProgramOptions
+from server.programs.printed_environment import text_of
+from server.programs.program_run import ProgramOptions
+from server.programs.remote_run import run_for
 from server.proxy.remote_programs import CALLS, HOSTS
 from server.runtime.rate_limits import agent_place, host_place
 from tests.support.bridging import Machine, in_the_browser

@@ -30,7 +30,7 @@ FOLDERS = (
     "server/sign_in",
     "server/connecting",
     "server/remote",
-    "server/notifying",
+    "server/notices",
     "vault/approvals",
 )
 TESTS = tuple(

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
-from server.signals.receiving import is_bearer
+from server.signals.push_delivery import is_bearer
 from tests.support.doubles.transmitter_double import Claims
 from tests.support.rooms.signal_room import TOKEN, LinkedPerson, SignalRoom
 from vault import connections

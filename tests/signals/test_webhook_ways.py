@@ -6,8 +6,8 @@ import base64
 from pathlib import Path
 
 from server.app import open_deployment
-from server.notifying import webhooks
-from server.notifying.delivery import deliver
+from server.notices import webhooks
+from server.notices.delivery import deliver
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.commands import content, run

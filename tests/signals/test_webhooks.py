@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from server.administration import webhooks
 from server.administration.actor import Actor, ChangeRefused
-from server.notifying import delivery
-from server.notifying.delivery import deliver
-from server.notifying.webhooks import BACKOFF, deliver_to
+from server.notices import delivery
+from server.notices.delivery import deliver
+from server.notices.webhooks import BACKOFF, deliver_to
 from tests.support.harness import free_socket, serve_app
 from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit

@@ -26,7 +26,7 @@ from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.http.connections import ConnectionLimits
 from server.mcp.offer.registry import load_offer
-from server.runtime.serving import server_config
+from server.runtime.uvicorn_server import server_config
 from server.settings import Settings, load_settings
 from tests.conftest import Store, first_run
 from tests.support.person import Person

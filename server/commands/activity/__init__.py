@@ -1,17 +1,15 @@
-"""`activity ...`: what happened, and the proof of it. `listing`, `verifying`, `proving`, `exporting` and `log` hold the
-commands.
-"""
+"""`activity ...`: what happened, and the proof of it: `event_list`, `verification`, `proof`, `export`, and `log`."""
 
 from __future__ import annotations
 
 import typer
 import typer.core
 
-from server.commands.activity.exporting import export
-from server.commands.activity.listing import list_events
+from server.commands.activity.event_list import list_events
+from server.commands.activity.export import export
 from server.commands.activity.log import checkpoint, list_keys, rotate_key
-from server.commands.activity.proving import prove
-from server.commands.activity.verifying import verify
+from server.commands.activity.proof import prove
+from server.commands.activity.verification import verify
 from server.terminal.context import command
 
 

@@ -22,7 +22,7 @@ def checkpoint(
 
 
 async def _checkpoint(setup: Setup) -> bool:
-    from server.checkpoints.publishing import publish
+    from server.checkpoints.publication import publish
 
     async with setup.open() as deployment:
         issued, results = await publish(deployment, at_once=True)
@@ -42,7 +42,7 @@ async def _checkpoint(setup: Setup) -> bool:
 
 
 async def _check(setup: Setup) -> bool:
-    from server.checkpoints.publishing import check_destinations
+    from server.checkpoints.publication import check_destinations
 
     async with setup.open() as deployment:
         found = await check_destinations(deployment)
@@ -59,7 +59,7 @@ def list_keys(setup: Setup) -> None:
     """List the log's verifier keys, for witnesses and anyone who checks proofs."""
 
     async def read() -> list[dict[str, object]]:
-        from server.checkpoints.publishing import current_log
+        from server.checkpoints.publication import current_log
         from vault.audit.log import load_logs
 
         async with setup.open() as deployment:
@@ -84,7 +84,7 @@ def rotate_key(setup: Setup) -> None:
     """Start signing with a new key; the previous key also signs for 30 days."""
 
     async def work() -> str:
-        from server.checkpoints.publishing import current_log
+        from server.checkpoints.publication import current_log
         from vault.audit.log import rotate_log_key
 
         async with setup.open() as deployment:

@@ -11,9 +11,9 @@ import typer
 from server.terminal.context import Setup, fail, note, say
 
 if TYPE_CHECKING:
-    from server.administration.applying import AppliedChange
     from server.administration.declaration import Declaration
-    from server.administration.declaring.planned import PlannedChange
+    from server.administration.declarations.planned_changes import PlannedChange
+    from server.administration.reconciliation import AppliedChange
 
 _PENDING = 2  # exit code of --plan
 
@@ -59,13 +59,13 @@ def apply(
 async def _apply(
     setup: Setup, wanted: Declaration, *, is_dry: bool, prunes: bool
 ) -> tuple[tuple[PlannedChange, ...], tuple[AppliedChange, ...]]:
-    from server.administration import applying
+    from server.administration import reconciliation
     from server.administration.actor import Actor
-    from server.remote import declared
+    from server.remote import declared_servers
 
     async with setup.open() as deployment:
-        pending = await declared.plan(Actor(deployment, None, "command_line"), wanted, prunes=prunes)
-        return pending, () if is_dry else await applying.apply(pending)
+        pending = await declared_servers.plan(Actor(deployment, None, "command_line"), wanted, prunes=prunes)
+        return pending, () if is_dry else await reconciliation.apply(pending)
 
 
 def _row(one: PlannedChange) -> dict[str, object]:

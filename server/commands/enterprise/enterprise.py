@@ -14,7 +14,7 @@ from server.terminal.names import ClientName, client_called, user_called, user_n
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
-    from server.oauth.enterprise.explaining import AssertionExplanation
+    from server.oauth.enterprise.explanation import AssertionExplanation
     from vault.company_permissions import CompanyPermission
     from vault.records import User
 
@@ -147,7 +147,7 @@ def explain(setup: Setup) -> None:
     token = sys.stdin.read().strip()
 
     async def look() -> AssertionExplanation:
-        from server.oauth.enterprise.explaining import explain_assertion
+        from server.oauth.enterprise.explanation import explain_assertion
 
         async with setup.open() as deployment:
             return await explain_assertion(deployment, token)

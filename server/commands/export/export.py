@@ -14,7 +14,7 @@ from server.terminal.context import Setup, fail, note
 from server.terminal.names import provider_called, user_called
 
 if TYPE_CHECKING:
-    from server.administration.exporting import ExportedAccount
+    from server.administration.account_export import ExportedAccount
 
 
 def export(
@@ -56,7 +56,7 @@ def export(
 async def _export(
     setup: Setup, file: Path, recipients: tuple[str, ...], *, person: str | None, provider: str | None, asks: bool
 ) -> tuple[ExportedAccount, ...]:
-    from server.administration import exporting
+    from server.administration import account_export
     from server.administration.actor import Actor
     from server.administration.sealed_files import SealRefused, seal
 
@@ -68,7 +68,7 @@ async def _export(
         actor = Actor(deployment, None, "command_line")
         owner = None if person is None else await user_called(deployment.database, person)
         name = None if provider is None else provider_called(deployment.catalog, provider).name
-        found = await exporting.collect(actor, person=owner, provider=name)
+        found = await account_export.collect(actor, person=owner, provider=name)
         for one in found:
             if one.obstacle:
                 note(f"left out: {one.owner.name}, {one.connection.provider} {one.connection.label}: {one.obstacle}")
@@ -77,7 +77,7 @@ async def _export(
             fail("there is no account to export")
         if asks:
             _confirm(len(usable), file)
-        sealed = await exporting.export(actor, usable, recipients=recipients)
+        sealed = await account_export.export(actor, usable, recipients=recipients)
         _write(file, sealed)
         return found
 

@@ -12,8 +12,8 @@ import typer
 from server.terminal.context import Setup, command, fail, note
 
 if TYPE_CHECKING:
-    from server.administration.importing.accounts import ImportedAccount
-    from server.administration.importing.transfers import ImportOutcome, ImportRules
+    from server.administration.account_imports.accounts import ImportedAccount
+    from server.administration.account_imports.transfers import ImportOutcome, ImportRules
     from server.deployment import Deployment
 
 app = typer.Typer(no_args_is_help=True, help="Import accounts from another vault.")
@@ -65,7 +65,7 @@ class _Choices:
     creates_people: bool = False
 
     def rules(self, names: Mapping[str, str]) -> ImportRules:
-        from server.administration.importing.transfers import ImportRules
+        from server.administration.account_imports.transfers import ImportRules
         from vault.records import parse_scope
 
         return ImportRules(
@@ -113,7 +113,7 @@ def csv_(
     create_people: CreateOption = False,
 ) -> None:
     """Import refresh tokens from a CSV file. First stop whatever uses them."""
-    from server.administration.importing import csv_file
+    from server.administration.account_imports import csv_file
 
     _run(setup, file, csv_file.read, _Choices(creates_people=create_people), apply=apply)
 
@@ -150,7 +150,7 @@ def auth0() -> Source:
     refresh token. Add connected accounts (Token Vault) to a user as `connected_accounts` to have their people
     named. First stop the applications that renew these tokens; Auth0 doesn't.
     """
-    from server.administration.importing import auth0 as source
+    from server.administration.account_imports import auth0 as source
     from server.auth0.names import CONNECTIONS
 
     def names(deployment: Deployment) -> Mapping[str, str]:
@@ -166,7 +166,7 @@ def nango() -> Source:
     Take `GET /connections/{id}?provider_config_key=...&refresh_token=true` of each connection, as JSON lines. Then
     delete the connections there: Nango refreshes each once a day.
     """
-    from server.administration.importing import nango as source
+    from server.administration.account_imports import nango as source
 
     return source.read, lambda _: source.NAMES
 
@@ -179,7 +179,7 @@ def better_auth() -> Source:
     a."userId") t`. Tokens encrypted by `encryptOAuthTokens` need decrypting first. Then remove `getAccessToken`
     calls, or stop the app.
     """
-    from server.administration.importing import better_auth as source
+    from server.administration.account_imports import better_auth as source
 
     return source.read, lambda _: source.NAMES
 
@@ -202,7 +202,7 @@ def contextforge(
     oauth_tokens o join gateways g on g.id = o.gateway_id) t`; `--secret-file` has `AUTH_ENCRYPTION_SECRET`. Then
     deactivate the gateways.
     """
-    from server.administration.importing import contextforge as source
+    from server.administration.account_imports import contextforge as source
 
     try:
         secret = source.Secret("" if secret_file is None else secret_file.read_text(encoding="utf-8").strip())
@@ -219,7 +219,7 @@ def composio() -> Source:
     Take `GET /api/v3/connected_accounts`, with "Mask Connected Account Secrets" off. Accounts of Composio's own
     OAuth apps can't leave. Then disable the accounts there; deleting them revokes the tokens.
     """
-    from server.administration.importing import composio as source
+    from server.administration.account_imports import composio as source
 
     return source.read, lambda _: source.NAMES
 
@@ -238,10 +238,10 @@ def token_vault(
 
     First stop that vault.
     """
-    from server.administration.importing import exported
+    from server.administration.account_imports import export_file
 
     choices = _Choices(people, creates_people=create_people)
-    _run(setup, file, lambda path: exported.read(path, identity=key.expanduser()), choices, apply=apply)
+    _run(setup, file, lambda path: export_file.read(path, identity=key.expanduser()), choices, apply=apply)
 
 
 def _run(
@@ -258,8 +258,8 @@ def _run(
     rows = read(file.expanduser())
 
     async def work() -> tuple[list[ImportOutcome], str]:
+        from server.administration.account_imports.transfers import ImportOutcome, judge, take_over
         from server.administration.actor import Actor
-        from server.administration.importing.transfers import ImportOutcome, judge, take_over
 
         async with setup.open() as deployment:
             actor = Actor(deployment, None, "command_line")

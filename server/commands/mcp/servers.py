@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.terminal.context import Setup, command, fail, say
-from server.terminal.registering import SecretInputOption
+from server.terminal.registration_options import SecretInputOption
 
 if TYPE_CHECKING:
     from server.remote.servers import NewServer, ToolChange

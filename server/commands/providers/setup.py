@@ -13,7 +13,7 @@ import typer
 
 from server.terminal.context import Setup, fail, missing_vault, note, say
 from server.terminal.names import ProviderName, provider_called
-from server.terminal.registering import ClientIdOption, SecretInputOption, ShowOption
+from server.terminal.registration_options import ClientIdOption, SecretInputOption, ShowOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

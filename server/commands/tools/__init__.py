@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.tools import importing, imports
+from server.commands.tools import api_import, imports
 from server.terminal.completion import complete_tool_sets
 from server.terminal.context import Setup, command, fail, say
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
 
 app = typer.Typer(no_args_is_help=True, help="Tools that agents can call.")
-app.add_typer(importing.app, name="import")
+app.add_typer(api_import.app, name="import")
 app.add_typer(imports.app, name="imports")
 
 

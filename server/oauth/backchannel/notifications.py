@@ -17,9 +17,9 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
-from server.notifying.posting import NotAccepted, Post, Uncertain, post
+from server.notices.http_post import NotAccepted, Post, Uncertain, post
 from server.oauth import identity
-from server.oauth.backchannel import redeeming
+from server.oauth.backchannel import ciba_grant
 from server.oauth.backchannel.clients import ENDPOINT, is_pushed_to, is_told
 from server.oauth.rules import OAuthError
 from server.oauth.token_answers import answer_content
@@ -148,12 +148,12 @@ async def _first_answer(
 ) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
     now = deployment.now()
     try:
-        await redeeming.check_may_issue(deployment, approval, client)
+        await ciba_grant.check_may_issue(deployment, approval, client)
     except OAuthError as refusal:
         logger.warning("nothing issued", extra={"client_id": client.id, "code": refusal.code})
         return _FAILED, None
     async with deployment.transaction() as transaction:
-        made = await redeeming.issue(deployment, transaction, approval, client, network="", now=now)
+        made = await ciba_grant.issue(deployment, transaction, approval, client, network="", now=now)
         if made is None:
             return None, None
         issued = IssuedTokens(made.grant.id, made.refresh_token, made.refresh_expires_at)
@@ -172,7 +172,7 @@ async def _answer_again(deployment: Deployment, approval: Approval, issued: Issu
     live = await grants.live_principal_facts(deployment.database, issued.grant_id)
     if live is None:
         return _FAILED
-    made = redeeming.token_grant(
+    made = ciba_grant.token_grant(
         live.grant,
         requests.request_of(approval),
         refresh_token=issued.refresh_token,

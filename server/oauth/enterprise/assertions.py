@@ -1,7 +1,7 @@
 """Read an identity assertion and check everything in it that needs no storage.
 
 draft-ietf-oauth-identity-assertion-authz-grant-03 §3.1 (claims) and §4.4.1 (processing); MCP Enterprise-Managed
-Authorization §5.1 and §7; RFC 7523 §3. `redeeming` uses the assertion up.
+Authorization §5.1 and §7; RFC 7523 §3. `assertion_grant` uses the assertion up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Access component: what one agent may do with one account, as rows of a form, and what a form says of them.
 
 Pages of agents show one row for each account, pages of accounts one for each agent; `parts.html` draws both alike.
-`server.portal.access.access_saving` stores what changed. Only the person's own live connections and only scopes that
+`server.portal.access.access_changes` stores what changed. Only the person's own live connections and only scopes that
 they hold can be chosen, whatever a form says.
 """
 

@@ -19,8 +19,8 @@ from server.http.translations import translate_filled
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.remote import servers
-from server.remote.reviewing import choice_of, review_of
 from server.remote.servers import NewServer
+from server.remote.tool_reviews import choice_of, review_of
 from vault.mcp.servers import McpServer, McpTool, list_servers
 from vault.registrations import get_registration
 from vault.upkeep import census

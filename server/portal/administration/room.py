@@ -20,7 +20,7 @@ from server.deployment import Deployment
 from server.http import pages
 from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit, own_route, sign_in_path
-from server.portal.stepping_up import link_of
+from server.portal.step_up import link_of
 from server.sign_in import step_up
 from vault import tickets
 from vault.records import TicketPurpose, User

@@ -10,15 +10,14 @@ from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
 from server.connecting import approvals as approve
-from server.connecting import lookups
-from server.connecting import standing as standing_yes
+from server.connecting import lookups, standing_offers
 from server.connecting.lookups import LookupResult
-from server.connecting.standing import StandingTerms
+from server.connecting.standing_offers import StandingTerms
 from server.http import pages
 from server.http.page_texts import text
 from server.portal import texts
-from server.portal.access import access_saving
-from server.portal.approvals import standing, user_code
+from server.portal.access import access_changes
+from server.portal.approvals import standing_approvals, user_code
 from server.portal.approvals.asked_call import Piece, asked_call, target_words
 from server.portal.approvals.asked_request import asked_request, permissions
 from server.portal.forms import PageRefused
@@ -39,10 +38,10 @@ async def show_all(visit: OwnVisit) -> Response:
     pending = await approvals.list_pending(deployment.database, deployment.keys, visit.user.id, now=deployment.now())
     context: dict[str, object] = {
         "pending": [await question(visit, one) for one in pending],
-        "standing": await standing.rows(visit),
+        "standing": await standing_approvals.rows(visit),
         "waiting": len(visit.needs.requests),
         "code": await user_code.state(visit),
-        "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
+        "saved": await access_changes.last_saved(deployment, visit.user, visit.visit.query("saved")),
     }
     return visit.page("approvals.html", context)
 
@@ -65,9 +64,9 @@ async def show(visit: OwnVisit) -> Response:
     spec = visit.deployment.tool(approval.tool)
     known = LookupResult() if spec is None else await lookups.find(visit.deployment, approval, spec)
     context: dict[str, object] = {"one": await question(visit, approval, known=known), "offer": None}
-    if (offered := await standing_yes.offer(visit.deployment, approval)) is not None:
+    if (offered := await standing_offers.offer(visit.deployment, approval)) is not None:
         target = target_words(offered.target, known.names)
-        context["offer"] = {"approved": offered.approved, "target": target, "days": standing.choices_of()}
+        context["offer"] = {"approved": offered.approved, "target": target, "days": standing_approvals.choices_of()}
     return visit.page("approval.html", context)
 
 
@@ -79,7 +78,7 @@ async def decide(visit: OwnVisit) -> Response:
         raise PageRefused("no_decision")
     if decision == "cut_off":
         return await _deny_and_cut_off(visit, approval)
-    terms = standing.read_terms(visit.form, now=visit.deployment.now()) if decision == "standing" else None
+    terms = standing_approvals.read_terms(visit.form, now=visit.deployment.now()) if decision == "standing" else None
     await _answer(visit, approval, is_approved=decision != "deny", terms=terms)
     return pages.go(f"/approvals/{approval.id}")
 
@@ -90,7 +89,7 @@ async def _deny_and_cut_off(visit: OwnVisit, approval: Approval) -> Response:
         await _answer(visit, approval, is_approved=False, terms=None)
     client = await clients.get_client(visit.deployment.database, approval.client_id)
     if client is not None:
-        await access_saving.end_agent(visit.deployment, visit.user, client)
+        await access_changes.end_agent(visit.deployment, visit.user, client)
     return pages.go("/agents")
 
 

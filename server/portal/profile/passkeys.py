@@ -11,7 +11,7 @@ from server.http import pages
 from server.http.page_texts import text
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, safe_return
-from server.portal.stepping_up import link_of
+from server.portal.step_up import link_of
 from server.sign_in import passkeys as ceremonies
 from server.sign_in import step_up
 from server.sign_in.devices import describe_browser

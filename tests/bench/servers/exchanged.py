@@ -20,7 +20,7 @@ from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.oauth.tokens import mint
 from server.runtime.garbage import tune
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 from server.settings import load_settings
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind

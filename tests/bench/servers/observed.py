@@ -12,7 +12,7 @@ import uvloop
 
 from server.app import build_app, open_deployment
 from server.runtime.garbage import tune
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 from tests.bench.servers.vaulted import seed, settings_of
 
 

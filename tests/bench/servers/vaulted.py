@@ -19,7 +19,7 @@ from server.deployment import Deployment
 from server.mcp.local_owner import local_principal
 from server.oauth.tokens import mint
 from server.runtime.garbage import tune
-from server.runtime.serving import Listener
+from server.runtime.uvicorn_server import Listener
 from server.settings import Settings, load_settings
 from server.stdio import StdioOptions, serve_stdio
 from tests.bench import crowd, where

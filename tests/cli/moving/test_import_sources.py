@@ -1,7 +1,7 @@
 """`token-vault import auth0|nango|better-auth|contextforge|composio`: each file with what goes in and what can't.
 
-The files have the forms that `server/administration/importing/` cites. Beside each account that is left out stands one
-that differs only in the reason.
+The files have the forms that `server/administration/account_imports/` cites. Beside each account that is left out
+stands one that differs only in the reason.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from argon2.low_level import Type, hash_secret_raw
 from cryptography.fernet import Fernet
 
 from providers.simulator.accounts import CLIENT_ID
-from server.administration.importing import auth0, better_auth, composio, contextforge, nango
-from server.administration.importing.accounts import NO_REFRESH_TOKEN
+from server.administration.account_imports import auth0, better_auth, composio, contextforge, nango
+from server.administration.account_imports.accounts import NO_REFRESH_TOKEN
 from tests.cli.moving.moving import ConfiguredVault, account_of, token_of
 from tests.support.rooms.exchange_room import EVENTS, GOOGLE
 from tests.support.rooms.mcp_room import SLACK

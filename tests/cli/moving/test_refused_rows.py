@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from server.administration.account_imports.accounts import ImportedAccount
+from server.administration.account_imports.transfers import NEW, NOBODY, ImportRules, judge
 from server.administration.actor import Actor
-from server.administration.importing.accounts import ImportedAccount
-from server.administration.importing.transfers import NEW, NOBODY, ImportRules, judge
 from tests.cli.moving.moving import SCOPES, ConfiguredVault
 
 UNSAID = "the file doesn't say which account this is"

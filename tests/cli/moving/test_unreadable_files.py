@@ -15,10 +15,10 @@ import pytest
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.fernet import Fernet
 
+from server.administration.account_imports import contextforge, csv_file, export_file
+from server.administration.account_imports.accounts import LONGEST, MOST, read_records
+from server.administration.account_imports.contextforge import WRONG, Secret
 from server.administration.actor import ChangeRefused
-from server.administration.importing import contextforge, csv_file, exported
-from server.administration.importing.accounts import LONGEST, MOST, read_records
-from server.administration.importing.contextforge import WRONG, Secret
 from server.administration.sealed_files import FORMAT, SealRefused, open_sealed, seal
 
 SECRET = Secret("a secret of ContextForge")
@@ -164,13 +164,13 @@ def test_an_export_is_there_and_of_this_version(tmp_path: Path) -> None:
     right = {"format": FORMAT, "version": 1, "accounts": []}
     for content in (right | {"version": 2}, right | {"format": "another"}, []):
         with pytest.raises(ChangeRefused, match="isn't an export of this version"):
-            exported.read(
+            export_file.read(
                 write_content(tmp_path, seal(json.dumps(content).encode(), recipients=(recipient,))), identity=identity
             )
     sealed = seal(json.dumps(right).encode(), recipients=(recipient,))
-    assert exported.read(write_content(tmp_path, sealed), identity=identity) == ()
+    assert export_file.read(write_content(tmp_path, sealed), identity=identity) == ()
     with pytest.raises(ChangeRefused, match="No such file"):
-        exported.read(tmp_path / "other", identity=identity)
+        export_file.read(tmp_path / "other", identity=identity)
     for wrong in (tmp_path / "other", write_content(tmp_path, b"AGE-SECRET-KEY-1")):
         with pytest.raises(SealRefused, match="can't read the key"):
             open_sealed(sealed, identity=wrong)

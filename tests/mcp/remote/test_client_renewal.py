@@ -7,8 +7,8 @@ import pytest
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import parse_declaration
 from server.remote import renewal_step, servers
-from server.remote.declared import plan
-from server.remote.renewing import renew_due
+from server.remote.declared_servers import plan
+from server.remote.registration_renewal import renew_due
 from server.remote.servers import EnteredClient, NewServer
 from tests.mcp.remote.remote_room import RemoteRoom, text
 from tests.support.peeking import read_events

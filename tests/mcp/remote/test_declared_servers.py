@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying
+from server.administration import reconciliation
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from server.remote import servers
-from server.remote.declared import plan
+from server.remote.declared_servers import plan
 from tests.mcp.remote.remote_room import RemoteRoom
 
 
-def change_lines(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
+def change_lines(changes: tuple[reconciliation.PlannedChange, ...]) -> list[str]:
     return [f"{one.verb} {one.kind} {one.name}" for one in changes if one.name.startswith("declared")]
 
 
@@ -28,14 +28,14 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     wanted = parse_declaration({"mcp_servers": servers})
     changes = await plan(place.operator, wanted)
     assert change_lines(changes) == ["create mcp_server declared", "create mcp_server declaredkey"]
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert (await place.read_server("declared")).title == "Declared"
     assert (await place.read_server("declaredkey")).is_disabled
     assert await plan(place.operator, wanted) == ()
     changed = parse_declaration({"mcp_servers": {"declared": {"url": plain.url, "disabled": True}}})
     changes = await plan(place.operator, changed)
     assert change_lines(changes) == ["update mcp_server declared"]
-    await applying.apply(changes)
+    await reconciliation.apply(changes)
     assert (await place.read_server("declared")).is_disabled
     with pytest.raises(ChangeRefused, match="address can't change"):
         await plan(place.operator, parse_declaration({"mcp_servers": {"declared": {"url": keyed.url}}}))
@@ -52,7 +52,7 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     assert await plan(place.operator, parse_declaration({"mcp_servers": {"declaredkey": same}})) == ()
     emptied = await plan(place.operator, parse_declaration({"mcp_servers": {}}), prunes=True)
     assert change_lines(emptied) == ["remove mcp_server declared", "remove mcp_server declaredkey"]
-    await applying.apply([one for one in emptied if one.name.startswith("declared")])
+    await reconciliation.apply([one for one in emptied if one.name.startswith("declared")])
     assert place.deployment.catalog.get("declared") is None
 
 
@@ -63,18 +63,18 @@ async def test_a_declared_client_is_changed_with_its_secret(place: RemoteRoom) -
         client = {"client_id": client_id} | ({} if secret is None else {"client_secret": secret})
         return parse_declaration({"mcp_servers": {"rotated": {"url": double.url, **client}}})
 
-    await applying.apply(await plan(place.operator, make_declaration("ours-1", "made-up-secret-1")))
+    await reconciliation.apply(await plan(place.operator, make_declaration("ours-1", "made-up-secret-1")))
     assert await plan(place.operator, make_declaration("ours-1", "made-up-secret-1")) == ()
     for wanted in (make_declaration("ours-1", "made-up-secret-2"), make_declaration("ours-2", "made-up-secret-3")):
         changes = await plan(place.operator, wanted)
         assert [f"{one.verb} {one.kind} {one.name}" for one in changes] == ["update mcp_server rotated"]
         assert "made-up" not in repr(changes)
-        await applying.apply(changes)
+        await reconciliation.apply(changes)
         assert await plan(place.operator, wanted) == ()
     entered = place.deployment.live.current.entered["rotated"]
     assert (entered.client_id, entered.client_secret) == ("ours-2", "made-up-secret-3")
     await servers.remove(place.operator, "rotated")
-    await applying.apply(await plan(place.operator, make_declaration("public-1")))
+    await reconciliation.apply(await plan(place.operator, make_declaration("public-1")))
     with pytest.raises(ChangeRefused, match="client without a secret can't change"):
         await plan(place.operator, make_declaration("public-1", "made-up-secret-4"))
     await servers.remove(place.operator, "rotated")

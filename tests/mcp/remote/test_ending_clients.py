@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from server.notifying.delivery import deliver
+from server.notices.delivery import deliver
 from server.remote import renewal_step
 from server.sign_in.approvers import approvers_of
 from tests.mcp.remote.remote_room import RemoteRoom

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.remote import servers
-from server.remote.reviewing import review_of
+from server.remote.tool_reviews import review_of
 from tests.mcp.remote.remote_room import RemoteRoom
 from tests.support.doubles.mcp_double import ADD, NOTE
 

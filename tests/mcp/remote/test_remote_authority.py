@@ -10,7 +10,7 @@ import pytest
 
 from server.administration import agents
 from server.administration.actor import ChangeRefused
-from server.auth0.explaining import WireQuestion, explain_wire
+from server.auth0.explanation import WireQuestion, explain_wire
 from server.oauth.exchange.release import MEMBER
 from server.portal.access.access import offered_scopes
 from tests.mcp.remote.remote_room import RemoteRoom, link_of

@@ -11,7 +11,7 @@ import pytest
 from server.administration import people
 from server.administration.actor import ChangeRefused
 from server.remote import servers
-from server.remote.reviewing import review_of
+from server.remote.tool_reviews import review_of
 from tests.mcp.remote.remote_room import RemoteRoom, text
 from tests.support.doubles.mcp_double import ADD, NOTE
 from tests.support.harness import PASSWORD

@@ -24,7 +24,7 @@ from server.http.connections import (
     ConnectionLimits,
     capacity,
 )
-from server.runtime.serving import server_config
+from server.runtime.uvicorn_server import server_config
 from tests.support.harness import free_socket, serve_app
 from tests.support.processes import Place, free_port
 

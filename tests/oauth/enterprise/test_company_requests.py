@@ -16,7 +16,7 @@ from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.issuer_settings import EnterpriseSettings
-from server.oauth.enterprise.explaining import explain_assertion
+from server.oauth.enterprise.explanation import explain_assertion
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
 from tests.support.peeking import get_grant

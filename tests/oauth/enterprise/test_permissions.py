@@ -14,9 +14,9 @@ import pytest
 from server.administration import access, companies
 from server.administration.actor import Actor, ChangeRefused
 from server.app import build_app, open_deployment
-from server.oauth.enterprise.explaining import explain_assertion
+from server.oauth.enterprise.explanation import explain_assertion
 from server.portal.access.access import Change, rows_of_agent
-from server.portal.access.access_saving import save
+from server.portal.access.access_changes import save
 from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import get_grant

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from server.lifecycle.maintenance import sweep
-from server.oauth.backchannel import asking, redeeming
+from server.oauth.backchannel import authentication_request, ciba_grant
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
 from tests.oauth.rfcs.test_rfc9449 import proof
@@ -250,7 +250,7 @@ async def test_a_yes_for_an_api_is_worth_nothing_while_the_api_is_gone(asker: As
                 await apis.add_api(transaction, api, name="Passing", now=now)
             else:
                 assert await apis.remove_api(transaction, api, now=now)
-            issued = await redeeming.issue(deployment, transaction, yes, other.client, network="", now=now)
+            issued = await ciba_grant.issue(deployment, transaction, yes, other.client, network="", now=now)
             assert (issued is not None) is is_there
 
 
@@ -280,27 +280,27 @@ async def test_a_token_is_bound_to_the_key_that_the_client_proves(asker: Asker) 
 
 
 async def test_floods_are_limited_by_person_and_client(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(asking.PER_PERSON_AND_CLIENT):
+    for _ in range(authentication_request.PER_PERSON_AND_CLIENT):
         await asker.ask()
     refused = await asker.post()
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "60"
-    assert refused.headers["x-ratelimit-limit"] == str(asking.PER_PERSON_AND_CLIENT)
+    assert refused.headers["x-ratelimit-limit"] == str(authentication_request.PER_PERSON_AND_CLIENT)
     assert int(refused.headers["x-ratelimit-reset"]) == asker.world.now() + 60
     assert (await asker.events("approval.refused"))[0].details["code"] == "rate_limited"
     other = await asker.other()
     assert (await other.post()).status_code == 200, "another client has its own number"
-    monkeypatch.setattr(asking, "PER_PERSON", asking.PER_PERSON_AND_CLIENT + 1)
+    monkeypatch.setattr(authentication_request, "PER_PERSON", authentication_request.PER_PERSON_AND_CLIENT + 1)
     together = await other.post()
     assert (together.status_code, together.headers["retry-after"]) == (429, "600"), "together they have one, too"
-    monkeypatch.setattr(asking, "PER_CLIENT", 1)
+    monkeypatch.setattr(authentication_request, "PER_CLIENT", 1)
     guessing = await asker.other()
     assert error_of(await guessing.post({"login_hint": "nobody"})) == "unknown_user_id"
     assert (await guessing.post({"login_hint": "nobody"})).status_code == 429
 
 
 async def test_whoever_denied_a_client_again_and_again_is_left_alone_for_an_hour(asker: Asker) -> None:
-    for number in range(asking.MOST_DENIED):
+    for number in range(authentication_request.MOST_DENIED):
         assert (await asker.post()).status_code == 200, number
         await asker.answer("deny")
     refused = await asker.post()

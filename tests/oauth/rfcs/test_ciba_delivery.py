@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.notifying.delivery import deliver
+from server.notices.delivery import deliver
 from server.oauth.backchannel import notifications
 from server.oauth.backchannel.clients import DELIVERY, DETAILS_TYPES, ENDPOINT
 from server.oauth.backchannel.notifications import tell_clients

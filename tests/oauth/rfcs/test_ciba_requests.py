@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, OKPKey
 
-from server.oauth.backchannel import asking
+from server.oauth.backchannel import authentication_request
 from server.oauth.backchannel.clients import DETAILS_TYPES, SIGNING_ALG, USER_CODE
 from server.oauth.clients.authentication import ASSERTION_TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
@@ -213,7 +213,7 @@ async def test_a_code_that_can_not_be_used_is_refused(asker: Asker, code: str) -
 
 
 async def test_codes_can_not_be_guessed_for_long(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "WRONG_CODES", 2)
+    monkeypatch.setattr(authentication_request, "WRONG_CODES", 2)
     other = await asker.other(metadata={USER_CODE: True})
     await set_code(asker, "tulip-4711")
     for _ in range(3):
@@ -229,7 +229,7 @@ async def test_codes_can_not_be_guessed_for_long(asker: Asker, monkeypatch: pyte
 async def test_wrong_codes_use_up_nothing_that_other_clients_need(
     asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "PER_PERSON", 2)
+    monkeypatch.setattr(authentication_request, "PER_PERSON", 2)
     other = await asker.other(metadata={USER_CODE: True})
     await set_code(asker, "tulip-4711")
     for _ in range(3):

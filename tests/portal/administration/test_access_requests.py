@@ -13,7 +13,7 @@ from server.administration import access_requests, group_accounts
 from server.administration import groups as administration
 from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import RECENT, Actor, ChangeRefused
-from server.notifying.wording import line_of
+from server.notices.texts import line_of
 from server.sign_in.approvers import approvers_of
 from tests.conftest import Store
 from tests.portal.test_page_refusals import post

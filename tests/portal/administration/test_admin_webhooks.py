@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from server.administration import webhooks
-from server.notifying.delivery import deliver
+from server.notices.delivery import deliver
 from server.portal import csrf
 from tests.support.doubles.mailbox import Receiver, running_receiver
 from tests.support.person import Person, session_token

@@ -17,12 +17,12 @@ from providers.simulator.local_server import running_simulator
 from providers.tools.imported_api import ImportChoice, content_of, tables_of
 from providers.tools.openapi_document import parse
 from providers.tools.openapi_import import import_document
-from server.administration import applying, people
+from server.administration import people, reconciliation
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from server.portal.csrf import form_token
 from server.remote import imported_apis
-from server.remote.declared import plan
+from server.remote.declared_servers import plan
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.peeking import read_events
 from tests.support.person import Person, forms_of, session_token
@@ -422,7 +422,7 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
     (first,) = await plan(place.operator, declare_api(sent))
     after = {one.name: one.after for one in first.differences}
     assert (first.verb, after["waits"], after[f"{name}_quote"]) == ("create", True, "to review: new")
-    await applying.apply([first])
+    await reconciliation.apply([first])
     assert place.offered_tools(name) == {}
     assert await plan(place.operator, declare_api(sent)) == ()
     assert await plan(place.operator, declare_api(sent, reviewed="0" * 64)) == (), "something else was reviewed"
@@ -430,7 +430,7 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
     choices = {f"{name}_quote": "ask", f"{name}_order": "leave"}
     (second,) = await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=choices))
     assert (second.verb, {one.name: one.after for one in second.differences}) == ("update", {"waits": False, **choices})
-    await applying.apply([second])
+    await reconciliation.apply([second])
     assert place.offered_tools(name) == {"quote": True}
     assert await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=choices)) == ()
     other = {
@@ -441,7 +441,7 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
     assert {one.name: one.after for one in third.differences}[f"{name}_order"] == (
         "to review: changed, request, rule, scopes, effect, arguments, result"
     )
-    await applying.apply([third])
+    await reconciliation.apply([third])
     assert place.offered_tools(name) == {"quote": True}, "another version waits"
     with pytest.raises(ChangeRefused, match="makes no tool other"):
         await plan(place.operator, declare_api(sent, tools={"other": "ask"}))
@@ -449,7 +449,7 @@ async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place
         await plan(place.operator, parse_declaration({"imported_apis": {name: {}}}))
     removed = await plan(place.operator, parse_declaration({"imported_apis": {}}), prunes=True)
     (gone,) = [one for one in removed if one.name == name]
-    await applying.apply([gone])
+    await reconciliation.apply([gone])
     assert place.offered_tools(name) == {}
 
 
@@ -545,7 +545,7 @@ async def test_a_plan_refuses_a_decision_that_cannot_be_turned_on(place: ImportR
         await plan(place.operator, declare_api(sent, reviewed=reviewed, tools=none))
     assert await get_api(place.deployment.database, name) is None
     (change,) = await plan(place.operator, declare_api(sent, reviewed=reviewed, tools={**none, f"{name}_quote": "ask"}))
-    await applying.apply([change])  # the twin
+    await reconciliation.apply([change])  # the twin
     assert place.offered_tools(name) == {"quote": True}
 
 

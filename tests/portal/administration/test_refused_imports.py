@@ -12,7 +12,7 @@ from server.policy.gate import PolicyGate
 from server.policy_settings import PolicySettings
 from server.provider_settings import ProviderSettings
 from server.remote import imported_apis
-from server.remote.describing import DescribedApi, content_of_description
+from server.remote.described_apis import DescribedApi, content_of_description
 from tests.portal.administration.test_imported_apis import AUDIENCE, ImportRoom, fresh, openapi_text, place
 
 __all__ = ["place"]  # a fixture

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying, group_accounts, provisioning, registrations
+from server.administration import group_accounts, provisioning, reconciliation, registrations
 from server.administration import groups as administration
+from server.administration.account_imports.accounts import ImportedAccount
+from server.administration.account_imports.transfers import NEW, ImportRules, judge
 from server.administration.actor import ChangeRefused
 from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
-from server.administration.importing.accounts import ImportedAccount
-from server.administration.importing.transfers import NEW, ImportRules, judge
 from server.administration.provisioning import GroupSpec, PersonSpec
-from server.notifying import sending
-from server.notifying.posting import NotAccepted, Post, Uncertain, post
-from server.notifying.wording import sample
+from server.notices import senders
+from server.notices.http_post import NotAccepted, Post, Uncertain, post
+from server.notices.texts import sample
 from tests.support.doubles.scripted import Reply, scripted_server
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 from vault.directory import ProvisionedPerson
@@ -105,10 +105,12 @@ async def test_a_service_of_ones_own_takes_no_registration_and_no_accounts_of_a_
 
 async def test_an_agent_of_a_declaration_keeps_how_it_authenticates(admin: AdminRoom) -> None:
     agent = {"redirect_uris": ["https://app.example/cb"]}
-    await applying.apply(await applying.plan(admin.operator, parse_declaration({"agents": {"bot": agent}})))
+    await reconciliation.apply(await reconciliation.plan(admin.operator, parse_declaration({"agents": {"bot": agent}})))
     with pytest.raises(ChangeRefused, match="how an agent authenticates can't change"):
-        await applying.plan(admin.operator, parse_declaration({"agents": {"bot": {**agent, "confidential": True}}}))
-    assert await applying.plan(admin.operator, parse_declaration({"agents": {"bot": agent}})) == ()
+        await reconciliation.plan(
+            admin.operator, parse_declaration({"agents": {"bot": {**agent, "confidential": True}}})
+        )
+    assert await reconciliation.plan(admin.operator, parse_declaration({"agents": {"bot": agent}})) == ()
 
 
 def test_a_declaration_and_its_secrets_can_be_read(tmp_path: Path) -> None:
@@ -149,5 +151,5 @@ async def test_what_cannot_be_reached_any_more_gets_no_message(
     """The twins are in tests/portal/notices: test_notifications.py and test_web_push.py."""
     channel = NoticeChannel("one", "someone", kind, "", target, admin.deployment.now())
     with pytest.raises(NotAccepted) as refused:
-        await sending.send(admin.deployment, channel, sample(admin.deployment))
+        await senders.send(admin.deployment, channel, sample(admin.deployment))
     assert (refused.value.code, refused.value.is_final) == (why, True)

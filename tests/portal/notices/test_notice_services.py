@@ -20,10 +20,10 @@ import pytest
 from providers.outbound.addresses import AddressPolicy
 from server.app import open_deployment
 from server.http.page_texts import section, text
-from server.notifying import delivery, services
-from server.notifying.delivery import deliver
-from server.notifying.posting import NotAccepted, Post, Uncertain, post
-from server.notifying.service_process import Answers, service_of
+from server.notices import delivery, services
+from server.notices.delivery import deliver
+from server.notices.http_post import NotAccepted, Post, Uncertain, post
+from server.notices.service_process import Answers, service_of
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from tests.portal.notices.test_notifications import SECRET, add, ask_about
@@ -205,7 +205,7 @@ _ATTEMPTS = """
 import json, os, socket, subprocess, sys
 from ipaddress import ip_network
 from providers.outbound.addresses import AddressPolicy
-from server.notifying.confinement import confine
+from server.notices.confinement import confine
 own = os.open(os.devnull, os.O_RDONLY)
 if sys.argv[1] == "confined":
     confine(AddressPolicy(allow_loopback=sys.argv[2] == "loopback", private_networks=(ip_network("10.9.0.0/16"),)))

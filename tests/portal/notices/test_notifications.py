@@ -14,8 +14,8 @@ import pytest
 
 from server.connecting.approvals import event_of
 from server.notice_settings import MailSettings
-from server.notifying.delivery import deliver
-from server.notifying.schedule import due_at
+from server.notices.delivery import deliver
+from server.notices.schedule import due_at
 from server.portal.csrf import form_token
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings

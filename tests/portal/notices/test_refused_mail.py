@@ -8,8 +8,8 @@ from email.message import EmailMessage
 import pytest
 
 from server.notice_settings import MailSettings
-from server.notifying import sending
-from server.notifying.posting import NotAccepted, Uncertain
+from server.notices import senders
+from server.notices.http_post import NotAccepted, Uncertain
 from tests.support.doubles.mailbox import running_mailbox
 
 
@@ -18,7 +18,7 @@ async def deliver(port: int) -> None:
     mail["From"], mail["To"] = "vault@vault.example", "alice@example.com"
     mail.set_content("An agent asks you.")
     settings = {"host": "127.0.0.1", "port": port, "security": "none", "username": "vault", "password": "a secret"}
-    await asyncio.to_thread(sending._deliver, MailSettings.model_validate(settings), mail)
+    await asyncio.to_thread(senders._deliver, MailSettings.model_validate(settings), mail)
 
 
 @pytest.mark.parametrize(

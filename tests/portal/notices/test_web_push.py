@@ -13,8 +13,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from server.http.page_texts import text
-from server.notifying import web_push
-from server.notifying.delivery import deliver
+from server.notices import web_push
+from server.notices.delivery import deliver
 from tests.portal.notices.test_notifications import SECRET, ask, ask_about
 from tests.support.doubles.push_service import (
     PushService,

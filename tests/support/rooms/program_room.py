@@ -12,7 +12,7 @@ from pathlib import Path
 
 from server.deployment import Deployment
 from server.mcp.local_owner import local_principal
-from server.programs.running import ProgramOptions, ProgramRecord, run_program
+from server.programs.program_run import ProgramOptions, ProgramRecord, run_program
 from server.proxy.program_access import PermissionWait, ProgramAccess
 from tests.support.doubles.git_host import GitHost, git_host
 from tests.support.harness import RunningVault, running_vault

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.vault.audit.test_audit_keyed import add, change, fill
+from tests.vault.audit.test_audit_keyed_head import add, change, fill
 from vault.audit import log as logs
 from vault.audit import segments
 from vault.audit.audit import ChainBroken, append, verify

@@ -9,7 +9,7 @@ import pytest
 
 import vault.audit.segments
 from tests.conftest import Store
-from tests.vault.audit.test_audit_keyed import add, change, fill, forge
+from tests.vault.audit.test_audit_keyed_head import add, change, fill, forge
 from vault.audit.audit import ChainBroken, list_events, verify
 from vault.audit.proof import last_checkpoint, prove
 from vault.audit.segments import DAY, SEAL_AFTER, prune, seal

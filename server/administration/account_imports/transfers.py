@@ -1,0 +1,246 @@
+"""Judge the accounts of a file, and take over those that can be.
+
+An imported account has no access token yet, so its first use refreshes through the same journal as every other one.
+Where the file doesn't know the provider's id of an account, the provider is asked with the access token that the file
+has; nothing is changed there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from providers.api.text import as_data
+from providers.definitions.model import Provider
+from providers.oauth.token_responses import account_named, kept_facts
+from providers.outbound.json_values import is_array
+from server.administration.account_imports.accounts import ImportedAccount
+from server.administration.actor import Actor
+from vault import connections, users
+from vault.audit import audit
+from vault.records import User
+from vault.storage.database import Transaction
+from vault.upstream import Account, TokenAnswer, UpstreamError
+from vault.users import NameRefused
+
+NEW: Final = "new"
+KNOWN: Final = "already connected"
+TWICE: Final = "the file has this account twice"
+NOBODY: Final = "no such user, or disabled"
+_AT_ONCE: Final = 8  # look-ups at providers
+_PLAIN_ID: Final = re.compile(r"\{[^{}]*\}")  # an account's id is a single value of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRules:
+    """How the source's words are read here.
+
+    `names`: the source's name of a provider, and ours. `people`: the source's name of a person, and ours. `scopes`: by
+    our provider, for accounts whose source doesn't say what was granted. `creates_people`: a person who isn't here yet
+    is made, without a password.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    people: Mapping[str, str] = field(default_factory=dict[str, str])
+    scopes: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    creates_people: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAccount:
+    """What would be stored. `left_out` are granted scopes that our provider file doesn't have."""
+
+    person: str
+    is_new_person: bool
+    provider: Provider
+    account: Account
+    scopes: frozenset[str]
+    left_out: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOutcome:
+    """What became of an account, or would: NEW, KNOWN, or why it cannot be taken over."""
+
+    row: ImportedAccount
+    outcome: str
+    planned: PlannedAccount | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.outcome == NEW
+
+    @property
+    def is_refused(self) -> bool:
+        return self.outcome not in {NEW, KNOWN}
+
+
+class _Obstacle(Exception):
+    """Why an account can't be taken over, for the report."""
+
+
+async def judge(actor: Actor, rows: Sequence[ImportedAccount], rules: ImportRules) -> tuple[ImportOutcome, ...]:
+    """What importing each account would do; nothing is stored."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(row: ImportedAccount) -> ImportOutcome:
+        async with gate:
+            try:
+                return await _judge(actor, row, rules)
+            except _Obstacle as obstacle:
+                return ImportOutcome(row, str(obstacle))
+
+    found: list[ImportOutcome] = []
+    seen: set[tuple[str, str, str]] = set()
+    for judged in await asyncio.gather(*(one(row) for row in rows)):
+        if judged.planned is not None and judged.outcome == NEW:
+            key = (users.name_key(judged.planned.person), judged.planned.provider.name, judged.planned.account.id)
+            judged = ImportOutcome(judged.row, TWICE) if key in seen else judged
+            seen.add(key)
+        found.append(judged)
+    return tuple(found)
+
+
+async def _judge(actor: Actor, row: ImportedAccount, rules: ImportRules) -> ImportOutcome:
+    if row.obstacle:
+        raise _Obstacle(row.obstacle)
+    provider = _provider(actor, row, rules)
+    scopes, left_out = _scopes(provider, row, rules)
+    name, person = await _person(actor, row, rules)
+    account = await _account(actor, provider, row)
+    planned = PlannedAccount(name, person is None, provider, account, scopes, left_out)
+    return ImportOutcome(row, await _judge_account(actor, person, planned), planned)
+
+
+def _provider(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Provider:
+    deployment = actor.deployment
+    found = deployment.catalog.get(rules.names.get(row.provider, row.provider))
+    if row.token_url and row.provider not in rules.names:
+        found = next((one for one in deployment.catalog if one.hosts.token_url == row.token_url), None)
+    if found is None or found.audience is not None:
+        raise _Obstacle("unknown provider")
+    if not deployment.vault.upstreams[found.name].is_configured:
+        raise _Obstacle(f"{found.name} isn't set up: enter the OAuth app that these tokens belong to")
+    if row.client_id and row.client_id != found.registration.client_id:
+        raise _Obstacle(f"it belongs to another OAuth app than the one of {found.name} here: {row.client_id[:100]}")
+    return found
+
+
+def _scopes(provider: Provider, row: ImportedAccount, rules: ImportRules) -> tuple[frozenset[str], frozenset[str]]:
+    """What counts as granted here, and what is left out since our provider file doesn't have it."""
+    said = _named_scopes(provider, row.scopes) or rules.scopes.get(provider.name)
+    if said is None and is_array(row.scopes) and row.account_is_ours:
+        return frozenset(), frozenset()
+    if said is None:
+        raise _Obstacle(f"the file doesn't say what was granted: add --scopes {provider.name}='SCOPE ...'")
+    unknown = said - provider.scopes.keys() - provider.always_granted
+    if unknown and (row.account_is_ours or unknown == said):
+        raise _Obstacle(f"{provider.name} doesn't have the scope {min(unknown)}")
+    return said - unknown, unknown
+
+
+def _named_scopes(provider: Provider, said: object) -> frozenset[str]:
+    """The scopes of an array, or of a text, whatever separates them in the source."""
+    given = said if is_array(said) else re.split(r"[\s,]+", said) if isinstance(said, str) else ()
+    synonyms = provider.scope.synonyms
+    return frozenset(synonyms.get(name, name) for name in given if isinstance(name, str) and name)
+
+
+async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tuple[str, User | None]:
+    """The person's name here, and who that is; None for someone to be made."""
+    named = next((rules.people[name] for name in row.people if name in rules.people), None)
+    for name in row.people if named is None else (named,):
+        found = await users.find_user(actor.deployment.database, name)
+        if found is not None:
+            if found.disabled_at is not None:
+                raise _Obstacle(NOBODY)
+            return found.name, found
+    if not row.people or not rules.creates_people:
+        raise _Obstacle(NOBODY)
+    return named or row.people[0], None
+
+
+async def _account(actor: Actor, provider: Provider, row: ImportedAccount) -> Account:
+    """The provider's id of the account: from the file, or from the provider."""
+    named = account_named(row.account, row.label)
+    if row.account_is_ours and named is not None:
+        return named
+    is_usable = _PLAIN_ID.fullmatch(provider.identity.id) is not None
+    why = "the file doesn't say which account this is"
+    if row.access_token:
+        try:
+            return await actor.deployment.vault.upstreams[provider.name].identify(row.access_token, row.answer)
+        except UpstreamError as error:
+            why = f"{error.description} ({error.code}): fetch the file again while its access tokens live"
+    if named is None or not is_usable or row.access_is_lasting:
+        raise _Obstacle(why)
+    return named
+
+
+async def _judge_account(actor: Actor, person: User | None, planned: PlannedAccount) -> str:
+    if person is None:
+        return NEW
+    held = await connections.find(actor.deployment.database, person.id, provider=planned.provider.name)
+    return KNOWN if any(one.account == planned.account.id for one in held) else NEW
+
+
+async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount) -> str:
+    """Store one account, in a transaction of its own; NEW, KNOWN, or why not. Running it again stores nothing twice."""
+    deployment, provider = actor.deployment, planned.provider
+    person = await users.find_user(deployment.database, planned.person)
+    if person is not None and (person.disabled_at is not None or await _judge_account(actor, person, planned) == KNOWN):
+        return NOBODY if person.disabled_at is not None else KNOWN
+    if person is None and not planned.is_new_person:
+        return NOBODY
+    now = deployment.now()
+    try:
+        async with actor.change() as transaction:
+            owner = person or await _make_person(actor, transaction, planned.person, now=now)
+            opened = await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=owner.id,
+                provider=provider.name,
+                answer=_answer(row, planned, now=now),
+                asked=planned.scopes,
+                policy=deployment.vault.policies[provider.name],
+                now=now,
+            )
+            if row.nickname:
+                await connections.rename(transaction, opened, nickname=as_data(row.nickname, limit=60))
+            event = actor.event(
+                "connection.opened",
+                user_id=owner.id,
+                provider=provider.name,
+                account=opened.label,
+                scopes=sorted(opened.scopes),
+                method="import",
+            )
+            await audit.append(transaction, event, now=now)
+    except NameRefused as error:
+        return str(error)
+    return NEW
+
+
+def _answer(row: ImportedAccount, planned: PlannedAccount, *, now: int) -> TokenAnswer:
+    """The grant as if the provider had just answered. With a refresh token there is no access token worth using."""
+    ends_in = None if row.grant_expires_at is None else max(0, row.grant_expires_at - now)
+    return TokenAnswer(
+        "-" if row.refresh_token else row.access_token,
+        refresh_token=row.refresh_token or None,
+        scopes=planned.scopes,
+        expires_in=0 if row.refresh_token else None,
+        account=planned.account,
+        grant_expires_in=ends_in,
+        metadata=row.metadata or kept_facts(planned.provider, row.answer),
+    )
+
+
+async def _make_person(actor: Actor, transaction: Transaction, name: str, *, now: int) -> User:
+    made = await users.create_user(transaction, name, now=now)
+    event = actor.event("user.created", user_id=made.id, method="import", admin=False)
+    await audit.append(transaction, event, now=now)
+    return made

@@ -1,0 +1,345 @@
+"""Change the vault to match a declaration: first the plan, then each change by the functions of pages and commands.
+
+Applying again changes nothing. Nothing is removed unless asked for: then what a present section does not name, of
+agents only those that a declaration made.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+from server.administration import agents, own_apis, people, registrations
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.agents import DECLARED, BackchannelSpec, NewAgent, OwnApisSpec, WorkerSpec
+from server.administration.declaration import (
+    Declaration,
+    DeclaredAgent,
+    DeclaredApi,
+    DeclaredPerson,
+    DeclaredProvider,
+)
+from server.administration.declarations import declared_groups
+from server.administration.declarations.planned_changes import PlannedChange, Verb, differences_between
+from server.administration.registrations import RegistrationInput
+from server.oauth.exchange import release
+from vault import apis, clients, users
+from vault import registrations as stored_registrations
+from vault.mcp.servers import list_accepted
+from vault.records import Client, User
+from vault.refusals import CiphertextRejected
+from vault.registrations import StoredRegistration
+from vault.users import LinkedIdentity
+
+SECRET: Final = "(secret)"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedChange:
+    """A change that was made. `secret` is a new sign-in link or client secret, known only now."""
+
+    change: PlannedChange
+    secret: str | None = field(repr=False, default=None)
+
+
+async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
+    """What is to do, in the order in which it is done. Raises ChangeRefused for what can never be."""
+    found: list[PlannedChange] = []
+    if wanted.people is not None:
+        found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
+    if wanted.groups is not None:
+        found += await declared_groups.plan(actor, wanted.groups, wanted.people, prunes=prunes)
+    if wanted.agents is not None:
+        found += [one async for one in _plan_agents(actor, wanted.agents, prunes=prunes)]
+    if wanted.apis is not None:
+        found += [one async for one in _plan_apis(actor, wanted.apis, wanted.agents or {}, prunes=prunes)]
+    if wanted.providers is not None:
+        found += [one async for one in _plan_providers(actor, wanted.providers, prunes=prunes)]
+    return tuple(found)
+
+
+async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
+    """Make the changes one after the other. The first refusal ends it; what was done stays, and applying goes on."""
+    return tuple([AppliedChange(one, await one.run()) for one in changes])
+
+
+# People
+
+
+async def _plan_people(
+    actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    reader = actor.deployment.database
+    for name, declared in wanted.items():
+        person = await users.find_user(reader, name)
+        after = _person_facts(declared)
+        if person is None:
+            run = partial(_create_person, actor, name, declared)
+            yield PlannedChange("create", "person", name, differences_between({}, after), run)
+            continue
+        linked = await users.list_identities(reader, person.id)
+        before = {
+            **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
+            "disabled": person.disabled_at is not None,
+            "identities": [one for one in map(name_of, linked) if one in _names_of(declared)],
+        }
+        if differences := differences_between(before, after):
+            yield PlannedChange("update", "person", name, differences, partial(_update_person, actor, person, declared))
+    if prunes:
+        kept = {users.name_key(name) for name in wanted}
+        async for page in users.walk_users(reader):
+            for person in page:
+                is_self = actor.user is not None and person.id == actor.user.id
+                if users.name_key(person.name) not in kept and not is_self:
+                    yield PlannedChange("remove", "person", person.name, (), partial(people.delete, actor, person))
+
+
+def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
+    role = {"admin": declared.admin} if declared.role is None else {"role": declared.role.value}
+    return {**role, "disabled": declared.disabled, "identities": _names_of(declared)}
+
+
+def _names_of(declared: DeclaredPerson) -> list[str]:
+    return [name_of(LinkedIdentity(one.issuer, one.subject)) for one in declared.identities]
+
+
+def name_of(identity: LinkedIdentity) -> str:
+    """An identity in words."""
+    return f"{identity.subject} at {identity.issuer}"
+
+
+async def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> str | None:
+    added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
+    await _update_person(actor, added.user, declared)
+    return added.link
+
+
+async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> None:
+    if declared.role is None:
+        await people.set_admin(actor, person, is_admin=declared.admin)
+    else:
+        await people.set_role(actor, person, declared.role)
+    await people.set_disabled(actor, person, is_disabled=declared.disabled)
+    known = await users.list_identities(actor.deployment.database, person.id)
+    for one in declared.identities:
+        if LinkedIdentity(one.issuer, one.subject) not in known:
+            await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
+
+
+# Agents
+
+
+async def declared_agents(actor: Actor) -> dict[str, Client]:
+    """The agents that a declaration made, by the name there."""
+    found: dict[str, Client] = {}
+    async for page in clients.walk_clients(actor.deployment.database):
+        found |= {str(one.metadata[DECLARED]): one for one in page if DECLARED in one.metadata}
+    return found
+
+
+async def _plan_agents(
+    actor: Actor, wanted: Mapping[str, DeclaredAgent], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    known = await declared_agents(actor)
+    for name, declared in wanted.items():
+        new = _new_agent(name, declared)
+        client = await agents.client_of(actor, new)
+        chosen = dict(declared.release)
+        if chosen:
+            client = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+        after, held = _agent_facts(client), known.get(name)
+        if declared.id is not None:
+            await _check_id(actor, name, declared.id, held)
+        if held is None:
+            named = {} if declared.id is None else {"id": declared.id}
+            differences = differences_between({}, named | after)
+            yield PlannedChange("create", "agent", name, differences, partial(_create_agent, actor, new, chosen))
+            continue
+        before = _agent_facts(held)
+        if before["auth_method"] != after["auth_method"]:
+            raise ChangeRefused(
+                "agent_refused",
+                f"agents.{name}: how an agent authenticates can't change. Give it another name in the file",
+                field=f"agents.{name}",
+            )
+        if differences := differences_between(before, after):
+            changed = replace(client, id=held.id, created_at=held.created_at, secret_hash=held.secret_hash)
+            yield PlannedChange("update", "agent", name, differences, partial(agents.update, actor, changed))
+    if prunes:
+        for name in sorted(known.keys() - wanted.keys()):
+            yield PlannedChange("remove", "agent", name, (), partial(_remove_agent, actor, known[name]))
+
+
+async def _check_id(actor: Actor, name: str, client_id: str, held: Client | None) -> None:
+    if held is not None and held.id != client_id:
+        raise ChangeRefused(
+            "agent_refused",
+            f"agents.{name}: its client ID is {held.id} and can't change. Give it another name in the file",
+            field=f"agents.{name}.id",
+        )
+    if held is None and await clients.get_client(actor.deployment.database, client_id) is not None:
+        raise ChangeRefused(
+            "agent_refused",
+            f"agents.{name}: another agent has the client ID {client_id}: choose another one",
+            field=f"agents.{name}.id",
+        )
+
+
+def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
+    worker, asking = declared.worker, declared.ciba
+    return NewAgent(
+        name=declared.title or name,
+        redirect_uris=tuple(dict.fromkeys(declared.redirect_uris)),
+        has_secret=declared.confidential,
+        jwks=declared.jwks,
+        resources=tuple(declared.resources),
+        by_device=declared.device,
+        exchanges=declared.exchange or declared.auth0,
+        speaks_auth0=declared.auth0,
+        asking=None
+        if asking is None
+        else BackchannelSpec(
+            notify=asking.notify,
+            details_types=tuple(asking.details_types),
+            is_pushed=asking.push,
+            signing_alg=asking.signing_alg or "",
+            sends_user_code=asking.user_code,
+        ),
+        origins=tuple(declared.origins),
+        worker=WorkerSpec()
+        if worker is None
+        else WorkerSpec(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
+        by_itself=None
+        if declared.client_credentials is None
+        else OwnApisSpec(frozenset(declared.client_credentials.scopes)),
+        declared=name,
+        client_id=declared.id,
+    )
+
+
+def _agent_facts(client: Client) -> dict[str, object]:
+    rest = {name: value for name, value in client.metadata.items() if name != DECLARED}
+    return {
+        "title": client.name,
+        "auth_method": client.auth_method,
+        "redirect_uris": list(client.redirect_uris),
+        "grant_types": sorted(client.grant_types),
+        "resources": list(client.resources),
+        "release": rest.pop(release.MEMBER, {}),
+        "metadata": rest,
+    }
+
+
+async def _create_agent(actor: Actor, wanted: NewAgent, chosen: Mapping[str, str]) -> str | None:
+    made = await agents.register(actor, wanted)
+    client = made.client
+    for target, policy in chosen.items():
+        client, _ = await agents.set_release(actor, client, target=target, policy=policy)
+    return made.secret
+
+
+async def _remove_agent(actor: Actor, client: Client) -> None:
+    await agents.remove(actor, client)
+
+
+# APIs of your own
+
+
+async def _plan_apis(
+    actor: Actor, wanted: Mapping[str, DeclaredApi], named: Mapping[str, DeclaredAgent], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    reader, known = actor.deployment.database, await declared_agents(actor)
+    for url, declared in wanted.items():
+        held = await apis.find_api(reader, url)
+        linked = await apis.linked_clients(reader, url)
+        titles = {client.id: name for name, client in known.items()}
+        before: dict[str, object] = {}
+        if held is not None:
+            listed = sorted(titles.get(one, one) for one in linked)
+            before = {"name": held.name, "scopes": sorted(held.scopes), "clients": listed}
+        for one in declared.clients:
+            if one not in named and one not in known and await clients.get_client(reader, one) is None:
+                raise ChangeRefused("api_refused", f"apis.{url}: there is no agent {one}", field="apis")
+        after: dict[str, object] = {
+            "name": declared.name or (url if held is None else held.name),
+            "scopes": sorted(declared.scopes),
+            "clients": sorted(declared.clients),
+        }
+        if differences := differences_between(before, after):
+            verb: Verb = "create" if held is None else "update"
+            yield PlannedChange(verb, "api", url, differences, partial(_save_api, actor, url, declared))
+    if prunes:
+        for one in await apis.list_apis(reader):
+            if one.resource not in wanted:
+                yield PlannedChange("remove", "api", one.resource, (), partial(own_apis.remove, actor, one.resource))
+
+
+async def _save_api(actor: Actor, url: str, declared: DeclaredApi) -> None:
+    known = await declared_agents(actor)
+    linked = [known.get(one) or await agents.agent_with_id(actor, one) for one in declared.clients]
+    await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked)
+    wanted = {one.id for one in linked}
+    for other in await apis.linked_clients(actor.deployment.database, url):
+        if other not in wanted:
+            await own_apis.unlink(actor, url, await agents.agent_with_id(actor, other))
+
+
+# Providers
+
+
+async def _plan_providers(
+    actor: Actor, wanted: Mapping[str, DeclaredProvider], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    deployment = actor.deployment
+    for name, declared in wanted.items():
+        provider = registrations.provider_named(deployment, name)
+        stored = await registrations.own_registration(actor, provider, revision=None)
+        secret = "" if declared.client_secret is None else declared.client_secret.get_secret_value()
+        before: dict[str, object] = {}
+        if stored is not None:
+            before = {"client_id": stored.client_id, "inputs": dict(stored.inputs), "testing": stored.is_testing}
+        after: dict[str, object] = {
+            "client_id": declared.client_id,
+            "inputs": declared.inputs,
+            "testing": declared.testing and provider.expires.testing is not None,
+        }
+        if secret:
+            is_same = await has_secret(actor, stored, secret)
+            before["client_secret"], after["client_secret"] = (SECRET if is_same else None), SECRET
+        if differences := differences_between(before, after):
+            entry = RegistrationInput(declared.client_id, secret, declared.inputs, declared.testing)
+            verb: Verb = "create" if stored is None else "update"
+            yield PlannedChange(verb, "provider", name, differences, partial(save_registration, actor, name, entry))
+    if prunes:
+        remote = {one.name for one in await list_accepted(deployment.database)}
+        for one in await stored_registrations.list_registrations(deployment.database):
+            if one.provider not in {*wanted, *remote}:
+                run = partial(_remove_registration, actor, one.provider)
+                yield PlannedChange("remove", "provider", one.provider, (), run)
+
+
+async def has_secret(actor: Actor, stored: StoredRegistration | None, secret: str) -> bool:
+    """Whether this client secret is the stored one."""
+    if stored is None:
+        return False
+    try:
+        kept = await stored_registrations.open_registration(actor.deployment.database, actor.deployment.keys, stored)
+    except CiphertextRejected:
+        return False
+    return hmac.compare_digest((kept.client_secret or "").encode(), secret.encode())
+
+
+async def save_registration(actor: Actor, name: str, entry: RegistrationInput) -> None:
+    """Store our registration at a provider."""
+    provider = registrations.provider_named(actor.deployment, name)
+    stored = await registrations.own_registration(actor, provider, revision=None)
+    await registrations.save(actor, provider, entry, stored=stored)
+
+
+async def _remove_registration(actor: Actor, name: str) -> None:
+    provider = registrations.provider_named(actor.deployment, name)
+    stored = await registrations.own_registration(actor, provider, revision=None)
+    await registrations.remove(actor, provider, stored=stored)

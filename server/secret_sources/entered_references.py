@@ -1,0 +1,78 @@
+"""References that people enter in place of keys: which the operator allows, and what is read for the vault's exchange.
+
+The vault reads with its own token, so what a person may not see there must not be below an allowed beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from providers.credentials.references import is_below
+from providers.definitions.credential import Credential
+from providers.definitions.model import Provider
+from providers.oauth.secret_references import SecretUnavailable, held_references, read_references
+from server.secret_sources.opened_keys import OpenedKeys, OpenKeys
+from server.secret_sources.sources import SecretSources
+from vault.refusals import TemporarilyUnavailable
+
+_NAME: Final = re.compile(r"[A-Za-z0-9@_+-][A-Za-z0-9@._+-]*")  # of a person, as a part of a path
+_LATER: Final = 5  # seconds until it is read again
+logger = logging.getLogger("token_vault.secrets")
+
+
+class EnteredSecrets:
+    """`providers.oauth.secret_references.EnteredReader`, for allowed references only."""
+
+    def __init__(self, sources: SecretSources, allowed: Sequence[str], open_keys: OpenKeys) -> None:
+        self._sources = sources
+        self._allowed = allowed
+        self._opened = OpenedKeys(open_keys, seconds=sources.cache)
+
+    def may_enter(self, reference: str, *, user: str) -> bool:
+        """Whether a person of this name may enter it."""
+        named = user if _NAME.fullmatch(user) else ""
+        return any(is_below(reference, one, user=named) for one in self._allowed if named or "{" not in one)
+
+    async def read(self, reference: str, *, is_fresh: bool = False) -> str:
+        """The secret. Raises SecretUnavailable, also for what the settings don't allow anymore."""
+        if not any(is_below(reference, one) for one in self._allowed):
+            raise SecretUnavailable(f"{reference} isn't allowed: add its beginning to secrets.entered.")
+        return await self._sources.read_lines(reference, is_fresh=is_fresh)
+
+    async def open_keys(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:
+        """The values with private keys that need no passphrase. Raises CredentialRefused or SecretUnavailable."""
+        return await self._opened.open(credential, values)
+
+
+class VaultReferences:
+    """`vault.refresh.references.References`."""
+
+    def __init__(self, facts_of: Callable[[str], tuple[Provider | None, EnteredSecrets]]) -> None:
+        self._facts_of = facts_of  # of a provider's name, as they are now
+
+    def source_of(self, provider: str, token: str) -> str:
+        """The names of the sources, such as `bao`; empty for a token that holds its secrets itself."""
+        if "://" not in token:
+            return ""
+        known, _ = self._facts_of(provider)
+        found = {} if known is None else held_references(known, token)
+        return " ".join(sorted({one.partition("://")[0] for one in found.values()}))
+
+    async def read(self, provider: str, token: str) -> str:
+        """The token with the secrets. Raises TemporarilyUnavailable."""
+        known, secrets = self._facts_of(provider)
+        if known is None:
+            return token
+        try:
+            return await read_references(known, token, secrets)
+        except SecretUnavailable as error:
+            logger.warning("entered secret not read", extra={"provider": provider, "detail": error.description})
+            raise TemporarilyUnavailable(
+                f"The secret of this {known.title} account is kept elsewhere and can't be read there. Have its person "
+                "or an admin check the reference.",
+                retry_after=_LATER,
+                detail=error.description,
+            ) from error
