@@ -129,8 +129,8 @@ class UpstreamUnavailable(ToolRefused):
 
 
 @dataclass(slots=True)
-class _WrittenState:
-    """What a tool call has done at the provider."""
+class WrittenState:
+    """Whether a tool call changed something at the provider, or may have."""
 
     has_written: bool = False
 
@@ -151,7 +151,7 @@ class UpstreamAPI:
     enforce the narrowing, the same as `scopes` (the default) when the token is narrow. `now` is the time that tools
     use. `renew` gets another token after the provider rejected this one, as happens mid-call when a refresh kills the
     old token: only the refused request is then sent once more. `entered`: client credentials to mask, too. `program`:
-    opens a session of the MCP server that the vault runs for this caller.
+    opens a session of the MCP server that the vault runs for this caller. `written`: shared by one call.
     """
 
     def __init__(
@@ -169,6 +169,7 @@ class UpstreamAPI:
         now: int,
         deadline: float | None = None,
         program: OpenProgram | None = None,
+        written: WrittenState | None = None,
     ) -> None:
         self.account = account
         self.connection_id = connection_id
@@ -184,12 +185,7 @@ class UpstreamAPI:
         self._renew = renew
         self._renewing = asyncio.Lock()
         self._deadline = deadline
-        self._written_state = _WrittenState()
-
-    @property
-    def has_written(self) -> bool:
-        """Whether a write of this tool call was carried out, or may have been."""
-        return self._written_state.has_written
+        self._written = WrittenState() if written is None else written
 
     def acting_with(self, token: str) -> UpstreamAPI:
         """The same call with a token for part of the account, such as a page; the token stays in memory."""
@@ -202,9 +198,9 @@ class UpstreamAPI:
             granted=self._granted,
             now=self.now,
             deadline=self._deadline,
+            written=self._written,
         )
         acting._secrets += self._secrets
-        acting._written_state = self._written_state
         return acting
 
     async def get(
@@ -341,15 +337,15 @@ class UpstreamAPI:
     @contextmanager
     def _step(self, *, is_write: bool) -> Generator[None]:
         """One request of the tool call: notes whether it wrote, and lets its refusal tell of earlier writes."""
-        is_later = self.has_written
+        is_later = self._written.has_written
         try:
             yield
         except ToolRefused as refused:
-            self._written_state.has_written |= isinstance(refused, UpstreamUnavailable) and refused.unknown_outcome
+            self._written.has_written |= isinstance(refused, UpstreamUnavailable) and refused.unknown_outcome
             if is_later:
                 refused.tell_earlier_write()
             raise
-        self._written_state.has_written |= is_write
+        self._written.has_written |= is_write
 
     def _choose(self, choice: Mapping[str, str]) -> ChosenToken:
         try:

@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http import cors, failures, guards, request_ids
 from server.http.answers import with_headers
@@ -52,14 +52,15 @@ class Edge:
         peer = CALLER_ADDRESS.set((scope["client"] or ("",))[0])
         try:
             with self._drain.call() as call:
-                channels = _Channels(receive, request_ids.with_request_id(send, identity))
+                answer = request_ids.NamedAnswer(send, identity)
+                channels = _Channels(receive, answer.send)
                 app = self._admit(scope, channels, call)
                 try:
                     await app(scope, channels.receive, channels.send)
                 except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
                     pass
                 except Exception as error:  # the outermost handler
-                    if channels.is_answering:  # cut it off, so that no client takes it for complete
+                    if answer.has_begun:  # cut it off, so that no client takes it for complete
                         raise
                     await failures.answer(error, scope, channels.receive, channels.send)
                 for layer in reversed(channels.layers):
@@ -88,18 +89,12 @@ class Edge:
 class _Channels:
     """The two channels of a request, with the layers around them, outermost first."""
 
-    __slots__ = ("_out", "is_answering", "layers", "receive", "send")
+    __slots__ = ("layers", "receive", "send")
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        self._out = send
-        self.is_answering = False
         self.receive = receive
-        self.send: Send = self._pass
+        self.send = send
         self.layers: list[EndableStream | BoundedBody] = []
-
-    async def _pass(self, message: Message) -> None:
-        self.is_answering = True
-        await self._out(message)
 
     def add(self, layer: EndableStream | BoundedBody) -> None:
         self.layers.append(layer)

@@ -37,15 +37,21 @@ def request_member() -> dict[str, str]:
     return {"request_id": identity} if identity else {}
 
 
-def with_request_id(send: Send, identity: str) -> Send:
-    """Wrap `send` to name the request in its answer."""
-    value = identity.encode("ascii")
+class NamedAnswer:
+    """The way of an answer to the server, which names the request in it."""
 
-    async def send_named(message: Message) -> None:
+    __slots__ = ("_send", "_value", "has_begun")
+
+    def __init__(self, send: Send, identity: str) -> None:
+        self._send = send
+        self._value = identity.encode("ascii")
+        self.has_begun = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on."""
+        self.has_begun = True
         if message["type"] == "http.response.start":
             fields = message.get("headers", ())
             name = OURS if any(field.lower() == HEADER for field, _ in fields) else HEADER
-            message = {**message, "headers": [*fields, (name, value)]}
-        await send(message)
-
-    return send_named
+            message = {**message, "headers": [*fields, (name, self._value)]}
+        await self._send(message)

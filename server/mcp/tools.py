@@ -26,6 +26,7 @@ from providers.api.api import (
     ToolRefused,
     UpstreamAPI,
     UpstreamRefused,
+    WrittenState,
 )
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
@@ -358,11 +359,11 @@ class _CallToken:
         self._deployment = deployment
         self._wanted = wanted
         self.left_out: MissingPart | None = None
-        self._api: UpstreamAPI | None = None
+        self._written = WrittenState()  # kept here: an API that is kept would form a cycle with `_renew`
 
     @property
     def has_written(self) -> bool:
-        return self._api is not None and self._api.has_written
+        return self._written.has_written
 
     def _leave_out(self, missing: MissingPart) -> None:
         self.left_out = missing
@@ -370,7 +371,7 @@ class _CallToken:
     def api(self) -> UpstreamAPI:
         deployment, held = self._deployment, self._authority()
         provider, _ = deployment.catalog.resolve(self._wanted.provider)
-        self._api = UpstreamAPI(
+        return UpstreamAPI(
             provider,
             deployment.http,
             token=held.token,
@@ -382,8 +383,8 @@ class _CallToken:
             renew=self._renew,
             now=deployment.now(),
             program=self._program(),
+            written=self._written,
         )
-        return self._api
 
     def _program(self) -> OpenProgram | None:
         """The session of an MCP server that the vault runs for this person and agent."""

@@ -1,0 +1,87 @@
+"""What a request leaves behind: nothing that only Python's search for cycles can free.
+
+Such objects stay in memory until the next search, so each request works in memory that no cache of the processor has.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.mcp_room import modern, modern_headers, room
+
+OURS = ("server.", "providers.", "vault.", "uvicorn.")
+SIMULATOR = "providers.simulator."
+Request = Callable[[], Awaitable[httpx2.Response]]
+
+
+@contextmanager
+def kept_garbage() -> Generator[Counter[str]]:
+    """At the end, the types of the objects that could only be freed by the search for cycles."""
+    found: Counter[str] = Counter()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        names = [f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage]
+        found.update(name for name in names if name.startswith(OURS) and not name.startswith(SIMULATOR))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncGenerator[ExchangeRoom]:
+    async with (
+        room(tmp_path / "data") as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=30, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(opened, http)
+
+
+async def tool_call(place: ExchangeRoom) -> Request:
+    agent = await place.agent(await place.caller())
+    await place.slack(agent)
+    message = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
+    headers = modern_headers("tools/call", "slack_post", authorization=f"Bearer {agent.token}")
+    return lambda: place.http.post("/mcp", json=message, headers=headers)
+
+
+async def proxied_call(place: ExchangeRoom) -> Request:
+    caller = await place.caller()
+    agent = await place.agent(caller)
+    await place.slack(agent)
+    handle = (await place.exchange(caller, agent.token, scope="chat:write")).json()
+    headers = {"authorization": f"Bearer {handle['access_token']}"}
+    form = {"channel": "#general", "text": "hello"}
+    return lambda: place.http.post(f"{handle['api_base_url']}/chat.postMessage", data=form, headers=headers)
+
+
+async def exchanged_token(place: ExchangeRoom) -> Request:
+    caller = await place.caller()
+    agent = await place.agent(caller)
+    await place.slack(agent)
+    return lambda: place.exchange(caller, agent.token, scope="chat:write")
+
+
+@pytest.mark.parametrize("make", [tool_call, proxied_call, exchanged_token])
+async def test_a_request_is_freed_without_a_search_for_cycles(
+    place: ExchangeRoom, make: Callable[[ExchangeRoom], Awaitable[Request]]
+) -> None:
+    send = await make(place)
+    for _ in range(3):  # what the first ones load stays
+        assert (await send()).status_code == 200
+    with kept_garbage() as found:
+        for _ in range(10):
+            assert (await send()).status_code == 200
+    assert not {name: number for name, number in found.items() if number >= 10}
