@@ -150,7 +150,7 @@ def statements() -> tuple[tuple[str, str], ...]:
     for path in sources():
         if path.parent == ROOT / "vault" / "storage" and path.stem.startswith(DRIVERS):
             continue
-        if path == ROOT / "server" / "administration" / "importing" / "contextforge.py":
+        if path == ROOT / "server" / "administration" / "account_imports" / "contextforge.py":
             continue  # tables of another program
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if not any(
@@ -273,7 +273,7 @@ async def test_a_page_of_the_quarantine_begins_in_the_keys_where_it_begins_in_th
 
 def test_the_search_finds_statements_and_the_judgment_finds_scans(sqlite_store: Store) -> None:
     assert len(statements()) > 150
-    assert ROOT / "server" / "commands" / "activity" / "verifying.py" in sources()
+    assert ROOT / "server" / "commands" / "activity" / "verification.py" in sources()
     for sql in ("select a from b where c = 1", "insert into b (a) values (1)", "update b set a = 1", "delete from b"):
         assert STATEMENT.match(sql), sql
     assert not STATEMENT.match("delete what was sent from here")
