@@ -49,6 +49,12 @@ class LocalServerSettings(Section):
     writable: Path | None = Field(
         default=None, description="Folder that it can write; each person and agent gets a folder of their own there"
     )
+    writable_mb: int = Field(
+        default=1024,
+        ge=1,
+        le=1_048_576,
+        description="Space of each folder in `writable`, in MiB: no call when it is full",
+    )
     memory_mb: int = Field(default=512, ge=32, le=65_536, description="Memory of all its processes, in MiB")
     processes: int = Field(default=64, ge=1, le=4096, description="Processes and threads at once")
     cpu_seconds: int = Field(default=600, ge=1, le=1_000_000, description="CPU time of one process, in seconds")

@@ -40,6 +40,7 @@ from server.programs.hosted.folders import locked_folder
 from server.programs.hosted.stdio import LONGEST, Conversation
 from server.programs.hosted.syscalls import call_filter
 from server.programs.hosted.turns import HostNotes, Turn
+from server.programs.hosted.usage import fills
 from server.programs.wire import Exchange
 from server.proxy import refusals
 from server.proxy.program_hosts import HostMap, host_map
@@ -159,6 +160,12 @@ class HostedProcess:
         try:
             async with self._one:
                 session, front = await self._wait_for_session()
+                if await self.has_full_folder():
+                    raise UpstreamUnavailable(
+                        f"{caller.title} keeps {self.settings.writable_mb} MiB or more in its folder, so nothing was "
+                        "called. An admin can remove files there or raise writable_mb.",
+                        unknown_outcome=False,
+                    )
                 self.caller = caller
                 self._turn = turn = Turn(self.deployment, caller, self.settings, self._hosts)
                 is_over = False
@@ -184,6 +191,11 @@ class HostedProcess:
                 turn.check_permission()
         finally:
             self._waiting -= 1
+
+    async def has_full_folder(self) -> bool:
+        """Whether its own writable folder has reached the limit of the settings."""
+        own = self._own_folder()
+        return own is not None and await asyncio.to_thread(fills, own, self.settings.writable_mb * 1024 * 1024)
 
     async def _wait_for_session(self) -> tuple[ClientSession, Front]:
         await self._answers.wait()
@@ -294,14 +306,19 @@ class HostedProcess:
             )
 
     def _writable(self) -> tuple[Path, Path] | None:
-        """Where the writable folder shows, and the own part of this server, person, and agent."""
-        folder = self.settings.writable
-        if folder is None:
+        """Where the writable folder shows, and the own part, which is made."""
+        folder, own = self.settings.writable, self._own_folder()
+        if folder is None or own is None:
             return None
-        who = f"{self.caller.server}\0{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
-        own = folder / hashlib.sha256(who).hexdigest()[:32]
         own.mkdir(mode=0o700, exist_ok=True)
         return folder, own
+
+    def _own_folder(self) -> Path | None:
+        """The part of the writable folder of this server, person, and agent."""
+        if self.settings.writable is None:
+            return None
+        who = f"{self.caller.server}\0{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
+        return self.settings.writable / hashlib.sha256(who).hexdigest()[:32]
 
     def _order(self, place: ProgramPlace) -> bytes:
         """The arguments for `inside`."""

@@ -1,4 +1,4 @@
-"""How much memory and how many processes a program and its descendants use, according to the kernel."""
+"""How much memory, processes, and disk space a program and its descendants use, according to the kernel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _MOST: Final = 20_000  # processes that are examined
+_LEAST: Final = 4096  # bytes that every file counts as, even an empty one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,29 @@ def _descendants(pid: int) -> Iterator[Path]:
                     waiting += [int(one) for one in children]
                     yield from (Path("/proc", one) for one in children)
                     seen += len(children)
+
+
+def fills(folder: Path, most: int) -> bool:
+    """Whether what is in this folder takes at least `most` bytes of disk. What can't be looked at counts as too much.
+
+    A program owns the folder and may be changing it: no link is followed, and what is gone meanwhile isn't counted.
+    """
+    waiting, used, seen = [str(folder)], 0, set[int]()
+    while waiting and used < most:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for one in entries:
+                    with suppress(FileNotFoundError):
+                        facts = one.stat(follow_symlinks=False)
+                        if facts.st_ino not in seen:  # another name of the same file takes no space
+                            seen.add(facts.st_ino)
+                            used += max(facts.st_blocks * 512, _LEAST)
+                        if one.is_dir(follow_symlinks=False):
+                            waiting.append(one.path)
+                    if used >= most:
+                        break
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+    return used >= most

@@ -13,6 +13,7 @@ import pytest
 from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import interpreter
+from server.programs.hosted.usage import fills
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
 from tests.support.rooms.mcp_room import Agent
 
@@ -21,7 +22,9 @@ from tests.support.rooms.mcp_room import Agent
 async def small(place: HostedRoom, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[HostedRoom]:
     """A vault that runs two programs at once, in little room."""
     folder = tmp_path_factory.mktemp("small")
-    limits = {"idle_seconds": 3600, "memory_mb": 96, "processes": 8}
+    files = folder / "files"
+    files.mkdir()
+    limits = {"idle_seconds": 3600, "memory_mb": 96, "processes": 8, "writable": str(files), "writable_mb": 1}
     async with hosted_room(folder / "vault", most=2, curious={**CURIOUS, **limits}) as opened:
         await opened.add("curious")
         yield opened
@@ -204,6 +207,43 @@ async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:
         assert started < 40, "the kernel's own limit, which it doesn't apply to root"
     else:
         await until(lambda: process.has_ended)
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_a_full_folder_is_called_again_when_there_is_room(small: HostedRoom, kilobytes: int) -> None:
+    agent, files = await small.agent("curious"), small.deployment.settings.local_servers["curious"].writable
+    assert files is not None
+    known = {*files.iterdir()}
+    assert await small.ask(agent, "write", path=str(files / "x"), kilobytes=kilobytes) == kilobytes * 1024
+    (own,) = {*files.iterdir()} - known
+    answer = await small.ask(agent, "look", path=str(files))
+    assert answer == (["x"] if kilobytes < 1024 else answer)
+    assert ("keeps 1 MiB or more in its folder, so nothing was called" in str(answer)) is (kilobytes > 1024)
+    (own / "x").unlink()
+    assert await small.ask(agent, "look", path=str(files)) == []
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_a_call_that_fills_its_folder_is_broken_off(small: HostedRoom, kilobytes: int) -> None:
+    agent, files = await small.agent("curious"), small.deployment.settings.local_servers["curious"].writable
+    assert files is not None
+    known = {*files.iterdir()}
+    await small.ask(agent, "pid")
+    (own,) = {*files.iterdir()} - known
+    waiting = asyncio.create_task(small.ask(agent, "wait", seconds=8.0))
+    (own / "x").write_bytes(b"x" * (kilobytes * 1024))
+    assert (await waiting == "waited") is (kilobytes < 1024)
+
+
+def test_each_file_counts_and_each_only_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c").hardlink_to(tmp_path / "a")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "up").symlink_to(tmp_path)
+    assert fills(tmp_path, 4 * 4096)  # two files, a folder, a link
+    assert not fills(tmp_path, 4 * 4096 + 1)
+    assert not fills(tmp_path / "missing", 1)
 
 
 async def test_a_disabled_server_is_ended(place: HostedRoom) -> None:
