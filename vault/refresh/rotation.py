@@ -126,9 +126,7 @@ async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
     """
     dead = 0
     for _ in range(2):
-        facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
-        now = vault.database.now()
-        facts, newer = _look(vault, request, facts=facts, now=now)
+        facts, newer, now = await _look(vault, request)
         if newer is not None:
             return newer
         policy = _policy(vault, facts)
@@ -155,9 +153,7 @@ async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
     await attempts.pay(vault, request.connection_id)
     while True:
         started = boot_time()
-        facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
-        now = vault.database.now()
-        facts, newer = _look(vault, request, facts=facts, now=now)
+        facts, newer, now = await _look(vault, request)
         if newer is not None:
             return newer
         if await takeover.is_free(vault, facts, now=now):
@@ -183,9 +179,7 @@ async def _in_place(
     try:
         if not at_once:
             read_at = boot_time()
-            found = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
-            now = vault.database.now()
-            facts, newer = _look(vault, request, facts=found, now=now)
+            facts, newer, now = await _look(vault, request)
             if newer is not None:
                 return newer
             if not await takeover.is_free(vault, facts, now=now):
@@ -224,10 +218,10 @@ async def _attempt(
     return None
 
 
-def _look(
-    vault: Vault, request: UpstreamTokenRequest, *, facts: ConnectionFacts | None, now: int
-) -> tuple[ConnectionFacts, int | None]:
-    """Refuse what cannot be refreshed; the generation of a newer token if there is one."""
+async def _look(vault: Vault, request: UpstreamTokenRequest) -> tuple[ConnectionFacts, int | None, int]:
+    """Read the row. Refuse what cannot be refreshed; the generation of a newer token if there is one, and the time."""
+    facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
+    now = vault.database.now()
     if facts is None or facts.is_ended:
         raise ConnectionRequired(
             "This account was disconnected. Connect it again on the Connections page.",
@@ -240,7 +234,7 @@ def _look(
     newest = facts.access_generation if request.scopes is None else facts.narrowed_generation
     has_ended = request.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
     if newest > request.generation and not has_ended:  # an answer that was adopted late may have expired
-        return facts, newest
+        return facts, newest, now
     waiting = vault.tasks.seconds_paused(request, now=now, generation=facts.generation)
     if waiting:
         raise TemporarilyUnavailable(vault.tasks.why_paused(request), retry_after=waiting)
@@ -252,7 +246,7 @@ def _look(
             f"{facts.provider} isn't working with this server right now. The vault retries automatically.",
             retry_after=closed_for,
         )
-    return facts, None
+    return facts, None, now
 
 
 def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
