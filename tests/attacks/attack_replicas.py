@@ -11,23 +11,11 @@ from joserfc.jwk import ECKey
 
 from tests.attacks.conftest import Pair
 from tests.attacks.oauth.attack_tokens import _ath
-from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof
-from tests.attacks.wire.handles import Handle, handle, ready
+from tests.attacks.target import ACCESS, EXCHANGE, new_key, proof
+from tests.attacks.wire.handles import Handle, bound_handle, handle
 from tests.support.person import forms_of
 
 PATH = "/repos/alice/notes/readme"
-
-
-async def bound_handle(target: Target) -> tuple[Handle, ECKey, Agent]:
-    """A handle for alice's GitHub that needs the key."""
-    assert (await ready(target, "github", "contents:read")).status_code == 200
-    agent, key = target.kept[f"backend {id(target.alice)}"], new_key()
-    assert isinstance(agent, Agent)
-    form = {"grant_type": EXCHANGE, **target.clients["backend"], "subject_token": agent.token}
-    form |= {"subject_token_type": ACCESS, "audience": "github", "scope": "contents:read"}
-    answer = await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))
-    assert (answer.status_code, answer.json()["token_type"]) == (200, "DPoP"), answer.text
-    return Handle(target, answer.json()["api_base_url"], answer.json()["access_token"]), key, agent
 
 
 async def call(http: httpx2.AsyncClient, one: Handle, made: str, *, scheme: str = "DPoP") -> httpx2.Response:
@@ -39,7 +27,7 @@ def right(one: Handle, key: ECKey, **claims: object) -> str:
 
 
 async def test_a_proof_that_one_process_took_is_refused_by_both(pair: Pair) -> None:
-    one, key, _ = await bound_handle(pair.target)
+    one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     for first, second in ((0, 1), (1, 0)):
         made = right(one, key)
         assert (await call(pair.clients[first], one, made)).status_code == 200
@@ -48,7 +36,7 @@ async def test_a_proof_that_one_process_took_is_refused_by_both(pair: Pair) -> N
 
 
 async def test_a_proof_that_is_sent_to_both_at_once_counts_once(pair: Pair) -> None:
-    one, key, _ = await bound_handle(pair.target)
+    one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     made = right(one, key)
     answers = await asyncio.gather(*(call(pair.clients[number % 2], one, made) for number in range(12)))
     assert sorted(answer.status_code for answer in answers) == [200] + [401] * 11
@@ -56,12 +44,12 @@ async def test_a_proof_that_is_sent_to_both_at_once_counts_once(pair: Pair) -> N
 
 async def test_an_id_counts_once_whatever_else_its_proof_says(pair: Pair) -> None:
     """A client that numbers its proofs, a clock that moved: the id has been seen."""
-    one, key, _ = await bound_handle(pair.target)
+    one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     assert (await call(pair.clients[0], one, right(one, key, jti="the only one"))).status_code == 200
     for iat in (int(time.time()) - 200, int(time.time()) + 20):
         for http in pair.clients:
             assert (await call(http, one, right(one, key, jti="the only one", iat=iat))).status_code == 401
-    again, other_key, _ = await bound_handle(pair.target)
+    again, other_key, _ = await bound_handle(pair.target, "github", "contents:read")
     assert (await call(pair.clients[1], again, right(again, other_key, jti="the only one"))).status_code == 200
 
 
@@ -81,7 +69,7 @@ WRONG: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("what", WRONG)
 async def test_each_process_refuses_a_proof_for(pair: Pair, what: str, number: int) -> None:
-    one, key, _ = await bound_handle(pair.target)
+    one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     http = pair.clients[number]
     claims = {"ath": _ath(one.value)} | WRONG[what]
     base, path = one.base, one.path
@@ -100,13 +88,13 @@ async def test_each_process_refuses_a_proof_for(pair: Pair, what: str, number: i
 
 @pytest.mark.parametrize("number", [0, 1])
 async def test_each_process_refuses_a_bound_handle_as_a_bearer(pair: Pair, number: int) -> None:
-    one, key, _ = await bound_handle(pair.target)
+    one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     for scheme in ("Bearer", "token"):
         assert (await call(pair.clients[number], one, right(one, key), scheme=scheme)).status_code == 401
 
 
 async def test_a_proof_of_the_token_endpoint_counts_once_at_both(pair: Pair) -> None:
-    _, key, agent = await bound_handle(pair.target)
+    _, key, agent = await bound_handle(pair.target, "github", "contents:read")
     form = {"grant_type": EXCHANGE, **pair.target.clients["backend"], "subject_token": agent.token}
     form |= {"subject_token_type": ACCESS, "audience": "github", "scope": "contents:read"}
     made = proof(key, "POST", f"{pair.target.url}/token")

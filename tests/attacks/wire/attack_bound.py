@@ -9,22 +9,15 @@ import pytest
 from joserfc.jwk import ECKey
 
 from tests.attacks.oauth.attack_tokens import _ath
-from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof
-from tests.attacks.wire.handles import Handle, ready
+from tests.attacks.target import ACCESS, EXCHANGE, Target, new_key, proof
+from tests.attacks.wire.handles import Handle, bound_handle
 
 PATH = "/conversations.list"
 
 
-async def bound_handle(target: Target) -> tuple[Handle, ECKey]:
+async def bound_slack(target: Target) -> tuple[Handle, ECKey]:
     """A handle for alice's Slack that needs the key."""
-    assert (await ready(target, "slack", "channels:read")).status_code == 200
-    agent, key = target.kept[f"backend {id(target.alice)}"], new_key()
-    assert isinstance(agent, Agent)
-    form = {"grant_type": EXCHANGE, **target.clients["backend"], "subject_token": agent.token}
-    form |= {"subject_token_type": ACCESS, "audience": "slack", "scope": "channels:read"}
-    answer = await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))
-    assert (answer.status_code, answer.json()["token_type"]) == (200, "DPoP"), answer.text
-    return Handle(target, answer.json()["api_base_url"], answer.json()["access_token"]), key
+    return (await bound_handle(target, "slack", "channels:read"))[:2]
 
 
 async def call(one: Handle, made: str | None, *, scheme: str = "DPoP", path: str = PATH) -> httpx2.Response:
@@ -63,7 +56,7 @@ WRONG: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 async def test_a_bound_handle_is_refused_with_a_proof_for(target: Target, what: str) -> None:
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     claims = {"ath": _ath(one.value)} | WRONG[what]
     htu, method = claims.pop("htu", "BASE" + PATH), str(claims.pop("htm", "GET"))
     if isinstance(htu, str):
@@ -81,13 +74,13 @@ async def test_a_bound_handle_is_refused_with_a_proof_for(target: Target, what: 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "token", "bearer", "DPoP"])
 async def test_a_bound_handle_is_refused_without_a_proof(target: Target, scheme: str) -> None:
-    one, _ = await bound_handle(target)
+    one, _ = await bound_slack(target)
     assert (await call(one, None, scheme=scheme)).status_code == 401
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "token"])
 async def test_a_bound_handle_is_refused_as_a_bearer_beside_a_right_proof(target: Target, scheme: str) -> None:
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     made = proof(key, "GET", one.base + PATH, ath=_ath(one.value))
     assert (await call(one, made, scheme=scheme)).status_code == 401
 
@@ -96,7 +89,7 @@ async def test_a_bound_handle_is_refused_as_a_bearer_beside_a_right_proof(target
     "what", ["another key", "the private key inside", "type JWT", "no signature", "a symmetric key"]
 )
 async def test_a_bound_handle_is_refused_with_a_proof_that_has(target: Target, what: str) -> None:
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     header: dict[str, object] = {}
     if what == "the private key inside":
         header["jwk"] = key.as_dict(private=True)
@@ -112,17 +105,17 @@ async def test_a_bound_handle_is_refused_with_a_proof_that_has(target: Target, w
 
 
 async def test_a_proof_counts_once_at_the_proxy_and_nowhere_else_after(target: Target) -> None:
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     made = proof(key, "GET", one.base + PATH, ath=_ath(one.value))
     assert (await call(one, made)).status_code == 200
     assert (await call(one, made)).status_code == 401
     assert (await call(one, made, path=PATH + "?limit=1")).status_code == 401  # htu knows no query
-    other, _ = await bound_handle(target)
+    other, _ = await bound_slack(target)
     assert (await call(other, made)).status_code == 401
 
 
 async def test_two_proofs_at_once_are_none(target: Target) -> None:
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     sent = [("authorization", f"DPoP {one.value}")]
     sent += [("dpop", proof(key, "GET", one.base + PATH, ath=_ath(one.value))) for _ in range(2)]
     assert (await target.http.get(one.base + PATH, headers=sent)).status_code in {400, 401}
@@ -131,7 +124,7 @@ async def test_two_proofs_at_once_are_none(target: Target) -> None:
 async def test_a_proof_that_was_used_in_parallel_counts_once(target: Target) -> None:
     import asyncio
 
-    one, key = await bound_handle(target)
+    one, key = await bound_slack(target)
     made = proof(key, "GET", one.base + PATH, ath=_ath(one.value))
     answers = await asyncio.gather(*(call(one, made) for _ in range(12)))
     assert sorted(answer.status_code for answer in answers) == [200] + [401] * 11

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx2
+from joserfc.jwk import ECKey
 
-from tests.attacks.target import Agent, Target
+from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof
 from tests.support.person import Person
 
 
@@ -53,3 +54,15 @@ async def handle(target: Target, provider: str, scope: str, *, person: Person | 
     answer = await ready(target, provider, scope, person=person)
     assert answer.status_code == 200, answer.text
     return Handle(target, answer.json()["api_base_url"], answer.json()["access_token"])
+
+
+async def bound_handle(target: Target, provider: str, scope: str) -> tuple[Handle, ECKey, Agent]:
+    """A handle for alice's account that needs the key."""
+    assert (await ready(target, provider, scope)).status_code == 200
+    agent, key = target.kept[f"backend {id(target.alice)}"], new_key()
+    assert isinstance(agent, Agent)
+    form = {"grant_type": EXCHANGE, **target.clients["backend"], "subject_token": agent.token}
+    form |= {"subject_token_type": ACCESS, "audience": provider, "scope": scope}
+    answer = await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))
+    assert (answer.status_code, answer.json()["token_type"]) == (200, "DPoP"), answer.text
+    return Handle(target, answer.json()["api_base_url"], answer.json()["access_token"]), key, agent
