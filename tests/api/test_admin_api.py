@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
@@ -13,19 +12,13 @@ from joserfc.jwk import ECKey
 
 from server.oauth.backchannel.clients import DELIVERY
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
-from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from tests.support.rooms.admin_room import AdminRoom, problem
 from vault import apis, clients, connections, delegations
 from vault.approvals import approvals, requests, standing_approvals
 from vault.approvals.approvals import RELEASE, ToolCall
 from vault.approvals.requests import BackchannelRequest
 from vault.approvals.standing_approvals import Binding
 from vault.records import ClientKind, Connection, Principal, User
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path_factory.mktemp("admin") / "vault") as opened:
-        yield opened
 
 
 async def _ok(answer: httpx2.Response, status: int = 200) -> dict[str, object]:

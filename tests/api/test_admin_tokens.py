@@ -22,12 +22,6 @@ from vault import clients, grants, users
 from vault.records import ClientKind
 
 
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path_factory.mktemp("admin") / "vault") as opened:
-        yield opened
-
-
 @pytest.fixture
 async def own_room(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
     async with running_admin_room(tmp_path / "vault", admin={"requests_per_minute": 10}) as opened:

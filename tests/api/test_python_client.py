@@ -6,17 +6,15 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.conftest import unavailable
 from tests.generating import admin_clients
 from tests.support.rooms.admin_room import running_admin_room
 from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
-from tests.support.rooms.mcp_room import Agent, room
+from tests.support.rooms.mcp_room import Agent
 
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / ".venv/sdks/clients/bin/python"
@@ -26,15 +24,6 @@ from token_vault_client import AsyncVault, ConnectionNeeded, Vault, VaultRefused
 from token_vault_client.admin import AdminClient  # noqa: E402
 
 SCOPES = ["channels:history"]
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(tmp_path_factory.mktemp("clients") / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20) as http,
-    ):
-        yield ExchangeRoom(opened, http)
 
 
 async def _person(place: ExchangeRoom, name: str, *, connects: bool) -> tuple[Caller, Agent]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 import pytest
-import pytest_asyncio
 from joserfc.jwk import ECKey
 
 from server.administration import agents, own_apis
 from server.administration.actor import ChangeRefused
 from server.administration.agents import BackchannelSpec, NewAgent, OwnApisSpec, ServiceAccountSpec, WorkerSpec
 from server.oauth.rules import ADMIN_SCOPES
-from tests.support.rooms.admin_room import AdminRoom, running_admin_room
+from tests.support.rooms.admin_room import AdminRoom
 from vault.records import ClientKind
 
 KEYS: Final = {"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}
@@ -26,12 +25,6 @@ WORKS: Final = NewAgent("Worker", jwks=KEYS, worker=RULES)
 SERVES: Final = NewAgent("Automation", has_secret=True)  # in the name of an admin
 URI: Final = SIGNS_IN.redirect_uris
 PUSHES: Final = BackchannelSpec(notify="https://agent.example/ciba", is_pushed=True)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path_factory.mktemp("agents")) as opened:
-        yield opened
 
 
 REFUSED: Final[list[tuple[str, NewAgent, Mapping[str, object]]]] = [

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from server.administration import (
     access,
@@ -21,7 +20,7 @@ from server.administration import (
 )
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.registrations import RegistrationInput
-from tests.support.rooms.admin_room import AdminRoom, running_admin_room
+from tests.support.rooms.admin_room import AdminRoom
 from vault import company_permissions, connections, delegations, shared_connections
 from vault import groups as stored
 from vault.groups import LOCAL, Group
@@ -32,12 +31,6 @@ from vault.upstream import Account, TokenAnswer
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
 HOOK = "https://hooks.example/vault"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path_factory.mktemp("changes")) as opened:
-        yield opened
 
 
 async def refusal(change: Awaitable[object]) -> ChangeRefused:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from server.administration import agents
@@ -17,22 +15,12 @@ from server.oauth.rules import ADMIN_SCOPES
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
 from tests.support.rooms.exchange_room import SECRET, ExchangeRoom
-from tests.support.rooms.mcp_room import room
 from vault import users
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "clients/typescript"
 
 pytestmark = pytest.mark.group("node")
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(tmp_path_factory.mktemp("clients") / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20) as http,
-    ):
-        yield ExchangeRoom(opened, http)
 
 
 async def _run(folder: Path, *arguments: str, **more: str) -> str:

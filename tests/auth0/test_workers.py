@@ -9,8 +9,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from tests.auth0.application import FEDERATED
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import room
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, exchange_room, refusal_code
 from vault import grants
 from vault.records import User
 
@@ -23,11 +22,8 @@ TYP = "token-vault-req+jwt"
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
     data = tmp_path_factory.mktemp("auth0-workers") / "data"
-    async with (
-        room(data, auth0={"enabled": True}, server={"issuer_slash": True}) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(data, auth0={"enabled": True}, server={"issuer_slash": True}) as opened:
+        yield opened
 
 
 async def worker(place: ExchangeRoom, **changes: object) -> tuple[Caller, User]:

@@ -20,10 +20,11 @@ from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.cli.test_completion import complete
+from tests.support.accounts import open_account
 from tests.support.peeking import read_events
 from tests.support.processes import Place
 from tests.support.seeded import agent
-from vault import clients, connections, delegations, users
+from vault import clients, delegations, users
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
 from vault.approvals.standing_approvals import DAY, Binding
@@ -170,16 +171,7 @@ async def stand(asked: ApproverVault, user: User) -> str:
     deployment, now, scopes = asked.deployment, asked.deployment.now(), frozenset({"chat:write"})
     answer = TokenAnswer("made-up", "made-up", scopes=scopes, account=Account("alice", "alice@team"))
     async with deployment.transaction() as transaction:
-        made = await connections.open_connection(
-            transaction,
-            deployment.keys,
-            user_id=user.id,
-            provider="slack",
-            answer=answer,
-            asked=scopes,
-            policy=deployment.vault.policies["slack"],
-            now=now,
-        )
+        made = await open_account(transaction, deployment, user.id, "slack", answer)
         which = {"user_id": user.id, "client_id": "cursor-1", "connection_id": made.id}
         await delegations.allow(transaction, **which, scopes=scopes, now=now)
         return await standing_approvals.give(

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 from server.app import open_deployment
 from server.cli import app
 from server.settings import load_settings
-from vault import connections, delegations, users
+from tests.support.accounts import open_account
+from vault import delegations, users
 from vault.upstream import Account, TokenAnswer
 
 CHAT = frozenset({"chat:write"})
@@ -25,15 +26,8 @@ async def test_what_a_person_is_asked_about_each_time_is_set_for_a_permission_th
     async with open_deployment(load_settings(), data=tmp_path) as deployment, deployment.transaction() as transaction:
         now = deployment.now()
         owner = await users.create_user(transaction, "alice", now=now)
-        connection = await connections.open_connection(
-            transaction,
-            deployment.keys,
-            user_id=owner.id,
-            provider="slack",
-            answer=TokenAnswer("at", "rt", CHAT, 3600, Account("T:U", "alice")),
-            asked=CHAT,
-            policy=deployment.vault.policies["slack"],
-            now=now,
+        connection = await open_account(
+            transaction, deployment, owner.id, "slack", TokenAnswer("at", "rt", CHAT, 3600, Account("T:U", "alice"))
         )
         await delegations.allow(
             transaction, user_id=owner.id, client_id="agent", connection_id=connection.id, scopes=CHAT, now=now

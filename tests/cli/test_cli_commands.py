@@ -19,10 +19,11 @@ from providers.definitions.catalog import SHELF
 from server.app import open_deployment
 from server.cli import app
 from server.settings import load_settings
+from tests.support.accounts import open_account
 from tests.support.commands import content, run, run_on_terminal
 from tests.support.person import Person
 from tests.support.processes import PROGRAM, Place, free_port
-from vault import connections, users
+from vault import users
 from vault.refresh import leases
 from vault.upstream import Account, TokenAnswer
 
@@ -213,15 +214,12 @@ async def connect(place: Place, provider: str) -> None:
     """Somebody with one account there, as the settings have the provider."""
     async with open_deployment(load_settings(data=place.data), data=place.data) as opened, opened.transaction() as work:
         user = await users.create_user(work, "alice", now=opened.now())
-        await connections.open_connection(
+        await open_account(
             work,
-            opened.keys,
-            user_id=user.id,
-            provider=provider,
-            answer=TokenAnswer("access", "refresh", frozenset({"a"}), 3600, Account("1", "alice")),
-            asked=frozenset({"a"}),
-            policy=opened.vault.policies[provider],
-            now=opened.now(),
+            opened,
+            user.id,
+            provider,
+            TokenAnswer("access", "refresh", frozenset({"a"}), 3600, Account("1", "alice")),
         )
 
 

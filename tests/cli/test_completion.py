@@ -17,9 +17,10 @@ from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.conftest import Store
+from tests.support.accounts import open_account
 from tests.support.processes import PROGRAM, Place, free_port
 from tests.support.seeded import agent
-from vault import clients, connections, users
+from vault import clients, users
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.records import Principal, User
@@ -41,15 +42,12 @@ async def _add(deployment: Deployment, owner: User) -> str:
         await users.create_user(transaction, "bob", now=now)
         for client_id, name in (("cursor-1", "Cursor"), ("R2D2-id-of-an-agent", "Claude Code")):
             await clients.save_client(transaction, replace(agent(client_id), name=name))
-        connection = await connections.open_connection(
+        connection = await open_account(
             transaction,
-            deployment.keys,
-            user_id=alice.id,
-            provider="slack",
-            answer=TokenAnswer("at", "rt", frozenset({"chat:write"}), 3600, Account("T:U", "alice@team.example")),
-            asked=frozenset({"chat:write"}),
-            policy=deployment.vault.policies["slack"],
-            now=now,
+            deployment,
+            alice.id,
+            "slack",
+            TokenAnswer("at", "rt", frozenset({"chat:write"}), 3600, Account("T:U", "alice@team.example")),
         )
         asked, _ = await approvals.ask(
             transaction,

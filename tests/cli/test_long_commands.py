@@ -10,9 +10,10 @@ import pytest
 from server.app import open_deployment
 from server.commands.restore import FIRST
 from server.settings import load_settings
+from tests.support.accounts import open_account
 from tests.support.commands import run, run_on_terminal
 from tests.support.processes import Place, free_port
-from vault import connections, users
+from vault import users
 from vault.upstream import Account, TokenAnswer
 
 MANY = FIRST + 3
@@ -29,15 +30,12 @@ async def place(tmp_path: Path) -> Place:
         now = deployment.now()
         owner = await users.create_user(transaction, "alice", now=now)
         for number in range(MANY):
-            await connections.open_connection(
+            await open_account(
                 transaction,
-                deployment.keys,
-                user_id=owner.id,
-                provider="atlassian",
-                answer=TokenAnswer("at", "rt", frozenset({"a"}), 3600, Account(f"{number:02}", f"account-{number:02}")),
-                asked=frozenset({"a"}),
-                policy=deployment.vault.policies["atlassian"],
-                now=now,
+                deployment,
+                owner.id,
+                "atlassian",
+                TokenAnswer("at", "rt", frozenset({"a"}), 3600, Account(f"{number:02}", f"account-{number:02}")),
             )
     made.configure()
     return made

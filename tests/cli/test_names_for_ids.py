@@ -15,7 +15,8 @@ from providers.definitions.suggestions import did_you_mean
 from server.app import open_deployment
 from server.cli import app
 from server.settings import SettingsRefused, load_settings
-from vault import clients, connections, delegations, users
+from tests.support.accounts import open_account
+from vault import clients, delegations, users
 from vault.records import Client, ClientKind
 from vault.upstream import Account, TokenAnswer
 
@@ -35,15 +36,12 @@ async def ids(tmp_path: Path) -> IDS:
             ("google", "alice@a.example"),
             ("google", "alice@b.example"),
         ):
-            connection = await connections.open_connection(
+            connection = await open_account(
                 transaction,
-                deployment.keys,
-                user_id=owner.id,
-                provider=provider,
-                answer=TokenAnswer("at", "rt", CHAT, 3600, Account(f"id-of-{account}", account)),
-                asked=CHAT,
-                policy=deployment.vault.policies[provider],
-                now=now,
+                deployment,
+                owner.id,
+                provider,
+                TokenAnswer("at", "rt", CHAT, 3600, Account(f"id-of-{account}", account)),
             )
             made[account] = connection.id
         for client_id, name in (("cursor-1", "Cursor"), ("twin-1", "Twin"), ("twin-2", "Twin")):

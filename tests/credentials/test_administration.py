@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
-import pytest_asyncio
 
 from providers.simulator.local_server import running_simulator
 from server.administration import access
@@ -20,15 +18,9 @@ from server.http.page_texts import section
 from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.admin_room import AdminRoom
-from tests.support.rooms.key_room import KeyRoom, running_key_room, write_services
+from tests.support.rooms.key_room import KeyRoom, write_services
 from tests.support.rooms.portal_room import accounts_of
 from vault import connections, delegations
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
-        yield opened
 
 
 async def test_the_admin_api_connects_an_account_by_a_key(room: KeyRoom) -> None:

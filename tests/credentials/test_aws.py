@@ -76,11 +76,14 @@ class AwsRoom:
 
 
 @asynccontextmanager
-async def aws_room(folder: Path, secrets: Mapping[str, object] | None = None) -> AsyncGenerator[AwsRoom]:
-    """The vault with these `secrets` settings."""
+async def aws_room(
+    folder: Path, place: str = "{name}", *, secrets: Mapping[str, object] | None = None, **settings: object
+) -> AsyncGenerator[AwsRoom]:
+    """The vault with these `secrets` settings, and those of the provider; `place` is each service's path at AWS."""
     aws = Aws()
     async with scripted_server(aws.answer) as server:
-        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in APIS}}}
+        apis = {name: f"{server.url}/{place.replace('{name}', name)}" for name in APIS}
+        more = {"aws": {"apis": apis, **settings}}
         async with running_key_room(folder, more=more, overrides={"secrets": secrets or {}}) as opened:
             yield AwsRoom(opened, aws, server)
 

@@ -40,7 +40,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Asyn
             beginnings = ("op://Vault/", f"bws://{BITWARDEN}", "bao://secret/people/")
             tokens = {"onepassword_token": "ops_canary", "bitwarden_token": "0.canary"}
             secrets = openbao_settings(bao.url, *beginnings) | tokens
-            async with aws_room(tmp_path_factory.mktemp("aws"), secrets) as opened:
+            async with aws_room(tmp_path_factory.mktemp("aws"), secrets=secrets) as opened:
                 yield opened
 
 

@@ -15,10 +15,9 @@ from providers.credentials.entered_values import pack
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.model import Provider
 from server.proxy.endpoint import CALLED_ADDRESS
-from tests.credentials.test_aws import APIS, KEY_ID, SECRET, Aws, AwsRoom
+from tests.credentials.test_aws import KEY_ID, SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import TOOLS
-from tests.support.doubles.scripted import json_reply, scripted_server
-from tests.support.rooms.key_room import running_key_room
+from tests.support.doubles.scripted import json_reply
 from tests.support.rooms.portal_room import accounts_of
 from tests.support.rooms.proxy_room import ProxyHandle
 from vault.upstream import ProbeOutcome
@@ -30,11 +29,8 @@ PUBLISHED = load_catalog().provider("aws")
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
     """With the region in each address, as at AWS."""
-    aws = Aws()
-    async with scripted_server(aws.answer) as server:
-        more = {"aws": {"apis": {name: f"{server.url}/{name}/{{region}}" for name in APIS}}}
-        async with running_key_room(tmp_path_factory.mktemp("regions"), more=more) as opened:
-            yield AwsRoom(opened, aws, server)
+    async with aws_room(tmp_path_factory.mktemp("regions"), "{name}/{region}") as opened:
+        yield opened
 
 
 async def handle_for(room: AwsRoom, regions: str) -> ProxyHandle:
@@ -143,12 +139,9 @@ def test_only_regions_that_people_enter_can_be_limited(name: str, region: str, s
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def limited_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
     """The same at a vault whose operator allows one region."""
-    aws = Aws()
-    async with scripted_server(aws.answer) as server:
-        apis = {name: f"{server.url}/{name}/{{region}}" for name in APIS}
-        more = {"aws": {"apis": apis, "regions": ["eu-west-1"]}}
-        async with running_key_room(tmp_path_factory.mktemp("limited"), more=more) as opened:
-            yield AwsRoom(opened, aws, server)
+    data = tmp_path_factory.mktemp("limited")
+    async with aws_room(data, "{name}/{region}", regions=["eu-west-1"]) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("regions", ["eu-west-1", "eu-west-1, us-east-2"])

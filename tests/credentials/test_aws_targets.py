@@ -11,10 +11,9 @@ import pytest_asyncio
 
 from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
-from tests.credentials.test_aws import APIS, SECRET, Aws, AwsRoom
+from tests.credentials.test_aws import SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import hides, service_model
-from tests.support.doubles.scripted import json_reply, scripted_server
-from tests.support.rooms.key_room import running_key_room
+from tests.support.doubles.scripted import json_reply
 from tests.support.rooms.portal_room import accounts_of
 
 JSON = "application/x-amz-json-1.0"
@@ -24,11 +23,8 @@ TABLES, METRICS, LOGS_READ = frozenset({"tables:read"}), frozenset({"metrics:rea
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
-    aws = Aws()
-    async with scripted_server(aws.answer) as server:
-        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in APIS}}}
-        async with running_key_room(tmp_path_factory.mktemp("targets"), more=more) as opened:
-            yield AwsRoom(opened, aws, server)
+    async with aws_room(tmp_path_factory.mktemp("targets")) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize(

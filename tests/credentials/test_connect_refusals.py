@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,8 @@ from server.connecting.links import ConnectRefused
 from server.connecting.provider_authorization import ConsentRequest
 from tests.credentials.test_meanwhile import open_form
 from tests.credentials.test_signed_tokens import key_file
-from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
+from tests.support.rooms.key_room import READ, KeyRoom
 from vault.records import Session, User
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("refused")) as running:
-        yield running
 
 
 def session_of(room: KeyRoom, user: User) -> Session:

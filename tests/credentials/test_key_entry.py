@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import pytest
-import pytest_asyncio
 
 from tests.conftest import Store
 from tests.support.peeking import read_events
@@ -15,12 +13,6 @@ from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault.upkeep import expiries
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
-        yield opened
 
 
 async def test_a_key_makes_a_connection_that_is_its_account(store: Store) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
-import pytest_asyncio
 
 from providers.api.api import RuleRefused, UpstreamAPI
 from providers.api.masking import mask
@@ -17,17 +15,11 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.credential import BasicPair, Credential, CredentialField, CredentialPlacement
 from server.doctor.providers import check_provider
 from tests.support.rooms.exchange_room import ExchangeRoom
-from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault import delegations
 from vault.upkeep import receipts, revocations
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
-        yield opened
 
 
 async def test_a_redirect_to_another_host_gets_no_key(room: KeyRoom) -> None:

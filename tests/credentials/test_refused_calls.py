@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from providers.oauth.credential_upstream import CredentialUpstream
 from server.notices.delivery import deliver
@@ -21,12 +19,6 @@ from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.refusals import TemporarilyUnavailable
 
 REFUSED = (502, "upstream_unauthorized")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
-        yield opened
 
 
 async def test_a_refused_call_ends_no_key_that_the_service_still_accepts(room: KeyRoom) -> None:

@@ -23,7 +23,7 @@ from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.peeking import read_events
-from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault import limits
 from vault.records import Connection, User
@@ -156,12 +156,6 @@ async def desk() -> AsyncGenerator[Desk]:
         hosts = provider.hosts.model_copy(update={name: f"{server.url}/{path}" for name, path in places.items()})
         provider = provider.model_copy(update={"hosts": hosts, "apis": {"main": server.url}})
         yield Desk(server, CredentialUpstream(provider, outbound), says, provider, outbound)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("sessions")) as opened:
-        yield opened
 
 
 async def signed_in(room: KeyRoom, user: User, provider: str = "mailroom-session") -> tuple[Connection, str]:

@@ -6,12 +6,10 @@ The simulated service verifies each signature, audience, time, and scope, and sa
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -41,12 +39,6 @@ PEM = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEn
 PKCS8 = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 SEALED_PEM = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame")).decode()
 MAIL_READ, MAIL_WRITE = frozenset({"mail:read"}), frozenset({"mail:read", "mail:write"})
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
-    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
-        yield opened
 
 
 def key_file(room: KeyRoom, user: User, *, may_impersonate: frozenset[str] = frozenset()) -> str:

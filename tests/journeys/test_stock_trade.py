@@ -20,11 +20,12 @@ from server.settings import load_settings
 from server.signatures import jose
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.peeking import read_events
+from tests.support.permissions import revoke
 from tests.support.person import Person
 from tests.support.rooms.exchange_room import API, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import Agent, Room, text_of
 from tests.support.rooms.oauth_world import claims_of
-from vault import apis, connections, delegations, users
+from vault import apis, connections, users
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Session
 
@@ -235,14 +236,7 @@ async def test_what_is_ended_here_brings_no_token_any_more(place: Room) -> None:
     assert not (await call(place, agent, "stock_quote", symbol="ACME")).is_error
     deployment = place.vault.deployment
     (connection,) = await connections.list_connections(deployment.database, agent.principal.user_id)
-    async with deployment.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=connection.id,
-            now=deployment.now(),
-        )
+    await revoke(deployment, agent.principal, connection)
     calls = len(place.simulator.books()["brokerage"])
     await allow(browser, await call(place, agent, "stock_quote", symbol="ACME"))
     assert len(place.simulator.books()["brokerage"]) == calls

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 import aiohttp
-import httpx2
 import pytest
 
-from tests.support.rooms.exchange_room import ExchangeRoom
-from tests.support.rooms.mcp_room import SLACK, modern, modern_headers, room
+from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room
+from tests.support.rooms.mcp_room import SLACK, modern, modern_headers
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / package}/" for package in ("server", "providers", "vault"))
@@ -83,13 +82,10 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(tmp_path / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
+    async with exchange_room(tmp_path / "data") as opened:
         for late in ("/token", "/proxy/"):  # a process's first request there also waits for that part to be loaded
-            await http.get(late)
-        yield ExchangeRoom(opened, http)
+            await opened.http.get(late)
+        yield opened
 
 
 def rooms(stack: Stack) -> list[str]:

@@ -23,7 +23,7 @@ from tests.leaks.purposes import may_be_told
 from tests.leaks.watching import Watch
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room
 from tests.support.rooms.key_room import running_key_room
 from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.mcp_room import room as mcp_room
@@ -120,13 +120,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 }
 
 
-@asynccontextmanager
-async def open_exchange_room(store: Store, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        mcp_room(store.data, database_url=None if store.is_sqlite else store.url, **overrides) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=60, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+def open_exchange_room(store: Store, **overrides: object) -> AbstractAsyncContextManager[ExchangeRoom]:
+    return exchange_room(store.data, database_url=None if store.is_sqlite else store.url, **overrides)
 
 
 async def agent_of(room: ExchangeRoom, *, is_old: bool) -> tuple[Caller, Agent]:

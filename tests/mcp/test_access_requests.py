@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -11,7 +11,7 @@ from server.administration import access_requests, group_accounts, groups
 from server.administration.access_requests import AccessAnswer
 from server.administration.actor import Actor
 from tests.mcp.test_mcp_accounts import POST, text_of
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers
 from vault import users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest
@@ -19,12 +19,6 @@ from vault.approvals.access_requests import AccessRequest
 FORMS: Mapping[str, object] = {"elicitation": {"form": {}}}
 LINKS: Mapping[str, object] = {"elicitation": {"url": {}}}
 FILLED = {"action": "accept", "content": {"reason": "the launch", "days": 2}}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("asking")) as opened:
-        yield opened
 
 
 async def with_shared(place: Room, *, reads_only: bool = True) -> Agent:

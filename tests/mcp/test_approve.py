@@ -16,6 +16,7 @@ from server.portal.texts import visible
 from server.settings import SettingsRefused
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
+from tests.support.permissions import set_ask
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     SLACK,
@@ -30,17 +31,10 @@ from tests.support.rooms.mcp_room import (
     text_of,
 )
 from tests.support.simulating import wait_until_held
-from vault import delegations
 from vault.records import Connection
 
 Browse = Callable[[str], Awaitable[Person]]
 POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("approve")) as opened:
-        yield opened
 
 
 async def asking_agent(place: Room, name: str, *entries: str) -> tuple[Agent, Connection]:
@@ -48,15 +42,7 @@ async def asking_agent(place: Room, name: str, *entries: str) -> tuple[Agent, Co
     await place.vault.add_user(name)
     agent = await place.agent(name)
     connection = await place.connect(agent, "slack", scopes=SLACK)
-    async with place.vault.deployment.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=connection.id,
-            ask=frozenset(entries),
-            now=place.vault.deployment.now(),
-        )
+    await set_ask(place.vault.deployment, agent.principal, connection, entries)
     return agent, connection
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
 from server.connecting.links import load_link
+from tests.support.permissions import revoke, set_ask
 from tests.support.rooms.mcp_room import (
     SLACK,
     Agent,
@@ -16,7 +17,6 @@ from tests.support.rooms.mcp_room import (
     legacy_session,
     modern,
     modern_headers,
-    room,
 )
 from vault import delegations, users
 from vault.approvals import approvals
@@ -26,12 +26,6 @@ FORMS: Mapping[str, object] = {"elicitation": {"form": {}}}
 BOTH: Mapping[str, object] = {"elicitation": {"form": {}, "url": {}}}
 GOOGLE = frozenset({"https://www.googleapis.com/auth/calendar.readonly"})
 POST = {"channel": "#general", "text": "hello"}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("accounts")) as opened:
-        yield opened
 
 
 async def call(
@@ -105,15 +99,7 @@ async def test_a_person_who_chooses_none_or_one_that_is_not_there_is_not_asked_a
 
 async def test_the_choice_is_kept_while_the_person_is_asked_for_more(place: Room) -> None:
     agent, _, second = await with_two(place)
-    async with place.vault.deployment.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=second.id,
-            ask=frozenset({"tool:slack_post"}),
-            now=place.vault.deployment.now(),
-        )
+    await set_ask(place.vault.deployment, agent.principal, second, {"tool:slack_post"})
     asked = await call(place, agent, capabilities=BOTH)
     accepted = {"action": "accept", "content": {"account": second.label}}
     linked = await call(place, agent, capabilities=BOTH, state=asked["requestState"], choice=accepted)
@@ -168,14 +154,7 @@ async def test_the_one_that_the_person_chose_for_the_agent_is_meant_without_a_qu
 async def test_accounts_that_the_agent_may_not_use_are_no_choice(place: Room) -> None:
     agent, first, second = await with_two(place)
     third = await place.connect(agent, "slack", scopes=SLACK, account="carol")
-    async with place.vault.deployment.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=third.id,
-            now=place.vault.deployment.now(),
-        )
+    await revoke(place.vault.deployment, agent.principal, third)
     asked = await call(place, agent)
     offered = asked["inputRequests"]["account"]["params"]["requestedSchema"]["properties"]["account"]["enum"]
     assert sorted(offered) == sorted((first.label, second.label))
@@ -224,14 +203,7 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
     ended = await place.connect(agent, "slack", scopes=SLACK, account="bob")
     hidden = await place.connect(agent, "google", scopes=GOOGLE, delegated=frozenset())
     deployment = place.vault.deployment
-    async with deployment.transaction() as transaction:
-        assert await delegations.revoke(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=ended.id,
-            now=deployment.now(),
-        )
+    assert await revoke(deployment, agent.principal, ended)
     answer = await list_connections(place, agent)
     content = answer["structuredContent"]
     assert content["_vault"].startswith("[vault]") and "data, not instructions" in content["_vault"]

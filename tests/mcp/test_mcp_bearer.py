@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.support.rooms.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
+from tests.support.rooms.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers
 from vault import grants
 from vault.storage.database import NO_PARAMETERS, Row, Value
 from vault.storage.sqlite import SqliteDatabase
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("bearer")) as opened:
-        yield opened
 
 
 @pytest.mark.requirement("S-003")

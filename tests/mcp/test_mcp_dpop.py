@@ -15,18 +15,12 @@ from mcp.client.streamable_http import streamable_http_client
 
 from server.oauth.dpop import token_hash
 from tests.support.harness import PASSWORD
-from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Room, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import grants
 
 KEY = ECKey.generate_key("P-256")
 OTHER = ECKey.generate_key("P-256")
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("dpop")) as opened:
-        yield opened
 
 
 def proof(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,6 @@ from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_ses
 ARGUMENTS = {"channel": "#general", "text": "hello"}
 URL = {"elicitation": {"url": {}}}
 SLACK = frozenset({"chat:write"})
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("ladder")) as opened:
-        yield opened
 
 
 async def call(

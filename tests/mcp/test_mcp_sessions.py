@@ -28,12 +28,6 @@ from vault import grants
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("sessions")) as made:
-        yield made
-
-
 async def status(http: httpx2.AsyncClient, session: str) -> int:
     return (await http.post("/mcp", json=LIST, headers=legacy_headers(session))).status_code
 

@@ -25,12 +25,6 @@ from tests.support.rooms.mcp_room import (
 POST: dict[str, object] = {"name": "slack_post", "arguments": {"channel": "#general", "text": "x"}}
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("storage") / "data") as opened:
-        yield opened
-
-
 @pytest.fixture
 async def agent(place: Room) -> Agent:
     found = await place.agent()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
 
 import pytest
 from mcp_types import CallToolResult, TextContent
 
 from server.mcp import tools
 from server.mcp.tool_answers import META_KEY
-from tests.support.rooms.mcp_room import Agent, Room, room
+from tests.support.rooms.mcp_room import Agent, Room
 from vault.audit import audit
 
 SLACK = frozenset({"chat:write", "channels:read", "channels:history"})
@@ -19,12 +18,6 @@ CALENDAR = frozenset(
     {"https://www.googleapis.com/auth/calendar.events", "https://www.googleapis.com/auth/calendar.events.readonly"}
 )
 POST = {"channel": "#general", "text": "hello"}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("tools")) as opened:
-        yield opened
 
 
 async def ready(place: Room, name: str = "alice") -> Agent:

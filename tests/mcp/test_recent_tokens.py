@@ -84,12 +84,6 @@ async def calling_agent(place: Room) -> AsyncGenerator[CallingAgent]:
         yield CallingAgent(place, agent, connection, http)
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("recent") / "data") as opened:
-        yield opened
-
-
 @pytest.fixture
 async def one(place: Room) -> AsyncGenerator[CallingAgent]:
     async with calling_agent(place) as found:

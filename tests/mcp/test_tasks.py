@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import httpx2
@@ -26,7 +26,6 @@ from tests.support.rooms.mcp_room import (
     legacy_session,
     modern,
     modern_headers,
-    room,
 )
 from tests.support.toolset_cases import CASES
 from vault.approvals import approvals as vault_approvals
@@ -38,12 +37,6 @@ from vault.records import TENANT
 TASKS = "io.modelcontextprotocol/tasks"
 FOLLOWS: Mapping[str, object] = {"extensions": {TASKS: {}}}
 OPENS: Mapping[str, object] = {"elicitation": {"url": {}}}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("tasks")) as opened:
-        yield opened
 
 
 async def ask(

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from server.oauth.clients.metadata_documents import freshness, is_document_url
+from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD, serve_app
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, sign_jwt, vault_with
 
@@ -174,16 +175,8 @@ async def test_a_document_that_comes_too_slowly_is_no_client(room: World) -> Non
         assert time.monotonic() - started < 20
 
 
-@pytest.mark.requirement("S-034")
-async def test_nothing_is_fetched_from_addresses_that_are_not_public(tmp_path: Path) -> None:
-    arrivals: list[str] = []
-
-    async def canary(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrivals.append("connected")
-        writer.close()
-
-    server = await asyncio.start_server(canary, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+def addresses_inside(port: int) -> list[str]:
+    """Client IDs that lead to this machine, or to an address that is not public."""
     hosts = [
         "127.0.0.1",
         "localhost",
@@ -212,8 +205,8 @@ async def test_nothing_is_fetched_from_addresses_that_are_not_public(tmp_path: P
         "127.0.0.1@evil.example",
         "evil.example@127.0.0.1",
     ]
-    urls = [f"https://{host}:{port}/client.json" for host in hosts]
-    urls += [
+    return [
+        *(f"https://{host}:{port}/client.json" for host in hosts),
         f"http://127.0.0.1:{port}/client.json",
         f"https://127.0.0.1:{port}",
         f"https://127.0.0.1:{port}/",
@@ -226,7 +219,12 @@ async def test_nothing_is_fetched_from_addresses_that_are_not_public(tmp_path: P
         f"file://127.0.0.1:{port}/client.json",
         f"ftp://127.0.0.1:{port}/client.json",
     ]
-    async with server, vault_with(tmp_path / "data", **GENEROUS) as (_, http):
+
+
+@pytest.mark.requirement("S-034")
+async def test_nothing_is_fetched_from_addresses_that_are_not_public(tmp_path: Path) -> None:
+    async with running_canary() as canary, vault_with(tmp_path / "data", **GENEROUS) as (_, http):
+        urls = addresses_inside(canary.port)
         query = {"response_type": "code", "redirect_uri": REDIRECT, "code_challenge": "A" * 43}
         answers = await asyncio.gather(
             *(
@@ -238,7 +236,7 @@ async def test_nothing_is_fetched_from_addresses_that_are_not_public(tmp_path: P
         assert len({answer.text for answer in answers}) == 1
         refused = await http.post("/token", data={"grant_type": "refresh_token", "client_id": urls[0]})
         assert error_of(refused) == "invalid_client"
-    assert arrivals == []
+    assert canary.arrivals == 0
 
 
 @pytest.mark.requirement("S-035")

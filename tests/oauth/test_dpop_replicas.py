@@ -12,12 +12,12 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from server.app import build_app, open_deployment
 from server.oauth.dpop import token_hash
 from tests.conftest import Store
-from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serve_app
+from tests.support.harness import PASSWORD, RunningVault, running_vault
 from tests.support.rooms.mcp_room import modern, modern_headers
 from tests.support.rooms.oauth_world import sign_jwt
+from tests.support.rooms.two_processes import open_doors
 
 KEY = ECKey.generate_key("P-256")
 CALLBACK = "http://127.0.0.1:33418/callback"
@@ -59,15 +59,8 @@ class Two:
 async def two(store: Store) -> AsyncGenerator[Two]:
     async with AsyncExitStack() as stack:
         vault = await stack.enter_async_context(running_vault(store.data, database_url=store.url))
-        other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
-        listening = free_socket()
-        await stack.enter_async_context(serve_app(build_app(other), listening))
-        host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
-        doors = [
-            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30))
-            for url in (vault.url, f"http://127.0.0.1:{listening.getsockname()[1]}")
-        ]
-        yield Two(vault, (doors[0], doors[1]))
+        doors = await open_doors(stack, vault, store.data)
+        yield Two(vault, doors)
 
 
 async def test_a_proof_counts_once_among_all_processes_of_a_vault(two: Two) -> None:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-import httpx2
 import pytest
 
 from tests.conftest import Store
 from tests.support.peeking import until_waiting
-from tests.support.rooms.exchange_room import API, ExchangeRoom
-from tests.support.rooms.mcp_room import room
+from tests.support.rooms.exchange_room import API, ExchangeRoom, exchange_room
 from vault import apis, grants
 
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(store.data, database_url=None if store.is_sqlite else store.url) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=30, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(store.data, database_url=None if store.is_sqlite else store.url) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("ended", ["", "link", "API"])

@@ -13,8 +13,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from server.oauth import tokens
 from server.signatures.jose import TokenMalformed
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import room
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from vault import handles, users
 from vault.records import ClientKind, User
@@ -63,15 +62,11 @@ async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Co
             "issuer": issuer.url,
             "audience": AUDIENCE,
         }
-        async with (
-            room(
-                folder,
-                issuers={"company": trusted, "other": {**trusted, "issuer": "http://127.0.0.1:9/none"}},
-                sandbox={"loopback_openid": True},
-            ) as opened,
-            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-        ):
-            place = ExchangeRoom(opened, http)
+        async with exchange_room(
+            folder,
+            issuers={"company": trusted, "other": {**trusted, "issuer": "http://127.0.0.1:9/none"}},
+            sandbox={"loopback_openid": True},
+        ) as place:
             caller = await place.caller()
             agent = await place.agent(caller)
             await place.slack(agent)
@@ -198,11 +193,7 @@ async def test_an_issuer_can_be_for_some_clients_only(company: Company, tmp_path
         },
         "sandbox": {"loopback_openid": True},
     }
-    async with (
-        room(tmp_path / "data", **overrides) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        place = ExchangeRoom(opened, http)
+    async with exchange_room(tmp_path / "data", **overrides) as place:
         caller, user = await place.caller(), await place.user()
         async with place.deployment.transaction() as transaction:
             await users.link_identity(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -24,31 +23,15 @@ from server.oauth.rules import OAuthError
 from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.rfcs.test_rfc9449 import proof
+from tests.support.accounts import open_account
 from tests.support.peeking import get_grant, read_events
-from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import SLACK, Agent
 from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.records import Connection
 from vault.storage.sqlite import VERSIONS, SqliteDatabase
 from vault.upstream import Account, TokenAnswer
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with open_exchange_room(tmp_path_factory.mktemp("repeats") / "data") as found:
-        yield found
-
-
-@contextlib.asynccontextmanager
-async def open_exchange_room(
-    data: Path, *, database_url: str | None = None, **overrides: object
-) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(data, database_url=database_url, **overrides) as found,
-        httpx2.AsyncClient(base_url=found.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(found, http)
 
 
 @dataclass(frozen=True)
@@ -426,15 +409,12 @@ async def test_another_token_of_the_account_goes_out_at_once(place: ExchangeRoom
 async def connect_again(one: Scene, *, token: str, lifetime: int) -> None:
     deployment = one.place.deployment
     async with deployment.transaction() as transaction:
-        await connections.open_connection(
+        await open_account(
             transaction,
-            deployment.keys,
-            user_id=one.agent.principal.user_id,
-            provider="slack",
-            answer=TokenAnswer(token, "xoxe-new", SLACK, lifetime, Account(one.connection.account, "again")),
-            asked=SLACK,
-            policy=deployment.vault.policies["slack"],
-            now=one.place.now(),
+            deployment,
+            one.agent.principal.user_id,
+            "slack",
+            TokenAnswer(token, "xoxe-new", SLACK, lifetime, Account(one.connection.account, "again")),
         )
 
 
@@ -466,7 +446,7 @@ async def test_an_end_that_comes_by_itself_is_not_outlived(place: ExchangeRoom, 
 
 
 async def test_on_each_database_a_revocation_of_another_process_counts_at_once(store: Store) -> None:
-    async with open_exchange_room(store.data, database_url=store.url) as place:
+    async with exchange_room(store.data, database_url=store.url) as place:
         one = await scene(place)
         for _ in range(3):
             assert (await one.exchange()).json()["narrowing"] == "none"

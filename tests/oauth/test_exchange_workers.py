@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import httpx2
@@ -11,7 +10,7 @@ from joserfc.jwk import ECKey
 
 from server.oauth.exchange.workers import WorkerRules, rules_of
 from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.rooms.mcp_room import SLACK, Agent
 from vault import clients, connections, grants, handles, users
 from vault.records import ClientKind, Connection, User
 
@@ -19,15 +18,6 @@ KEY = ECKey.generate_key("P-256", parameters={"kid": "worker"})
 OTHER = ECKey.generate_key("P-256", parameters={"kid": "worker"})
 JWKS = {"keys": [KEY.as_dict(private=False)]}
 HERE = ["127.0.0.1", "::1"]
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(tmp_path_factory.mktemp("workers") / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
 
 
 async def worker(place: ExchangeRoom, **changes: object) -> Caller:

@@ -7,27 +7,14 @@ test_signin_openid, approvals in test_approve; all carry S-060 or S-061.
 from __future__ import annotations
 
 import re
-import secrets
-from collections.abc import AsyncGenerator
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, pkce, query_of
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
-
-
-@pytest.fixture
-async def mallory(world: World) -> AsyncGenerator[Person]:
-    """A browser of somebody else who has an account here."""
-    name = secrets.token_hex(6)
-    await world.vault.add_user(name)
-    async with world.vault.person() as person:
-        await person.sign_in(name, PASSWORD)
-        yield person
 
 
 def without_tickets(page: str) -> str:
@@ -37,27 +24,27 @@ def without_tickets(page: str) -> str:
 @pytest.mark.requirement("S-061")
 @pytest.mark.parametrize("way", ["consent", "sign-in", "pushed"])
 async def test_the_answer_to_a_forwarded_request_leaves_through_the_browser_that_gives_it(
-    world: World, mallory: Person, way: str
+    world: World, stranger: Person, way: str
 ) -> None:
     """The same page as `/authorize` itself shows, which anybody can link to, and nothing for whoever sent the link."""
     client_id, (verifier, challenge) = await world.public_client(), pkce()
-    request = world.authorize_url(client_id, challenge, state="chosen-by-mallory")
+    request = world.authorize_url(client_id, challenge, state="chosen-by-stranger")
     if way == "pushed":
         form = query_of(request)
         pushed = (await world.http.post("/par", data=form)).json()["request_uri"]
         link = "/authorize?" + urlencode({"client_id": client_id, "request_uri": pushed})
     else:
-        link = str((await mallory.open(request)).url).removeprefix(world.url)
+        link = str((await stranger.open(request)).url).removeprefix(world.url)
         assert link.startswith("/consent?request=")
     if way == "sign-in":
         link = "/sign-in?" + urlencode({"return_to": link})
     page = await world.alice.open(link)
-    own = await world.alice.open(world.authorize_url(client_id, challenge, state="chosen-by-mallory"))
+    own = await world.alice.open(world.authorize_url(client_id, challenge, state="chosen-by-stranger"))
     assert without_tickets(page.text) == without_tickets(own.text)
     answer = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     assert answer.headers["location"].startswith(f"{REDIRECT}?code=")
     told = query_of(answer.headers["location"])
-    assert (await mallory.open(str(page.url))).status_code == 410  # nothing waits here for the sender
+    assert (await stranger.open(str(page.url))).status_code == 410  # nothing waits here for the sender
     form = {"grant_type": "authorization_code", "client_id": client_id, "code_verifier": verifier}
     tokens = await world.token(form | {"code": told["code"], "redirect_uri": REDIRECT})
     assert claims_of(tokens.json()["access_token"])["sub"] == (await _id_of(world, "alice"))
@@ -71,11 +58,11 @@ async def _id_of(world: World, name: str) -> str:
 
 @pytest.mark.requirement("S-061")
 async def test_a_code_for_a_challenge_of_the_senders_is_nothing_to_the_client_that_receives_it(
-    world: World, mallory: Person
+    world: World, stranger: Person
 ) -> None:
     """A sender who chose the challenge cannot make an honest client use the reader's code, nor fetch it himself."""
     client_id, (_, challenge) = await world.public_client(), pkce()
-    link = str((await mallory.open(world.authorize_url(client_id, challenge))).url)
+    link = str((await stranger.open(world.authorize_url(client_id, challenge))).url)
     page = await world.alice.open(link)
     answer = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     honest_verifier, _ = pkce()

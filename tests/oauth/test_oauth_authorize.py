@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import pytest
 from server.oauth import authorize
 from server.oauth.authorization_request import stored_request
 from server.oauth.redirect_uris import without_loopback_port
+from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
@@ -228,20 +228,13 @@ async def test_unknown_and_privileged_scopes_are_dropped_and_the_answer_says_so(
 
 @pytest.mark.requirement("S-048")
 async def test_request_objects_are_refused_and_never_fetched(world: World) -> None:
-    arrivals: list[str] = []
-
-    async def canary(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrivals.append("connected")
-        writer.close()
-
-    server = await asyncio.start_server(canary, "127.0.0.1", 0)
-    async with server:
+    async with running_canary() as canary:
         client_id = await world.public_client()
         answer = await world.ask(client_id, request="eyJhbGciOiJub25lIn0.e30.")
         assert redirected_error(answer, world) == "request_not_supported"
-        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/r"
-        assert redirected_error(await world.ask(client_id, request_uri=address), world) == "request_uri_not_supported"
-    assert arrivals == []
+        answer = await world.ask(client_id, request_uri=f"{canary.url}/r")
+        assert redirected_error(answer, world) == "request_uri_not_supported"
+    assert canary.arrivals == 0
 
 
 @pytest.mark.requirement("S-049")

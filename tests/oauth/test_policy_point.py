@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,8 +15,8 @@ from starlette.routing import Route
 
 from server.settings import SettingsRefused, load_settings
 from tests.support.harness import free_socket, serve_app
-from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import Agent, room
+from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import Agent
 from tests.support.rules import look_twice, put
 from vault import connections
 
@@ -53,11 +52,8 @@ async def policy() -> AsyncGenerator[Policy]:
 @pytest.fixture(scope="module")
 async def place(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
     exchange = {"policy_url": policy.url, "policy_token": "of-the-vault"}
-    async with (
-        room(tmp_path_factory.mktemp("policy") / "data", exchange=exchange) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(tmp_path_factory.mktemp("policy") / "data", exchange=exchange) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -169,11 +165,7 @@ async def test_the_rules_of_the_folder_come_first_and_both_have_to_allow(policy:
     folder = tmp_path / "rules"
     folder.mkdir()
     settings = {"exchange": {"policy_url": policy.url}, "policy": {"folder": str(folder)}}
-    async with (
-        room(tmp_path / "data", **settings) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        both = ExchangeRoom(opened, http)
+    async with exchange_room(tmp_path / "data", **settings) as both:
         gate = both.deployment.policy
         assert gate is not None
         agent, _ = await an_agent(both, "both")

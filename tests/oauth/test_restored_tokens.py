@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from server.oauth.rules import default_resource
 from tests.conftest import KeySettings, Store
 from tests.support.going_back import Past
-from tests.support.rooms.exchange_room import ExchangeRoom
-from tests.support.rooms.mcp_room import Agent, modern, modern_headers, room
+from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room
+from tests.support.rooms.mcp_room import Agent, modern, modern_headers
 from vault import delegations, grants
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
@@ -25,11 +24,8 @@ REDIRECT = "https://app.example/callback"  # of the clients in this room
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(store.data, database_url=store.url) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(store.data, database_url=store.url) as opened:
+        yield opened
 
 
 async def backed_up(place: ExchangeRoom, store: Store) -> Path:

@@ -17,8 +17,8 @@ from server.oauth.rules import default_resource
 from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import get_grant
-from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import Agent, legacy_session, modern, modern_headers, room
+from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import Agent, legacy_session, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of
 from vault import revoked_tokens
 
@@ -29,11 +29,8 @@ pytestmark = pytest.mark.requirement("S-084")
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(store.data, database_url=store.url) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(store.data, database_url=store.url) as opened:
+        yield opened
 
 
 async def another_token(place: ExchangeRoom, agent: Agent, *, lifetime: int | None = None) -> str:

@@ -12,8 +12,8 @@ from server.oauth.rules import default_resource
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
 from tests.support.peeking import note_repeats, read_events
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import SLACK, Agent
 
 MOST = 60
 SCOPES = frozenset({"tools", "exchange"})
@@ -22,11 +22,8 @@ SCOPES = frozenset({"tools", "exchange"})
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
     few = {"per_agent_hourly": MOST}
-    async with (
-        room(store.data, database_url=store.url, tokens=few, proxy=few) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(store.data, database_url=store.url, tokens=few, proxy=few) as opened:
+        yield opened
 
 
 async def kinds(place: ExchangeRoom, agent: Agent) -> Counter[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import httpx2
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from server import errors
 from tests.oauth.test_errors import MADE, SECRET
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom
-from tests.support.rooms.mcp_room import Agent, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Agent, modern, modern_headers
 from vault import delegations
 from vault.records import Connection
 from vault.refusals import GrantEnded, VaultError
@@ -21,15 +21,6 @@ from vault.upstream import UpstreamPolicy
 
 SCOPE = "chat:write"
 Spoil = Callable[[Transaction, Agent, Connection], Awaitable[object]]
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    async with (
-        room(tmp_path_factory.mktemp("told") / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
 
 
 async def _wear_out(transaction: Transaction, agent: Agent, connection: Connection) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import pytest
 from mcp_types import CallToolResult
 
@@ -21,8 +20,8 @@ from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room, text_of
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import SLACK, Agent, text_of
 from tests.support.rooms.oauth_world import World, error_of
 from tests.support.rooms.proxy_room import READ, proxy_room
 from tests.support.rules import look_twice, put
@@ -78,11 +77,8 @@ async def ruled_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
         (base / name).mkdir()
     policy = {"folder": str(base / "rules"), "shadow_folder": str(base / "shadow")}
     admin = {"group_roles": {"CONTRACTORS": "auditor"}}
-    async with (
-        room(base / "data", policy=policy, admin=admin) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield RuledVault(ExchangeRoom(opened, http), base / "rules", base / "shadow")
+    async with exchange_room(base / "data", policy=policy, admin=admin) as opened:
+        yield RuledVault(opened, base / "rules", base / "shadow")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A browser for the tests of pages, started once for each module, and a tab of a fresh profile for each test."""
+"""A vault and a browser for the tests of pages, one of each for a module; a tab of a fresh profile for each test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.support.chromium import running_chromium
+from tests.support.rooms.portal_room import Room, running_room
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("portal")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,18 +20,12 @@ from tests.support.doubles.mailbox import running_receiver
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import users
 from vault.notices import channels
 
 ROOT = Path(__file__).parents[2]
 _OWN = Path(__file__)
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("refusals")) as opened:
-        yield opened
 
 
 async def post(room: Room, person: Person, path: str, **fields: str) -> httpx2.Response:

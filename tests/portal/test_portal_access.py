@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import httpx2
@@ -12,7 +11,7 @@ import pytest
 from server.portal.access.access_changes import UNDO_LIFETIME
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import connections, delegations
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, ClientKind, Connection, Delegation, User
@@ -20,12 +19,6 @@ from vault.records import Client, ClientKind, Connection, Delegation, User
 READS = frozenset({"channels:read", "channels:history"})
 ALL = READS | {"chat:write"}
 Answers = dict[str, str | list[str] | None]
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("access")) as opened:
-        yield opened
 
 
 async def _account(

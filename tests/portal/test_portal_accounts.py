@@ -6,7 +6,6 @@ import base64
 import html
 import json
 import re
-from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -18,9 +17,10 @@ from providers.simulator.local_server import running_simulator
 from providers.simulator.person import consent
 from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
+from tests.support.accounts import open_account
 from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token, without_own_markup
-from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of
 from tests.support.simulating import family_settings
 from vault import connections, delegations, grants
 from vault.audit import audit
@@ -32,12 +32,6 @@ from vault.upstream import Account, TokenAnswer
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("accounts")) as opened:
-        yield opened
 
 
 async def _only(room: Room, user: User) -> Connection:
@@ -578,15 +572,12 @@ async def test_a_disconnect_says_that_access_ended_only_where_the_vault_can_end_
         room = Room(vault, simulator, stack)
         user, deployment = await room.user("alice"), vault.deployment
         async with deployment.transaction() as transaction:
-            connection = await connections.open_connection(
+            connection = await open_account(
                 transaction,
-                deployment.keys,
-                user_id=user.id,
-                provider=provider,
-                answer=TokenAnswer("access", "refresh", frozenset({"x"}), 3600, Account("1", "alice@example.com")),
-                asked=frozenset({"x"}),
-                policy=deployment.vault.policies[provider],
-                now=deployment.now(),
+                deployment,
+                user.id,
+                provider,
+                TokenAnswer("access", "refresh", frozenset({"x"}), 3600, Account("1", "alice@example.com")),
             )
         person = await room.signed_in(user)
         page = await person.open(f"/connections/{connection.id}/disconnect")

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +14,11 @@ import pytest
 from server.http import page_texts
 from server.portal.story import Storyteller
 from tests.support.person import Person
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import connections
 from vault.audit import audit
 from vault.records import Client, Connection, Event, User
 from vault.sign_in import sessions
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("activity")) as opened:
-        yield opened
 
 
 async def connect_person(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:

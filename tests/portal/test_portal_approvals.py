@@ -22,10 +22,10 @@ from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
+from tests.support.permissions import revoke, set_ask
 from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room, text_of
-from vault import delegations
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import StandingApproval
 from vault.exchange.approval_rules import WRITES
@@ -99,15 +99,7 @@ class Maker:
         agent = await place.agent(name, client_name="Cursor")
         connection = await place.connect(agent, provider, scopes=scopes, delegated=delegated, account=account)
         deployment = place.vault.deployment
-        async with deployment.transaction() as transaction:
-            await delegations.set_ask(
-                transaction,
-                user_id=agent.principal.user_id,
-                client_id=agent.principal.client_id,
-                connection_id=connection.id,
-                ask=frozenset({WRITES}),
-                now=deployment.now(),
-            )
+        await set_ask(deployment, agent.principal, connection, {WRITES})
         browser = await self.stack.enter_async_context(Person(place.url))
         assert (await browser.sign_in(name, PASSWORD)).status_code == 200
         return Approver(place, agent, connection, browser)
@@ -417,14 +409,7 @@ def test_a_target_is_said_in_words() -> None:
 async def test_an_agent_without_its_permission_gets_no_standing_approval(maker: Maker) -> None:
     one = await maker()
     page = await one.page()
-    async with one.place.vault.deployment.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=one.agent.principal.user_id,
-            client_id=one.agent.principal.client_id,
-            connection_id=one.connection.id,
-            now=one.place.vault.deployment.now(),
-        )
+    await revoke(one.place.vault.deployment, one.agent.principal, one.connection)
     refused = await one.answer(page, "standing", per_day="5", days="7")
     assert refused.status_code == 403
     assert "Not possible for this call" in refused.text

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
 from tests.support.harness import PASSWORD
 from tests.support.person import forms_of, without_own_markup
-from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of
 from vault import connections, delegations, grants
 from vault.records import ClientKind
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("consent")) as opened:
-        yield opened
 
 
 async def _redeem(room: Room, location: str, client_id: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
 import httpx2
@@ -13,7 +12,7 @@ from server.sign_in import password
 from server.sign_in.password import cookie_name
 from tests.support.harness import PASSWORD, free_socket, running_vault
 from tests.support.person import Person, forms_of, session_token, without_own_markup
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import connections
 from vault.sign_in import sessions
 
@@ -42,12 +41,6 @@ PAGES = (
     "/sign-in/openid/unknown/callback?state=x",
     "/authorize",
 )
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("forms")) as opened:
-        yield opened
 
 
 async def _pages(room: Room) -> list[httpx2.Response]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import httpx2
 import pytest
 
 from server.oauth.clients.rules import is_same_software
-from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of
 from vault import clients, connections, delegations, grants
 from vault.records import Client, ClientKind, Connection, Delegation, User
 
@@ -17,22 +16,13 @@ ASK = frozenset({"tool:slack_post", "chat:write"})
 QUESTION = "</bdi> again? Give it what it had?"
 
 
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("recognition")) as opened:
-        yield opened
-
-
 async def cursor(room: Room, port: int = 40001, **changes: object) -> Client:
     facts = {"name": "Cursor", "redirect_uris": (f"http://localhost:{port}/callback",), **changes}
     return await room.agent(**facts)  # pyright: ignore[reportArgumentType]
 
 
-async def let_in(room: Room, user: User, client: Client) -> Connection:
-    """The agent is signed in and may use an account of the person's, asked about each time."""
-    person = await room.signed_in(user)
-    page = await person.open(room.authorize_path(client))
-    answer = await person.submit(page, form="/consent", button=("decision", "allow"))
+async def redeem(room: Room, client: Client, answer: httpx2.Response) -> None:
+    """The agent gets its tokens for the code in the answer."""
     redeemed = await room.vault.redeem(
         client.id,
         query_of(answer.headers["location"])["code"],
@@ -40,6 +30,14 @@ async def let_in(room: Room, user: User, client: Client) -> Connection:
         redirect_uri=client.redirect_uris[0],
     )
     assert redeemed.status_code == 200, redeemed.text
+
+
+async def let_in(room: Room, user: User, client: Client) -> Connection:
+    """The agent is signed in and may use an account of the person's, asked about each time."""
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client))
+    answer = await person.submit(page, form="/consent", button=("decision", "allow"))
+    await redeem(room, client, answer)
     await room.connect(person, user, client)
     (connection,) = await connections.list_connections(room.deployment.database, user.id)
     async with room.deployment.transaction() as transaction:
@@ -81,13 +79,7 @@ async def test_the_person_ends_the_earlier_sign_ins_with_the_same_click(room: Ro
     for client, ends in ((between, None), (await cursor(room, 40003), "yes")):
         page = await person.open(room.authorize_path(client))
         answer = await person.submit(page, {"end": ends}, form="/consent", button=("decision", "again"))
-        redeemed = await room.vault.redeem(
-            client.id,
-            query_of(answer.headers["location"])["code"],
-            "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
-            redirect_uri=client.redirect_uris[0],
-        )
-        assert redeemed.status_code == 200, redeemed.text
+        await redeem(room, client, answer)
     assert await live_delegations(room, user, old) == await live_delegations(room, user, between) == ()
     (live,) = await grants.list_grants(room.deployment.database, user.id)
     assert live.client_id == client.id

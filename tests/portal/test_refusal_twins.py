@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
@@ -19,19 +18,13 @@ from server.portal.forms import PageRefused, read_form
 from tests.portal.test_page_refusals import post
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import connections, delegations, limits
 from vault.approvals.user_codes import LONGEST, SHORTEST
 from vault.notices import channels, endpoints
 from vault.records import Connection
 
 READ = frozenset({"channels:read"})
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("twins")) as opened:
-        yield opened
 
 
 def fields_of(page: httpx2.Response, action: str) -> dict[str, str]:

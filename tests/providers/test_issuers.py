@@ -16,8 +16,7 @@ from providers.outbound.client import Outbound
 from server.connecting.provider_authorization import is_issuer_of
 from tests.support.doubles.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
-from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import room
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, exchange_room, refusal_code
 from vault import users
 
 AUDIENCE = "api://vault"
@@ -37,16 +36,13 @@ async def place(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory
     names = {"right": f"{provider.url}/", "wrong": provider.url}
     people = {name: provider.settings() | {"issuer": issuer} for name, issuer in names.items()}
     issuers = {name: {"issuer": issuer, "audience": AUDIENCE} for name, issuer in names.items()}
-    async with (
-        room(
-            tmp_path_factory.mktemp("issuers") / "data",
-            issuers=issuers,
-            sign_in={"openid": people},
-            sandbox={"loopback_openid": True},
-        ) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
+    async with exchange_room(
+        tmp_path_factory.mktemp("issuers") / "data",
+        issuers=issuers,
+        sign_in={"openid": people},
+        sandbox={"loopback_openid": True},
+    ) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -17,26 +17,9 @@ from providers.outbound.messages import HttpError, NoAnswer, NotReached, PeerBus
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
-from tests.support.harness import free_socket, serve_app
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, proxy_room
 
 MASK = "*" * len(UPSTREAM_TOKEN)
-
-
-@pytest.fixture(scope="module")
-async def upstream() -> AsyncGenerator[Upstream]:
-    app, listening = Upstream(), free_socket()
-    async with serve_app(app, listening):
-        app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        yield app
-
-
-@pytest.fixture(scope="module")
-async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    limits = {"body_limit": 300_000, "answer_limit": 400_000}
-    async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
-        opened.provider.answer = post_reply
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -10,25 +10,8 @@ from starlette.types import Receive, Scope, Send
 from server.connecting.links import LINKS
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
 from tests.support.doubles.scripted import Reply, json_reply
-from tests.support.harness import free_socket, serve_app
 from tests.support.peeking import read_events
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom, post_reply, proxy_room
-
-
-@pytest.fixture(scope="module")
-async def upstream() -> AsyncGenerator[Upstream]:
-    app, listening = Upstream(), free_socket()
-    async with serve_app(app, listening):
-        app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        yield app
-
-
-@pytest.fixture(scope="module")
-async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    limits = {"body_limit": 300_000, "answer_limit": 400_000}
-    async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
-        opened.provider.answer = post_reply
-        yield opened
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
 
 
 def rotate_tokens(room: ProxyRoom) -> list[str]:

@@ -11,9 +11,10 @@ from joserfc.jwk import ECKey
 
 from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
+from tests.support.permissions import revoke, set_ask
 from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, post_reply, proxy_room
-from vault import clients, connections, delegations, grants, groups, shared_connections, users
+from vault import clients, connections, grants, groups, shared_connections, users
 from vault.records import Connection
 from vault.shared_connections import SharingRule
 
@@ -94,14 +95,7 @@ async def disconnect(room: ProxyRoom, handle: ProxyHandle) -> None:
 
 async def take_away(room: ProxyRoom, handle: ProxyHandle) -> None:
     principal = handle.agent.principal
-    async with room.vault.deployment.transaction() as transaction:
-        await delegations.revoke(
-            transaction,
-            user_id=principal.user_id,
-            client_id=principal.client_id,
-            connection_id=handle.connection.id,
-            now=room.vault.deployment.now(),
-        )
+    await revoke(room.vault.deployment, principal, handle.connection)
 
 
 async def make_smaller(room: ProxyRoom, handle: ProxyHandle) -> None:
@@ -142,15 +136,7 @@ async def test_what_a_person_wants_to_be_asked_about_does_not_pass(room: ProxyRo
     handle = await room.ready()
     principal = handle.agent.principal
     for ask, status in ((frozenset({"chat:write"}), 403), (frozenset[str](), 200)):
-        async with room.vault.deployment.transaction() as transaction:
-            await delegations.set_ask(
-                transaction,
-                user_id=principal.user_id,
-                client_id=principal.client_id,
-                connection_id=handle.connection.id,
-                ask=ask,
-                now=room.vault.deployment.now(),
-            )
+        await set_ask(room.vault.deployment, principal, handle.connection, ask)
         answer = await handle.call(json={})
         assert answer.status_code == status, answer.text
     assert len(room.provider.arrivals) == 1

@@ -9,9 +9,10 @@ import pytest
 
 from server.runtime.recent import KEPT
 from tests.conftest import Store
+from tests.support.accounts import open_account
 from tests.support.peeking import read_events
 from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
-from vault import connections, delegations, grants, users
+from vault import delegations, grants, users
 from vault.storage.database import text
 from vault.upstream import Account, TokenAnswer
 
@@ -40,15 +41,12 @@ async def reconnect(room: ProxyRoom, handle: ProxyHandle, *, token: str, lifetim
     """The same account with another token."""
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
-        await connections.open_connection(
+        await open_account(
             transaction,
-            deployment.keys,
-            user_id=handle.agent.principal.user_id,
-            provider="slack",
-            answer=TokenAnswer(token, "refresh-2", ALL, lifetime, Account("T1:U1", "again")),
-            asked=ALL,
-            policy=deployment.vault.policies["slack"],
-            now=deployment.now(),
+            deployment,
+            handle.agent.principal.user_id,
+            "slack",
+            TokenAnswer(token, "refresh-2", ALL, lifetime, Account("T1:U1", "again")),
         )
 
 

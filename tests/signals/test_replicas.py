@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import httpx2
 import pytest
 
-from server.app import build_app, open_deployment
 from tests.conftest import Store
 from tests.support.doubles.transmitter_double import CAEP, RISC, Transmitter, running_transmitter
-from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serve_app
+from tests.support.harness import PASSWORD, RunningVault, Tokens, running_vault
 from tests.support.peeking import read_events
+from tests.support.rooms.two_processes import open_doors
 from vault import users
 
 LIMIT = 5.0  # seconds; how soon exactly is measured apart
@@ -53,15 +53,8 @@ async def two(postgres_store: Store) -> AsyncGenerator[Two]:
             running_vault(postgres_store.data, database_url=postgres_store.url, overrides=overrides)
         )
         transmitter.now = vault.deployment.now
-        other = await stack.enter_async_context(open_deployment(vault.settings, data=postgres_store.data))
-        listening = free_socket()
-        await stack.enter_async_context(serve_app(build_app(other), listening))
-        host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
-        doors = [
-            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False, timeout=30))
-            for url in (vault.url, f"http://127.0.0.1:{listening.getsockname()[1]}")
-        ]
-        yield Two(vault, (doors[0], doors[1]), transmitter)
+        doors = await open_doors(stack, vault, postgres_store.data)
+        yield Two(vault, doors, transmitter)
 
 
 @pytest.mark.parametrize("door", [0, 1])

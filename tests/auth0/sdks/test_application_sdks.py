@@ -13,6 +13,7 @@ from server.oauth.rules import ADMIN_ACCESS
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import tenant
 from tests.conftest import unavailable
+from tests.support.accounts import open_account
 from tests.support.foreign.foreign import FOLDER, drive_program, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
@@ -29,15 +30,12 @@ async def more_accounts(deployment: Deployment, person: User, client_id: str) ->
     """Accounts that the person lets the application use, too."""
     for number in range(MORE):
         async with deployment.transaction() as transaction:
-            opened = await connections.open_connection(
+            opened = await open_account(
                 transaction,
-                deployment.keys,
-                user_id=person.id,
-                provider="google",
-                answer=TokenAnswer("access", "refresh", OPENID, 3600, Account(f"id-{number}", f"account {number}")),
-                asked=OPENID,
-                policy=deployment.vault.policies["google"],
-                now=deployment.now(),
+                deployment,
+                person.id,
+                "google",
+                TokenAnswer("access", "refresh", OPENID, 3600, Account(f"id-{number}", f"account {number}")),
             )
             which = {"user_id": person.id, "client_id": client_id, "connection_id": opened.id}
             await delegations.allow(transaction, **which, scopes=OPENID, now=deployment.now())

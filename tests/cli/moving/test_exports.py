@@ -10,6 +10,7 @@ import pyrage
 import pytest
 
 from tests.cli.moving.moving import ConfiguredVault, token_of
+from tests.support.accounts import open_account
 from tests.support.rooms.mcp_room import SLACK
 from vault import connections
 from vault.records import User
@@ -29,16 +30,7 @@ async def with_account(place: ConfiguredVault, provider: str = "slack") -> tuple
     """Somebody with a connected account, and its tokens."""
     person, answer = await place.user(), await place.former(provider)
     async with place.deployment.transaction() as transaction:
-        opened = await connections.open_connection(
-            transaction,
-            place.deployment.keys,
-            user_id=person.id,
-            provider=provider,
-            answer=answer,
-            asked=SLACK,
-            policy=place.deployment.vault.policies[provider],
-            now=place.room.now(),
-        )
+        opened = await open_account(transaction, place.deployment, person.id, provider, answer)
         await connections.rename(transaction, opened, nickname="Work")
     return person, answer
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from server.mcp.elicitation import META_KEY
 from tests.support.bridging import Machine, connect, in_the_browser
-from tests.support.foreign.foreign import MODULES, Message, Ran, Somebody, newcomer, node, open_screen, run
+from tests.support.foreign.foreign import MODULES, Message, Ran, Somebody, node, open_screen, run
 from tests.support.harness import free_socket
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Room, room
@@ -33,12 +33,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
     node()
     async with room(tmp_path_factory.mktemp("inspector")) as opened:
         yield opened
-
-
-@pytest_asyncio.fixture
-async def somebody(place: Room) -> AsyncGenerator[Somebody]:
-    async with newcomer(place.vault) as found:
-        yield found
 
 
 @dataclass

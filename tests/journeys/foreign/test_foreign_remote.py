@@ -13,7 +13,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
 
 from server.mcp.elicitation import META_KEY
-from tests.support.foreign.foreign import MODULES, Screen, Somebody, environment, newcomer, node, open_screen
+from tests.support.foreign.foreign import MODULES, Screen, Somebody, environment, node, open_screen
 from tests.support.rooms.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
@@ -26,12 +26,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
     node()
     async with room(tmp_path_factory.mktemp("remote")) as opened:
         yield opened
-
-
-@pytest_asyncio.fixture
-async def somebody(place: Room) -> AsyncGenerator[Somebody]:
-    async with newcomer(place.vault) as found:
-        yield found
 
 
 @asynccontextmanager

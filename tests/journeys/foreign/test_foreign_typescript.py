@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign.foreign import Driver, Message, Somebody, drive_program, newcomer, node
+from tests.support.foreign.foreign import Driver, Message, Somebody, drive_program, node
 from tests.support.rooms.mcp_room import Room, room
 from vault import clients
 
@@ -23,12 +23,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
     node()
     async with room(tmp_path_factory.mktemp("typescript")) as opened:
         yield opened
-
-
-@pytest_asyncio.fixture
-async def somebody(place: Room) -> AsyncGenerator[Somebody]:
-    async with newcomer(place.vault) as found:
-        yield found
 
 
 async def call(agent: Driver, tool: str, **arguments: object) -> Message:

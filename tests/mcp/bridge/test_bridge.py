@@ -19,7 +19,7 @@ from tests.support.bridging import Machine, by_code, connect, in_the_browser
 from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
 from tests.support.peeking import read_events
 from tests.support.person import Person
-from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room, room
+from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room
 from tests.support.simulating import wait_until_held
 from vault import clients, grants
 from vault.records import Client as OAuthClient
@@ -27,12 +27,6 @@ from vault.records import ClientKind, Event
 
 POST = {"channel": "#general", "text": "hello"}
 CONNECT = "io.github.mcp-token-vault/connect"
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("bridge")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ CLOSED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("guards")) as opened:
-        yield opened
-
-
 @pytest.mark.requirement("S-150")
 @pytest.mark.parametrize("origin", FOREIGN)
 async def test_foreign_origin_is_refused_on_every_route_before_the_token_is_looked_at(place: Room, origin: str) -> None:

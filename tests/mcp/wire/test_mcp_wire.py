@@ -6,7 +6,6 @@ import asyncio
 import copy
 import dataclasses
 import json
-from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
@@ -29,12 +28,6 @@ from tests.support.simulating import wait_until_held
 
 POST = {"name": "slack_post", "arguments": {"channel": "#general", "text": "hi"}}
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("wire")) as opened:
-        yield opened
 
 
 @pytest.mark.requirement("S-154")

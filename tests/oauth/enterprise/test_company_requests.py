@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,20 +20,14 @@ from server.oauth.enterprise.explanation import explain_assertion
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
 from tests.support.peeking import get_grant
-from tests.support.rooms.enterprise_room import Company, running_company
+from tests.support.rooms.enterprise_room import Company
 from tests.support.rooms.oauth_world import GENEROUS, claims_of, vault_with
-from vault import company_permissions, users
+from vault import users
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest, Kind, RequestedAccess
 from vault.upkeep import access_ends
 
 DAY = 86400
-
-
-@pytest.fixture(scope="module")
-async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
-    async with running_company(tmp_path_factory.mktemp("requests") / "data") as found:
-        yield found
 
 
 @pytest.fixture
@@ -86,13 +80,7 @@ async def test_the_refusal_leads_to_the_page_and_the_answer_lets_the_agent_in(co
     answer = await company.ask(assertion)
     assert answer.status_code == 200, answer.text
     assert "channels:read" in await live_scopes(company, connection)
-    held = await company_permissions.get(
-        company.place.deployment.database,
-        user_id=company.user.id,
-        client_id=company.caller.client.id,
-        company="acme",
-    )
-    assert held is not None
+    held = await company.permission()
     assert held.expires_at <= company.now() + 2 * DAY, "not as long as the company's own permissions"
     claims = claims_of(str(answer.json()["access_token"]))
     await access_requests.end(operator(company), request.id)

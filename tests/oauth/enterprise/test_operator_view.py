@@ -22,8 +22,7 @@ from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.rooms.enterprise_room import RULES, Company, issuer_of, running_company
 from tests.support.rooms.mcp_room import SLACK
-from vault import company_permissions, delegations, users
-from vault.company_permissions import CompanyPermission
+from vault import delegations, users
 
 STRANGE = {
     "strange": {
@@ -61,17 +60,6 @@ def place(company: Company) -> Place:
     }
     (data / "config.toml").write_text(tomlkit.dumps(written), encoding="utf-8")
     return Place(data)
-
-
-async def permission(company: Company) -> CompanyPermission:
-    found = await company_permissions.get(
-        company.place.deployment.database,
-        user_id=company.user.id,
-        client_id=company.caller.client.id,
-        company="acme",
-    )
-    assert found is not None
-    return found
 
 
 async def admit(company: Company) -> None:
@@ -173,7 +161,7 @@ async def test_an_admins_end_takes_tokens_and_accounts(company: Company) -> None
     assert held is not None
     assert held.is_live(company.now())
     token = (await company.ask()).json()["access_token"]
-    await companies.end(Actor(deployment, None, "command_line"), await permission(company))
+    await companies.end(Actor(deployment, None, "command_line"), await company.permission())
     async with company.place.room.http() as http:
         sent = await http.get("/mcp", headers={"authorization": f"Bearer {token}"})
         own = await http.get("/mcp", headers=agent.headers)
@@ -182,13 +170,13 @@ async def test_an_admins_end_takes_tokens_and_accounts(company: Company) -> None
     assert held is not None
     assert not held.is_live(company.now())
     assert (await company.place.events("company.ended"))[-1].details["company"] == "acme"
-    await companies.resume(Actor(deployment, None, "command_line"), await permission(company))
+    await companies.resume(Actor(deployment, None, "command_line"), await company.permission())
     await admit(company)
     held = await delegations.get(deployment.database, **which)
     assert held is not None
     assert held.is_live(company.now()), "what the admin ended comes back with it"
     with pytest.raises(ChangeRefused):
-        await companies.resume(Actor(deployment, None, "command_line"), await permission(company))
+        await companies.resume(Actor(deployment, None, "command_line"), await company.permission())
 
 
 async def test_the_doctor_knows_what_is_wrong_with_companies(company: Company) -> None:

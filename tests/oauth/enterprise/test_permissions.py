@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -26,18 +25,12 @@ from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of
 from vault import company_access, company_permissions, delegations, grants, users
 from vault.company_access import OwnedAccount
-from vault.company_permissions import CUT_OFF, DROPPED, CompanyPermission, Renewal, renew
+from vault.company_permissions import CUT_OFF, DROPPED, Renewal, renew
 from vault.grants import derive_grant
 from vault.records import Connection, Delegation, Principal
 
 READS = frozenset({"channels:read", "channels:history"})
 DAY = 86400
-
-
-@pytest.fixture(scope="module")
-async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
-    async with running_company(tmp_path_factory.mktemp("permissions") / "data") as found:
-        yield found
 
 
 @pytest.fixture
@@ -228,14 +221,7 @@ async def test_an_agent_that_the_person_cut_off_comes_back_only_by_the_person(co
     assert (refused.status_code, refused.json()["error"]) == (400, "access_denied")
     await company.place.agent(company.caller, company.user.name)  # the person signs the agent in
     await admit(company)
-    found = await company_permissions.get(
-        company.place.deployment.database,
-        user_id=company.user.id,
-        client_id=company.caller.client.id,
-        company="acme",
-    )
-    assert found is not None
-    assert found.is_live(company.now())
+    assert (await company.permission()).is_live(company.now())
     assert await live_scopes(company, connection) == frozenset(), "it was taken away, so the person gives it"
 
 
@@ -282,33 +268,26 @@ async def test_a_persons_end_counts_for_each_company(company: Company) -> None:
 
 @pytest.mark.parametrize("first", ["admin", "person"])
 async def test_lifting_an_admins_end_leaves_the_persons_cut_off(company: Company, first: str) -> None:
-    actor, database = Actor(company.place.deployment, None, "command_line"), company.place.deployment.database
-    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
-
-    async def permission() -> CompanyPermission:
-        found = await company_permissions.get(database, **which)
-        assert found is not None
-        return found
-
+    actor = Actor(company.place.deployment, None, "command_line")
     await admit(company)
     if first == "person":
         await cut_off(company)
-    await companies.end(actor, await permission())
+    await companies.end(actor, await company.permission())
     if first == "admin":
         await cut_off(company)
     assert (await explain_assertion(company.place.deployment, company.assertion())).reason == "ended_by_admin"
-    shown = await permission()
+    shown = await company.permission()
     left = await companies.resume(actor, shown)
-    assert left == await permission()
+    assert left == await company.permission()
     with pytest.raises(ChangeRefused, match="changed this in the meantime"):  # a second admin, who saw the admin's end
         await companies.resume(actor, shown)
-    assert left == await permission()
+    assert left == await company.permission()
     assert left.ended_reason == CUT_OFF
     assert (await company.ask()).json()["error"] == "access_denied"
     assert (await explain_assertion(company.place.deployment, company.assertion())).reason == "ended"
     await company.place.agent(company.caller, company.user.name)  # the person signs the agent in
     await admit(company)
-    assert (await permission()).cut_off_at is None
+    assert (await company.permission()).cut_off_at is None
 
 
 async def test_a_person_who_cut_nothing_off_lets_an_admins_end_be_lifted(company: Company) -> None:
@@ -318,12 +297,9 @@ async def test_a_person_who_cut_nothing_off_lets_an_admins_end_be_lifted(company
 
 async def end_and_resume(company: Company) -> None:
     """As an admin does, and then the agent comes back."""
-    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
-    actor, database = Actor(company.place.deployment, None, "command_line"), company.place.deployment.database
+    actor = Actor(company.place.deployment, None, "command_line")
     for change in (companies.end, companies.resume):
-        found = await company_permissions.get(database, **which)
-        assert found is not None
-        await change(actor, found)
+        await change(actor, await company.permission())
     await admit(company)
 
 
@@ -344,10 +320,7 @@ async def test_an_admins_end_leaves_what_the_person_allowed(company: Company) ->
     own = frozenset({"chat:write"})
     await allow(company, connection, (await get_delegation(company, connection)).scopes | own)
     actor = Actor(company.place.deployment, None, "command_line")
-    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
-    found = await company_permissions.get(company.place.deployment.database, **which)
-    assert found is not None
-    await companies.end(actor, found)
+    await companies.end(actor, await company.permission())
     assert await live_scopes(company, connection) == own
 
 

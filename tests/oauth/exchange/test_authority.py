@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from providers.definitions.catalog import Catalog
@@ -13,8 +12,8 @@ from providers.simulator.local_server import running_simulator
 from server.connecting.links import LINKS
 from server.oauth.exchange import targets
 from server.oauth.rules import OAuthError
-from tests.support.rooms.exchange_room import ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, room
+from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room, refusal_code
+from tests.support.rooms.mcp_room import SLACK
 
 
 @pytest.mark.requirement("S-112")
@@ -57,14 +56,12 @@ async def test_a_scope_that_nobody_knows_is_refused(place: ExchangeRoom, person:
 async def test_wider_than_the_operators_limit_is_refused_by_name_without_a_link(tmp_path: Path) -> None:
     async with (
         running_simulator() as simulator,
-        room(
+        exchange_room(
             tmp_path / "data",
             providers={"slack": {**simulator.settings()["slack"], "scopes": ["channels:read"]}},
             sandbox={"loopback_upstreams": True},
-        ) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+        ) as place,
     ):
-        place = ExchangeRoom(opened, http)
         caller = await place.caller()
         agent = await place.agent(caller)
         await place.slack(agent)

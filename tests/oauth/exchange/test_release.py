@@ -16,10 +16,20 @@ from server.connecting.approvals import decide
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
 from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
-from tests.support.rooms.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refusal_code
-from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.permissions import set_ask
+from tests.support.rooms.exchange_room import (
+    ACCESS,
+    API,
+    JWT,
+    READONLY,
+    REFRESH,
+    ExchangeRoom,
+    exchange_room,
+    refusal_code,
+)
+from tests.support.rooms.mcp_room import SLACK, Agent
 from tests.support.simulating import family_settings
-from vault import connections, delegations, handles, users
+from vault import connections, handles, users
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval
 from vault.records import ClientKind, Connection
@@ -147,15 +157,7 @@ async def test_a_client_can_be_held_to_handles(place: ExchangeRoom, person: str)
 
 
 async def ask_each_time(place: ExchangeRoom, agent: Agent, connection: Connection, *entries: str) -> None:
-    async with place.deployment.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=agent.principal.client_id,
-            connection_id=connection.id,
-            ask=frozenset(entries),
-            now=place.now(),
-        )
+    await set_ask(place.deployment, agent.principal, connection, entries)
 
 
 async def answer_question(place: ExchangeRoom, agent: Agent, *, yes: bool) -> Approval:
@@ -229,11 +231,9 @@ async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody_
 
 async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> None:
     for confidential_only in (True, False):
-        async with (
-            room(tmp_path / str(confidential_only), exchange={"confidential_only": confidential_only}) as opened,
-            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-        ):
-            place = ExchangeRoom(opened, http)
+        async with exchange_room(
+            tmp_path / str(confidential_only), exchange={"confidential_only": confidential_only}
+        ) as place:
             for public in (True, False):
                 caller = await place.caller(public=public)
                 agent = await place.agent(caller)
@@ -246,11 +246,9 @@ async def test_public_clients_can_be_kept_out_by_one_switch(tmp_path: Path) -> N
 
 
 async def test_an_operator_sets_how_long_handles_live_but_not_beyond_the_subject(tmp_path: Path) -> None:
-    async with (
-        room(tmp_path / "data", exchange={"handle_lifetime": 1800}, tokens={"access_lifetime": 900}) as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        place = ExchangeRoom(opened, http)
+    async with exchange_room(
+        tmp_path / "data", exchange={"handle_lifetime": 1800}, tokens={"access_lifetime": 900}
+    ) as place:
         backend, page = await place.caller(), await place.caller(public=True)
         for caller, kind, most in ((backend, ACCESS, 900), (backend, REFRESH, 1800), (page, ACCESS, 300)):
             agent = await place.agent(caller)
@@ -265,14 +263,12 @@ async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp
     async with running_simulator() as simulator:
         apis = load_catalog().provider("github").apis
         github = family_settings(simulator, "github", apis=apis)
-        async with (
-            room(tmp_path / "data", providers={"github": github}, sandbox={"loopback_upstreams": True}) as opened,
-            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-        ):
-            place = ExchangeRoom(opened, http)
+        async with exchange_room(
+            tmp_path / "data", providers={"github": github}, sandbox={"loopback_upstreams": True}
+        ) as place:
             caller, public = await place.caller(), await place.caller(public=True)
             agent = await place.agent(caller)
-            connection = await opened.connect(agent, "github", scopes=granted)
+            connection = await place.room.connect(agent, "github", scopes=granted)
             base = place.deployment.catalog.provider("github").apis["rest"]
             wanted = {"audience": "github", "resource": f"{base}/repos/octo/hello", "scope": "contents:read"}
             answer = await place.exchange(caller, agent.token, **wanted)
@@ -282,7 +278,7 @@ async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp
             whole = await place.exchange(caller, agent.token, **(wanted | {"resource": base}))
             assert whole.json()["access_token"].startswith("tvp_")
             by_page = await place.agent(public)
-            await opened.allow(by_page, connection, granted)
+            await place.room.allow(by_page, connection, granted)
             assert refusal_code(await place.exchange(public, by_page.token, **wanted)) == "invalid_target"
             handle = await place.exchange(public, by_page.token, **(wanted | {"resource": base}))
             assert handle.json()["access_token"].startswith("tvp_")

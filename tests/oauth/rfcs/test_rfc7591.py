@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support.doubles.canary import running_canary
 from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, b64, error_of, vault_with
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
@@ -217,15 +218,8 @@ async def test_a_client_that_nobody_used_for_a_day_is_forgotten_and_a_used_one_s
 
 @pytest.mark.requirement("S-028")
 async def test_registration_fetches_nothing(world: World) -> None:
-    arrivals: list[str] = []
-
-    async def canary(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrivals.append("connected")
-        writer.close()
-
-    server = await asyncio.start_server(canary, "127.0.0.1", 0)
-    async with server:
-        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with running_canary() as canary:
+        address = canary.url
         links = {name: f"{address}/{name}" for name in ("client_uri", "logo_uri", "tos_uri", "policy_uri")}
         others = {"sector_identifier_uri": address, "software_statement": address, "initiate_login_uri": address}
         answer = await post(world, **links, **others, request_uris=[address], redirect_uris=[f"{address}/cb"])
@@ -234,10 +228,7 @@ async def test_registration_fetches_nothing(world: World) -> None:
             world, jwks_uri=f"https://127.0.0.1:{address[-5:]}/k", token_endpoint_auth_method="private_key_jwt"
         )
         assert keys.status_code in {201, 400}
-        _, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
-        writer.close()
-        await writer.wait_closed()
-    assert arrivals in ([], ["connected"])  # the canary's own test call at most
+    assert canary.arrivals == 0
 
 
 @pytest.mark.requirement("S-031")

@@ -203,16 +203,6 @@ async def test_a_code_leads_one_person_to_the_page_once(world: World) -> None:
     assert (await agent.poll()).status_code == 200
 
 
-@pytest.fixture
-async def stranger(world: World) -> AsyncGenerator[Person]:
-    """Another person here, with a browser in which they are signed in."""
-    name = secrets.token_hex(6)
-    await world.vault.add_user(name)
-    async with world.vault.person() as person:
-        await person.sign_in(name, PASSWORD)
-        yield person
-
-
 @pytest.mark.requirement("S-060")
 @pytest.mark.parametrize("signed_in", ["before", "on the way", "in another browser"])
 async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_the_code(

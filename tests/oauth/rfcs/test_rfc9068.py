@@ -15,6 +15,7 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
+from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD
 from tests.support.person import session_token
 from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, sign_jwt, vault_with
@@ -248,17 +249,10 @@ async def test_a_key_id_is_a_name_to_look_up_and_nothing_else(world: World, kid:
 
 @pytest.mark.requirement("S-093")
 async def test_keys_named_by_the_token_itself_are_refused_and_never_fetched(world: World) -> None:
-    arrivals: list[str] = []
-
-    async def canary(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrivals.append("connected")
-        writer.close()
-
     token = (await world.tokens())["access_token"]
     mine = RSAKey.generate_key(2048)
-    server = await asyncio.start_server(canary, "127.0.0.1", 0)
-    async with server:
-        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+    async with running_canary() as canary:
+        address = f"{canary.url}/keys"
         additions: list[dict[str, object]] = [
             {"jwk": mine.as_dict(private=False)},
             {"jku": address},
@@ -274,7 +268,7 @@ async def test_keys_named_by_the_token_itself_are_refused_and_never_fetched(worl
     for addition in ({"crit": ["exp"]}, {"crit": []}, {"b64": True}, {"b64": False, "crit": ["b64"]}, {"cty": "JWT"}):
         header = b64(header_of(token) | addition)
         await forge(world, f"{header}.{'.'.join(token.split('.')[1:])}")
-    assert arrivals == []
+    assert canary.arrivals == 0
 
 
 @pytest.mark.requirement("S-094")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from server.administration.receipts import verify
 from tests.conftest import Store
 from tests.support.commands import content, run
-from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from tests.support.rooms.admin_room import AdminRoom, problem
 from vault import delegations, users
 from vault.audit.released_tokens import ReleasedTokens, TokenRelease
 from vault.records import Client, Connection, Role, User
@@ -19,12 +16,6 @@ from vault.upkeep import receipts
 
 PAGE = "/administration/revocations"
 CHAT = frozenset({"chat:write"})
-
-
-@pytest.fixture
-async def admin(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path / "vault") as opened:
-        yield opened
 
 
 @dataclass(frozen=True)

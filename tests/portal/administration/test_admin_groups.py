@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +12,11 @@ from server.administration.actor import Actor, ChangeRefused
 from server.administration.groups import create as created
 from tests.support.commands import run
 from tests.support.person import forms_of
-from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from tests.support.rooms.admin_room import AdminRoom, problem
 from vault import groups
 from vault.delegations import WRITES
 
 GROUPS = "/administration/groups"
-
-
-@pytest.fixture
-async def admin(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path) as opened:
-        yield opened
 
 
 async def test_a_group_is_made_filled_and_deleted_in_the_browser(admin: AdminRoom) -> None:

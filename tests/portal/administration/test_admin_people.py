@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-import pytest
 
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import connections, users
 from vault.records import Role, User
 from vault.storage.database import Database
 
 PEOPLE = "/administration/people"
-
-
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path / "vault") as opened:
-        yield opened
 
 
 async def _press(admin: Person, person: User, action: str) -> httpx2.Response:

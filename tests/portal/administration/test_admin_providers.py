@@ -29,12 +29,6 @@ ID = "Iv1.0123456789abcdef"
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path / "vault") as opened:
-        yield opened
-
-
 async def _set_up(person: Person, *, path: str = GITHUB, **answers: str | None) -> str:
     """Send the form of a provider's page; the text that follows."""
     page = await person.open(path)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from server.administration.receipts import verify
 from server.cli import app
-from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from tests.support.accounts import open_account
+from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.portal_room import Room
 from vault import connections, users
 from vault.records import Connection, Role, User
@@ -21,12 +20,6 @@ from vault.upstream import Account, TokenAnswer
 PAGE = "/administration/revocations"
 AUTH = "https://www.googleapis.com/auth/"
 SCOPES = frozenset({"openid", f"{AUTH}userinfo.email", f"{AUTH}calendar.events", f"{AUTH}calendar.events.readonly"})
-
-
-@pytest.fixture
-async def admin(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
-    async with running_admin_room(tmp_path / "vault") as opened:
-        yield opened
 
 
 async def connect(room: Room, user: User, *, lies: bool) -> Connection:
@@ -43,16 +36,7 @@ async def connect(room: Room, user: User, *, lies: bool) -> Connection:
     )
     deployment = room.deployment
     async with deployment.transaction() as transaction:
-        return await connections.open_connection(
-            transaction,
-            deployment.keys,
-            user_id=user.id,
-            provider="google",
-            answer=answer,
-            asked=SCOPES,
-            policy=deployment.vault.policies["google"],
-            now=deployment.now(),
-        )
+        return await open_account(transaction, deployment, user.id, "google", answer)
 
 
 async def test_a_lie_is_outstanding_until_the_provider_tells_the_truth(admin: AdminRoom) -> None:

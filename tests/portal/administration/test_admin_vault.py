@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx2
@@ -22,12 +21,6 @@ from vault.upkeep import replicas
 from vault.upkeep.replicas import Replica
 
 AGENTS = "/administration/agents"
-
-
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path / "vault") as opened:
-        yield opened
 
 
 async def test_cutting_an_agent_off_ends_it_for_everybody_at_the_next_call(room: Room) -> None:

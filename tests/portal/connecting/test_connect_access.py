@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import httpx2
 import pytest
 
 from providers.simulator.person import consent
 from tests.support.person import Person, forms_of
 from tests.support.refused_pages import is_refused
-from tests.support.rooms.portal_room import Room, query_of, running_room
+from tests.support.rooms.portal_room import Room, query_of
 from vault import connections, delegations
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, Delegation, User
@@ -18,12 +16,6 @@ from vault.records import Client, Delegation, User
 ASKED = frozenset({"chat:write", "channels:read"})
 DAY = 86400
 LEVEL, ASKS, UNTIL = "level.asked", "asks.asked", "until.asked"
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("connect-access")) as opened:
-        yield opened
 
 
 async def _open_connect_page(

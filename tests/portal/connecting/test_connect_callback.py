@@ -17,17 +17,10 @@ from tests.support.rooms.portal_room import (
     Room,
     accounts_of,
     query_of,
-    running_room,
     scopes_allowed,
     someone,
     with_parameters,
 )
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("connect")) as opened:
-        yield opened
 
 
 @pytest.mark.requirement("S-140")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -30,12 +29,6 @@ from vault.records import ConnectionState, Principal, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("connect")) as opened:
-        yield opened
 
 
 async def test_a_link_leads_through_our_page_and_the_providers_to_connection_and_delegation(room: Room) -> None:

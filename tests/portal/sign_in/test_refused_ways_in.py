@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -14,17 +13,11 @@ from server.sign_in.passkeys import ANSWER_LIMIT, PasskeyRefused, encode, read_a
 from tests.portal.sign_in.test_passkeys import QUARTER
 from tests.support.doubles.authenticator import Authenticator
 from tests.support.harness import PASSWORD
-from tests.support.rooms.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room
 from vault import tickets, users
 from vault.records import Role, TicketPurpose, User
 
 SECRET = "s" * 43
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("ways")) as opened:
-        yield opened
 
 
 def make_passkey(room: Room, user: User) -> ceremonies.Answer:

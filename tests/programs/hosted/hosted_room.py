@@ -21,10 +21,12 @@ from server.programs.hosted.pool import HostedServers
 from server.programs.hosted.sandbox import find_problem, interpreter
 from server.remote import servers
 from tests.conftest import unavailable
+from tests.support.accounts import open_account
 from tests.support.harness import running_vault
 from tests.support.peeking import read_events
+from tests.support.permissions import revoke
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
-from vault import connections, delegations
+from vault import connections
 from vault.mcp.servers import get_server
 from vault.records import Connection, Event
 from vault.upstream import Account, TokenAnswer
@@ -129,15 +131,12 @@ class HostedRoom:
                 return one
         scopes = deployment.catalog.provider(name).all_scopes - deployment.catalog.provider(name).own_scopes
         async with deployment.transaction() as transaction:
-            return await connections.open_connection(
+            return await open_account(
                 transaction,
-                deployment.keys,
-                user_id=who,
-                provider=name,
-                answer=TokenAnswer('{"key": "open"}', None, scopes, None, Account("mine", "mine")),
-                asked=scopes,
-                policy=deployment.vault.policies[name],
-                now=deployment.now(),
+                deployment,
+                who,
+                name,
+                TokenAnswer('{"key": "open"}', None, scopes, None, Account("mine", "mine")),
             )
 
     async def slack(self, agent: Agent, scopes: frozenset[str] = SLACK) -> Connection:
@@ -151,14 +150,7 @@ class HostedRoom:
 
     async def forbid(self, agent: Agent, connection: Connection) -> None:
         """Take a permission away."""
-        async with self.deployment.transaction() as transaction:
-            await delegations.revoke(
-                transaction,
-                user_id=agent.principal.user_id,
-                client_id=agent.principal.client_id,
-                connection_id=connection.id,
-                now=self.deployment.now(),
-            )
+        await revoke(self.deployment, agent.principal, connection)
 
     async def call(self, agent: Agent, server: str, tool: str, **arguments: Any) -> CallToolResult:
         """Call a tool of the server's."""

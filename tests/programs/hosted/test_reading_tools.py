@@ -14,9 +14,9 @@ import pytest
 from providers.definitions.catalog import load_catalog, shipped_files
 from tests.credentials.test_aws import APIS, KEY_ID, SECRET, Aws
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room, needs_sandbox, text
+from tests.support.accounts import open_account
 from tests.support.doubles.scripted import ScriptedServer, scripted_server
 from tests.support.rooms.mcp_room import Agent
-from vault import connections
 from vault.records import Connection
 from vault.upstream import Account, TokenAnswer
 
@@ -38,15 +38,12 @@ class AwsPlace:
         known = deployment.catalog.provider("aws").all_scopes
         key = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": "eu-west-1"}
         async with deployment.transaction() as transaction:
-            account = await connections.open_connection(
+            account = await open_account(
                 transaction,
-                deployment.keys,
-                user_id=agent.principal.user_id,
-                provider="aws",
-                answer=TokenAnswer(json.dumps(key), None, known, None, Account("aws", "aws")),
-                asked=known,
-                policy=deployment.vault.policies["aws"],
-                now=deployment.now(),
+                deployment,
+                agent.principal.user_id,
+                "aws",
+                TokenAnswer(json.dumps(key), None, known, None, Account("aws", "aws")),
             )
         await self.hosted.room.allow(agent, account, scopes)
         return account

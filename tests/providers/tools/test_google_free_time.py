@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,13 +12,7 @@ from pydantic import ValidationError
 from providers.api.api import UpstreamRefused
 from providers.tools.google_free_time import FreeInput, gaps, windows
 from tests.support.doubles.scripted import Reply, json_reply
-from tests.support.tool_bench import TOOLS, Bench, open_bench
-
-
-@pytest_asyncio.fixture
-async def bench() -> AsyncGenerator[Bench]:
-    async with open_bench() as opened:
-        yield opened
+from tests.support.tool_bench import TOOLS, Bench
 
 
 def busy(*spans: tuple[str, str]) -> Reply:

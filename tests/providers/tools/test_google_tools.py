@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncGenerator
 from email import message_from_bytes
 from email.policy import default
 
 import pytest
-import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,13 +14,7 @@ from pydantic import ValidationError
 from providers.api.api import RateLimited, UpstreamRefused
 from providers.tools.mail_text import readable
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
-from tests.support.tool_bench import Bench, open_bench
-
-
-@pytest_asyncio.fixture
-async def bench() -> AsyncGenerator[Bench]:
-    async with open_bench() as opened:
-        yield opened
+from tests.support.tool_bench import Bench
 
 
 def part(kind: str, content: bytes, **more: object) -> dict[str, object]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 import pytest
-import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,13 +16,7 @@ from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.tools.builtin import builtin_tools
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, provider_at
-from tests.support.tool_bench import NOW, TOKEN, TOOLS, Bench, open_bench
-
-
-@pytest_asyncio.fixture
-async def bench() -> AsyncGenerator[Bench]:
-    async with open_bench() as opened:
-        yield opened
+from tests.support.tool_bench import NOW, TOKEN, TOOLS, Bench
 
 
 def test_the_list_of_tools_is_fixed() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-import pytest_asyncio
 from pydantic import ValidationError
 
 from providers.api.api import RuleRefused, UpstreamRefused
@@ -18,7 +17,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted import Arrival
-from tests.support.tool_bench import Bench, open_bench
+from tests.support.tool_bench import Bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import texts_of, usual_arguments
 
@@ -36,12 +35,6 @@ NASTY = (
     ),
     *("\u202eevil", "é", "x" * 300),
 )
-
-
-@pytest_asyncio.fixture
-async def bench() -> AsyncGenerator[Bench]:
-    async with open_bench() as opened:
-        yield opened
 
 
 def payloads() -> Iterator[str]:

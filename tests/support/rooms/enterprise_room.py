@@ -13,10 +13,10 @@ from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth.enterprise.assertions import JWT_BEARER, TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.rooms.exchange_room import Caller, ExchangeRoom
-from tests.support.rooms.mcp_room import room
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room
 from tests.support.rooms.oauth_world import sign_jwt
-from vault import users
+from vault import company_permissions, users
+from vault.company_permissions import CompanyPermission
 from vault.records import User
 
 SUBJECT = "employee-1"
@@ -57,6 +57,14 @@ class Company:
 
     def now(self) -> int:
         return self.place.now()
+
+    async def permission(self) -> CompanyPermission:
+        """What the company lets the agent do for the employee."""
+        found = await company_permissions.get(
+            self.place.deployment.database, user_id=self.user.id, client_id=self.caller.client.id, company="acme"
+        )
+        assert found is not None
+        return found
 
     def claims(self, **changes: object) -> dict[str, object]:
         """Honest claims with changes; None leaves one out."""
@@ -115,16 +123,12 @@ async def running_company(
             name: {"issuer": issuer_of(name), "jwks_uri": f"{idp.url}/jwks", "allow": rules, **more}
             for name, more in OTHERS.items()
         }
-        async with (
-            room(
-                folder,
-                database_url=database_url,
-                enterprise={"acme": acme | settings, **others},
-                sandbox={"loopback_openid": True, "loopback_client_metadata": True},
-            ) as opened,
-            httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-        ):
-            place = ExchangeRoom(opened, http)
+        async with exchange_room(
+            folder,
+            database_url=database_url,
+            enterprise={"acme": acme | settings, **others},
+            sandbox={"loopback_openid": True, "loopback_client_metadata": True},
+        ) as place:
             user = await place.user()
             async with place.deployment.transaction() as transaction:
                 for issuer in (idp.url, *map(issuer_of, ("tenant", "stepped", "public"))):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 from joserfc.jwk import ECKey
@@ -13,7 +15,7 @@ from server.oauth import tokens
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.peeking import get_grant, read_events
-from tests.support.rooms.mcp_room import SLACK, Agent, Room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from tests.support.rooms.oauth_world import sign_jwt
 from vault import apis, clients, grants, users
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
@@ -202,3 +204,15 @@ def refusal_code(answer: httpx2.Response) -> str:
     content = answer.json()
     assert "access_token" not in content
     return str(content["error"])
+
+
+@asynccontextmanager
+async def exchange_room(
+    data: Path, *, database_url: str | None = None, **overrides: object
+) -> AsyncGenerator[ExchangeRoom]:
+    """The room over a new vault."""
+    async with (
+        room(data, database_url=database_url, **overrides) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=30, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(opened, http)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 
 import pytest
 
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
+from tests.support.person import Person
 from tests.support.rooms.oauth_world import GENEROUS, World, vault_with
 
 
@@ -31,3 +33,13 @@ async def stored_world(store: Store) -> AsyncGenerator[World]:
     ):
         await alice.sign_in("alice", PASSWORD)
         yield World(vault, alice, http)
+
+
+@pytest.fixture
+async def stranger(world: World) -> AsyncGenerator[Person]:
+    """Another person here, with a browser in which they are signed in."""
+    name = secrets.token_hex(6)
+    await world.vault.add_user(name)
+    async with world.vault.person() as person:
+        await person.sign_in(name, PASSWORD)
+        yield person

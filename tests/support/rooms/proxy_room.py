@@ -13,11 +13,12 @@ import httpx2
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.local_server import running_simulator
+from tests.support.accounts import open_account
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import RunningVault, running_vault
 from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import Agent, Room
-from vault import connections, handles
+from vault import handles
 from vault.records import Connection, Event
 from vault.upstream import Account, TokenAnswer
 
@@ -47,15 +48,12 @@ class ProxyRoom(Room):
         """An account of the agent's user with this upstream token, and the permission to use it."""
         deployment = self.vault.deployment
         async with deployment.transaction() as transaction:
-            connection = await connections.open_connection(
+            connection = await open_account(
                 transaction,
-                deployment.keys,
-                user_id=agent.principal.user_id,
-                provider=provider,
-                answer=TokenAnswer(token, "refresh-canary", scopes, 43200, Account(name, f"{name}@example")),
-                asked=scopes,
-                policy=deployment.vault.policies[provider],
-                now=deployment.now(),
+                deployment,
+                agent.principal.user_id,
+                provider,
+                TokenAnswer(token, "refresh-canary", scopes, 43200, Account(name, f"{name}@example")),
             )
         await self.allow(agent, connection, scopes if delegated is None else delegated)
         return connection
