@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from providers.definitions.catalog import load_catalog
-from tests.chaos.world import PATIENCE, ROOT, Provider, Worker, end, environment
+from tests.chaos.world import AUDIENCE, PATIENCE, ROOT, Provider, Worker, answer_of, environment, give_account
 from tests.conftest import Store
-from vault import clients, connections, delegations, grants, users
+from tests.support.processes import end
+from vault import clients, grants, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind
 from vault.storage.database import Database, Transaction
-from vault.upstream import Account, TokenAnswer
+from vault.upstream import Account
 
 SCOPES = {
     "slack": frozenset({"chat:write", "channels:read", "channels:history"}),
@@ -32,7 +32,6 @@ SCOPES = {
         }
     ),
 }
-AUDIENCE = "http://localhost:8765/mcp"
 SEED_PAGE = 500  # people per transaction
 
 
@@ -62,17 +61,16 @@ class Crowd:
     async def add(self, provider: str, count: int) -> list[Member]:
         """Add this many people with an account there."""
         added: list[Member] = []
-        policy = load_catalog().provider(provider).policy()
         for first in range(0, count, SEED_PAGE):
             size = min(SEED_PAGE, count - first)
             seeded = await self.provider.control("seed", face=provider, count=size, scopes=sorted(SCOPES[provider]))
             async with self.database.transaction() as transaction:
                 for grant in seeded["grants"]:
-                    added.append(await self._join(transaction, provider, grant, policy=policy))
+                    added.append(await self._join(transaction, provider, grant))
         self.members += added
         return added
 
-    async def _join(self, transaction: Transaction, provider: str, grant: dict[str, Any], *, policy: Any) -> Member:
+    async def _join(self, transaction: Transaction, provider: str, grant: dict[str, Any]) -> Member:
         now = self.database.now()
         name = grant["family"]
         user = await users.create_user(transaction, f"person {name}", now=now)
@@ -85,31 +83,9 @@ class Crowd:
             redirect_uri="http://127.0.0.1/callback",
             now=now,
         )
-        answer = TokenAnswer(
-            grant["access_token"],
-            grant["refresh_token"],
-            SCOPES[provider],
-            int(grant["expires_in"]),
-            Account(f"T1:{name}", name),
-        )
-        connection = await connections.open_connection(
-            transaction,
-            self.keys,
-            user_id=user.id,
-            provider=provider,
-            answer=answer,
-            asked=SCOPES[provider],
-            policy=policy,
-            now=now,
-        )
-        await delegations.allow(
-            transaction,
-            user_id=user.id,
-            client_id=self.client_id,
-            connection_id=connection.id,
-            scopes=SCOPES[provider],
-            now=now,
-        )
+        principal = {"user_id": user.id, "client_id": self.client_id}
+        answer = answer_of(grant, scopes=SCOPES[provider], account=Account(f"T1:{name}", name))
+        connection = await give_account(transaction, self.keys, principal, provider=provider, answer=answer, now=now)
         return Member(provider, name, connection.id, user.id, ours.id)
 
     async def spread(self, members: Sequence[Member], *, life: int) -> None:

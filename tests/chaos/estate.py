@@ -13,14 +13,11 @@ from typing import Any
 
 from providers.definitions.catalog import SHELF, Catalog, load_catalog
 from tests.chaos.crashes.kills import CLASSES, GRACE, Class
-from tests.chaos.world import SCOPES, Provider, strict_provider
+from tests.chaos.world import Provider, add_person, answer_of, give_account, strict_provider
 from tests.conftest import Store
 from tests.support.simulating import SlackApp
-from vault import clients, connections, delegations, grants, users
 from vault.keys.key_ring import KeyRing
-from vault.records import Client, ClientKind
 from vault.storage.database import Database
-from vault.upstream import Account, TokenAnswer
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = CLASSES
 NAMES = {
@@ -95,24 +92,7 @@ class Estate:
         """Somebody with an account at each of these providers, and an agent that may use them."""
         now = self.database.now()
         async with self.database.transaction() as transaction:
-            user = await users.create_user(transaction, name, now=now)
-            client = Client(f"agent-{name}", ClientKind.MANUAL, "Agent", "none", ("http://127.0.0.1/callback",), now)
-            await clients.save_client(transaction, client)
-            grant = await grants.create_grant(
-                transaction,
-                user_id=user.id,
-                client_id=client.id,
-                scopes=frozenset({"tools"}),
-                resource="http://localhost:8765/mcp",
-                redirect_uri=client.redirect_uris[0],
-                now=now,
-            )
-        principal = {
-            "user_id": user.id,
-            "client_id": client.id,
-            "grant_id": grant.id,
-            "audience": "http://localhost:8765/mcp",
-        }
+            principal = await add_person(transaction, name, now=now)
         for one in classes:
             held = HeldConnection(f"{NAMES[one.name]} of {name}", one, principal)
             self.held[held.name] = held
@@ -125,28 +105,13 @@ class Estate:
         count = self._connects[held.provider] = self._connects.get(held.provider, 0) + 1
         now = self.database.now()
         async with self.database.transaction() as transaction:
-            connection = await connections.open_connection(
+            connection = await give_account(
                 transaction,
                 self.keys,
-                user_id=held.principal["user_id"],
+                held.principal,
                 provider=held.provider,
-                answer=TokenAnswer(
-                    tokens["access_token"],
-                    tokens["refresh_token"],
-                    SCOPES,
-                    int(tokens["expires_in"]),
-                    Account("T1:U1", "chaos"),
-                ),
-                asked=SCOPES,
+                answer=answer_of(tokens),
                 policy=self.catalog.provider(held.provider).policy(),
-                now=now,
-            )
-            await delegations.allow(
-                transaction,
-                user_id=held.principal["user_id"],
-                client_id=held.principal["client_id"],
-                connection_id=connection.id,
-                scopes=SCOPES,
                 now=now,
             )
         held.connection_id = connection.id

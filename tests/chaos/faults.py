@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.world import Server, World, end, fresh_store, open_world, postgres_server, strict_provider
+from tests.chaos.world import Server, World, fresh_store, open_world, postgres_server, strict_provider
+from tests.support.processes import end
 
 RATE = 25.0  # calls per second and process
 RECOVERY = 5.0  # seconds after the fault within which every call succeeds again

@@ -23,15 +23,17 @@ import httpx2
 
 from providers.definitions.catalog import load_catalog
 from tests.conftest import Store
+from tests.support.processes import end
 from tests.support.simulating import SlackApp
 from vault import clients, connections, delegations, grants, users
 from vault.keys.key_ring import KeyRing
-from vault.records import Client, ClientKind
-from vault.storage.database import Database
-from vault.upstream import Account, TokenAnswer
+from vault.records import Client, ClientKind, Connection
+from vault.storage.database import Database, Transaction
+from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 ROOT = Path(__file__).parent.parent.parent
 SCOPES = frozenset({"chat:write", "channels:read", "channels:history"})
+AUDIENCE = "http://localhost:8765/mcp"
 PATIENCE = 120.0  # seconds that any answer may take
 
 
@@ -145,18 +147,6 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process that we started, whatever it does."""
-    if process.returncode is None:
-        process.terminate()
-        try:
-            async with asyncio.timeout(20):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
 @asynccontextmanager
 async def strict_provider(**rotation: object) -> AsyncGenerator[Provider]:
     """The simulator as a process; by default re-use of a refresh token kills the family."""
@@ -194,50 +184,67 @@ async def _seed(
 ) -> tuple[dict[str, str], str]:
     now = database.now()
     async with database.transaction() as transaction:
-        user = await users.create_user(transaction, person, now=now)
-        callback = ("http://127.0.0.1/callback",)
-        client = Client(f"{person}-agent", ClientKind.MANUAL, "Chaos agent", "none", callback, now)
-        await clients.save_client(transaction, client)
-        grant = await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource="http://localhost:8765/mcp",
-            redirect_uri=client.redirect_uris[0],
-            now=now,
-        )
-        connection = await connections.open_connection(
-            transaction,
-            keys,
-            user_id=user.id,
-            provider="slack",
-            answer=TokenAnswer(
-                tokens["access_token"],
-                tokens["refresh_token"],
-                SCOPES,
-                int(tokens["expires_in"]),
-                Account("T1:U1", "chaos"),
-            ),
-            asked=SCOPES,
-            policy=load_catalog().provider("slack").policy(),
-            now=now,
-        )
-        await delegations.allow(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            connection_id=connection.id,
-            scopes=SCOPES,
-            now=now,
-        )
-    principal = {
-        "user_id": user.id,
-        "client_id": client.id,
-        "grant_id": grant.id,
-        "audience": "http://localhost:8765/mcp",
-    }
+        principal = await add_person(transaction, person, now=now)
+        connection = await give_account(transaction, keys, principal, answer=answer_of(tokens), now=now)
     return principal, connection.id
+
+
+async def add_person(transaction: Transaction, name: str, *, now: int) -> dict[str, str]:
+    """Somebody with an agent that may call tools: its principal."""
+    user = await users.create_user(transaction, name, now=now)
+    callback = "http://127.0.0.1/callback"
+    client = Client(f"{name}-agent", ClientKind.MANUAL, "Chaos agent", "none", (callback,), now)
+    await clients.save_client(transaction, client)
+    grant = await grants.create_grant(
+        transaction,
+        user_id=user.id,
+        client_id=client.id,
+        scopes=frozenset({"tools"}),
+        resource=AUDIENCE,
+        redirect_uri=callback,
+        now=now,
+    )
+    return {"user_id": user.id, "client_id": client.id, "grant_id": grant.id, "audience": AUDIENCE}
+
+
+def answer_of(
+    tokens: Mapping[str, Any], *, scopes: frozenset[str] = SCOPES, account: Account | None = None
+) -> TokenAnswer:
+    """What a consent at the simulator brought."""
+    return TokenAnswer(
+        tokens["access_token"],
+        tokens["refresh_token"],
+        scopes,
+        int(tokens["expires_in"]),
+        account or Account("T1:U1", "chaos"),
+    )
+
+
+async def give_account(
+    transaction: Transaction,
+    keys: KeyRing,
+    principal: Mapping[str, str],
+    *,
+    provider: str = "slack",
+    answer: TokenAnswer,
+    policy: UpstreamPolicy | None = None,
+    now: int,
+) -> Connection:
+    """An account of the person, of which their agent may use everything."""
+    scopes = answer.scopes or frozenset()
+    connection = await connections.open_connection(
+        transaction,
+        keys,
+        user_id=principal["user_id"],
+        provider=provider,
+        answer=answer,
+        asked=scopes,
+        policy=policy or load_catalog().provider(provider).policy(),
+        now=now,
+    )
+    which = {name: principal[name] for name in ("user_id", "client_id")}
+    await delegations.allow(transaction, **which, connection_id=connection.id, scopes=scopes, now=now)
+    return connection
 
 
 @dataclass

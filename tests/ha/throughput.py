@@ -24,9 +24,9 @@ from tests.bench.exchange import ACCESS, request_bytes
 from tests.bench.load import drive
 from tests.bench.servers.exchanged import SECRET, seed
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.world import ROOT, Server, end, environment, fresh_store, postgres_server
+from tests.chaos.world import ROOT, Server, environment, fresh_store, postgres_server
 from tests.conftest import Store
-from tests.support.processes import free_port
+from tests.support.processes import end, free_port, until_listening
 from vault.audit.audit import Activity
 from vault.records import Event
 from vault.storage.database import integer
@@ -99,7 +99,7 @@ async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
                 stderr=asyncio.subprocess.DEVNULL, cwd=ROOT, env=environment(),
             )  # fmt: skip
             stack.push_async_callback(end, process)
-            await ready(port, process)
+            await until_listening(process, port, patience=60)
             started.append((port, psutil.Process(process.pid)))
         form = {
             "grant_type": TOKEN_EXCHANGE,
@@ -110,19 +110,6 @@ async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
             "audience": "slack",
         }
         yield Place(store, server, started, form)
-
-
-async def ready(port: int, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            assert process.returncode is None, "serve ended"
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return
 
 
 @dataclass(frozen=True, slots=True)

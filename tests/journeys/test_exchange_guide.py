@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.generating.documented import DOCS, section
-from tests.support.processes import free_port
+from tests.support.processes import end, free_port
 
 PAGE = DOCS / "guides/token-exchange.md"
 SERVING = "token-vault serve --sandbox\n"
@@ -49,14 +49,7 @@ async def program(*command: str, folder: Path) -> AsyncGenerator[asyncio.subproc
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(15):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await end(process, patience=15)
 
 
 async def read_until(process: asyncio.subprocess.Process, mark: str) -> tuple[str, str]:

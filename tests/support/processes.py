@@ -141,3 +141,29 @@ class Place:
                     return (await http.get(f"{self.url}/healthz")).json()
                 except httpx2.HTTPError:
                     await asyncio.sleep(0.05)
+
+
+async def end(process: asyncio.subprocess.Process, *, patience: float = 20) -> None:
+    """End a process that we started, whatever it does."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            async with asyncio.timeout(patience):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def until_listening(process: asyncio.subprocess.Process, port: int, *, patience: float) -> None:
+    """Wait until the process takes connections at a port of this machine."""
+    async with asyncio.timeout(patience):
+        while True:
+            assert process.returncode is None, "it ended"
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return

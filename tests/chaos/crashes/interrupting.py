@@ -22,7 +22,7 @@ from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
-from tests.conftest import KeySettings, Store
+from tests.conftest import KeySettings, Store, first_run
 from vault import connections, users
 from vault.audit.audit import verify
 from vault.backup import backups
@@ -80,15 +80,6 @@ async def restore(store: Store, path: Path) -> tuple[RestoredConnection, ...]:
         await database.close()
 
 
-async def first_start(store: Store) -> None:
-    """Schema, key file and key ring."""
-    database = await store.open()
-    try:
-        await store.open_keys(database)
-    finally:
-        await database.close()
-
-
 async def work(order: Mapping[str, Any]) -> None:
     """What the order names, to its end."""
     store = Store(order["url"], Path(order["data"]))
@@ -98,7 +89,7 @@ async def work(order: Mapping[str, Any]) -> None:
         case "restore":
             await restore(store, Path(order["path"]))
         case _:
-            await first_start(store)
+            await first_run(store)
 
 
 async def obey(order: Mapping[str, Any]) -> None:
@@ -176,7 +167,7 @@ async def _count(database: Database, sql: str, **parameters: str) -> int:
 
 async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
     """The file is whole or not there, and what is left of it is in nobody's way."""
-    await first_start(store)
+    await first_run(store)
     await people(store)
     seen, order = KillTally(), {"what": "backup", "url": store.url, "data": str(store.data)}
     folder = store.data.parent / "backups"
@@ -199,7 +190,7 @@ async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills:
 
 async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
     """The vault is what it was or what was restored, all of it, and never holds a token of the other."""
-    await first_start(store)
+    await first_run(store)
     await people(store)
     path = store.data.parent / "vault.backup"
     await make_backup(store, path)
@@ -254,7 +245,7 @@ async def kill_first_starts(places: list[Store], interrupting: InterruptedComman
             await interrupting.whole(order)
             continue
         await interrupting.run_and_kill(order)
-        await first_start(store)
+        await first_run(store)
         database = await store.open()
         try:
             versions = await _count(database, "select count(*) as n from schema_migrations")

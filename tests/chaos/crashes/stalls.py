@@ -19,8 +19,9 @@ from typing import Any
 
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.processes.stalling import SHARED
-from tests.chaos.world import PATIENCE, ROOT, Server, Worker, end, environment, fresh_store, postgres_server
+from tests.chaos.world import PATIENCE, ROOT, Server, Worker, environment, fresh_store, postgres_server
 from tests.conftest import Store, first_run
+from tests.support.processes import end
 from vault.audit.proof import prove
 
 KINDS = ["event", "change", "shared"]

@@ -22,8 +22,8 @@ import psutil
 import uvloop
 
 from server.app import open_deployment
-from server.settings import load_settings
 from tests.chaos.figures import quantile
+from tests.chaos.processes.worker import read_orders, settings_of
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
@@ -108,15 +108,7 @@ def facts(vault: Vault) -> dict[str, Any]:
 
 async def main(about: dict[str, Any]) -> None:
     """Open the vault, say so, obey until standard input ends."""
-    settings = load_settings(
-        overrides={
-            "database": {"url": about["database"]},
-            "providers": about["providers"],
-            "sandbox": {"loopback_upstreams": True},
-        }
-    )
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    settings, reader = settings_of(about), await read_orders()
     requests = [
         ExchangeRequest(
             Principal(

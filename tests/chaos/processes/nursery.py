@@ -21,7 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.world import PATIENCE, ROOT, end, environment
+from tests.chaos.world import PATIENCE, ROOT, environment
+from tests.support.processes import end
 
 LINE = 1 << 24  # bytes of one command or answer
 

@@ -12,12 +12,14 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from server.app import open_deployment
-from server.settings import load_settings
+from server.settings import Settings, load_settings
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, VaultError
@@ -81,17 +83,27 @@ async def load(
     return summary(calls)
 
 
-async def main(about: dict[str, object]) -> None:
-    """Open the vault, say so, obey until standard input ends."""
-    settings = load_settings(
+def settings_of(about: Mapping[str, Any]) -> Settings:
+    """Of the vault that the test tells about."""
+    return load_settings(
         overrides={
             "database": {"url": about["database"]},
             "providers": about["providers"],
             "sandbox": {"loopback_upstreams": True},
         }
     )
+
+
+async def read_orders() -> asyncio.StreamReader:
+    """The orders of the test, line by line."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def main(about: dict[str, object]) -> None:
+    """Open the vault, say so, obey until standard input ends."""
+    settings, reader = settings_of(about), await read_orders()
     principal = Principal(**{**about["principal"], "scopes": frozenset({"tools"})})
     request = ExchangeRequest(principal, "slack", SCOPES, purpose="chaos")
     async with open_deployment(settings, data=Path(str(about["data"]))) as deployment:

@@ -22,14 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.app import open_deployment
-from server.oauth import tokens
-from server.settings import load_settings
 from tests.chaos.crowd import Crowd, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.replicas.rolling import Proxy, Replica, configuration, proxy_before, replicas_of, steady_calls
+from tests.chaos.replicas.rolling import (
+    Proxy,
+    Replica,
+    configuration,
+    mint_tokens,
+    proxy_before,
+    replicas_of,
+    steady_calls,
+)
 from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
-from tests.support.peeking import get_grant
 from tests.support.processes import free_port
 from vault.storage.database import integer
 from vault.upkeep.key_rotation import SETTLED
@@ -91,30 +95,6 @@ async def expire_all(crowd: Crowd) -> None:
         await transaction.execute("update connections set access_expires_at = :now", {"now": crowd.database.now()})
 
 
-async def agents_tokens(crowd: Crowd, proxy: Proxy) -> list[str]:
-    """An access token of each person's agent for the vault behind the proxy."""
-    public = f"http://localhost:{proxy.port}"
-    async with crowd.database.transaction() as transaction:
-        await transaction.execute("update grants set resource = :resource", {"resource": f"{public}/mcp"})
-    settings = load_settings(
-        overrides={
-            "server": {"public_url": public},
-            "database": {"url": crowd.store.url},
-            "tokens": {"access_lifetime": 3600},
-        }
-    )
-    made: list[str] = []
-    async with open_deployment(settings, data=crowd.store.data) as deployment:
-        for member in crowd.members:
-            grant = await get_grant(deployment.database, member.grant_id)
-            assert grant is not None
-            token, _ = tokens.mint(
-                deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now()
-            )
-            made.append(token)
-    return made
-
-
 @asynccontextmanager
 async def on_one_host(provider: Provider, crowd: Crowd, proxy: Proxy) -> AsyncGenerator[list[Replica]]:
     """Two servers with the same data directory, each with a settings file of its own."""
@@ -136,7 +116,10 @@ async def one_store(provider: Provider, server: Server | None, scale: Scale) -> 
     async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
         await crowd.add("slack", PEOPLE[scale])
         async with proxy_before([free_port(), free_port()]) as proxy:
-            every, key = await agents_tokens(crowd, proxy), store.data / "master.key"
+            every, key = (
+                await mint_tokens(crowd.database, store, proxy, [one.grant_id for one in crowd.members]),
+                store.data / "master.key",
+            )
             if server is None:
                 hosts = on_one_host(provider, crowd, proxy)
             else:

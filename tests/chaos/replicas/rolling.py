@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +26,16 @@ from tests.chaos.world import (
     ROOT,
     Provider,
     World,
-    end,
     environment,
     fresh_store,
     open_world,
     postgres_server,
     strict_provider,
 )
+from tests.conftest import Store
 from tests.support.peeking import get_grant
-from tests.support.processes import free_port
+from tests.support.processes import end, free_port
+from vault.storage.database import Database
 
 MODERN = "2026-07-28"
 POLL = 0.1  # seconds between two looks at a server's readiness
@@ -167,21 +168,31 @@ def configuration(provider: Provider, url: str, proxy: Proxy, port: int) -> str:
 
 async def agent_token(world: World, proxy: Proxy) -> str:
     """An access token of the seeded agent for the vault behind the proxy."""
+    (token,) = await mint_tokens(world.database, world.store, proxy, [world.principal["grant_id"]])
+    return token
+
+
+async def mint_tokens(database: Database, store: Store, proxy: Proxy, grant_ids: Iterable[str]) -> list[str]:
+    """An access token of each grant for the vault behind the proxy."""
     public = f"http://localhost:{proxy.port}"
-    async with world.database.transaction() as transaction:
+    async with database.transaction() as transaction:
         await transaction.execute("update grants set resource = :resource", {"resource": f"{public}/mcp"})
     settings = load_settings(
         overrides={
             "server": {"public_url": public},
-            "database": {"url": world.store.url},
+            "database": {"url": store.url},
             "tokens": {"access_lifetime": 3600},
         }
     )
-    async with open_deployment(settings, data=world.store.data) as deployment:
-        grant = await get_grant(deployment.database, world.principal["grant_id"])
-        assert grant is not None
-        token, _ = tokens.mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now())
-        return token
+    made: list[str] = []
+    async with open_deployment(settings, data=store.data) as deployment:
+        for grant_id in grant_ids:
+            grant = await get_grant(deployment.database, grant_id)
+            assert grant is not None
+            made.append(
+                tokens.mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now())[0]
+            )
+    return made
 
 
 def tool_call(proxy: Proxy, token: str, number: int) -> bytes:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.processes import free_port
+from tests.support.processes import free_port, until_listening
 
 HINT = "PgBouncer tests need: apt-get install pgbouncer"
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -48,16 +48,7 @@ async def pgbouncer(url: str, lines: Mapping[str, object] | None = None) -> Asyn
         arguments += ["--user", pwd.getpwuid(owner.st_uid).pw_name]
     process = await asyncio.create_subprocess_exec(*arguments, str(ini), stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(20):
-            while True:
-                assert process.returncode is None, "pgbouncer ended"
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    await asyncio.sleep(0.02)
-                else:
-                    writer.close()
-                    break
+        await until_listening(process, port, patience=20)
         yield f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
     finally:
         process.kill()

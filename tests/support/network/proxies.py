@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.generating.documented import ROOT
 from tests.support.network.tls import Authority
+from tests.support.processes import end
 
 SHIPPED = ROOT / "deploy" / "proxy"
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -164,14 +165,7 @@ async def proxy(name: str, folder: Path, authority: Authority, ports: Ports) -> 
                 await asyncio.sleep(0.05)
         yield
     finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            async with asyncio.timeout(5):
-                await process.wait()
-        except TimeoutError:  # streams were still open
-            process.kill()
-            await process.wait()
+        await end(process, patience=5)  # streams may still be open
 
 
 def _accepts(port: int) -> bool:
