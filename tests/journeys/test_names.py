@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -100,14 +100,18 @@ def test_a_bare_participle_is_told_from_a_verb(name: str, is_one: bool) -> None:
     assert is_bare_participle(name) is is_one
 
 
-def test_no_function_is_named_by_a_bare_participle() -> None:
-    found = {
+def places_of(names: Callable[[str], Iterable[str]], is_wrong: Callable[[str], bool]) -> set[str]:
+    """Where the product and its tests have wrong names."""
+    return {
         f"{path.relative_to(ROOT)}: {name}"
         for path in [*product(), *own_tests()]
-        for name in functions(path.read_text(encoding="utf-8"))
-        if is_bare_participle(name)
+        for name in names(path.read_text(encoding="utf-8"))
+        if is_wrong(name)
     }
-    assert not found, "name what it does (a verb) or returns (a noun)"
+
+
+def test_no_function_is_named_by_a_bare_participle() -> None:
+    assert not places_of(functions, is_bare_participle), "name what it does (a verb) or returns (a noun)"
 
 
 @pytest.mark.parametrize(
@@ -126,13 +130,7 @@ def test_a_class_named_by_a_participle_is_told_from_a_noun(name: str, is_one: bo
 
 
 def test_no_class_is_named_by_a_bare_participle() -> None:
-    found = {
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in [*product(), *own_tests()]
-        for name in classes(path.read_text(encoding="utf-8"))
-        if is_participle_of_a_class(name)
-    }
-    assert not found, "name what it is: a noun"
+    assert not places_of(classes, is_participle_of_a_class), "name what it is: a noun"
 
 
 def test_a_request_is_called_a_request() -> None:

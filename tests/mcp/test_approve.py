@@ -14,9 +14,9 @@ from server.connecting import approvals
 from server.mcp.approval_settings import ApprovalRules
 from server.portal.texts import visible
 from server.settings import SettingsRefused
+from tests.support.accounts import set_ask
 from tests.support.harness import PASSWORD
 from tests.support.peeking import read_events
-from tests.support.permissions import set_ask
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     SLACK,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from server.connecting.links import load_link
-from tests.support.permissions import revoke, set_ask
+from tests.support.accounts import revoke, set_ask
 from tests.support.rooms.mcp_room import (
     SLACK,
     Agent,

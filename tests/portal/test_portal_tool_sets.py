@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import httpx2
-import pytest
 
 from server.portal.access.access import agent_path
 from tests.support.person import Form, Person, forms_of
-from tests.support.rooms.portal_room import Room, query_of, running_room
+from tests.support.rooms.portal_room import Room, query_of
 from vault import tool_choices
 from vault.records import Client, User
 
 FIELD, SHOWN = "tool_set", "tool_set_shown"
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
-
-
-@pytest.fixture(scope="module")
-async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("toolsets")) as opened:
-        yield opened
 
 
 async def get_tool_set(room: Room, user: User, client: Client) -> str | None:
@@ -134,13 +127,18 @@ async def test_an_agent_without_the_tools_is_not_asked_about_them(room: Room) ->
     assert FIELD in (await person.open(room.authorize_path(client, scope="openid tools"))).text
 
 
-async def test_software_that_registers_again_keeps_its_smaller_set(room: Room) -> None:
+async def registered_again(room: Room, name: str) -> tuple[User, Person, Client, Client]:
+    """The person gave a client of this name a smaller set; now it is there again, under another ID."""
     user = await room.user()
     person = await room.signed_in(user)
-    facts = {"name": "Cursor", "redirect_uris": ("http://localhost:40001/callback",)}
-    old = await room.agent(**facts)  # pyright: ignore[reportArgumentType]
+    old = await room.agent(name=name, redirect_uris=("http://localhost:40001/callback",))
     await let_in(room, person, old, tool_set="read-only")
-    new = await room.agent(**{**facts, "redirect_uris": ("http://localhost:40002/callback",)})  # pyright: ignore[reportArgumentType]
+    new = await room.agent(name=name, redirect_uris=("http://localhost:40002/callback",))
+    return user, person, old, new
+
+
+async def test_software_that_registers_again_keeps_its_smaller_set(room: Room) -> None:
+    user, person, _, new = await registered_again(room, "Cursor")
     page = await person.open(room.authorize_path(new))
     assert "read-only" in page.text
     await person.submit(page, {}, form="/consent", button=("decision", "again"))
@@ -148,12 +146,7 @@ async def test_software_that_registers_again_keeps_its_smaller_set(room: Room) -
 
 
 async def test_a_set_that_changed_meanwhile_is_asked_about_again(room: Room) -> None:
-    user = await room.user()
-    person = await room.signed_in(user)
-    facts = {"name": "Zed", "redirect_uris": ("http://localhost:40001/callback",)}
-    old = await room.agent(**facts)  # pyright: ignore[reportArgumentType]
-    await let_in(room, person, old, tool_set="read-only")
-    new = await room.agent(**{**facts, "redirect_uris": ("http://localhost:40002/callback",)})  # pyright: ignore[reportArgumentType]
+    user, person, old, new = await registered_again(room, "Zed")
     page = await person.open(room.authorize_path(new))
     async with room.deployment.transaction() as transaction:
         await tool_choices.set_tool_set(transaction, user.id, client_id=old.id, tool_set=None, now=2)

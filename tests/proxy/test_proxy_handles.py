@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey
 
 from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
-from tests.support.permissions import revoke, set_ask
+from tests.support.accounts import revoke, set_ask
 from tests.support.rooms.oauth_world import sign_jwt
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, post_reply, proxy_room
 from vault import clients, connections, grants, groups, shared_connections, users

@@ -100,7 +100,7 @@ async def test_a_handle_that_ends_is_not_outlived(room: ProxyRoom) -> None:
     assert (await handle.call(json={})).status_code == 401
 
 
-# What ends or changes between two calls; `tests/oauth/test_exchange_repeats.py` has the same for equal exchanges
+# What ends or changes between two calls; `tests/oauth/exchange/test_exchange_repeats.py` does it for equal exchanges
 
 Change = Callable[[ProxyRoom, ProxyHandle], Awaitable[object]]
 

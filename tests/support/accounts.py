@@ -1,10 +1,12 @@
-"""Accounts that people connected earlier: stored as an answer of their provider would be."""
+"""Accounts that people connected earlier, and what they allow an agent to do with one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from server.deployment import Deployment
-from vault import connections
-from vault.records import Connection
+from vault import connections, delegations
+from vault.records import Connection, Principal
 from vault.storage.database import Transaction
 from vault.upstream import TokenAnswer
 
@@ -23,3 +25,26 @@ async def open_account(
         policy=deployment.vault.policies[provider],
         now=deployment.now(),
     )
+
+
+async def allow(deployment: Deployment, agent: Principal, connection: Connection, scopes: frozenset[str]) -> None:
+    """Let the agent use these scopes of the account."""
+    async with deployment.transaction() as transaction:
+        await delegations.allow(transaction, **_ids(agent, connection), scopes=scopes, now=deployment.now())
+
+
+async def set_ask(deployment: Deployment, agent: Principal, connection: Connection, ask: Iterable[str]) -> None:
+    """Have the person asked each time: before what needs these scopes, and before these tools."""
+    which, wanted = _ids(agent, connection), frozenset(ask)
+    async with deployment.transaction() as transaction:
+        assert await delegations.set_ask(transaction, **which, ask=wanted, now=deployment.now())
+
+
+async def revoke(deployment: Deployment, agent: Principal, connection: Connection) -> bool:
+    """Take all of it back; False if there was nothing."""
+    async with deployment.transaction() as transaction:
+        return await delegations.revoke(transaction, **_ids(agent, connection), now=deployment.now())
+
+
+def _ids(agent: Principal, connection: Connection) -> dict[str, str]:
+    return {"user_id": agent.user_id, "client_id": agent.client_id, "connection_id": connection.id}

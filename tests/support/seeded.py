@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vault import clients, grants, users
+from vault import clients, grants, tickets, users
+from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind, Grant, User
-from vault.storage.database import Database
+from vault.storage.database import Database, Transaction
+from vault.tickets import TicketPurpose
 
 NOW = 1_800_000_000
 RESOURCE = "https://vault.example/mcp"
@@ -62,3 +64,8 @@ async def let_in_again(database: Database) -> None:
             "update grants set revoked_at = null, revoked_reason = null where revoked_reason = :restored",
             {"restored": "restored"},
         )
+
+
+async def issue_code(transaction: Transaction, ring: KeyRing, *, at: int = NOW, **whose: str) -> str:
+    """An authorization code that nobody has used."""
+    return await tickets.issue(transaction, ring, purpose=TicketPurpose.CODE, payload={}, lifetime=600, now=at, **whose)

@@ -466,6 +466,15 @@ async def raw(one: Handle, method: str, path: str, *headers: str, body: bytes = 
     return await talk(one.target.place.port, ("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + body, seconds=5)
 
 
+async def check_refused(target: Target, name: str, method: str, path: str, *headers: str, body: bytes = b"") -> None:
+    """The call is refused, and nothing of it reaches the provider."""
+    one = await ready(target, name)
+    before = arrivals(target, name)
+    said = await raw(one, method, path, *headers, body=body)
+    assert said[9:10] == b"4", said
+    assert arrivals(target, name) == before
+
+
 @pytest.mark.parametrize("name", HONEST)
 async def test_what_the_permission_is_for_passes(target: Target, name: str) -> None:
     """The twin of all that follows."""
@@ -479,30 +488,18 @@ async def test_what_the_permission_is_for_passes(target: Target, name: str) -> N
 
 @pytest.mark.parametrize(("name", "path"), [(name, path) for name, paths in SPELLINGS.items() for path in paths])
 async def test_no_spelling_of_a_path_reads_more(target: Target, name: str, path: str) -> None:
-    one = await ready(target, name)
-    before = arrivals(target, name)
-    said = await raw(one, "GET", path)
-    assert said[9:10] == b"4", said
-    assert arrivals(target, name) == before
+    await check_refused(target, name, "GET", path)
 
 
 @pytest.mark.parametrize(("name", "call"), [(name, call) for name, calls in WRITES.items() for call in calls])
 async def test_nothing_else_is_done(target: Target, name: str, call: str) -> None:
-    one = await ready(target, name)
-    before = arrivals(target, name)
     method, _, path = call.partition(" ")
-    said = await raw(one, method, path, f"Content-Type: {JSON}", body=b"" if method == "GET" else b"{}")
-    assert said[9:10] == b"4", said
-    assert arrivals(target, name) == before
+    await check_refused(target, name, method, path, f"Content-Type: {JSON}", body=b"" if method == "GET" else b"{}")
 
 
 @pytest.mark.parametrize(("name", "query"), [(name, query) for name, queries in QUERIES.items() for query in queries])
 async def test_no_parameter_shows_more(target: Target, name: str, query: str) -> None:
-    one = await ready(target, name)
-    before = arrivals(target, name)
-    said = await raw(one, "GET", f"{PLACES[name]}?{query.replace(' ', '%20')}")
-    assert said[9:10] == b"4", said
-    assert arrivals(target, name) == before
+    await check_refused(target, name, "GET", f"{PLACES[name]}?{query.replace(' ', '%20')}")
 
 
 @pytest.mark.parametrize("attack", BODIES)
@@ -519,12 +516,8 @@ async def test_no_member_of_a_body_reaches_more(target: Target, attack: str) -> 
 @pytest.mark.parametrize("attack", RAW_BODIES)
 async def test_no_form_of_a_body_hides_what_it_asks(target: Target, attack: str) -> None:
     name, call, kind, body = RAW_BODIES[attack]
-    one = await ready(target, name)
-    before = arrivals(target, name)
     method, _, path = call.rpartition(" ")
-    said = await raw(one, method or "POST", path, f"Content-Type: {kind}", body=body.encode())
-    assert said[9:10] == b"4", said
-    assert arrivals(target, name) == before
+    await check_refused(target, name, method or "POST", path, f"Content-Type: {kind}", body=body.encode())
 
 
 async def test_a_chunked_body_is_read_before_anything_is_sent(target: Target) -> None:

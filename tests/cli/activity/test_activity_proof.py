@@ -106,24 +106,33 @@ async def test_a_proof_names_its_event_and_refuses_one_that_isnt_there(place: Pl
     assert "there is no event 40 yet" in missing.stderr
 
 
+async def go_on_from_a_copy(place: Place, older: Path) -> object:
+    """Two events, a copy of the vault, and three more; what the second checkpoint says."""
+    await happen(place, 2)
+    await content(place, "activity", "checkpoint")
+    shutil.copytree(place.data, older)
+    await happen(place, 3)
+    return await content(place, "activity", "checkpoint")
+
+
+def put_back(place: Place, older: Path) -> None:
+    shutil.rmtree(place.data)
+    shutil.copytree(older, place.data)
+
+
 async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     place: Place, folder: Path, tmp_path: Path
 ) -> None:
     """The database and the key store go back together: nothing inside the vault can tell."""
-    await happen(place, 2)
-    await content(place, "activity", "checkpoint")
     older = tmp_path / "older"
-    shutil.copytree(place.data, older)
-    await happen(place, 3)
-    made = await content(place, "activity", "checkpoint")
+    made = await go_on_from_a_copy(place, older)
     assert made["destinations"] == [{"destination": f"folder {folder}", "failure": None}]  # pyright: ignore
     assert len(list(folder.rglob("*.checkpoint"))) == 2
     whole = await run(place, "activity", "verify")
     assert whole.exit_code == 0, whole.output
     assert f"Events up to 5 fit the checkpoint in folder {folder}" in whole.stdout
 
-    shutil.rmtree(place.data)
-    shutil.copytree(older, place.data)
+    put_back(place, older)
     assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing here shows it
     found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert found["sequence"] == 3
@@ -165,14 +174,9 @@ async def test_a_recovered_database_says_from_where_to_where_it_went(
     place: Place, folder: Path, tmp_path: Path
 ) -> None:
     """The vault served before somebody noticed, so its events have the numbers of others."""
-    await happen(place, 2)
-    await content(place, "activity", "checkpoint")
     older = tmp_path / "older"
-    shutil.copytree(place.data, older)
-    await happen(place, 3)
-    await content(place, "activity", "checkpoint")
-    shutil.rmtree(place.data)
-    shutil.copytree(older, place.data)
+    await go_on_from_a_copy(place, older)
+    put_back(place, older)
     await happen(place, 4)
     found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 import pytest
 
-from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.exchange_room import ExchangeRoom, exchange_room
 from vault import users
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
+    async with exchange_room(tmp_path_factory.mktemp("exchange") / "data") as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from server.connecting.approvals import decide
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
 from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
-from tests.support.permissions import set_ask
+from tests.support.accounts import set_ask
 from tests.support.rooms.exchange_room import (
     ACCESS,
     API,

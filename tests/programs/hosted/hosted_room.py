@@ -21,10 +21,9 @@ from server.programs.hosted.pool import HostedServers
 from server.programs.hosted.sandbox import find_problem, interpreter
 from server.remote import servers
 from tests.conftest import unavailable
-from tests.support.accounts import open_account
+from tests.support.accounts import open_account, revoke
 from tests.support.harness import running_vault
 from tests.support.peeking import read_events
-from tests.support.permissions import revoke
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
 from vault import connections
 from vault.mcp.servers import get_server

@@ -191,7 +191,8 @@ async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Roo
     assert [refresh_token for refresh_token, _ in room.slack.revocations] == [newest]
 
 
-async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(room: Room) -> None:
+async def answer_after_the_revocation(room: Room, *outcomes: RevokeOutcome) -> None:
+    """A refresh is answered when its account was disconnected and revoked; then the provider has these outcomes."""
     connection = await room.connect()
     room.pass_time(3600)
     async with room.held_refresh() as slow:
@@ -199,9 +200,14 @@ async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(ro
         room.pass_time(61)
         assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
         room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+        room.slack.revoke_outcomes.extend(outcomes)
         room.slack.gate.set()
         with pytest.raises(ConnectionRequired):
             await slow
+
+
+async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(room: Room) -> None:
+    await answer_after_the_revocation(room)
     late = room.slack.families[0].refresh_token
     assert await revocations.run_due(room.vault) == 1
     assert room.slack.revocations[-1][0] == late
@@ -209,17 +215,7 @@ async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(ro
 
 
 async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_is_away(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    async with room.held_refresh() as slow:
-        await room.disconnect(connection)
-        room.pass_time(61)
-        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
-        room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
-        room.slack.gate.set()
-        with pytest.raises(ConnectionRequired):
-            await slow
+    await answer_after_the_revocation(room, RevokeOutcome.FAILED)
     assert await revocations.run_due(room.vault) == 1
     assert room.slack.families[0].is_alive
     room.pass_time(revocations.BACKOFF[0] + 1)

@@ -148,13 +148,18 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
     assert "keys.sqlite-wal" not in left_in(local.store.data, known)
 
 
+async def refresh_elsewhere(local: Room, other: Room, connection: Connection) -> set[bytes]:
+    """The other process renews the account's tokens; every secret that it knows."""
+    for room in (other, local):
+        room.pass_time(HOUR)
+    await other.exchange()
+    return await secrets_of(other, connection)
+
+
 async def test_a_journal_of_another_process_is_wiped_by_that_process_or_when_it_has_ended(local: Room) -> None:
     connection, known = await use_account(local)
     async with second_process(local) as other:
-        other.pass_time(HOUR)
-        local.pass_time(HOUR)
-        await other.exchange()
-        known |= await secrets_of(other, connection)
+        known |= await refresh_elsewhere(local, other, connection)
         await local.disconnect(connection)
         assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
         assert left_in(local.store.data, known).keys() == {"001.journal"}
@@ -166,10 +171,7 @@ async def test_a_journal_of_another_process_is_wiped_by_that_process_or_when_it_
 async def test_the_journal_of_a_process_that_ended_is_wiped_too(local: Room) -> None:
     connection, known = await use_account(local)
     async with second_process(local) as other:
-        other.pass_time(HOUR)
-        local.pass_time(HOUR)
-        await other.exchange()
-        known |= await secrets_of(other, connection)
+        known |= await refresh_elsewhere(local, other, connection)
     await local.disconnect(connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert left_in(local.store.data, known) == {}

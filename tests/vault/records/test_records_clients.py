@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, seed
+from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, issue_code, seed
 from vault import apis, clients, grants, tickets, tool_choices
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose
@@ -85,15 +85,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
             refresh = await tokens.issue_refresh_token(
                 transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
             )
-            code = await tickets.issue(
-                transaction,
-                key_ring,
-                purpose=TicketPurpose.CODE,
-                payload={},
-                lifetime=60,
-                now=NOW,
-                client_id=seeded.client.id,
-            )
+            code = await issue_code(transaction, key_ring, client_id=seeded.client.id)
         held[seeded.client.id] = (refresh, code)
     async with database.transaction() as transaction:
         ended = await clients.remove_client(transaction, gone.client.id, now=NOW)

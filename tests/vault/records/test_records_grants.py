@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, seed
+from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, issue_code, seed
 from vault import clients, company_permissions, grants, tickets, users
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing
@@ -92,16 +92,7 @@ async def test_cutting_an_agent_off_ends_its_grants_and_codes_for_this_user_only
     codes: dict[str, str] = {}
     async with database.transaction() as transaction:
         for user in (alice.user, bob.user):
-            codes[user.name] = await tickets.issue(
-                transaction,
-                key_ring,
-                purpose=TicketPurpose.CODE,
-                payload={},
-                lifetime=60,
-                now=NOW,
-                user_id=user.id,
-                client_id=alice.client.id,
-            )
+            codes[user.name] = await issue_code(transaction, key_ring, user_id=user.id, client_id=alice.client.id)
         ended = await grants.revoke_client_grants(
             transaction, user_id=alice.user.id, client_id=alice.client.id, reason="cut_off", now=NOW
         )

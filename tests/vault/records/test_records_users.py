@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, RESOURCE, SCOPES, seed
+from tests.support.seeded import NOW, RESOURCE, SCOPES, issue_code, seed
 from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Role, TicketPurpose
@@ -108,16 +108,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
             refresh = await tokens.issue_refresh_token(
                 transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
             )
-            code = await tickets.issue(
-                transaction,
-                key_ring,
-                purpose=TicketPurpose.CODE,
-                payload={},
-                lifetime=60,
-                now=NOW,
-                user_id=seeded.user.id,
-                client_id=seeded.client.id,
-            )
+            code = await issue_code(transaction, key_ring, user_id=seeded.user.id, client_id=seeded.client.id)
         held[seeded.user.id] = (cookie, refresh, code)
     async with database.transaction() as transaction:
         assert await end(transaction, alice.user.id)
@@ -202,15 +193,7 @@ async def test_a_stop_leaves_what_began_after_its_cause(
     facts = sessions.SessionFacts(signed_in_at=0)  # the provider doesn't say when
     async with database.transaction() as transaction:
         cookie, _ = await sessions.start_session(transaction, alice.user.id, now=begun, facts=facts)
-        code = await tickets.issue(
-            transaction,
-            key_ring,
-            purpose=TicketPurpose.CODE,
-            payload={},
-            lifetime=600,
-            now=begun,
-            user_id=alice.user.id,
-        )
+        code = await issue_code(transaction, key_ring, at=begun, user_id=alice.user.id)
         await users.stop_agents(transaction, alice.user.id, by="https://one.example", at=NOW, now=NOW + 60)
     assert (await sessions.find_session(database, cookie, now=NOW + 60) is None) is is_ended
     assert (await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 60) is None) is is_ended
