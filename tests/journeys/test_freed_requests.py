@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.support.rooms.exchange_room import ExchangeRoom
-from tests.support.rooms.mcp_room import modern, modern_headers, room
+from tests.support.rooms.mcp_room import legacy_headers, legacy_session, modern, modern_headers, room
 
 OURS = ("server.", "providers.", "vault.", "uvicorn.")
 SIMULATOR = "providers.simulator."
@@ -57,6 +57,26 @@ async def tool_call(place: ExchangeRoom) -> Request:
     return lambda: place.http.post("/mcp", json=message, headers=headers)
 
 
+async def session_call(place: ExchangeRoom) -> Request:
+    agent = await place.agent(await place.caller())
+    await place.slack(agent)
+    place.http.headers["authorization"] = f"Bearer {agent.token}"
+    session = await legacy_session(place.http)
+    message = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}},
+    }
+    return lambda: place.http.post("/mcp", json=message, headers=legacy_headers(session))
+
+
+async def list_of_tools(place: ExchangeRoom) -> Request:
+    agent = await place.agent(await place.caller())
+    headers = modern_headers("tools/list", authorization=f"Bearer {agent.token}")
+    return lambda: place.http.post("/mcp", json=modern("tools/list", {}), headers=headers)
+
+
 async def proxied_call(place: ExchangeRoom) -> Request:
     caller = await place.caller()
     agent = await place.agent(caller)
@@ -74,7 +94,7 @@ async def exchanged_token(place: ExchangeRoom) -> Request:
     return lambda: place.exchange(caller, agent.token, scope="chat:write")
 
 
-@pytest.mark.parametrize("make", [tool_call, proxied_call, exchanged_token])
+@pytest.mark.parametrize("make", [tool_call, session_call, list_of_tools, proxied_call, exchanged_token])
 async def test_a_request_is_freed_without_a_search_for_cycles(
     place: ExchangeRoom, make: Callable[[ExchangeRoom], Awaitable[Request]]
 ) -> None:
