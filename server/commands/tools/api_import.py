@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,16 +58,18 @@ def openapi(
     dry_run: DryRunOption = False,
 ) -> None:
     """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
-    from providers.tools.openapi_document import parse
+    from providers.tools.openapi_document import DocumentRefused, parse
     from providers.tools.openapi_import import import_document
 
-    def make(raw: bytes) -> ImportResult:
-        document: OpenAPIDocument = parse(raw)
-        return import_document(
+    files = _files(name, to, is_written=not dry_run and not review)
+    try:
+        document: OpenAPIDocument = parse(_read(setup, source))
+        made = import_document(
             document, name=name, title=title or "", audience=audience or "", server=server or "", only=_pattern(only)
         )
-
-    _import(setup, source, name, make, to=to, review=review, dry_run=dry_run)
+    except DocumentRefused as refused:
+        fail(f"{source}: {refused}")
+    _finish(setup, made, name, {} if dry_run or review else files, source=source, waits=review and not dry_run)
 
 
 @command(app, "graphql")
@@ -94,31 +96,14 @@ def graphql(
     """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
     from providers.tools.graphql_import import import_schema
     from providers.tools.graphql_schema import parse_schema
-
-    def make(raw: bytes) -> ImportResult:
-        schema = parse_schema(raw)
-        return import_schema(
-            schema, name=name, title=title or "", audience=audience or "", server=server, only=_pattern(only)
-        )
-
-    _import(setup, source, name, make, to=to, review=review, dry_run=dry_run)
-
-
-def _import(
-    setup: Setup,
-    source: str,
-    name: str,
-    make: Callable[[bytes], ImportResult],
-    *,
-    to: Path,
-    review: bool,
-    dry_run: bool,
-) -> None:
     from providers.tools.openapi_document import DocumentRefused
 
     files = _files(name, to, is_written=not dry_run and not review)
     try:
-        made = make(_read(setup, source))
+        schema = parse_schema(_read(setup, source))
+        made = import_schema(
+            schema, name=name, title=title or "", audience=audience or "", server=server, only=_pattern(only)
+        )
     except DocumentRefused as refused:
         fail(f"{source}: {refused}")
     _finish(setup, made, name, {} if dry_run or review else files, source=source, waits=review and not dry_run)
