@@ -45,7 +45,7 @@ class TokenClient:
 @pytest.fixture
 async def client(room: Room) -> TokenClient:
     user = await room.user()
-    return TokenClient(room, await room.vault.agent(room.vault.person(), name=user.name))  # pyright: ignore[reportArgumentType]
+    return TokenClient(room, await room.vault.agent(await room.browser(), name=user.name))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.usefixtures("provider")
