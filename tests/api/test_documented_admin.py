@@ -19,7 +19,7 @@ from server.administration import reconciliation
 from server.administration.declaration import read_declaration
 from tests.api.test_python_client import Vault
 from tests.conftest import unavailable
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from tests.support.foreign.foreign import run
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 

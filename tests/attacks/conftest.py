@@ -12,7 +12,7 @@ import pytest
 from tests.attacks.enterprise.company import Company, running_company
 from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, RUNNING, Target, replica, running_target
 from tests.conftest import PostgresCluster
-from tests.support.doubles.scripted import Reply, ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import Reply, ScriptedServer, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 

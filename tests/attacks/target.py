@@ -26,7 +26,7 @@ from joserfc.jwk import ECKey
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.person import consent
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 from tests.support.rooms.oauth_world import sign_jwt

@@ -26,7 +26,7 @@ from server.auth0.names import provider_of
 from tests.auth0.application import CALLBACK, Application
 from tests.support.harness import running_vault
 from tests.support.rooms.portal_room import Room, query_of
-from tests.support.simulating import add_mode, family_settings
+from tests.support.simulator_apps import add_mode, family_settings
 
 HOUR, DAY = 3600, 86400
 FOREVER = 10**9

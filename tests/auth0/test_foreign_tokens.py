@@ -13,7 +13,7 @@ from joserfc.jwk import OKPKey
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import Application
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
-from tests.support.peeking import until_waiting
+from tests.support.inspection import until_waiting
 from tests.support.rooms.oauth_world import claims_of, sign_jwt
 from tests.support.rooms.portal_room import Room, running_room
 from vault import apis, grants, users

@@ -31,7 +31,7 @@ from tests.bench.servers.contenders import (
     start_vault,
     wait_for,
 )
-from tests.bench.servers.vaulted import DATABASE
+from tests.bench.servers.vault import DATABASE
 from tests.bench.tables import Row, print_ratios
 
 WANTED, WANTED_ON_POSTGRES = 1.15, 1.35
@@ -65,7 +65,7 @@ async def stream_pairs(
         port = str(free_port())
         theirs = await stack.enter_async_context(streams.stdio("tests.bench.servers.bare", "0", str(upstream), "stdio"))
         ours = await stack.enter_async_context(
-            streams.stdio("tests.bench.servers.vaulted", port, str(upstream), str(folder / era), "stdio")
+            streams.stdio("tests.bench.servers.vault", port, str(upstream), str(folder / era), "stdio")
         )
         found[f"stdio, {era}"] = Pair(
             await theirs.way(is_modern=is_modern), await ours.way(is_modern=is_modern), WANTED

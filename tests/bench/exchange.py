@@ -117,7 +117,7 @@ def start_toolkit(folder: Path, *, core: int) -> Kind:
 def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
     """The vault, and the four kinds of request to it."""
     port = free_port()
-    process = start("tests.bench.servers.exchanged", str(port), str(folder / "data"), str(tokens), core=core)
+    process = start("tests.bench.servers.token_exchange", str(port), str(folder / "data"), str(tokens), core=core)
     assert process.stdout is not None
     facts = json.loads(process.stdout.readline())
     issued = Path(facts["tokens"]).read_text(encoding="ascii").split()

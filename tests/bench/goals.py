@@ -39,7 +39,7 @@ from tests.bench.servers.contenders import (
     start_vault,
     wait_for,
 )
-from tests.bench.servers.vaulted import TOKENS, TOOLS, settings_of
+from tests.bench.servers.vault import TOKENS, TOOLS, settings_of
 from tests.bench.tables import Row, gate, keep, p99_ms, print_ratios, table_heading
 from tests.ha import throughput
 from vault.audit import audit

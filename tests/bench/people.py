@@ -20,7 +20,7 @@ from tests.bench.calls import raw
 from tests.bench.load import request_bytes
 from tests.bench.rounds import Pair, Way, compare
 from tests.bench.servers.contenders import LOAD_CORE, ending, start_upstream, start_vault, wait_for
-from tests.bench.servers.vaulted import PEOPLE
+from tests.bench.servers.vault import PEOPLE
 from tests.bench.tables import print_ratios
 
 SIZES = (500, 100_000)

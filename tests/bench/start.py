@@ -24,7 +24,7 @@ from server.app import open_deployment
 from server.settings import load_settings
 from tests.bench.messages import INITIALIZE, READY, request
 from tests.bench.servers.contenders import LOAD_CORE, SERVER_CORE, cpu_seconds, free_port, memory_mb
-from tests.bench.servers.vaulted import seed
+from tests.bench.servers.vault import seed
 from tests.bench.tables import Row, print_ratios
 
 WANTED, WANTED_MEMORY = 1.3, 1.25

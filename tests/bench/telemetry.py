@@ -45,7 +45,9 @@ def start_with(
     """A vault with these settings in its environment, and calls to it."""
     port = free_port()
     os.environ.update(settings)
-    process = start("tests.bench.servers.observed", str(port), str(upstream), str(folder / name), core=SERVER_CORE)
+    process = start(
+        "tests.bench.servers.vault_with_telemetry", str(port), str(upstream), str(folder / name), core=SERVER_CORE
+    )
     running.append(process)
     for variable in settings:
         del os.environ[variable]

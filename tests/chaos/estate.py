@@ -15,7 +15,7 @@ from providers.definitions.catalog import SHELF, Catalog, load_catalog
 from tests.chaos.crashes.kills import CLASSES, GRACE, Class
 from tests.chaos.world import Provider, add_person, answer_of, give_account, strict_provider
 from tests.conftest import Store
-from tests.support.simulating import SlackApp
+from tests.support.simulator_apps import SlackApp
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database
 

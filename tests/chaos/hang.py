@@ -26,9 +26,9 @@ from server.oauth import tokens
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.replicas.rolling import MODERN, http
+from tests.chaos.replicas.rolling_restart import MODERN, http
 from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.processes import end, free_port
 
 TOOLS = {"slack": "slack_channels", "google": "calendar_list"}

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
-from tests.support.models.exploring import Findings, explore
+from tests.support.models.exploration import Findings, explore
 from tests.support.models.refresh_model import (
     FILES,
     FULL,

@@ -20,7 +20,7 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, Worker, fresh_store, postgres_server, strict_provider
 from tests.conftest import KeySettings
-from tests.support.seeded import let_in_again
+from tests.support.seeded_grant import let_in_again
 from vault import connections
 from vault.audit import audit
 from vault.backup import backups

@@ -24,7 +24,7 @@ import httpx2
 from providers.definitions.catalog import load_catalog
 from tests.conftest import Store
 from tests.support.processes import end
-from tests.support.simulating import SlackApp
+from tests.support.simulator_apps import SlackApp
 from vault import clients, connections, delegations, grants, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind, Connection

@@ -16,7 +16,7 @@ import pytest
 
 from providers.simulator.local_server import Simulator, running_simulator
 from tests.cli.installation.test_installing import make_wheel
-from tests.generating.documented import ROOT, package_names
+from tests.generating.documentation import ROOT, package_names
 from tests.support.processes import Place, free_port
 
 

@@ -21,9 +21,9 @@ from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.cli.test_completion import complete
 from tests.support.accounts import open_account
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.processes import Place
-from tests.support.seeded import agent
+from tests.support.seeded_grant import agent
 from vault import clients, delegations, users
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall

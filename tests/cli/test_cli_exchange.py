@@ -13,7 +13,7 @@ from server.oauth.exchange import release, workers
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.settings import load_settings
 from tests.support.commands import content, run
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.processes import Place
 from vault import clients
 from vault.records import Client, Event

@@ -19,7 +19,7 @@ from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.accounts import open_account
 from tests.support.processes import PROGRAM, Place, free_port
-from tests.support.seeded import agent
+from tests.support.seeded_grant import agent
 from vault import clients, users
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall

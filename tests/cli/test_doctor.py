@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from providers.simulator.local_server import Simulator
 from server.cli import app
 from tests.conftest import PostgresCluster, Store
-from tests.support.examining import Found, assert_problem, configure, examine, serve_vault, slack, stranger_on_port
+from tests.support.doctor_places import Found, assert_problem, configure, examine, serve_vault, slack, stranger_on_port
 from tests.support.harness import free_socket
 from tests.support.network.poolers import pgbouncer
 from tests.support.network.tls import make_authority, tls_proxy

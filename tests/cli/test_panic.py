@@ -12,7 +12,7 @@ from server.commands.panic.panic import exit_code, in_words
 from server.settings import load_settings
 from tests.support.commands import content, run
 from tests.support.processes import Place
-from tests.support.seeded import agent
+from tests.support.seeded_grant import agent
 from vault import clients, connections, delegations, users
 from vault.records import Client
 from vault.upkeep.panics import EndedCounts

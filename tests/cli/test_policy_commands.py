@@ -21,7 +21,7 @@ from server.policy.schema import actions_of
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.commands import content, run
-from tests.support.examining import examine
+from tests.support.doctor_places import examine
 from tests.support.processes import Place
 from tests.support.rooms.mcp_room import SLACK, Room, room
 from vault.upkeep import replicas

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 
+from tests.clients.installation import Installation, Server, table
 from tests.clients.local import play_here
-from tests.clients.playing import Installation, Server, table
 from tests.clients.week import play_now
 
 PATIENCE = 300  # seconds for a person to sign in

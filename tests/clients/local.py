@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tests.clients.habits import HABITS, Habit
-from tests.clients.playing import Installation, Server
+from tests.clients.installation import Installation, Server
 from tests.clients.week import Clicks, play
 from tests.support.harness import PASSWORD
 from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from tests.clients.habits import HABITS
+from tests.clients.installation import Server
 from tests.clients.local import play_here
-from tests.clients.playing import Server
 from tests.clients.week import play_now
 from tests.support.harness import PASSWORD
 from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with

@@ -10,7 +10,7 @@ from itertools import groupby
 import httpx2
 
 from tests.clients.habits import HABITS, Habit
-from tests.clients.playing import Installation, Server, SignIn
+from tests.clients.installation import Installation, Server, SignIn
 
 DAY = 86400
 MORNING, EVENING = 8 * 3600, 20 * 3600

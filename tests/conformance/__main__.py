@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.conformance.report import write
-from tests.conformance.running import REVISIONS, Check, list_scenarios, place, run_authorization, run_server, version
+from tests.conformance.suite import REVISIONS, Check, list_scenarios, place, run_authorization, run_server, version
 
 FOLDER = Path(__file__).parent
 AT_ONCE = 2  # scenarios

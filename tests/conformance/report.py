@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from tests.conformance.running import REVISIONS, Check, version
+from tests.conformance.suite import REVISIONS, Check, version
 from tests.support.processes import ROOT
 
 PAGE = ROOT / "docs" / "evidence" / "conformance.md"

@@ -18,7 +18,7 @@ import pytest_asyncio
 from providers.credentials.aws import UNSIGNED, AccessKey
 from providers.outbound.messages import OutboundRequest
 from tests.credentials.test_aws_signing import botocore_s
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.rooms.key_room import KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User

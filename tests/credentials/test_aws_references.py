@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from server.errors import status_of
 from tests.credentials.test_aws import KEY_ID, READ, SECRET, AwsRoom, aws_room
-from tests.support.doubles.scripted import scripted_server
+from tests.support.doubles.scripted_server import scripted_server
 from tests.support.doubles.secret_services import bws_script, command, op_script, openbao, openbao_settings
 from tests.support.rooms.portal_room import accounts_of
 

@@ -17,7 +17,7 @@ from providers.definitions.model import Provider
 from server.proxy.endpoint import CALLED_ADDRESS
 from tests.credentials.test_aws import KEY_ID, SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import TOOLS
-from tests.support.doubles.scripted import json_reply
+from tests.support.doubles.scripted_server import json_reply
 from tests.support.rooms.portal_room import accounts_of
 from tests.support.rooms.proxy_room import ProxyHandle
 from vault.upstream import ProbeOutcome

@@ -13,7 +13,7 @@ from providers.api.rules import Call, allows
 from providers.definitions.catalog import load_catalog
 from tests.credentials.test_aws import SECRET, AwsRoom, aws_room
 from tests.credentials.test_aws_tools import hides, service_model
-from tests.support.doubles.scripted import json_reply
+from tests.support.doubles.scripted_server import json_reply
 from tests.support.rooms.portal_room import accounts_of
 
 JSON = "application/x-amz-json-1.0"

@@ -19,7 +19,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from tests.credentials.test_aws import KEY_ID, REFUSED, SECRET, Aws
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 
 TOOLS = {name: spec for name, spec in shipped_tools().items() if spec.provider == "aws"}
 S3, EC2 = "http://s3.amazonaws.com/doc/2006-03-01/", "http://ec2.amazonaws.com/doc/2016-11-15/"

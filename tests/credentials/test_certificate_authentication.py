@@ -24,7 +24,7 @@ from server.doctor.providers import check_provider
 from server.settings import SettingsRefused, load_settings
 from server.sign_in.discovery import endpoints_of_issuers
 from tests.support.certificates import ClientCertificate, issue
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import running_vault
 from tests.support.network.tls import Authority, make_authority
 from vault.upstream import NotSent, Refusal, RevokeOutcome, Rotation, Silent

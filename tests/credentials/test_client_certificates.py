@@ -17,7 +17,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import NotReached, Outbound
 from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
 from tests.support.certificates import ClientCertificate, issue
-from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import ScriptedServer, json_reply, scripted_server
 from tests.support.doubles.secret_services import BAO_TOKEN, openbao
 from tests.support.network.tls import Authority, make_authority
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room

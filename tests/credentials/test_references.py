@@ -18,9 +18,9 @@ from server.deployment import ENTRIES_PER_HOUR
 from server.secret_settings import SecretSettings
 from server.secret_sources import EnteredSecrets, SecretSources
 from server.settings import SettingsRefused, load_settings
-from tests.support.doubles.scripted import ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import ScriptedServer, scripted_server
 from tests.support.doubles.secret_services import BAO_TOKEN, openbao, openbao_settings
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of

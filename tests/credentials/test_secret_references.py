@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.credentials.test_signed_tokens import app_values, key_file, signed_values
-from tests.support.doubles.scripted import scripted_server
+from tests.support.doubles.scripted_server import scripted_server
 from tests.support.doubles.secret_services import openbao, openbao_settings
 from tests.support.person import Person
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room

@@ -21,8 +21,8 @@ from providers.oauth.credential_upstream import CredentialUpstream, LookOutcome
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import OutboundRequest
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
-from tests.support.peeking import read_events
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.inspection import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault import limits

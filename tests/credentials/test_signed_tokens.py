@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 from providers.simulator.state.keys import Signer
 from server.administration import people
 from server.administration.actor import Actor
-from tests.support.doubles.scripted import json_reply, scripted_server
-from tests.support.peeking import read_events
+from tests.support.doubles.scripted_server import json_reply, scripted_server
+from tests.support.inspection import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault import connections

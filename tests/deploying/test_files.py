@@ -17,7 +17,7 @@ import yaml
 
 from server.settings import Settings
 from tests.conftest import unavailable
-from tests.generating.documented import ROOT, leaves
+from tests.generating.documentation import ROOT, leaves
 
 DEPLOY = ROOT / "deploy"
 CONTAINER = DEPLOY / "container"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.generating.documented import DOCS, commands, options_of
+from tests.generating.documentation import DOCS, commands, options_of
 from tests.generating.recordings import RECORDED, TARGET, draw
 
 

@@ -17,7 +17,7 @@ from providers.oauth.client import JWT_BEARER, OAuthUpstream
 from providers.oauth.narrowing import EXCHANGE
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from vault.upstream import NotSent, RefreshOutcome, Refusal, RevokeOutcome, Rotation, Silent, UpstreamError
 
 LOOPBACK = AddressPolicy(allow_loopback=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 
 
 def runbook() -> str:

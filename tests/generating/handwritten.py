@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from tests.generating import marked_parts, reference_pages
-from tests.generating.documented import DOCS, ROOT
+from tests.generating.documentation import DOCS, ROOT
 from tests.support.foreign import tested_clients
 
 

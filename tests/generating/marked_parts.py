@@ -43,8 +43,8 @@ from server.settings import Settings
 from server.telemetry.gauges import GAUGES, READ_COUNTS
 from server.telemetry.meters import COUNTS, TIMES
 from tests.chaos.__main__ import groups
-from tests.generating import alerts, limits, tested
-from tests.generating.documented import PAGES, ROOT, plain
+from tests.generating import alerts, limits, tested_against
+from tests.generating.documentation import PAGES, ROOT, plain
 from tests.generating.shipped_tools import shipped_tools
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
@@ -340,8 +340,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "token scopes": lambda: _table(("Token scope", "Meaning"), _token_scopes()),
     "sizes of tools": _sizes_of_tools,
     "runbook": alerts.runbook,
-    "tested against": tested.markdown_list,
-    "tools that emulate lacks": tested.lacking_tools,
+    "tested against": tested_against.markdown_list,
+    "tools that emulate lacks": tested_against.lacking_tools,
     "decisions": _decisions,
     "fields of tools": lambda: _fields(TOOL),
     "fields of arguments": lambda: _fields(ARGUMENT),

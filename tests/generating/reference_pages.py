@@ -25,7 +25,7 @@ from providers.tools.spec import ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.settings import Settings
 from tests.generating import marked_parts
-from tests.generating.documented import (
+from tests.generating.documentation import (
     COMMON,
     ROOT,
     arguments_of,

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, strict_provider
 from tests.ha.pieces import DATABASES, Cluster, cluster
-from tests.ha.watching import Probe, Vault, outcomes, probe, reasons, refused_for, vault_at
+from tests.ha.probes import Probe, Vault, outcomes, probe, reasons, refused_for, vault_at
 
 LIMIT = 1500.0  # seconds for all of them
 SPARE = 5.0  # seconds for which calls may be refused beyond the fail-over's own

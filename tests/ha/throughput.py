@@ -22,7 +22,7 @@ from server.oauth.rules import TOKEN_EXCHANGE
 from server.settings import load_settings
 from tests.bench.exchange import ACCESS, request_bytes
 from tests.bench.load import drive
-from tests.bench.servers.exchanged import SECRET, seed
+from tests.bench.servers.token_exchange import SECRET, seed
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import ROOT, Server, environment, fresh_store, postgres_server
 from tests.conftest import Store

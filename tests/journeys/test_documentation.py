@@ -32,7 +32,7 @@ from server.mcp.tool_answers import META_KEY
 from server.remote import documents
 from server.settings import OTHER_VARIABLES, Settings, load_settings
 from tests.generating import reference_pages
-from tests.generating.documented import (
+from tests.generating.documentation import (
     COMMON,
     DOCS,
     PAGES,

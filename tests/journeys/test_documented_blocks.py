@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import Settings, SettingsRefused, load_settings
-from tests.generating.documented import DOCS, ROOT, leaves, lines_to_type
+from tests.generating.documentation import DOCS, ROOT, leaves, lines_to_type
 
 PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 WHEEL = "dist/mcp_token_vault-VERSION-py3-none-any.whl"

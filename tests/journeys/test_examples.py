@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from tests.support.chromium import running_chromium
 from tests.support.foreign.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
@@ -28,7 +28,7 @@ from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.rooms.proxy_room import HOUR, ProxyHandle, issue
 from tests.support.services import running_services
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 
 EXAMPLES = DOCS / "guides" / "examples"
 CHANNEL = "C0SBGENERAL"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import unavailable
-from tests.generating.documented import DOCS, section
+from tests.generating.documentation import DOCS, section
 from tests.support.processes import end, free_port
 
 PAGE = DOCS / "guides/token-exchange.md"

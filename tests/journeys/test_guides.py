@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.generating.documented import DOCS, ROOT, section
+from tests.generating.documentation import DOCS, ROOT, section
 from tests.support.chromium import running_chromium
 
 PICTURES = sorted((DOCS / "concepts").rglob("*.svg"))  # `make recordings` draws the others

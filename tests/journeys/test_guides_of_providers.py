@@ -16,7 +16,7 @@ from providers.simulator.person import consent
 from server.connecting.provider_errors import FIXES
 from server.settings import Settings, load_settings
 from server.setup.provider_consoles import GUIDED
-from tests.generating.documented import DOCS, leaves, section
+from tests.generating.documentation import DOCS, leaves, section
 from tests.support.commands import run
 from tests.support.person import Person
 from tests.support.processes import Place, free_port

@@ -133,6 +133,23 @@ def test_no_class_is_named_by_a_bare_participle() -> None:
     assert not places_of(classes, is_participle_of_a_class), "name what it is: a noun"
 
 
+def is_past_participle(name: str) -> bool:
+    """A module name of one word that says what was done with something, and not what that is."""
+    return is_bare_participle(name) and not name.endswith("ing")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"), [("declared", True), ("known", True), ("declared_tools", False), ("signing", False)]
+)
+def test_a_module_named_by_a_past_participle_is_told_from_a_noun(name: str, is_one: bool) -> None:
+    assert is_past_participle(name) is is_one
+
+
+def test_no_module_is_named_by_a_past_participle() -> None:
+    found = [path.relative_to(ROOT).as_posix() for path in [*product(), *own_tests()] if is_past_participle(path.stem)]
+    assert not found, "name what is inside: a noun, or the field's word"
+
+
 def test_a_request_is_called_a_request() -> None:
     found = {
         f"{path.relative_to(ROOT)}: {name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from providers.definitions.catalog import load_catalog
-from tests.generating.documented import ROOT
+from tests.generating.documentation import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 PAGE = (ROOT / "docs" / "concepts/narrowing.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ import pytest
 import rfc8785
 
 from server.runtime.logs import JsonRecords, is_json
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from vault.audit.audit import Activity, list_events

@@ -20,7 +20,7 @@ from server.settings import load_settings
 from server.signatures import jose
 from tests.support.accounts import revoke
 from tests.support.harness import PASSWORD, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.exchange_room import API, ExchangeRoom, refusal_code
 from tests.support.rooms.mcp_room import Agent, Room, text_of

@@ -22,7 +22,7 @@ from mcp_types import CallToolResult
 from providers.simulator.local_server import running_simulator
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth.own_apis import LONGEST
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from tests.support.commands import run
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person

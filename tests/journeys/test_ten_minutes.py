@@ -8,13 +8,13 @@ from pathlib import Path
 
 from providers.check.trial import PLAIN
 from providers.simulator.local_server import running_simulator
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from tests.support.commands import run
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, scripted_server
 from tests.support.harness import running_vault
 from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import Room, text_of
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 
 PAGE = (DOCS / "guides/add-a-provider.md").read_text(encoding="utf-8")
 SCOPES = frozenset({"tickets.read", "tickets.write"})

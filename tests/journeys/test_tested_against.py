@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from providers.tools.builtin import builtin_tools
-from tests.generating import tested
-from tests.generating.documented import DOCS
+from tests.generating import tested_against
+from tests.generating.documentation import DOCS
 from tests.generating.shipped_tools import shipped_tools
 from tests.journeys.foreign import test_foreign_services
 from tests.support import toolset_cases
-from tests.support.foreign import emulated
+from tests.support.foreign import emulated_services
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "evidence/tested-against.md").read_text(encoding="utf-8")
@@ -21,12 +21,12 @@ def quoted_words(cell: str) -> frozenset[str]:
 
 
 def against(words: str) -> tuple[str, ...]:
-    (found,) = [row for row in tested.rows() if words in row[1]]
+    (found,) = [row for row in tested_against.rows() if words in row[1]]
     return found
 
 
 def test_each_row_names_tests_that_exist() -> None:
-    found = list(tested.rows())
+    found = list(tested_against.rows())
     assert len(found) >= 6
     for row in found:
         assert quoted_words(row[3])
@@ -38,12 +38,12 @@ def test_the_providers_of_each_row_are_those_of_its_tests() -> None:
     assert frozenset().union(*(quoted_words(against(words)[0]) for words in rows_of_tools)) == {
         case.provider for case in toolset_cases.CASES.values()
     }
-    assert quoted_words(against("`emulate`")[0]) == set(emulated.NAMES)
+    assert quoted_words(against("`emulate`")[0]) == set(emulated_services.NAMES)
 
 
 def test_every_tool_of_a_service_that_emulate_plays_ran_there_or_is_named_as_lacking() -> None:
     providers = {spec.name: spec.provider for spec in (*builtin_tools(), *shipped_tools().values())}
-    of_emulate = {name for name, provider in providers.items() if provider in emulated.NAMES}
+    of_emulate = {name for name, provider in providers.items() if provider in emulated_services.NAMES}
     assert of_emulate == set(test_foreign_services.CASES) | set(test_foreign_services.LACKING)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-READER: Final = "tests/support/peeking.py"
+READER: Final = "tests/support/inspection.py"
 CLIENTS: Final = re.compile(r"httpx2?\.(AsyncClient|Client|get|post|request|stream)")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaks.watching import Watch
+from tests.leaks.watch import Watch
 
 WATCH = Watch()
 _REST = ExitStack()

@@ -18,9 +18,9 @@ import pytest
 from providers.simulator.person import consent
 from tests.conftest import Store
 from tests.leaks.canaries import Canaries
-from tests.leaks.injecting import Injector
+from tests.leaks.injector import Injector
 from tests.leaks.purposes import may_be_told
-from tests.leaks.watching import Watch
+from tests.leaks.watch import Watch
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room

@@ -16,7 +16,7 @@ from server.portal.texts import visible
 from server.settings import SettingsRefused
 from tests.support.accounts import set_ask
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     SLACK,
@@ -30,7 +30,7 @@ from tests.support.rooms.mcp_room import (
     room,
     text_of,
 )
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 from vault.records import Connection
 
 Browse = Callable[[str], Awaitable[Person]]

@@ -11,7 +11,7 @@ from mcp_types import CallToolResult
 
 from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
-from tests.support.peeking import note_repeats, read_events
+from tests.support.inspection import note_repeats, read_events
 from tests.support.rooms.mcp_room import Agent, connect_agent, modern, modern_headers, room, text_of
 from tests.support.rooms.proxy_room import post_reply, proxy_room
 from vault import grants

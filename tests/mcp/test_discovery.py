@@ -14,7 +14,7 @@ from providers.tools.spec import UNTRUSTED
 from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.tool_answers import META_KEY
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     SLACK,

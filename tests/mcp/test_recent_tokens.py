@@ -14,7 +14,7 @@ import pytest
 from server.oauth import tokens
 from server.runtime.recent_tokens import KEPT, RecentTokens
 from tests.conftest import Store
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
 from vault.approvals.approvals import ToolCall

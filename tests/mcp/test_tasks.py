@@ -16,7 +16,7 @@ from server.connecting import approvals
 from tests.generating.shipped_tools import shipped_tools
 from tests.mcp.test_approve import POST, asking_agent
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     Agent,

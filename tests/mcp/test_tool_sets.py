@@ -15,7 +15,7 @@ from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.offer.registry import RESERVED, load_offer, load_tools
 from server.settings import Settings, SettingsRefused, load_settings
 from tests.conftest import Store
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, count_posts, room, text_of
 from vault import tool_choices
 

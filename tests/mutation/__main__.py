@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.mutation.explained import explained_mutants, stale
+from tests.mutation.explanations import explained_mutants, stale
 from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, draw_sample, mutants_of, mutate
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 
@@ -117,7 +117,7 @@ def try_them(tree: Path, plan: dict[str, object], tests: Sequence[str]) -> None:
     path = Path(str(plan["work"])) / "plan.json"
     path.write_text(json.dumps(plan), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # which has cosmic-ray's
-    options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.trying"]
+    options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.plugin"]
     subprocess.run(
         [sys.executable, "-B", "-m", "pytest", *options, "--continue-on-collection-errors", *tests],
         cwd=tree,
@@ -182,7 +182,7 @@ def main() -> None:
     given.within = given.within or list(FOLDERS)
     for row in explained_mutants():
         if stale(row, ROOT):
-            print(f"gone from the code, remove it from explained.toml: {row.file}: {row.before}")
+            print(f"gone from the code, remove it from explanations.toml: {row.file}: {row.before}")
     name = f"{given.seed}-{given.sample}" + "".join(f"-{one.replace('/', '.')}" for one in given.within)
     if len(name) > 100:  # of a file
         name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

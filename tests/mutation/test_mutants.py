@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.mutation.explained import explained_mutants, stale
+from tests.mutation.code_swap import functions_of, swap_functions
+from tests.mutation.explanations import explained_mutants, stale
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 from tests.mutation.reach import FileRecord, Reach, Wording
-from tests.mutation.swapping import functions_of, swap_functions
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from tests.conftest import Store
-from tests.support.peeking import until_waiting
+from tests.support.inspection import until_waiting
 from tests.support.rooms.exchange_room import API, ExchangeRoom, exchange_room
 from vault import apis, grants
 

@@ -14,7 +14,7 @@ from server.oauth.authorization_request import stored_request
 from server.oauth.redirect_uris import without_loopback_port
 from tests.support.doubles.canary import running_canary
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users
 from vault.records import Client, ClientKind, Session

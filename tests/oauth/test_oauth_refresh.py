@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.oauth_world import World, claims_of, error_of
 from vault.records import Event
 

@@ -16,7 +16,7 @@ from server.oauth import tokens
 from server.oauth.rules import default_resource
 from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.mcp_room import Agent, legacy_session, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of

@@ -11,7 +11,7 @@ import pytest
 from server.oauth.rules import default_resource
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
-from tests.support.peeking import note_repeats, read_events
+from tests.support.inspection import note_repeats, read_events
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from server.policy.cases import run_cases
 from server.policy.checks import doubts
 from server.policy.schema import ATTRIBUTES, GROUPS
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from tests.support.rules import rules_in
 
 PAGE = (DOCS / "operate" / "policy.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from server.policy.schema import Action
 from server.settings import load_settings
 from tests.mcp.test_approve import link_of
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, exchange_room, refusal_code

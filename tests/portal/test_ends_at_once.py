@@ -13,7 +13,7 @@ from server.administration import agents
 from server.administration.actor import Actor
 from server.oauth.backchannel import ciba_grant
 from tests.conftest import Store
-from tests.support.peeking import until_waiting
+from tests.support.inspection import until_waiting
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
 from tests.support.rooms.enterprise_room import running_company

@@ -21,7 +21,7 @@ from tests.support.accounts import open_account
 from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token, without_own_markup
 from tests.support.rooms.portal_room import CHAT, Room, query_of
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 from vault import connections, delegations, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User

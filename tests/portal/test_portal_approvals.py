@@ -22,7 +22,7 @@ from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of
 from tests.support.accounts import revoke, set_ask
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room, text_of

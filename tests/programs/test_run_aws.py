@@ -14,7 +14,7 @@ import pytest_asyncio
 from providers.definitions.catalog import load_catalog
 from server.proxy.program_hosts import HostMap, addresses_of
 from tests.credentials.test_aws import APIS, SECRET, Aws, AwsRoom
-from tests.support.doubles.scripted import scripted_server
+from tests.support.doubles.scripted_server import scripted_server
 from tests.support.rooms.key_room import running_key_room
 from tests.support.rooms.program_room import run_in
 

@@ -35,7 +35,7 @@ from server.programs.program_run import ProgramOptions
 from server.programs.remote_run import run_for
 from server.proxy.remote_programs import CALLS, HOSTS
 from server.runtime.rate_limits import agent_place, host_place
-from tests.support.bridging import Machine, in_the_browser
+from tests.support.bridge_processes import Machine, in_the_browser
 from tests.support.harness import PASSWORD, RunningVault, Tokens
 from tests.support.person import Person
 from tests.support.processes import PROGRAM

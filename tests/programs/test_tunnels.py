@@ -10,7 +10,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import AddressRefused, NotReached
 from providers.outbound.tunnels import open_tunnel
 from tests.providers.test_reach import running_proxy
-from tests.support.doubles.scripted import json_reply, scripted_server
+from tests.support.doubles.scripted_server import json_reply, scripted_server
 
 PUBLIC = "93.184.215.14"
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -12,13 +12,13 @@ from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared_tools import data_tools
-from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room, text_of
 from tests.support.rooms.proxy_room import ProxyHandle, issue
 from tests.support.services import running_services
 from tests.support.services.facebook import NOT_MINE, PAGE
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 from tests.support.tool_bench import TOOLS, open_bench
 
 SCOPES = TOOLS["facebook_post"].scopes

@@ -29,7 +29,7 @@ from providers.outbound.messages import (
     PeerBusy,
     TooLarge,
 )
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, scripted_server
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 

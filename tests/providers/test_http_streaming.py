@@ -10,7 +10,7 @@ import pytest
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import AddressRefused, NoAnswer, NotReached, OutboundRequest, TooLarge
-from tests.support.doubles.scripted import Arrival, Reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, scripted_server
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 

@@ -10,7 +10,7 @@ from providers.definitions.catalog import load_catalog
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import json_reply, scripted_server
+from tests.support.doubles.scripted_server import json_reply, scripted_server
 
 
 def test_a_statement_in_snowflake_is_a_change_that_the_person_sees() -> None:

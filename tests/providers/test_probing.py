@@ -15,7 +15,7 @@ from providers.definitions.validation import problems_of
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from vault.upstream import ProbeAnswer, ProbeOutcome, RevokeOutcome
 
 DEAD, ALIVE, UNPROVEN, SILENT = ProbeOutcome.DEAD, ProbeOutcome.ALIVE, ProbeOutcome.UNPROVEN, ProbeOutcome.SILENT

@@ -23,7 +23,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import is_array, is_object
 from tests.providers.test_provider_check import MUTATIONS, PUBLIC, change_value
-from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import ScriptedServer, json_reply, scripted_server
 
 Content = dict[str, Any]
 OWN_API: Content = tomllib.loads("""

@@ -18,7 +18,7 @@ from tests.support.harness import RunningVault, free_socket, running_vault, serv
 from tests.support.person import Person
 from tests.support.rooms import mcp_room
 from tests.support.rooms.portal_room import Room, query_of
-from tests.support.simulating import public_slack_settings
+from tests.support.simulator_apps import public_slack_settings
 from vault import connections
 from vault.records import Client, Connection, User
 from vault.refresh import rotation

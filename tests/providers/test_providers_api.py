@@ -25,7 +25,14 @@ from providers.api.api import (
 )
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
+from tests.support.doubles.scripted_server import (
+    Arrival,
+    Reply,
+    ScriptedServer,
+    json_reply,
+    provider_at,
+    scripted_server,
+)
 
 AUTH = "https://www.googleapis.com/auth/"
 TOKEN = "upstream-token-canary-0123456789"

@@ -18,7 +18,14 @@ from providers.definitions.catalog import Provider, ProviderOverrides, load_cata
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
+from tests.support.doubles.scripted_server import (
+    Arrival,
+    Reply,
+    ScriptedServer,
+    json_reply,
+    provider_at,
+    scripted_server,
+)
 from vault.upstream import (
     Account,
     NotSent,

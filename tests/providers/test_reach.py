@@ -16,7 +16,7 @@ from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy, address_problem, private_network, url_problem
 from providers.outbound.client import AddressRefused, NotReached, Outbound, OutboundRequest
 from server.settings import SettingsRefused, load_settings
-from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import ScriptedServer, json_reply, scripted_server
 from tests.support.network.tls import Authority, make_authority
 from vault.upstream import NotSent
 

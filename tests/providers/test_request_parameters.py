@@ -12,7 +12,7 @@ from providers.api.rules import Call, Payload, allows, authority, changes_method
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from providers.definitions.method_overrides import Overrides
 from tests.providers.test_providers_catalog import GOOD, write_file
-from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, proxy_room
 
 CATALOG = load_catalog()

@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from server.connecting.links import LINKS
 from tests.support.doubles.proxied_api import Upstream, reply_in_pieces
-from tests.support.doubles.scripted import Reply, json_reply
-from tests.support.peeking import read_events
+from tests.support.doubles.scripted_server import Reply, json_reply
+from tests.support.inspection import read_events
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
 
 

@@ -10,7 +10,7 @@ import pytest
 from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.support.accounts import open_account
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room
 from vault import delegations, grants, users
 from vault.storage.database import text

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from providers.definitions.catalog import SHELF
-from tests.support.doubles.scripted import Reply
+from tests.support.doubles.scripted_server import Reply
 from tests.support.rooms.proxy_room import (
     ALL,
     POST,

@@ -11,9 +11,9 @@ from mcp_types import CallToolResult
 
 from providers.api import rules
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
-from tests.support.doubles.scripted import Reply, json_reply
+from tests.support.doubles.scripted_server import Reply, json_reply
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import text_of
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, post_reply, proxy_room

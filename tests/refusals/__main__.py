@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.mutation.__main__ import copy_of_commit
-from tests.mutation.trying import postgres
-from tests.refusals.explained import Explanation, explanations, stale
+from tests.mutation.plugin import postgres
+from tests.refusals.explanations import Explanation, explanations, stale
 from tests.refusals.sites import Change, Site, sites_of
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
             "mutants": mutants[number * share : (number + 1) * share],
         }
         (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.refusals.trying"]
+        options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.refusals.plugin"]
         running.append(
             subprocess.Popen(
                 [sys.executable, "-B", "-m", "pytest", *options, "--continue-on-collection-errors", *plan["tests"]],
@@ -167,7 +167,7 @@ def main() -> int:
     given = parser.parse_args()
     for row in explanations():
         if stale(row, ROOT):
-            print(f"gone from the code, remove it from explained.toml: {row.file}: {row.says}")
+            print(f"gone from the code, remove it from explanations.toml: {row.file}: {row.says}")
     with tempfile.TemporaryDirectory(prefix="tvr", dir="/tmp", ignore_cleanup_errors=True) as folder:
         tree = Path(folder) / "tree"
         copy_of_commit(tree)

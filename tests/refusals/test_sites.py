@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.refusals.explained import explanations, is_test, stale
+from tests.refusals.explanations import explanations, is_test, stale
 from tests.refusals.sites import sites_of
 
 ROOT = Path(__file__).parents[2]

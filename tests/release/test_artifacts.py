@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.generating.documented import ROOT
+from tests.generating.documentation import ROOT
 from tests.release import debian
 from tests.release.artifacts import build_packages, write_sums
 from tests.release.signing import sign_all

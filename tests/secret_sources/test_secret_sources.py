@@ -20,7 +20,14 @@ from server.doctor.providers import check_provider
 from server.secret_settings import SecretSettings
 from server.secret_sources import SecretSources, is_reference, reference_problem
 from server.settings import SettingsRefused, load_settings
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
+from tests.support.doubles.scripted_server import (
+    Arrival,
+    Reply,
+    ScriptedServer,
+    json_reply,
+    provider_at,
+    scripted_server,
+)
 from tests.support.doubles.secret_services import (
     BAO_TOKEN,
     CONNECT_TOKEN,

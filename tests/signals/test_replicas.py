@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Store
 from tests.support.doubles.transmitter_double import CAEP, RISC, Transmitter, running_transmitter
 from tests.support.harness import PASSWORD, RunningVault, Tokens, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.two_processes import open_doors
 from vault import users
 

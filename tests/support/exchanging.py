@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import UpstreamDouble
-from tests.support.seeded import SeededGrant, seed
+from tests.support.seeded_grant import SeededGrant, seed
 from vault import connections, delegations
 from vault.audit.audit import Activity, list_events
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, Vault, exchange

@@ -15,7 +15,14 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, provider_at, scripted_server
+from tests.support.doubles.scripted_server import (
+    Arrival,
+    Reply,
+    ScriptedServer,
+    json_reply,
+    provider_at,
+    scripted_server,
+)
 
 TOOLS = {tool.name: tool for tool in builtin_tools()}
 NOW = 1_790_000_000  # 2026-09-21T14:13:20Z

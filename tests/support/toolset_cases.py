@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from providers.simulator.local_server import Simulator
 from providers.simulator.state import drives, mailboxes
 from tests.support.services import facebook, graph, jira, linear, notion, salesforce
-from tests.support.simulating import family_settings, google_event, slack_message
+from tests.support.simulator_apps import family_settings, google_event, slack_message
 
 Prepare = Callable[[Simulator], Mapping[str, object]]
 

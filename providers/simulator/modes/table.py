@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from providers.simulator.modes.known import KNOWN
+from providers.simulator.modes.known_services import KNOWN
 from providers.simulator.modes.model import Mode, RevocationMode, Shape, lenient
 from providers.simulator.modes.services import SERVICES
 from providers.simulator.rules import RotationRule

@@ -17,7 +17,7 @@ import pytest
 
 from tests.attacks.administration.attack_import import HIDDEN, accounts, person_of
 from tests.attacks.target import Target, command_line
-from tests.support.doubles.scripted import Reply, scripted_server
+from tests.support.doubles.scripted_server import Reply, scripted_server
 from tests.support.person import without_own_markup
 
 SCOPE = "files.content.read"

@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey
 from tests.attacks.administration.attack_admin_api import admin_token, call
 from tests.attacks.administration.attack_administration import someone
 from tests.attacks.target import REDIRECT, Agent, Target, new_key, running_target
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
 from tests.support.rooms.oauth_world import sign_jwt
 

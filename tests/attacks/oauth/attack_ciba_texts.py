@@ -19,7 +19,7 @@ from tests.attacks.oauth.ciba import CIBA, QUESTION, WAITS, Shop, client, error,
 from tests.attacks.portal.attack_notices import add as add_channel
 from tests.attacks.portal.attack_people import send
 from tests.attacks.target import Target, new_key, proof
-from tests.support.doubles.scripted import Reply, scripted_server
+from tests.support.doubles.scripted_server import Reply, scripted_server
 from tests.support.person import Person, forms_of, without_own_markup
 from tests.support.processes import Place, free_port
 from tests.support.rooms.ciba_room import nested_details

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey
 from tests.attacks.attack_races import POST, is_done
 from tests.attacks.portal.attack_people import let_in
 from tests.attacks.target import EXCHANGE, REDIRECT, Agent, Target, new_key, query_of, running_target
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.rooms.oauth_world import sign_jwt
 
 EVIL = "https://evil.example/callback"

@@ -15,7 +15,7 @@ import pytest
 from tests.attacks.administration.attack_administration import someone
 from tests.attacks.portal.attack_people import form_of, send
 from tests.attacks.target import Target
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, scripted_server
 from tests.support.person import Form, Person, forms_of
 
 CHANNELS = "/notifications/channels"

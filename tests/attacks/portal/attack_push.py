@@ -18,7 +18,7 @@ from tests.attacks.portal.attack_notices import INSIDE, act, channels, check_unc
 from tests.attacks.portal.attack_people import form_of
 from tests.attacks.target import Target
 from tests.support.doubles.push_service import PushMessage, SubscribedBrowser, encode
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, scripted_server
 from tests.support.person import Person
 
 BROWSER = "/notifications/browser"

@@ -22,7 +22,7 @@ from tests.attacks.enterprise.company import (
 )
 from tests.attacks.portal.attack_notices import INSIDE
 from tests.attacks.target import PASSWORD, UPSTREAM
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 

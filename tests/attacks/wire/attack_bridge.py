@@ -21,7 +21,7 @@ import pytest
 from server.bridge.address import remote_vault
 from server.bridge.credentials import Credentials, FileStore
 from tests.attacks.target import LEGACY, MODERN
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.processes import PROGRAM, ROOT
 
 AGENT, TOKEN, REFRESH = "Attacked", "access-canary", "refresh-canary"

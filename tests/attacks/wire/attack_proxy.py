@@ -11,7 +11,7 @@ import pytest
 
 from tests.attacks.target import UPSTREAM, Target, new_key, proof, talk
 from tests.attacks.wire.handles import Handle, handle
-from tests.support.doubles.scripted import Reply, json_reply
+from tests.support.doubles.scripted_server import Reply, json_reply
 
 SCOPES = "contents:read issues:write"
 REPO = "/repos/alice/notes"

@@ -161,13 +161,13 @@ def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_p
     """This server."""
     port = free_port()
     process = start(
-        "tests.bench.servers.vaulted", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
+        "tests.bench.servers.vault", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
     )
     assert process.stdout is not None
     token = process.stdout.readline().strip()
     if not token:
         raise SystemExit(
-            "the vault did not start: run python -m tests.bench.servers.vaulted PORT UPSTREAM DIR to see why"
+            "the vault did not start: run python -m tests.bench.servers.vault PORT UPSTREAM DIR to see why"
         )
     path, handle = process.stdout.readline().split() if is_proxy else (None, token)
     return Contender("token vault", process, port, handle, path)
@@ -176,7 +176,7 @@ def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_p
 def start_passing(upstream: int, *, counts: Path | None = None) -> Contender:
     """The bare proxy."""
     port = free_port()
-    process = start("tests.bench.servers.passing", str(port), str(upstream), core=SERVER_CORE, counts=counts)
+    process = start("tests.bench.servers.pass_through", str(port), str(upstream), core=SERVER_CORE, counts=counts)
     return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")
 
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.processes.dying import STEPS
+from tests.chaos.processes.kill_points import STEPS
 from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import PATIENCE, Server, World, fresh_store, open_world, postgres_server, strict_provider
 

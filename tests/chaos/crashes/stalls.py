@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.processes.stalling import SHARED
+from tests.chaos.processes.stalled_writer import SHARED
 from tests.chaos.world import PATIENCE, ROOT, Server, Worker, environment, fresh_store, postgres_server
 from tests.conftest import Store, first_run
 from tests.support.processes import end
@@ -62,7 +62,7 @@ async def replicas(store: Store, count: int) -> AsyncGenerator[list[Worker]]:
         started: list[Worker] = []
         for _ in range(count):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.chaos.processes.stalling", store.url, str(store.data),
+                sys.executable, "-m", "tests.chaos.processes.stalled_writer", store.url, str(store.data),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
             )  # fmt: skip
             stack.push_async_callback(end, process)

@@ -1,8 +1,8 @@
 """One process of a vault with several accounts, which does what it is told and may be killed at any moment.
 
 Orders: `data`, `settings`, `accounts` (name -> principal and provider), `takes_up` for what upkeep does first,
-`dies_at` for a step of `tests.chaos.processes.dying`, `policy` for another class of provider, `deadline` for shorter
-requests. Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and
+`dies_at` for a step of `tests.chaos.processes.kill_points`, `policy` for another class of provider, `deadline` for
+shorter requests. Commands, one JSON object a line: `{"exchange": [names]}` all at once; the answer has an outcome and
 milliseconds for each. With `pace` (seconds) every exchange waits a random part of it first.
 """
 
@@ -23,7 +23,7 @@ import uvloop
 
 from server.app import open_deployment
 from server.settings import load_settings
-from tests.chaos.processes.dying import doom
+from tests.chaos.processes.kill_points import doom
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.records import Principal
 from vault.refresh.recovery import take_up

@@ -1,7 +1,7 @@
 """Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it anew.
 
 `python -m tests.chaos.processes.nursery` reads one JSON object a line and forks for each; `open_nursery` is the
-driver's side. A process does what `tests.chaos.processes.mortal`, `remote` or `interrupting` says, until its driver
+driver's side. A process does what `mortal`, `remote` or `interruptions` says, until its driver
 goes away or kills it.
 """
 
@@ -153,10 +153,10 @@ def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str
 
 def main() -> None:
     """Import, then fork on demand."""
-    from tests.chaos.crashes import interrupting
+    from tests.chaos.crashes import interruptions
     from tests.chaos.processes import mortal, remote
 
-    programs = {"mortal": mortal.live, "remote": remote.live, "interrupting": interrupting.live}
+    programs = {"mortal": mortal.live, "remote": remote.live, "interruptions": interruptions.live}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
     gc.freeze()
     for line in sys.stdin:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.processes.dying import doom
+from tests.chaos.processes.kill_points import doom
 from tests.conftest import Store
 from tests.support.exchanging import vault_over
 from vault.audit.audit import Activity

@@ -15,7 +15,7 @@ from server.lifecycle.maintenance import sweep
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.commands import content, run
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.processes import Place
 from vault.audit.audit import append
 from vault.audit.segments import SEAL_AFTER, seal

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import Result
 
 from tests.support.commands import content, run
-from tests.support.doubles.time_stamping import running_authority
+from tests.support.doubles.time_stamp_authority import running_authority
 from tests.support.doubles.witness import running_witness
 from tests.support.processes import ROOT, Place
 

@@ -16,10 +16,10 @@ from mcp.client.stdio import StdioServerParameters
 from uv import find_uv_bin
 
 from tests.generating.bundle import SANDBOX_PORT, build
-from tests.generating.documented import ROOT
+from tests.generating.documentation import ROOT
 from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
 from tests.support.processes import free_port
-from tests.support.starting import data_directory, list_tools
+from tests.support.stdio_programs import data_directory, list_tools
 
 pytestmark = pytest.mark.group("node")
 # what a host does with the settings: the function that the format's package has for it

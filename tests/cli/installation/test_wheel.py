@@ -17,9 +17,9 @@ from mcp.client.stdio import StdioServerParameters
 from uv import find_uv_bin
 
 from server.settings import OTHER_VARIABLES
-from tests.generating.documented import commands, options_of
+from tests.generating.documentation import commands, options_of
 from tests.support.processes import free_port
-from tests.support.starting import data_directory, list_tools
+from tests.support.stdio_programs import data_directory, list_tools
 
 ROOT = Path(__file__).parents[3]
 STRANGERS = ("server", "providers", "vault")

@@ -9,7 +9,7 @@ import pytest
 
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
 from providers.simulator.local_server import Simulator
-from tests.support.examining import assert_problem, configure, examine, section_of, slack, stranger_on_port
+from tests.support.doctor_places import assert_problem, configure, examine, section_of, slack, stranger_on_port
 from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import Room, room
 

@@ -11,7 +11,7 @@ from server.deployment import Deployment
 from server.settings import load_settings
 from tests.cli.test_completion import complete
 from tests.support.commands import content, run
-from tests.support.examining import assert_problem, configure, examine, slack
+from tests.support.doctor_places import assert_problem, configure, examine, slack
 from tests.support.processes import Place
 from vault import registrations
 from vault.registrations import EnteredRegistration

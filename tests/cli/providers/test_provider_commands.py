@@ -32,7 +32,7 @@ from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.support.commands import content, run
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, scripted_server
 from tests.support.processes import ROOT, Place
 from vault.upstream import Account
 

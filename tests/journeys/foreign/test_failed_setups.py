@@ -10,7 +10,7 @@ import pytest
 
 from server.settings import SettingsRefused
 from tests.journeys.foreign.test_foreign_django import DJANGO
-from tests.support.foreign.emulated import open_emulated
+from tests.support.foreign.emulated_services import open_emulated
 from tests.support.foreign.foreign_place import open_place
 from tests.support.harness import running_vault
 

@@ -22,7 +22,7 @@ from googleapiclient.discovery import build
 from googleapiclient.errors import HttpError
 from googleapiclient.http import MediaInMemoryUpload, MediaIoBaseDownload, build_http
 
-from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply
 from tests.support.harness import free_socket
 from tests.support.network.tls import Authority, make_authority, tls_proxy
 from tests.support.rooms.mcp_room import Room

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from server.mcp.elicitation import META_KEY
-from tests.support.bridging import Machine, connect, in_the_browser
+from tests.support.bridge_processes import Machine, connect, in_the_browser
 from tests.support.foreign.foreign import MODULES, Message, Ran, Somebody, node, open_screen, run
 from tests.support.harness import free_socket
 from tests.support.person import Person

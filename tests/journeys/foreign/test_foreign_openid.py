@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.foreign.foreign import drive_program, newcomer, node
 from tests.support.harness import running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from vault import users
 
 pytestmark = pytest.mark.group("node")

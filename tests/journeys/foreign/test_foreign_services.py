@@ -20,7 +20,7 @@ from mcp_types import CallToolResult
 
 from providers.tools.builtin import builtin_tools
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.foreign.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, EmulatedServices, open_emulated
+from tests.support.foreign.emulated_services import ACCOUNT, FACES, HOUR, MAIL, NAMES, EmulatedServices, open_emulated
 from tests.support.foreign.strict_layer import NEVER
 from tests.support.harness import PASSWORD
 from tests.support.rooms.mcp_room import text_of

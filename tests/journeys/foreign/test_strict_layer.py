@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign.emulated import AUTH, FACES, HOUR, NAMES, EmulatedServices, open_emulated
+from tests.support.foreign.emulated_services import AUTH, FACES, HOUR, NAMES, EmulatedServices, open_emulated
 from tests.support.foreign.strict_layer import App, challenge_of
 
 pytestmark = pytest.mark.group("node")

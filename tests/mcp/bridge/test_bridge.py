@@ -15,12 +15,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
 
 from server.app import build_app, open_deployment
-from tests.support.bridging import Machine, by_code, connect, in_the_browser
+from tests.support.bridge_processes import Machine, by_code, connect, in_the_browser
 from tests.support.harness import PASSWORD, free_socket, running_vault, serve_app
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 from vault import clients, grants
 from vault.records import Client as OAuthClient
 from vault.records import ClientKind, Event

@@ -18,8 +18,8 @@ from server.bridge.credentials import Credentials, FileStore
 from server.bridge.refusals import RemoteUnreachable
 from server.bridge.remote import RemoteClient
 from server.bridge.sign_in import SignInFlow, Way
-from tests.support.bridging import Machine
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.bridge_processes import Machine
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, scripted_server
 
 OK = json_reply({"jsonrpc": "2.0", "id": 1, "result": {}})
 

@@ -19,7 +19,7 @@ from server.bridge.authority import AuthorizationServer
 from server.bridge.browser import BrowserSignIn, browser_sign_in, redeem_code
 from server.bridge.credentials import Credentials, FileStore, one_at_a_time
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
-from tests.support.bridging import decide
+from tests.support.bridge_processes import decide
 from tests.support.harness import RunningVault, free_socket, running_vault, serve_app
 from tests.support.rooms.oauth_world import claims_of
 from vault.refusals import KeyUnavailable

@@ -19,7 +19,7 @@ from server.mcp.sdk_server import PRINCIPAL, OpenVault
 from server.runtime.sdk_pipe import SdkLines, SdkOutput
 from tests.support.plain_calls import CALLS, HELD, LINKS, LIST, call_message, note_reading
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 
 LEFT_TO_SDK = "x-left-to-sdk"
 CLIENT = {"name": "x", "version": "1"}

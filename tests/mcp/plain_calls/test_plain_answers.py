@@ -12,7 +12,7 @@ from server.mcp import sessions
 from tests.mcp.plain_calls.test_mcp_plain_calls import LEFT_TO_SDK, comparable, events, without_date
 from tests.support.plain_calls import CALLS, HELD, LINKS, LIST, call_message, note_reading
 from tests.support.rooms.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 from vault import grants
 from vault.audit import audit
 

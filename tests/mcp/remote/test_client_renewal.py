@@ -11,7 +11,7 @@ from server.remote.declared_servers import plan
 from server.remote.registration_renewal import renew_due
 from server.remote.servers import EnteredClient, NewServer
 from tests.mcp.remote.remote_room import RemoteRoom, text
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from vault import registrations
 from vault.registrations import StoredRegistration
 

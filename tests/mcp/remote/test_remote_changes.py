@@ -21,7 +21,7 @@ from server.remote import servers
 from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from vault import connections
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import Binding

@@ -15,7 +15,7 @@ from server.remote.tool_reviews import review_of
 from tests.mcp.remote.remote_room import RemoteRoom, text
 from tests.support.doubles.mcp_double import ADD, NOTE
 from tests.support.harness import PASSWORD
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.portal_room import Room as PortalRoom

@@ -24,7 +24,7 @@ from tests.support.rooms.mcp_room import (
     modern_headers,
     room,
 )
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 
 POST = {"name": "slack_post", "arguments": {"channel": "#general", "text": "hi"}}
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}

@@ -19,7 +19,7 @@ from server.issuer_settings import EnterpriseSettings
 from server.oauth.enterprise.explanation import explain_assertion
 from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.rooms.enterprise_room import Company
 from tests.support.rooms.oauth_world import GENEROUS, claims_of, vault_with
 from vault import users

@@ -18,7 +18,7 @@ from server.portal.access.access import Change, rows_of_agent
 from server.portal.access.access_changes import save
 from tests.conftest import Store
 from tests.support.harness import free_socket, serve_app
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.exchange_room import Caller
 from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers

@@ -24,7 +24,7 @@ from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.accounts import open_account
-from tests.support.peeking import get_grant, read_events
+from tests.support.inspection import get_grant, read_events
 from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, exchange_room, refusal_code
 from tests.support.rooms.mcp_room import SLACK, Agent
 from vault import clients, connections, delegations, grants, users

@@ -28,7 +28,7 @@ from tests.support.rooms.exchange_room import (
     refusal_code,
 )
 from tests.support.rooms.mcp_room import SLACK, Agent
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 from vault import connections, handles, users
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval

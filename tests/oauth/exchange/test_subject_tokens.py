@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.rooms.exchange_room import API, JWT, REFRESH, ExchangeRoom, refusal_code
 from vault import clients, connections, grants, handles, users
 from vault.tokens import tokens as refresh_tokens

@@ -17,7 +17,7 @@ from server.portal.administration.routes import admin_routes
 from server.sign_in.password import SignInRefused, user_of_link
 from server.signals.effects import affect
 from tests.conftest import Store
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.refused_pages import is_refused
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room

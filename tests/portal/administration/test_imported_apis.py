@@ -24,7 +24,7 @@ from server.portal.csrf import form_token
 from server.remote import imported_apis
 from server.remote.declared_servers import plan
 from tests.support.harness import PASSWORD, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.mcp_room import Room

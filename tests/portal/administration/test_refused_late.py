@@ -17,7 +17,7 @@ from server.administration.provisioning import GroupSpec, PersonSpec
 from server.notices import senders
 from server.notices.http_post import NotAccepted, Post, Uncertain, post
 from server.notices.texts import sample
-from tests.support.doubles.scripted import Reply, scripted_server
+from tests.support.doubles.scripted_server import Reply, scripted_server
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 from vault.directory import ProvisionedPerson
 from vault.groups import Group

@@ -23,7 +23,7 @@ from server.remote import servers
 from tests.conftest import unavailable
 from tests.support.accounts import open_account, revoke
 from tests.support.harness import running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
 from vault import connections
 from vault.mcp.servers import get_server

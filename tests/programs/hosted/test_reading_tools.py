@@ -15,7 +15,7 @@ from providers.definitions.catalog import load_catalog, shipped_files
 from tests.credentials.test_aws import APIS, KEY_ID, SECRET, Aws
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room, needs_sandbox, text
 from tests.support.accounts import open_account
-from tests.support.doubles.scripted import ScriptedServer, scripted_server
+from tests.support.doubles.scripted_server import ScriptedServer, scripted_server
 from tests.support.rooms.mcp_room import Agent
 from vault.records import Connection
 from vault.upstream import Account, TokenAnswer

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from providers.simulator.local_server import Simulator, running_simulator
-from tests.support.simulating import GoogleApp, SlackApp
+from tests.support.simulator_apps import GoogleApp, SlackApp
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from providers.simulator.state import drives
 from tests.generating import github
 from tests.support.foreign import official
 from tests.support.services import running_services
-from tests.support.simulating import CLIENT, REDIRECT, GoogleApp, parameters
+from tests.support.simulator_apps import CLIENT, REDIRECT, GoogleApp, parameters
 
 AUTH = "https://www.googleapis.com/auth/"
 SCOPES = f"{AUTH}calendar {AUTH}drive {AUTH}gmail.modify"

@@ -12,7 +12,7 @@ import pytest
 
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.modes import MODES, Mode
-from tests.support.simulating import (
+from tests.support.simulator_apps import (
     CHALLENGE,
     CLIENT,
     PUBLIC_CLIENT,

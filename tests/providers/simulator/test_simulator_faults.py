@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from providers.simulator import Simulator, running_simulator
-from tests.support.simulating import GoogleApp, SlackApp, wait_until_held
+from tests.support.simulator_apps import GoogleApp, SlackApp, wait_until_held
 
 
 def generation(simulator: Simulator) -> object:

@@ -10,7 +10,7 @@ import pytest
 
 from providers.simulator import Simulator, consent
 from tests.support.services import running_services
-from tests.support.simulating import CLIENT, REDIRECT, parameters
+from tests.support.simulator_apps import CLIENT, REDIRECT, parameters
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from joserfc.jwk import KeySet
 
 from providers.simulator import Simulator, consent
 from providers.simulator.person import ConsentRefused
-from tests.support.simulating import (
+from tests.support.simulator_apps import (
     API,
     CHALLENGE,
     CLIENT,

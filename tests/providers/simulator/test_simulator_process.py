@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from providers.simulator import Simulator, consent, running_simulator
-from tests.support.simulating import CLIENT, REDIRECT, VERIFIER, GoogleApp, SlackApp, parameters
+from tests.support.simulator_apps import CLIENT, REDIRECT, VERIFIER, GoogleApp, SlackApp, parameters
 
 ROOT = Path(__file__).parent.parent.parent.parent
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from providers.simulator import Simulator
-from tests.support.simulating import EVENTS, READONLY, GoogleApp, SlackApp
+from tests.support.simulator_apps import EVENTS, READONLY, GoogleApp, SlackApp
 
 
 async def works(app: SlackApp, token: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from providers.simulator import Simulator, consent
 from providers.simulator.person import ConsentRefused
-from tests.support.simulating import (
+from tests.support.simulator_apps import (
     CHALLENGE,
     CLIENT,
     PUBLIC_CLIENT,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from providers.api.api import UpstreamRefused
 from providers.tools.google_free_time import FreeInput, gaps, windows
-from tests.support.doubles.scripted import Reply, json_reply
+from tests.support.doubles.scripted_server import Reply, json_reply
 from tests.support.tool_bench import TOOLS, Bench
 
 

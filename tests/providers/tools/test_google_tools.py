@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from providers.api.api import RateLimited, UpstreamRefused
 from providers.tools.mail_text import readable
-from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply
 from tests.support.tool_bench import Bench
 
 

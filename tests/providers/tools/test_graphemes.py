@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from providers.outbound.json_values import text_at
 from providers.tools.graphemes import count_graphemes
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import json_reply
+from tests.support.doubles.scripted_server import json_reply
 from tests.support.tool_bench import Bench, open_bench
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"

@@ -22,7 +22,7 @@ from providers.tools.declared_tools import data_tools
 from providers.tools.openapi_document import DocumentRefused, parse
 from providers.tools.openapi_import import ImportResult, import_document
 from server.cli import app
-from tests.support.doubles.scripted import Reply, scripted_server
+from tests.support.doubles.scripted_server import Reply, scripted_server
 
 TICKET = {
     "type": "object",

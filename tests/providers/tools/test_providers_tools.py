@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.tools.builtin import builtin_tools
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, provider_at
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, provider_at
 from tests.support.tool_bench import NOW, TOKEN, TOOLS, Bench
 
 

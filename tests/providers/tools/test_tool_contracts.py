@@ -27,7 +27,7 @@ from providers.tools.spec import ToolSpec
 from tests.generating.openapi_contracts import KEPT
 from tests.generating.openapi_document import template_of
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import Arrival, Reply, json_reply, providers_at
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply, providers_at
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import texts_of, usual_arguments

@@ -22,7 +22,7 @@ from server.mcp.offer import connections_spec
 from server.mcp.offer.registry import hidden_tools, load_tools
 from server.mcp.offer.tool_list import size_of
 from server.settings import SettingsRefused, load_settings
-from tests.generating.documented import DOCS, section
+from tests.generating.documentation import DOCS, section
 from tests.support.rooms.mcp_room import Agent, Room, connect_agent, room, text_of
 
 POST = """

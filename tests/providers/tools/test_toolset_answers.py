@@ -14,7 +14,7 @@ from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
 from providers.tools.declared_tools import LIST_BUDGET, tool_of
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import json_reply
+from tests.support.doubles.scripted_server import json_reply
 from tests.support.tool_bench import Bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import usual_arguments

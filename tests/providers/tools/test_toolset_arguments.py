@@ -16,7 +16,7 @@ from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from tests.generating.shipped_tools import shipped_tools
-from tests.support.doubles.scripted import Arrival
+from tests.support.doubles.scripted_server import Arrival
 from tests.support.tool_bench import Bench
 from tests.support.toolset_cases import CASES
 from tests.support.usual_arguments import texts_of, usual_arguments

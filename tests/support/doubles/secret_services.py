@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted_server import Arrival, Reply, json_reply
 
 CONNECT_TOKEN = "connect-token-canary"
 BAO_TOKEN = "s.bao-token-canary"

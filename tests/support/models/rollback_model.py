@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.support.models.exploring import Findings, Way
+from tests.support.models.exploration import Findings, Way
 from tests.support.models.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.generating.documented import ROOT
+from tests.generating.documentation import ROOT
 from tests.support.network.tls import Authority
 from tests.support.processes import end
 

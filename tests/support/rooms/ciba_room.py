@@ -13,7 +13,7 @@ from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.support.harness import RunningVault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.oauth_world import World
 from vault import clients
 from vault.records import Client, ClientKind, Event, User

@@ -15,7 +15,7 @@ from providers.simulator.state.directory import Enrolment
 from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room
-from tests.support.simulating import family_settings
+from tests.support.simulator_apps import family_settings
 from vault import connections, delegations, users
 from vault.exchange.decision import ExchangeRequest, UpstreamToken
 from vault.exchange.exchange import exchange

@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey
 from server.oauth import tokens
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.peeking import get_grant, read_events
+from tests.support.inspection import get_grant, read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from tests.support.rooms.oauth_world import sign_jwt
 from vault import apis, clients, grants, users

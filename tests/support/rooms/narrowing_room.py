@@ -17,7 +17,7 @@ from providers.simulator import Simulator, consent
 from providers.simulator.state.books import Entry
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, principal_of
-from tests.support.simulating import REDIRECT, VERIFIER, family_settings, parameters
+from tests.support.simulator_apps import REDIRECT, VERIFIER, family_settings, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection

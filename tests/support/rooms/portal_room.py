@@ -18,7 +18,7 @@ from providers.simulator.person import consent
 from server.connecting.links import ConnectLink, connect_link
 from server.deployment import Deployment
 from tests.support.harness import PASSWORD, RunningVault, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.person import Person
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id

@@ -16,7 +16,7 @@ from server.programs.program_run import ProgramOptions, ProgramRecord, run_progr
 from server.proxy.program_access import PermissionWait, ProgramAccess
 from tests.support.doubles.git_host import GitHost, git_host
 from tests.support.harness import RunningVault, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from vault import connections, delegations
 from vault.records import Connection, Event, Principal
 from vault.upstream import Account, TokenAnswer

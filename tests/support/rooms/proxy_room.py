@@ -14,9 +14,9 @@ import httpx2
 from providers.definitions.catalog import load_catalog
 from providers.simulator.local_server import running_simulator
 from tests.support.accounts import open_account
-from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import RunningVault, running_vault
-from tests.support.peeking import read_events
+from tests.support.inspection import read_events
 from tests.support.rooms.mcp_room import Agent, Room
 from vault import handles
 from vault.records import Connection, Event

@@ -15,11 +15,11 @@ from providers.simulator.calls import SimulatedCall
 from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.state.sandbox import Sandbox, ServiceAPI
 from providers.simulator.state.tokens import AccessToken
-from tests.support.services import facebook, graph, hubspot, jira, linear, notion, published, salesforce
+from tests.support.services import facebook, graph, hubspot, jira, linear, notion, openapi_services, salesforce
 from tests.support.services.desk import ServiceCall
 from tests.support.services.github import api as github
 from tests.support.services.modes import WITH_APIS
-from tests.support.simulating import add_api, add_mode
+from tests.support.simulator_apps import add_api, add_mode
 
 
 def _desk(answer: Callable[[ServiceCall], Response], refusal: Callable[[int], Response] | None = None) -> ServiceAPI:
@@ -38,7 +38,7 @@ APIS: Mapping[str, ServiceAPI] = {
     "graph": _desk(graph.answer),
     "salesforce": _desk(salesforce.answer, salesforce.no_authority),
     "facebook": _desk(facebook.answer, facebook.no_authority),
-    **{name: _desk(published.answer_of(name)) for name in published.SERVICES},
+    **{name: _desk(openapi_services.answer_of(name)) for name in openapi_services.SERVICES},
 }
 
 

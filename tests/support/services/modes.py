@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from providers.simulator.modes.known import KNOWN
+from providers.simulator.modes.known_services import KNOWN
 from providers.simulator.modes.model import Mode, Operation
 
 

@@ -7,7 +7,7 @@ import pytest
 import vault.audit.repeats
 from tests.conftest import Store
 from tests.support.exchanging import open_room
-from tests.support.peeking import note_repeats
+from tests.support.inspection import note_repeats
 from vault.audit.audit import Activity, list_events, verify
 from vault.audit.repeats import WINDOW, RepeatedRefusals
 from vault.records import Event

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.doubles.upstream_double import Fault
 from tests.support.exchanging import SLACK_SCOPES, WAIT, Room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault import connections
 from vault.connections import find, get_connection, list_connections
 from vault.records import Connection, ConnectionState

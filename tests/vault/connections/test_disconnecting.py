@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.doubles.upstream_double import Fault
 from tests.support.exchanging import Room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault.connections import list_connections
 from vault.records import ConnectionState
 from vault.refusals import (

@@ -14,7 +14,7 @@ from server.administration.receipts import ReceiptRefused, verify
 from tests.chaos.world import ROOT
 from tests.conftest import Store
 from tests.support.exchanging import SLACK_SCOPES, WAIT, Room, open_room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault import clients, connections, users
 from vault.audit import audit
 from vault.records import Connection

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
-from tests.support.seeded import SeededGrant, seed
+from tests.support.seeded_grant import SeededGrant, seed
 from tests.vault.exchange.test_shared_connections import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
 from vault import clients, delegations, groups, users
 from vault.approvals import access_requests

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.exchanging import Room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault import delegations
 from vault.records import Connection, Delegation
 from vault.refusals import TransitionRefused

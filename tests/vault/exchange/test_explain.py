@@ -137,7 +137,7 @@ async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) ->
 
 
 async def test_another_users_connection_is_not_there(room: Room, store: Store) -> None:
-    from tests.support.seeded import seed
+    from tests.support.seeded_grant import seed
 
     bob = await seed(room.database, name="bob", client_id="agent-2")
     connection = await room.connect(whose=bob)

@@ -18,7 +18,7 @@ from providers.simulator import Simulator, running_simulator
 from tests.conftest import Store
 from tests.support.exchanging import principal_of
 from tests.support.rooms.narrowing_room import BY_NAME, Family, Place, place_for, scopes
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, explain

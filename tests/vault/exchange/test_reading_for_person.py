@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import READ, WRITE, Room, google, open_room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Connection

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.exchanging import Room
-from tests.support.seeded import SeededGrant, seed
+from tests.support.seeded_grant import SeededGrant, seed
 from vault import connections, groups, shared_connections, users
 from vault.groups import Group
 from vault.records import Connection

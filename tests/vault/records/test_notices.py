@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import open_room, second_process
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault import groups
 from vault.audit import audit
 from vault.notices import channels, outbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.support.exchanging import Room
-from tests.support.seeded import seed
+from tests.support.seeded_grant import seed
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
 from vault.records import Event

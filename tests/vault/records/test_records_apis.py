@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.support.peeking import get_grant, until_waiting
-from tests.support.seeded import NOW, SeededGrant, agent, seed
+from tests.support.inspection import get_grant, until_waiting
+from tests.support.seeded_grant import NOW, SeededGrant, agent, seed
 from vault import apis, clients, grants, revoked_tokens
 from vault.audit import audit
 from vault.records import ClientKind, Grant

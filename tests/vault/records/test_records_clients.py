@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, issue_code, seed
+from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, agent, allow, issue_code, seed
 from vault import apis, clients, grants, tickets, tool_choices
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose

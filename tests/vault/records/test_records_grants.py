@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, issue_code, seed
+from tests.support.inspection import get_grant
+from tests.support.seeded_grant import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, issue_code, seed
 from vault import clients, company_permissions, grants, tickets, users
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.peeking import count_waiting
-from tests.support.seeded import NOW
+from tests.support.inspection import count_waiting
+from tests.support.seeded_grant import NOW
 from vault import directory, groups, users
 from vault.directory import ProvisionedPerson
 from vault.records import User

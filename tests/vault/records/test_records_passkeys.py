@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.seeded import NOW, seed
+from tests.support.seeded_grant import NOW, seed
 from vault import users
 from vault.sign_in import passkeys, sessions
 from vault.sign_in.passkeys import MOST, Passkey, PasskeyTaken, TooManyPasskeys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.seeded import NOW, seed
+from tests.support.seeded_grant import NOW, seed
 from vault.sign_in import sessions
 from vault.storage.database import Database
 

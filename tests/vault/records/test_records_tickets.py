@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.inspection import get_grant
+from tests.support.seeded_grant import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
 from vault import clients, grants, tickets, users
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing

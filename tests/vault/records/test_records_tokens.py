@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.inspection import get_grant
+from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, RESOURCE, SCOPES, issue_code, seed
+from tests.support.inspection import get_grant
+from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, issue_code, seed
 from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Role, TicketPurpose

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Store
-from tests.support.seeded import NOW, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.records import TENANT, Event

@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import __main__ as chaos
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.replicas import rekeying
+from tests.chaos.replicas import master_key_rotation
 
 GOOD = Figure("calls", "3 of 3", "all", holds=True)
 
@@ -76,14 +76,14 @@ def test_every_group_says_what_it_does(capsys: pytest.CaptureFixture[str], monke
 
 def test_failed_calls_while_keys_are_rotated_are_told_by_kind_and_judged_by_what_they_are() -> None:
     late = Counter({"TimeoutError": 2, "503": 1})
-    said, faults = rekeying.judge(late, load=0.5, cores=2)
+    said, faults = master_key_rotation.judge(late, load=0.5, cores=2)
     assert (said, faults) == (" (2 x TimeoutError, 1 x 503)", 3)
-    said, faults = rekeying.judge(late, load=20.0, cores=2)
+    said, faults = master_key_rotation.judge(late, load=20.0, cores=2)
     assert (said, faults) == (" (2 x TimeoutError, 1 x 503; not judged at load 20 on 2 cores)", 0)
     told = Counter({'[{"type": "text", "text": "Slack is slow. Try again in 2 s."}]': 5})
-    assert rekeying.judge(told, load=20.0, cores=2)[1] == 0
-    assert rekeying.judge(told, load=0.5, cores=2)[1] == 5
-    said, faults = rekeying.judge(late + Counter({"401": 4}), load=20.0, cores=2)
+    assert master_key_rotation.judge(told, load=20.0, cores=2)[1] == 0
+    assert master_key_rotation.judge(told, load=0.5, cores=2)[1] == 5
+    said, faults = master_key_rotation.judge(late + Counter({"401": 4}), load=20.0, cores=2)
     assert faults == 4
     assert "4 x 401" in said
-    assert rekeying.judge(Counter(), load=20.0, cores=2) == ("", 0)
+    assert master_key_rotation.judge(Counter(), load=20.0, cores=2) == ("", 0)

@@ -11,7 +11,7 @@ import pytest
 
 from providers.definitions.catalog import load_catalog
 from tests.support.rooms.mcp_room import SLACK, Room, modern, modern_headers, room
-from tests.support.simulating import wait_until_held
+from tests.support.simulator_apps import wait_until_held
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.upstream import Downscope
 

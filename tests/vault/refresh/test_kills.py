@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from tests.chaos.crashes.interrupting import InterruptedCommand, KillTally, kill_backups, kill_restores
+from tests.chaos.crashes.interruptions import InterruptedCommand, KillTally, kill_backups, kill_restores
 from tests.chaos.crashes.kills import CLASSES, kill_at
 from tests.chaos.crashes.random_kills import KilledVault
-from tests.chaos.crashes.stopped import stop_one
+from tests.chaos.crashes.stopped_process import stop_one
 from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
 from tests.chaos.processes.nursery import Nursery, open_nursery

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.support.models.exploring import SeenWhole, VisitedClasses, explore
+from tests.support.models.exploration import SeenWhole, VisitedClasses, explore
 from tests.support.models.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
 from vault.refresh.rules import SendDecision, UnresolvedSends, may_send

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.herd import herd
-from tests.chaos.replicas.rolling import restart_in_turn
+from tests.chaos.replicas.rolling_restart import restart_in_turn
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 

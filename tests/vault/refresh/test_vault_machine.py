@@ -35,7 +35,7 @@ from tests.chaos.world import ROOT, environment
 from tests.conftest import KeySettings, PostgresCluster, Store
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from tests.support.exchanging import Room, google, open_room, second_process, slack
-from tests.support.seeded import let_in_again
+from tests.support.seeded_grant import let_in_again
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source

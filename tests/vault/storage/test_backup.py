@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import KeySettings, Store
 from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.exchanging import Room, google, open_room, second_process, slack
-from tests.support.seeded import let_in_again
+from tests.support.seeded_grant import let_in_again
 from vault import connections, groups
 from vault.approvals import approvals
 from vault.audit.audit import list_events, verify

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.world import Server, postgres_server
 from tests.conftest import Store
-from tests.generating.documented import DOCS
+from tests.generating.documentation import DOCS
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database

@@ -16,7 +16,7 @@ import vault.storage.postgres_schema
 import vault.storage.schema_shape
 import vault.storage.sqlite_files
 import vault.upkeep.health
-from tests.chaos.replicas.upgrading import open_with, release, upgrade_in_turn
+from tests.chaos.replicas.rolling_upgrade import open_with, release, upgrade_in_turn
 from tests.chaos.world import ROOT, strict_provider
 from tests.conftest import Store
 from vault.refusals import StorageUnavailable

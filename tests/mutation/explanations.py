@@ -1,4 +1,4 @@
-"""Mutants that no test needs to tell, each with its reason: `explained.toml`."""
+"""Mutants that no test needs to tell, each with its reason: `explanations.toml`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-LIST = Path(__file__).with_name("explained.toml")
+LIST = Path(__file__).with_name("explanations.toml")
 
 
 @dataclass(frozen=True)

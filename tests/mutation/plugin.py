@@ -33,8 +33,8 @@ from types import CodeType, FunctionType
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
+from tests.mutation.code_swap import functions_of, swap_functions
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
-from tests.mutation.swapping import functions_of, swap_functions
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
@@ -347,7 +347,7 @@ class MutantTrials:
             "-p",
             "no:xdist",
             "-p",
-            "tests.mutation.trying",
+            "tests.mutation.plugin",
         ]
         try:
             done = subprocess.run(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.chaos.replicas.rolling import Proxy, Replica, agent_token, configuration, one, proxy_before
+from tests.chaos.replicas.rolling_restart import Proxy, Replica, agent_token, configuration, one, proxy_before
 from tests.chaos.world import Provider, World, open_world
 from tests.conftest import Store
 from tests.ha.pieces import Cluster, Node

@@ -1,4 +1,4 @@
-"""A pytest plugin like `tests.mutation.trying`, for many mutants that few tests tell: it tries them in one room.
+"""A pytest plugin like `tests.mutation.plugin`, for many mutants that few tests tell: it tries them in one room.
 
 Starting a vault takes longer than most tests. So in one fork the tests of one file meet one mutant after the other,
 after one of them ran without any. At the end each test that told a mutant runs again without one: if it fails, the
@@ -19,9 +19,9 @@ from types import CodeType, FunctionType
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
+from tests.mutation.code_swap import swap_functions
+from tests.mutation.plugin import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 from tests.mutation.reach import Reach
-from tests.mutation.swapping import swap_functions
-from tests.mutation.trying import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 
 FILES = 3  # test files that a mutant meets, and
 EACH = 10  # tests of each

@@ -1,4 +1,4 @@
-"""Our contender of `vaulted`, with the telemetry that the environment asks for; run as that one is."""
+"""Our contender of `vault`, with the telemetry that the environment asks for; run as that one is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvloop
 from server.app import build_app, open_deployment
 from server.runtime.garbage import tune
 from server.runtime.uvicorn_server import Listener
-from tests.bench.servers.vaulted import seed, settings_of
+from tests.bench.servers.vault import seed, settings_of
 
 
 async def main(port: int, upstream: int, data: Path) -> None:

@@ -17,7 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.figures import Figure
-from tests.chaos.replicas.rolling import Proxy, Replica, agent_token, proxy_before, replicas_of, steady_calls, tally
+from tests.chaos.replicas.rolling_restart import (
+    Proxy,
+    Replica,
+    agent_token,
+    proxy_before,
+    replicas_of,
+    steady_calls,
+    tally,
+)
 from tests.chaos.world import ROOT, Provider, environment, fresh_store, open_world
 from tests.conftest import Store
 from tests.support.processes import free_port

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.generating import github
-from tests.generating.documented import ROOT
-from tests.support.foreign import emulated
+from tests.generating.documentation import ROOT
+from tests.support.foreign import emulated_services
 
 _TOOLSET: Final = "tests/providers/tools/test_toolset.py"
 _FOREIGN: Final = "tests/journeys/foreign"
@@ -56,7 +56,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         _paths("tests/providers/test_openapi_rules.py", _TOOLSET),
     )
     yield (
-        _names(emulated.NAMES),
+        _names(emulated_services.NAMES),
         f"{_node('emulate')} by Vercel Labs",
         "connecting, refresh, disconnecting, tools",
         _paths(f"{_FOREIGN}/test_foreign_services.py"),

@@ -9,7 +9,7 @@ from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import World, fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import KeySettings
-from tests.support.seeded import let_in_again
+from tests.support.seeded_grant import let_in_again
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source

@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.chaos.crowd import Crowd, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.replicas.rolling import (
+from tests.chaos.replicas.rolling_restart import (
     Proxy,
     Replica,
     configuration,

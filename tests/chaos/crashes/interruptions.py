@@ -121,7 +121,7 @@ class InterruptedCommand:
 
     async def whole(self, order: Mapping[str, object]) -> None:
         """Run it to its end, by the clock."""
-        process = await self.nursery.start({**order, "program": "interrupting"})
+        process = await self.nursery.start({**order, "program": "interruptions"})
         await process.answer()
         started = time.perf_counter()
         await process.answer()
@@ -130,7 +130,7 @@ class InterruptedCommand:
 
     async def run_and_kill(self, order: Mapping[str, object]) -> None:
         """Run it, and kill it somewhere, perhaps just after its end."""
-        process = await self.nursery.start({**order, "program": "interrupting"})
+        process = await self.nursery.start({**order, "program": "interruptions"})
         await process.answer()
         await asyncio.sleep(self.chance.uniform(0, 1.1 * self.takes))
         await process.kill()

@@ -1,4 +1,4 @@
-"""What `make refusals` can't prove, judged by hand: `explained.toml`."""
+"""What `make refusals` can't prove, judged by hand: `explanations.toml`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.refusals.sites import Change, sites_of
 
-LIST = Path(__file__).with_name("explained.toml")
+LIST = Path(__file__).with_name("explanations.toml")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from tests.chaos.world import (
     strict_provider,
 )
 from tests.conftest import Store
-from tests.support.peeking import get_grant
+from tests.support.inspection import get_grant
 from tests.support.processes import end, free_port
 from vault.storage.database import Database
 
