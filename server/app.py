@@ -306,9 +306,10 @@ def _checked_catalog(
     catalog = read_catalog(settings, data=data, endpoints=endpoints, entered=entered)
     for provider in catalog:
         audience = provider.audience
+        # otherwise that API could use the tokens it receives at the vault itself
         if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
             settings.public_url
-        ):  # otherwise that API could use the tokens it receives at the vault itself
+        ):
             raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; use the API's own")
     _check_references(settings, catalog)
     _check_local_servers(settings, catalog)

@@ -47,6 +47,7 @@ __all__ = [
 SHELF: Final = Path(__file__).parent.parent / "services"
 KEYS: Final = SHELF / "keys"  # services whose accounts are connected by a credential that people enter
 _ALIASES: Final = b"[aliases"
+# Fields of `ProviderOverrides`.
 _OF_CLIENTS: Final = (
     "client_id",
     "client_secret",
@@ -58,7 +59,7 @@ _OF_CLIENTS: Final = (
     "userinfo_url",
     "testing",
     "id_jag",
-)  # of `ProviderOverrides`
+)
 WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
 
 
