@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="say what each group does, and run nothing")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{name:14}{(module.__doc__ or '').splitlines()[0]}" for name, module in found.items()))
+        print("\n".join(f"{name:20} {(module.__doc__ or '').splitlines()[0]}" for name, module in found.items()))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a signal to us also ends our servers and providers
     scale = Scale.SMALL if arguments.small else Scale.FULL
