@@ -120,6 +120,19 @@ async def test_a_backlog_grows_from_sealed_checkpoint_to_sealed_checkpoint(
     assert await tree.root_at(14) == simple_root(await leaves(database))
 
 
+async def test_what_was_verified_on_the_way_through_a_backlog_stays(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    await fill(database, 14)
+    await seal(database, now=database.now(), limit=None)
+    log = await start_log(database)
+    await change(database, "update events set outcome = kind where sequence = 12")
+    with pytest.raises(ChainBroken):
+        await extend(database, log, limit=4)
+    assert 0 < await count_leaves(database) < 12
+
+
 async def test_a_checkpoint_is_signed_once_for_each_size(database: Database, key_ring: KeyRing) -> None:
     log = await start_log(database)
     assert await issue(database, log, now=database.now()) is None

@@ -47,6 +47,15 @@ def test_opening_undoes_sealing(plaintext: bytes, key: bytes, context: Context) 
         assert plaintext not in sealed
 
 
+def test_a_value_that_was_cut_anywhere_is_refused() -> None:
+    for plaintext in (b"", b"a token"):
+        sealed = seal(plaintext, key=KEY, key_id="k1", context=CONTEXT)
+        for length in range(len(sealed)):
+            with pytest.raises(CiphertextRejected):
+                open_sealed(sealed[:length], key=KEY, context=CONTEXT)
+        assert open_sealed(sealed, key=KEY, context=CONTEXT) == plaintext
+
+
 @pytest.mark.requirement("V-01")
 def test_a_value_with_any_bit_flipped_is_refused() -> None:
     sealed = seal(b"a token", key=KEY, key_id="k1", context=CONTEXT)
