@@ -69,8 +69,8 @@ class Log:
     base: int
     after: int
     keys: tuple[LogKey, ...]
-    ordinal: int = 0
-    restarts: Mapping[str, int] | None = None
+    ordinal: int
+    restarts: Mapping[str, int] | None
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:
