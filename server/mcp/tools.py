@@ -256,9 +256,9 @@ async def _answer(
             note = await missing_part_note(deployment, request.principal, held.left_out, spec=spec, seconds=seconds)
             return _Outcome(success(output, held.token, note=note))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing, UpstreamRefused) as refused:
-            if running.has_written:  # must not be repeated, here or after the person allowed something
+            # What wrote must not be repeated, here or after the person allowed something.
+            if running.has_written or (missing := _to_grant(refused, spec, running.held)) is None:
                 raise
-            missing = _to_grant(refused, spec, running.held)
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
@@ -272,20 +272,20 @@ async def _answer(
             raise
 
 
-def _to_grant(refused: _ToGrant | ScopesMissing | UpstreamRefused, spec: ToolSpec, held: _CallToken | None) -> _ToGrant:
-    """What the person needs to grant; raises what can't be had.
+def _to_grant(
+    refused: _ToGrant | ScopesMissing | UpstreamRefused, spec: ToolSpec, held: _CallToken | None
+) -> _ToGrant | None:
+    """What the person needs to grant, without a traceback, whose frames would keep it; None for what can't be had.
 
     Where a program's part lacked a permission, its failure is that. Where the provider wants more than the account has,
     it is the same as for an account without those permissions.
     """
     if isinstance(refused, UpstreamRefused):
-        if held is None or held.left_out is None or not held.left_out.may_repeat:
-            raise refused
-        return held.left_out.refusal
+        return held.left_out.refusal if held and held.left_out and held.left_out.may_repeat else None
     if not isinstance(refused, ScopesMissing):
-        return refused
+        return refused.with_traceback(None)
     if held is None or not (missing := held.grantable(refused.scopes)):
-        raise refused
+        return None
     return ConnectionRequired(
         f"The {spec.provider} account {held.token.label} hasn't granted {format_scope(missing)}. Reconnect it and "
         "allow that.",

@@ -133,7 +133,7 @@ class Proxy:
             else:
                 refused = refusals.of_http(error, is_write=incoming.judged_method != "GET")
         except ProxyRefused as error:
-            refused = error
+            refused = error.with_traceback(None)  # its frames would keep it
         except (VaultError, OAuthError) as error:
             refused = await refusals.of_vault(self._deployment, error, handle=incoming.handle)
         except Exception:  # the log gets the cause, the caller an id to quote
