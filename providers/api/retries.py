@@ -53,7 +53,7 @@ def is_limited(answer: OutboundResponse, message: str) -> bool:
     if answer.status == HTTPStatus.FORBIDDEN:
         is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
         return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None
-    return answer.is_rate_limited
+    return answer.is_turned_away
 
 
 def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:

@@ -48,8 +48,8 @@ from providers.oauth.token_responses import (
     account_of,
     clean_code,
     judge,
+    not_now,
     outcome_without_answer,
-    rate_limited,
     scopes_in,
 )
 from providers.outbound.client import Outbound
@@ -297,8 +297,8 @@ class OAuthUpstream:
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
             return Silent(error.reason)
-        if answer.is_rate_limited:
-            return rate_limited(answer)
+        if answer.is_turned_away:
+            return not_now(answer)
         ok_flag = self._provider.response.ok_flag
         content = answer.json_object()
         says_yes = ok_flag is None or at(content, ok_flag) is True
@@ -306,7 +306,7 @@ class OAuthUpstream:
             return RevokeOutcome.REVOKED
         code = text_at(content, self._provider.response.error)
         if code in self._provider.errors.busy:
-            return rate_limited(answer)
+            return not_now(answer)
         is_dead = answer.status < 500 and code in self._provider.errors.ends_grant | {"invalid_token"}
         return RevokeOutcome.REVOKED if is_dead else RevokeOutcome.FAILED
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from providers.definitions.model import Provider
 from providers.oauth.token_requests import Fields
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, rate_limited
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, not_now
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.outbound.messages import OutboundResponse
 from vault.upstream import Refusal, Silent, TokenAnswer
@@ -113,7 +113,7 @@ def scoped_answer(answer: OutboundResponse, request: NarrowTokenRequest, *, now:
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
         answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
     ):
-        return rate_limited(answer)
+        return not_now(answer)
     content = answer.json_object()
     if answer.status >= 500 or content is None:
         return Silent(f"status {answer.status}")

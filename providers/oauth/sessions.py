@@ -21,13 +21,14 @@ from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.definitions.session import REFRESH_TOKEN, TOKEN, SessionExchange, SessionStep
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer, rate_limited
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, not_now, outcome_without_answer
 from providers.outbound.json_values import text_at
 from providers.outbound.messages import HttpError, OutboundResponse, PeerBusy
 from vault.upstream import NotSent, Refusal, RevokeAnswer, RevokeOutcome, Silent, TokenAnswer
 
 _DEADLINE: Final = 10.0  # seconds for renewal and sign-in together
 _FOR_RENEWAL: Final = 4.0  # of these
+_LATER: Final = 60  # seconds, where a service that limits the rate doesn't say when: it may count failed sign-ins
 _LATER_STATUSES: Final = frozenset({"status_404", "status_421"})  # of a service that isn't there now
 _MISFIT: Final = Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
 
@@ -88,8 +89,8 @@ class EnteredSessions:
             return NotSent(error.reason, retry_after=1)
         except HttpError as error:
             return Silent(error.reason)
-        if answer.is_rate_limited:
-            return rate_limited(answer)
+        if answer.is_turned_away:
+            return not_now(answer, later=_LATER)
         code = text_at(answer.json_object() or {}, self.provider.response.error)
         errors = self.provider.errors
         is_refused = answer.status in credential.dead or code in errors.ends_grant | errors.unauthorized
@@ -127,7 +128,8 @@ class EnteredSessions:
         except HttpError as error:
             return outcome_without_answer(error)
         secrets = tuple(text for name in (*credential.secrets, REFRESH_TOKEN) if (text := values.get(name, "")))
-        outcome = judge(self.provider, answer, ResponseContext(is_refresh=True, secrets=secrets, now=int(self.clock())))
+        asked = ResponseContext(is_refresh=True, secrets=secrets, now=int(self.clock()), later=_LATER)
+        outcome = judge(self.provider, answer, asked)
         if answer.status in credential.dead and not isinstance(outcome, NotSent):
             return Refusal("invalid_grant", "the sign-in was refused", ends_grant=True)
         is_unread = (

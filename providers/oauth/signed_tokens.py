@@ -19,7 +19,7 @@ from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.oauth.narrowing import item_of, seconds_until
 from providers.oauth.token_requests import JSON, TokenRequestBytes, assertion_request
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer, rate_limited
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, not_now, outcome_without_answer
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.outbound.messages import HttpError, OutboundResponse
 from vault.upstream import Refusal, Silent, TokenAnswer
@@ -124,7 +124,7 @@ class SignedTokens:
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
             answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
         ):
-            return rate_limited(answer)
+            return not_now(answer)
         content = answer.json_object()
         if answer.status >= 500 or content is None:
             return Silent(f"status {answer.status}", is_over=True)

@@ -22,16 +22,19 @@ from vault.upstream import Account, NotSent, Refusal, Silent, TokenAnswer
 _LONGEST = 10 * 365 * 86400
 
 
+LATER: Final = 30  # seconds, where a provider that limits the rate doesn't say when
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseContext:
-    """The answered request: its grant, the secrets that no error text may repeat, and the time."""
+    """The answered request: its grant, the secrets that no error text may repeat, the time, and `not_now`'s `later`."""
 
     is_refresh: bool
     secrets: Sequence[str] = field(repr=False)
     now: int = 0
+    later: int = LATER
 
 
-LATER: Final = 30  # seconds, where a provider that limits the rate doesn't say when
 TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
 
 
@@ -42,15 +45,17 @@ def outcome_without_answer(error: HttpError) -> NotSent | Silent:
     return NotSent(error.reason) if isinstance(error, NotReached) else Silent(error.reason)
 
 
-def rate_limited(answer: OutboundResponse) -> NotSent:
-    """The provider asks for patience: as long as it says, else for LATER seconds."""
-    return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER, is_limited=True)
+def not_now(answer: OutboundResponse, *, later: int = LATER) -> NotSent:
+    """The provider asks for patience: as long as it says, else for `later` seconds. A 503 is no rate limit."""
+    is_limited = answer.status != HTTPStatus.SERVICE_UNAVAILABLE
+    reason = "the provider is rate limiting" if is_limited else "the provider is unavailable"
+    return NotSent(reason, retry_after=answer.retry_after or later, is_limited=is_limited)
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
     """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
-    if answer.is_rate_limited:
-        return rate_limited(answer)
+    if answer.is_turned_away:
+        return not_now(answer, later=asked.later)
     content = answer.json_object()
     if answer.status >= 500 or not 200 <= answer.status < 500 or 300 <= answer.status < 400:
         return Silent(f"status {answer.status}", is_over=not _is_of_gateway(answer.status))
@@ -85,7 +90,7 @@ def _refusal(
     code = clean_code(code, asked.secrets)
     errors = provider.errors
     if code in errors.busy:
-        return rate_limited(answer)
+        return not_now(answer, later=asked.later)
     if code in errors.unknown_outcome:
         return Silent(code, is_over=True)
     description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)

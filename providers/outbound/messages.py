@@ -91,8 +91,8 @@ class OutboundResponse:
         return {} if not self.body and self.status < 300 else parse_content(self.body)
 
     @property
-    def is_rate_limited(self) -> bool:
-        """429 (RFC 6585 §4), or 503 with a time to wait."""
+    def is_turned_away(self) -> bool:
+        """429 (RFC 6585 §4), or 503 with a time to wait: the request wasn't processed."""
         return self.status == HTTPStatus.TOO_MANY_REQUESTS or (
             self.status == HTTPStatus.SERVICE_UNAVAILABLE and self.retry_after is not None
         )

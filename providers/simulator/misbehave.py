@@ -85,7 +85,7 @@ def _refusal(fault: Fault, face: Face) -> Response:
             if face == "slack"
             else {"error": {"code": 429, "message": "Rate Limit Exceeded", "status": "RESOURCE_EXHAUSTED"}}
         )
-        return JSONResponse(body, status_code=429, headers=headers)
+        return JSONResponse(body, status_code=fault.status or 429, headers=headers)
     if fault.kind == "invalid_grant":
         if face == "slack":
             return JSONResponse({"ok": False, "error": fault.error or "invalid_refresh_token"})

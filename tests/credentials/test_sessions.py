@@ -507,6 +507,21 @@ async def test_a_refused_sign_in_is_not_tried_again(desk: Desk, reply: Reply, *,
 
 
 @pytest.mark.parametrize(
+    ("status", "told", "wait"), [(429, {}, 60), (429, {"Retry-After": "7"}, 7), (503, {"Retry-After": "7"}, 7)]
+)
+async def test_a_service_that_asks_for_patience_gets_a_minute_unless_it_says_how_long(
+    desk: Desk, status: int, told: Mapping[str, str], wait: int
+) -> None:
+    desk.says |= {"/renewal": json_reply({}, status=400), "/session": Reply(status, headers=dict(told))}
+    for outcome in (
+        await desk.upstream.refresh(desk.packed),
+        await desk.upstream.revoke(refresh_token=desk.packed, access_token="t-1"),
+    ):
+        assert isinstance(outcome, NotSent)
+        assert (outcome.retry_after, outcome.is_limited) == (wait, status == 429)
+
+
+@pytest.mark.parametrize(
     ("code", "outcome"),
     [("invalid_grant", RevokeOutcome.REVOKED), ("invalid_request", RevokeOutcome.FAILED)],
 )

@@ -322,10 +322,15 @@ MEANINGS: list[tuple[str, str, Reply, RefreshOutcome | type]] = [
         "slack busy",
         "slack",
         not_ok("ratelimited", headers={"Retry-After": "7"}),
-        NotSent("", 7),
+        NotSent("", 7, is_limited=True),
     ),
-    ("busy", "google", json_reply({"error": "rate"}, status=429, headers={"Retry-After": "30"}), NotSent("", 30)),
-    ("busy, no time", "google", Reply(429), NotSent("", 30)),
+    (
+        "busy",
+        "google",
+        json_reply({"error": "rate"}, status=429, headers={"Retry-After": "30"}),
+        NotSent("", 30, is_limited=True),
+    ),
+    ("busy, no time", "google", Reply(429), NotSent("", 30, is_limited=True)),
     ("maintenance", "google", Reply(503, headers={"Retry-After": "5"}), NotSent("", 5)),
     ("slack fatal", "slack", not_ok("fatal_error"), Silent),
     ("slack not ok", "slack", json_reply({"ok": False}), Silent),
@@ -364,7 +369,7 @@ async def test_a_refresh_says_whether_the_token_was_spent(
     match meaning:
         case NotSent():
             assert isinstance(outcome, NotSent)
-            assert outcome.retry_after == meaning.retry_after
+            assert (outcome.retry_after, outcome.is_limited) == (meaning.retry_after, meaning.is_limited)
         case Refusal():
             assert outcome == meaning
         case _:
@@ -477,6 +482,7 @@ async def test_slack_is_revoked_token_by_token(upstreams: Upstreams) -> None:
         (error("invalid_request", status=400), RevokeOutcome.FAILED),
         (error("invalid_token", status=500), RevokeOutcome.FAILED),
         (Reply(429), NotSent("the provider is rate limiting", retry_after=30, is_limited=True)),
+        (Reply(503, headers={"Retry-After": "5"}), NotSent("the provider is unavailable", retry_after=5)),
         (Reply(307, headers={"Location": "/canary"}), RevokeOutcome.FAILED),
         (Reply(close=True), Silent),
     ],

@@ -108,7 +108,7 @@ class Narrower:
                 raise await self._refusal(outcome)
             case NotSent():
                 refused = refusal_of_unsent(facts, outcome)
-                if outcome.is_limited:
+                if outcome.retry_after is not None:
                     pause_for(self.vault, facts, request=self.request, refused=refused)
                 raise refused
             case Silent():

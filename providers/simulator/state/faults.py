@@ -50,7 +50,7 @@ class Fault(BaseModel):
     times: int | None = Field(default=1, ge=1)  # None: until cleared
     families: frozenset[str] | None = None  # apply to these grants only, by their labels in the books
     skip: int = Field(default=0, ge=0)  # let this many pass first
-    status: int | None = Field(default=None, ge=200, le=599)  # None: 502 for html, 500 for status
+    status: int | None = Field(default=None, ge=200, le=599)  # None: 502 for html, 500 for status, 429 for rate_limited
     body: str | None = None
     error: str | None = None
     retry_after: int | None = 1

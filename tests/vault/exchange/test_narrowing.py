@@ -266,6 +266,18 @@ async def test_a_narrowing_that_a_rate_limit_turned_away_waits_as_long_as_the_pr
     assert await place.call(place.family.inside, await place.narrow()) == 200
 
 
+@at("box")
+async def test_a_narrowing_waits_as_long_as_a_provider_under_maintenance_says(place: Place) -> None:
+    await place.connect()
+    place.simulator.fault(f"families.{place.family.mode}", "rate_limited", status=503, retry_after=7)
+    for _ in range(2):
+        with pytest.raises(TemporarilyUnavailable, match="can't be asked for a new token right now") as refused:
+            await place.narrow()
+        assert 5 <= refused.value.retry_after <= 7
+    place.room.pass_time(8)
+    assert await place.call(place.family.inside, await place.narrow()) == 200
+
+
 @at("github")
 async def test_a_refresh_that_ends_the_old_tokens_ends_the_narrowed_ones_in_the_vault_too(place: Place) -> None:
     await place.connect()
