@@ -82,7 +82,14 @@ SPELLINGS = {
         "/me/messages/1/microsoft.graph.forward",
         "/me/messages('1')/attachments",
         "/users/bob@example.com/messages",
-        "/v1.0/me/messages",
+        "/v1.0/me/drive",
+        "/v1.0/me/messages/1/attachments",
+        "/v1.0/me/messages/../drive",
+        "/v1.0/v1.0/me/messages",
+        "/v1.0/beta/me/messages",
+        "/v1%2E0/me/drive",
+        "/V1.0/me/messages",
+        "/v1.0//me/messages",
         "/beta/me/messages",
         "/me/mailFolders/inbox/messageRules",
         "/me/messages/1/%E3%80%82%E3%80%82/drive",
@@ -484,6 +491,15 @@ async def test_what_the_permission_is_for_passes(target: Target, name: str) -> N
     answer = await one.call(method, path, **({} if body is None else {"json": body}))
     assert "token-vault-refusal" not in answer.headers, answer.text
     assert arrivals(target, name) == before + 1
+
+
+async def test_the_version_that_an_sdk_adds_leads_no_further(target: Target) -> None:
+    one = await ready(target, "mail")
+    for path in ("/me/messages", "/v1.0/me/messages"):
+        answer = await one.call("GET", path)
+        assert "token-vault-refusal" not in answer.headers, answer.text
+    plain, versioned = target.provider.arrivals[-2:]
+    assert plain.path == versioned.path
 
 
 @pytest.mark.parametrize(("name", "path"), [(name, path) for name, paths in SPELLINGS.items() for path in paths])
