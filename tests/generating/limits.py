@@ -12,8 +12,8 @@ from typing import Any, Final
 
 IN_EACH_PROCESS: Final = {
     "Connections": "`server.connections` (default: open files minus {server.http.connections._SPARE_FILES}, at most "
-    "{server.http.connections.MOST}; one in {server.http.connections._RESERVED} for this machine and trusted proxies), "
-    "`server.connections_per_address`; {server.telemetry.figures_page.CONNECTIONS} to `/metrics`",
+    "{server.http.connections.MOST}), `server.connections_per_address`; one in {server.http.connections._RESERVED} is "
+    "for this machine and trusted proxies; {server.telemetry.figures_page.CONNECTIONS} to `/metrics`",
     "Incomplete requests": "{server.http.connections.ConnectionLimits.head_time} s for the head, "
     "{server.http.connections.ConnectionLimits.body_time} s and one per {server.http.connections.BODY_RATE:KiB} KiB "
     "for the body; {server.http.connections.LINE:KiB} KiB a line, {server.http.connections.HEAD:KiB} KiB a head",
@@ -49,9 +49,10 @@ IN_THE_DATABASE: Final = {
     "Registrations": "`registration.per_address_hourly`, `registration.total_hourly`; "
     "{server.oauth.clients.registration._REWRITES} changes of one client an hour; "
     "{server.oauth.clients.rules._KEPT:KiB} KiB each; kept a day while unused",
-    "Client ID metadata documents": "the same; {server.oauth.clients.metadata_documents.MAX_BYTES:KiB} KiB each",
-    "DPoP proofs; client assertions": "{server.deployment.ROWS_PER_MINUTE} a minute per address and process; kept "
-    "6 minutes; an hour",
+    "Client ID metadata documents": "as registrations, but "
+    "{server.oauth.clients.metadata_documents.MAX_BYTES:KiB} KiB each",
+    "DPoP proofs, client assertions": "{server.deployment.ROWS_PER_MINUTE} a minute per address and process; "
+    "proofs are kept 6 minutes, assertions an hour",
     "Sign-ins with OpenID Connect": "{server.portal.openid._STARTS_PER_MINUTE} starts a minute per address; "
     "kept 15 minutes",
     "Links to connect": "{server.connecting.links.LINKS} in {server.connecting.links.LIFETIME:minutes} minutes per "
@@ -72,7 +73,7 @@ _UNITS: Final = {None: 1, "KiB": 1024, "MiB": 1024 * 1024, "minutes": 60}
 
 def markdown_list(limits: dict[str, str]) -> str:
     """The limits as a list in Markdown. An unknown constant is an AttributeError."""
-    return "".join(f"- {_with_figures(what)}: {_with_figures(bound)}\n" for what, bound in limits.items())
+    return "".join(f"- **{_with_figures(what)}:** {_with_figures(bound)}\n" for what, bound in limits.items())
 
 
 def _with_figures(text: str) -> str:

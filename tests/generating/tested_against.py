@@ -104,8 +104,10 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
 
 
 def markdown_list() -> str:
-    """A line for each row."""
-    return "".join(f"- {providers}, with {double}: {tried} ({where})\n" for providers, double, tried, where in rows())
+    """An entry for each row, with its tests on the next line."""
+    return "".join(
+        f"- {providers}, with {double}: {tried}\\\n  {where}\n" for providers, double, tried, where in rows()
+    )
 
 
 def lacking_tools() -> str:
