@@ -30,8 +30,6 @@ def _handwritten_text(page: Path) -> str:
         return reference_pages.settings_intro(text) + reference_pages.settings_links()
     if page == DOCS / "reference/commands.md":
         return reference_pages.commands_intro(text)
-    if page == DOCS / "reference/provider-files.md":
-        return re.sub(r"(?m)(^- `.*\n){5,}", "", text)
     if page == DOCS / "evidence/conformance.md":
         return re.sub(r"(?m)^- 20\d\d-.*\n", "", text)
     if page == tested_clients.PAGE:

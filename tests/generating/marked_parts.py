@@ -2,8 +2,8 @@
 
 `reference_pages` writes them. Endpoints come from the routes and the first paragraph of what answers each, errors from
 `server.commands.errors.texts`, packages from pyproject.toml and the comments there, folders and scenarios from their
-docstrings, metrics from their descriptions, the figures of limits from what enforces them, and the fields of tool files
-from their schema.
+docstrings, metrics from their descriptions, the figures of limits from what enforces them, and the fields of tool and
+provider files from their schemas' texts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import server.oauth
 import server.portal
 import server.signals
 import vault
+from providers.definitions.field_texts import CREDENTIAL, PROVIDER_BY_TOPIC, RULE
 from providers.tools.builtin import builtin_tools
 from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
@@ -193,7 +194,13 @@ def _pages(*, of_admins: bool) -> str:
 
 
 def _fields(texts: Mapping[str, str]) -> str:
-    return "".join(f"- {_quote(names.split(', '))}: {text}\n" for names, text in texts.items())
+    """A list with an entry for each field; further lines of a text are entries below it."""
+    nested = {names: text.replace("\n", "\n  - ") for names, text in texts.items()}
+    return "".join(f"- {_quote(names.split(', '))}: {text}\n" for names, text in nested.items())
+
+
+def _provider_fields() -> str:
+    return "\n".join(f"## {topic}\n\n{_fields(texts)}" for topic, texts in PROVIDER_BY_TOPIC.items())
 
 
 def _folders() -> str:
@@ -343,6 +350,9 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "tested against": tested_against.markdown_list,
     "tools that emulate lacks": tested_against.lacking_tools,
     "decisions": _decisions,
+    "fields of a provider file": _provider_fields,
+    "fields of a rule": lambda: _fields(RULE),
+    "fields of a credential": lambda: _fields(CREDENTIAL),
     "fields of tools": lambda: _fields(TOOL),
     "fields of arguments": lambda: _fields(ARGUMENT),
     "fields of outputs": lambda: _fields(OUTPUT),

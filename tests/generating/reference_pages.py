@@ -1,8 +1,7 @@
 """The generated parts of the documentation: `python -m tests.generating.reference_pages` writes them.
 
-It writes `tools.md` and `services.md` whole. In `settings.md` it replaces all sections, in
-`commands.md` all below "Shared options", in `provider-files.md` the lists of fields. On every page
-it replaces the parts of `marked_parts`.
+It writes `tools.md` and `services.md` whole. In `settings.md` it replaces all sections, in `commands.md` all below
+"Shared options". On every page it replaces the parts of `marked_parts`.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ import inspect
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from providers.definitions.catalog import load_catalog
-from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE
 from providers.definitions.model import Provider
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
@@ -259,22 +257,11 @@ def _options(command: Any) -> list[str]:
     return lines
 
 
-def provider_files_page(text: str) -> str:
-    """The page with what each field of a provider file, a rule, and a credential means."""
-    lists = ("".join(f"- {line}\n" for line in _fields(texts)) for texts in (PROVIDER, RULE, CREDENTIAL))
-    return re.sub(r"(?m)(^- `.*\n){5,}", lambda _: next(lists), text, count=3)
-
-
-def _fields(texts: Mapping[str, str]) -> list[str]:
-    return [f"{', '.join(f'`{name}`' for name in names.split(', '))}: {text}" for names, text in texts.items()]
-
-
 _WHOLE: dict[str, Callable[[str], str]] = {
     "tools.md": lambda _: tools_page(),
     "services.md": lambda _: services_page(),
     "settings.md": settings_page,
     "commands.md": commands_page,
-    "provider-files.md": provider_files_page,
 }
 PAGES: dict[str, Callable[[str], str]] = {
     **{f"docs/reference/{name}": write for name, write in _WHOLE.items()},
