@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from providers.outbound.json_values import is_object
 from server.provider_settings import Section
 
+MOST_FILES: Final = 50_000  # and folders, in one writable folder
 NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?")
@@ -53,7 +54,8 @@ class LocalServerSettings(Section):
         default=1024,
         ge=1,
         le=1_048_576,
-        description="Space of each folder in `writable`, in MiB: no call when it is full",
+        description=f"Space of each folder in `writable`, in MiB. At this size, or at {MOST_FILES:,} files, a running "
+        "call is broken off, and further ones are refused",
     )
     memory_mb: int = Field(default=512, ge=32, le=65_536, description="Memory of all its processes, in MiB")
     processes: int = Field(default=64, ge=1, le=4096, description="Processes and threads at once")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from providers.api.api import UpstreamUnavailable
 from server.deployment import Deployment, ToolCaller
-from server.local_server_settings import LocalServerSettings
+from server.local_server_settings import MOST_FILES, LocalServerSettings
 from server.programs.hosted.folders import remove_left
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
@@ -196,7 +196,7 @@ class HostedServers:
             if used.processes > settings.processes + 2:  # bubblewrap's own
                 return f"it has {used.processes} processes, more than allowed"
         if not process.is_idle and await process.has_full_folder():
-            return f"its folder has reached {settings.writable_mb} MiB, which is writable_mb"
+            return f"its folder has reached {settings.writable_mb} MiB, which is writable_mb, or {MOST_FILES} files"
         if process.is_idle and asyncio.get_running_loop().time() - process.used_at > settings.idle_seconds:
             return ""
         try:

@@ -30,7 +30,7 @@ from providers.api.api import ToolRefused, UpstreamUnavailable
 from providers.api.text import as_seen
 from providers.outbound.addresses import AddressPolicy
 from server.deployment import Deployment, ToolCaller
-from server.local_server_settings import LocalServerSettings
+from server.local_server_settings import MOST_FILES, LocalServerSettings
 from server.programs.certificates import RunAuthority
 from server.programs.child import wait_or_kill
 from server.programs.environment import NODE_PRELOAD, ProgramPlace, aws_configuration, bundle_text, environment_of
@@ -162,8 +162,8 @@ class HostedProcess:
                 session, front = await self._wait_for_session()
                 if await self.has_full_folder():
                     raise UpstreamUnavailable(
-                        f"{caller.title} keeps {self.settings.writable_mb} MiB or more in its folder, so nothing was "
-                        "called. An admin can remove files there or raise writable_mb.",
+                        f"{caller.title} keeps {self.settings.writable_mb} MiB or {MOST_FILES:,} files in its folder, "
+                        "so nothing was called. An admin can remove files there or raise writable_mb.",
                         unknown_outcome=False,
                     )
                 self.caller = caller
@@ -195,7 +195,8 @@ class HostedProcess:
     async def has_full_folder(self) -> bool:
         """Whether its own writable folder has reached the limit of the settings."""
         own = self._own_folder()
-        return own is not None and await asyncio.to_thread(fills, own, self.settings.writable_mb * 1024 * 1024)
+        most = self.settings.writable_mb * 1024 * 1024
+        return own is not None and await asyncio.to_thread(fills, own, most, most_entries=MOST_FILES)
 
     async def _wait_for_session(self) -> tuple[ClientSession, Front]:
         await self._answers.wait()

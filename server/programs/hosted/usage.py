@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _MOST: Final = 20_000  # processes that are examined
 _LEAST: Final = 4096  # bytes that every file counts as, even an empty one
+_DEEPEST: Final = 100  # folders in one another, each of which is kept open
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +48,48 @@ def _descendants(pid: int) -> Iterator[Path]:
                     seen += len(children)
 
 
-def fills(folder: Path, most: int) -> bool:
-    """Whether what is in this folder takes at least `most` bytes of disk. What can't be looked at counts as too much.
+def fills(folder: Path, most: int, *, most_entries: int) -> bool:
+    """Whether this folder takes at least `most` bytes of disk, or has so many entries below it.
 
     A program owns the folder and may be changing it: no link is followed, and what is gone meanwhile isn't counted.
+    What can't be looked at, or lies too deep, counts as too much.
     """
-    waiting, used, seen = [str(folder)], 0, set[int]()
-    while waiting and used < most:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for one in entries:
-                    with suppress(FileNotFoundError):
-                        facts = one.stat(follow_symlinks=False)
-                        if facts.st_ino not in seen:  # another name of the same file takes no space
-                            seen.add(facts.st_ino)
-                            used += max(facts.st_blocks * 512, _LEAST)
-                        if one.is_dir(follow_symlinks=False):
-                            waiting.append(one.path)
-                    if used >= most:
-                        break
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return True
-    return used >= most
+    used, seen = 0, set[int]()
+    try:
+        with closing(contents(str(folder))) as found:
+            for number, facts in enumerate(found, start=1):
+                if facts.st_ino not in seen:  # another name of the same file takes no space
+                    seen.add(facts.st_ino)
+                    used += max(facts.st_blocks * 512, _LEAST)
+                if used >= most or number >= most_entries:
+                    return True
+    except OSError:
+        return True
+    return False
+
+
+def contents(name: str, above: int | None = None, *, depth: int = 0) -> Generator[os.stat_result]:
+    """All below this folder, which is in the open folder `above`. Raises OSError."""
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return
+        raise
+    try:
+        below = list[str]()
+        with os.scandir(opened) as entries:
+            for one in entries:
+                try:
+                    facts = one.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield facts
+                if stat.S_ISDIR(facts.st_mode):
+                    below.append(one.name)
+        if below and depth == _DEEPEST:
+            raise OSError(errno.ENAMETOOLONG, "folders below folders")
+        for one in below:
+            yield from contents(one, opened, depth=depth + 1)
+    finally:
+        os.close(opened)

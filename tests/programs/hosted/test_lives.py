@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import interpreter
-from server.programs.hosted.usage import fills
+from server.programs.hosted.usage import contents, fills
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
 from tests.support.rooms.mcp_room import Agent
 
@@ -218,7 +219,7 @@ async def test_a_full_folder_is_called_again_when_there_is_room(small: HostedRoo
     (own,) = {*files.iterdir()} - known
     answer = await small.ask(agent, "look", path=str(files))
     assert answer == (["x"] if kilobytes < 1024 else answer)
-    assert ("keeps 1 MiB or more in its folder, so nothing was called" in str(answer)) is (kilobytes > 1024)
+    assert ("keeps 1 MiB or 50,000 files in its folder, so nothing was called" in str(answer)) is (kilobytes > 1024)
     (own / "x").unlink()
     assert await small.ask(agent, "look", path=str(files)) == []
 
@@ -241,9 +242,44 @@ def test_each_file_counts_and_each_only_once(tmp_path: Path) -> None:
     (tmp_path / "c").hardlink_to(tmp_path / "a")
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "up").symlink_to(tmp_path)
-    assert fills(tmp_path, 4 * 4096)  # two files, a folder, a link
-    assert not fills(tmp_path, 4 * 4096 + 1)
-    assert not fills(tmp_path / "missing", 1)
+    assert fills(tmp_path, 4 * 4096, most_entries=100)  # two files, a folder, a link
+    assert not fills(tmp_path, 4 * 4096 + 1, most_entries=100)
+    assert not fills(tmp_path / "missing", 1, most_entries=1)
+
+
+def test_names_of_one_file_fill_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a").write_bytes(b"")
+    (tmp_path / "below" / "b").hardlink_to(tmp_path / "below" / "a")
+    assert fills(tmp_path, 1_000_000, most_entries=3)
+    assert not fills(tmp_path, 1_000_000, most_entries=4)
+
+
+@pytest.mark.parametrize("depth", [100, 101])
+def test_a_folder_that_is_too_deep_is_full(tmp_path: Path, depth: int) -> None:
+    (tmp_path / "/".join("x" * depth)).mkdir(parents=True)
+    assert fills(tmp_path, 1_000_000, most_entries=1000) is (depth > 100)
+
+
+@pytest.mark.parametrize("becomes", ["folder", "link", "file", "nothing"])
+def test_a_folder_that_becomes_a_link_while_it_is_measured_is_not_followed(tmp_path: Path, becomes: str) -> None:
+    outside, own = tmp_path / "outside", tmp_path / "own"
+    outside.mkdir()
+    (outside / "x").write_bytes(b"x" * 1_000_000)
+    (own / "below").mkdir(parents=True)
+    found = contents(str(own))
+    assert stat.S_ISDIR(next(found).st_mode)
+    (own / "below").rmdir()
+    match becomes:
+        case "folder":
+            outside.rename(own / "below")
+        case "link":
+            (own / "below").symlink_to(outside)
+        case "file":
+            (own / "below").write_bytes(b"")
+        case _:
+            pass
+    assert [one.st_size for one in found] == ([1_000_000] if becomes == "folder" else [])
 
 
 async def test_a_disabled_server_is_ended(place: HostedRoom) -> None:
