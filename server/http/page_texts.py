@@ -31,17 +31,20 @@ def read(name: str) -> Catalogue:
     return tomllib.loads(resources.files("server.portal").joinpath(name).read_text("utf-8"))
 
 
-CATALOGUE: Final = read("texts.toml")
+@cache
+def english() -> Catalogue:
+    """All texts in English, read when a text is first asked for: most processes show none."""
+    return read("texts.toml")
 
 
 def complete(own: Catalogue) -> Catalogue:
     """A translation, with English texts for what it lacks."""
-    return {page: {**texts, **own.get(page, {})} for page, texts in CATALOGUE.items()}
+    return {page: {**texts, **own.get(page, {})} for page, texts in english().items()}
 
 
 @cache
 def _catalogue(language: str) -> Catalogue:
-    return CATALOGUE if language == LANGUAGES[0] else complete(read(f"texts.{language}.toml"))
+    return english() if language == LANGUAGES[0] else complete(read(f"texts.{language}.toml"))
 
 
 @contextmanager

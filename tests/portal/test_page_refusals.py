@@ -116,11 +116,11 @@ async def test_an_approval_is_answered_by_a_button(room: Room) -> None:
         assert is_refused(await post(room, person, path, decision=decision), "no_decision", 400)
     assert (await post(room, person, path, decision="deny")).status_code == 303
     late = await post(room, person, path, decision="deny")
-    assert (late.status_code, page_texts.CATALOGUE["refused"]["too_late_title"] in late.text) == (410, True)
+    assert (late.status_code, page_texts.english()["refused"]["too_late_title"] in late.text) == (410, True)
     stranger = await room.signed_in(await room.user())
     foreign = await post(room, stranger, path, decision="deny")
     assert foreign.status_code == 403
-    assert page_texts.CATALOGUE["refused"]["not_yours_title"] in html.unescape(foreign.text)
+    assert page_texts.english()["refused"]["not_yours_title"] in html.unescape(foreign.text)
 
 
 async def test_only_a_passkey_that_is_there_gets_a_name_or_goes(room: Room) -> None:
@@ -238,7 +238,7 @@ def _said_in_tests() -> tuple[str, frozenset[str]]:
     paths = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
     others = {"test_page_texts.py", "test_translations.py", Path(__file__).name}
     text = html.unescape("\n".join(path.read_text("utf-8") for path in paths if path.name not in others))
-    words = "\n".join(page_texts.CATALOGUE["refused"].values())
+    words = "\n".join(page_texts.english()["refused"].values())
     strings = set(re.findall(r'"([^"\n]{10,})"', text))
     return text, frozenset(one for one in strings if one in words)
 
@@ -257,7 +257,7 @@ def _names() -> Iterator[str]:
 def _is_read(name: str) -> bool:
     """Whether a test reads these words, or names them."""
     text, strings = _said_in_tests()
-    words = page_texts.CATALOGUE["refused"]
+    words = page_texts.english()["refused"]
     said = [words.get(name, ""), words.get(f"{name}_title", "")]
     pieces = [piece for one in said for piece in re.split(r"\{[^}]*\}|<[^>]*>", one) if len(piece) >= 10]
     is_quoted = any(string in piece and 2 * len(string) >= len(piece) for string in strings for piece in pieces)

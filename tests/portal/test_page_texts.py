@@ -102,7 +102,7 @@ def _asked_for() -> set[str]:
                 found |= {f"refused.{name}_title"} | ({f"refused.{name}"} if len(node.args) == 1 else set[str]())
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "ChangeRefused":
                 name = ast.literal_eval(node.args[0])
-                if name in page_texts.CATALOGUE["refused"]:  # others never reach a page
+                if name in page_texts.english()["refused"]:  # others never reach a page
                     found |= {f"refused.{name}_title", f"refused.{name}"}
     return found
 
@@ -126,8 +126,8 @@ def test_words_in_a_template_are_found() -> None:
 
 
 def test_every_text_is_asked_for_and_every_name_is_there() -> None:
-    known = {f"{page}.{name}" for page, texts in page_texts.CATALOGUE.items() for name in texts}
-    pages = page_texts.CATALOGUE.keys()
+    known = {f"{page}.{name}" for page, texts in page_texts.english().items() for name in texts}
+    pages = page_texts.english().keys()
     asked = _asked_for()
     asked |= known & {f"{name}_title" for name in asked}  # a page's title goes by the name of its text
     asked = {name for name in asked if name.partition(".")[0] in pages and not name.endswith((".html", ".py"))}
@@ -142,7 +142,7 @@ def test_every_text_is_asked_for_and_every_name_is_there() -> None:
 
 
 def test_a_value_is_escaped_in_every_text_that_shows_one() -> None:
-    for page, texts in page_texts.CATALOGUE.items():
+    for page, texts in page_texts.english().items():
         for name, text in texts.items():
             fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
             shown = page_texts.markup(f"{page}.{name}", **dict.fromkeys(fields, "<i>"))
@@ -164,7 +164,7 @@ def markup_of(text: str) -> list[str]:
 
 def test_the_german_translation_has_every_text_with_the_same_values_and_markup() -> None:
     """Each name below is missing from `texts.de.toml`, or there for nothing, or says something else."""
-    english, german = flatten_texts(page_texts.CATALOGUE), flatten_texts(page_texts.read("texts.de.toml"))
+    english, german = flatten_texts(page_texts.english()), flatten_texts(page_texts.read("texts.de.toml"))
     assert sorted(english.keys() - german.keys()) == [], "translate these into texts.de.toml"
     assert sorted(german.keys() - english.keys()) == [], "remove these from texts.de.toml"
     assert [name for name in english if values_of(english[name]) != values_of(german[name])] == []

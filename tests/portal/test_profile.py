@@ -67,6 +67,20 @@ async def test_a_person_sees_their_browsers_and_signs_one_out_there(room: Room) 
     assert (await room.kinds(user))[-1] == "session.ended_elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("language", "method", "done"),
+    [("de", "Passwort ·", "Dort abgemeldet."), ("en", "password ·", "Signed out there.")],
+)
+async def test_the_page_is_in_the_browser_s_language(room: Room, language: str, method: str, done: str) -> None:
+    user = await room.user()
+    here, _ = await room.signed_in(user), await room.signed_in(user)
+    here.http.headers["accept-language"] = language
+    page = await here.open("/account")
+    assert method in page.text
+    page = await here.submit(page, {"session": "others"}, form="/account/sessions")
+    assert done in page.text
+
+
 async def test_signing_out_everywhere_else_keeps_this_browser(room: Room) -> None:
     user, bystander = await room.user(), await room.signed_in(await room.user())
     here, there = await room.signed_in(user), await room.signed_in(user)

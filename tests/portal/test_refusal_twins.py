@@ -105,7 +105,7 @@ async def test_a_code_has_a_length_and_no_hidden_characters(room: Room, code: st
     person = await room.signed_in(await room.user())
     answer = await post(room, person, "/approvals/code", code=code)
     assert answer.status_code == (303 if is_taken else 400)
-    assert (page_texts.CATALOGUE["refused"]["user_code_title"] in html.unescape(answer.text)) is not is_taken
+    assert (page_texts.english()["refused"]["user_code_title"] in html.unescape(answer.text)) is not is_taken
 
 
 async def test_a_time_zone_is_one_that_there_is(room: Room) -> None:
@@ -121,7 +121,7 @@ async def test_a_browser_is_added_by_its_own_subscription(room: Room) -> None:
     keys = {"p256dh": "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"}
     right = {"endpoint": "https://push.example/1", "keys": {**keys, "auth": "tBHItJI5svbpez7KI4CCXg"}}
     unsafe = right | {"endpoint": "http://push.example/1"}
-    known = page_texts.CATALOGUE["notifications"]["known"]
+    known = page_texts.english()["notifications"]["known"]
     path = "/notifications/browser"
     for text in ("", "nothing", json.dumps(right | {"keys": {}})):
         assert is_refused(await post(room, person, path, subscription=text), "notice_choice", 400)
@@ -174,7 +174,7 @@ async def test_a_form_counts_only_whole() -> None:
 
     with pytest.raises(PageRefused) as refused:
         await read_form(make_request({"type": "http.disconnect"}))
-    assert refused.value.title == page_texts.CATALOGUE["refused"]["form_cut_title"]
+    assert refused.value.title == page_texts.english()["refused"]["form_cut_title"]
     form = await read_form(make_request({"type": "http.request", "body": b"allow"}))
     assert form.one("decision") == "allow"
 

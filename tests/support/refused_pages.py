@@ -12,5 +12,5 @@ from server.http import page_texts
 def is_refused(answer: httpx2.Response, name: str, status: int) -> bool:
     """Whether the page says this refusal, with its title and what to do."""
     said = html.unescape(answer.text)
-    words = page_texts.CATALOGUE["refused"]
+    words = page_texts.english()["refused"]
     return answer.status_code == status and words[f"{name}_title"] in said and words[name] in said

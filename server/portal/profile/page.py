@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
-from server.http.page_texts import CATALOGUE
+from server.http.page_texts import section
 from server.portal.profile.passkeys import adding_form
 from server.portal.requests import OwnVisit, safe_return
 from server.sign_in.password import OWNER_ISSUER
@@ -35,7 +35,7 @@ async def profile_page(visit: OwnVisit, *, done: str = "", error: str = "", stat
     return_to = safe_return(visit.visit.query("return_to"))
     context: dict[str, object] = {
         "error": error,
-        "done": CATALOGUE["profile_done"].get(done, ""),
+        "done": section("profile_done").get(done, ""),
         "offers_sign_out": done in _OFFERS_SIGN_OUT and len(signed_in) > 1,
         "has_password": user.password_hash is not None,
         "takes_passwords": deployment.settings.sign_in.local,
@@ -53,7 +53,7 @@ def _session_row(visit: OwnVisit, session: Session) -> dict[str, object]:
         "id": session.id,
         "device": session.device,
         "network": session.network,
-        "method": CATALOGUE["sign_in_method"].get(session.method, ""),
+        "method": section("sign_in_method").get(session.method, ""),
         "seen_at": session.seen_at,
         "is_here": session.token_hash == visit.session.token_hash,
     }

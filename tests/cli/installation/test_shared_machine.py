@@ -277,8 +277,8 @@ async def test_another_user_opens_no_window_of_the_owners(vault: RunningVault) -
         body = urlencode(form.fill_in({}))
         status, _, page = await ask(port, "/sign-in/local", method="POST", body=body, headers=headers)
         assert status == 403
-        assert page_texts.CATALOGUE["refused"]["other_user_title"] in html.unescape(page)
-        assert page_texts.CATALOGUE["refused"]["other_user"] in html.unescape(page)
+        assert page_texts.english()["refused"]["other_user_title"] in html.unescape(page)
+        assert page_texts.english()["refused"]["other_user"] in html.unescape(page)
         assert opened == []
         await owner.submit(await owner.open("/sign-in"), form="/sign-in/local")  # the twin
         assert len(opened) == 1

@@ -14,7 +14,7 @@ import pytest
 from providers.tools.slack import CHANNEL_NAME
 from server import local_vault
 from server.commands import serve
-from server.http.page_texts import CATALOGUE, text
+from server.http.page_texts import english, text
 from server.lifecycle.maintenance import run_step
 from server.notices.delivery import deliver
 from server.portal import notice_delivery
@@ -246,7 +246,7 @@ async def test_each_part_of_the_form_counts(place: Place, changes: dict[str, str
     is_for_page = (
         status == 403 and "form_token" not in changes and changes.get("site") not in {"same-site", "cross-site"}
     )
-    assert (CATALOGUE["refused"]["answer_on_page"] in it.said) == is_for_page
+    assert (english()["refused"]["answer_on_page"] in it.said) == is_for_page
     assert await it.state() == ("approved" if status == 204 else "pending")
 
 
