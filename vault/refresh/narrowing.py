@@ -153,7 +153,6 @@ class Narrower:
     async def _refusal(self, refused: Refusal) -> VaultError:
         if not is_about_us(refused.code):
             return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
-        await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         said = TemporarilyUnavailable(
             f"{self.facts.provider} rejected this server's request ({refused.code}). Ask an admin to check its "
@@ -161,4 +160,5 @@ class Narrower:
             retry_after=BROKEN_PAUSE,
         )
         pause_for(self.vault, self.facts, request=self.request, refused=said)
+        await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         return said

@@ -126,6 +126,11 @@ def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy
     return not missing_scopes(asked, answer.scopes | policy.always_granted, policy.covers)
 
 
+def refuse_narrowing(vault: Vault, request: UpstreamTokenRequest) -> None:
+    """Don't ask for this narrow token again soon."""
+    vault.tasks.refuse_narrowing(request, until=vault.database.now() + NARROWING_PAUSE)
+
+
 async def without_narrow(
     vault: Vault,
     facts: ConnectionFacts,
@@ -139,7 +144,7 @@ async def without_narrow(
     `reason` is the provider's own code; otherwise it `answered` with these scopes, or named none.
     """
     asked = sorted(request.scopes or ())
-    vault.tasks.refuse_narrowing(request, until=vault.database.now() + NARROWING_PAUSE)
+    refuse_narrowing(vault, request)
     if reason:
         event = event_of(facts, "narrowing.failed", asked=asked, reason=reason)
     else:
@@ -190,11 +195,13 @@ class Spender:
             case Refusal():
                 raise await self._blame_ourselves(lease, outcome)
             case NotSent():
-                await self._unsend(lease)
                 refused = (
                     self._without_secret(outcome) if outcome.lacks_secret else refusal_of_unsent(self.facts, outcome)
                 )
-                raise refused if outcome.retry_after is None else self._pause(refused)
+                if outcome.retry_after is not None:
+                    self._pause(refused)
+                await self._unsend(lease)
+                raise refused
             case Silent():
                 raise await self._mark_unanswered(lease, outcome)
             case _:
@@ -236,10 +243,9 @@ class Spender:
         undoing = attempts.undo_claim(self.vault, lease, event=event)
         await attempts.write(self.vault, lease.connection_id, undoing)
 
-    def _pause(self, refused: TemporarilyUnavailable) -> TemporarilyUnavailable:
-        """Repeat this refusal for its time instead of asking again."""
+    def _pause(self, refused: TemporarilyUnavailable) -> None:
+        """Repeat this refusal for its time instead of asking again; before anything is stored, which can fail."""
         pause_for(self.vault, self.facts, request=self.request, refused=refused)
-        return refused
 
     async def _give_up(self, lease: Lease, refused: Refusal) -> None:
         """The grant is dead at the provider, unless a newer token was stored in the meantime: then look again."""
@@ -266,8 +272,6 @@ class Spender:
 
     async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
         """Our registration or request is wrong: the provider did not look at the token, which stays unchanged."""
-        kind = "connection.refresh_refused" if self.request.scopes is None else "narrowing.failed"
-        await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         fix = (
             "Ask an admin to check its registration under Administration, Providers, or with token-vault providers "
@@ -279,10 +283,14 @@ class Spender:
             f"{self.facts.provider} rejected this server's request ({refused.code}). {fix}",
             retry_after=BROKEN_PAUSE,
         )
-        return self._pause(rejected)
+        self._pause(rejected)
+        kind = "connection.refresh_refused" if self.request.scopes is None else "narrowing.failed"
+        await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
+        return rejected
 
     async def _do_without(self, lease: Lease, refused: Refusal) -> NarrowingRefused:
         """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays unchanged."""
+        refuse_narrowing(self.vault, self.request)
         await self._unsend(lease)
         return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
 
@@ -303,15 +311,15 @@ class Spender:
             if is_news:
                 await append(transaction, event, now=now)
 
+        unanswered = TemporarilyUnavailable(
+            f"{self.facts.provider} didn't answer. The account stays connected.",
+            retry_after=BROKEN_PAUSE if self._sends_password else 5,
+            detail=outcome.reason,
+        )
+        if is_free and self._sends_password:
+            self._pause(unanswered)
         await attempts.write(self.vault, lease.connection_id, ending)
-        if is_free:
-            unanswered = TemporarilyUnavailable(
-                f"{self.facts.provider} didn't answer. The account stays connected.",
-                retry_after=BROKEN_PAUSE if self._sends_password else 5,
-                detail=outcome.reason,
-            )
-            return self._pause(unanswered) if self._sends_password else unanswered
-        return silent(self.facts, wait=max(5, wait), detail=outcome.reason)
+        return unanswered if is_free else silent(self.facts, wait=max(5, wait), detail=outcome.reason)
 
     # Storing an answer
 
@@ -495,6 +503,8 @@ class Spender:
     async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
         """Record what was stored, once it is safe; an unusable narrowing is refused here."""
         record = self.vault.activity.record
+        if not self._is_usable(answer):
+            refuse_narrowing(self.vault, self.request)
         kind = {} if self.request.scopes is None else {"narrowed_to": sorted(self.request.scopes)}
         event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)
         await record(event)

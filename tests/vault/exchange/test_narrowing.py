@@ -19,13 +19,14 @@ from tests.conftest import Store
 from tests.support.exchanging import principal_of
 from tests.support.rooms.narrowing_room import BY_NAME, Family, Place, place_for, scopes
 from tests.support.simulator_apps import wait_until_held
+from tests.vault.refresh.test_attempts import rename
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Narrowing
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
 from vault.refresh.narrowing import Narrower
-from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
+from vault.refusals import ConnectionRequired, ItemRefused, StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import Downscope
 
 
@@ -264,6 +265,25 @@ async def test_a_narrowing_that_a_rate_limit_turned_away_waits_as_long_as_the_pr
             await place.narrow()
         place.room.pass_time(8)
     assert await place.call(place.family.inside, await place.narrow()) == 200
+
+
+@at("github")
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_wrong_registration_is_not_sent_again_although_its_event_was_not_written(
+    place: Place, *, is_written: bool
+) -> None:
+    await place.connect()
+    place.simulator.fault(f"families.{place.family.mode}", "status", status=401, body="{}")
+    if not is_written:
+        await rename(place.room, "events", "events_away")
+    with pytest.raises(TemporarilyUnavailable if is_written else StorageUnavailable):
+        await place.narrow()
+    if not is_written:
+        await rename(place.room, "events_away", "events")
+    with pytest.raises(TemporarilyUnavailable, match=r"rejected this server's request \(invalid_client\)"):
+        await place.narrow()
+    place.room.pass_time(61)
+    assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
 
 
 @at("box")

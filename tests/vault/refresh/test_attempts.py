@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.doubles.upstream_double import LOST_REQUEST
-from tests.support.exchanging import WAIT, Room, open_room, second_process
-from vault.records import Connection
+from tests.support.doubles.upstream_double import BUSY, LOST_REQUEST, Fault
+from tests.support.exchanging import READ, WAIT, Room, open_room, second_process
+from vault.records import Connection, Narrowing
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch
 from vault.refresh.rules import HANDLING, UnresolvedSends
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Database, Transaction
 from vault.upkeep.revocations import list_revocations
-from vault.upstream import RotationMode
+from vault.upstream import CredentialKind, Refusal, RotationMode
 
 
 class Forgetful:
@@ -249,3 +249,58 @@ async def test_a_death_is_written_down_while_there_is_proof_of_it(store: Store) 
             assert [one.is_settled for one in await sends(room, connection)] == [False]
         await take_up(room.vault)
         assert [one.is_settled for one in await sends(room, connection)] == [True]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault(before=Refusal("invalid_request", "", ends_grant=False)), "rejected this server's request"),
+        (BUSY, "slack is rate limiting"),
+        (LOST_REQUEST, "didn't answer"),
+    ],
+    ids=["refused", "limited", "silent sign-in"],
+)
+async def test_a_pause_holds_although_the_end_of_the_attempt_was_not_written(
+    room: Room, fault: Fault, said: str, *, is_written: bool
+) -> None:
+    await connect_expired(room)
+    policies = room.vault.policies
+    if fault is LOST_REQUEST:
+        session = replace(policies["slack"], credential=CredentialKind.SESSION, rotation=RotationMode.NONE)
+        policies = {**policies, "slack": session}
+    room.vault = replace(room.vault, policies=policies)
+    room.slack.faults.append(fault)
+    forget(room, *([] if is_written else [2]))
+    with pytest.raises(TemporarilyUnavailable, match=said if is_written else "the database can't be reached"):
+        await room.exchange()
+    with pytest.raises(TemporarilyUnavailable, match=said):
+        await room.exchange()
+    assert len(room.slack.sends) == 1
+    room.pass_time(61)
+    assert await room.exchange()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+@pytest.mark.parametrize("is_refused", [True, False], ids=["refused", "too wide"])
+async def test_a_narrowing_is_not_asked_for_again_although_its_end_was_not_written(
+    room: Room, *, is_refused: bool, is_written: bool
+) -> None:
+    await room.connect("google")
+    refusal = Refusal("invalid_scope", "", ends_grant=False)
+    room.google.faults.append(Fault(before=refusal) if is_refused else Fault(hides_scope=True))
+    if is_written:
+        await room.exchange("google", READ)
+    elif is_refused:
+        forget(room, 2)
+        with pytest.raises(TemporarilyUnavailable, match="the database can't be reached"):
+            await room.exchange("google", READ)
+    else:
+        await rename(room, "events", "events_away")
+        with pytest.raises(StorageUnavailable):
+            await room.exchange("google", READ)
+        await rename(room, "events_away", "events")
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.ENFORCED
+    assert len(room.google.sends) == 1
+    room.pass_time(601)
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.UPSTREAM
