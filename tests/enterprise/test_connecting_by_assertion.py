@@ -416,6 +416,31 @@ async def test_a_refresh_token_that_is_being_spent_is_not_shown(company: Company
     assert (await company.exchange(agent, "linear", spoiled=token.generation)).value != token.value
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(429, "identity provider is rate limiting"), (503, "identity provider can't be asked right now")],
+)
+async def test_an_identity_provider_that_asks_for_patience_is_shown_no_refresh_token_meanwhile(
+    company: CompanyRoom, status: int, said: str
+) -> None:
+    user, _ = await connect_linear(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
+    company.pass_time(2 * 86400)
+    company.simulator.fault("company.token.exchange", "rate_limited", status=status, retry_after=40)
+    asking = [company.exchange(agent, one) for one in ("linear", "asana")]
+    for refused in await asyncio.gather(*asking, return_exceptions=True):
+        assert isinstance(refused, TemporarilyUnavailable)
+        assert said in refused.description
+    company.pass_time(30)
+    with pytest.raises(TemporarilyUnavailable, match=said) as later:
+        await company.exchange(agent, "linear")
+    assert 5 <= later.value.retry_after <= 10
+    company.pass_time(11)
+    assert (await company.exchange(agent, "linear")).scopes
+
+
 async def test_an_id_token_of_somebody_else_asserts_nothing(company: CompanyRoom) -> None:
     user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})

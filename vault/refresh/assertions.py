@@ -17,7 +17,7 @@ from vault.records import ConnectionState
 from vault.refresh import attempts, leases, takeover
 from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.refresh_request import needs_reauth, open_refresh_token
+from vault.refresh.refresh_request import needs_reauth, open_refresh_token, pause_for
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
 from vault.upstream import NotRenewed, NotSent, Refusal, Silent, TokenAnswer, UpstreamError, VouchedAccess
@@ -124,6 +124,7 @@ async def _by_refresh_token(
     outcome = await vault.tasks.take_turn(
         identity.connection_id, lambda: _show_refresh_token(vault, identity, access, scopes)
     )
+    text = "The person's identity provider can't be asked right now."
     match outcome:
         case Refusal(code=code) if code in _NO_SUBJECT:
             until = vault.database.now() + REFUSED_PAUSE
@@ -131,14 +132,21 @@ async def _by_refresh_token(
             raise needs_reauth(identity)
         case Refusal():
             return _RefusedAccess(outcome)
-        case NotSent(is_limited=True):
-            raise TemporarilyUnavailable(
-                "The person's identity provider is rate limiting.", retry_after=outcome.retry_after or 5
-            )
+        case NotSent(retry_after=int(seconds)):
+            if outcome.is_limited:
+                text = "The person's identity provider is rate limiting."
+            refused = TemporarilyUnavailable(text, retry_after=seconds)
+            pause_for(vault, identity, request=_any_use(identity), refused=refused)
+            raise refused
         case None | NotSent() | Silent():
-            raise TemporarilyUnavailable("The person's identity provider can't be asked right now.", retry_after=5)
+            raise TemporarilyUnavailable(text, retry_after=5)
         case _:
             return outcome
+
+
+def _any_use(identity: ConnectionFacts) -> UpstreamTokenRequest:
+    """What a limit of the identity provider pauses: its refresh token in place of an ID token, at every service."""
+    return UpstreamTokenRequest(f"subject:{identity.connection_id}", 0)
 
 
 async def _show_refresh_token(
@@ -148,6 +156,9 @@ async def _show_refresh_token(
 
     None: it is being refreshed, or no one knows whether it was.
     """
+    limited, now = _any_use(identity), vault.database.now()
+    if waiting := vault.tasks.seconds_paused(limited, now=now, generation=identity.generation):
+        raise TemporarilyUnavailable(vault.tasks.why_paused(limited), retry_after=waiting)
     await attempts.pay(vault, identity.connection_id)
     facts, now = await leases.read(vault.database, identity.connection_id), vault.database.now()
     if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE or facts.refresh_sealed is None:
