@@ -57,7 +57,7 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class MissingPart:
-    """What a part of a program's call needed and didn't have. `may_repeat`: nothing was changed meanwhile."""
+    """What a part of a program's call needed and didn't have. `may_repeat`: nothing was changed yet."""
 
     refusal: ConnectionRequired | DelegationRequired
     may_repeat: bool

@@ -1,7 +1,7 @@
 """The stdio transport: the owner of the data directory calls through a local client, without a token.
 
-Clients give a server a second or two to start, and go on without its tools. So the tools are listed as soon as the
-settings are read, while the vault is still being opened beside it; calls wait for that. `server.mcp.local_owner` makes
+Clients give a server a second or two to start, then continue without its tools. So the tools are listed as soon as the
+settings are read, while the vault is still being opened; calls wait for that. `server.mcp.local_owner` makes
 owner, client and grant; exchange, delegations and activity are the same as elsewhere. The loopback companion
 (`server.lifecycle.loopback`) serves the pages that a person needs.
 """
@@ -154,7 +154,7 @@ class _VaultOpening:
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
-        """Open the vault beside the block, and close it afterwards."""
+        """Open the vault while the block runs, and close it afterwards."""
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             holding = group.create_task(self._hold(over))
@@ -173,7 +173,7 @@ class _VaultOpening:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LISTING):
                     await self._wanted.wait()
-            for name in _LOADED:  # in a thread, for the client is being answered meanwhile
+            for name in _LOADED:  # in a thread, so that the client gets answers during the import
                 await asyncio.to_thread(importlib.import_module, name)
             await self._serve(over)
         except Exception as error:

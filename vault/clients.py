@@ -266,7 +266,7 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 
 
 async def note_use(database: Database, client: Client, *, now: int) -> None:
-    """`touch` in a transaction of its own, after the answer: a use that can't be noted is noted with the next one."""
+    """`touch` in a separate transaction, after the answer; if it fails, the next use makes up for it."""
     if client.last_used_at is None or client.last_used_at <= now - _TOUCH_INTERVAL:
         with suppress(VaultError):
             async with database.transaction() as transaction:

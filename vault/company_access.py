@@ -18,7 +18,7 @@ from vault.scopes import expand
 from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 
-# Words for what an agent gets of accounts at a provider, beside scopes.
+# Words, other than scopes, for what an agent can do with accounts at a provider.
 READ: Final = "read"
 ALL: Final = "all"
 ASK: Final = "ask"  # the person is asked before each change
@@ -83,7 +83,7 @@ async def settle(
 async def allow_opened(
     transaction: Transaction, connection: Connection, policy: UpstreamPolicy | None, *, now: int
 ) -> tuple[Event, ...]:
-    """Allow what the person's companies allowed before, of an account that was connected just now."""
+    """Apply what the person's companies already allowed to an account that was just connected."""
     events: tuple[Event, ...] = ()
     for known in await company_permissions.list_for_user(transaction, connection.user_id):
         if not known.is_live(now):

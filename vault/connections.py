@@ -193,7 +193,7 @@ def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
 
 
 async def note_fact(transaction: Transaction, connection_id: str, name: str, value: str) -> None:
-    """Keep something about the account beside what its provider said, until it is connected again."""
+    """Store a fact about the account in addition to its provider's, until it is connected again."""
     which: dict[str, Value] = {"tenant": TENANT, "id": connection_id}
     row = await transaction.fetch_one(
         "select metadata from connections where tenant = :tenant and id = :id and ended_at is null", which
@@ -286,7 +286,7 @@ async def _reconnect(
     policy: UpstreamPolicy,
     facts: Mapping[str, Value],
 ) -> bool:
-    """Replace the old tokens with those of a new consent; False when a refresh changed the row in the meanwhile.
+    """Replace the old tokens with those of a new consent; False if a refresh changed the row first.
 
     A new grant's generation is at least the time of its consent: a host's journal may hold answers of a later
     generation than this row's, from before the database went back, and they are older than the consent.
@@ -395,7 +395,7 @@ def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
 
 
 def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, is_whole: bool, now: int) -> bool:
-    """Whether the old tokens belong to a grant that may live on beside the new one."""
+    """Whether the old tokens belong to a grant that may stay valid next to the new one."""
     has_refresh_token = binary_or_none(existing, "refresh_sealed") is not None
     if has_refresh_token and text(existing, "state") == ConnectionState.NEEDS_REAUTH.value:
         return False  # the provider itself reported it dead

@@ -77,7 +77,7 @@ _VOID_REQUESTS = """
                 and d.connection_id = :connection_id and (d.revoked_at is not null or d.expires_at <= :now)
         )
 """
-# What a person says of a permission from now on is theirs: the end of a request doesn't take it back.
+# From now on, the person's own choice for a permission counts: the end of a request doesn't undo it.
 _MAKE_OWN = """
     update access_requests set made_permission = 0
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id
@@ -249,7 +249,7 @@ async def set_default(
 
 
 async def revoke(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:
-    """Take a connection away from an agent, and what was asked for it; False when it had none."""
+    """Take a connection and its pending requests away from an agent; False if the agent had none."""
     which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     await transaction.execute(_END_ASKING, {"tenant": TENANT, **which, "reason": "permission_ended", "now": now})
     return await expire(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id, now=now)
@@ -262,7 +262,7 @@ async def expire(transaction: Transaction, *, user_id: str, client_id: str, conn
 
 
 async def revoke_for_client(transaction: Transaction, *, user_id: str, client_id: str, now: int) -> int:
-    """Take every connection of a user away from an agent, and what was asked for it; how many."""
+    """Take all of a user's connections and their pending requests away from an agent; returns how many."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
     await transaction.execute(_END_ASKING_OF_CLIENT, {**which, "reason": "permission_ended"})
     return await transaction.execute(_REVOKE_CLIENT, which)

@@ -164,7 +164,7 @@ async def add_pending(
 
 
 async def release_held(transaction: Transaction, *, user_id: str, provider: str, account: str, now: int) -> None:
-    """Release an account's held grants for ending, whosever they were: this newer one has ended."""
+    """Release an account's held grants for ending, for every user: this newer grant has ended."""
     states: Mapping[str, Value] = {"tenant": TENANT, "held": HELD, "pending": "pending", "now": now}
     which: Mapping[str, Value] = {**states, "provider": provider}
     await transaction.execute(_RELEASE_HELD, {**which, "account": account})

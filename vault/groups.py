@@ -374,7 +374,7 @@ async def forget_person(transaction: Transaction, user_id: str) -> None:
 
 
 async def _held_group(transaction: Transaction, name: str, *, now: int) -> str:
-    """The id of the group, held, so that no one deletes it as empty meanwhile; made again if someone just did."""
+    """The group's id, locked so that no one deletes it as empty; recreates the group if someone just did."""
     for _ in range(3):
         group = await _group_named(transaction, name, now=now)
         with suppress(TransitionRefused):

@@ -17,7 +17,7 @@ from vault.refusals import TransitionRefused
 TENANT = "default"
 Tell = Callable[
     [str, int, int | None], None
-]  # of long work: what is done, how much of it, of how much if that is known
+]  # progress of long work: the step, how much is done, and the total if known
 ALWAYS = 2**62  # later than every instant
 EXPIRING = 7 * 86400  # seconds before the end of a grant at which people are notified
 SHORT = 2 * 86400  # a grant of at most so many seconds ends as usual: no one is notified
@@ -62,7 +62,7 @@ class Principal:
 
 
 class Role(StrEnum):
-    """What a person may do for everyone. Each role includes the later ones."""
+    """What a person may do for all users. Each role includes those listed after it."""
 
     OWNER = "owner"  # also changes owners
     ADMINISTRATOR = "administrator"
@@ -269,7 +269,7 @@ class TicketPurpose(StrEnum):
     SIGN_IN_STATE = "sign_in_state"  # `state` at an OpenID Connect provider
     DEVICE = "device"  # device code of the headless flow
     DEVICE_GRANT = "device_grant"  # what an agent without a browser polls with (RFC 8628)
-    USER_CODE = "user_code"  # the short code of such a request, typed by its person
+    USER_CODE = "user_code"  # the short code of a device grant, typed by the person
     DEVICE_REFUSAL = "device_refusal"  # refused by the person; an approval is a CODE of this secret, so only one exists
     BOOTSTRAP = "bootstrap"  # first admin
     UNDO = "undo"  # takes back a saved change of permissions, 15 min

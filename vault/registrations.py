@@ -115,7 +115,7 @@ class StoredRegistration:
         return f"provider:{self.provider}:{self.revision}"
 
     def without_secret(self) -> EnteredRegistration:
-        """What was entered, with a placeholder for a secret: for what only depends on whether there is one."""
+        """The entered values, with a placeholder for a secret: for checks that only need to know if there is one."""
         return EnteredRegistration(
             self.client_id, None if self.sealed is None else "-", self.inputs, is_testing=self.is_testing
         )
@@ -149,7 +149,7 @@ async def list_registrations(reader: Reader) -> tuple[StoredRegistration, ...]:
 
 
 async def list_ending(reader: Reader, *, now: int) -> tuple[StoredRegistration, ...]:
-    """Those whose secrets end, and that nothing renewed in time."""
+    """Those with expiring secrets that weren't renewed in time."""
     return tuple(one for one in await list_registrations(reader) if one.is_ending(now))
 
 
@@ -196,7 +196,7 @@ async def save_registration(
 ) -> StoredRegistration | None:
     """Store it in place of the `known` one, whose secret's key is destroyed.
 
-    None when it changed meanwhile: then leave the transaction with a refusal.
+    None if someone else changed it first: then leave the transaction with a refusal.
     """
     fresh = StoredRegistration(
         provider,
@@ -239,7 +239,7 @@ async def save_registration(
 
 
 async def remove_registration(transaction: Transaction, ring: KeyRing, known: StoredRegistration) -> bool:
-    """Delete it and destroy its secret's key. False when it changed meanwhile."""
+    """Delete it and destroy its secret's key. False if someone else changed it first."""
     which = {"tenant": TENANT, "provider": known.provider, "known": known.revision}
     if await transaction.fetch_one(_DELETE, which) is None:
         return False

@@ -52,7 +52,7 @@ async def is_seen(reader: Reader, purpose: str, value: str, *, now: int) -> bool
 
 
 async def note_restore(transaction: Transaction, *, now: int) -> None:
-    """What was used since the backup is not remembered: refuse values made before now."""
+    """Refuse values made before now: a restored vault doesn't know which were used since the backup."""
     await transaction.execute(
         "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
         "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at",

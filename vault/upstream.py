@@ -134,7 +134,7 @@ class TokenAnswer:
     account: Account | None = None
     grant_expires_in: int | None = None  # seconds until the grant itself ends; None: the answer did not say
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # stored facts: team id, instance URL
-    leaves_earlier: bool = False  # what was spent for it may still be alive beside it, and is to be ended
+    leaves_earlier: bool = False  # the token or session spent for it may still be alive, so end it
 
     def grant_seconds(self, usual: int | None, *, is_renewed: bool) -> int | None:
         """Seconds until the grant ends, None for no end: without a way to renew it, with its access token.
@@ -200,7 +200,7 @@ class RevokeOutcome(StrEnum):
     REVOKED = "revoked"
     FAILED = "failed"  # refused: retry later
     UNSUPPORTED = "unsupported"  # the provider has no such endpoint
-    SESSION_LEFT = "session_left"  # nobody can sign out of an earlier session, which may live until its own end
+    SESSION_LEFT = "session_left"  # an earlier session can't be signed out of and may live until it expires
     KEPT_ELSEWHERE = "kept_elsewhere"  # the secret stays where it is kept: this vault only knew the place
 
 

@@ -186,7 +186,7 @@ async def set_password(transaction: Transaction, user_id: str, *, password_hash:
 
 
 async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
-    """Store the same password under today's hashing parameters; ends nothing, yields to a password set meanwhile."""
+    """Store the same password under today's hashing parameters; ends nothing, and keeps a newer password."""
     return (
         await transaction.execute(
             "update users set password_hash = :new_hash"
@@ -229,7 +229,7 @@ async def may_directory_enable(reader: Reader, user_id: str) -> bool:
 
 
 async def enable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
-    """Let the user sign in again, and stopped agents go on; what was ended stays ended."""
+    """Let the user sign in again, and resume stopped agents; ended access stays ended."""
     return (
         await transaction.execute(
             "update users set disabled_at = null, disabled_by = null, stopped_at = null, stopped_by = null,"
@@ -292,7 +292,7 @@ async def set_role(transaction: Transaction, user_id: str, role: Role) -> bool:
 
 
 async def hold_user(transaction: Transaction, user_id: str) -> None:
-    """Until the transaction ends, no other one passes this call for the same user: what it counts stays true."""
+    """Block other transactions here for the same user until this one ends, so that its counts stay true."""
     await transaction.execute(
         "update users set name = name where tenant = :tenant and id = :id", {"tenant": TENANT, "id": user_id}
     )

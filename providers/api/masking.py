@@ -28,7 +28,7 @@ _NUMBERED: Final = {
     b"%": rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
     b"&": rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));",
 }
-# Each of these has one of such a shape in it, which is faster to look for.
+# Each pattern above contains one of these shorter ones, which are faster to search for.
 _SIGNS: Final = {
     b"\\": (re.compile(rb"\\u00[0-7]"), re.compile(rb"\\x[0-7]")),
     b"%": (re.compile(rb"%[0-7]"),),

@@ -1,7 +1,7 @@
 """What a rule for every path leaves out at a service with a credential: answers with secrets, GETs that change. Pure.
 
-No one read every call of such a service, so names decide: those of path segments and query parameters. A file that
-knows better has a rule for the path, which goes first.
+No one has read about every call of these services, so the names of path segments and query parameters decide. A rule
+for a path in the service's file takes precedence.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _SETS: Final = 1024  # scope sets remembered per provider
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a call carries beside its path: names in the query, the fields or members of its body.
+    """What a call carries in addition to its path: names in the query, the fields or members of its body.
 
     `is_unread`: the body is neither a form nor a JSON object, or is too long, so it was not inspected.
     """

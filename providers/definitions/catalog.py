@@ -494,7 +494,7 @@ def _check_regions(provider: Provider, regions: frozenset[str]) -> None:
 
 
 def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider:
-    """The provider that recognizes us by a certificate instead of a secret, or beside one."""
+    """The provider that recognizes us by a certificate instead of a secret, or in addition to one."""
     if provider.credential is not None or provider.audience is not None:
         raise ProviderFileRefused(
             f"providers.{provider.name}.client_certificate_file: {provider.title} has no OAuth; remove this setting"

@@ -156,8 +156,8 @@ class Credential(FilePart):
 
     `kind`: `key` is sent unchanged, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
     get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`; with `signed_token`, a private key
-    signs what is such a token or gets one; with `session`, a sign-in does. `dead` and `alive`: statuses of the
-    look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success;
+    signs the token, or an assertion that gets it; with `session`, a sign-in gets it. `dead` and `alive`: statuses of
+    the look-up in `[identity]` that prove that the credential is refused or accepted, besides 401 and any success;
     `alive_texts`: parts of the error's message that prove that it's accepted, whatever the status.
     """
 

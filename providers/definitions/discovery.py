@@ -1,7 +1,7 @@
 """Services without a file: OAuth 2.0 by three addresses, OpenID Connect by its issuer (Discovery 1.0).
 
 Nothing more is known about them, so the strictest assumptions apply: a used refresh token ends the grant, nothing
-narrows, calls need rules of a file. `token-vault providers new` starts such a file.
+narrows, calls need rules of a file. `token-vault providers new` writes a first file.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 LIMIT: Final = 256 * 1024  # bytes of a document
 _REMEMBERED: Final = 64  # issuers per process; beyond it the oldest is fetched again
 # While an address fails, what arrived from it last counts for this many seconds since then, of metadata and of keys
-# alike: whoever can block the address delays a revocation by no more.
+# alike: blocking the address can't delay a revocation for longer.
 KEPT_IN_OUTAGE: Final = 3600
-RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches meanwhile
+RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches during an outage
 
 
 @dataclass(frozen=True, slots=True)

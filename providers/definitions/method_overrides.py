@@ -18,7 +18,7 @@ ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]
 QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 
 
-# Frameworks behind many APIs take the method from such a parameter or header, so all of them are refused everywhere:
+# Many API frameworks take the method from one of these parameters or headers, so they are refused everywhere:
 # parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
 METHOD_PARAMETER: Final = re.compile(
     r"(?:[_$]|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"

@@ -313,7 +313,7 @@ class Provider(FilePart):
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
     overrides: Overrides | None = None  # required if there are rules
     rules: tuple[Rule, ...] = ()
-    rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
+    rules_from: tuple[Name, ...] = ()  # more rules: rules/NAME.json next to the file
     unruled: UnruledLimits = UnruledLimits()
     console: Console | None = None
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
@@ -429,7 +429,7 @@ class Provider(FilePart):
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """The facts that a file about such a service names sources for."""
+        """The facts that a file of this kind names sources for."""
         if self.credential is not None:
             return CREDENTIAL_FACTS + (("narrowing",) if self.credential.kind == "signed_token" else ())
         return tuple(name for name in get_args(FactName) if name not in _OF_CREDENTIALS)

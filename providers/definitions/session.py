@@ -15,7 +15,7 @@ from providers.definitions.method_overrides import FilePart
 StepText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=200)]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,60}(\.[A-Za-z0-9_-]{1,60}){0,4}$")]
 StepHeader = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,60}$")]
-TOKEN, REFRESH_TOKEN = "token", "refresh_token"  # what the later steps may name beside the fields
+TOKEN, REFRESH_TOKEN = "token", "refresh_token"  # what the later steps may name in addition to the fields
 
 
 class SessionStep(FilePart):

@@ -15,7 +15,7 @@ from providers.definitions.method_overrides import FilePart, ScopeName
 ClaimText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=200)]
 ClaimName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:-]{1,120}$")]
 ValueName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?$")]
-# What claims may name beside the fields: our own scopes' names, the token endpoint, and the key's SHA-256 (base64).
+# What claims may name apart from the fields: our own scopes' names, the token endpoint, and the key's SHA-256 (base64).
 SCOPES, TOKEN_URL, KEY_SHA256 = "scopes", "token_url", "key_sha256"
 COMPUTED = frozenset({SCOPES, TOKEN_URL, KEY_SHA256})
 

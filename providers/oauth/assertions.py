@@ -144,7 +144,7 @@ class _PublishedUpstream(OAuthUpstream):
 class IdentityUpstream:
     """OAuth with an identity provider: keeping a sign-in's refresh token fresh, and assertions (`UpstreamOAuth`).
 
-    The access token of such a connection is the person's ID token. It is never released.
+    The access token of a sign-in's connection is the person's ID token. It is never released.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class IdentityUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Raises UpstreamError: such a connection comes from signing in."""
+        """Raises UpstreamError: only signing in makes these connections."""
         raise UpstreamError("unsupported", f"sign in with {self.identity.title} instead")
 
     async def redeem(self, **_request: object) -> TokenAnswer:

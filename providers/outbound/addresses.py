@@ -57,7 +57,7 @@ URL_LIMIT = 8192
 # What an operator can allow for one provider: the networks of organizations (RFC 1918, RFC 6598, RFC 4193).
 _PRIVATE_V4 = tuple(IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 _PRIVATE_V6 = IPv6Network("fc00::/7")
-# Where clouds give a machine its own credentials, inside of such networks; the other such addresses are link-local.
+# Clouds' metadata addresses (a machine's own credentials) in private networks; the other ones are link-local.
 _METADATA = frozenset(ipaddress.ip_address(address) for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200"))
 Network = IPv4Network | IPv6Network
 
@@ -67,7 +67,7 @@ class AddressPolicy:
     """What is allowed beyond public addresses over https: nothing, or the sandbox's loopback (then also http).
 
     For one provider, an operator can allow private addresses: those that the names in `private_hosts` resolve to, and
-    those in `private_networks`; and trust the certificate authority in a PEM file beside the system's.
+    those in `private_networks`; and trust the certificate authority in a PEM file in addition to the system's.
     """
 
     allow_loopback: bool = False

@@ -1,6 +1,6 @@
 """How many calls may be in flight at one peer, and how many of them for one account.
 
-A peer that hangs for some accounts thus leaves slots for the others. `providers.outbound.client` sends.
+So a peer that hangs for some accounts leaves slots for the others. `providers.outbound.client` sends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 
 
 class Bulkhead:
-    """The slots at one peer; each account has at most its share. The empty account has no share of its own."""
+    """The slots at one peer; each account has at most its share. The empty account has no share limit."""
 
     def __init__(self, places: int, *, share: int) -> None:
         self._places = places

@@ -178,7 +178,7 @@ def _matcher(pattern: str) -> SchemaValidator | None:
         return None
 
 
-def _library() -> Any:  # which has no types of its own
+def _library() -> Any:  # which has no type hints
     import jsonschema
 
     return jsonschema

@@ -16,7 +16,7 @@ CHECK = "own APIs"
 
 
 async def check_client_tokens(deployment: Deployment) -> list[Finding]:
-    """Nothing without such agents."""
+    """No findings if no agent acts for itself."""
     registered = await clients.list_with_grants(deployment.database, frozenset({CLIENT_CREDENTIALS}))
     agents = [one for one in registered if client_tokens.acts_for_nobody(one)]
     known = {one.resource: one for one in await apis.list_apis(deployment.database)}

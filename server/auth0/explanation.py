@@ -1,6 +1,6 @@
 """Why Auth0's wire refuses an application: what must be so before the exchange itself decides. Changes nothing.
 
-Auth0's clients show one error for all of these; each step here has the sentence and the fix of its own.
+Auth0's clients show one error for all of these; here, each step has its own sentence and fix.
 """
 
 from __future__ import annotations

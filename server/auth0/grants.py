@@ -151,7 +151,7 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
 
 
-# Auth0's SDK for single-page applications asks for these beside the API's own, and takes no answer without an ID token
+# Auth0's SDK for single-page applications adds these to the API's own scopes, and takes no answer without an ID token
 # and each of them. OpenID Connect Core §5.4 lets claims that are not known be left out.
 _IDENTITY: Final = frozenset({"openid", "profile", "email", "offline_access"})
 DIALECT: Final = token.Dialect(

@@ -1,6 +1,6 @@
 """Forwards MCP messages unchanged between standard input and output and the remote endpoint.
 
-Supports both protocol eras: reads what the HTTP transport needs beside a message from the message itself. If the vault
+Supports both protocol eras: takes what the HTTP transport needs besides the body from the message. If the vault
 restarted and lost a handshake session, opens a new one with the client's own `initialize`.
 """
 

@@ -143,7 +143,7 @@ async def _ask(
         try:
             await witness.cosign(last, tree)
         except WitnessAhead as error:
-            if error.size > tree.size:  # a running vault may have appended and delivered meanwhile
+            if error.size > tree.size:  # a running vault may have appended and delivered since
                 tree = await grow()
         else:
             return last.head.size

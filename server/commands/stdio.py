@@ -104,7 +104,7 @@ def _complain(error: BaseException) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
-    """The command-line options beside `--url`."""
+    """The command-line options other than `--url`."""
 
     url: str
     agent: str

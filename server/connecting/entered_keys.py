@@ -1,4 +1,4 @@
-"""Opens the private key among the values that someone entered, in a process of its own.
+"""Opens the private key among the values that someone entered, in a separate process.
 
 What is sealed needs no passphrase, so that no call of an agent derives its key. What is kept elsewhere is opened again
 for calls, as `server.secret_sources.opened_keys` remembers it for a short time only.

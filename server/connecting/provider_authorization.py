@@ -63,7 +63,7 @@ class ConsentRequest:
     is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
     def payload(self) -> dict[str, object]:
-        """What a ticket keeps of it, beside its user and client."""
+        """The fields that a ticket stores, in addition to its user and client."""
         return {
             "provider": self.provider,
             "scopes": format_scope(self.scopes),

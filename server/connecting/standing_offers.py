@@ -26,7 +26,7 @@ class StandingTerms:
 
 @dataclass(frozen=True, slots=True)
 class StandingOffer:
-    """What a standing approval for this call would bind, and how often the person approved such a call lately."""
+    """What a standing approval for this call would bind, and how often the person recently approved calls like it."""
 
     target: Mapping[str, object]
     approved: int

@@ -190,8 +190,8 @@ class BoundedProtocol(HttpToolsProtocol):
     Drops trailers: they are not headers (RFC 9110 §6.5.1), and none may pass for one that was checked, or that a proxy
     in front has set.
 
-    Refuses a head that a proxy in front could read differently. Does not upgrade: the parser would skip the body of
-    such a request and read it as the next one, so the parser gets the head again without that request.
+    Refuses a head that a proxy in front could read differently. Does not upgrade: the parser would take the body of
+    an upgrade request for the next request, so the parser gets the head again without that request.
     """
 
     def __init__(

@@ -123,7 +123,7 @@ def allowed_origin(path: str, headers: HeaderValues) -> bytes | None:
 
 
 def preflight(scope: Scope, headers: HeaderValues, origin: bytes) -> WholeAnswer | None:
-    """The answer to a preflight of such a page; None for other requests."""
+    """The answer to a preflight of a page from `origin`; None for other requests."""
     if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
         return None
     wanted = headers.get(b"access-control-request-headers", (b"",))[0]
@@ -142,7 +142,7 @@ def _origin_refusal(headers: HeaderValues, path: str, rules: GuardRules) -> str 
         origin = values[0].decode("latin-1").lower()
         if rules.allows_origin(origin):
             return None
-        # Browsers set Sec-Fetch-Site themselves: a sandboxed or foreign page says cross-site beside its null origin.
+        # Browsers set Sec-Fetch-Site themselves: a sandboxed or foreign page sends cross-site with its null origin.
         is_own_form = origin == "null" and headers.get(b"sec-fetch-site") == [b"same-origin"]
         if is_own_form and not path.startswith(_FORMLESS):
             return None

@@ -1,4 +1,4 @@
-"""The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, and a translation beside it.
+"""The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, and its translation.
 
 A translation is a file with the same names; what it lacks is English. What a page shows of people, agents and providers
 comes in as `values` and is escaped; the markup in the catalog is ours.

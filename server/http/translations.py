@@ -1,8 +1,8 @@
 """Translate English texts into the language of a page: refusals, and the texts of tools.
 
-The English text is its own name in `server/portal/sentences.de.toml`. A refusal comes with its values filled in: they
-are found again by the text around them, and a value that is itself such a text is translated as well. What the file
-lacks stays English.
+The English text is the key in `server/portal/sentences.de.toml`. A refusal arrives with its values filled in: the text
+around them identifies them, and a value that is a key itself is translated, too. Texts that the file lacks stay
+English.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Sight:
     """What a look at the address found.
 
     `stranger`: the host at which another program answers; `failure`: why no process can listen there;
-    `is_served`: a process of this vault answers somewhere, perhaps beside them.
+    `is_served`: a process of this vault answers somewhere, maybe in addition to them.
     """
 
     holder: Holder

@@ -61,7 +61,7 @@ class OpenStreams:
 
 
 class _Stream:
-    """One stream: what the SDK sends passes through, and answers of plain calls go out beside it."""
+    """One stream: what the SDK sends passes through, and answers of plain calls are sent alongside."""
 
     def __init__(self, user: AuthenticatedUser, send: Send, streams: OpenStreams) -> None:
         self.user = user

@@ -1,7 +1,7 @@
 """The most common message, read and answered in one step: a `tools/call` with a plain answer.
 
-The SDK validates such a message three times and its result three times, and hands those of a session from task to task,
-at a fifth to a half of the cost of a call. This module therefore reads every valid call, and answers in the SDK's
+The SDK validates these messages and their results three times each, and passes those of a session from task to task,
+which is a fifth to a half of the cost of a call. This module therefore reads every valid call, and answers in the SDK's
 words. The SDK handles every other message, good or bad, and every answer but a plain result. `server.mcp.tools` runs
 the calls; `server.mcp.plain_answers` sends the answers.
 """

@@ -54,14 +54,14 @@ def is_costly(body: bytes) -> bool:
     try:
         content: object = from_json(body)
     except ValueError:
-        return False  # whoever reads it says so
+        return False  # the reader reports it
     params = content.get("params") if is_object(content) else None
     arguments = params.get("arguments") if is_object(params) else None
     return any(is_object(one) and len(one) > _MOST_NAMES for one in (content, params, arguments))
 
 
 def refuse_costly() -> WholeAnswer:
-    """The JSON-RPC error for such a message."""
+    """The JSON-RPC error for a costly message."""
     limits = f"{_MOST_NESTED} objects and arrays, {_MOST_VALUES} values, and {_MOST_NAMES} arguments"
     return message_error(status_of("invalid_request"), INVALID_REQUEST, f"The message may have at most {limits}")
 

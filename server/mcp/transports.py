@@ -168,7 +168,7 @@ class _WithPrincipal:
             ON_LIVE.set(None)
 
     def _reads_grant(self, scope: Scope) -> bool:
-        """By the headers that MCP 2026-07-28 requires beside each body, and that the SDK compares with it."""
+        """By the headers that MCP 2026-07-28 requires with each body, and that the SDK compares with it."""
         if self._reading is None:
             return False
         headers: dict[bytes, bytes] = dict(scope["headers"])

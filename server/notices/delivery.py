@@ -23,7 +23,7 @@ from vault.notices.outbox import ASKED, CLIENT_ENDING, Approvers, Notice, nobody
 from vault.records import DOUBTED, ApprovalState
 
 AT_ONCE: Final = 5  # channels at a time that one round begins with
-PATIENCE: Final = 5.0  # seconds of a round; channels that take longer go on beside the next ones
+PATIENCE: Final = 5.0  # seconds of a round; slower channels continue during the next rounds
 logger = logging.getLogger("token_vault.notices")
 
 

@@ -17,7 +17,7 @@ _ANSWER_LIMIT: Final = 64 * 1024  # bytes
 
 
 class NotAccepted(Exception):
-    """The message surely did not arrive. `code` is the key of a text in `notice_failure`.
+    """The message definitely did not arrive. `code` is the key of a text in `notice_failure`.
 
     `is_final`: sending it again would not help. `status` is that of the answer, 0 without any; `retry_after` seconds.
     """

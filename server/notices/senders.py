@@ -1,8 +1,8 @@
 """Send a message: by mail through the operator's server, or by HTTP through the guarded client.
 
-`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that no one knows. Whatever
-goes by HTTP goes through `providers.outbound`, which checks every address; what Apprise sends, by its own HTTP, from a
-process that is confined to the same addresses (`services`).
+`NotAccepted`: it definitely did not arrive, so it may be sent again. `Uncertain`: it may have arrived. HTTP goes
+through `providers.outbound`, which checks every address. Apprise has its own HTTP, so it runs in a process that is
+confined to the same addresses (`services`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tokens of agents that act for themselves, for the operator's own APIs only (RFC 6749 §4.4).
 
-MCP OAuth Client Credentials extension (2026-07-28). An operator lets single agents in. No grant is behind such a token:
-without a person it reaches no account, and none of our own endpoints takes it. Its `sub` is the client (RFC 9068 §2.2).
+MCP OAuth Client Credentials extension (2026-07-28). An operator allows each agent. These tokens have no grant: without
+a person they reach no account, and our own endpoints refuse them. The `sub` is the client (RFC 9068 §2.2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant
 from vault.storage.database import Reader
 
-MEMBER: Final = "client_credentials"  # of the metadata of such a client: {"scopes": [...]}, empty for all of its APIs
+MEMBER: Final = "client_credentials"  # in these clients' metadata: {"scopes": [...]}, empty for all of its APIs
 LONGEST: Final = 300  # seconds: an API that checks only the signature notices this late that the agent was removed
 _REVOKED: Final = "client-token"  # purpose of ids of revoked tokens
 

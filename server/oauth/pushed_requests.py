@@ -56,7 +56,7 @@ async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]
 async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
     """The parameters behind `request_uri`, used up; None for a request that was not pushed.
 
-    §4: only `client_id` counts beside it. Raises invalid_request_uri, to be shown on a page only.
+    §4: apart from it, only `client_id` counts. Raises invalid_request_uri, to be shown on a page only.
     """
     request_uri = sent.get("request_uri")
     if request_uri is None or not request_uri.startswith(PREFIX):

@@ -57,9 +57,9 @@ GrantHandler = Callable[[Deployment, TokenRequest], Awaitable[TokenGrant | Excha
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What another spelling of this endpoint takes beside or instead of ours; it takes every grant as JSON, too.
+    """Grants that another form of this endpoint accepts in addition to ours or instead; all of them as JSON, too.
 
-    `grant_types` names, for a grant of its own, the grant type that the client must be registered for.
+    `grant_types`: for each additional grant, the grant type that the client must be registered for.
     """
 
     grants: Mapping[str, GrantHandler]

@@ -95,7 +95,7 @@ async def read_form_body(request: Request) -> bytes:
 
 
 def form_of(body: bytes) -> Parameters:
-    """The parameters of such a body."""
+    """The parameters of a form body."""
     try:
         text = body.decode("utf-8", "strict")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Test cases of the operator's rules, in TOML beside them: one use of an account each, and what the rules must say."""
+"""Test cases of the operator's rules, in TOML files next to them: a use of an account, and what the rules must say."""
 
 from __future__ import annotations
 

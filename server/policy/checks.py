@@ -19,7 +19,7 @@ def doubts(rules: RuleSet) -> list[str]:
 
 
 async def strangers(rules: RuleSet, reader: Reader) -> list[str]:
-    """People, groups and agents in the rules that this vault doesn't know, likewise: such a rule never applies."""
+    """People, groups, and agents in the rules that this vault doesn't know: their rules never apply."""
     found: list[str] = []
     for rule in rules.rules:
         for uid in sorted(pst.entity_uids(rule.node), key=str):

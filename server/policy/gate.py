@@ -1,8 +1,8 @@
 """The only place that applies the operator's policy: every use of an account passes it, at every interface.
 
-First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are asked beside them:
-where they would decide otherwise, that is counted and recorded, and nothing else happens. Changed files count once two
-looks find them the same; files that can't be used change nothing.
+First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are also evaluated:
+a different decision is counted and recorded, without any effect. Changed files apply once two reads in a row find the
+same content; files that can't be used change nothing.
 """
 
 from __future__ import annotations

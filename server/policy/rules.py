@@ -82,7 +82,7 @@ class PolicyRule:
         return PolicyVerdict(outcome, self.name, self.reason, digest)
 
     def meets(self, action: Action, *, provider: str, agent: str) -> bool:
-        """Whether it can say anything about such a call."""
+        """Whether the rule can apply to a call of this kind."""
         return (
             (self.actions is None or action.name in self.actions or not self.actions.isdisjoint(action.groups))
             and self.head.provider in {None, provider}
@@ -104,7 +104,7 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Rules of one pace that calls of one kind meet. `context`: what to show them, beside the entities they name."""
+    """Rules of one pace for calls of one kind. `context`: what they see, in addition to the entities they name."""
 
     rules: tuple[PolicyRule, ...]
     handle: cedarpy.PolicySet = field(repr=False)
@@ -155,7 +155,7 @@ class RuleSet:
         self._entities: dict[str, _internal.Entities] = {}
 
     def needs_person(self, action: Action, *, provider: str, agent: str) -> bool:
-        """Whether the rules for such a call ask who the person or the agent is."""
+        """Whether the rules for this kind of call ask who the person or the agent is."""
         found = (
             *self._slices_of(action, provider, agent),
             *self._slices_of(action, provider, agent, unknown=CALL_ONLY),
@@ -192,7 +192,7 @@ class RuleSet:
         about_tools: bool = False,
         known: tuple[tuple[str, str | None], ...] = (),
     ) -> tuple[_Slice, ...]:
-        """The rules for such a call: those that name nothing of `without`, all weakened by what is `unknown`.
+        """The rules for this kind of call that name nothing in `without`, weakened by what is `unknown`.
 
         `known`: texts of its arguments, None for those without a value.
         """

@@ -19,7 +19,7 @@ _BUNDLE: Final = (  # OpenSSL, Go, Python; curl; requests; git; AWS; pip; cargo;
     *("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "PIP_CERT"),
     *("CARGO_HTTP_CAINFO", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
 )
-_ADDED: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # beside the tool's own roots
+_ADDED: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # in addition to the tool's own roots
 # Tokens without which tools start no call. What they send is dropped: the vault puts in the account's own.
 _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic": ("ANTHROPIC_API_KEY",),

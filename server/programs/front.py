@@ -201,7 +201,7 @@ class Front:
             await wire.pump(reader, writer)
 
     async def _is_host_of_ours(self, host: str, port: int) -> bool:
-        """Where other hosts are allowed, one whose form fits an API's but that no account has is such a host."""
+        """If other hosts are allowed, one that fits an API's form but belongs to no account counts as one of them."""
         found = self._hosts.at(host, port)
         return bool(found) and (not self._others.are_allowed or await self._others.are_ours(found))
 

@@ -22,7 +22,7 @@ from providers.outbound.json_values import is_array, is_object
 from server.errors import status_of
 from server.http.strict_json import decode, has_more_parts
 
-# Of one JSON body: what costs more than its bytes while it is read, and holds up every other call meanwhile.
+# Of one JSON body: parts that cost more to read than their bytes, and block every other call until then.
 _MOST_NESTED: Final = 50_000  # objects and arrays
 _MOST_VALUES: Final = 200_000
 _MOST_NAMES: Final = 1000  # parameters, as in a form

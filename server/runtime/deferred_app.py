@@ -13,7 +13,7 @@ _STARTED: Final = "lifespan.startup.complete"
 
 
 async def load_modules(names: Sequence[str]) -> None:
-    """Import them in a thread, one by one: the event loop goes on meanwhile."""
+    """Import them in a thread, one by one, so that the event loop isn't blocked."""
     for name in names:
         await asyncio.to_thread(importlib.import_module, name)
 
@@ -58,7 +58,7 @@ class DeferredApp:
         self._started: _RunningApp | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Once the application lives, this costs it no frame of its own."""
+        """After loading, this adds no stack frame to a call."""
         if scope["type"] == "lifespan":
             return self._live(receive, send)
         if self._started is not None:

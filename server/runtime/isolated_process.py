@@ -1,4 +1,4 @@
-"""A job in a Python process of its own, without our environment, folder, or memory."""
+"""A job in a separate Python process, without our environment, folder, or memory."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _is_plain(request: ExchangeRequest) -> bool:
 
 
 def _settings(vault: Vault, provider: str) -> tuple[object, object]:
-    """What an exchange with the provider rests on beside the rows."""
+    """The state, other than the rows, that an exchange with the provider depends on."""
     return vault.policies.get(provider), vault.upstreams.get(provider)
 
 

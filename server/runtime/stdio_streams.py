@@ -63,7 +63,7 @@ async def standard_lines() -> AsyncGenerator[tuple[Lines, LineWriter] | None]:
 
 @contextmanager
 def _own_output() -> Generator[int | None]:
-    """A descriptor of our own for standard output: what else is printed meanwhile goes to standard error."""
+    """A descriptor of our own for standard output: other output goes to standard error."""
     try:
         wire = os.dup(1)
     except OSError:  # closed
@@ -122,7 +122,7 @@ class LineWriter:
 
 @contextmanager
 def _interruptible_input() -> Generator[Lines | None]:
-    """Lines of descriptor 0, which is empty for everyone else meanwhile; None when the loop cannot wait for it."""
+    """Lines of descriptor 0, which looks empty to other readers; None if the loop cannot wait for it."""
     try:
         wire = os.dup(0)
     except OSError:  # closed

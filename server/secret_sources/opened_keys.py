@@ -36,7 +36,7 @@ class OpenedKeys:
         if digest not in self._known:
             try:
                 async with asyncio.timeout(PATIENCE), self._places:
-                    if digest not in self._known:  # else another call opened it meanwhile
+                    if digest not in self._known:  # otherwise another call opened it first
                         return await self._open(digest, credential, values)
             except TimeoutError as error:
                 raise SecretUnavailable("A private key that is kept elsewhere takes too long to open.") from error

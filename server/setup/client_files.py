@@ -1,6 +1,6 @@
 """Puts an entry into a client's configuration file and removes it again, leaving everything else in it as it is.
 
-The first write keeps a copy of the original file beside it. Undoing restores exactly that, unless the file has changed
+The first write keeps a copy of the original file next to it. Undoing restores exactly that, unless the file has changed
 since: then only our entry is removed. A file in which the entry has no safe place is refused.
 """
 
@@ -32,7 +32,7 @@ class FileFormat(Protocol):
         ...
 
     def rest_of(self, text: str, section: str, name: str, /) -> object:
-        """What stands beside the entry, comparable; a section that holds nothing else is left out."""
+        """The rest of the file, comparable; a section with only the entry is left out."""
         ...
 
     def with_entry(self, text: str, section: str, name: str, entry: object, /) -> str:

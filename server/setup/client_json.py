@@ -143,7 +143,7 @@ def entry_of(text: str, section: str, name: str) -> object:
 
 
 def rest_of(text: str, section: str, name: str) -> object:
-    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryError."""
+    """The rest of the text without the entry; a section with only the entry is left out. Raises EntryError."""
     content, entries = _content(text, section)
     others = {key: value for key, value in entries.items() if key != name}
     rest = {key: value for key, value in content.items() if key != section}

@@ -26,7 +26,7 @@ def entry_of(text: str, section: str, name: str) -> object:
 
 
 def rest_of(text: str, section: str, name: str) -> object:
-    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryError."""
+    """The rest of the text without the entry; a section with only the entry is left out. Raises EntryError."""
     content = _parse(text)
     others = {key: value for key, value in _section(content, section).items() if key != name}
     rest = {key: value for key, value in content.items() if key != section}

@@ -37,7 +37,7 @@ def entry_of(text: str, section: str, name: str) -> object:
 
 
 def rest_of(text: str, section: str, name: str) -> object:
-    """What the text says beside the entry, as lines; a section that held nothing else is left out."""
+    """The lines of the rest of the text; a section with only the entry is left out."""
     left = without_entry(text, section, name)
     found = _read(left, section)
     drop = found.start if not found.entries else None

@@ -40,7 +40,7 @@ _TIMEOUT: Final = 120_000  # milliseconds, a hint to the browser
 _NONCE: Final = 16
 _HEAD: Final = _NONCE + 8  # and the end, in seconds
 _ADDS: Final = 30  # tries of a person in WINDOW
-# What py_webauthn raises beside its own exceptions for an answer that no browser makes
+# Exceptions, other than its own, that py_webauthn raises for an answer that no browser sends
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, UnsupportedAlgorithm)
 _Base64: Final = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=ANSWER_LIMIT)
 

@@ -389,7 +389,7 @@ async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str,
 
 
 async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: int) -> None:
-    """What requests gave beside their rows, which no one reads anymore."""
+    """Take back what requests gave outside of their own rows, which no one reads anymore."""
     for row in stopped:
         which: dict[str, Value] = {"tenant": TENANT, "user_id": text(row, "user_id"), "target": text(row, "target")}
         if text(row, "kind") == Kind.GROUP.value and integer_or_none(row, "decided_at") is not None:
@@ -429,7 +429,7 @@ async def sweep(transaction: Transaction, *, now: int) -> int:
 
 
 async def managers(reader: Reader, group_id: str) -> frozenset[str]:
-    """The ids of those who answer for this group beside administrators."""
+    """The ids of those who answer for this group, in addition to administrators."""
     rows = await reader.fetch(
         "select m.user_id from group_managers m join users u on u.tenant = m.tenant and u.id = m.user_id"
         " where m.tenant = :tenant and m.group_id = :group_id and u.disabled_at is null",

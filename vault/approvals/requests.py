@@ -148,7 +148,7 @@ async def consume(transaction: Transaction, approval: Approval, *, now: int) -> 
 
 
 async def close(transaction: Transaction, approval: Approval, *, now: int) -> bool:
-    """End a question that no one answered in time, for good; False if it was answered meanwhile.
+    """End a question that no one answered in time, for good; False if it was answered first.
 
     A yes is judged by the time at which the person gave it, and stored a moment later.
     """

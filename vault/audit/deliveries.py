@@ -47,7 +47,7 @@ async def list_deliveries(reader: Reader) -> dict[str, Delivery]:
 
 
 async def note_delivery(database: Database, destination: str, head: TreeHead, *, now: int, failure: str | None) -> None:
-    """Say that a destination has a checkpoint, or why not; what it had before is kept then."""
+    """Record that a destination has a checkpoint; or why not, and keep its previous one."""
     names: dict[str, Value] = {
         "tenant": TENANT,
         "destination": destination,

@@ -144,7 +144,7 @@ async def _begin_after_pruned(database: Database, key: bytes, log: Log) -> Log:
 
 
 async def rotate_log_key(database: Database, log: Log, *, now: int) -> Verifier:
-    """Sign with a new key from now on; the one before signs too for `OVERLAP`, so that no one loses the thread."""
+    """Sign with a new key from now on; the previous key also signs for `OVERLAP`, so that readers can follow."""
     key = _event_key(database)
     async with database.transaction() as transaction:
         for one in log.keys:
@@ -207,7 +207,7 @@ async def issue(database: Database, log: Log, *, now: int) -> SignedCheckpoint |
 
     Raises ChainBroken, and signs nothing, when the tree doesn't continue the one that was signed last.
     """
-    last = await newest_note(database, log)  # read first: another process may sign a later one meanwhile
+    last = await newest_note(database, log)  # read first: another process may sign a later one concurrently
     tree = await extend(database, log)
     if last is not None:
         await check_consistent(tree, last.head)
@@ -326,7 +326,7 @@ def _restart_of(row: Row) -> Restart:
 
 
 async def restarted_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> int | None:
-    """The last event before the restore that ended a log, up to which its checkpoints count; None while it goes on."""
+    """The last event before the restore that ended a log, up to which its checkpoints count; None if it continues."""
     found = await restart_after(reader, log, later=later)
     return None if found is None else found.known
 

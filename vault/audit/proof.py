@@ -251,7 +251,7 @@ class Walk:
         self.unkeyed_count = 0
 
     def jump(self, checkpoint: Checkpoint) -> None:
-        """Skip a segment whose events are pruned."""
+        """Skip a segment of pruned events."""
         self.link = self._begin_keyed_head(checkpoint.link)
         self.first, self.confirmed = self.link.sequence + 1, self.link.sequence
         self.unkeyed_count += checkpoint.unkeyed

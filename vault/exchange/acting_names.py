@@ -21,7 +21,7 @@ _READ: Final = """
 
 @dataclass(frozen=True, slots=True)
 class ActingNames:
-    """The person, with the groups they are in now, and the agent; `client_kind` is empty where there is no such agent.
+    """The person, with the groups they are in now, and the agent; `client_kind` is empty for an unknown agent.
 
     `user_key` and `groups` are in the form in which the vault compares names.
     """

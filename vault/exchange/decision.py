@@ -56,7 +56,7 @@ class UpstreamToken:
     """An upstream token and how its scopes are enforced. If `narrowing` is ENFORCED, the value stays in the process.
 
     `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
-    `also_allowed`: what this agent may do with the account beside this call, always and without being asked about.
+    `also_allowed`: what else this agent may always do with the account, without approval.
     `entered`: the password or client credentials that the token was issued for, so that answers can be searched for
     their secret.
     """

@@ -411,7 +411,7 @@ def _approval_event(kind: str, request: ExchangeRequest, held: HeldAccount, deta
 
 
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
-    """Open a token of this row; refuse a ciphertext that does not belong here, with an event of its own."""
+    """Open a token of this row; refuse a ciphertext that does not belong here, with a separate event."""
     try:
         return _unseal(vault, held, token=token, purpose=purpose)
     except CiphertextRejected:

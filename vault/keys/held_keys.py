@@ -107,5 +107,5 @@ async def open_root(held: HeldKeys, row: Row, rows: Sequence[MasterRow], *, now:
 
 
 def stored_of(key: LocalKey, key_id: str) -> StoredKey:
-    """What to keep of a key of an earlier release, whose database does not list it."""
+    """The record to store for a key of an earlier release, which the database does not list."""
     return StoredKey(key_id, key.prefix or None, key.check)

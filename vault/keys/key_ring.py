@@ -119,7 +119,7 @@ class KeyRing:
         return cls(held, root, keys)
 
     async def learn_masters(self, database: Database) -> KeyUnavailable | None:
-        """Hold what other processes added, and forget what they retired; returns why a key is missing, if one is.
+        """Load keys that other processes added, and drop those they retired; returns why a key is missing, if any.
 
         A root secret that was wrapped again is not read: this process has it open.
         """

@@ -31,7 +31,7 @@ _TOOLS_OF: Final = """
     from mcp_tools
     where tenant = :tenant and server = :server order by name
 """
-# Without what no one accepted: that is as much as a server likes, and it changes as often.
+# Without tools that no one accepted: a server can list any number, and change them at any time.
 _ACCEPTED: Final = """
     select server, name, accepted as seen, cast(:nothing as text) as seen_by, cast(0 as bigint) as seen_at, is_absent,
         accepted, effect, asks, accepted_at, shown, is_retired,
@@ -304,7 +304,7 @@ async def set_facts(transaction: Transaction, name: str, facts: Mapping[str, obj
 
 
 async def set_disabled(transaction: Transaction, name: str, *, is_disabled: bool) -> bool:
-    """Offer nothing of a server, or again what was accepted. False if there is none."""
+    """Stop offering a server's tools, or offer the accepted ones again. False if there is no such server."""
     return await transaction.execute(_DISABLE, {"tenant": TENANT, "name": name, "disabled": int(is_disabled)}) > 0
 
 

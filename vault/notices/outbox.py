@@ -2,8 +2,8 @@
 
 `enter` follows the activity from where the last process stopped, in one transaction with the new place, so that each
 event is entered once however many processes do it. A channel is held by one process at a time (`hold`). A notice leaves
-its place in the outbox before it is sent: a process that dies in between sends it never, not twice. Only what surely
-was not accepted is tried again.
+its place in the outbox before it is sent: a process that dies in between never sends it, rather than twice. Only
+notices that were definitely not accepted are retried.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ async def take(
         one = {"tenant": TENANT, "id": channel_id, "sequence": integer(waiting, "sequence")}
         row = await transaction.fetch_one(_TAKE, {**one, "sending": "sending", "again_at": again_at, "now": now})
         found = None if row is None else await transaction.fetch_one(_EVENT, one)
-        if row is not None and found is not None:  # an event that was pruned meanwhile is old
+        if row is not None and found is not None:  # an event that was pruned is old
             attempts, expires_at = integer(row, "attempts"), integer(row, "expires_at")
             taken.append(Notice(channel_id, text(row, "kind"), attempts, expires_at, event_of(found)))
     return tuple(taken)
@@ -295,7 +295,7 @@ async def delay(transaction: Transaction, notices: Sequence[Notice], *, until: i
 
 
 async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now: int) -> None:
-    """Put back what surely was not accepted, for later; what was tried often enough, or is soon over, has failed."""
+    """Requeue notices that were definitely not accepted; fail those tried often enough or about to expire."""
     rows: list[Mapping[str, Value]] = []
     for one in notices:
         later = now + BACKOFF[one.attempts - 1] if one.attempts <= len(BACKOFF) else None
@@ -306,7 +306,7 @@ async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now:
 
 
 async def put_back(transaction: Transaction, notices: Sequence[Notice], *, due_at: int) -> None:
-    """Put back what was taken and not tried: it counts no attempt."""
+    """Put back notices that were taken but not tried, without counting an attempt."""
     await transaction.execute_many(
         _PUT_BACK, [{**_key(one), "waiting": "waiting", "due_at": due_at} for one in notices]
     )

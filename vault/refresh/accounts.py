@@ -132,9 +132,9 @@ class HeldAccount:
     retry_at: int | None = None  # its sends got no answer: no further send before this time
     renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
     shared_until: int | None = None  # of a group's: when the person's membership stops counting
-    beyond: frozenset[str] = frozenset()  # of a group's: what an access request gave this agent beside the rule
+    beyond: frozenset[str] = frozenset()  # for a group's account: what an access request added to the rule
     beyond_until: int | None = None
-    rule: frozenset[str] | None = None  # of a group's: what it leaves to members' agents
+    rule: frozenset[str] | None = None  # for a group's account: what it allows members' agents
 
     def is_within(self, now: int) -> bool:
         """Whether it is the person's own, or of a group that they are in now."""

@@ -71,7 +71,7 @@ async def identity_of(vault: Vault, facts: ConnectionFacts) -> ConnectionFacts |
 
 
 async def obstacle(vault: Vault, facts: ConnectionFacts) -> VaultError | None:
-    """What a renewal would be refused with before anything is sent."""
+    """The refusal that a renewal would meet before anything is sent."""
     identity = await identity_of(vault, facts)
     if identity is None:
         return needs_reauth(facts)
@@ -152,7 +152,7 @@ def _any_use(identity: ConnectionFacts) -> UpstreamTokenRequest:
 async def _show_refresh_token(
     vault: Vault, identity: ConnectionFacts, access: VouchedAccess, scopes: frozenset[str] | None
 ) -> VouchedAccess | NotRenewed | None:
-    """Under the lease: where each refresh token works once, one that was refreshed meanwhile would look stolen.
+    """Under the lease: if each refresh token works once, a concurrent refresh would make it look stolen.
 
     None: it is being refreshed, or no one knows whether it was.
     """

@@ -58,7 +58,7 @@ def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
 
 
 async def pay(vault: Vault, connection_id: str) -> None:
-    """Write what is owed for this connection, whose turn the caller holds. Raises what the storage raises."""
+    """Write this connection's pending endings; the caller holds its turn. Raises what the storage raises."""
     while owed := vault.tasks.owed.get(connection_id):
         async with vault.database.transaction() as transaction:
             await leases.await_others(transaction, connection_id)

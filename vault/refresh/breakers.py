@@ -1,4 +1,4 @@
-"""A circuit breaker per provider: after repeated silence, or a refusal of our registration, no one waits in vain.
+"""A circuit breaker per provider: after repeated silence, or a refusal of our registration, requests fail fast.
 
 `vault.refresh.refresh_request` says what counts as silence; each process has its own breakers. A provider that hangs
 for some accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one
@@ -26,7 +26,7 @@ class _Breaker:
     is_open: bool = False
     opened_at: int = 0
     refused: tuple[str, int] = ("", 0)  # the connection with which we were refused, and its generation at that time
-    silent: set[str] = field(default_factory=set[str])  # connections that waited in vain
+    silent: set[str] = field(default_factory=set[str])  # connections that got no answer
     patient_until: int = 0
     next_at: int = 0
     prober: str | None = None

@@ -33,7 +33,7 @@ _UNREACHED: Final = "temporarily_unavailable"
 
 @dataclass(frozen=True, slots=True)
 class CompanyAnswer:
-    """The connection; or why there is none, in a sentence, empty if no one vouches for this person there."""
+    """The connection; or a sentence that says why there is none, empty if no one vouches for this person there."""
 
     connection: Connection | None
     refusal: str = ""

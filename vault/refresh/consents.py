@@ -416,7 +416,7 @@ async def adopt_all(vault: Vault) -> int:
 
 
 async def forget_lost(transaction: Transaction, vault: Vault, *, now: int) -> None:
-    """Destroy the keys of consents whose answer never came: no journal still holds one."""
+    """Destroy the keys of consents that were never answered: no journal holds an answer."""
     for ticket_hash, user_id in await tickets.settle_lost_states(transaction, outcome=GIVEN_UP, now=now):
         consent = Consent(user_id, "", frozenset(), ticket_hash=ticket_hash)
         await vault.keys.destroy_connection_key(transaction, consent.name)

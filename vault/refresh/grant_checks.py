@@ -131,7 +131,7 @@ async def _look_at_all(vault: Vault, connection_ids: Sequence[str]) -> None:
 
 
 async def run_due(vault: Vault) -> int:
-    """Look at what is due, also what a dead process left; a bounded number, `AT_ONCE` at a time. How many were due."""
+    """Run due checks, also those of a dead process; a bounded number, `AT_ONCE` at a time. How many were due."""
     rows = await vault.database.fetch(_DUE, {"now": vault.database.now(), "limit": BATCH})
     places = asyncio.Semaphore(AT_ONCE)
 

@@ -92,7 +92,7 @@ def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
 
 
 def _write(descriptor: int, slot: int, data: bytes) -> None:
-    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # leaves nothing of an earlier answer in this place
+    data = data.ljust(-(-len(data) // SLOT) * SLOT, b"\0")  # overwrites all of an earlier answer in this slot
     if os.pwrite(descriptor, data, slot * SLOT) != len(data):
         raise OSError(0, "the disk is full")
     sync(descriptor, is_new=False)
@@ -159,7 +159,7 @@ class Journal:
             self._settle(name, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at))
 
     def _settle(self, name: str, place: JournalPlace) -> None:
-        """Record what is durable now, and free the slots that it does not need."""
+        """Record which answers are durable now, and free the slots that are no longer needed."""
         before = self._index.get(name)
         room = self._rooms.pop(name, None)
         self._index.put(name, place)

@@ -35,7 +35,7 @@ _UNFINISHED = """
         and k.state = :active and k.ended_at is null and (k.retry_at is null or k.retry_at <= :now)
     order by k.id
 """
-# Like `Connection.status`: a send without a lease whose answer can no longer come.
+# Like `Connection.status`: a send without a lease, which can no longer be answered.
 _WAITING = """
     select provider, count(*) as accounts, min(since) as since from (
         select k.provider, k.id, min(i.sent_at) as since from intents i
@@ -84,7 +84,7 @@ async def watch(vault: Vault) -> sightings.Rollback | None:
 
 
 async def take_up(vault: Vault) -> int:
-    """Refresh every connection whose last refresh has an unknown result, if that is allowed now; how many."""
+    """Refresh each connection with an unknown result of its last refresh, if allowed now; returns how many."""
     await takeover.settle_gone(vault)
     which: dict[str, Value] = {
         "tenant": TENANT,

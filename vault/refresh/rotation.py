@@ -276,7 +276,7 @@ def not_set_up(provider: str) -> TemporarilyUnavailable:
 async def obstacle(
     vault: Vault, facts: ConnectionFacts, *, now: int, sends: Sequence[UnresolvedSends] | None = None
 ) -> VaultError | None:
-    """What a refresh of this connection would be refused with before anything is sent; changes nothing.
+    """The refusal that a refresh of this connection would meet before anything is sent; changes nothing.
 
     `sends`: the result of `takeover.unresolved_sends`, if already read.
     """
@@ -310,7 +310,7 @@ async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> L
 async def _prepare(
     vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, policy: UpstreamPolicy
 ) -> Spender:
-    """Open what is to be spent, before anything is claimed for it."""
+    """Open the token to spend, before claiming anything for it."""
     if facts.renewed_by is not None:
         asserted = await assertions.prepare(vault, facts, renew=refresh, scopes=request.scopes)
         key = facts.key(vault.keys)

@@ -36,7 +36,7 @@ CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in th
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedSends:
-    """One owner's sends of the current refresh token whose result is not reported."""
+    """One owner's sends of the current refresh token that have no reported result."""
 
     owner: str
     sent_at: int  # of the first of them
@@ -81,7 +81,7 @@ def may_send(
         return SendDecision.WAIT
     if policy.rotation is RotationMode.STRICT:
         return SendDecision.SEND
-    # Where re-use kills what is left, only the running access token is at stake: use it up first.
+    # Where reuse ends the grant, use the current access token until it expires: it is all there is to lose.
     has_run_out = access_expires_at is None or access_expires_at <= now
     return SendDecision.SEND if has_run_out else SendDecision.WAIT
 

@@ -116,7 +116,7 @@ async def _key_start(reader: Reader) -> str:
 
 
 async def note(database: Database, data: Path) -> Rollback | None:
-    """Keep what is seen now, unless the database went back in time: then say how."""
+    """Store the current sighting, unless the database went back in time: then say how."""
     rollback = await look(database, data)
     if rollback is not None:
         return rollback

@@ -38,7 +38,7 @@ def _seconds_watched(vault: Vault, facts: ConnectionFacts, *, now: int) -> int:
 
 
 async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[UnresolvedSends, ...]:
-    """The sends of the row's refresh token whose result is not reported.
+    """The sends of the row's refresh token that have no reported result.
 
     Our own are settled: this process sends one at a time per connection, and the caller holds the turn.
     """

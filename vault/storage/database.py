@@ -270,7 +270,7 @@ def page_names(name: str, size: int) -> str:
 
 
 def page_values(name: str, values: Sequence[Value], size: int) -> Mapping[str, Value]:
-    """The parameters of such a page, of 1 to `size` values; a short page repeats its last."""
+    """The parameters of a page of 1 to `size` values; a short page repeats its last."""
     last = len(values) - 1
     return {f"{name}_{number}": values[min(number, last)] for number in range(size)}
 

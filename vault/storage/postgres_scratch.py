@@ -16,7 +16,7 @@ from vault.storage.postgres_hosts import ERRORS, Servers, place_of, split_hosts
 
 @asynccontextmanager
 async def scratch_database(url: str) -> AsyncGenerator[str]:
-    """The URL of an empty database beside the one at `url`, whose user needs CREATEDB. Raises StorageUnavailable."""
+    """The URL of an empty database on the server of `url`; its user needs CREATEDB. Raises StorageUnavailable."""
     name = f"token_vault_bench_{secrets.token_hex(4)}"
     try:
         connection = await Servers(split_hosts(url), {}).connect()

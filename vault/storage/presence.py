@@ -1,4 +1,4 @@
-"""Who has a vault open: a lock on one file beside the database, shared by all and taken exclusively by a restore.
+"""Who has a vault open: a lock on one file next to the database, shared by all and taken exclusively by a restore.
 
 The kernel releases it however its process ends. The database driver covers processes of other hosts.
 """

@@ -19,7 +19,7 @@ from vault.storage.database import SchemaFile, schema_files
 Shape = frozenset[str]
 
 # `schema_versions` holds what a program must know to use the database. It is the only table that release 0.1.0 reads,
-# so that release keeps running, and starts, beside a newer program as long as nothing was removed.
+# so that release keeps running, and starts, alongside a newer program as long as nothing was removed.
 _BOOK = "create table if not exists {{prefix}}{name} (number bigint not null primary key, {rest})"
 BOOKKEEPING = (
     _BOOK.format(name="schema_versions", rest="applied_at bigint not null"),

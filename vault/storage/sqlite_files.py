@@ -32,7 +32,7 @@ class SqliteFiles:
 
     @classmethod
     def beside(cls, vault: Path) -> SqliteFiles:
-        """The key store's path: beside its database and named after it."""
+        """The key store's path: next to its database and named after it."""
         name = "keys.sqlite" if vault.name == "vault.sqlite" else f"{vault.stem}-keys.sqlite"
         return cls(vault, vault.with_name(name))
 

@@ -135,7 +135,7 @@ async def take_company_back(transaction: Transaction, request: AccessRequest, *,
 
 
 def facts_of(request: AccessRequest) -> dict[str, object]:
-    """What an event says of a request, beside the names that the caller knows."""
+    """An event's details of a request, without the names that the caller knows."""
     access = request.access
     return {"request": request.id, "kind": access.kind.value, "scopes": sorted(access.scopes), **_target_of(request)}
 

@@ -38,7 +38,7 @@ _SOON = tuple(
     for end in ("grant_expires_at", "idle_expires_at")
 )
 _ANNOUNCED = "update connections set announced_end = :end where tenant = :tenant and id = :id"
-# A page of what a provider ends soon. Kept only while an agent may use it: otherwise it may expire.
+# A page of connections that a provider ends soon. Only those that an agent may use are kept alive.
 _RESTING = """
     select k.id, k.access_generation, k.idle_expires_at,
         case when k.state = :active and k.refresh_sealed is not null and exists (

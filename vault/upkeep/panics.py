@@ -79,7 +79,7 @@ class EndedCounts:
 
     @property
     def is_over(self) -> bool:
-        """Whether no one has to do anything anymore."""
+        """Whether nothing is left to do."""
         return not (self.waiting or self.retried or self.by_hand or self.still_alive or self.held)
 
 
@@ -259,7 +259,7 @@ async def _disconnect(vault: Vault, panic: Panic, connection_id: str, user_id: s
 
 
 async def _end_access(vault: Vault, panic: Panic) -> None:
-    """End the agents' grants and the sessions first, so that nothing new begins meanwhile."""
+    """End the agents' grants and the sessions first, so that nothing new begins."""
     database, now = vault.database, vault.database.now()
     match panic.kind:
         case "user":

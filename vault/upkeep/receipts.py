@@ -26,7 +26,7 @@ from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, Rev
 
 TYPE: Final = "revocation-receipt+jwt"
 NO_REVOCATION: Final = "no_revocation"  # the provider ends nothing for us: its person does
-KEPT_ELSEWHERE: Final = RevokeOutcome.KEPT_ELSEWHERE.value  # nobody is asked about the secret anymore
+KEPT_ELSEWHERE: Final = RevokeOutcome.KEPT_ELSEWHERE.value  # no service is asked about the secret anymore
 SESSION_LEFT: Final = RevokeOutcome.SESSION_LEFT.value  # a session that a later one replaced: only its end ends it
 NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and cannot be asked
 
@@ -239,7 +239,7 @@ async def store(transaction: Transaction, receipt: Receipt, key: RSAKey) -> None
 
 
 async def keep_key(transaction: Transaction, key: RSAKey, *, now: int) -> None:
-    """Keep the public key that verifies what was signed."""
+    """Store the public key that verifies the signatures."""
     jwk = json.dumps(key.as_dict(private=False), separators=(",", ":"), sort_keys=True)
     await transaction.execute(_KEEP_KEY, {"tenant": TENANT, "kid": key.kid, "jwk": jwk, "now": now})
 

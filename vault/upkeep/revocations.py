@@ -476,7 +476,7 @@ def _is_fresh(pending: Revocation, *, now: int) -> bool:
 
 
 async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence) -> str:
-    """Record the end with its receipt, and destroy the key. If newer tokens came meanwhile, they are next instead."""
+    """Record the end with its receipt, and destroy the key. If newer tokens arrived, revoke these next instead."""
     now, outcome = vault.database.now(), verdict.outcome
     signing_key = vault.keys.signing.current(now)
     receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)

@@ -53,7 +53,7 @@ async def announce(database: Database) -> int:
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
     """Each token is judged once: what excludes it stays. A family that ends by its age is refreshed until then, so its
-    end is recorded beside its tokens, too.
+    end is recorded with its tokens, too.
     """
     async with database.transaction() as transaction:
         events = [

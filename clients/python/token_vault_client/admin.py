@@ -1074,7 +1074,7 @@ class ReviewedPartRecord(TypedDict):
 
 
 class Role(TypedDict):
-    """What a person may do for everyone. Each role includes the later ones."""
+    """What a person may do for all users. Each role includes those listed after it."""
 
 
 class RotatedKey(TypedDict):

@@ -951,7 +951,7 @@ export interface ReviewedPartRecord {
   lines: Array<ReviewedLineRecord>;
 }
 
-/** What a person may do for everyone. Each role includes the later ones. */
+/** What a person may do for all users. Each role includes those listed after it. */
 export interface Role {
 }
 

@@ -30,7 +30,7 @@ class Shape:
     expiry_name: str = "expires_in"
     scope: Literal["text", "array", "absent"] = "text"
     separator: str = " "
-    extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # beside the tokens, at the top
+    extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # next to the tokens, at the top
     form_unless_asked: bool = False  # urlencoded, unless the request accepts application/json
     grant_expiry_name: str | None = None  # says in how many seconds the grant ends
     error_names: tuple[str, str] = ("error", "error_description")  # where errors are said, as dotted paths
@@ -110,7 +110,7 @@ class Mode:
     has_refresh: bool = True
     # Answers
     shape: Shape = Shape()
-    callback: Mapping[str, str] = field(default_factory=dict[str, str])  # what the redirect carries beside the code
+    callback: Mapping[str, str] = field(default_factory=dict[str, str])  # what the redirect carries with the code
     code_name: str = "code"
     error_codes: Mapping[str, str] = field(
         default_factory=dict[str, str]

@@ -142,7 +142,7 @@ class Sandbox:
         self.clients[client_id] = replace(self.clients[client_id], redirect_uris=redirect_uris)
 
     def ledger(self) -> dict[str, list[Entry]]:
-        """The books, with the state of every token family beside them."""
+        """The books, with the state of every token family."""
         pages, now = self.books.snapshot(), self.clock.now()
         pages["families"] = [
             {

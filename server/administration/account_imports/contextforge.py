@@ -81,7 +81,7 @@ def _is_sqlite(file: Path) -> bool:
 
 
 def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
-    """The rows of a file that no one writes: not even SQLite's own files appear beside it."""
+    """The rows of a file that no one writes: SQLite doesn't even create its own files next to it."""
     journal = file.with_name(f"{file.name}-wal")
     try:
         if journal.exists() and journal.stat().st_size:

@@ -191,6 +191,6 @@ async def _pages(
         elif not span.is_endless or (until is not None and last >= until):
             return
         else:
-            names.clear()  # they may change meanwhile
+            names.clear()  # they may change between reads
             asked.clear()
             await asyncio.sleep(_LOOK)

@@ -94,13 +94,13 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
 
 
 async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, issued: IssuedTokens | None) -> None:
-    """Tokens that surely no one took are worth nothing from now on."""
+    """Revoke tokens that definitely no one received."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)
         if issued is None or sent.was_taken or sent.is_uncertain or issued.may_be_there:
             return
-        if not is_forgotten:  # this attempt surely did not arrive
+        if not is_forgotten:  # this attempt definitely did not arrive
             await client_notices.keep_issued(transaction, deployment.keys, due.approval_id, issued)
             return
         ended = await grants.revoke_grant(transaction, issued.grant_id, reason=_NOT_DELIVERED, now=now)

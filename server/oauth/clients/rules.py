@@ -28,7 +28,7 @@ BACKCHANNEL_GRANT: Final = "urn:openid:params:grant-type:ciba"  # OpenID CIBA Co
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE)
 # What a client gets that names none. The device grant must be requested: it is the easiest to abuse against a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
-# Kept in `Client.metadata` beside what the client said; never shown to it.
+# Stored in `Client.metadata` with the client's own values; never shown to the client.
 CHANGED_AT: Final = "redirects_changed_at"  # when redirects or the shown data changed; named as 0.1.0 reads it
 PRIVATE_MEMBERS: Final = frozenset(
     {CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker", "declared"}
@@ -243,7 +243,7 @@ def with_change_noted(client: Client, *, before: Client | None, now: int) -> Cli
 
 
 def shown_redirects(client: Client) -> list[str]:
-    """The first few redirect URIs, cut short: a stranger can make such an event, and it stays."""
+    """The first few redirect URIs, shortened: any stranger can cause this event, and events stay."""
     shown = [uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…" for uri in client.redirect_uris[:_SHOWN_URIS]]
     more = len(client.redirect_uris) - len(shown)
     return [*shown, f"{more} more"] if more else shown

@@ -1,6 +1,6 @@
 """JWTs of other issuers that an operator trusts, for example an employee's token of the company's identity provider.
 
-The person behind one is the user here who is linked to that identity; such a token never creates a user. The setting
+The person is the user who is linked to the token's identity; a token never creates a user. The setting
 `issuers` says which issuers, with which audience and by which clients.
 """
 

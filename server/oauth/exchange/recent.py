@@ -63,7 +63,7 @@ def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
     """The repeatable form of a request; None if it cannot repeat.
 
     Two requests that differ only in the subject token have one digest: the token is cut out as it is written. A second
-    subject token would stay in the rest; such a request is never answered, so its digest is never known. A token
+    subject token would stay in the rest, but a request with two is refused, so its digest is never stored. A token
     written with escapes matches no token.
     """
     state: list[bytes] = []

@@ -1,6 +1,6 @@
 """MCP servers behind the vault: add one, review its tools, disable and remove it, as `token-vault mcp` does.
 
-A review is accepted by the digest of what the page showed, so that no one accepts what changed meanwhile.
+A review is accepted by the digest of what the page showed, so that no one accepts a change that they haven't seen.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ async def _no_account(visit: OwnVisit, connection_id: str) -> PageRefused:
 
 
 def _scope_offers(visit: OwnVisit, shared: SharedConnection, wanted: frozenset[str]) -> tuple[tuple[str, str], ...]:
-    """What the rule leaves out; of what it allows, only what the agent needs beside that."""
+    """The scopes that the rule leaves out; of those that it allows, only the ones that the agent also needs."""
     beyond = access_requests.beyond_rule(visit.deployment, shared)
     provider = visit.deployment.catalog.get(shared.connection.provider)
     return tuple((one, texts.scope_title(provider, one)) for one in sorted(beyond | (wanted & shared.rule.scopes)))

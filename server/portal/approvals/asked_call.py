@@ -1,7 +1,7 @@
 """One call of a tool as the person who is asked about it reads it, from what the tool declares of its arguments.
 
 Everything here was written by the agent, or by someone at the provider: each value is shown whole or cut visibly, with
-what can't be seen as its code point. A name stands beside its id, so that an id can't pass for a name.
+what can't be seen as its code point. A name is shown next to its id, so that an id can't pass for a name.
 """
 
 from __future__ import annotations

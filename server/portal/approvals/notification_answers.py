@@ -158,7 +158,7 @@ def _lines(call: AskedCall) -> Iterator[str]:
 
 
 def _of_piece(piece: Piece) -> str:
-    """A name stands beside its id, so that an id can't pass for a name."""
+    """Shows a name next to its id, so that an id can't pass for a name."""
     value = piece.value
     if value is None:
         return piece.words

@@ -1,4 +1,4 @@
-"""Standing approvals on the person's pages: the offer beside a question, the list, ending one and taking that back."""
+"""Standing approvals on the person's pages: the offer next to a question, the list, ending one, and undoing that."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class HostedServers:
             return ""
         try:
             return None if await _may_stay(process) else ""
-        except VaultError:  # the database is away: no call comes through meanwhile
+        except VaultError:  # the database is away, so no call arrives
             return None
 
 

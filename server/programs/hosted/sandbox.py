@@ -58,7 +58,7 @@ class SandboxProblem:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folders that a program sees, beside the system's. `writable`: where it shows, and where it really is."""
+    """The folders that a program sees, apart from the system's. `writable`: its path inside, and the real one."""
 
     shared: Path
     folders: Sequence[Path] = ()

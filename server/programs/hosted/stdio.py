@@ -130,7 +130,7 @@ class Conversation:
             raise _Excess("it wrote too much unrequested output")
 
     async def _answer(self, request: JSONRPCRequest) -> None:
-        """Answer the program's request: nothing is offered but a sign of life. Nothing is read meanwhile."""
+        """Answer the program's request: only `ping` is offered. Reads nothing until it is sent."""
         error = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
         came: dict[str, Any] = {"result": {}} if request.method == "ping" else {"error": error}
         await self._send(json.dumps({"jsonrpc": "2.0", "id": request.id, **came}))

@@ -117,7 +117,7 @@ class Turn:
         self._notes.note(self._caller, host, port, code="" if is_reached else HOST_REFUSED)
 
     def check_permission(self) -> None:
-        """Raise what the person could allow, if it was missing and nothing else was answered or changed meanwhile."""
+        """Raise what the person could allow, if only that was missing and nothing was answered or changed yet."""
         missing = self._access.missing
         if missing is None:
             return

@@ -51,7 +51,7 @@ def _descendants(pid: int) -> Iterator[Path]:
 def fills(folder: Path, most: int, *, most_entries: int) -> bool:
     """Whether this folder takes at least `most` bytes of disk, or has so many entries below it.
 
-    A program owns the folder and may be changing it: no link is followed, and what is gone meanwhile isn't counted.
+    A program owns the folder and may be changing it: no link is followed, and files that disappear aren't counted.
     What can't be looked at, or lies too deep, counts as too much.
     """
     used, seen = 0, set[int]()

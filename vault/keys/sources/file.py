@@ -1,4 +1,4 @@
-"""The KEK in a file of its own, mode 0600, created on the first run. Back it up separately from the database.
+"""The KEK in a separate file, mode 0600, created on the first run. Back it up separately from the database.
 
 A line for each key; there are several while the vault moves from one to the next.
 """
