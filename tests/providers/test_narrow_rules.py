@@ -39,6 +39,15 @@ def test_a_post_on_linkedin_is_the_persons_own(author: str | None, *, is_allowed
 
 
 @pytest.mark.parametrize(
+    ("below", "is_allowed"), [("t3_5or86n", True), ("t1_dxolpyc", True), ("t4_1a2b3c", False), (None, False)]
+)
+def test_a_comment_on_reddit_answers_no_private_message(below: str | None, *, is_allowed: bool) -> None:
+    query = {"api_type": "json", "text": "Hello"} | ({} if below is None else {"thing_id": below})
+    call = Call("main", "POST", "/api/comment", query)
+    assert allows(load_catalog().provider("reddit"), call, frozenset({"submit"})) is is_allowed
+
+
+@pytest.mark.parametrize(
     ("text", "sent"),
     [
         ("Great work", "Great work"),

@@ -30,6 +30,7 @@ STAND_INS: tuple[object, ...] = (
         "12.50",
         "2031-05-01T08:00:00Z",
         "me",
+        "t3_5or86n",
         "123456789",
         "0123456789abcdef01234567",
         "https://api.calendly.com/users/AB-12",
