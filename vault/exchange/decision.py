@@ -88,8 +88,8 @@ def choose(
 ) -> tuple[HeldAccount, Plan]:
     """The selected account and its plan, or the refusal that says what is missing. Pure."""
     held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
-    for refusal in list_refusals(request, held, made, now=now):
-        raise refusal
+    if refusals := [*list_refusals(request, held, made, now=now)]:
+        raise refusals.pop(0)  # a variable would keep it, and with its traceback this frame
     return held, made
 
 
