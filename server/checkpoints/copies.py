@@ -75,7 +75,7 @@ def sizes_of(names: Iterable[str]) -> list[int]:
 
 
 def files_of(issued: SignedCheckpoint, there: str | None, *, where: str) -> Mapping[str, bytes]:
-    """What is to be kept of a checkpoint, by file name. Its time stamp comes first: then one that is there is complete.
+    """The files to keep of a checkpoint, by name. Its time stamp comes first: then one that is there is complete.
 
     `there` is the checkpoint of that size which is there already; a time stamp is of its very bytes. Raises
     DestinationFailed when it is of other events.

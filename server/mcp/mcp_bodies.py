@@ -67,7 +67,7 @@ def refuse_costly() -> WholeAnswer:
 
 
 def refuse_message(code: int) -> WholeAnswer:
-    """The JSON-RPC error for a body whose id was not read."""
+    """The JSON-RPC error for a body if its id was not read."""
     message = "Parse error" if code == PARSE_ERROR else "The body must be one JSON-RPC message with an unused id"
     return message_error(status_of("invalid_request"), code, message)
 

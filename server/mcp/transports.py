@@ -349,7 +349,7 @@ async def _pass_on(
     *,
     message: JSONRPCRequest | JSONRPCNotification | None = None,
 ) -> None:
-    """One request, one JSON answer of the SDK, whose status can still become a 503."""
+    """One request and one JSON answer of the SDK; the status can still become a 503."""
     later = RetryLater(send)
     reset = ON_AWAY.set(later.mark)
     try:

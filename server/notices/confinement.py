@@ -44,7 +44,7 @@ class OutsideConfinement(PermissionError):
 
 
 def confine(policy: AddressPolicy) -> list[str]:
-    """From now on, and for good; the list collects what was refused."""
+    """From now on, permanently; the list collects what was refused."""
     _limit()
     refused: list[str] = []
     folders = _own_folders()

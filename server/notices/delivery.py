@@ -31,7 +31,7 @@ Answering = Callable[[NoticeChannel, str], Awaitable[AnswerForm | None]]  # the 
 
 
 async def on_its_page(_channel: NoticeChannel, _approval_id: str) -> None:
-    """For a vault whose approvals are answered on their pages only."""
+    """For a vault where approvals are answered on its pages only."""
 
 
 async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answering: Answering = on_its_page) -> int:

@@ -25,7 +25,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """A checked request: what the ticket of a waiting request, and then of a code, stands for."""
+    """A checked request, which the ticket of a waiting request, and later of a code, refers to."""
 
     client_id: str
     redirect_uri: str

@@ -165,7 +165,7 @@ async def check_request(deployment: Deployment, parameters: Parameters, *, clien
 async def _read(
     deployment: Deployment, parameters: Parameters, *, client: Client, redirect_uri: str
 ) -> AuthorizationRequest:
-    """The checks whose refusals go to the client, in order."""
+    """The checks, in order, with refusals that go to the client."""
     parameters.refuse_repeated()
     _check_response(parameters)
     _check_no_request_object(parameters)

@@ -41,7 +41,7 @@ class TokenRefused(OAuthError):
 
 @dataclass(frozen=True, slots=True)
 class AccessClaims:
-    """The claims of a token whose signature was right."""
+    """The claims of a token with a valid signature."""
 
     subject: str
     client_id: str

@@ -43,7 +43,7 @@ def text_of(inherited: Mapping[str, str], environment: Mapping[str, str], *, as_
 
 
 def _leave_standard_output() -> None:
-    """So that a shell that reads us to the end, as `eval "$(...)"` does, goes on."""
+    """Let a shell that reads our whole output, such as `eval "$(...)"`, continue."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

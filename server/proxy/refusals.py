@@ -63,7 +63,7 @@ def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
         if at(shaped, path) is None and not _has_value_above(shaped, path):
             put(shaped, path, value)
     listed = at(shaped, "items.0")
-    if is_object(listed):  # a service whose errors are lists
+    if is_object(listed):  # a service that returns errors as lists
         return [{**problem, **listed}]
     return {**problem, **shaped}
 

@@ -49,7 +49,7 @@ from vault.refusals import VaultError
 HOSTS: Final = "/programs/hosts"
 CALLS: Final = "/programs/calls"
 _LIMIT: Final = 64 * 1024  # bytes of a body
-_MOST: Final = 1000  # tokens whose handles are kept to be used again
+_MOST: Final = 1000  # tokens that have a handle kept for reuse
 _MOST_OF_AGENT: Final = 20  # likewise, of one person's agent
 _LATIN: Final = r"^[\x21-\xff]*$"  # as in a request line
 _UNSTORED: Final = {"Cache-Control": "no-store"}

@@ -89,7 +89,7 @@ def unverified_header(token: str) -> Mapping[str, object]:
 
 
 def unverified_claims(token: str) -> dict[str, object]:
-    """The claims, only to find out whose keys to verify them with."""
+    """The unverified claims, only to find out which issuer's keys verify them."""
     return _decode(_segments(token)[1])
 
 
@@ -110,7 +110,7 @@ def check_header(
 
 
 def verified_claims(token: str, key: PublicKey, *, algorithm: str) -> dict[str, object]:
-    """The claims of a token whose signature is right under exactly this key and algorithm.
+    """The claims of a token with a valid signature under exactly this key and algorithm.
 
     Its header has passed `check_header`, which chose the algorithm.
     """

@@ -46,7 +46,7 @@ class ToolList:
 
 
 class LiveToolList:
-    """The list as the providers are set up now; described anew only when that has changed."""
+    """The list for the current set of providers; rebuilt only when that has changed."""
 
     def __init__(self, live: LiveProviders) -> None:
         self._live = live

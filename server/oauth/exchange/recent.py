@@ -143,7 +143,7 @@ class RepeatedExchanges:
         exchanged: ExchangeAnswer,
         now: int,
     ) -> None:
-        """Keep an answer whose decision rests on what is stored, if all of it still reads the same."""
+        """Keep an answer if all the stored rows that its decision depends on are still the same."""
         kept = exchanged.release
         if kept is None:
             return

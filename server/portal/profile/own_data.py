@@ -32,7 +32,7 @@ async def download(visit: OwnVisit) -> Response:
 
 
 async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
-    """The data of this moment: a slow reader whose session has ended since gets nothing newer."""
+    """The data as of now: a slow reader gets nothing newer after the session has ended."""
     newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
     end = newest[0].sequence + 1 if newest else 0
     yield "{"

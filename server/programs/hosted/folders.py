@@ -53,7 +53,7 @@ def _lock_new(folder: Path) -> int:
 
 
 def remove_left() -> int:
-    """Remove folders of this user whose process is gone; how many."""
+    """Remove this user's folders of processes that are gone; returns how many."""
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
