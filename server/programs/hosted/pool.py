@@ -195,7 +195,7 @@ class HostedServers:
                 return f"it uses {used.memory // _MIB} MiB, more than memory_mb"
             if used.processes > settings.processes + 2:  # bubblewrap's own
                 return f"it has {used.processes} processes, more than allowed"
-        if not process.is_idle and await process.has_full_folder():
+        if await process.has_full_folder():
             return f"its folder has reached {settings.writable_mb} MiB, which is writable_mb, or {MOST_FILES} files"
         if process.is_idle and asyncio.get_running_loop().time() - process.used_at > settings.idle_seconds:
             return ""

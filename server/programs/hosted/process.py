@@ -159,13 +159,13 @@ class HostedProcess:
         self._waiting += 1
         try:
             async with self._one:
-                session, front = await self._wait_for_session()
                 if await self.has_full_folder():
                     raise UpstreamUnavailable(
                         f"{caller.title} keeps {self.settings.writable_mb} MiB or {MOST_FILES:,} files in its folder, "
                         "so nothing was called. An admin can remove files there or raise writable_mb.",
                         unknown_outcome=False,
                     )
+                session, front = await self._wait_for_session()
                 self.caller = caller
                 self._turn = turn = Turn(self.deployment, caller, self.settings, self._hosts)
                 is_over = False

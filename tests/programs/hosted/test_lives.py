@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from providers.api.api import UpstreamUnavailable
 from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import interpreter
-from server.programs.hosted.usage import contents, fills
+from server.programs.hosted.usage import contents, fills, usage_of
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
 from tests.support.rooms.mcp_room import Agent
 
@@ -210,30 +211,69 @@ async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:
         await until(lambda: process.has_ended)
 
 
-@pytest.mark.parametrize("kilobytes", [900, 1100])
-async def test_a_full_folder_is_called_again_when_there_is_room(small: HostedRoom, kilobytes: int) -> None:
-    agent, files = await small.agent("curious"), small.deployment.settings.local_servers["curious"].writable
+async def own_folder_of(place: HostedRoom, agent: Agent) -> Path:
+    """The folder that the agent's program can write, which is running afterwards."""
+    files = place.deployment.settings.local_servers["curious"].writable
     assert files is not None
     known = {*files.iterdir()}
-    assert await small.ask(agent, "write", path=str(files / "x"), kilobytes=kilobytes) == kilobytes * 1024
+    await place.ask(agent, "pid")
     (own,) = {*files.iterdir()} - known
-    answer = await small.ask(agent, "look", path=str(files))
+    return own
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_a_full_folder_is_called_again_when_there_is_room(small: HostedRoom, kilobytes: int) -> None:
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    (own / "x").write_bytes(b"x" * (kilobytes * 1024))
+    answer = await small.ask(agent, "look", path=str(own.parent))
     assert answer == (["x"] if kilobytes < 1024 else answer)
-    assert ("keeps 1 MiB or 50,000 files in its folder, so nothing was called" in str(answer)) is (kilobytes > 1024)
+    said = "keeps 1 MiB or 50,000 files in its folder, so nothing was called"
+    assert (said in str(answer)) is (kilobytes > 1024)
     (own / "x").unlink()
-    assert await small.ask(agent, "look", path=str(files)) == []
+    assert await small.ask(agent, "look", path=str(own.parent)) == []
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_a_full_folder_is_refused_before_the_program_answers(small: HostedRoom, kilobytes: int) -> None:
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    before = process_of(small, agent)
+    slow = before.settings.model_copy(update={"args": ("-I", "-c", "import time; time.sleep(1000)")})
+    (own / "x").write_bytes(b"x" * (kilobytes * 1024))
+    process = HostedProcess(small.deployment, before.caller, slow, hidden=())
+    process.begin()
+    await until(lambda: process.pid is not None and usage_of(process.pid).processes > 1)
+    with pytest.raises(UpstreamUnavailable if kilobytes > 1024 else TimeoutError) as refused:
+        async with asyncio.timeout(3), process.turn(before.caller):
+            pass
+    assert ("nothing was called" in str(refused.value)) is (kilobytes > 1024)
+    await process.stop()
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_one_that_fills_its_folder_between_two_calls_is_ended(small: HostedRoom, kilobytes: int) -> None:
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    process = process_of(small, agent)
+    (own / "x").write_bytes(b"x" * (kilobytes * 1024))
+    looks = asyncio.get_running_loop().time() + 4.5  # at least two
+    while not process.has_ended and asyncio.get_running_loop().time() < looks:
+        await asyncio.sleep(0.1)
+    assert process.has_ended is (kilobytes > 1024)
+    assert not process.has_crashed
 
 
 @pytest.mark.parametrize("kilobytes", [900, 1100])
 async def test_a_call_that_fills_its_folder_is_broken_off(small: HostedRoom, kilobytes: int) -> None:
-    agent, files = await small.agent("curious"), small.deployment.settings.local_servers["curious"].writable
-    assert files is not None
-    known = {*files.iterdir()}
-    await small.ask(agent, "pid")
-    (own,) = {*files.iterdir()} - known
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    process = process_of(small, agent)
     waiting = asyncio.create_task(small.ask(agent, "wait", seconds=8.0))
+    await until(lambda: process._turn is not None)
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
-    assert (await waiting == "waited") is (kilobytes < 1024)
+    answer = await waiting
+    assert answer == "waited" if kilobytes < 1024 else "ended during the call" in answer
 
 
 def test_each_file_counts_and_each_only_once(tmp_path: Path) -> None:
