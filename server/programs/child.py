@@ -79,12 +79,15 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await wait_or_kill(process, patience=_PATIENCE)
 
 
-async def wait_or_kill(process: asyncio.subprocess.Process, *, patience: float) -> None:
-    """Wait for its end, and bring it about after `patience` seconds."""
+async def wait_or_kill(process: asyncio.subprocess.Process, *, patience: float, is_group: bool = False) -> None:
+    """Wait for its end, and bring it about after `patience` seconds; with `is_group`, of the group that it leads."""
     try:
         async with asyncio.timeout(patience):
             await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):
-            process.kill()
+            if is_group:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
         await process.wait()

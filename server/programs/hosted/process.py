@@ -245,6 +245,7 @@ class HostedProcess:
                 raise EOFError("no pipes")  # never: they were asked for
             self.pid = process.pid
             errors = asyncio.create_task(self._read_errors(process.stderr))
+            receiving: asyncio.Task[socket.socket] | None = None
             try:
                 self._conversation = conversation = Conversation(
                     process.stdout,
@@ -255,14 +256,17 @@ class HostedProcess:
                 async with asyncio.timeout(_START) as self._starting:
                     if self._ending.is_set():
                         return
-                    listening = await asyncio.to_thread(_receive_port, ours, order)
-                    async with front.listen(listening):
+                    receiving = asyncio.create_task(asyncio.to_thread(_receive_port, ours, order))
+                    async with front.listen(await asyncio.shield(receiving)):
                         client = Client(conversation.open(), mode="auto", cache=None, client_info=_IDENTITY)
                         await self._talk(client, process, conversation)
             finally:
                 self._starting = None
                 is_known = self._session is not None and not self._is_urgent
                 await _end(process, patience=_GOODBYE if is_known else 0)
+                if receiving is not None:
+                    with suppress(OSError, EOFError):  # the sandbox is gone, so the thread is ending
+                        (await receiving).close()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GOODBYE):
                         await errors
@@ -452,4 +456,4 @@ async def _end(process: asyncio.subprocess.Process, *, patience: float) -> None:
     """Close its input, and kill it if it stays; with it goes everything in the sandbox."""
     if process.stdin is not None:
         process.stdin.close()
-    await wait_or_kill(process, patience=patience)
+    await wait_or_kill(process, patience=patience, is_group=True)

@@ -20,6 +20,15 @@ from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
 from tests.support.rooms.mcp_room import Agent
 
 
+def lives(group: int) -> bool:
+    """Whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 async def small(place: HostedRoom, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[HostedRoom]:
     """A vault that runs two programs at once, in little room."""
@@ -178,6 +187,23 @@ async def test_one_that_never_answers_is_ended_at_once(place: HostedRoom) -> Non
         await process.stop()
     assert process.has_ended
     assert not process.has_crashed
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.004, 0.008, 0.016, 0.032])  # seconds
+async def test_one_that_is_stopped_while_its_sandbox_is_made_leaves_no_process(place: HostedRoom, pause: float) -> None:
+    """`bwrap` may have forked, and not yet tied its child's life to its own."""
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    caller = process_of(place, agent).caller
+    process = HostedProcess(place.deployment, caller, LocalServerSettings(**CURIOUS), hidden=())
+    process.begin()
+    while process.pid is None:
+        await asyncio.sleep(0)
+    group = process.pid
+    await asyncio.sleep(pause)
+    async with asyncio.timeout(20):
+        await process.stop()
+    await until(lambda: not lives(group))
 
 
 async def test_the_watch_forgets_no_process_that_took_the_place_of_another(place: HostedRoom) -> None:
