@@ -42,7 +42,8 @@ async def asking_agent(place: Room, name: str, *entries: str) -> tuple[Agent, Co
     await place.vault.add_user(name)
     agent = await place.agent(name)
     connection = await place.connect(agent, "slack", scopes=SLACK)
-    await set_ask(place.vault.deployment, agent.principal, connection, entries)
+    if entries:
+        await set_ask(place.vault.deployment, agent.principal, connection, entries)
     return agent, connection
 
 
