@@ -84,6 +84,17 @@ async def test_a_person_is_added_and_comes_in_without_scripts(room: Room, browse
     await context.close()
 
 
+async def test_the_name_of_a_setting_is_shown_as_it_is_written(room: Room, browser: Browser) -> None:
+    """The first letter of other facts is a capital."""
+    page = await _signed_in(room, await browser.new_context())
+    case = "name => getComputedStyle(name, '::first-letter').textTransform"
+    await page.goto(f"{room.url}/administration/settings")
+    assert await page.locator(".facts dt").first.evaluate(case) == "none"
+    await page.goto(f"{room.url}/administration/activity")
+    assert await page.locator(".facts dt").first.evaluate(case) == "uppercase"
+    await page.context.close()
+
+
 async def test_the_first_call_appears_by_itself(room: Room, browser: Browser) -> None:
     context = await browser.new_context()
     user = await room.user("henry")
