@@ -36,6 +36,17 @@ IN_BOTH: Final = (
 KEYED: Final = "stripe"  # a service that people enter a key of
 PRESSED: Final = {"credential": re.compile("^Enter")}  # on the way to a page
 SERVER: Final = "design"
+ADMINISTRATION: Final = (
+    "groups",
+    "agents",
+    "tools",
+    "policies",
+    "revocations",
+    "keys",
+    "webhooks",
+    "settings",
+    "activity",
+)
 TOOLS: Final[list[dict[str, Any]]] = [
     {
         "name": name,
@@ -114,7 +125,9 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
                 "credential": f"/connections/connect?provider={KEYED}",
                 "admin-mcp-servers": "/administration/tools/servers",
                 "admin-mcp-server": f"/administration/tools/servers/{SERVER}",
+                "admin": "/administration",
             }
+            paths |= {f"admin-{one}": f"/administration/{one}" for one in ADMINISTRATION}
             wanted = {name: path for name, path in paths.items() if not only or name in only}
             for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
                 for scheme in ("light", "dark"):
