@@ -32,7 +32,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, in_child
+from tests.mutation.children import BROKE, HUNG, in_child, own_seconds
 from tests.mutation.code_swap import functions_of, swap_functions
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
@@ -79,7 +79,6 @@ class MutantTrials:
         self._mutants = sorted((PlannedMutant(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
         self._items: dict[str, pytest.Item] = {}
         self._failed = False
-        self._ran: dict[str, float] = {}
         self._children = 0
         self._functions: dict[str, list[FunctionType]] = {}
         self._unreliable: set[str] = set()
@@ -130,7 +129,6 @@ class MutantTrials:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed = self._failed or report.failed
-        self._ran[report.nodeid] = self._ran.get(report.nodeid, 0) + report.duration
 
     # what each test reaches
 
@@ -201,9 +199,9 @@ class MutantTrials:
         measuring.start()
         for item, following in zip(items, [*items[1:], None], strict=True):
             measuring.switch_context(item.nodeid)
-            self._failed = False
+            self._failed, began = False, own_seconds()
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            recorded.seconds[item.nodeid] = -1 if self._failed else self._ran.get(item.nodeid, 0)
+            recorded.seconds[item.nodeid] = -1 if self._failed else round(own_seconds() - began, 3)
         measuring.stop()
         places = {name: 1 << at for at, name in enumerate(recorded.seconds) if recorded.seconds[name] >= 0}
         with warnings.catch_warnings():
