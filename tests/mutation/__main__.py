@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("vault", "server/oauth", "server/proxy")
 FOLDERS_OF_TESTS = ("vault", "oauth", "proxy", "mcp", "enterprise", "policy", "signals", "scim", "api", "portal")
 TESTS = tuple(f"tests/{one}" for one in (*FOLDERS_OF_TESTS, "providers/test_lookups.py"))
+DEAD = frozenset({"killed", "hung"})
 Row = dict[str, str]  # file, operator, before, after, and which one it is of those that are the same in all of these
 
 
@@ -136,7 +137,7 @@ def report(rows: Sequence[Row], found: dict[str, str]) -> None:
     """A line for each folder, and each survivor with its reason, if there is one."""
     reasons = {(one.file, one.before, one.after): one for one in explained_mutants()}
     print(f"left out of the population: {LEFT_OUT}")
-    print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | score |")
+    print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | not decided | score |")
     total: Counter[str] = Counter()
     for folder in FOLDERS:
         counts: Counter[str] = Counter()
@@ -146,7 +147,7 @@ def report(rows: Sequence[Row], found: dict[str, str]) -> None:
                 continue
             reason = reasons.get((row["file"], row["before"], row["after"]))
             counts["tried"] += 1
-            alive = outcome in {"survived", "unreached"}
+            alive = outcome not in DEAD
             counts[reason.kind if alive and reason else outcome] += 1
             if alive:
                 print(
@@ -159,7 +160,7 @@ def report(rows: Sequence[Row], found: dict[str, str]) -> None:
 
 def _line(folder: str, counts: Counter[str]) -> str:
     dead, judged = counts["killed"] + counts["hung"], counts["tried"] - counts["equivalent"]
-    names = ("tried", "killed", "hung", "equivalent", "accepted", "survived", "unreached")
+    names = ("tried", "killed", "hung", "equivalent", "accepted", "survived", "unreached", "undecided")
     score = f"{100 * dead / max(1, judged):.1f} %"
     return f"| {folder} | {' | '.join(str(counts[one]) for one in names)} | {score} |"
 
@@ -194,11 +195,7 @@ def main() -> None:
         print(f"seed {given.seed}, {given.sample} of each folder", flush=True)
         rows = sample_of(tree, given, given.state / f"sample-{name}.json")
         known = outcomes(results)
-        todo = [
-            one
-            for one in rows
-            if known.get(key_of(one)) in ({None, "survived", "unreached"} if given.again else {None})
-        ]
+        todo = [one for one in rows if (key := key_of(one)) not in known or (given.again and known[key] not in DEAD)]
         plan = {
             "tree": str(tree),
             "state": str(given.state),

@@ -18,16 +18,16 @@ HUNG = "hung"
 BROKE = "broke"
 
 
-def in_child(work: Callable[[], object], *, seconds: float) -> object:
-    """What the work returns (JSON); HUNG after so many seconds or when the child's own alarm rang; BROKE."""
+def in_child(work: Callable[[], object], *, seconds: float, step: Path | None = None) -> object:
+    """What the work returns (JSON); HUNG after so many seconds, or when a step took longer than it said; BROKE."""
     with tempfile.NamedTemporaryFile(prefix="token-vault-child-") as answer:
         child = os.fork()
         if child == 0:
             _work_and_end(work, Path(answer.name))
-        status = _wait_for_child(child, seconds)
+        status = _wait_for_child(child, seconds, step)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)  # programs that its tests started
-        if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM):
+        if status is None:
             return HUNG
         text = Path(answer.name).read_text(encoding="utf-8")
         return json.loads(text) if text else BROKE
@@ -58,12 +58,28 @@ def own_seconds(process: int | Literal["self"] = "self") -> float:
     return now
 
 
-def _wait_for_child(child: int, seconds: float) -> int | None:
+def begin_step(path: Path, name: str, *, seconds: float) -> None:
+    """In the child: begin something that may take so long until the next step begins."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(f"{seconds}\n{name}", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def step_name(path: Path) -> str:
+    """The step that was begun last; empty without any."""
+    return path.read_text(encoding="utf-8").partition("\n")[2] if path.exists() else ""
+
+
+def _wait_for_child(child: int, seconds: float, step: Path | None) -> int | None:
     began = own_seconds(child)
-    while own_seconds(child) - began < seconds:
+    end, current = began + seconds, 0
+    while (now := own_seconds(child)) < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
+        if step is not None and step.exists() and (written := step.stat().st_mtime_ns) != current:
+            current = written
+            end = min(began + seconds, now + float(step.read_text(encoding="utf-8").partition("\n")[0]))
         time.sleep(0.02)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)

@@ -17,7 +17,6 @@ import importlib.machinery
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -32,14 +31,14 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, in_child, own_seconds
+from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
 from tests.mutation.code_swap import functions_of, swap_functions
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
-PATIENCE = 30  # seconds for a test, and
+PATIENCE = 15  # seconds for a test, without its waits for a processor, and
 TIMES = 10  # as often as long as it took unchanged; one that takes longer is tried again, and
-LONGER = 3  # as long later it hangs: a busy machine alone is no proof
+LONGER = 3  # as long later it hangs
 QUICK = 8  # tests on either side, where the cheapest are enough
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
 MOST_AT_IMPORT = 60  # tests for a mutant that needs a process of its own, and
@@ -68,7 +67,7 @@ class MutantTrials:
     def __init__(self, plan: Path) -> None:
         given = json.loads(plan.read_text(encoding="utf-8"))
         self._tree, self._state, self._work = (Path(given[one]) for one in ("tree", "state", "work"))
-        self._results = Path(given["results"])
+        self._results, self._step = Path(given["results"]), self._work / "step"
         self._seconds: float = given["seconds"]
         self._end = time.monotonic() + given["minutes"] * 60
         self._record_end = time.monotonic() + given["record_minutes"] * 60
@@ -112,11 +111,12 @@ class MutantTrials:
             if time.monotonic() > self._end:
                 break
             began = time.monotonic()
-            tests = self._tests_of(mutant, reach)
-            outcome, by, tried = self._outcome(mutant, tests, reach)
+            tests, left = self._tests_of(mutant, reach)
+            outcome, by, tried = self._outcome(mutant, tests, reach, left=left)
             self.write(mutant, outcome, by=by, tried=tried, of=len(tests))
             took = time.monotonic() - began
-            say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tried} of {len(tests)} tests: {mutant.key}")
+            tests_tried = f"{tried} of {len(tests) + left} tests"
+            say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tests_tried}: {mutant.key}")
 
     def write(self, mutant: PlannedMutant, outcome: str, *, by: str, tried: int, of: int) -> None:
         """Keep what became of it."""
@@ -241,12 +241,13 @@ class MutantTrials:
         first_run = conftest.first_run
         conftest.first_run = copy_prepared
 
-    def _tests_of(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
+    def _tests_of(self, mutant: PlannedMutant, reach: Reach) -> tuple[list[str], int]:
+        """The tests to run, and how many more reach it."""
         tests = reach.of_line(mutant.file, mutant.line)
         if not tests:  # not every line of a statement is one for the interpreter
             tests = {test for line in mutant.lines for test in reach.of_line(mutant.file, line)}
         if mutant.name and "repr=" in mutant.key:
-            return [OF_RECORDS]
+            return [OF_RECORDS], 0
         if mutant.name:
             tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
@@ -254,15 +255,19 @@ class MutantTrials:
         if self._is_quick:
             avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
             first = reach.cheapest(usable - avoided, count=QUICK)
-            return [*first, *reach.cheapest(usable & avoided, count=QUICK)]
+            found = [*first, *reach.cheapest(usable & avoided, count=QUICK)]
+            return found, len(usable) - len(found)
         lines = mutant.old.splitlines()
         text = "\n".join([mutant.key, *(lines[one - 1] for one in [*mutant.lines, *mutant.around[:1]])])
         nearest = self._wording.nearest(usable, text)
         rest = reach.in_order(mutant.file, usable.difference(nearest), around=mutant.around, seconds=self._seconds)
-        return [*nearest, *rest]
+        return [*nearest, *rest], len(usable) - len(nearest) - len(rest)
 
-    def _outcome(self, mutant: PlannedMutant, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
-        """What became of it, the test that told, and how many were run."""
+    def _outcome(self, mutant: PlannedMutant, tests: Sequence[str], reach: Reach, *, left: int) -> tuple[str, str, int]:
+        """What became of it, the test that told, and how many were run.
+
+        It is undecided, not alive, when tests that reach it were `left` out, or failed with it and then passed.
+        """
         if not tests:
             return "unreached", "", 0
         change = (str(self._tree / mutant.file), mutant.old, mutant.new)
@@ -270,19 +275,21 @@ class MutantTrials:
         while True:
             reliable = [one for one in tests if one not in self._unreliable | once]
             if not reliable:
-                return "unreached", "", 0
+                return "undecided", "", 0
             if mutant.name:
+                left += len(reliable[MOST_AT_IMPORT:])
                 reliable = reliable[:MOST_AT_IMPORT]
                 by = self._alone(mutant, reliable)
                 by = self._alone(mutant, reliable, longer=LONGER) if by == HUNG else by
             else:
                 by = self._run(reliable, reach, change=change)
             if not isinstance(by, str):
-                return "survived", "", len(reliable)
+                is_decided = not left and len(reliable) == len(tests)
+                return "survived" if is_decided else "undecided", "", len(reliable)
             if by in {HUNG, BROKE, "import"}:
                 return ("hung" if by == HUNG else "killed"), by, len(reliable)
             if by == "unchanged":
-                return self._outcome(PlannedMutant(**{**mutant.__dict__, "name": "?"}), tests, reach)
+                return self._outcome(PlannedMutant(**{**mutant.__dict__, "name": "?"}), tests, reach, left=left)
             kind, _, test = by.partition(" ")
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
@@ -303,7 +310,6 @@ class MutantTrials:
     ) -> object:
         """`killed TEST` or `hung TEST` for the first that failed; None when all passed."""
         self._children += 1
-        current = self._work / "current"
         limits = [longer * (PATIENCE + TIMES * reach.seconds.get(one, 1)) for one in tests]
 
         def work() -> object:
@@ -311,10 +317,8 @@ class MutantTrials:
             if change is not None and not swap_functions(*change, self._functions.get(change[0], ())):
                 return "unchanged"
             self._use_prepared()
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for test, following, limit in zip(tests, [*tests[1:], None], limits, strict=True):
-                current.write_text(test, encoding="utf-8")
-                signal.alarm(int(limit))
+                begin_step(self._step, test, seconds=limit)
                 item = self._items[test]
                 after = None if following is None else self._items[following]
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
@@ -323,10 +327,10 @@ class MutantTrials:
             return None
 
         self._failed = False
-        current.unlink(missing_ok=True)
-        answer = in_child(work, seconds=sum(limits))
-        if answer in {HUNG, BROKE} and current.exists():
-            return f"{'hung' if answer == HUNG else 'killed'} {current.read_text(encoding='utf-8')}"
+        self._step.unlink(missing_ok=True)
+        answer = in_child(work, seconds=sum(limits), step=self._step)
+        if answer in {HUNG, BROKE} and (test := step_name(self._step)):
+            return f"{'hung' if answer == HUNG else 'killed'} {test}"
         return answer
 
     def _alone(self, mutant: PlannedMutant, tests: Sequence[str], *, longer: int = 1) -> object:

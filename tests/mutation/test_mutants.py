@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
+
+from tests.mutation.__main__ import key_of, report
+from tests.mutation.children import HUNG, begin_step, in_child, step_name
 from tests.mutation.code_swap import functions_of, swap_functions
 from tests.mutation.explanations import explained_mutants, stale
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
@@ -12,6 +17,28 @@ from tests.mutation.reach import FileRecord, Reach, Wording
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [((0.2, 9), HUNG), ((9, 9), "done")])
+def test_a_child_ends_when_a_step_takes_longer_than_it_said(
+    seconds: tuple[float, float], expected: str, tmp_path: Path
+) -> None:
+    step = tmp_path / "step"
+
+    def work() -> str:
+        for name, limit in zip("ab", seconds, strict=True):
+            begin_step(step, name, seconds=limit)
+            time.sleep(0.4)
+        return "done"
+
+    assert in_child(work, seconds=30, step=step) == expected
+    assert step_name(step) == ("a" if expected == HUNG else "b")
+
+
+def test_a_mutant_that_is_undecided_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"file": "vault/ids.py", "before": one, "after": ""} for one in "abcd"]
+    report(rows, dict(zip(map(key_of, rows), ["killed", "survived", "undecided", "killed"], strict=True)))
+    assert "| vault | 4 | 2 | 0 | 0 | 0 | 1 | 0 | 1 | 50.0 % |" in capsys.readouterr().out
 
 
 def test_a_sample_is_drawn_again_by_its_seed() -> None:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.mutation.__main__ import copy_of_commit
+from tests.mutation.__main__ import DEAD, copy_of_commit
 from tests.mutation.plugin import postgres
 from tests.refusals.explanations import Explanation, explanations, stale
 from tests.refusals.sites import Change, Site, sites_of
@@ -53,8 +53,17 @@ TESTS = tuple(
     )
 )
 RESULTS = "refusals.jsonl"
-DEAD = frozenset({"killed", "hung"})
-COLUMNS = ("places", "test and twin", "explained", "survived", "unreached", "not tried", "mutants", "killed")
+COLUMNS = (
+    "places",
+    "test and twin",
+    "explained",
+    "survived",
+    "unreached",
+    "undecided",
+    "not tried",
+    "mutants",
+    "killed",
+)
 
 
 def sites(tree: Path, within: Sequence[str]) -> Iterator[tuple[Site, list[Change]]]:
@@ -138,7 +147,9 @@ def report(found: Sequence[tuple[Site, list[Change]]], known: dict[str, str], ro
         found_out = {known.get(one.key, "not tried") for one in open_ones}
         if len(changes) == 1 and not by_hand:
             found_out.add("survived")
-        state = next((one for one in ("survived", "broke", "unreached", "not tried") if one in found_out), "")
+        state = next(
+            (one for one in ("survived", "broke", "unreached", "undecided", "not tried") if one in found_out), ""
+        )
         counts[state or ("explained" if alive or by_hand else "test and twin")] += 1
         counts["mutants"] += len(changes)
         counts["killed"] += len(changes) - len(alive)

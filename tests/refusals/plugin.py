@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,13 +17,14 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.mutation.children import BROKE, HUNG, in_child
+from tests.mutation.children import BROKE, HUNG, begin_step, in_child
 from tests.mutation.code_swap import swap_functions
 from tests.mutation.plugin import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 from tests.mutation.reach import Reach
 
 FILES = 3  # test files that a mutant meets, and
-EACH = 10  # tests of each
+EACH = 10  # tests of each; then
+LAST = 40  # tests in a fork of its own
 Pending = list[tuple[PlannedMutant, list[str]]]
 Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key, with the tests of each test file
 
@@ -59,13 +59,13 @@ class TrialsInRooms(MutantTrials):
                         self.write(mutant, "killed", by=by, tried=len(tests), of=len(tests))
                 took = time.monotonic() - began
                 say(f"{turn}: {number}/{len(batches)} {took:.0f} s, {len(killed)} of {len(batch)} told: {file}")
-        left = [(one, self._usable(one, reach)[:EACH]) for one, _ in waiting.values()]
-        for number, (mutant, tests) in enumerate([*unsure, *left], start=1):
+        last = [(one, self._usable(one, reach)) for one, _ in waiting.values()]
+        for number, (mutant, tests) in enumerate([*unsure, *last], start=1):
             if time.monotonic() > self._end:
                 return
-            outcome, by, tried = self._outcome(mutant, tests, reach)
+            outcome, by, tried = self._outcome(mutant, tests[:LAST], reach, left=len(tests[LAST:]))
             self.write(mutant, outcome, by=by, tried=tried, of=len(tests))
-            say(f"{number}/{len(unsure) + len(left)} {outcome}: {mutant.key}")
+            say(f"{number}/{len(unsure) + len(last)} {outcome}: {mutant.key}")
 
     def _usable(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
         """Tests that reach it, the cheapest first; those that also reach a line to avoid come after all others."""
@@ -90,7 +90,10 @@ class TrialsInRooms(MutantTrials):
         while left:
             progress.write_text("", encoding="utf-8")
             runs = sum(1 + len(tests) for _, tests in left)
-            answer = in_child(lambda left=left: self._in_one_room(left, reach, progress), seconds=60 + PATIENCE * runs)
+            limit = 60 + PATIENCE * runs
+            answer = in_child(
+                lambda left=left: self._in_one_room(left, reach, progress), seconds=limit, step=self._step
+            )
             rows = [json.loads(one) for one in progress.read_text(encoding="utf-8").splitlines()]
             told |= {row["key"]: row["by"] for row in rows if row["by"]}
             if isinstance(answer, list):
@@ -104,7 +107,6 @@ class TrialsInRooms(MutantTrials):
         all_tests = list(dict.fromkeys(one for _, tests in batch for one in tests))
         self._own_folder(self._items[all_tests[0]].config)
         self._use_prepared()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         if self._fails(all_tests[0], reach):  # which also opens the room, with code that is unchanged
             return all_tests
         telling: set[str] = set()
@@ -132,9 +134,8 @@ class TrialsInRooms(MutantTrials):
         item = self._items[test]
         following = next((one for one in self._items.values() if one is not item and one.parent is item.parent), None)
         self._failed = False
-        signal.alarm(int(PATIENCE + TIMES * reach.seconds.get(test, 1)))
+        begin_step(self._step, test, seconds=PATIENCE + TIMES * reach.seconds.get(test, 1))
         item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-        signal.alarm(0)
         return self._failed
 
 
