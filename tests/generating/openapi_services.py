@@ -300,8 +300,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         "github.com/discord/discord-api-spec",
         file="specs/openapi.json",
         security="OAuth2",
-        paths=r"/users/@me(/(guilds|connections)(/.*)?)?",
-        closed=r"/users/@me/applications.*",
+        paths=r"/users/@me(/(guilds|connections)(/.*)?|/applications/[{][}]/role-connection)?",
         widened=((r"GET /users/@me", "email"),),
     ),
     "sentry": Service(

@@ -47,6 +47,12 @@ def test_the_rules_say_where_they_come_from_and_no_reading_scope_writes(name: st
         ("figma", Call("main", "POST", "/v1/files/abc/comments"), "file_comments:write", "file_comments:read"),
         ("pagerduty", Call("main", "GET", "/incidents"), "incidents.read", "services.read"),
         ("pagerduty", Call("main", "POST", "/incidents/P1/notes"), "incidents.write", "incidents.read"),
+        (
+            "discord",
+            Call("main", "PUT", "/users/@me/applications/1/role-connection"),
+            "role_connections.write",
+            "guilds",
+        ),
     ],
 )
 def test_a_call_needs_the_scope_that_the_document_names(name: str, call: Call, least: str, other: str) -> None:
@@ -97,6 +103,7 @@ def test_related_objects_are_not_shown_where_the_account_can_do_more(name: str, 
         ("strava", "/athlete", "read", "profile:read_all"),
         ("twitch", "/users", "user:read:follows", "user:read:email"),
         ("discord", "/users/@me", "identify", "email"),
+        ("discord", "/oauth2/@me", "identify", "email"),
         ("spotify", "/playlists/12", "user-library-read", "playlist-read-private"),
         ("digitalocean", "/projects/12/resources", "project:read", "droplet:read"),
         ("digitalocean", "/projects/default/resources", "project:read", "domain:read"),
