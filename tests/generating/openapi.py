@@ -46,7 +46,11 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
             return tuple(scopes.split())
     if service.said:
         found = re.search(service.said, str(operation.get("description", "")))
-        return () if found is None else tuple(re.findall(r"[a-z_]+[:.][a-z_.:]*[a-z]", found[1]))
+        return (
+            ()
+            if found is None
+            else tuple(service.before + one for one in re.findall(r"[A-Za-z_]+[:.][A-Za-z_.:]*[A-Za-z]", found[1]))
+        )
     if service.listed:
         return tuple(operation.get(service.listed, ()))
     listed = [one[service.security] for one in operation.get("security") or [] if service.security in one]

@@ -26,7 +26,8 @@ _CLOSED: Final = re.compile(
 class Service:
     """Where a service's document is, and how it names the scopes of an operation.
 
-    `security`: the scheme whose list has them. `said`: the pattern of a description that says it.
+    `security`: the scheme whose list has them. `said`: the pattern of a description that says it, `before`: what the
+    provider file's names begin with and the description's don't.
     `listed`: the member of an operation that lists them. `unscoped`: what reads without a scope of its own is allowed
     with any of these. `given`: pairs of a
     pattern of `METHOD /path` and scopes, the first that fits, where the document does not name them. `alternatives`:
@@ -42,6 +43,7 @@ class Service:
     above: str = ""  # of paths in the provider file, which the document's address ends with
     security: str = ""
     said: str = ""
+    before: str = ""
     given: tuple[tuple[str, str], ...] = ()
     listed: str = ""
     unscoped: str = ""
@@ -317,6 +319,19 @@ SERVICES: Final[Mapping[str, Service]] = {
             r"|projects/[{][}]/[{][}](/(events(/[{][}])?|issues|releases|teams|users|environments(/[{][}])?|stats))?"
             r"|teams/[{][}]/[{][}](/(projects|members))?)/"
         ),
+    ),
+    "power-bi": Service(
+        "github.com/microsoft/PowerBI-CSharp",
+        file="sdk/swaggers/swagger.json",
+        base="/v1.0",
+        said=r"## Required Scope\s+((?:[A-Za-z]+[.][A-Za-z.]+(?: or )?)+)\s*(?:<br>|\n|$)",
+        before="https://analysis.windows.net/powerbi/api/",
+        alternatives=True,
+        paths=(
+            r"/myorg/(groups|(groups/[{][}]/)?(reports(/[{][}](/pages(/[{][}])?)?)?"
+            r"|datasets(/[{][}](/(refreshes(/[{][}])?|refreshSchedule|tables))?)?))"
+        ),
+        closed=r"/myorg/(reports|groups/[{][}]/reports)/[{][}]/pages/[{][}]",
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
     "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from providers.api.api import UpstreamAPI
-from providers.api.rules import Call, allows
+from providers.api.rules import Call, Payload, allows
 from providers.definitions.catalog import load_catalog
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -45,6 +47,15 @@ def test_a_comment_on_reddit_answers_no_private_message(below: str | None, *, is
     query = {"api_type": "json", "text": "Hello"} | ({} if below is None else {"thing_id": below})
     call = Call("main", "POST", "/api/comment", query)
     assert allows(load_catalog().provider("reddit"), call, frozenset({"submit"})) is is_allowed
+
+
+@pytest.mark.parametrize(("beside", "is_allowed"), [({}, True), ({"impersonatedUserName": "bob@example.com"}, False)])
+def test_a_query_of_power_bi_shows_what_the_person_may_see(beside: Mapping[str, str], *, is_allowed: bool) -> None:
+    scope = "https://analysis.windows.net/powerbi/api/Dataset.Read.All"
+    body = {"queries": [{"query": "EVALUATE Sales"}], **beside}
+    call = Call("main", "POST", "/myorg/groups/1/datasets/2/executeQueries", {}, Payload(frozenset(), body))
+    token = frozenset({scope, f"{scope.removesuffix('Read.All')}ReadWrite.All"})
+    assert allows(load_catalog().provider("power-bi"), call, frozenset({scope}), granted=token) is is_allowed
 
 
 @pytest.mark.parametrize(
