@@ -13,7 +13,7 @@ from vault.records import Role, highest
 
 
 class AdminSettings(Section):
-    """The Admin API, and who administers."""
+    """The Admin API, and who can administer the vault."""
 
     api: bool = Field(default=True, description="Serve the Admin API at /admin/v1")
     requests_per_minute: int = Field(
@@ -28,17 +28,17 @@ class AdminSettings(Section):
     )
 
     def highest_role(self, own: Role, within: Iterable[str]) -> Role:
-        """The highest of a person's own role and those of the groups that they are in; these by their keys."""
+        """The highest of a person's own role and the roles of their groups. `within`: keys of those groups."""
         rule = {groups.name_key(name): Role(role) for name, role in self.group_roles.items()}
         return highest((own, *(rule[key] for key in within if key in rule)))
 
 
 class AccessRequestSettings(Section):
-    """Requests of people for what only others can give: an admin, or a manager of the group."""
+    """Requests for access that only an admin or a manager of the group can give."""
 
     longest_days: int = Field(
-        default=30, ge=0, le=365, description="Most days that an answer can allow; 0 turns requests off"
+        default=30, ge=0, le=365, description="Maximum number of days that an answer can allow; 0 turns requests off"
     )
     groups: tuple[str, ...] = Field(
-        default=(), description="Groups whose accounts people outside the group see, and can ask for"
+        default=(), description="Groups with accounts that people outside the group can see and request"
     )

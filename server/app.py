@@ -1,8 +1,8 @@
-"""Construct everything from settings: one deployment, and the ASGI application around it. Decides nothing else.
+"""Construct everything from settings: one deployment and the ASGI application around it. Decides nothing else.
 
-What only the application needs is loaded when it is built: commands need none of it, and a process that starts after a
-crash first settles what the last one left. Agents wait for their first answer: the authorization server, the proxy and
-the pages are loaded a moment later, or at their first request.
+Modules that only the application needs are loaded when it is built: commands don't need them, and a process that starts
+after a crash first finishes what the last one left behind. Agents wait for their first answer, so the authorization
+server, the proxy, and the pages are loaded a moment later, or at their first request.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from server.telemetry.export import Telemetry
 
 Made = TypeVar("Made")
-Policies = Mapping[str, UpstreamPolicy]  # what the vault must know about each provider
+Policies = Mapping[str, UpstreamPolicy]  # what the vault needs to know about each provider
 _AT_ONCE: Final = ("server.mcp.transports", "server.http.edge")
 _SOON: Final = (
     "server.oauth.token",
@@ -101,12 +101,12 @@ async def open_deployment(
     creates: bool = True,
     is_measured: bool = False,
 ) -> AsyncGenerator[Deployment]:
-    """Open database, keys, providers and outbound HTTP; close them in reverse. `creates`: make a vault if none is here.
+    """Open the database, keys, providers, and outbound HTTP, and close them in reverse order.
 
-    `is_measured`: report metrics and traces where the settings name a place for them.
+    `creates`: create a vault if there is none. `is_measured`: report metrics and traces if the settings say where.
 
-    Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
-    line that says the fix, before anything listens.
+    Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with a
+    one-line message that includes the fix, before anything listens.
     """
     _check_secrets(settings)
     data = prepare_data_directory(data)
@@ -185,21 +185,21 @@ async def open_deployment(
 
 
 def _local_servers(settings: Settings, *, data: Path) -> HostedServers | None:
-    """What runs MCP servers of this machine, if there are any. Raises SettingsRefused."""
+    """The runner of MCP servers on this machine, or None if the settings have none. Raises SettingsRefused."""
     if not settings.local_servers:
         return None
     from server.programs.hosted.pool import HostedServers
 
     if (found := overlap_with(data, settings.local_servers)) is not None:
         name, folder = found
-        raise SettingsRefused(f"local_servers.{name}: {folder} would show it the vault's data directory")
+        raise SettingsRefused(f"local_servers.{name}: {folder} would give it access to the vault's data directory")
     if (found := shared_writable(settings.local_servers)) is not None:
         name, folder = found
-        raise SettingsRefused(f"local_servers.{name}: {folder} would show it what is in a `writable` folder")
+        raise SettingsRefused(f"local_servers.{name}: {folder} would give it access to a `writable` folder")
     secrets = settings.secret_files()
     if (shown := shown_file(secrets, settings.local_servers)) is not None:
         name, folder, file = shown
-        raise SettingsRefused(f"local_servers.{name}: {folder} would show it {file}")
+        raise SettingsRefused(f"local_servers.{name}: {folder} would give it access to {file}")
     return HostedServers(settings, hidden=(data.resolve(), *secrets))
 
 
@@ -215,7 +215,7 @@ def _policy(settings: Settings, live: LiveProviders, activity: Activity, outboun
 
 
 def _check_secrets(settings: Settings) -> None:
-    """Those that are read only when they are needed. Raises SettingsRefused."""
+    """Check the secrets that are only read when they are needed. Raises SettingsRefused."""
     settings.signals.check_secrets()
     settings.mail.secret()
     _check_services(settings)
@@ -225,7 +225,7 @@ def _check_secrets(settings: Settings) -> None:
 
 
 def _check_services(settings: Settings) -> None:
-    """Raises SettingsRefused where people could name services that nothing would reach."""
+    """Raises SettingsRefused if people could add notification services that the vault can't reach."""
     from server.notices import services
 
     if not settings.notices.apprise:
@@ -251,16 +251,16 @@ async def _telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:
 
 
 def outbound_of(settings: Settings, *, kind: type[Outbound] = Outbound) -> Outbound:
-    """The HTTP client of these settings, not opened yet. Raises SettingsRefused."""
+    """The HTTP client for these settings, not yet opened. Raises SettingsRefused."""
     policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)
     return kind(policy, proxy=settings.outbound.proxy_address())
 
 
 async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSet:
-    """The providers as the settings have them, with the files in the folder `providers` of the data directory.
+    """The providers in the settings and in the files of the data directory's `providers` folder.
 
-    What was entered in the browser is in the database and not here. Raises ProviderFileRefused, SettingsRefused or
-    ToolFileRefused with one line.
+    Excludes registrations that were entered in the browser, which are in the database. Raises ProviderFileRefused,
+    SettingsRefused, or ToolFileRefused with a one-line message.
     """
     async with outbound_of(settings) as outbound:
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
@@ -272,16 +272,16 @@ async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSe
 
 
 async def catalog_of_settings(settings: Settings, *, data: Path) -> Catalog:
-    """Their catalog alone, for what must work while other settings are wrong."""
+    """The catalog of these providers alone, for code that must work while other settings are wrong."""
     async with outbound_of(settings) as outbound:
         return _checked_catalog(settings, data, await endpoints_of_issuers(settings, data=data, outbound=outbound), {})
 
 
 async def open_policies(settings: Settings, *, data: Path) -> Callable[[Reader], Awaitable[Policies]]:
-    """How to read the policies of all providers as they are set up in the settings and in a database.
+    """A function that reads the policies of all providers that are set up in the settings and in a database.
 
-    Needs no keys: of a client secret it only matters whether there is one. Raises ProviderFileRefused or
-    SettingsRefused with one line.
+    Needs no keys: only the presence of a client secret matters. Raises ProviderFileRefused or SettingsRefused with a
+    one-line message.
     """
     async with outbound_of(settings) as outbound:
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
@@ -317,7 +317,7 @@ def _checked_catalog(
 
 
 def _check_local_servers(settings: Settings, catalog: Catalog) -> None:
-    """That the providers which programs may call are there. Raises SettingsRefused."""
+    """Check that the providers that programs may call exist. Raises SettingsRefused."""
     for name, one in settings.local_servers.items():
         for provider in one.providers:
             found = catalog.get(provider)
@@ -327,7 +327,7 @@ def _check_local_servers(settings: Settings, catalog: Catalog) -> None:
 
 
 def _check_references(settings: Settings, catalog: Catalog) -> None:
-    """That references in place of client secrets can be used. Raises SettingsRefused."""
+    """Check that references in place of client secrets can be used. Raises SettingsRefused."""
     vouches = any(one.id_jag for one in settings.sign_in.openid.values())
     for provider in catalog:
         secret = provider.registration.client_secret or ""
@@ -337,13 +337,16 @@ def _check_references(settings: Settings, catalog: Catalog) -> None:
         if (problem := reference_problem(secret)) is not None:
             raise SettingsRefused(f"{name}: {problem}")
         if any(secret in value for value in provider.headers.values()):
-            raise SettingsRefused(f"{name}: every call of {provider.title} carries it, so give it directly")
+            raise SettingsRefused(f"{name}: every call to {provider.title} sends this secret, so enter it directly")
         if vouches and provider.enterprise.id_jag is not None:
-            raise SettingsRefused(f"{name}: a company's sign-in service connects accounts there, so give it directly")
+            raise SettingsRefused(
+                f"{name}: a company's sign-in service connects accounts there, so enter the secret directly"
+            )
 
 
 def _is_referenced(settings: Settings, provider: Provider) -> bool:
-    """Whether the settings name where the secret is. What was entered in a browser names no file of this machine."""
+    """Whether the settings refer to the secret. A registration entered in a browser can't name a file on this
+    machine."""
     return is_set_here(settings, provider.name) and is_reference(provider.registration.client_secret or "")
 
 
@@ -362,7 +365,7 @@ class _ByProvider(Mapping[str, Made]):
         if name not in self._made:
             provider = self._catalog.provider(name)
             if provider.name != name:
-                raise KeyError(name)  # an alias says what to ask for; it is not a provider
+                raise KeyError(name)  # an alias selects scopes; it is not a provider
             self._made[name] = self._make(provider)
         return self._made[name]
 
@@ -381,7 +384,8 @@ def _provider_set(
     sightings: Sightings,
     entered: Mapping[str, EnteredRegistration],
 ) -> ProviderSet:
-    """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
+    """Everything that follows from the settings and these registrations. Raises the exceptions that `LiveProviders`
+    expects."""
     catalog = _checked_catalog(settings, data, endpoints, entered)
     late: list[LateName] = []
     imported = [read_imported(name, one.imported) for name, one in entered.items() if one.imported is not None]
@@ -478,7 +482,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         lifespan=_lifespan(deployment, (rest, proxy)),
         exception_handlers=dict.fromkeys((405, 500), _answer_failure),
     )
-    app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
+    app.router.redirect_slashes = False  # behind a TLS proxy, a redirect would lose the bearer token
     app.router.default = rest
     trusted = deployment.settings.server.trusted_proxies
     rules = GuardRules.from_settings(deployment.settings)
@@ -488,7 +492,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
 
 
 async def _answer_failure(request: Request, error: Exception) -> Response:
-    from server.http.pages import answer_failure  # with all that pages need, for a rare request
+    from server.http.pages import answer_failure  # with everything that pages need, for a rare request
 
     return await answer_failure(request, error)
 
@@ -496,7 +500,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 def _lifespan(
     deployment: Deployment, parts: Sequence[LatePart]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
-    """The lifespan of the transports, while the late parts load."""
+    """The lifespan of the transports, while the remaining parts load."""
     from server.mcp.transports import lifespan
 
     async def load_soon() -> None:
@@ -520,7 +524,7 @@ def _lifespan(
 def build_late_app(deployment: Deployment) -> DeferredApp:
     """The whole application, loaded on demand.
 
-    A client that only checks whether something listens, and what, gets an answer at once; so does one without a token.
+    Clients that only probe what is listening here, and clients without a token, get an answer without it.
     """
     from starlette.applications import Starlette
 

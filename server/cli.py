@@ -1,4 +1,4 @@
-"""All commands of `token-vault`, from `server.commands`. `--help` loads nothing of the product."""
+"""All commands of `token-vault`, from `server.commands`. `--help` loads no other product code."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ app.add_typer(receipts.app, name="receipts")
 
 
 def main() -> None:
-    """Run the command of the command line."""
+    """Run the command that the command line names."""
     app(prog_name="token-vault")

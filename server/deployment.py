@@ -1,4 +1,4 @@
-"""One running vault: the objects that routes, tools and pages work with. `server.app` makes it and passes it on."""
+"""One running vault: the objects that routes, tools, and pages use. `server.app` creates it and passes it on."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
     from server.telemetry.export import Telemetry
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
-ENTRIES_PER_HOUR: Final = 20  # credentials of one person tried out at a service
+ENTRIES_PER_HOUR: Final = 20  # credentials that one person may try at services
 
 
 class Pages:
-    """Whether the address of our pages leads to us.
+    """Whether the address of our pages reaches this process.
 
-    It does, unless a process should `watch` it and finds otherwise: a stdio process gives out links to an address
-    that another program may hold.
+    It is assumed to, unless the process watches it and finds otherwise: a stdio process gives out links to an address
+    that another program may have taken.
     """
 
     def __init__(self) -> None:
         self._trouble: Callable[[], Awaitable[str | None]] | None = None
 
     def watch(self, trouble: Callable[[], Awaitable[str | None]]) -> None:
-        """Call `trouble` from now on: it returns a sentence, or None."""
+        """Call `trouble` from now on; it returns a sentence, or None."""
         self._trouble = trouble
 
     async def trouble(self) -> str | None:
-        """Why no link may be given now, in a sentence that says the fix."""
+        """Why no link can be given out now, in a sentence that includes the fix; None if links work."""
         return None if self._trouble is None else await self._trouble()
 
 
 @dataclass(frozen=True, slots=True)
 class MissingPart:
-    """What a part of a program's call needed and didn't have. `may_repeat`: nothing was changed yet."""
+    """The permission that part of a program's call lacked. `may_repeat`: nothing has been changed yet."""
 
     refusal: ConnectionRequired | DelegationRequired
     may_repeat: bool
@@ -69,9 +69,9 @@ def _tell_nobody(_missing: MissingPart) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ToolCaller:
-    """Who calls which tool of a program that the vault runs. `account`: what the person calls their access to it.
+    """Who calls which tool of a program that the vault runs. `account`: the person's label for their access to it.
 
-    `leave_out` gets a missing permission if the call was answered only in part without it.
+    `leave_out` receives a missing permission if the call was only partly answered without it.
     """
 
     principal: Principal
@@ -86,7 +86,8 @@ class ToolCaller:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What one process has open. `vault_id` identifies the vault (not secret): processes of one vault share it."""
+    """Everything that one process has open. `vault_id` (not secret) identifies the vault and is the same in all its
+    processes."""
 
     settings: Settings
     data: Path
@@ -97,7 +98,7 @@ class Deployment:
     http: Outbound
     vault: Vault
     vault_id: str
-    open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None without a desktop
+    open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None if there is no desktop
     drain: Drain = field(default_factory=Drain)
     pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
@@ -109,24 +110,24 @@ class Deployment:
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     tokens: RecentTokens = field(default_factory=RecentTokens, repr=False)  # of tool calls
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
-    failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
+    failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # failure code by step
     policy: PolicyGate | None = None  # the operator's own rules and decision point, if any
     hosted: HostedServers | None = None  # MCP servers that the vault runs itself, if the settings have any
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
 
     @property
     def catalog(self) -> Catalog:
-        """The providers, as they are set up now."""
+        """The providers as they are currently set up."""
         return self.live.current.catalog
 
     @property
     def tools(self) -> Sequence[ToolSpec]:
-        """Every tool that agents can have now."""
+        """Every tool that agents can currently use."""
         return self.live.current.tools
 
     @property
     def offer(self) -> ToolOffer:
-        """Which tools the operator offers to whom."""
+        """Which tools the operator offers, and to whom."""
         return self.live.current.offer
 
     def now(self) -> int:
@@ -138,7 +139,7 @@ class Deployment:
 
     @property
     def refresh_lifetimes(self) -> Lifetimes:
-        """How long refresh tokens live."""
+        """The lifetimes of refresh tokens."""
         settings = self.settings.tokens
         return Lifetimes(
             absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
@@ -159,7 +160,7 @@ class Deployment:
         return self.settings.public_url + path
 
     def tool(self, name: str, *, client_id: str = "") -> ToolSpec | None:
-        """The tool of that name, if this client has it."""
+        """The tool with that name, or None if this client doesn't have it."""
         if name in self.offer.hidden.get(client_id, ()):
             return None
         return self.live.current.by_name.get(name)

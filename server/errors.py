@@ -1,8 +1,8 @@
-"""The one table of refusals: what each becomes on the wire, and what it tells the caller.
+"""The table of all refusals: what each becomes on the wire, and the text that the caller gets.
 
-`KINDS` has every kind of refusal by name, with its HTTP status and its registered OAuth code. `TABLE` says what each
-refusal of `vault`, which knows neither HTTP nor OAuth, becomes at OAuth endpoints and pages, at the proxy, and over
-MCP; also its sentence and next step. `server.connecting.agent_refusals` reads it for agents, with the link for their
+`KINDS` maps the name of every kind of refusal to its HTTP status and its registered OAuth code. `TABLE` maps each
+refusal of `vault`, which knows neither HTTP nor OAuth, to its form at OAuth endpoints, on pages, at the proxy, and over
+MCP, with its sentence and next step. `server.connecting.agent_refusals` reads it for agents and adds the link for their
 person.
 """
 
@@ -21,7 +21,7 @@ from vault.tokens import tokens
 
 
 class PersonRefused(VaultError):
-    """Base of refusals to a person on a page or in a terminal; never raised itself.
+    """Base class of refusals to a person on a page or in a terminal; never raised itself.
 
     `kind` is one of `KINDS`.
     """
@@ -36,7 +36,7 @@ class PersonRefused(VaultError):
 
 
 class PagesElsewhere(PersonRefused):
-    """The address of this vault's pages leads elsewhere, so no link to them is given."""
+    """The address of this vault's pages leads elsewhere, so no link to them is given out."""
 
     code = "pages_elsewhere"
 
@@ -84,11 +84,11 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "refused_by_person": RefusalKind(400, "access_denied"),  # RFC 8628 §3.5
     "not_allowed_by_company": RefusalKind(400, "access_denied"),
     "authenticate_again": RefusalKind(400, "insufficient_user_authentication"),  # RFC 9470 §3, at /token
-    "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nothing authenticates there
+    "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize, where no client authenticates
     "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
     "method_not_allowed": RefusalKind(405),
     "body_too_large": RefusalKind(413),
-    # Auth0's wire: clients branch on these codes
+    # Auth0's protocol: clients branch on these codes
     "no_connected_account": RefusalKind(401, "federated_connection_refresh_token_not_found"),
     "no_such_account": RefusalKind(401, "user_not_found"),
     # Pages
@@ -142,7 +142,7 @@ CALL_FAILURES: Final = frozenset(
 
 
 def failure_label(code: str) -> str:
-    """The code of a failed tool call as a metric's label: one for all that providers make up themselves."""
+    """The code of a failed tool call as a metric label; all codes that providers define share one label."""
     return code if code in CALL_FAILURES else "upstream_refused"
 
 
@@ -151,20 +151,20 @@ def status_of(kind: str) -> int:
     return KINDS[kind].status
 
 
-STORAGE_RETRY: Final = 5  # seconds until an unavailable database is worth another try
-CONFLICT_RETRY: Final = 1  # seconds until the first caller is done
+STORAGE_RETRY: Final = 5  # seconds until a caller should retry an unavailable database
+CONFLICT_RETRY: Final = 1  # seconds until the other caller should be done
 
-# How MCP reports it: in words, with a link, by a question about the account or the call, as a 503.
+# How MCP reports it: as text, with a link, as a question about the account or the call, or as a 503.
 McpForm = Literal["words", "link", "account", "approval", "away"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What a refusal by the vault becomes.
+    """What a refusal by the vault becomes for each kind of caller.
 
-    `kind` is for OAuth endpoints; `proxied` for the proxy, whose callers are providers' SDKs, and `paged` for pages, if
-    these answer differently. `sentence` replaces the refusal's own description if callers must not see it; `next_step`
-    may name `retry_after` and `accounts`.
+    `kind` is for OAuth endpoints; `proxied` (for the proxy, which providers' SDKs call) and `paged` (for pages)
+    override it. `sentence` replaces the refusal's own description if callers must not see it; `next_step` can contain
+    the placeholders `retry_after` and `accounts`.
     """
 
     kind: str
@@ -249,12 +249,12 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
 
 
 def wording_of(refusal: VaultError) -> Wording:
-    """The entry of a refusal: its own, or its nearest ancestor's."""
+    """The table entry of a refusal: its own, or that of its nearest ancestor class."""
     return next((TABLE[kind] for kind in type(refusal).__mro__ if kind in TABLE), UNLISTED)
 
 
 def retry_after(refusal: VaultError) -> int | None:
-    """Seconds for `Retry-After` (RFC 9110 §10.2.3) of a 503; None when retrying does not help."""
+    """Seconds for the `Retry-After` (RFC 9110 §10.2.3) of a 503; None if retrying doesn't help."""
     match refusal:
         case refusals.TemporarilyUnavailable():
             return refusal.retry_after
@@ -269,7 +269,7 @@ def retry_after(refusal: VaultError) -> int | None:
 
 
 def words_of(refusal: VaultError) -> str:
-    """What to say about a refusal: what happened, and the next step. Never `detail`."""
+    """The text for a refusal: what happened, and the next step. Never includes `detail`."""
     wording = wording_of(refusal)
     if not wording.next_step:
         return wording.sentence or as_sentence(refusal.description)
@@ -279,5 +279,5 @@ def words_of(refusal: VaultError) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """A description, which may be the short form of OAuth answers, as a sentence."""
+    """A description as a sentence; OAuth answers use a short form."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

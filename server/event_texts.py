@@ -1,4 +1,4 @@
-"""Events of the activity as text, for the command line and the demo."""
+"""Activity events as text, for the command line and the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 
 def event_fields(event: Event, *, names: Mapping[str, str]) -> dict[str, object]:
-    """An event as printed, with the names of user and agent if known."""
+    """An event as it is printed, with the names of the user and the agent if known."""
     return {
         "sequence": event.sequence,
         "at": when(event.at),
@@ -33,12 +33,12 @@ def in_a_line(row: Mapping[str, object]) -> str:
     rest = texts.in_a_line(details) if isinstance(details, dict) else ""  # pyright: ignore[reportUnknownArgumentType] -- of `event_fields`
     who = " ".join(str(row[part]) for part in ("user", "agent") if row[part] is not None)
     line = f"{row['at']}  {row['kind']:24} {row['outcome']:8} {who}  {rest}".rstrip()
-    # Names come from agents and providers: none may start a line of its own or control the terminal.
+    # Names come from agents and providers: they must not start a new line or control the terminal.
     return texts.visible(line.replace("\n", " ").replace("\t", " "))
 
 
 async def names_of(deployment: Deployment, events: Sequence[Event]) -> dict[str, str]:
-    """Names of the users and agents of these events by id, as far as they still exist."""
+    """Names by id of the users and agents in these events, if they still exist."""
     from vault import clients, users
 
     database, names = deployment.database, dict[str, str]()

@@ -1,4 +1,4 @@
-"""Issuers whose tokens the vault accepts: for whom a client acts, and what a company's identity provider allows."""
+"""Issuers whose tokens the vault accepts: who a client acts for, and what a company's identity provider allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.provider_settings import Section, checked_address, checked_domains
 
 
 class IssuerSettings(Section):
-    """Another issuer whose JWTs say for whom a client acts: the user linked to that identity."""
+    """An external issuer whose JWTs identify the user that a client acts for, by a linked identity."""
 
     issuer: str = Field(description="The `iss` of its tokens")
     audience: str = Field(description="What `aud` must contain")
@@ -31,24 +31,26 @@ class IssuerSettings(Section):
 
 
 class AllowedAgents(Section):
-    """What a company lets some agents do for its people, without asking each of them.
+    """What a company allows some agents to do for its people without asking each person.
 
-    An agent in no rule gets nothing; several that count add up.
+    An agent without a matching rule gets nothing; matching rules add up.
     """
 
-    agents: tuple[str, ...] = Field(min_length=1, description="Client IDs, or names of agents that an admin registered")
+    agents: tuple[str, ...] = Field(min_length=1, description="Client IDs or names of agents that an admin registered")
     groups: tuple[str, ...] = Field(default=(), description="Only people in one of these groups. Default: everyone")
-    scopes: tuple[str, ...] = Field(default=("connections", "tools"), description="Most that its tokens can hold")
+    scopes: tuple[str, ...] = Field(
+        default=("connections", "tools"), description="Upper limit of the scopes of its tokens"
+    )
     accounts: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict[str, tuple[str, ...]],
-        description="By provider, what it can do with the person's accounts: `read`, `all`, or scopes",
+        description="What it can do with the person's accounts, by provider: `read`, `all`, or scopes",
     )
     tools: tuple[str, ...] = Field(default=(), description="Tools that it can use: adds the scopes that they need")
     ask_writes: bool = Field(default=False, description="Ask the person before each change")
 
 
 class EnterpriseSettings(Section):
-    """A company's identity provider that lets its people's agents in (ID-JAG)."""
+    """A company's identity provider that admits its people's agents (ID-JAG)."""
 
     issuer: str = Field(description="The `iss` of its assertions")
     title: str | None = Field(
@@ -60,7 +62,10 @@ class EnterpriseSettings(Section):
     )
     tenant: str | None = Field(
         default=None,
-        description="What `tenant` must be, for an issuer of many companies: each needs its own `identity_issuer`",
+        description=(
+            "Required value of `tenant`, for an issuer that several companies share: each needs its own "
+            "`identity_issuer`"
+        ),
     )
     domains: tuple[str, ...] = Field(
         default=(),
@@ -74,18 +79,18 @@ class EnterpriseSettings(Section):
         default=None, description="Claim that equals the directory's `externalId` (SCIM): links a provisioned person"
     )
     groups_claim: str = Field(
-        default="groups", description="Claim with the person's groups, which count beside those that the vault knows"
+        default="groups", description="Claim with the person's groups, which are added to those that the vault knows"
     )
-    longest: int = Field(default=600, ge=10, le=3600, description="Most seconds from `iat` to `exp`")
+    longest: int = Field(default=600, ge=10, le=3600, description="Maximum number of seconds from `iat` to `exp`")
     max_age: int | None = Field(
-        default=None, ge=60, description="Most seconds since the person signed in there (`auth_time`)"
+        default=None, ge=60, description="Maximum number of seconds since the person signed in there (`auth_time`)"
     )
-    acr: tuple[str, ...] = Field(default=(), description="What `acr` must be one of")
+    acr: tuple[str, ...] = Field(default=(), description="Accepted values of `acr`")
     public_clients: bool = Field(
         default=False, description="Accept unbound assertions from clients that can't authenticate"
     )
     permission_days: int = Field(
-        default=30, ge=1, le=365, description="Days that permissions last after the agent's last assertion"
+        default=30, ge=1, le=365, description="Days that permissions stay valid after the agent's last assertion"
     )
     allow: Mapping[str, AllowedAgents] = Field(default_factory=dict[str, AllowedAgents])
 
@@ -100,5 +105,5 @@ class EnterpriseSettings(Section):
         return checked_domains(value)
 
     def title_for(self, name: str) -> str:
-        """The company's name on pages, where it is called `name` in the settings."""
+        """The company's name on pages. `name`: its name in the settings."""
         return self.title or name.capitalize()

@@ -1,4 +1,4 @@
-"""Where the key-encryption key comes from, and the second source while keys move to another."""
+"""Where the key-encryption key comes from, and a second source while keys move from one to the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.provider_settings import Section
 
 
 class KeyPlace(Section):
-    """One place that the key-encryption key comes from."""
+    """One source of the key-encryption key."""
 
     source: Literal[
         "file", "environment", "passphrase", "aws_kms", "google_kms", "azure_key_vault", "hashicorp_vault", "pkcs11"
@@ -52,5 +52,5 @@ class KeySettings(KeyPlace):
 
     also: KeyPlace | None = Field(
         default=None,
-        description="A second source (same settings) that opens keys too, to move to another source",
+        description="A second source (same settings) that can also open keys, for moving to another source",
     )

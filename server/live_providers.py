@@ -1,8 +1,8 @@
-"""The providers as they are set up now: by the settings, and by what an administrator entered in the browser.
+"""The providers as they are currently set up: in the settings, and by an administrator in the browser.
 
-A change in the browser makes everything that depends on it anew, in one step: catalog, tools, tool sets, policies, and
-OAuth clients. Every process looks for changes of the others (`server.lifecycle.maintenance`). Where the settings name a
-client id, what is stored for that provider does not count.
+A change in the browser rebuilds everything that depends on it in one step: catalog, tools, tool sets, policies, and
+OAuth clients. Every process looks for changes by other processes (`server.lifecycle.maintenance`). If the settings name
+a client ID for a provider, its stored registration is ignored.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from vault.upstream import IdentityAssertions, UpstreamOAuth, UpstreamPolicy, Vo
 
 Made = TypeVar("Made")
 Entered = Mapping[str, EnteredRegistration]
-LOOK_EVERY = 2.0  # seconds until another process knows of a change
+LOOK_EVERY = 2.0  # seconds until another process notices a change
 REFUSALS = (ProviderFileRefused, SettingsRefused, ToolFileRefused)
 logger = logging.getLogger("token_vault.providers")
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSet:
-    """All that follows from the settings and the `entered` registrations.
+    """Everything that follows from the settings and the `entered` registrations.
 
-    `away`: tools of MCP servers of others that can't be called now, which rules may still name. `unusable`: why what is
-    stored for a provider cannot be used, in a sentence. `late`: names in the settings that no tool has yet.
+    `away`: tools of external MCP servers that can't be called now but that rules may still name. `unusable`: by
+    provider, a sentence that explains why its stored registration can't be used. `late`: names in the settings that
+    match no tool yet.
     """
 
     catalog: Catalog
@@ -67,7 +68,7 @@ class ProviderSet:
 
 
 def registered_in(settings: Settings, current: ProviderSet, name: str) -> Literal["settings", "browser"] | None:
-    """Where our registration at this provider is, usable or not. The settings come first."""
+    """Where our registration at this provider is stored, usable or not. The settings take precedence."""
     if is_set_here(settings, name):
         return "settings"
     if name in current.entered:
@@ -89,17 +90,17 @@ class LiveProviders:
 
     def __init__(self, make: Callable[[Entered], ProviderSet], *, sightings: Sightings | None = None) -> None:
         self._make = make
-        self.sightings = sightings or Sightings()  # of MCP servers of others
+        self.sightings = sightings or Sightings()  # of external MCP servers
         self._lock = asyncio.Lock()
         self._stored = _StoredSet()
         self._mark: object | None = None
-        self.initial = self.current = make({})  # by the settings alone
+        self.initial = self.current = make({})  # from the settings alone
         self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
         self.upstreams: Mapping[str, UpstreamOAuth] = _Current(lambda: self.current.upstreams)
         self.assertions: IdentityAssertions = _CurrentAssertions(self)
 
     async def refresh(self, database: Database, keys: KeyRing) -> None:
-        """Look for registrations that were entered, changed or removed, by any process."""
+        """Look for registrations that any process has added, changed, or removed."""
         async with self._lock:
             mark = database.mark()
             if mark is not None and mark == self._mark:
@@ -114,9 +115,10 @@ class LiveProviders:
             self._mark = mark
 
     def check_names(self, imported: Collection[str]) -> None:
-        """That the settings name tools of servers, and APIs, that are stored, once these were read.
+        """Check that the server tools and APIs named in the settings are stored; call it after `refresh`.
 
-        `imported`: all APIs, also those that wait. Raises ProviderFileRefused or SettingsRefused.
+        `imported`: all imported APIs, including those that are not accepted yet. Raises ProviderFileRefused or
+        SettingsRefused.
         """
         for name, problem in self.initial.catalog.unknown.items():
             if name not in imported:
@@ -125,7 +127,8 @@ class LiveProviders:
         check_late_names(self.current.late, names)
 
     async def check(self, name: str, entered: EnteredRegistration) -> None:
-        """Check that this can be used together with the others and with each MCP server. Raises one of REFUSALS."""
+        """Check that this registration works together with the others and with each MCP server. Raises one of
+        REFUSALS."""
         known = self.current.entered.get(name)
         if known is not None and entered.server is None:
             entered = replace(entered, server=known.server)
@@ -152,12 +155,12 @@ class LiveProviders:
 
 
 def imported_registrations(accepted: Sequence[AcceptedApi]) -> Entered:
-    """Imported APIs that are on, as `make` takes them."""
+    """Imported APIs that are turned on, in the form that `make` takes."""
     return {one.name: EnteredRegistration("", imported=one.content) for one in accepted}
 
 
 def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: dict[str, str]) -> Made:
-    """What `make` makes of as many registrations as can be used together; why not of the others goes to `unusable`."""
+    """The result of `make` for all registrations that can be used together; adds to `unusable` why the others can't."""
     try:
         return make(entered)
     except REFUSALS:
@@ -174,7 +177,7 @@ def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: 
 
 
 def _tools_of_lost(lost: Sequence[McpServer], sightings: Sightings) -> Iterator[ToolSpec]:
-    """What was accepted of servers that can't be used now: rules that name it still hold."""
+    """The accepted tools of servers that can't be used now: rules that name them stay valid."""
     from providers.remote.tools import away_tools
 
     for one in lost:
@@ -184,7 +187,7 @@ def _tools_of_lost(lost: Sequence[McpServer], sightings: Sightings) -> Iterator[
 
 
 class _CurrentAssertions:
-    """Those of the current providers (`vault.upstream.IdentityAssertions`)."""
+    """The identity assertions of the current providers (`vault.upstream.IdentityAssertions`)."""
 
     def __init__(self, live: LiveProviders) -> None:
         self._live = live
@@ -205,7 +208,7 @@ class _CurrentAssertions:
 
 
 class _Current(Mapping[str, Made]):
-    """The present value under each name, for code that keeps the mapping."""
+    """A mapping that always returns the current values, for code that keeps it."""
 
     def __init__(self, current: Callable[[], Mapping[str, Made]]) -> None:
         self._current = current

@@ -17,7 +17,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?")
 _OURS: Final = frozenset({"https_proxy", "http_proxy", "all_proxy", "no_proxy", "home"})
-# Folders of the system that hold other things than a program needs: sockets, devices, everyone's files.
+# System folders with contents that no program needs: sockets, devices, everyone's files.
 _CLOSED: Final = tuple(Path(one) for one in ("/proc", "/sys", "/dev", "/run", "/var/run"))
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- where tests and services may have folders of their own
 _TOO_WIDE: Final = frozenset(
@@ -26,11 +26,11 @@ _TOO_WIDE: Final = frozenset(
 
 
 class LocalServerSettings(Section):
-    """An MCP server on this machine, which `token-vault mcp add NAME program:NAME` puts behind the vault."""
+    """An MCP server on this machine; add it to the vault with `token-vault mcp add NAME program:NAME`."""
 
     command: str = Field(min_length=1, max_length=1000, description="Program: an absolute path, or a name in /usr/bin")
     args: tuple[str, ...] = Field(
-        default=(), max_length=100, description="Its arguments, as a list; no shell reads them"
+        default=(), max_length=100, description="Its arguments, as a list; they aren't passed through a shell"
     )
     providers: tuple[str, ...] = Field(
         default=(), max_length=20, description="Providers that it can call, with the caller's account"
@@ -41,10 +41,10 @@ class LocalServerSettings(Section):
         description="Other public hosts that it can reach, `host[:port]`, without a credential",
     )
     environment: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="Further environment variables. No secrets"
+        default_factory=dict[str, str], description="Additional environment variables. No secrets"
     )
     placeholders: tuple[str, ...] = Field(
-        default=(), max_length=20, description="Variables that get a placeholder instead of a token"
+        default=(), max_length=20, description="Variables that contain a placeholder instead of a token"
     )
     folders: tuple[Path, ...] = Field(default=(), max_length=20, description="Folders that it can read")
     writable: Path | None = Field(
@@ -54,13 +54,15 @@ class LocalServerSettings(Section):
         default=1024,
         ge=1,
         le=1_048_576,
-        description=f"Space of each folder in `writable`, in MiB. At this size, or at {MOST_FILES:,} files, a running "
-        "call is broken off, and further ones are refused",
+        description=f"Size limit of each folder in `writable`, in MiB. At this size, or at {MOST_FILES:,} "
+        "files, a running call is aborted, and new ones are refused",
     )
-    memory_mb: int = Field(default=512, ge=32, le=65_536, description="Memory of all its processes, in MiB")
-    processes: int = Field(default=64, ge=1, le=4096, description="Processes and threads at once")
-    cpu_seconds: int = Field(default=600, ge=1, le=1_000_000, description="CPU time of one process, in seconds")
-    idle_seconds: int = Field(default=300, ge=5, le=86_400, description="Seconds without a call until it ends")
+    memory_mb: int = Field(
+        default=512, ge=32, le=65_536, description="Memory limit of all its processes together, in MiB"
+    )
+    processes: int = Field(default=64, ge=1, le=4096, description="Maximum number of processes and threads")
+    cpu_seconds: int = Field(default=600, ge=1, le=1_000_000, description="CPU time limit of each process, in seconds")
+    idle_seconds: int = Field(default=300, ge=5, le=86_400, description="Seconds without a call until it is stopped")
 
     @field_validator("command")
     @classmethod
@@ -75,7 +77,7 @@ class LocalServerSettings(Section):
     @classmethod
     def _are_arguments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any("\0" in one for one in value):
-            raise ValueError("an argument can't have a NUL")
+            raise ValueError("an argument can't contain a NUL character")
         return value
 
     @field_validator("hosts")
@@ -92,7 +94,7 @@ class LocalServerSettings(Section):
         for name, content in value.items():
             _check_variable(name)
             if "\0" in content:
-                raise ValueError(f"{name} can't have a NUL")
+                raise ValueError(f"{name} can't contain a NUL character")
         return value
 
     @field_validator("placeholders")
@@ -118,15 +120,15 @@ class LocalServerSettings(Section):
 
     @property
     def shown_folders(self) -> tuple[Path, ...]:
-        """All folders of this machine that it sees anything of."""
+        """All folders of this machine that it can see, in whole or in part."""
         return self.folders if self.writable is None else (*self.folders, self.writable)
 
 
 def _check_variable(name: str) -> None:
     if _VARIABLE.fullmatch(name) is None:
-        raise ValueError(f"{name!r} isn't a name of a variable")
+        raise ValueError(f"{name!r} isn't a valid variable name")
     if name.lower() in _OURS:
-        raise ValueError(f"{name} is set by the vault: leave it out")
+        raise ValueError(f"the vault sets {name}: leave it out")
 
 
 def _check_folder(folder: Path) -> None:
@@ -134,11 +136,11 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"write {folder} as an absolute path")
     is_closed = any(folder == one or one in folder.parents for one in _CLOSED) and _MEMORY not in folder.parents
     if is_closed or folder in _TOO_WIDE:
-        raise ValueError(f"{folder} holds more than a program should see: name a folder of its own")
+        raise ValueError(f"{folder} contains more than a program should see: use a dedicated folder")
 
 
 def overlap_with(data: Path, servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path] | None:
-    """The first server and folder that would show it something of the vault's data directory."""
+    """The first server that would see part of the vault's data directory, and the folder that shows it."""
     for name, one in servers.items():
         for folder in one.shown_folders:
             if _overlap(folder.resolve(), data.resolve()):
@@ -147,7 +149,7 @@ def overlap_with(data: Path, servers: Mapping[str, LocalServerSettings]) -> tupl
 
 
 def shown_file(files: Iterable[Path], servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path, Path] | None:
-    """The first server and folder that would show it one of these files, and the file."""
+    """The first server that would see one of these files, the folder that shows it, and the file."""
     for file in files:
         for name, one in servers.items():
             for folder in one.shown_folders:
@@ -157,7 +159,7 @@ def shown_file(files: Iterable[Path], servers: Mapping[str, LocalServerSettings]
 
 
 def shared_writable(servers: Mapping[str, LocalServerSettings]) -> tuple[str, Path] | None:
-    """The first server and folder that would show it what other people or servers write."""
+    """The first server that would see what other people or servers write, and the folder that shows it."""
     for owner in servers.values():
         if owner.writable is None:
             continue
@@ -173,7 +175,7 @@ def shared_writable(servers: Mapping[str, LocalServerSettings]) -> tuple[str, Pa
 
 
 def secret_files(settings: object) -> Iterator[Path]:
-    """The files that settings name for a secret of theirs, resolved."""
+    """The files that settings read secrets from, with resolved paths."""
     if isinstance(settings, BaseModel):
         for name in type(settings).model_fields:
             value: object = getattr(settings, name)

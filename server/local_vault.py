@@ -1,4 +1,4 @@
-"""The vault of a data directory, opened in this process for its owner's local agent, with the pages a person needs."""
+"""A data directory's vault, opened in this process for the owner's local agent, with the pages that the owner needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalVault:
     companion: Companion
 
     async def check_pages(self, logger: logging.Logger) -> None:
-        """Warn if a stranger holds the address of the pages: no link goes out then."""
+        """Warn if another program has taken the address of the pages; no links are sent in that case."""
         if await self.companion.first_look() is Holder.FOREIGN:
             logger.warning("no links are sent until this is fixed", extra={"cause": await self.companion.trouble()})
 
@@ -45,7 +45,8 @@ async def open_local_vault(
     role: str,
     greet: Callable[[Deployment], None] = lambda _: None,
 ) -> AsyncGenerator[LocalVault]:
-    """Open it, keep it up, and serve its pages as long as the block runs. Raises what opening a deployment raises."""
+    """Open the vault, maintain it, and serve its pages while the block runs. Raises the same as opening a
+    deployment."""
     async with (
         open_deployment(
             settings, data=data, open_browser=open_browser, is_measured=settings.telemetry.otlp_endpoint is not None
@@ -55,7 +56,7 @@ async def open_local_vault(
         greet(deployment)
         principal = await local_principal(deployment, client_name)
         companion = Companion(build_late_app(deployment), address_of(deployment))
-        deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
+        deployment.pages.watch(companion.trouble)  # no links are sent while another program would receive them
         watching = asyncio.create_task(companion.run())
         try:
             yield LocalVault(deployment, principal, companion)

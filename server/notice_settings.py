@@ -1,4 +1,4 @@
-"""The settings of notifications: the mail server, and the services that people may name by an Apprise URL."""
+"""The settings of notifications: the mail server, and the services that people can add by an Apprise URL."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class MailSettings(Section):
 
 
 class ServiceSettings(Section):
-    """Further services that notifications go to, by the package Apprise (extra `apprise`).
+    """Additional services for notifications, through the Apprise package (extra `apprise`).
 
-    Each message has a process of its own, confined to public addresses and `notices.private_networks`.
+    Each message is sent by a separate process, which can only reach public addresses and `notices.private_networks`.
     """
 
     apprise: bool = Field(
         default=False, description="Let people add services by Apprise URL. Not together with `outbound.proxy`"
     )
     private_networks: tuple[str, ...] = Field(
-        default=(), description="Private networks, such as 10.20.0.0/16, in which these services may be"
+        default=(), description="Private networks, such as 10.20.0.0/16, in which these services can be"
     )
 
     @field_validator("private_networks")

@@ -1,4 +1,4 @@
-"""The settings of one OpenID Connect provider that people sign in with."""
+"""The settings for an OpenID Connect provider that people sign in with."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class OpenIDSettings(Section):
     title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
     create_users: bool = Field(
         default=False,
-        description="Let in everyone with an account there",
+        description="Admit everyone with an account there",
     )
     domains: tuple[str, ...] = Field(
         default=(),
-        description="Let in everyone with a verified email address in these domains",
+        description="Admit everyone with a verified email address in these domains",
     )
     groups_claim: str = Field(default="", description="Claim with the names of the person's groups, as `groups`")
-    groups_scope: str = Field(default="", description="Scope to ask for so that the claim is sent")
+    groups_scope: str = Field(default="", description="Scope to request so that the claim is sent")
     groups: Mapping[str, str] = Field(
         default_factory=dict[str, str],
         description="Only these values of the claim, each with its group",
     )
-    groups_days: int = Field(default=30, ge=1, le=400, description="Days that these groups count after a sign-in")
+    groups_days: int = Field(default=30, ge=1, le=400, description="Days that these groups stay valid after a sign-in")
     directory_claim: str = Field(
         default="",
         description="Claim that equals the directory's `externalId` (SCIM): `sub`, or `oid` at Entra. Links a "
@@ -60,7 +60,7 @@ class OpenIDSettings(Section):
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
         if self.create_users and self.domains:
-            raise ValueError("create_users lets everyone in, so domains has no effect: remove one of them")
+            raise ValueError("create_users admits everyone, so domains has no effect: remove one of them")
         return self
 
     def secret(self, name: str) -> str | None:

@@ -11,11 +11,11 @@ from server.provider_settings import Section
 
 
 class PolicySettings(Section):
-    """Rules in Cedar that forbid uses of accounts, or ask the person about them."""
+    """Cedar rules that forbid uses of accounts or make the vault ask the person about them."""
 
-    folder: Path | None = Field(default=None, description="Folder with the rules (`*.cedar`), read again when changed")
+    folder: Path | None = Field(default=None, description="Folder with the rules (`*.cedar`), reread when they change")
     shadow_folder: Path | None = Field(
-        default=None, description="Folder with rules to try: what they would decide otherwise is counted, not done"
+        default=None, description="Folder with trial rules: decisions that would differ are counted, not applied"
     )
     time_zone: str = Field(default="UTC", description="Time zone of `context.hour` and `context.weekday`")
 
@@ -30,5 +30,5 @@ class PolicySettings(Section):
 
     @property
     def has_rules(self) -> bool:
-        """Whether there are rules of any kind."""
+        """Whether there are any rules, active or on trial."""
         return self.folder is not None or self.shadow_folder is not None

@@ -1,4 +1,4 @@
-"""The program's entry. Clients and supervisors wait for `stdio` and `serve`: these load no other command.
+"""The program's entry point. Clients and supervisors wait for `stdio` and `serve`, so these load no other command.
 
 `server.cli` has all commands.
 """

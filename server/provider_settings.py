@@ -1,6 +1,6 @@
 """The settings of one provider, and of all requests that leave the vault.
 
-With what every section of the settings shares: `server.settings` has the others and reads them all.
+Also contains what all sections share. `server.settings` has the other sections and reads them all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 class SettingsRefused(Exception):
-    """The settings cannot be used. The message is one line that names the setting and the fix."""
+    """The settings can't be used. The one-line message names the setting and the fix."""
 
 
 class Section(BaseModel):
@@ -32,9 +32,9 @@ class Section(BaseModel):
 
 
 def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
-    """A secret given directly or by file, never empty: anyone could send an empty one.
+    """A secret given directly or by file; never empty, because anyone could send an empty one.
 
-    Raises SettingsRefused when both are set, the file cannot be read, or there is nothing in it.
+    Raises SettingsRefused if both are set, if the file can't be read, or if it is empty.
     """
     if value is not None and file is not None:
         raise SettingsRefused(f"{name} and {name}_file are both set: remove one of them")
@@ -44,7 +44,7 @@ def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str
         try:
             secret = file.expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+            raise SettingsRefused(f"{name}_file: can't read {file}: {error}") from error
     if secret is not None and not secret.strip():
         where = f"{name}: the value" if file is None else f"{name}_file: {file}"
         raise SettingsRefused(f"{where} is empty: set it, or remove it")
@@ -52,7 +52,7 @@ def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str
 
 
 def is_domain(text: str) -> bool:
-    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
+    """Whether this is a domain in the form that mail addresses are compared with: lowercase ASCII, with a dot."""
     return (
         len(text) <= 253
         and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
@@ -60,7 +60,7 @@ def is_domain(text: str) -> bool:
 
 
 def checked_domains(value: tuple[str, ...]) -> tuple[str, ...]:
-    """The same domains. Raises ValueError for what isn't one."""
+    """The domains, unchanged. Raises ValueError if one isn't a domain."""
     for one in value:
         if not is_domain(one):
             raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
@@ -68,7 +68,7 @@ def checked_domains(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def checked_address(value: str | None) -> str | None:
-    """The same address of somebody else's service. Raises ValueError unless it is https, or http on loopback."""
+    """The address of an external service, unchanged. Raises ValueError unless it is https, or http on loopback."""
     if value is None:
         return None
     parts = urlsplit(value)
@@ -87,7 +87,7 @@ class ProviderSettings(Section):
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
     client_certificate_file: Path | None = Field(
         default=None,
-        description="PEM file with certificate and private key, by which the provider recognizes this vault (RFC 8705)",
+        description="PEM file with the certificate and private key that identify this vault to the provider (RFC 8705)",
     )
     authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
     token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")
@@ -102,24 +102,24 @@ class ProviderSettings(Section):
     issuer: str | None = Field(default=None, description="OpenID Connect issuer of a provider without a file")
     title: str | None = Field(default=None, description="Name on pages of a provider without a file")
     inputs: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="Inputs of the provider file: tenant, region, instance"
+        default_factory=dict[str, str], description="Values for the provider file, such as tenant, region, or instance"
     )
-    scopes: tuple[str, ...] | None = Field(default=None, description="Upper limit of every token's scopes")
+    scopes: tuple[str, ...] | None = Field(default=None, description="Upper limit of the scopes of every token")
     testing: bool = Field(
         default=False, description="The app is unpublished (Google's testing mode): grants expire sooner"
     )
 
     enabled: bool = Field(
-        default=True, description="People can connect a service by a credential of their own, such as an API key"
+        default=True, description="People can connect a service with their own credential, such as an API key"
     )
     regions: tuple[str, ...] = Field(
         default=(),
-        description="Regions whose AWS endpoints are called; without any, all that people enter. Calls there can still "
+        description="AWS regions that can be called; if empty, all that people enter. Calls there can still "
         "copy data between regions: to prevent that, use a service control policy",
     )
     unruled_calls: UnruledCalls = Field(
         default="refuse",
-        description="Calls that no request rule judges: `refuse`, `read` (any GET), or `any`. Only host and method are "
+        description="Calls that match no request rule: `refuse`, `read` (any GET), or `any`. Only host and method are "
         "checked",
     )
     unruled_approval: bool = Field(
@@ -129,9 +129,9 @@ class ProviderSettings(Section):
 
     private: tuple[str, ...] = Field(
         default=(),
-        description="Hosts or private networks that this provider alone is reached at",
+        description="Hosts or private networks that only this provider can use",
     )
-    ca_file: Path | None = Field(default=None, description="PEM file of an authority trusted for this provider alone")
+    ca_file: Path | None = Field(default=None, description="PEM file of an authority trusted for this provider only")
 
     @field_validator("private")
     @classmethod
@@ -141,7 +141,7 @@ class ProviderSettings(Section):
         return entries
 
     def reach(self, name: str, *, allow_loopback: bool) -> AddressPolicy | None:
-        """How its addresses are reached; None if as all others. Raises SettingsRefused for a file that isn't usable."""
+        """Its address policy; None if it has no special one. Raises SettingsRefused for a file that can't be used."""
         if not self.private and self.ca_file is None:
             return None
         networks = {entry: private_network(entry) for entry in self.private}
@@ -153,10 +153,10 @@ class ProviderSettings(Section):
         )
 
     def certificate(self, name: str) -> str | None:
-        """The file of the client certificate. Raises SettingsRefused for one that isn't usable."""
+        """The client certificate file. Raises SettingsRefused for one that can't be used."""
         if self.client_certificate_file is None:
             return None
-        from providers.credentials.certificates import read_certificate_file  # with cryptography, which few need here
+        from providers.credentials.certificates import read_certificate_file  # loads cryptography, seldom needed
 
         path = str(self.client_certificate_file.expanduser())
         try:
@@ -182,7 +182,7 @@ def _authority(file: Path, *, name: str) -> str:
 
 
 class OutboundSettings(Section):
-    """Requests to providers and strangers. The vault looks up and checks names; a proxy gets the checked address."""
+    """Requests to providers and other hosts. The vault resolves and checks names; a proxy gets the checked address."""
 
     proxy: SecretStr | None = Field(
         default=None,

@@ -11,32 +11,32 @@ from server.provider_settings import Section, read_secret
 
 
 class SecretSettings(Section):
-    """Where secrets are read that a setting only refers to."""
+    """The sources of secrets that other settings refer to."""
 
-    cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret which was read is used")
+    cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret is cached after it was read")
     entered: tuple[str, ...] = Field(
         default=(),
-        description="Beginnings of the references that people may enter in place of secrets, such as bao://people/{user}/",
+        description="Prefixes of the references that people can enter in place of secrets, such as bao://people/{user}/",
     )
     onepassword_url: str | None = Field(
-        default=None, description="1Password Connect server for op://; without one, the command `op` reads"
+        default=None, description="1Password Connect server for op://; if unset, the command `op` is used"
     )
     onepassword_token: SecretStr | None = Field(
         default=None, description="Token of the Connect server, or of a service account for `op`"
     )
     onepassword_token_file: Path | None = Field(default=None, description="File that holds the token")
-    bitwarden_url: str | None = Field(default=None, description="Bitwarden server for bws://, if it isn't the cloud's")
+    bitwarden_url: str | None = Field(default=None, description="Bitwarden server for bws://, if not the cloud service")
     bitwarden_token: SecretStr | None = Field(
-        default=None, description="Access token of a Secrets Manager machine account; the command `bws` reads"
+        default=None, description="Access token of a Secrets Manager machine account, for the command `bws`"
     )
     bitwarden_token_file: Path | None = Field(default=None, description="File that holds the access token")
     openbao_url: str | None = Field(default=None, description="OpenBao or HashiCorp Vault for bao:// (KV version 2)")
     openbao_namespace: str | None = Field(default=None, description="Namespace there")
-    openbao_token: SecretStr | None = Field(default=None, description="Token that may read there")
+    openbao_token: SecretStr | None = Field(default=None, description="Token with read access there")
     openbao_token_file: Path | None = Field(default=None, description="File that holds that token")
 
     def token(self, source: str) -> str | None:
-        """The token for one of the sources, read anew each time. Raises SettingsRefused."""
+        """The token for one of the sources, reread each time. Raises SettingsRefused."""
         value: SecretStr | None = getattr(self, f"{source}_token")
         file: Path | None = getattr(self, f"{source}_token_file")
         return read_secret(value, file, name=f"secrets.{source}_token")

@@ -1,6 +1,6 @@
 """The settings: one frozen model, one TOML file, the environment above it. Unknown keys stop the start.
 
-This module only reads; `server.app` and `server.cli` make objects from settings.
+This module only reads settings; `server.app` and `server.cli` create objects from them.
 """
 
 from __future__ import annotations
@@ -59,26 +59,27 @@ OTHER_VARIABLES = frozenset(
 
 
 class ServerSettings(Section):
-    """Where the server listens, and the address that people and clients know it by.
+    """Where the server listens, and the address that people and clients use.
 
-    The address has no path; plain `http` works on loopback only. Other commands don't see `serve --port`.
+    The address has no path; plain `http` works on loopback only. Other commands don't know the port given by `serve
+    --port`.
     """
 
     public_url: str | None = Field(default=None, description="Address that clients see. Default: http://localhost:PORT")
     issuer_slash: bool = Field(
-        default=False, description="End the issuer (`iss`) with a slash, as Auth0's. Ends earlier tokens"
+        default=False, description="End the issuer (`iss`) with a slash, as Auth0 does. Invalidates earlier tokens"
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on")
-    allowed_hosts: tuple[str, ...] = Field(default=(), description="Further Host values to accept, host[:port]")
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="Additional Host values to accept, host[:port]")
     allowed_origins: tuple[str, ...] = Field(
-        default=(), description="Further origins that can call, scheme://host[:port]"
+        default=(), description="Additional origins that can call, scheme://host[:port]"
     )
     trusted_proxies: tuple[str, ...] = Field(
-        default=(), description="Proxies whose X-Forwarded-For counts: addresses, networks"
+        default=(), description="Proxies whose X-Forwarded-For is trusted: addresses, networks"
     )
     connections: int | None = Field(
-        default=None, ge=16, le=100_000, description="Concurrent connections. Default: from the limit of open files"
+        default=None, ge=16, le=100_000, description="Concurrent connections. Default: based on the limit of open files"
     )
     connections_per_address: int = Field(
         default=200, ge=8, le=100_000, description="Concurrent connections from another machine's address"
@@ -100,7 +101,7 @@ class ServerSettings(Section):
             except ValueError as error:
                 raise ValueError(f"write {one} as an IP address or a network such as 10.0.0.0/8") from error
             if network.prefixlen == 0:
-                raise ValueError(f"{one} lets anyone choose the address they count as: list only your proxies")
+                raise ValueError(f"{one} lets anyone forge their client address: list only your proxies")
         return value
 
     @field_validator("public_url")
@@ -134,13 +135,13 @@ class DatabaseSettings(Section):
     url_file: Path | None = Field(default=None, description="File that holds the URL")
     liveness: Literal["locks", "none"] = Field(
         default="locks",
-        description="locks | none, for databases without advisory locks: the vault can't tell that a silent process "
-        "ended, so connections whose refresh tokens rotate wait for it, and after a minute for their person",
+        description="locks | none, for databases without advisory locks: the vault can't detect that a silent process "
+        "ended, so connections with rotating refresh tokens wait for it, and after a minute for their person",
     )
 
 
 class RegistrationSettings(Section):
-    """Who may register an OAuth client without an operator."""
+    """Who can register an OAuth client without the operator."""
 
     mode: Literal["open", "allow_list", "closed"] | None = Field(
         default=None,
@@ -158,21 +159,21 @@ class RegistrationSettings(Section):
 
 
 class TokenSettings(Section):
-    """Lifetimes of our own codes and tokens, in seconds."""
+    """Lifetimes of the vault's own codes and tokens, in seconds."""
 
-    code_lifetime: int = Field(default=60, ge=5, le=60, description="Seconds that a code lives")
+    code_lifetime: int = Field(default=60, ge=5, le=60, description="Lifetime of a code, in seconds")
     access_lifetime: int = Field(
         default=3600,
         ge=30,
         le=86400,
-        description="Seconds that an access token lives",
+        description="Lifetime of an access token, in seconds",
     )
     access_lifetime_alone: int = Field(
         default=86400,
         ge=30,
         le=86400,
-        description="Seconds that an access token lives for clients without the grant `refresh_token`, and those that "
-        "register anew instead of refreshing",
+        description="Lifetime of an access token, in seconds, for clients without the grant `refresh_token` and "
+        "those that register anew instead of refreshing",
     )
     refresh_lifetime: int = Field(
         default=365 * 86400,
@@ -181,14 +182,14 @@ class TokenSettings(Section):
         "or proves a DPoP key",
     )
     refresh_idle_lifetime: int = Field(
-        default=90 * 86400, ge=600, description="Seconds that an unused refresh token lives"
+        default=90 * 86400, ge=600, description="Lifetime of an unused refresh token, in seconds"
     )
     refresh_grace: int = Field(
         default=600,
         ge=0,
         le=3600,
-        description="Seconds in which a used refresh token gets the newest one; later it ends the grant. 0: each works "
-        "once",
+        description="Seconds during which a used refresh token gets the newest one; later it ends the grant. 0: "
+        "each works once",
     )
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Tokens per hour for one agent of one user, in each process"
@@ -198,7 +199,7 @@ class TokenSettings(Section):
 
 
 class SignInSettings(Section):
-    """How people prove who they are."""
+    """How people sign in."""
 
     local: bool = Field(default=True, description="Allow sign-in with passwords stored in the vault")
     openid: Mapping[str, OpenIDSettings] = Field(default_factory=dict[str, OpenIDSettings])
@@ -212,7 +213,7 @@ class SignInSettings(Section):
         default=300,
         ge=3,
         le=100_000,
-        description="Agents' requests per address and 10 minutes that wait for a sign-in",
+        description="Agents' requests that wait for a sign-in, per address and 10 minutes",
     )
     passkey_for: tuple[Literal["destructive_tools", "connections", "administration"], ...] = Field(
         default=(),
@@ -223,15 +224,15 @@ class SignInSettings(Section):
         default=900,
         ge=60,
         le=86400,
-        description="Seconds that a sign-in counts as recent, for `passkey_for` and changes of passkeys, sessions, and "
+        description="Seconds that a sign-in counts as recent, for `passkey_for` and changes to passkeys, sessions, and "
         "the account",
     )
     answer_lifetime: int = Field(
         default=12 * 3600,
         ge=0,
         le=7 * 86400,
-        description="Seconds after a sign-in with a passkey in which people can answer approvals in their browser's "
-        "notifications, if they turn that on; 0: only on the page",
+        description="Seconds after a sign-in with a passkey during which people can answer approvals in their "
+        "browser's notifications, if they turn that on; 0: only on the page",
     )
     session_idle_lifetime: int = Field(
         default=12 * 3600, ge=300, description="Seconds until an idle browser session ends"
@@ -250,13 +251,16 @@ class SignInSettings(Section):
 class ExchangeSettings(Section):
     """Token exchange at /token (RFC 8693)."""
 
-    confidential_only: bool = Field(default=False, description="Refuse token exchange to public clients")
+    confidential_only: bool = Field(default=False, description="Refuse token exchange for public clients")
     handle_lifetime: int = Field(
-        default=300, ge=30, le=3600, description="Seconds that a proxy handle lives; public clients' at most 300"
+        default=300,
+        ge=30,
+        le=3600,
+        description="Lifetime of a proxy handle, in seconds; at most 300 for public clients",
     )
     policy_url: str | None = Field(
         default=None,
-        description="Decision point (OpenID AuthZEN) to ask each time an account is used, also by tools",
+        description="Decision point (OpenID AuthZEN) to query each time an account is used, including by tools",
     )
     policy_token: SecretStr | None = Field(default=None, description="Bearer token for `policy_url`")
     policy_token_file: Path | None = Field(default=None, description="File that holds the token")
@@ -274,27 +278,27 @@ class ExchangeSettings(Section):
 
 
 class Auth0Settings(Section):
-    """The wire of Auth0's Token Vault and My Account API, for clients that were written for it."""
+    """The interface of Auth0's Token Vault and My Account API, for clients that were written for it."""
 
-    enabled: bool = Field(default=False, description="Serve the paths of Auth0's wire")
+    enabled: bool = Field(default=False, description="Serve the paths of Auth0's interface")
     connections: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="Provider by further names of Auth0 connections"
+        default_factory=dict[str, str], description="Provider by additional names of Auth0 connections"
     )
 
 
 class ActivitySettings(Section):
     """How long events are kept: what people and agents did."""
 
-    retention_days: int = Field(default=400, ge=0, le=36500, description="Days until events are pruned. 0 keeps all")
+    retention_days: int = Field(default=400, ge=0, le=36500, description="Days until events are deleted. 0 keeps all")
 
 
-SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and goes back 7
+SHORTEST_RETENTION: Final = 8  # days; the answer journal names connections and goes back 7
 
 
 class RetentionSettings(Section):
-    """How long records are kept after their end.
+    """How long records are kept after they end.
 
-    Ended connections with a revocation still due stay. Finished revocations at providers are kept 30 days; agents'
+    Ended connections with a pending revocation are kept. Finished revocations at providers are kept 30 days; agents'
     refresh tokens until a day after the family's end, the last 256 of each; codes, links, sessions, approvals, handles,
     and single-use values about a day after their end; names, passwords, and identities of deleted people not at all,
     their keys until the last grant is ended at its provider.
@@ -312,7 +316,9 @@ class RetentionSettings(Section):
         default=0,
         ge=0,
         le=36500,
-        description="Days after which receipts are deleted, unless outstanding. `panic` counts those left. 0: never",
+        description=(
+            "Days after which receipts are deleted, unless outstanding. `panic` counts the remaining ones. 0: never"
+        ),
     )
 
     @field_validator("ended_days")
@@ -327,14 +333,14 @@ class RetentionSettings(Section):
 
 
 class ApprovalSettings(Section):
-    """Calls that everyone must approve each time, and approvals that can stand."""
+    """Calls that everyone must approve each time, and limits on standing approvals."""
 
     ask: tuple[str, ...] = Field(
         default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
     )
     no_standing: tuple[str, ...] = Field(
         default=("destructive",),
-        description=("Tools without standing approvals: names, `destructive` (those that change or delete), or `all`"),
+        description="Tools without standing approvals: names, `destructive` (those that change or delete), or `all`",
     )
 
 
@@ -345,16 +351,16 @@ class TransportSettings(Section):
 
 
 class ProxySettings(Section):
-    """Limits of calls that clients send to a provider's API through the vault."""
+    """Limits on calls that clients send to a provider's API through the vault."""
 
-    body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest request body in bytes")
+    body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Maximum size of a request body, in bytes")
     read_limit: int = Field(
         default=8 * 1024 * 1024,
         ge=65536,
         le=64 * 1024 * 1024,
-        description="Largest body that is read to judge a call, in bytes",
+        description="Maximum size of a body that is read to check a call, in bytes",
     )
-    answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Largest answer body in bytes")
+    answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Maximum size of an answer, in bytes")
     deadline: int = Field(default=120, ge=1, le=3600, description="Seconds for a call, from first to last byte")
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Calls per hour for one agent of one user, in each process"
@@ -374,7 +380,7 @@ class SandboxSettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings. `load_settings` is the way to make one."""
+    """All settings. Create an instance with `load_settings`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -419,12 +425,12 @@ class Settings(BaseSettings):
     _file: Path | None = PrivateAttr(default=None)
 
     def read_from(self, file: Path | None) -> Self:
-        """The same, which knows its file."""
+        """The same settings, with access to their file."""
         self._file = file
         return self
 
     def secret_files(self) -> tuple[Path, ...]:
-        """The settings file and the files that it names for a secret."""
+        """The settings file and the secret files that it names."""
         own = () if self._file is None else (self._file.expanduser().resolve(),)
         return *own, *secret_files(self)
 
@@ -437,7 +443,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment above the file, and nothing else (no .env, no secrets folder)."""
+        """The environment overrides the file; there are no other sources (no .env, no secrets folder)."""
         return (EnvSettingsSource(settings_cls), init_settings)
 
     @property
@@ -447,7 +453,7 @@ class Settings(BaseSettings):
 
     @property
     def issuer(self) -> str:
-        """The `iss` of tokens and documents (RFC 8414 §2): the public URL, with a trailing slash if set so."""
+        """The `iss` of tokens and documents (RFC 8414 §2): the public URL, with a trailing slash if so configured."""
         return f"{self.public_url}/" if self.server.issuer_slash else self.public_url
 
     @property
@@ -464,7 +470,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _loopback_listens_on_loopback(self) -> Self:
-        """What is relaxed on loopback (open registration, plain http, owner windows) must be reachable from there only.
+        """Check that rules relaxed for loopback (open registration, plain http, owner windows) apply to loopback only.
 
         Anyone who reaches a listener can send `Host: localhost`.
         """
@@ -484,11 +490,12 @@ class Settings(BaseSettings):
                 continue
             if first.tenant == second.tenant:
                 raise ValueError(
-                    f"enterprise.{one} and enterprise.{other} have one issuer: set another tenant for each"
+                    f"enterprise.{one} and enterprise.{other} have the same issuer: set a different tenant for each"
                 )
             if (first.identity_issuer or first.issuer) == (second.identity_issuer or second.issuer):
                 raise ValueError(
-                    f"enterprise.{one} and enterprise.{other} have one issuer: set another identity_issuer for each"
+                    f"enterprise.{one} and enterprise.{other} have the same issuer: set another "
+                    "identity_issuer for each"
                 )
         return self
 
@@ -510,9 +517,9 @@ class Settings(BaseSettings):
 
 
 def default_data_directory() -> Path:
-    """TOKEN_VAULT_DATA, else the platform's place for a user's application data.
+    """TOKEN_VAULT_DATA, or else the platform's directory for a user's application data.
 
-    Raises SettingsRefused when the user has none, as in many containers.
+    Raises SettingsRefused if the user has none, as in many containers.
     """
     chosen = os.environ.get("TOKEN_VAULT_DATA")
     try:
@@ -526,10 +533,10 @@ def default_data_directory() -> Path:
 def load_settings(
     config: Path | None = None, *, data: Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
-    """Read the TOML file and the environment. Raises SettingsRefused with one line.
+    """Read the TOML file and the environment. Raises SettingsRefused with a one-line message.
 
-    The file is the given one, TOKEN_VAULT_CONFIG, or `config.toml` in the data directory if it exists. `overrides` are
-    sections from the command line or a test; they replace the file's values key by key.
+    The file is the given one, else TOKEN_VAULT_CONFIG, else `config.toml` in the data directory if it exists.
+    `overrides` are sections from the command line or a test; they replace the file's values key by key.
     """
     path = config or (Path(os.environ["TOKEN_VAULT_CONFIG"]) if os.environ.get("TOKEN_VAULT_CONFIG") else None)
     if path is None and data is not None and (data / "config.toml").is_file():
@@ -550,7 +557,8 @@ def load_settings(
         cause = str(error).removesuffix(' from source "EnvSettingsSource"')
         raise SettingsRefused(f"the environment: {cause}; write lists and tables as JSON") from error
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)  # a misspelled setting may be missing, too
+        found = error.errors(include_url=False, include_input=False)
+        # A misspelled setting may be reported as missing, too.
         first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         where, message = ".".join(map(str, first["loc"])) or "settings", first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""The settings of signals: who may tell this vault about people and grants, and what then happens."""
+"""The settings of signals: who can report events about people and grants, and how the vault reacts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Effect = Literal["note", "sign_out", "stop_agents", "disable"]
 Secret = Literal["push_token", "poll_token", "management_token", "revocation_token"]
 SECRETS: Final[tuple[Secret, ...]] = ("push_token", "poll_token", "management_token", "revocation_token")
 EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disable")
-GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
+GOOGLE: Final = "https://accounts.google.com"  # as in ID tokens; in its signals, it ends with a slash
 _log = logging.getLogger("token_vault.signals")
 
 
@@ -33,9 +33,9 @@ class TransmitterSettings(Section):
         default=None, description="Issuer under which its people are linked. Default: `issuer`"
     )
     provider: str | None = Field(
-        default=None, description="Provider whose accounts its events are about, too: these are checked at once"
+        default=None, description="Provider whose accounts its events also concern: these are checked immediately"
     )
-    is_google: bool = Field(default=False, description="Google's Cross-Account Protection, which departs from SSF")
+    is_google: bool = Field(default=False, description="Google's Cross-Account Protection, which deviates from SSF")
     push_token: SecretStr | None = Field(default=None, description="Bearer token that it must send with each event")
     push_token_file: Path | None = Field(default=None, description="File that holds the token")
     poll_url: str | None = Field(default=None, description="Poll it for events here (RFC 8936)")
@@ -53,18 +53,26 @@ class TransmitterSettings(Section):
     revokes: bool = Field(
         default=False, description="Let it call /global-token-revocation with JWTs that its keys sign, as Okta does"
     )
-    max_age: int = Field(default=86400, ge=60, le=604_800, description="Seconds after which an event is refused as old")
+    max_age: int = Field(
+        default=86400, ge=60, le=604_800, description="Seconds after which an event is refused as too old"
+    )
     per_minute: int = Field(default=600, ge=1, le=60_000, description="Events per minute")
     session_revoked: Effect = Field(
         default="sign_out",
-        description="At CAEP `session-revoked`, RISC `sessions-revoked`: note | sign_out | stop_agents | disable",
+        description=(
+            "Action on CAEP `session-revoked`, RISC `sessions-revoked`: note | sign_out | stop_agents | disable"
+        ),
     )
     credential_change: Effect = Field(
         default="sign_out",
-        description="At CAEP `credential-change`, RISC `credential-compromise`, `account-credential-change-required`",
+        description=(
+            "Action on CAEP `credential-change`, RISC `credential-compromise`, `account-credential-change-required`"
+        ),
     )
-    token_claims_change: Effect = Field(default="note", description="At CAEP `token-claims-change`")
-    account_disabled: Effect = Field(default="stop_agents", description="At RISC `account-disabled`, `account-purged`")
+    token_claims_change: Effect = Field(default="note", description="Action on CAEP `token-claims-change`")
+    account_disabled: Effect = Field(
+        default="stop_agents", description="Action on RISC `account-disabled`, `account-purged`"
+    )
 
     @field_validator("issuer", "jwks_uri", "identity_issuer", "poll_url")
     @classmethod
@@ -84,7 +92,7 @@ class TransmitterSettings(Section):
 
     @property
     def can_revoke(self) -> bool:
-        """Whether it may use the Global Token Revocation endpoint."""
+        """Whether it can use the Global Token Revocation endpoint."""
         return self.revokes or self.revocation_token is not None or self.revocation_token_file is not None
 
     def secret(self, which: Secret, name: str) -> str | None:
@@ -99,7 +107,7 @@ class TransmitterSettings(Section):
 
 
 class ProviderWebhookSettings(Section):
-    """Webhooks in which a provider tells that a person ended a grant."""
+    """Webhooks in which a provider reports that a person ended a grant."""
 
     secret: SecretStr | None = Field(
         default=None, description="Webhook secret (GitHub), signing secret (Slack), or signature key (Square)"
@@ -118,11 +126,12 @@ class ProviderWebhookSettings(Section):
         return self
 
     def keys(self, name: str) -> tuple[str, ...]:
-        """The secrets that count. Raises SettingsRefused."""
+        """The secrets that are accepted. Raises SettingsRefused."""
         return tuple(one for one in (self._current(name), self._previous(name)) if one)
 
     def readable_keys(self, name: str) -> tuple[str, ...]:
-        """The same without a previous secret that can't be read. Raises SettingsRefused for the current one."""
+        """The same, but without a previous secret that can't be read. Raises SettingsRefused if the current one can't
+        be read."""
         current, previous = self._current(name), None
         try:
             previous = self._previous(name)
@@ -145,7 +154,7 @@ class SignalSettings(Section):
     providers: Mapping[str, ProviderWebhookSettings] = Field(default_factory=dict[str, ProviderWebhookSettings])
 
     def check_secrets(self) -> None:
-        """Read each secret once. Raises SettingsRefused for one that can't be used."""
+        """Read each secret once. Raises SettingsRefused if one can't be used."""
         for name, one in self.transmitters.items():
             for which in SECRETS:
                 one.secret(which, name)

@@ -1,8 +1,8 @@
-"""The stdio transport: the owner of the data directory calls through a local client, without a token.
+"""The stdio transport: the owner of the data directory uses a local client, without a token.
 
-Clients give a server a second or two to start, then continue without its tools. So the tools are listed as soon as the
-settings are read, while the vault is still being opened; calls wait for that. `server.mcp.local_owner` makes
-owner, client and grant; exchange, delegations and activity are the same as elsewhere. The loopback companion
+Clients give a server a second or two to start, then continue without its tools. Therefore the tools are listed as soon
+as the settings are read, while the vault is still being opened; calls wait until it is open. `server.mcp.local_owner`
+makes owner, client and grant; exchange, delegations and activity are the same as elsewhere. The loopback companion
 (`server.lifecycle.loopback`) serves the pages that a person needs.
 """
 
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
     from vault.records import Principal
 
 _LOADED: Final = ("server.app", "server.local_vault", "server.mcp.sdk_calls")
-_LISTING: Final = 0.5  # seconds in which a client that has just started us gets its list, before we use the processor
-_PATIENCE: Final = 5.0  # seconds for opening the vault after the client has left: it may be the reason
+_LISTING: Final = 0.5  # seconds to wait before loading the rest, so that the client that started us gets its list first
+_PATIENCE: Final = 5.0  # seconds to finish opening the vault after the client left, perhaps because opening was slow
 logger = logging.getLogger("token_vault.stdio")
 
 
 @dataclass(frozen=True, slots=True)
 class StdioOptions:
-    """What a stdio process serves, and how it talks to its person."""
+    """What a stdio process serves, and how it communicates with its owner."""
 
     settings: Settings
     data: Path
     client_name: str
     opener: Callable[[str], bool] | None  # opens the owner's browser
-    greet: Callable[[Deployment], None]  # once the vault is open
-    complain: Callable[[BaseException], str | None]  # says a refusal and returns its sentence; None for anything else
+    greet: Callable[[Deployment], None]  # called when the vault is open
+    complain: Callable[[BaseException], str | None]  # reports a refusal, returns its sentence; None for others
 
 
 async def serve_stdio(options: StdioOptions) -> bool:
-    """Speak MCP on stdin and stdout until the client closes stdin. False when the vault could not be opened.
+    """Speak MCP on stdin and stdout until the client closes stdin. False if the vault couldn't be opened.
 
     Raises ProviderFileRefused, ToolFileRefused or SettingsRefused before it reads anything.
     """
@@ -80,7 +80,7 @@ async def serve_lines(
     next_line: Callable[[], Awaitable[bytes | None]],
     write_line: Callable[[bytes], Awaitable[None]],
 ) -> None:
-    """Answer plain calls here, and let the SDK have the other lines, until there are no more."""
+    """Answer plain calls directly and pass the other lines to the SDK, until stdin is closed."""
     to_sdk = SdkLines()
 
     async def pass_on(line: bytes, known: Known) -> None:
@@ -109,7 +109,7 @@ def _set_known(known: Known) -> None:
 
 
 class _VaultOpening:
-    """The vault while it is being opened, and then."""
+    """The vault while it is being opened, and afterwards."""
 
     def __init__(self, options: StdioOptions) -> None:
         self._options = options
@@ -119,17 +119,17 @@ class _VaultOpening:
         self._decided = asyncio.Event()
         self._opened: tuple[OpenVault, Principal] | None = None
         self._choice: Callable[[], Awaitable[str | None]] | None = None
-        self.refusal: str | None = None  # why it could not be opened
+        self.refusal: str | None = None  # why it couldn't be opened
 
     async def tools(self) -> ToolList:
-        """What can be listed. Raises MCPError when that depends on a vault that cannot be opened."""
+        """The tools that can be listed. Raises MCPError if they depend on a vault that can't be opened."""
         self._wanted.set()
         while (listed := self._tools if self._live is None else self._live.current) is None:
             await self._wait()
         return listed
 
     async def vault(self) -> OpenVault:
-        """The open vault; its owner's client is the principal from now on. Raises MCPError when it cannot be opened."""
+        """The open vault, with its owner's client as the principal. Raises MCPError if it can't be opened."""
         while self._opened is None:
             self._wanted.set()
             await self._wait()
@@ -206,7 +206,8 @@ class _VaultOpening:
 
 
 def _tools_at_once(settings: Settings, data: Path) -> ToolList | None:
-    """What can be listed before the vault is open; None where it must be open, or an issuer be asked, first."""
+    """The tools that can be listed before the vault is open; None if that needs the open vault or an issuer's
+    metadata."""
     if any(one.issuer is not None for one in settings.providers.values()):
         return None
     catalog = read_catalog(settings, data=data, endpoints={})

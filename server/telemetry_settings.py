@@ -21,7 +21,7 @@ class LogSettings(Section):
 
 
 class TelemetrySettings(Section):
-    """Metrics and traces; off unless an address is set. Needs the extra `telemetry`."""
+    """Metrics and traces; turned off unless an address is set. Needs the extra `telemetry`."""
 
     prometheus: str | None = Field(
         default=None,

@@ -1,6 +1,6 @@
-"""The settings of tools: which agents are offered which, and from which length on a list is searched instead.
+"""The settings of tools: which agents are offered which tools, and how long a list can be before agents search it.
 
-And those of the stdio transport.
+Also the settings of the stdio transport.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Limit = Annotated[int, Field(ge=0, le=10_000)]
 
 
 class ToolChoice(BaseModel):
-    """Which of the tools there are."""
+    """Which tools exist on this vault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -28,17 +28,17 @@ class ToolChoice(BaseModel):
 
 
 class ClientToolSettings(ToolChoice):
-    """What one client is offered."""
+    """The tools that one client is offered."""
 
     profile: str | None = Field(default=None, description="Replaces `tools.profile`")
     list_limit: _Limit | None = Field(default=None, description="Replaces `tools.list_limit`")
 
 
 class ToolSetSettings(ToolChoice):
-    """A tool set of the operator's own."""
+    """A tool set that the operator defines."""
 
     title: str | None = Field(default=None, max_length=80, description="Name on pages. Default: the set's name")
-    read_only: bool = Field(default=False, description="Leave out the tools that change something")
+    read_only: bool = Field(default=False, description="Leave out the tools that make changes")
 
 
 class ToolSettings(ToolChoice):
@@ -49,20 +49,24 @@ class ToolSettings(ToolChoice):
         default=600,
         ge=1,
         le=1_000_000,
-        description="Calls per minute of one user's agents at one provider, in each process",
+        description="Calls per minute by one user's agents to one provider, in each process",
     )
     local_processes: int = Field(
         default=16,
         ge=1,
         le=1000,
-        description="Programs of `local_servers` at once, in each process; half of them for one person",
+        description=(
+            "Maximum number of running `local_servers` programs, in each process; one person can use half of them"
+        ),
     )
     profile: str = Field(
         default="everything", description="Tool set that agents are offered (`token-vault tools sets`)"
     )
     list_limit: _Limit = Field(
-        default=80,  # from about here on, widespread clients drop tools or refuse the list
-        description=("Longest list of tools; an agent with more uses `find_tools` and `call_tool`. 0: no limit"),
+        default=80,  # above this length, widespread clients drop tools or refuse the list
+        description=(
+            "Maximum number of listed tools; an agent with more uses `find_tools` and `call_tool`. 0: no limit"
+        ),
     )
     sets: Mapping[str, ToolSetSettings] = Field(default_factory=dict[str, ToolSetSettings])
     clients: Mapping[str, ClientToolSettings] = Field(default_factory=dict[str, ClientToolSettings])

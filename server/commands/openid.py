@@ -67,7 +67,7 @@ def set_up_openid(
             show_default=False,
         ),
     ] = None,
-    everybody: Annotated[bool, typer.Option("--everybody", help="Let in everyone with an account there.")] = False,
+    everybody: Annotated[bool, typer.Option("--everybody", help="Admit everyone with an account there.")] = False,
     show: ShowOption = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this name.")] = False,
 ) -> None:

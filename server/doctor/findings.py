@@ -56,6 +56,6 @@ def correct_setting(refused: Exception) -> str:
         return "correct the settings file"
     if name.startswith("providers.") and (host := _HOST.match(rest)) is not None:
         name += f".{host[1]}"  # the address of the provider file that this setting replaces
-    if "cannot read" in str(refused):
+    if "_file: can't read" in str(refused):
         return f"make the file readable for this user, or correct {name}"
     return f"correct {name}; docs/reference/settings.md has every setting and its limits"

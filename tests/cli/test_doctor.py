@@ -106,7 +106,7 @@ async def test_a_secret_file_that_others_can_read(place: Place, simulator: Simul
     assert_problem(
         await examine(place, fails=True),
         "settings",
-        "cannot read",
+        "can't read",
         "make the file readable",
         "correct providers.slack.client_secret_file",
     )

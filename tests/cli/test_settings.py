@@ -65,7 +65,7 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsRefused, match=r"client_secret and providers\.slack\.client_secret_file are both set"):
         both.providers["slack"].secret("slack")
     missing = load_settings(overrides={"database": {"url_file": str(tmp_path / "nowhere")}})
-    with pytest.raises(SettingsRefused, match=r"database\.url_file: cannot read"):
+    with pytest.raises(SettingsRefused, match=r"database\.url_file: can't read"):
         missing.database_url()
 
 

@@ -36,7 +36,7 @@ async def test_a_transmitter_in_order_is_fine(place: SignalRoom) -> None:
     [
         ({"issuer": "http://127.0.0.1:1"}, "no metadata"),
         ({"jwks_uri": "http://127.0.0.1:1/jwks"}, "no usable key"),
-        ({"push_token_file": "/nonexistent/token"}, "cannot read"),
+        ({"push_token_file": "/nonexistent/token"}, "can't read"),
         ({"provider": "nowhere"}, "isn't a provider here"),
     ],
 )

@@ -34,15 +34,15 @@ from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, needs_sandbox
         ({"args": ["a\0b"]}, "NUL"),
         ({"hosts": ["https://api.example.com"]}, "without https://"),
         ({"hosts": ["API.example.com"]}, "in lowercase"),
-        ({"environment": {"A B": "x"}}, "isn't a name of a variable"),
-        ({"environment": {"https_proxy": "x"}}, "set by the vault"),
+        ({"environment": {"A B": "x"}}, "isn't a valid variable name"),
+        ({"environment": {"https_proxy": "x"}}, "the vault sets"),
         ({"environment": {"A": "x\0"}}, "NUL"),
-        ({"placeholders": ["HOME"]}, "set by the vault"),
+        ({"placeholders": ["HOME"]}, "the vault sets"),
         ({"folders": ["relative"]}, "absolute path"),
         ({"folders": ["/srv/../etc"]}, "absolute path"),
-        ({"folders": ["/"]}, "holds more than a program should see"),
-        ({"folders": ["/run/docker"]}, "holds more than a program should see"),
-        ({"writable": "/home"}, "holds more than a program should see"),
+        ({"folders": ["/"]}, "contains more than a program should see"),
+        ({"folders": ["/run/docker"]}, "contains more than a program should see"),
+        ({"writable": "/home"}, "contains more than a program should see"),
         ({"memory_mb": 1}, "greater than or equal to 32"),
         ({"processes": 0}, "greater than or equal to 1"),
         ({"idle_seconds": 1}, "greater than or equal to 5"),
@@ -127,15 +127,15 @@ async def test_the_start_refuses_what_can_never_work(tmp_path: Path) -> None:
     await start()
     with pytest.raises(SettingsRefused, match="there is no provider 'slak'"):
         await start(providers=["slak"])
-    with pytest.raises(SettingsRefused, match="would show it the vault's data directory"):
+    with pytest.raises(SettingsRefused, match="would give it access to the vault's data directory"):
         await start(folders=[str(tmp_path)])
     secret = tmp_path / "shown" / "secret"
     secret.parent.mkdir()
-    with pytest.raises(SettingsRefused, match="would show it what is in a `writable` folder"):
+    with pytest.raises(SettingsRefused, match="would give it access to a `writable` folder"):
         await start(folders=[str(secret.parent)], writable=str(secret.parent))
     refused = {"curious": {**CURIOUS, "folders": [str(secret.parent)]}}
     settings = load_settings(overrides={"local_servers": refused, "keys": {"passphrase_file": str(secret)}})
-    with pytest.raises(SettingsRefused, match=f"would show it {secret}"):
+    with pytest.raises(SettingsRefused, match=f"would give it access to {secret}"):
         async with open_deployment(settings, data=tmp_path / "vault"):
             pass
     with pytest.raises(SettingsRefused, match="use a name of at most 32"):
