@@ -1,1 +1,1 @@
-"""Links by which people connect accounts and approve calls."""
+"""Links with which people connect accounts and approve calls."""

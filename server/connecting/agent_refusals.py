@@ -1,7 +1,7 @@
-"""The vault's refusals as agents see them: one reading of the table in `server.errors` for all interfaces.
+"""The vault's refusals as agents see them, from the table in `server.errors`, for all interfaces.
 
-MCP, /token and the proxy send the same text; each renders it in its own form. If the person can help, this module makes
-the link for them (`server.connecting.links`).
+MCP, /token, and the proxy send the same text, each in its own format. If the person can help, this module creates a
+link for them (`server.connecting.links`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from vault.refusals import (
     VaultError,
 )
 
-NOT_CONFIGURED = "not_configured"  # the operator has to act first, so there is no link
+NOT_CONFIGURED = "not_configured"  # the operator must act first, so there is no link
 Linked = ConnectionRequired | DelegationRequired
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRefusal:
-    """A refusal as an agent may see it, and what each interface needs of it.
+    """A refusal as an agent may see it, with the parts that each interface needs.
 
-    `text` says what happened and the next step; `description` is the short form for OAuth answers. `members` is the
-    same for programs and includes `link`, which is None if no link helps or this grant recently had too many.
+    `text` explains what happened and the next step; `description` is the short form for OAuth answers. `members` is the
+    machine-readable form and includes the link, if any. `link` is None if no link helps or if this grant recently got
+    too many.
     """
 
     refusal: VaultError  # names no account that the agent may not use
@@ -47,27 +48,27 @@ class AgentRefusal:
 
     @property
     def code(self) -> str:
-        """Our own name for it."""
+        """The vault's own code for the refusal."""
         return self.refusal.code
 
     @property
     def detail(self) -> str:
-        """For the log only."""
+        """The cause, for the log only."""
         return self.refusal.detail or self.code
 
     @property
     def is_configured(self) -> bool:
-        """Whether the person can help; otherwise the operator has to act first."""
+        """Whether the person can help; otherwise the operator must act first."""
         return self.members.get("reason") != NOT_CONFIGURED
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of an HTTP answer."""
+        """Headers for an HTTP answer."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 def plain(refusal: VaultError) -> AgentRefusal:
-    """What to say about a refusal that no link helps with."""
+    """The agent's form of a refusal that no link helps with."""
     wording = errors.wording_of(refusal)
     return AgentRefusal(
         refusal,
@@ -101,11 +102,11 @@ async def tell(
     account: str | None = None,
     offered: ConnectLink | None = None,
 ) -> AgentRefusal:
-    """What to tell an agent about a refusal by `vault.exchange`, with a new link for its person or the one `offered`.
+    """The agent's form of a refusal by `vault.exchange`, with a new link for its person or the one `offered`.
 
-    `tool` tells the person what the account is for; `account` is what the request named. Only agents that may use
-    an account learn its name, state and scopes. For every other account there is one answer, whether it needs
-    reconnecting, is too narrow or is just not allowed; the link shows the person the true reason.
+    `tool` tells the person what the account is for; `account` is the account that the request named. Only agents that
+    may use an account learn its name, state, and scopes. For every other account the answer is the same, whether the
+    account needs reconnecting, has too few scopes, or just isn't allowed; the link shows the person the true reason.
     """
     if principal is None or not isinstance(refusal, ConnectionRequired | DelegationRequired):
         return plain(refusal)
@@ -141,7 +142,7 @@ async def tell(
         told,
         text=text,
         description=text,
-        # More than the account or this agent has is a matter of scope (RFC 6749 §5.2); the rest is not.
+        # Scopes that the account or this agent lacks are an invalid scope (RFC 6749 §5.2); other refusals are not.
         answer=KINDS["invalid_scope"] if heard.missing else told.answer,
         members=_linked_members(heard, link, reason=reason),
         link=link,
@@ -149,7 +150,7 @@ async def tell(
 
 
 def _message(deployment: Deployment, heard: Linked, *, is_whole: bool, tool: str) -> str:
-    """What the agent says to its person beside the link, in the vault's own words if the agent may see them."""
+    """The message for the person next to the link; includes the refusal's description if the agent may see it."""
     if isinstance(heard, DelegationRequired) and heard.accounts:
         return heard.description
     found = deployment.catalog.get(heard.provider)
@@ -170,7 +171,7 @@ def _linked_members(heard: Linked, link: ConnectLink | None, *, reason: str) -> 
 
 async def _may_know(deployment: Deployment, refusal: Linked, principal: Principal) -> bool:
     """Whether the refusal names no account, or one that this agent may use."""
-    if refusal.connection_id is None:  # a missing permission reveals an account, or names usable ones
+    if refusal.connection_id is None:  # a missing permission reveals an account, unless it names usable ones
         return isinstance(refusal, ConnectionRequired) or bool(refusal.accounts)
     held = await delegations.get(
         deployment.database,

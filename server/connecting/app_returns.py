@@ -1,7 +1,7 @@
-"""The way back to an application that had its person connect an account: its address, and a single-use code for it.
+"""The return to an application that had its user connect an account: the redirect URI, and a single-use code for it.
 
-The code stands for the connection. It works once, with the secret that the application kept, for the same address,
-client and person.
+The code represents the connection. It works once, with the secret that the application kept, for the same redirect URI,
+client, and person.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LIFETIME: Final = 300  # seconds, of a code
 
 @dataclass(frozen=True, slots=True)
 class AppReturn:
-    """Where the browser goes afterwards, and what the code will be bound to.
+    """Where the browser goes afterwards, and the values that the code is bound to.
 
     `session` is the SHA-256 of the secret that only the application has, in hex; `challenge` its PKCE challenge (RFC
-    7636), empty if it sent none. `services` are the clients that are the application's own APIs: the person's answer is
-    for them, too. `name`: what the application calls the account's connection.
+    7636), empty if it sent none. `services` are the clients that are the application's own APIs: the person's answer
+    applies to them, too. `name`: the application's name for the connection.
     """
 
     redirect_uri: str
@@ -54,7 +54,7 @@ class AppReturn:
 
 
 def read_return(stored: object) -> AppReturn | None:
-    """What `AppReturn.payload` made; None where nothing was kept."""
+    """Read what `AppReturn.payload` stored; None if nothing was stored."""
     if not isinstance(stored, Mapping):
         return None
     kept: dict[str, object] = {str(name): value for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
@@ -75,7 +75,7 @@ def session_digest(secret: str) -> str:
 
 
 async def issue_code(deployment: Deployment, back: AppReturn, *, connection: Connection, client_id: str | None) -> str:
-    """The address with a new code for the connection, which the application's services may use as it may."""
+    """The redirect URI with a new code for the connection. Gives the application's services the same permission."""
     async with deployment.transaction() as transaction:
         if client_id is not None:
             await _allow_services(transaction, back, connection, client_id=client_id, now=deployment.now())

@@ -1,6 +1,6 @@
-"""Ask the person about one tool call: the link to our page, and waiting for the answer; and every answer.
+"""Ask the person about a tool call: create the link to our page, wait for the answer, and record every answer.
 
-`vault.exchange` decides whether a call needs approval and spends it; `server.portal.approvals.approvals` is the page;
+`vault.exchange` decides whether a call needs approval and uses it up; `server.portal.approvals.approvals` is the page;
 `server.mcp.elicitation` chooses how the link is offered.
 """
 
@@ -22,13 +22,13 @@ from vault.audit import audit
 from vault.records import ApprovalState, Event, Principal, Session, User
 from vault.refusals import ApprovalRequired, TransitionRefused
 
-WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
-_STEP: Final = 0.25  # seconds between reads of the database; another process may serve the page
+WAIT: Final = 8.0  # seconds that a retry waits for a person who may have just opened the link
+_STEP: Final = 0.25  # seconds between reads of the database, since another process may serve the page
 _PATH: Final = "/approvals/"
 
 
 class ApproveRefused(PersonRefused):
-    """The approval is missing, not this person's, or over."""
+    """The approval doesn't exist, belongs to someone else, or is over."""
 
     code = "approve_refused"
 
@@ -36,7 +36,7 @@ class ApproveRefused(PersonRefused):
 async def ask(
     deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
 ) -> tuple[Approval, bool]:
-    """The question about this call, or the person's refusal of a moment ago; and whether it is new."""
+    """The question about this call, or the person's recent refusal; and whether it is new."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         approval, is_new = await approvals.ask(
@@ -57,7 +57,7 @@ async def ask(
 
 
 def link_of(deployment: Deployment, approval: Approval) -> ConnectLink | None:
-    """Where the person approves or refuses this call; None when they refused."""
+    """The link where the person approves or refuses this call; None if they refused."""
     if approval.state is ApprovalState.REFUSED:
         return None
     return ConnectLink(
@@ -69,7 +69,7 @@ def link_of(deployment: Deployment, approval: Approval) -> ConnectLink | None:
 
 
 def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str | None = None) -> Event:
-    """An event about an approval. It leaves out the arguments: their hash identifies what was approved."""
+    """An event about an approval. It contains a hash that identifies the approved arguments, not the arguments."""
     about: dict[str, object] = {"tool": approval.tool, "provider": approval.provider, "account": approval.account}
     if approval.is_request:
         request = requests.request_of(approval)
@@ -90,18 +90,18 @@ def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str 
 
 
 def is_approval(link: ConnectLink) -> bool:
-    """Whether this link, brought back by a retry, asks about a call."""
+    """Whether this link, which a retry sent back, asks about a call."""
     return _PATH in link.url
 
 
 async def is_open(deployment: Deployment, link: ConnectLink) -> bool:
-    """Whether the person can still answer it."""
+    """Whether the person can still answer the question behind the link."""
     found = await _find(deployment, link)
     return found is not None and found.status(deployment.now()) == ApprovalState.PENDING.value
 
 
 async def wait_for_decision(deployment: Deployment, link: ConnectLink) -> bool:
-    """Wait a little for the person's answer to the link that was offered; whether there is one."""
+    """Wait briefly for the person's answer to the link that was offered; returns whether there is one."""
     end = asyncio.get_running_loop().time() + WAIT
     while True:
         found = await _find(deployment, link)
@@ -117,7 +117,7 @@ async def _find(deployment: Deployment, link: ConnectLink) -> Approval | None:
 
 
 async def load(deployment: Deployment, approval_id: str, *, user: User) -> Approval:
-    """The approval for its page. Raises ApproveRefused for anyone but the person who is asked."""
+    """The approval, for its page. Raises ApproveRefused for anyone other than the person who is asked."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     if approval is None:
         raise ApproveRefused(
@@ -141,7 +141,7 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
 
 
 async def check_may_approve(deployment: Deployment, approval: Approval, session: Session | None) -> None:
-    """Raises StepUpRequired where the operator asks for a passkey before this tool, or one that is gone, may run."""
+    """Raises StepUpRequired if the operator requires a passkey for this tool, or if the tool no longer exists."""
     spec = deployment.tool(approval.tool)
     if spec is None or spec.destructive:
         await step_up.check_passkey(deployment, session, "destructive_tools", back=f"{_PATH}{approval.id}")
@@ -157,12 +157,12 @@ async def decide(
     method: str | None = None,
     standing_terms: StandingTerms | None = None,
 ) -> None:
-    """Record the person's answer: the one place where an approval is answered, whatever the surface.
+    """Record the person's answer. All surfaces answer approvals with this function.
 
-    `session` is the browser's, None on the command line; raises StepUpRequired if it doesn't prove enough to approve.
-    Raises ApproveRefused when it comes too late, or a second time. `method` tells in the activity how it was given, if
-    not on the person's page. `standing_terms`: they also approve further calls with the same target; refused where no
-    standing approval is offered.
+    `session` is the browser's session, or None on the command line; raises StepUpRequired if it isn't authenticated
+    strongly enough. Raises ApproveRefused if the answer comes too late or a second time. `method` records in the
+    activity how the answer was given, if not on the person's page. `standing_terms`: the person also approves later
+    calls with the same target; refused if no standing approval is offered.
     """
     if is_approved:
         await check_may_approve(deployment, approval, session)

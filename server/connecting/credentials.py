@@ -1,7 +1,7 @@
-"""An account that is connected by a credential which its person, or an administrator, enters.
+"""Accounts that are connected with a credential that a person, or an administrator, enters.
 
-What was entered is checked against the shape in the provider file, then at the service itself, and sealed. It never
-leaves this module in an answer, event, or message. `server.portal.credential` has the page.
+The credential is checked against the format in the provider file, then at the service itself, and sealed. It never
+leaves this module in an answer, event, or message. `server.portal.credential` is the page.
 """
 
 from __future__ import annotations
@@ -50,22 +50,23 @@ from vault.upstream import Account, TokenAnswer, UpstreamError
 
 logger = logging.getLogger("token_vault.secrets")
 LABEL_LIMIT: Final = 120
-SIGN_INS: Final = 5  # of a person at a service in an hour, by a password that they enter
-SIGN_INS_BY_NAME: Final = 10  # of all persons, with the same user name there
-_UNNAMED: Final = "entered-"  # begins the id of an account that the service doesn't name
+SIGN_INS: Final = 5  # attempts per hour of a person at a service, with a password that they enter
+SIGN_INS_BY_NAME: Final = 10  # attempts per hour of all people with the same user name there
+_UNNAMED: Final = "entered-"  # prefix of the ID of an account that the service doesn't identify
 _DAY: Final = 86400
 _OTHER_TEXT: Final = frozenset({"signed_token", "session"})  # whose fields aren't all parts of addresses
 _SAYS_NEITHER: Final = frozenset({"temporarily_unavailable", "invalid_scope", "assertion_refused"})  # about the key
 
 
 class EntryFault(Exception):
-    """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
+    """The entry can't be used; the person can correct it. `reason` names a text, `field` the wrong field.
 
-    `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `region`: not one that the
-    operator allows. `refused`: the service doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of
-    another account than the one to be replaced, `acts_for`: which acts for a person. `not_named`: no one says whether
-    it is. `name_it`, `bad_end`: name or end. `too_often`: too many were tried out for this person. `reference`: to a
-    secret that people may not refer to. `unread`: the secret can't be read there.
+    Reasons: `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, and `admin` are about a field. `region`:
+    the operator doesn't allow it. `refused`: the service doesn't accept the credential. `unchecked`: the service
+    couldn't check it. `other_account`: it belongs to an account other than the one to replace. `acts_for`: the account
+    to replace acts for a person. `not_named`: the service doesn't identify its account. `name_it`, `bad_end`: the name
+    or the end is wrong. `too_often`: too many attempts for this person. `reference`: people may not refer to this
+    secret. `unread`: the secret can't be read from its source.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -77,7 +78,7 @@ class EntryFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What someone entered: the values of the fields, a name for the account, and when the credential ends."""
+    """The data that someone entered: the values of the fields, a name for the account, and the credential's end."""
 
     values: Mapping[str, str] = field(repr=False)
     label: str = ""
@@ -86,7 +87,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class CredentialForm:
-    """The page where a person enters a credential, for one purpose. `replaces`: the account that gets a new one."""
+    """The page where a person enters a credential for one purpose. `replaces`: the account that gets a new
+    credential."""
 
     provider: Provider
     credential: Credential
@@ -95,7 +97,7 @@ class CredentialForm:
 
 
 def check_is_on(deployment: Deployment, provider: Provider) -> None:
-    """Raises ConnectRefused unless people may enter credentials of this service."""
+    """Raises ConnectRefused unless people can enter credentials for this service."""
     if not deployment.vault.upstreams[provider.name].is_configured:
         raise ConnectRefused(
             f"{provider.title} isn't turned on at this vault. Ask an admin to turn it on at "
@@ -106,7 +108,7 @@ def check_is_on(deployment: Deployment, provider: Provider) -> None:
 
 
 def end_of_day(entered: str) -> int | None:
-    """The end of a day such as 2031-05-01, UTC; None for no day. Raises EntryFault."""
+    """The end of a day such as 2031-05-01, in UTC; None for an empty string. Raises EntryFault."""
     if not entered:
         return None
     try:
@@ -117,9 +119,9 @@ def end_of_day(entered: str) -> int | None:
 
 
 async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
-    """The path of the page for this purpose, which works for this user in this browser session only.
+    """The path of the page for this purpose; works only for this user in this browser session.
 
-    Raises ConnectRefused, or StepUpRequired when the session does not prove enough.
+    Raises ConnectRefused, or StepUpRequired if the session isn't authenticated strongly enough.
     """
     provider = known_provider(deployment, trip.provider)
     await check_may_connect(deployment, session, provider)
@@ -152,7 +154,7 @@ async def open_form(deployment: Deployment, handle: str, *, user: User, session:
     if trip.replaces is not None:
         replaced = await connections.get_connection(deployment.database, trip.replaces, user_id=user.id)
         if replaced is None or replaced.provider != provider.name:
-            raise ConnectRefused("This account was disconnected meanwhile.", detail="replaced")
+            raise ConnectRefused("This account has been disconnected in the meantime.", detail="replaced")
     if provider.credential is None:
         raise ConnectRefused(f"{provider.title} is now connected in another way. Start again.", detail="form")
     return CredentialForm(provider, provider.credential, trip, replaced)
@@ -180,7 +182,7 @@ def _trip_of(ticket: Ticket) -> ConsentRequest:
 async def enter(
     deployment: Deployment, form: CredentialForm, entry: Entry, *, handle: str, user: User, session: Session
 ) -> ConnectResult:
-    """Check what was entered, and connect or replace the account. Raises EntryFault; ConnectRefused when too late."""
+    """Check the entry, and connect or replace the account. Raises EntryFault, or ConnectRefused if it is too late."""
     check_is_on(deployment, form.provider)
     await check_may_connect(deployment, session, form.provider, back=f"/connect/credential/{handle}")
     answer = await examine(deployment, form.provider, entry, user=user, replaces=form.replaces, by_admin=user.is_admin)
@@ -201,7 +203,7 @@ def _needs_admin(credential: Credential, entry: Entry, name: str) -> bool:
 
 
 def _admin_guard(deployment: Deployment, user: User, *, field: str) -> Callable[[Transaction], Awaitable[None]]:
-    """Raises EntryFault in the transaction unless the person still is an admin."""
+    """Raises EntryFault in the transaction unless the person is still an admin."""
 
     async def check(transaction: Transaction) -> None:
         await users.hold_admins(transaction)
@@ -222,7 +224,7 @@ async def examine(
     replaces: Connection | None = None,
     by_admin: bool = False,
 ) -> TokenAnswer:
-    """What to store, with the account that it belongs to. Raises EntryFault; a refusal by the service is an event."""
+    """The answer to store, with its account. Raises EntryFault, and records a refusal by the service as an event."""
     credential = provider.credential
     if credential is None:
         raise EntryFault("unknown")
@@ -267,7 +269,7 @@ async def examine(
 async def _read_elsewhere(
     deployment: Deployment, provider: Provider, credential: Credential, given: Mapping[str, str], *, user: User
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """What was entered with the secrets in place of references, and these, by field. Raises EntryFault."""
+    """The entry with secrets in place of references, and the references by field. Raises EntryFault."""
     secrets, references = deployment.live.current.secrets, references_in(credential, given)
     for name, one in references.items():
         if not secrets.may_enter(one, user=user.name):
@@ -285,14 +287,15 @@ async def _read_elsewhere(
 
 
 def _refer(credential: Credential, entered: Mapping[str, str], answer: TokenAnswer) -> TokenAnswer:
-    """What to store with references in place of secrets."""
+    """The answer to store, with references in place of secrets."""
     if credential.kind == "key":
         return replace(answer, access_token=pack(credential, entered))
     return replace(answer, refresh_token=pack(credential, entered, session=session_of(answer.refresh_token or "")))
 
 
 async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Mapping[str, str], *, user: User) -> None:
-    """Raises EntryFault: a person could try passwords of others, or have their accounts locked at the service."""
+    """Raises EntryFault after too many attempts: a person could guess other people's passwords or lock their
+    accounts."""
     secret: tuple[str, ...] = () if provider.credential is None else provider.credential.secrets
     names = json.dumps({name: text.strip().casefold() for name, text in values.items() if name not in secret})
     at, now = f"sign-in:{provider.name}", deployment.now()
@@ -306,9 +309,9 @@ async def _check_sign_ins(deployment: Deployment, provider: Provider, values: Ma
 def _check_keys(
     credential: Credential, values: Mapping[str, str], *, references: Mapping[str, str], now: int
 ) -> int | None:
-    """The end of a certificate that the vault will hold. Raises CredentialRefused where no private key works.
+    """The end of a certificate that the vault stores. Raises CredentialRefused if no private key works.
 
-    One that is kept elsewhere may be replaced there: its dates are checked at each use.
+    The dates of a certificate that is kept elsewhere are checked at each use, since it may be replaced there.
     """
     if credential.signed_token is not None:
         open_key(credential, values)
@@ -329,16 +332,16 @@ def _check_look(look: CredentialLook) -> None:
             raise EntryFault("refused", status=look.status)
         case LookOutcome.SILENT:
             raise EntryFault("unchecked", status=look.status)
-        case LookOutcome.UNKNOWN if look.status == HTTPStatus.FORBIDDEN:  # a key that works, but not for this question
+        case LookOutcome.UNKNOWN if look.status == HTTPStatus.FORBIDDEN:  # the key works, but not for this request
             return
-        case LookOutcome.UNKNOWN if look.status:  # asked, and the answer says neither
+        case LookOutcome.UNKNOWN if look.status:  # the answer doesn't say whether the key is valid
             raise EntryFault("unchecked", status=look.status)
         case _:
             return
 
 
 def _ends_in(provider: Provider, entry: Entry, *, last: int | None, now: int) -> int | None:
-    """Seconds until the end that the person named, the usual one, or the certificate's, if that is sooner."""
+    """Seconds until the end: the person's or the usual one, or the certificate's if that is sooner."""
     named = _named_end(provider, entry, now=now)
     ends = [one for one in (named, None if last is None else last - now) if one is not None]
     return min(ends, default=None)
@@ -347,7 +350,7 @@ def _ends_in(provider: Provider, entry: Entry, *, last: int | None, now: int) ->
 def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
     if entry.ends_at is None:
         usual = None if provider.credential is None else provider.credential.rotate_days
-        return provider.expires.grant if usual is None else usual * _DAY  # then its person is reminded
+        return provider.expires.grant if usual is None else usual * _DAY  # the person gets a reminder before it
     if not now + _DAY // 24 < entry.ends_at < now + 20 * 366 * _DAY:
         raise EntryFault("bad_end")
     return entry.ends_at - now
@@ -356,7 +359,7 @@ def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
 def _check_acts_for(
     credential: Credential, values: Mapping[str, str], look: CredentialLook, replaces: Connection | None
 ) -> None:
-    """Raises EntryFault where the replaced account acts for a person, whom no one entered this time."""
+    """Raises EntryFault if the replaced account acts for a person and the new entry leaves that person out."""
     left = [name for name, one in credential.fields.items() if one.by_admin and not values.get(name)]
     is_without = (
         look.account is not None and replaces is not None and replaces.account.startswith(f"{look.account.id} ")
@@ -366,13 +369,14 @@ def _check_acts_for(
 
 
 def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: Connection | None) -> Account:
-    """The account as the service names it; else the replaced one, or a new one with the person's name for it."""
+    """The account as the service identifies it, else the replaced account, else a new one with the person's name for
+    it."""
     if replaces is not None:
         is_unnamed = replaces.account.startswith(_UNNAMED)
         if look.account is not None and not is_unnamed and look.account.id != replaces.account:
             raise EntryFault("other_account")
         if look.account is None and not is_unnamed and provider.identity.id:
-            raise EntryFault("not_named")  # it may be anyone's
+            raise EntryFault("not_named")  # it could be any account
         return Account(replaces.account, label or replaces.label)
     if look.account is not None:
         return look.account
@@ -382,7 +386,7 @@ def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: 
 
 
 def has_same_label(connection: Connection, account: Account) -> bool:
-    """Whether two accounts that the service doesn't name have one name."""
+    """Whether two accounts that the service doesn't identify have the same name."""
     are_unnamed = connection.account.startswith(_UNNAMED) and account.id.startswith(_UNNAMED)
     return are_unnamed and connection.label == account.label
 
@@ -396,7 +400,7 @@ async def store(
     is_by_other: bool = False,
     guard: Callable[[Transaction], Awaitable[None]] | None = None,
 ) -> ConnectResult:
-    """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it.
+    """Seal the credential, and let the agent use the account. `is_by_other`: someone other than the user entered it.
 
     `guard`: see `consents.store`. Raises ConnectRefused.
     """

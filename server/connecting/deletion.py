@@ -1,4 +1,4 @@
-"""End a person with everything that is theirs: what they and administrators both do."""
+"""Delete a person with everything that is theirs, on their own request or an administrator's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vault.records import Connection, Event, User
 from vault.storage.database import Transaction
 from vault.upkeep import revocations
 
-PATIENCE: Final = 20.0  # seconds for all providers together; a running server tries again what is left
+PATIENCE: Final = 20.0  # seconds for all providers together; a running server retries the rest
 
 
 async def remove_person(
@@ -33,7 +33,7 @@ async def remove_person(
 async def end_at_providers(deployment: Deployment, owned: Sequence[str]) -> None:
     """End the grants of a deleted person's or group's connections at their providers, in bounded time.
 
-    Destroys what needs no grant anymore.
+    Also finishes the deletion of those that have no grant left.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):

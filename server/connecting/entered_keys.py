@@ -1,7 +1,7 @@
-"""Opens the private key among the values that someone entered, in a separate process.
+"""Opens the private key among the entered values in a separate process.
 
-What is sealed needs no passphrase, so that no call of an agent derives its key. What is kept elsewhere is opened again
-for calls, as `server.secret_sources.opened_keys` remembers it for a short time only.
+The private key is sealed without a passphrase, so that an agent's call doesn't have to derive a key. A key that is kept
+elsewhere is opened again for calls, since `server.secret_sources.opened_keys` remembers it only briefly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _PROGRAM: Final = (
 
 
 async def open_keys(credential: Credential, values: Mapping[str, str], *, seconds: int = SECONDS) -> dict[str, str]:
-    """The values with a private key that needs no passphrase anymore. `seconds`: of computing.
+    """The values with a private key that no longer needs a passphrase. `seconds`: limit of CPU time.
 
-    Raises CredentialRefused: `key` for one that doesn't open, `costly` for one that takes too long to.
+    Raises CredentialRefused: `key` if the key can't be opened, `costly` if opening it takes too long.
     """
     found, passphrase = dict(values), values.get(credential.passphrase or "", "")
     certificate, signed = credential.send.certificate, credential.signed_token

@@ -1,8 +1,8 @@
-"""Links and codes with which an agent asks its person to connect an account or to allow an existing one.
+"""Links and codes with which an agent asks its person to connect an account or allow an existing one.
 
-Nothing is linked unless the person who opens the link is the user it was made for.
-`server.connecting.provider_authorization` handles the redirect to the provider and back, `server.portal.connect` the
-page; `server.mcp.elicitation` chooses how a link is offered.
+Nothing is linked unless the person who opens the link is the user that it was made for.
+`server.connecting.provider_authorization` handles the redirect to the provider and back, `server.portal.connect` is the
+page, and `server.mcp.elicitation` chooses how a link is offered.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from vault.scopes import covers_all
 
 LIFETIME: Final = 600  # seconds, for a link and for a redirect to the provider
 _ACCOUNT_LIMIT: Final = 320  # characters kept of an account's name: longer than any address
-LINKS: Final = 30  # per grant in a link's lifetime: a program in a loop must not fill the database
+LINKS: Final = 30  # per grant within a link's lifetime: a program in a loop must not fill the database
 
 
 class ConnectRefused(PersonRefused):
     """Nothing was linked.
 
-    `foreign` is the provider's own text, cut; show it only escaped and marked as the provider's. `retry` is the path of
-    a page where the person can try again.
+    `foreign` is the provider's own text, shortened; show it only escaped and marked as the provider's. `retry` is the
+    path of a page where the person can try again.
     """
 
     code = "connect_refused"
@@ -60,7 +60,7 @@ class ConnectRefused(PersonRefused):
 
 @dataclass(frozen=True, slots=True)
 class ConnectLink:
-    """What an agent gives its person: a link, or a code for a device without this browser."""
+    """What an agent gives its person: a link, and a code for use on another device."""
 
     url: str = field(repr=False)
     device_url: str
@@ -68,15 +68,15 @@ class ConnectLink:
     message: str
 
     def members(self) -> dict[str, str]:
-        """Its members in a JSON answer."""
+        """The members for a JSON answer."""
         return {"connect_uri": self.url, "verification_uri": self.device_url, "user_code": self.user_code}
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """The request behind a link or a code: which agent of which user wants what, and why.
+    """The request behind a link or code: which agent of which user wants what, and why.
 
-    `account` is the requested account: its id or label, the connection's id, or whatever the agent said; empty if none
+    `account` is the requested account: its ID or label, the connection's ID, or any text from the agent; empty if none
     was named. Only the page compares it with the existing accounts.
     """
 
@@ -87,7 +87,7 @@ class ConnectRequest:
     reason: str
     tool: str
     account: str = ""
-    back: AppReturn | None = None  # where the browser goes afterwards; None: our own page
+    back: AppReturn | None = None  # where the browser goes afterwards; None for our own page
 
     def payload(self) -> dict[str, object]:
         return {
@@ -113,7 +113,7 @@ async def connect_link(
     tool: str,
     account: str | None = None,
 ) -> ConnectLink | None:
-    """A new link and user code for this principal's user; None when this grant recently had `LINKS` of them.
+    """A new link and user code for this principal's user; None if this grant recently got `LINKS` of them.
 
     `account` is what the call is about, as in `ConnectRequest`. Neither link nor code reveals the user, or signs
     anyone in.
@@ -146,7 +146,7 @@ async def connect_link(
 async def has_unused_link(
     deployment: Deployment, *, principal: Principal, provider: str, scopes: frozenset[str]
 ) -> bool:
-    """Whether a link that this agent got for the same can still be used: then no one has answered it."""
+    """Whether a link that this agent got for the same request can still be used, that is, hasn't been answered."""
     found = deployment.catalog.get(provider)
     name = provider if found is None else found.name
     unused = await tickets.list_unused(
@@ -173,7 +173,7 @@ def link_message(title: str, *, reason: str, tool: str) -> str:
 
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
-    """The handle of a new connect link; lasts LIFETIME."""
+    """The handle of a new connect link, which is valid for LIFETIME."""
     return await _issue(deployment, request, TicketPurpose.CONNECT)
 
 
@@ -205,7 +205,7 @@ def _request_of(ticket: Ticket) -> ConnectRequest:
 
 
 async def load_link(deployment: Deployment, handle: str, *, user: User) -> ConnectRequest:
-    """What the link asks for. Raises ConnectRefused when it has ended, or `user` is not the one it was made for."""
+    """The link's request. Raises ConnectRefused if it has expired or was made for someone other than `user`."""
     ticket = await tickets.peek(
         deployment.database, deployment.keys, handle, purpose=TicketPurpose.CONNECT, now=deployment.now()
     )
@@ -233,7 +233,7 @@ async def load_link(deployment: Deployment, handle: str, *, user: User) -> Conne
 
 
 async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) -> str:
-    """The handle of a connect link for a device's code. The same refusal for every code that is not `user`'s."""
+    """The handle of the connect link for a device's code. Refuses all codes that aren't `user`'s in the same way."""
     refused = ConnectRefused("This code is wrong, was already used, or is older than ten minutes.", kind="not_found")
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, typed, purpose=TicketPurpose.DEVICE, now=now)
@@ -248,7 +248,7 @@ async def redeem_user_code(deployment: Deployment, typed: str, *, user: User) ->
 
 
 async def consume_link(deployment: Deployment, handle: str) -> None:
-    """Use up a connect link. Raises ConnectRefused when another request was faster."""
+    """Use up a connect link. Raises ConnectRefused if another request was faster."""
     try:
         async with deployment.transaction() as transaction:
             await tickets.consume(
@@ -262,9 +262,9 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
 
 
 async def covering_connections(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
-    """Working connections of the user or their groups with all these scopes: only the agent's permission is missing.
+    """Working connections of the user or their groups that have all these scopes and only lack the agent's permission.
 
-    An application that waits for an account gets one of the person's own.
+    An application that waits for an account gets only the person's own accounts.
     """
     provider = known_provider(deployment, request.provider)
     wanted = request.scopes - provider.own_scopes
@@ -317,7 +317,7 @@ async def allow(
 
 
 def known_provider(deployment: Deployment, name: str) -> Provider:
-    """The provider of that name; ConnectRefused when its file is gone."""
+    """The provider with that name. Raises ConnectRefused if its file is gone."""
     provider = deployment.catalog.get(name)
     if provider is None:
         raise ConnectRefused("This vault no longer knows this provider.", kind="not_found")

@@ -1,8 +1,8 @@
-"""Names for the ids in a call, and what it would change, read at the provider for the person's own page.
+"""Names for the IDs in a call, and the values it would change, read at the provider for the person's own page.
 
-The page asks with the connection's own authority, through the vault's exchange and the provider's request rules, with
-the least scopes that read; an account without them is not asked. A page waits a moment and goes on without what has not
-come; a slow answer is there when the page is opened again. Nothing of this reaches the agent.
+The page reads with the connection's own authority, through the vault's exchange and the provider's request rules, with
+the fewest scopes that allow reading; it skips an account that lacks them. A page waits briefly and is shown without
+missing answers; a slow answer is available when the page is opened again. None of this reaches the agent.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ logger = logging.getLogger("token_vault.lookups")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment.
+    """The names and current values found, by argument. `is_late`: more may be known soon.
 
-    `is_whole`: every look-up that the arguments allow found its value.
+    `is_whole`: every lookup that the arguments allow found its value.
     """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -45,7 +45,7 @@ class LookupResult:
 
 
 async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
-    """What is known about the ids of this call within `PATIENCE` seconds."""
+    """What can be found out about the IDs in this call within `PATIENCE` seconds."""
     reads: dict[Hashable, Read] = {
         key: partial(_read, deployment, approval, one, values) for key, one, values in _possible_reads(approval, spec)
     }
@@ -54,7 +54,7 @@ async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Lo
 
 
 def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
-    """What is known already; asks no one."""
+    """What is already known; makes no requests."""
     names: dict[str, str] = {}
     before: dict[str, str] = {}
     is_whole = True
@@ -79,7 +79,7 @@ def _possible_reads(approval: Approval, spec: ToolSpec) -> Iterator[tuple[Hashab
 async def _read(
     deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
 ) -> Mapping[str, object] | None:
-    """The provider's answer; None when there is none, for whatever reason: a page goes on without names."""
+    """The provider's answer; None if there is none for any reason, since a page can do without names."""
     try:
         return await _ask(deployment, approval, lookup, values)
     except (VaultError, ToolRefused) as error:
@@ -90,7 +90,7 @@ async def _read(
 async def _ask(
     deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
 ) -> Mapping[str, object] | None:
-    """The provider's answer; None for an account that can't be asked."""
+    """The provider's answer; None if the account can't be used to read it."""
     connection = await shared_connections.usable(
         deployment.database, approval.connection_id, user_id=approval.user_id, now=deployment.now()
     )
@@ -137,7 +137,7 @@ async def _ask(
 
 
 def _event(connection: Connection, approval: Approval, token: UpstreamToken) -> Event:
-    """A read of the person's page, not of the agent."""
+    """The use of a read by the person's page, not by the agent."""
     return Event(
         "approval.names_read",
         user_id=connection.user_id,

@@ -1,7 +1,8 @@
-"""The redirect to a provider and back: a single-use `state`, the callback's checks, and storing the result.
+"""The redirect to a provider and back: a single-use `state`, the checks at the callback, and storing the result.
 
-The account and the agent's delegation are stored together or not at all; `vault.refresh.consents` does that from the
-provider's answer on. The pages (`server.portal`) decide which scopes to ask for; `providers.oauth.client` speaks OAuth.
+The account and the agent's delegation are stored together or not at all; `vault.refresh.consents` does that once the
+provider has answered. The pages (`server.portal`) decide which scopes to request; `providers.oauth.client` implements
+OAuth.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from vault.upstream import Account, TokenAnswer, UpstreamError
 
 _ERROR_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _FOREIGN_TEXT_LIMIT: Final = 200
-_PATIENCE: Final = 8.0  # seconds that a person who reloads the page waits for running work
+_PATIENCE: Final = 8.0  # seconds that a person who reloads the page waits for work in progress
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentRequest:
-    """One consent at a provider: what is requested there, and what an agent gets of it afterwards (see `Consent`)."""
+    """A consent at a provider: what is requested there, and what an agent gets of it afterwards (see `Consent`)."""
 
     provider: str
     scopes: frozenset[str]
@@ -60,7 +61,7 @@ class ConsentRequest:
     login_hint: str | None = None
     back: AppReturn | None = None
     replaces: str | None = None  # the connection whose entered credential is replaced
-    is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
+    is_by_hand: bool = False  # the person chose the service's own page, even if their company vouches for them
 
     def payload(self) -> dict[str, object]:
         """The fields that a ticket stores, in addition to its user and client."""
@@ -75,7 +76,7 @@ class ConsentRequest:
         }
 
     def consent_of(self, user_id: str, *, is_by_other: bool = False) -> Consent:
-        """The consent that it became. `is_by_other`: someone else gave it for the person."""
+        """The consent to store for this request. `is_by_other`: someone else gave it for the person."""
         return Consent(
             user_id,
             self.provider,
@@ -110,14 +111,14 @@ class Callback:
 
 
 def callback_url(deployment: Deployment, provider: str) -> str:
-    """The redirect URI of a provider: one per provider, so that answers cannot be mixed up (RFC 9700 §4.4)."""
+    """The redirect URI of a provider: one per provider, so that answers can't be mixed up (RFC 9700 §4.4)."""
     return deployment.url(f"/connect/callback/{provider}")
 
 
 async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
-    """The provider's URL for this redirect; its `state` works once, for this user in this browser session only.
+    """The provider's URL for this redirect; its `state` works once, and only for this user in this browser session.
 
-    Raises ConnectRefused, or StepUpRequired when the session does not prove enough.
+    Raises ConnectRefused, or StepUpRequired if the session isn't authenticated strongly enough.
     """
     provider = known_provider(deployment, trip.provider)
     await check_may_connect(deployment, session, provider)
@@ -161,22 +162,22 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
 
 
 async def return_of(deployment: Deployment, state: str, *, user: User) -> AppReturn | None:
-    """Where the browser goes after this redirect, whatever became of it; None: our own page."""
+    """Where the browser goes after this redirect, whatever its result; None for our own page."""
     used = await tickets.state_with_outcome(deployment.database, deployment.keys, state, now=deployment.now())
     return None if used is None or used[0].user_id != user.id else read_return(used[0].payload.get("back"))
 
 
 async def check_may_connect(deployment: Deployment, session: Session, provider: Provider, *, back: str = "") -> None:
-    """Raises StepUpRequired where the operator asks for a passkey before an account is connected."""
+    """Raises StepUpRequired if the operator requires a passkey before an account is connected."""
     path = back or "/connections/connect?" + urlencode({"provider": provider.name})
     await step_up.check_passkey(deployment, session, "connections", back=path)
 
 
 def needs_https(provider: Provider, public_url: str) -> bool:
-    """Whether this provider certainly refuses our redirect URI.
+    """Whether this provider is certain to refuse our redirect URI.
 
-    Providers that have public apps for loopback accept an app with a secret over https only. The sandbox, itself on
-    loopback, is not so strict.
+    Providers that have public apps for loopback accept an app with a secret over https only. The sandbox, which is
+    itself on loopback, is less strict.
     """
     is_sandbox = urlsplit(provider.hosts.authorize_url).hostname in LOOPBACK_HOSTS
     has_secret = provider.public_client is not None and provider.client_auth != "none"
@@ -188,9 +189,9 @@ async def finish_callback(
 ) -> ConnectResult:
     """Redeem the provider's code and store the connection and the agent's delegation together.
 
-    Once the provider has answered, the consent cannot be lost: raises TemporarilyUnavailable if it is stored later, and
-    finds it stored when the same answer comes again after that. Raises ConnectRefused; nothing is linked then, and the
-    refusal is an event.
+    Once the provider has answered, the consent can't be lost: raises TemporarilyUnavailable if it will be stored later,
+    and returns the stored result if the same answer arrives again after that. Raises ConnectRefused if nothing is
+    linked; the refusal is an event.
     """
     try:
         provider = known_provider(deployment, provider_name)
@@ -199,7 +200,7 @@ async def finish_callback(
             return late
         ticket, key = await _claim_state(deployment, provider, callback, user=user, session=session)
         completing = _complete(deployment, provider, callback, ticket, key=key)
-        # Closing the page now does not stop what was begun.
+        # Closing the page doesn't stop work that has begun.
         return await asyncio.shield(deployment.vault.tasks.finish(consents.consent_of(ticket).name, completing))
     except ConnectRefused as refusal:
         details: dict[str, object] = {"provider": provider_name[:40], "reason": refusal.detail}
@@ -212,7 +213,7 @@ async def finish_callback(
 async def _complete(
     deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket, *, key: ConnectionKey
 ) -> ConnectResult:
-    """Redeem, keep, store. What cannot be stored at once is stored as soon as the storage allows."""
+    """Redeem the code, keep the answer, and store it, immediately or as soon as the storage allows."""
     vault, consent = deployment.vault, consents.consent_of(ticket)
     kept: list[TokenAnswer] = []
 
@@ -223,7 +224,7 @@ async def _complete(
     try:
         answer = await _redeem(deployment, provider, callback, ticket, keep=keep)
     except ConnectRefused:
-        if kept:  # there are tokens, for an unknown account
+        if kept:  # there are tokens, but their account is unknown
             await _leave(deployment, consent, kept[-1])
         else:
             await consents.refuse(vault, consent)
@@ -245,7 +246,7 @@ async def _complete(
 
 
 async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
-    """Have a grant ended that makes no connection, now or when the storage is back."""
+    """End a grant that didn't become a connection, now or when the storage is back."""
     vault, nobodys = deployment.vault, replace(answer, account=None)
     try:
         await consents.give_up(vault, consent, nobodys)
@@ -255,7 +256,7 @@ async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) 
 
 def _under_way() -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
-        "The provider agreed, and the vault keeps its answer, but can't store it right now. Reload "
+        "The provider agreed, and the vault has its answer but can't store it right now. Reload "
         "this page in a moment, or check your connections later: the account is connected as soon as "
         "storage works.",
         retry_after=5,
@@ -263,7 +264,7 @@ def _under_way() -> TemporarilyUnavailable:
 
 
 def connection_outcome(deployment: Deployment, consent: Consent, stored: StoredConsent) -> ConnectResult:
-    """What the pages say of a stored consent."""
+    """What the pages show about a stored consent."""
     policy = deployment.vault.policies[consent.provider]
     not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
     return ConnectResult(stored.connection, consent.client_id, stored.delegated, not_granted)
@@ -272,9 +273,9 @@ def connection_outcome(deployment: Deployment, consent: Consent, stored: StoredC
 async def _stored_late(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
 ) -> ConnectResult | None:
-    """The result of this answer, if it came before and could not be stored at once.
+    """The result of this answer if it arrived before and couldn't be stored immediately.
 
-    Raises TemporarilyUnavailable while it still cannot.
+    Raises TemporarilyUnavailable while it still can't be stored.
     """
     vault, now = deployment.vault, deployment.now()
     used = await tickets.state_with_outcome(deployment.database, deployment.keys, callback.state, now=now)
@@ -305,15 +306,15 @@ async def _stored_late(
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
-    """Whether this `state` was made for this person, provider and browser session."""
+    """Whether this `state` was made for this person, provider, and browser session."""
     is_same_browser = hmac.compare_digest(ticket.binding or b"", session.token_hash)
     return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
 
 
 async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> ConnectResult:
-    """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
+    """Store the consent to an API that accepts our tokens: the person gave it on our page and is the account.
 
-    What is sealed is empty: each call gets a token of its own. Raises as `start` does.
+    The sealed credential is empty, since each call gets its own token. Raises the same as `start`.
     """
     await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
     consent = trip.consent_of(user.id)
@@ -326,9 +327,9 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
 
 
 async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> ConnectResult | None:
-    """A connection without the provider's page, if the person's company vouches for them there.
+    """Connect without the provider's page, if the person's company vouches for them there.
 
-    None: it does not, or the person already has an account there and wants another or more of it.
+    None if the company doesn't, or if the person already has an account there and wants another one or more scopes.
     """
     if trip.back is not None or deployment.vault.assertions is None:
         return None
@@ -350,9 +351,9 @@ async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User
 async def _claim_state(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
 ) -> tuple[Ticket, ConnectionKey]:
-    """Use up the ticket behind `state`; also returns the key for the answer, for which disk space is reserved.
+    """Use up the ticket behind `state`; also returns the key of the answer, for which disk space is reserved.
 
-    Another browser, user or provider leaves the ticket as it is.
+    A request by another browser, user, or provider leaves the ticket unchanged.
     """
     now = deployment.now()
     refused = ConnectRefused(
@@ -381,9 +382,9 @@ async def _claim_state(
 
 
 def is_issuer_of(issuer: str | None, provider: Provider) -> bool:
-    """RFC 9207 §2.4: whether `iss` is the issuer that the provider promises, character by character.
+    """Whether `iss` is exactly the issuer that the provider promises (RFC 9207 §2.4).
 
-    For a provider that promises none, an `iss` that comes must be on the origin to which we send people.
+    If the provider promises none, an `iss` in the answer must have the origin that we send people to.
     """
     if issuer is None:
         return provider.hosts.issuer is None
@@ -421,7 +422,7 @@ async def _redeem(
 
 
 async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
-    """Where the person can change their mind after refusing at the provider: the same question again."""
+    """The path where a person who refused at the provider can reconsider: the same request again."""
     provider = str(ticket.payload["provider"])
     if ticket.client_id is None:
         return f"/connections/connect?provider={provider}"
@@ -437,7 +438,7 @@ async def _retry_path(deployment: Deployment, ticket: Ticket) -> str:
 
 
 def provider_refusal(deployment: Deployment, provider: Provider, code: str, *, text: str) -> ConnectRefused:
-    """A provider's error with what to do about it; its own text is cut and cleaned of control characters."""
+    """A provider's error with what to do about it; its own text is shortened and stripped of control characters."""
     known = code if _ERROR_CODE.fullmatch(code) else "unreadable_error"
     redirect = callback_url(deployment, provider.name)
     fix = fix_for(known, name=provider.name, title=provider.title, redirect=redirect)

@@ -1,7 +1,7 @@
-"""What each provider error means while an account is being connected, and who can fix it how. Texts only.
+"""The meaning of each provider error while an account is being connected, and who can fix it and how. Texts only.
 
-The first sentence is for the person at the browser; the operator's part names the exact value or command. Errors that a
-provider shows on its own page never get here: see docs/operate/troubleshooting.md.
+The first sentence is for the person at the browser; the part for the operator names the exact value or command. Errors
+that a provider shows on its own page never reach the vault: see docs/operate/troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ _ONLY_ACCESS: Final = (
 
 
 def no_refresh_token(name: str, *, title: str) -> str:
-    """What it means that this provider gave no refresh token, and what to do about it."""
+    """The text for a provider that returned no refresh token, with what to do about it."""
     return _NO_REFRESH.get(name, _ONLY_ACCESS).replace("{title}", title)
 
 
 def fix_for(code: str, *, name: str, title: str, redirect: str) -> str:
-    """What to do about this error code of the provider `name`; a general sentence for an unknown code."""
+    """What to do about this error code from the provider `name`; a general sentence for an unknown code."""
     text = FIXES.get(code, _UNKNOWN)
     return text.replace("{title}", title).replace("{redirect}", redirect).replace("{name}", name)

@@ -1,4 +1,4 @@
-"""Standing approvals between the pages, the command line and the vault: when one may be given, and how one ends."""
+"""Standing approvals for the pages and the command line: when one can be given, and how one ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vault.storage.database import Transaction
 
 @dataclass(frozen=True, slots=True)
 class StandingTerms:
-    """So many calls on each day (UTC), until that instant."""
+    """The number of calls per day (UTC), and the instant of the end."""
 
     per_day: int
     expires_at: int
@@ -26,14 +26,14 @@ class StandingTerms:
 
 @dataclass(frozen=True, slots=True)
 class StandingOffer:
-    """What a standing approval for this call would bind, and how often the person recently approved calls like it."""
+    """What a standing approval for this call would cover, and how often the person recently approved such calls."""
 
     target: Mapping[str, object]
     approved: int
 
 
 def binding_of(deployment: Deployment, approval: Approval) -> Binding | None:
-    """What a standing approval for this call would be about; None for a tool or arguments without a target."""
+    """The target of a standing approval for this call; None for a tool or arguments without a target."""
     spec = deployment.tool(approval.tool)
     target = None if spec is None else spec.presentation.target_of(approval.arguments)
     if target is None:
@@ -42,7 +42,7 @@ def binding_of(deployment: Deployment, approval: Approval) -> Binding | None:
 
 
 async def offer(deployment: Deployment, approval: Approval) -> StandingOffer | None:
-    """What the person can be offered; None where the tool, its arguments or the operator's rules allow none."""
+    """The offer for the person; None if the tool, its arguments, or the operator's rules don't allow one."""
     binding = binding_of(deployment, approval)
     policy = deployment.vault.policies.get(approval.provider)
     if binding is None or policy is None:
@@ -70,7 +70,7 @@ async def give(
     names: Mapping[str, str],
     now: int,
 ) -> Event:
-    """Store the person's yes to calls like this one; the event for it. `offer` was asked before."""
+    """Store the person's approval of calls like this one; returns its event. Ask for `offer` first."""
     binding = binding_of(deployment, approval)
     if binding is None:
         raise LookupError("an approval without a target has no offer")
@@ -105,9 +105,9 @@ async def give(
 async def end(
     deployment: Deployment, standing_id: str, *, user: User, method: str | None = None, by: str = ""
 ) -> StandingApproval | None:
-    """End the person's standing approval of that id; None when there is none that lives.
+    """End the person's standing approval with that ID; None if there is no live one.
 
-    `by` names who does it for them.
+    `by` names who ends it for them.
     """
     now = deployment.now()
     async with deployment.transaction() as transaction:
@@ -120,7 +120,7 @@ async def end(
 
 
 async def give_back(deployment: Deployment, standing_id: str, *, user: User, revoked_at: int) -> bool:
-    """Take that end back; False when the standing approval is over for another reason."""
+    """Undo that end; False if the standing approval is over for another reason."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)

@@ -146,7 +146,7 @@ async def test_a_page_that_replaces_a_key_ends_with_its_account(room: KeyRoom) -
         await connections.disconnect(transaction, deployment.keys, held, now=deployment.now(), by=user.name)
     refused = await room.enter(person, again, key=room.simulator.sandbox.keys.make(user.name))
     assert refused.status_code == 400
-    assert "disconnected meanwhile" in refused.text
+    assert "disconnected in the meantime" in refused.text
 
 
 def test_every_fault_has_words_for_admins_and_for_people() -> None:

@@ -54,7 +54,7 @@ async def test_a_form_is_about_an_account_and_a_service_that_take_a_credential(r
     actor, mailroom = Actor(room.deployment, None, "command_line"), room.deployment.catalog.provider("mailroom")
     connection = await connect_by_credential(actor, user, mailroom, entered=enter_key(room, user))
     for provider, replaces in (("mailroom-user", connection.id), ("mailroom", "nothing")):
-        with pytest.raises(ConnectRefused, match="disconnected meanwhile"):
+        with pytest.raises(ConnectRefused, match="disconnected in the meantime"):
             await open_form(room, user, ConsentRequest(provider, READ, replaces=replaces))
     with pytest.raises(ConnectRefused, match="now connected in another way"):
         await open_form(room, user, ConsentRequest("slack", READ))

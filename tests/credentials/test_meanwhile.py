@@ -47,7 +47,7 @@ async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(
                 assert same.connection.id == connection.id
                 continue
             await end(room, connection)
-            with pytest.raises(ConnectRefused, match="disconnected meanwhile"):
+            with pytest.raises(ConnectRefused, match="disconnected in the meantime"):
                 await credentials.enter(room.deployment, form, entry, handle=handle, user=user, session=session)
         assert await accounts_of(room, user) == ()
 

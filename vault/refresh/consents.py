@@ -235,7 +235,7 @@ async def _store(
         renewed_by=consent.renewed_by,
     )
     if consent.replaces not in {None, connection.id}:
-        raise TransitionRefused("This account was disconnected meanwhile. Nothing was connected.")
+        raise TransitionRefused("This account has been disconnected in the meantime. Nothing was connected.")
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
     details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}

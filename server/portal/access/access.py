@@ -1,8 +1,8 @@
-"""The Access component: what one agent may do with one account, as rows of a form, and what a form says of them.
+"""The Access component: what one agent may do with one account, as rows of a form, and reading them back.
 
-Pages of agents show one row for each account, pages of accounts one for each agent; `parts.html` draws both alike.
-`server.portal.access.access_changes` stores what changed. Only the person's own live connections and only scopes that
-they hold can be chosen, whatever a form says.
+Pages of agents show one row for each account, and pages of accounts one for each agent; `parts.html` draws both in the
+same way. `server.portal.access.access_changes` stores changes. Only the person's own live connections and the scopes
+that they hold can be chosen, whatever a form contains.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vault.exchange.approval_rules import TOOL, WRITES
 from vault.records import Client, Connection, ConnectionState, Delegation, User
 from vault.scopes import expand
 
-HELD_FIELD: Final = "held"  # each row of the form, with the revision of what it showed
+HELD_FIELD: Final = "held"  # each row of the form, with the revision that it showed
 USE_FIELD: Final = "use"  # scopes under Custom
 ASK_FIELD: Final = "ask"  # tools under Custom
 DEFAULT_FIELD: Final = "default"
 ASKED: Final = "asked"  # the key of the row on a connect page
-DAYS: Final = (1, 7, 30, 90)  # ends that a person can choose without a calendar
+DAYS: Final = (1, 7, 30, 90)  # durations that a person can choose without a calendar
 _DAY: Final = 86400
 _NOTHING: Final = frozenset[str]()
 
@@ -50,8 +50,8 @@ class Level(StrEnum):
 class Setting:
     """What a person sets for one agent and one account.
 
-    `until` is the last day on which it counts, as an ISO date in UTC; empty: no end. `asks`: what the person is asked
-    about each time beyond `asks_writes`, scopes and tools written as `tool:NAME`.
+    `until` is the last day on which it is valid, as an ISO date in UTC; empty for no end. `asks`: the scopes and tools
+    (`tool:NAME`) that the person is asked about each time, in addition to `asks_writes`.
     """
 
     scopes: frozenset[str]
@@ -78,7 +78,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class AskableTool:
-    """What the person can be asked about each time: a tool, or a scope that was set by a command."""
+    """Something that the person can be asked about each time: a tool, or a scope that a command has set."""
 
     entry: str
     title: str
@@ -87,7 +87,7 @@ class AskableTool:
 
 @dataclass(frozen=True, slots=True)
 class OfferedAccount:
-    """An account, and what agents can be given of it. `write_asks`: "ask before writes" in tools and scopes."""
+    """An account, and what agents can be given of it. `write_asks`: the tools and scopes of "ask before writes"."""
 
     connection: Connection
     provider: Provider
@@ -97,12 +97,12 @@ class OfferedAccount:
     write_asks: frozenset[str]
     all_scopes: frozenset[str]
     reads: frozenset[str]
-    is_one_of_several: bool  # at its provider: one of them can be the default when the agent names none
+    is_one_of_several: bool  # at its provider; one of them can be the default if the agent names none
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRow:
-    """One agent and one account: what can be set, and what is set. `key` names the row in its form."""
+    """One agent and one account: what can be set, and what is set. `key` identifies the row in its form."""
 
     key: str
     client: Client
@@ -110,7 +110,7 @@ class AccessRow:
     tools: tuple[AskableTool, ...]
     setting: Setting
     expires_at: int | None = None
-    company: str = ""  # that gave the permission, if one did
+    company: str = ""  # the company that gave the permission, if one did
 
     @property
     def connection(self) -> Connection:
@@ -142,7 +142,7 @@ class AccessRow:
 
     @property
     def unruled_extent(self) -> str:
-        """What of it no request rule limits: `any:read`, `any:call`, or nothing."""
+        """The part of it that no request rule limits: `any:read`, `any:call`, or nothing."""
         found = self.account.provider.unruled_scopes & self.all_scopes
         return ANY_CALL if ANY_CALL in found else ANY_READ if found else ""
 
@@ -152,7 +152,7 @@ class AccessRow:
 
     @property
     def level(self) -> Level:
-        """Which of the four choices the setting is."""
+        """The choice that matches the setting."""
         scopes = self.setting.scopes
         if not scopes:
             return Level.OFF
@@ -164,7 +164,7 @@ class AccessRow:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The choices that differ for this account."""
+        """The choices that make a difference for this account."""
         found = [Level.OFF]
         found += [Level.READ] if self.reads else []
         found += [Level.WRITE] if self.reads != self.all_scopes else []
@@ -172,7 +172,7 @@ class AccessRow:
 
     @property
     def form_state(self) -> str:
-        """The row as a form field: its key, and the revision of what the page shows."""
+        """The row as a form field: its key, and the revision that the page shows."""
         return f"{self.key} {self.setting.revision}"
 
     @property
@@ -181,13 +181,13 @@ class AccessRow:
         return tuple(one.title for one in self.offers if one.scope in self.setting.scopes)
 
     def ask_entries(self, setting: Setting) -> frozenset[str]:
-        """What is stored for it; a release that doesn't know `WRITES` finds the tools and scopes by name."""
+        """The stored form; a release that doesn't know `WRITES` finds the tools and scopes by name."""
         return setting.asks | (self.write_asks | {WRITES} if setting.asks_writes else _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A row that the person changed, and how."""
+    """A row that the person changed, with the new setting."""
 
     row: AccessRow
     wanted: Setting
@@ -213,9 +213,9 @@ async def rows_of_agent(
 def asked_row(
     deployment: Deployment, user: User, client: Client, *, provider: Provider, scopes: frozenset[str]
 ) -> AccessRow | None:
-    """The row of an agent that asks for these scopes, of whichever account: it offers no others, and nothing is set.
+    """The row of an agent that requests these scopes of any account: it offers no others, and nothing is set.
 
-    None where only the account's name is asked for.
+    None if only the account's name is requested.
     """
     asked = expand(scopes, provider.covers) - provider.always_granted
     whichever = Connection(
@@ -242,7 +242,7 @@ def asked_row(
 
 
 def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tuple[OfferedAccount, ...]:
-    """What agents can be given of each account whose provider is known."""
+    """What agents can be given of each account that has a known provider."""
     several = Counter(connection.provider for connection in owned)
     found = (
         _account_offer(deployment, connection, is_one_of_several=several[connection.provider] > 1)
@@ -252,7 +252,7 @@ def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tup
 
 
 async def titles_of_givers(deployment: Deployment, user: User) -> Mapping[tuple[str, str], str]:
-    """The companies that gave the person's permissions: their names by the ids of client and connection."""
+    """The names of the companies that gave the person's permissions, by client ID and connection ID."""
     known, found = deployment.settings.enterprise, dict[tuple[str, str], str]()
     for which, name in (await company_permissions.list_givers(deployment.database, user.id)).items():
         trusted = known.get(name)
@@ -332,7 +332,7 @@ def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, ke
     if held is None:
         return AccessRow(key, client, account, account.tools, Setting(_NOTHING))
     provider = account.provider
-    asks_writes = WRITES in held.ask  # kept without access, so that the same is asked if it comes back
+    asks_writes = WRITES in held.ask  # kept without access, so that it still applies if access is given again
     asks = held.ask - account.write_asks - {WRITES} if asks_writes else held.ask
     tools = account.tools
     if asks:
@@ -358,7 +358,7 @@ def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, ke
 def _write_asks(
     provider: Provider, *, offered: frozenset[str], tools: set[str], read: frozenset[str]
 ) -> frozenset[str]:
-    """The tools that write, and the scopes that write and that no reading tool needs."""
+    """The tools that write, and the scopes that write and aren't needed by any reading tool."""
     reading = provider.reading_scopes
     free = expand(read, provider.covers) - reading
     scopes = {one for one in offered - reading if free.isdisjoint(expand(frozenset({one}), provider.covers))}
@@ -366,7 +366,8 @@ def _write_asks(
 
 
 def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
-    """The scopes of a connection that an agent can be given: those granted, those they include, and the vault's own."""
+    """The scopes of a connection that an agent can be given: the granted ones, the ones they include, and the vault's
+    own."""
     provider = catalog.get(connection.provider)
     if provider is None:
         return frozenset()
@@ -374,10 +375,9 @@ def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
 
 
 def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Change, ...]:
-    """The rows that the person changed on the page; a page shows some of `rows`.
+    """The rows that the person changed on the page, which may show only some of `rows`.
 
-    Only the difference is written. Raises PageRefused when a row of the page has changed elsewhere since: an old page
-    gives nothing back.
+    Raises PageRefused if a row of the page has changed elsewhere since, so that an old page can't restore permissions.
     """
     shown: dict[str, str] = {}
     for value in form.many(HELD_FIELD):
@@ -398,7 +398,7 @@ def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Ch
 
 
 def read_setting(row: AccessRow, form: Form, *, now: int) -> Setting | None:
-    """What the form says of the row; None when it says nothing."""
+    """The row's setting in the form; None if the form doesn't contain it."""
     level = form.one(f"level.{row.key}")
     match level:
         case Level.OFF:
@@ -433,7 +433,7 @@ def _of_row(row: AccessRow, ticked: frozenset[str]) -> frozenset[str]:
 
 
 def _read_day(sent: str, current: str, *, now: int) -> str:
-    """The last day that a form means: a number of days from now, a date, or none."""
+    """The last day in the form's value: a number of days from now, a date, or none."""
     if sent in ("", current):
         return sent
     today = datetime.fromtimestamp(now, UTC).date()
@@ -453,7 +453,7 @@ def _last_day(expires_at: int) -> str:
 
 
 def end_of(setting: Setting, row: AccessRow) -> int | None:
-    """When the permission ends; to the second as it is stored, if the day is the same."""
+    """When the permission ends; exactly as stored if the day is the same."""
     if not setting.until:
         return None
     if row.expires_at is not None and setting.until == _last_day(row.expires_at):

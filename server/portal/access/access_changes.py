@@ -1,7 +1,7 @@
-"""Store what a person changed in rows of access, say it in a sentence, and take it back.
+"""Store a person's changes to access rows, describe them in a sentence, and undo them.
 
-Each change is an event. The way back is a ticket of the person, so it works once, for a while, and only until they
-change something else or cut an agent off.
+Each change is an event. An undo is a ticket of the person, so it works once, for a limited time, and only until they
+change something else or cut off an agent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_SENTENCES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class LastSave:
-    """What was saved last, and the secret that takes it back; `undo_at`: where, if not at the page that shows it."""
+    """The last saved change, and the secret that undoes it. `undo_at`: where, if not on the page that shows it."""
 
     message: str
     handle: str = field(repr=False)
@@ -35,9 +35,9 @@ class LastSave:
 async def save(
     deployment: Deployment, user: User, changes: Sequence[Change], *, says: str = "saved.saved", spent: str = ""
 ) -> str:
-    """Store the changes in one transaction; returns the secret of the way back, empty when nothing changed.
+    """Store the changes in one transaction; returns the secret of the undo, empty if nothing changed.
 
-    `spent`: the secret of the way back that these changes take; it counts only once, and not after a cut-off.
+    `spent`: the secret of the undo that these changes carry out; it works only once, and not after a cut-off.
     """
     if not changes:
         return ""
@@ -79,7 +79,7 @@ async def save(
 
 
 async def forget_ways_back(transaction: Transaction, user: User, *, now: int) -> None:
-    """Only the last change can be taken back: an old page must not undo what was taken away since by another way."""
+    """Only the last change can be undone: an old page must not restore permissions that were removed since."""
     await tickets.expire_purpose(transaction, user.id, purpose=TicketPurpose.UNDO, now=now)
 
 
@@ -114,7 +114,7 @@ async def _store(transaction: Transaction, user: User, change: Change, *, now: i
 
 
 async def _store_defaults(transaction: Transaction, user: User, changes: Sequence[Change], *, now: int) -> list[Event]:
-    """One default for each agent and provider: the one that was chosen now, or none."""
+    """One default for each agent and provider: the one chosen now, or none."""
     chosen: dict[tuple[str, str], AccessRow | None] = {}
     for one in changes:
         if one.wanted.is_default != one.row.setting.is_default:
@@ -145,7 +145,7 @@ async def _store_defaults(transaction: Transaction, user: User, changes: Sequenc
 
 
 async def last_saved(deployment: Deployment, user: User, handle: str) -> LastSave | None:
-    """What the page that follows a save says, while it can be taken back."""
+    """The message of the page after a save, while the save can be undone."""
     if not handle:
         return None
     found = await tickets.peek(
@@ -157,9 +157,9 @@ async def last_saved(deployment: Deployment, user: User, handle: str) -> LastSav
 
 
 async def undo(deployment: Deployment, user: User, handle: str, rows: Sequence[AccessRow]) -> str:
-    """Give the rows what they had before; returns the secret of the way back to now.
+    """Restore the previous settings of the rows; returns the secret that undoes this undo.
 
-    Raises PageRefused when the secret is over, or a row has changed since.
+    Raises PageRefused if the secret is no longer valid or a row has changed since.
     """
     now = deployment.now()
     found = await tickets.peek(deployment.database, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
@@ -184,7 +184,7 @@ def _back(ticket: Ticket, rows: Sequence[AccessRow]) -> list[Change]:
 
 
 def _within(setting: Setting, row: AccessRow) -> Setting:
-    """Without scopes that the account has lost since."""
+    """The setting without scopes that the account has lost since."""
     kept = setting.scopes & row.all_scopes
     return replace(setting, scopes=kept) if kept else replace(row.setting, scopes=kept, until="", is_default=False)
 
@@ -228,7 +228,7 @@ def _sentences(changes: Sequence[Change]) -> list[str]:
 
 
 def _sentence(change: Change) -> str:
-    """What the change means, in words: "Cursor can no longer use Slack."."""
+    """The effect of the change as a sentence, such as "Cursor can no longer use Slack"."""
     row, wanted, before = change.row, change.wanted, change.row.setting
     values = {"agent": row.client.name or row.client.id, "account": _account(row)}
     if wanted.scopes != before.scopes:
@@ -259,7 +259,7 @@ def _account(row: AccessRow) -> str:
 
 
 def _what(row: AccessRow, scopes: frozenset[str]) -> str:
-    """The one scope in words, to stand within a sentence."""
+    """The only scope in words, for use within a sentence."""
     title = next(one.title for one in row.offers if one.scope in scopes)
     return title[:1].lower() + title[1:]
 

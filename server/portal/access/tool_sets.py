@@ -1,7 +1,7 @@
-"""The tool set that a person chooses for an agent: one choice on the consent and agents pages, and storing it.
+"""The tool set that a person chooses for an agent: the choice on the consent and agents pages, and storing it.
 
-A set takes tools away from what the operator offers and gives no permission, so nothing else on these pages depends on
-it.
+A set only removes tools from those that the operator offers and gives no permission, so nothing else on these pages
+depends on it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from vault.records import Event, User
 from vault.storage.database import Transaction
 
 FIELD: Final = "tool_set"
-SHOWN_FIELD: Final = "tool_set_shown"  # what was chosen when the page was made: an old form must not overwrite a choice
+# the choice when the page was rendered: an old form must not overwrite a newer choice
+SHOWN_FIELD: Final = "tool_set_shown"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolSetOption:
-    """One option: the set's name, empty for all that the operator offers, and how many tools are left."""
+    """One option: the set's name (empty for all tools that the operator offers) and its number of tools."""
 
     value: str
     title: str
@@ -33,14 +34,14 @@ class ToolSetOption:
 
 
 def options(deployment: Deployment, *, client_id: str, chosen: str | None) -> tuple[ToolSetOption, ...]:
-    """What a person can choose for this agent: the sets that make a difference, and the current one."""
+    """The choices for this agent: the sets that make a difference, and the current one."""
     offer, offered = deployment.offer, deployment.offer.names_for(client_id)
     found = [ToolSetOption("", translate(offer.sets[EVERYTHING].title), len(offered), is_chosen=chosen is None)]
     for one in offer.sets.values():
         left = one.tools & offered
         if one.name == chosen or (left and left != offered):
             found.append(ToolSetOption(one.name, translate(one.title), len(left), is_chosen=one.name == chosen))
-    if chosen is not None and chosen not in offer.sets:  # the operator has removed it, and nothing is left
+    if chosen is not None and chosen not in offer.sets:  # the operator has removed the set, so no tools are left
         found.append(ToolSetOption(chosen, chosen, 0, is_chosen=True))
     return tuple(found)
 
@@ -48,7 +49,7 @@ def options(deployment: Deployment, *, client_id: str, chosen: str | None) -> tu
 async def current_options(
     deployment: Deployment, user: User, *, client_id: str, scopes: frozenset[str]
 ) -> tuple[ToolSetOption, ...]:
-    """The options for this agent of this person now; none for an agent whose `scopes` do not reach the tools."""
+    """The current options for this person's agent; none for an agent whose `scopes` don't include tools."""
     if "tools" not in scopes:
         return ()
     chosen = await tool_choices.get_tool_set(deployment.database, user.id, client_id=client_id)
@@ -56,7 +57,7 @@ async def current_options(
 
 
 async def save(deployment: Deployment, user: User, *, client_id: str, form: Form) -> None:
-    """Store what the form chooses, if it changes the choice. Raises PageRefused for a form that is too old."""
+    """Store the choice in the form if it is a change. Raises PageRefused if the form is too old."""
     if FIELD not in form.fields:
         return
     wanted, shown = form.one(FIELD), form.one(SHOWN_FIELD)

@@ -1,1 +1,1 @@
-"""Pages on which a person answers for an agent: one call, or calls like it until a date."""
+"""Pages on which a person answers an agent's request: for one call, or for similar calls until a date."""

@@ -1,4 +1,4 @@
-"""The pages on which a person asks for what only others can give, and on which these answer."""
+"""The pages on which people request access that only others can give, and on which those others answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OPEN_FIRST: Final = ("pending", "allowed", "denied", "ended")
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """What the form of a new request is about; `offers` are permissions with their words."""
+    """What the form of a new request is about. `offers`: permissions with their descriptions."""
 
     asking: AccessInput
     title: str
@@ -44,7 +44,7 @@ class RequestForm:
 
 
 async def show_all(visit: OwnVisit) -> Response:
-    """The requests that the person may answer, their own, and what they can ask for."""
+    """Show the requests that the person may answer, their own requests, and what they can request."""
     deployment, now = visit.deployment, visit.deployment.now()
     own = await stored.list_of_person(deployment.database, visit.user.id)
     context: dict[str, object] = {
@@ -56,7 +56,7 @@ async def show_all(visit: OwnVisit) -> Response:
 
 
 async def _offers(visit: OwnVisit) -> list[tuple[str, str]]:
-    """What can be asked for: words and the address of the form."""
+    """What can be requested: descriptions and the addresses of the form."""
     deployment = visit.deployment
     if not deployment.settings.access_requests.longest_days:
         return []
@@ -81,7 +81,7 @@ def _account_title(visit: OwnVisit, connection: Connection) -> str:
 
 
 async def allowed_rows(visit: OwnVisit, *, client_id: str) -> list[dict[str, object]]:
-    """What requests gave the person's agent, as long as it lasts."""
+    """The access that requests have given the person's agent and that is still valid."""
     own = await stored.list_of_person(visit.deployment.database, visit.user.id)
     now = visit.deployment.now()
     return [await row(visit, one) for one in own if one.access.client_id == client_id and one.is_allowed(now)]
@@ -89,7 +89,7 @@ async def allowed_rows(visit: OwnVisit, *, client_id: str) -> list[dict[str, obj
 
 @dataclass(frozen=True, slots=True)
 class WayToAsk:
-    """Where the person can ask for an account that others have to allow, and why they have to."""
+    """Where the person can request an account that others have to allow, and why they have to."""
 
     why: str
     path: str
@@ -98,7 +98,8 @@ class WayToAsk:
 async def ways_to_ask(
     visit: OwnVisit, *, provider: str, scopes: frozenset[str], client_id: str
 ) -> tuple[WayToAsk, ...]:
-    """For a link that asks for these scopes at a provider: accounts of the person's groups, and of groups to join."""
+    """For a link that requests these scopes at a provider: accounts of the person's groups and of groups they can
+    join."""
     deployment = visit.deployment
     policy = deployment.vault.policies.get(provider)
     if policy is None or not deployment.settings.access_requests.longest_days:
@@ -178,7 +179,7 @@ async def _no_account(visit: OwnVisit, connection_id: str) -> PageRefused:
 
 
 def _scope_offers(visit: OwnVisit, shared: SharedConnection, wanted: frozenset[str]) -> tuple[tuple[str, str], ...]:
-    """The scopes that the rule leaves out; of those that it allows, only the ones that the agent also needs."""
+    """The requested scopes that the rule doesn't include, plus those it includes that the agent also needs."""
     beyond = access_requests.beyond_rule(visit.deployment, shared)
     provider = visit.deployment.catalog.get(shared.connection.provider)
     return tuple((one, texts.scope_title(provider, one)) for one in sorted(beyond | (wanted & shared.rule.scopes)))
@@ -215,7 +216,7 @@ def _number(sent: str) -> int:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One request, for who asked and who may answer: who asks for what, why and for how long; and what became of it."""
+    """Show one request to the person who made it and those who may answer: its details and its result."""
     return await _one(visit, await _visible(visit))
 
 
@@ -247,19 +248,19 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
 
 
 async def _before(visit: OwnVisit, request: AccessRequest) -> dict[str, object] | None:
-    """What approval of this request would replace."""
+    """The access that approving this request would replace."""
     found = await stored.find_allowed(visit.deployment.database, request.access)
     return None if found is None or not found.is_allowed(visit.deployment.now()) else await row(visit, found)
 
 
 def _gives(rule: AllowedAgents) -> str:
-    """What a rule gives of accounts, in the operator's words."""
+    """The access to accounts that a rule gives, in the operator's notation."""
     accounts = [f"{provider}: {' '.join(words)}" for provider, words in sorted(rule.accounts.items())]
     return "; ".join([*accounts, *rule.tools])
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Answer the request; narrow or end what it gave."""
+    """Answer the request, or narrow or end the access that it gave."""
     request, form = await _visible(visit), visit.form
     actor, decision = Actor(visit.deployment, visit.user, "administration"), form.one("decision")
     if decision == "allow" and (again := await _prove_again(visit, request)) is not None:
@@ -290,7 +291,7 @@ async def change(visit: OwnVisit) -> Response:
 
 
 async def _prove_again(visit: OwnVisit, request: AccessRequest) -> Response | None:
-    """Who gives something for others must have signed in lately, as for changes in administration."""
+    """Check that a person who gives others access has signed in recently, as for changes in the administration."""
     back = _path(request)
     await step_up.check_passkey(visit.deployment, visit.session, "administration", back=back)
     if AdminVisit(visit).is_recent:

@@ -1,4 +1,4 @@
-"""The pages on which a person answers an agent's question about one call, and sees what they approved in advance."""
+"""The pages on which a person answers an agent's question about a call and sees what they approved in advance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vault.approvals.approvals import RELEASE, USE_LIFETIME, Approval
 from vault.records import ApprovalState
 
 _ANSWERS: Final = frozenset({"allow", "deny", "cut_off", "standing"})
-_TOLD_APART: Final = frozenset({"approved", "consumed"})  # a client comes for the answer by itself
+_TOLD_APART: Final = frozenset({"approved", "consumed"})  # the client fetches the answer by itself
 _ICONS: Final = {"approved": "check", "consumed": "check", "refused": "cross", "expired": "clock"}  # of an answer
 
 
@@ -47,7 +47,7 @@ async def show_all(visit: OwnVisit) -> Response:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One call, for the person it asks: who wants to do what, as which account, with which arguments."""
+    """Show one call to the person who is asked: who wants to do what, as which account, and with which arguments."""
     approval = await _load(visit)
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:
@@ -71,7 +71,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """The answer, once."""
+    """Record the answer; works once."""
     approval = await _load(visit)
     decision = visit.form.one("decision")
     if decision not in _ANSWERS:
@@ -84,7 +84,7 @@ async def decide(visit: OwnVisit) -> Response:
 
 
 async def _deny_and_cut_off(visit: OwnVisit, approval: Approval) -> Response:
-    """End the agent, whether or not the question is still open."""
+    """Cut off the agent, whether or not the question is still open."""
     with suppress(PageRefused):
         await _answer(visit, approval, is_approved=False, terms=None)
     client = await clients.get_client(visit.deployment.database, approval.client_id)
@@ -118,7 +118,7 @@ async def _load(visit: OwnVisit) -> Approval:
 
 
 async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider | None) -> list[tuple[str, str]]:
-    """What a token that goes out can do, each with its words: one of an account may have all that the account has."""
+    """What a released token can do, with descriptions; some tokens can do everything that their account can."""
     if approval.is_request:
         return permissions(approval)
     if approval.tool != RELEASE:
@@ -131,7 +131,7 @@ async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider |
 
 
 async def question(visit: OwnVisit, approval: Approval, *, known: LookupResult | None = None) -> dict[str, object]:
-    """A question for a template; without `known`, with the names that are at hand."""
+    """A question for a template. Without `known`, it uses the names that are already known."""
     deployment = visit.deployment
     client = await clients.get_client(deployment.database, approval.client_id)
     provider = deployment.catalog.get(approval.provider)

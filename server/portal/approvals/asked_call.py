@@ -1,7 +1,7 @@
-"""One call of a tool as the person who is asked about it reads it, from what the tool declares of its arguments.
+"""A tool call as shown to the person who is asked about it, based on the tool's declaration of its arguments.
 
-Everything here was written by the agent, or by someone at the provider: each value is shown whole or cut visibly, with
-what can't be seen as its code point. A name is shown next to its id, so that an id can't pass for a name.
+Everything here was written by the agent, or by someone at the provider: each value is shown whole or visibly cut, and
+invisible characters as code points. A name is shown next to its ID, so that an ID can't pass for a name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from server.http.translations import translate
 from server.portal.texts import visible
 
 _SHORT: Final = 80  # characters of a value within a sentence
-_TALL: Final = 8  # lines from which a text is scrolled
+_TALL: Final = 8  # number of lines above which a text scrolls
 _LONG: Final = 400  # characters, likewise
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An argument's value on one line; with `is_id` it identifies something that the provider calls `name`."""
+    """An argument's value on one line. With `is_id`, it identifies something that the provider calls `name`."""
 
     shown: str
     name: str = ""
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text of the sentence, and the value that follows it."""
+    """A part of the sentence, and the value that follows it."""
 
     words: str
     value: Value | None
@@ -84,7 +84,7 @@ class AskedCall:
 def asked_call(
     title: str, arguments: Mapping[str, object], presentation: Presentation = DEFAULT, known: LookupResult | None = None
 ) -> AskedCall:
-    """The call with these arguments; `known` are names and present values that were found out."""
+    """The call with these arguments. `known`: names and current values that were looked up."""
     found = known or LookupResult()
     presentation = presentation.model_copy(update={"sentence": translate(presentation.sentence)})
     given = {name: value for name, value in arguments.items() if value is not None and value != []}
@@ -114,7 +114,7 @@ def asked_call(
 
 
 def is_exact(call: AskedCall, arguments: Mapping[str, object], presentation: Presentation = DEFAULT) -> bool:
-    """Whether the parts leave nothing to what `exact` has beside them: no name is cut, and no value is rewritten."""
+    """Whether the parts show everything that `exact` contains: no name is cut, and no value is rewritten."""
     values = [*(one.value for one in call.pieces), *(value for _, value in call.facts)]
     return all(one is None or not one.name.endswith("…") for one in values) and all(
         _is_as_given(value, is_text=presentation.is_text(name, value)) for name, value in arguments.items()
@@ -138,7 +138,7 @@ def _is_minute(moment: str) -> bool:
 
 
 def target_words(target: Mapping[str, object], names: Mapping[str, str]) -> str:
-    """What a standing approval binds, in words."""
+    """The target of a standing approval, in words."""
     parts: list[str] = []
     for name, value in target.items():
         if name == "domains" and is_array(value):
@@ -179,7 +179,7 @@ def _label(name: str) -> str:
 
 
 def _moment(value: str) -> str:
-    """A time as people write it, with the offset that it was given with; anything else as it is."""
+    """A time in a readable form, with its original offset; other values unchanged."""
     if _MOMENT.fullmatch(value) is None:
         return value
     try:

@@ -1,6 +1,6 @@
-"""A client's request (OpenID CIBA Core 1.0) as the person who is asked reads it, in the form of a call.
+"""A client's request (OpenID CIBA Core 1.0) as shown to the person who is asked, in the form of a call.
 
-All of it was written by the client: each value is shown on one line, with what can't be seen as its code point.
+The client wrote all of it: each value is shown on one line, and invisible characters as code points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vault.approvals.requests import request_of
 
 
 async def asked_request(deployment: Deployment, approval: Approval) -> AskedCall:
-    """The parts of the page: where the access is to, and each authorization detail as a text of its own."""
+    """The parts of the page: the resource, and each authorization detail as a separate text."""
     request = request_of(approval)
     exact = json.dumps(dict(approval.arguments), ensure_ascii=False, indent=2)
     return AskedCall(
@@ -34,7 +34,7 @@ async def asked_request(deployment: Deployment, approval: Approval) -> AskedCall
 
 
 def permissions(approval: Approval) -> list[tuple[str, str]]:
-    """Each scope with its words."""
+    """Each scope with its description."""
     return [(scope, texts.token_scope(scope)) for scope in sorted(request_of(approval).scopes)]
 
 

@@ -1,9 +1,9 @@
-"""Answering an approval in its notification, in a browser whose person a passkey proved.
+"""Answers to approvals in browser notifications, for a person who signed in to that browser with a passkey.
 
-No one may approve what they have not seen: the notification shows the whole call, and what is longer opens its page, as
-does everything that changes or deletes data, releases a token, or isn't a call. Its message, which only that browser
-can read, contains the form that its worker posts. The form works once, like its approval, and only in the browser that
-turned this on, with the cookie of that session.
+Nobody can approve what they haven't seen: the notification shows the whole call. A longer call opens its page instead,
+as does everything that deletes or overwrites data, releases a token, or isn't a call. The push message, which only that
+browser can read, contains the form that its worker posts. The form works once, like its approval, and only in the
+browser that turned this on, with the cookie of that session.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from vault.notices.channels import PUSH, NoticeChannel
 from vault.records import ApprovalState, Client, Session
 from vault.sign_in import sessions
 
-MOST_LINES: Final = 4  # what desktops and phones show of a notification without cutting it
-_WIDTH: Final = 40  # letters of a line
+MOST_LINES: Final = 4  # the length that desktops and phones show of a notification without cutting it
+_WIDTH: Final = 40  # characters per line
 _KEY: Final = "answers"
 _DECISIONS: Final = frozenset({"allow", "deny"})
 
 
 def is_on(channel: NoticeChannel, session: Session) -> bool:
-    """Whether this session is the one whose browser answers in its notifications."""
+    """Whether this session turned on answers in its browser's notifications."""
     return session.token_hash == _session_hash(channel)
 
 
@@ -55,13 +55,13 @@ def _session_hash(channel: NoticeChannel) -> bytes | None:
 
 
 async def turn_on(visit: OwnVisit, channel: NoticeChannel) -> None:
-    """Let this browser's notifications answer, as long as its session lasts. Raises StepUpRequired."""
+    """Allow answers in this browser's notifications while its session lasts. Raises StepUpRequired."""
     await step_up.check_may_answer(visit.deployment, visit.session, back="/notifications")
     await _set(visit, channel, visit.session.token_hash)
 
 
 async def turn_off(visit: OwnVisit, channel: NoticeChannel) -> None:
-    """Let this browser's notifications only open pages."""
+    """Make this browser's notifications only open pages."""
     await _set(visit, channel, None)
 
 
@@ -75,7 +75,7 @@ async def _set(visit: OwnVisit, channel: NoticeChannel, answering: bytes | None)
 
 
 async def form_of(deployment: Deployment, channel: NoticeChannel, approval_id: str) -> AnswerForm | None:
-    """What the notification about this approval needs to answer it; None where only its page can."""
+    """The form in the notification about this approval; None if it can only be answered on its page."""
     approval = await approvals.get(deployment.database, deployment.keys, approval_id)
     session = await _session(deployment, channel)
     if approval is None or session is None or approval.user_id != channel.user_id:
@@ -94,7 +94,7 @@ async def form_of(deployment: Deployment, channel: NoticeChannel, approval_id: s
 
 
 async def _session(deployment: Deployment, channel: NoticeChannel) -> Session | None:
-    """The live session that turned this on, if a passkey proved its person recently enough."""
+    """The live session that turned this on, if its person used a passkey recently enough."""
     answering, settings = _session_hash(channel), deployment.settings.sign_in
     if answering is None:
         return None
@@ -106,7 +106,7 @@ async def _session(deployment: Deployment, channel: NoticeChannel) -> Session | 
 
 
 def _answerable(deployment: Deployment, approval: Approval) -> ToolSpec | None:
-    """The tool of a call that needs no more than a look; None for everything else, and what is no longer open."""
+    """The tool of a call that can be answered in a notification; None for all others and for closed approvals."""
     spec = deployment.tool(approval.tool)
     is_open = approval.status(deployment.now()) == ApprovalState.PENDING.value
     if not is_open or spec is None or spec.destructive or approval.is_request or approval.tool == RELEASE:
@@ -115,13 +115,14 @@ def _answerable(deployment: Deployment, approval: Approval) -> ToolSpec | None:
 
 
 def _token(deployment: Deployment, approval_id: str, channel_id: str, session: Session) -> str:
-    """Proves that the message of this channel about this approval brought the form to this session's browser."""
+    """A token that proves that this channel's message about this approval delivered the form to this session's
+    browser."""
     bound = f"{approval_id}\n{channel_id}\n{session.token_hash.hex()}"
     return hmac.new(deployment.keys.subkey(_KEY), bound.encode(), hashlib.sha256).hexdigest()
 
 
 async def _words(deployment: Deployment, approval: Approval, spec: ToolSpec) -> str | None:
-    """Who asks for the whole call, on a few lines; None if it is longer, or isn't shown as exactly as on its page."""
+    """The agent and the whole call on a few lines; None if it is longer or can't be shown as exactly as on its page."""
     client = await clients.get_client(deployment.database, approval.client_id)
     known = await lookups.find(deployment, approval, spec)
     call = asked_call(texts.tool_title(spec), approval.arguments, spec.presentation, known)
@@ -132,14 +133,14 @@ async def _words(deployment: Deployment, approval: Approval, spec: ToolSpec) -> 
 
 
 def _asked_by(approval: Approval, client: Client) -> str:
-    """The account first, since the agent chose its name."""
+    """Starts with the account, since the agent chose its own name."""
     name = "asked_by_unverified" if texts.is_unverified(client) else "asked_by"
     account, agent = (" ".join(texts.visible(one).split()) for one in (approval.account, client.name))
     return text(f"notice.{name}", account=account, agent=agent or text("story.an_agent"))
 
 
 def _shown_lines(line: str) -> int:
-    """How many lines it is wrapped to."""
+    """The number of lines that the text wraps to."""
     letters = "".join(one * 2 if unicodedata.east_asian_width(one) in "WF" else one for one in line)
     return max(1, len(textwrap.wrap(letters, _WIDTH)))
 
@@ -166,9 +167,7 @@ def _of_piece(piece: Piece) -> str:
 
 
 async def answer(visit: OwnVisit) -> Response:
-    """The answer in a notification, from a browser that may. Whatever is refused here can be answered on the approval's
-    page.
-    """
+    """Record an answer in a notification. If it is refused, the person can answer on the approval's page."""
     approval_id, decision = str(visit.visit.request.path_params["approval"]), visit.form.one("decision")
     if decision not in _DECISIONS:
         raise PageRefused("no_decision")
@@ -189,7 +188,7 @@ async def answer(visit: OwnVisit) -> Response:
 
 
 async def _check_browser(visit: OwnVisit, approval_id: str) -> None:
-    """Raises PageRefused unless the worker of the browser that turned this on posts what its message brought."""
+    """Raises PageRefused unless the browser that turned this on posts, from its worker, the form in its message."""
     deployment, session = visit.deployment, visit.session
     channel = await channels.get_channel(deployment.database, deployment.keys, visit.form.one("channel"))
     sent = visit.form.one("answer").encode()

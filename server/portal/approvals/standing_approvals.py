@@ -1,4 +1,4 @@
-"""Standing approvals on the person's pages: the offer next to a question, the list, ending one, and undoing that."""
+"""Standing approvals on the person's pages: the offer next to a question, the list, ending one, and undoing the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vault.approvals.standing_approvals import DAY, MOST_PER_DAY, StandingApprov
 from vault.records import TicketPurpose
 
 CHOICES: Final = (1, 7, 30, 90)  # days, today included, counted in UTC
-SUGGESTED_AFTER: Final = 3  # equal answers
+SUGGESTED_AFTER: Final = 3  # similar approvals
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ async def rows(visit: OwnVisit, *, client_id: str | None = None) -> list[Standin
 
 
 def read_terms(form: Form, *, now: int) -> StandingTerms:
-    """What the form says: calls a day, and for how many days. Raises PageRefused."""
+    """The form's terms: calls per day, and the number of days. Raises PageRefused."""
     per_day, days = form.one("per_day"), form.one("days")
     if not (per_day.isascii() and per_day.isdigit() and 0 < int(per_day[:5]) <= MOST_PER_DAY):
         raise PageRefused("per_day")
@@ -76,7 +76,7 @@ def read_terms(form: Form, *, now: int) -> StandingTerms:
 
 
 async def end(visit: OwnVisit) -> Response:
-    """End a standing approval; the page that follows can take that back."""
+    """End a standing approval; the page that follows can undo that."""
     deployment, user = visit.deployment, visit.user
     standing_id = str(visit.visit.request.path_params["standing"])
     now = deployment.now()
@@ -103,7 +103,7 @@ async def end(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the end of a standing approval back, once, for a while."""
+    """Undo the end of a standing approval; works once, for a limited time."""
     deployment, user, now = visit.deployment, visit.user, visit.deployment.now()
     handle = visit.form.one("saved")
     found = await tickets.peek(deployment.database, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
@@ -121,5 +121,5 @@ async def undo(visit: OwnVisit) -> Response:
 
 
 def choices_of(days: Sequence[int] = CHOICES) -> list[tuple[int, str]]:
-    """The ends that a person can choose."""
+    """The durations that a person can choose."""
     return [(one, text("standing.today") if one == 1 else text("standing.for_days", number=one)) for one in days]

@@ -1,4 +1,4 @@
-"""The code that a person sets for apps that must send it before they can ask (`vault.approvals.user_codes`)."""
+"""The code that some apps must send before they can ask this person (`vault.approvals.user_codes`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KIND: Final = "user_code.changed"
 
 
 async def state(visit: OwnVisit) -> dict[str, object]:
-    """For the page: whether there is a code, what a code needs, and what was just done."""
+    """The page's facts: whether a code is set, the requirements for a code, and what was just done."""
     done = visit.visit.query("done")
     return {
         "is_set": await user_codes.has_code(visit.deployment.database, visit.user.id),

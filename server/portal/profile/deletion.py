@@ -23,7 +23,7 @@ _PATH: Final = "/account/delete"
 
 
 async def confirm(visit: OwnVisit) -> Response:
-    """Say what happens, and ask for the name."""
+    """Explain what deletion does, and ask for the person's name as confirmation."""
     step_up.check_recent(visit.deployment, visit.session, back=_PATH)
     await _check_other_admin(visit)
     return await _form(visit, error="", status=200)
@@ -35,7 +35,7 @@ async def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
 
 
 async def _check_other_admin(visit: OwnVisit) -> None:
-    """Without an admin, anyone who reads the server's log can become one."""
+    """Raises PageRefused for the last admin: without one, anyone who reads the server's log can become admin."""
     admins = await users.list_admins(visit.deployment.database)
     others = [one for one in admins if one.id != visit.user.id and one.disabled_at is None]
     if visit.user.is_admin and not others:

@@ -1,4 +1,4 @@
-"""Download everything that the vault keeps about the person: JSON, written as it is read, without any secret."""
+"""Download everything that the vault stores about the person, as JSON without any secret, streamed as it is read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _EVENTS_AT_ONCE: Final = 500
 
 
 async def download(visit: OwnVisit) -> Response:
-    """Everything kept about the person, as JSON.
+    """Send everything stored about the person as JSON.
 
-    The activity can be long, so nothing of it is held in memory.
+    The activity can be long, so it is never held in memory as a whole.
     """
     response = pages.secure(StreamingResponse(_write_parts(visit), media_type="application/json"))
     response.headers["content-disposition"] = 'attachment; filename="token-vault-account.json"'
@@ -32,7 +32,7 @@ async def download(visit: OwnVisit) -> Response:
 
 
 async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
-    """The data as of now: a slow reader gets nothing newer after the session has ended."""
+    """The data as of now, so that a slow reader gets nothing newer after the session has ended."""
     newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
     end = newest[0].sequence + 1 if newest else 0
     yield "{"
@@ -50,7 +50,7 @@ async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
 
 
 async def _said_by_directory(visit: OwnVisit) -> Mapping[str, object] | None:
-    """What a company's directory says of the person, None where it does not manage them."""
+    """The company directory's data about the person, or None if no directory manages them."""
     found = await directory.get_person(visit.deployment.database, visit.user.id)
     if found is None:
         return None
@@ -58,7 +58,7 @@ async def _said_by_directory(visit: OwnVisit) -> Mapping[str, object] | None:
 
 
 async def _records(visit: OwnVisit) -> Mapping[str, object]:
-    """Everything but the activity, by the name in the file."""
+    """Everything except the activity, by its name in the file."""
     database, user, now = visit.deployment.database, visit.user, visit.deployment.now()
     owned = await connections.list_connections(database, user.id)
     return {
@@ -131,7 +131,7 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
 
 
 async def _notifications(visit: OwnVisit) -> Mapping[str, object]:
-    """What the person chose, and where it leads as pages show it: the rest of a URL may be a password."""
+    """The person's notification channels, with addresses as pages show them: the rest of a URL may be a password."""
     database, keys = visit.deployment.database, visit.deployment.keys
     settings = await channels.get_settings(database, visit.user.id)
     return {

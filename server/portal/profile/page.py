@@ -1,4 +1,4 @@
-"""The account page: passkeys, password, signed-in browsers, the company's sign-in, data, and the way out."""
+"""The account page: passkeys, password, signed-in browsers, the company's sign-in, data, and deletion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def profile_page(visit: OwnVisit, *, done: str = "", error: str = "", status: int = 200) -> Response:
-    """The page, with what was just done (a name in the texts `profile_done`) or what went wrong."""
+    """The page, with a note about what was just done (a key in the texts `profile_done`) or an error."""
     deployment, user = visit.deployment, visit.user
     database = deployment.database
     held = await passkeys.list_passkeys(database, user.id)
@@ -60,7 +60,7 @@ def _session_row(visit: OwnVisit, session: Session) -> dict[str, object]:
 
 
 async def _identities(visit: OwnVisit) -> list[dict[str, str]]:
-    """The identities elsewhere with which this person signs in, by the name of their button."""
+    """The external identities with which this person signs in, by the label of their button."""
     titles = {one.issuer: one.title for one in visit.deployment.settings.sign_in.openid.values()}
     found = await users.list_identities(visit.deployment.database, visit.user.id)
     return [

@@ -1,4 +1,4 @@
-"""Adding, renaming and removing passkeys. `server.sign_in.passkeys` checks what the browser answers."""
+"""Adding, renaming, and removing passkeys. `server.sign_in.passkeys` checks the browser's response."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from vault.sign_in.passkeys import NAME_LIMIT, Passkey, PasskeyTaken, TooManyPas
 class AddingForm:
     """What the page needs to add a passkey.
 
-    `options` is empty where none can be added: then `link` leads to what has to come first, or `is_available` is False
-    because the vault's address isn't a domain.
+    `options` is empty if no passkey can be added now: then `link` leads to what the person must do first, or
+    `is_available` is False because the vault's address isn't a domain.
     """
 
     options: str = ""
@@ -38,7 +38,7 @@ class AddingForm:
 
 
 async def adding_form(visit: OwnVisit, held: Sequence[Passkey], *, return_to: str) -> AddingForm:
-    """Made before the browser is asked: it must not create a passkey that is refused afterwards."""
+    """Check before the browser is asked, so that it doesn't create a passkey that is refused afterwards."""
     deployment = visit.deployment
     if ceremonies.rp_id(deployment) is None:
         return AddingForm(is_available=False)
@@ -58,7 +58,7 @@ def _page_path(return_to: str) -> str:
 
 
 async def add(visit: OwnVisit) -> Response:
-    """Store the passkey that the browser made. A person who came to have one for something else goes back there."""
+    """Store the passkey that the browser created. A person who needed one for another page goes back there."""
     deployment, user = visit.deployment, visit.user
     await step_up.check_passkey_change(deployment, visit.session)
     name = _name(visit) or describe_browser(visit.visit.request.headers.get("user-agent", ""))
@@ -67,7 +67,7 @@ async def add(visit: OwnVisit) -> Response:
         await ceremonies.add(deployment, user, answer=answer, secret=visit.visit.secret, name=name)
     except (PasskeyTaken, TooManyPasskeys) as refused:
         raise PageRefused("passkey", refused.description, kind="conflict") from refused
-    async with deployment.transaction() as transaction:  # it verified the person just now
+    async with deployment.transaction() as transaction:  # it has just verified the person
         await sessions.note_proof(transaction, visit.session.token_hash, now=deployment.now())
     return_to = safe_return(visit.form.one("return_to"))
     return pages.go(return_to if return_to != "/" else "/account?done=passkey_added")
@@ -81,7 +81,7 @@ def _name(visit: OwnVisit) -> str:
 
 
 async def rename(visit: OwnVisit) -> Response:
-    """Give a passkey another name."""
+    """Rename a passkey."""
     name, which = _name(visit), str(visit.visit.request.path_params["passkey"])
     if name:
         async with visit.deployment.transaction() as transaction:
@@ -92,7 +92,7 @@ async def rename(visit: OwnVisit) -> Response:
 
 
 async def remove(visit: OwnVisit) -> Response:
-    """Forget a passkey, unless the person couldn't sign in anymore."""
+    """Remove a passkey, unless the person could no longer sign in."""
     deployment, user = visit.deployment, visit.user
     await step_up.check_passkey_change(deployment, visit.session)
     which = str(visit.visit.request.path_params["passkey"])

@@ -1,4 +1,4 @@
-"""Change the password: a new one signs out everywhere and ends agents' access."""
+"""Changing the password, which signs the person out everywhere and ends agents' access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
 
 async def show(visit: OwnVisit) -> Response:
-    """The form; a person without a password signs in again first, since nothing else is asked."""
+    """Show the form; a person without a password must sign in again first, since the form can't ask for a current
+    one."""
     _check_first_one(visit)
     return _form(visit, error="", status=200)
 
@@ -34,7 +35,7 @@ def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Set the new password, then sign this browser in again: every session ended with the old one."""
+    """Set the new password, then sign in this browser again, since all sessions ended with the old password."""
     form, request = visit.form, visit.visit.request
     _check_first_one(visit)
     try:

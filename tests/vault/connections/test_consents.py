@@ -203,7 +203,7 @@ async def test_a_consent_that_comes_while_the_storage_is_away_is_stored_when_it_
     place.fail_at(stage)
     answer = await trip.come_back()
     assert answer.status_code == 503, answer.text
-    assert "the vault keeps its answer" in answer.text
+    assert "the vault has its answer" in answer.text
     await place.bring_storage_back()
     connection = await trip.until_connected()
     assert (place.count_redemptions(), place.live_grants()) == (1, 1)
@@ -270,7 +270,7 @@ async def test_loading_the_page_again_says_that_it_is_still_being_stored(
     local.fail_at("answered")
     for _ in range(2):
         answer = await trip.come_back()
-        assert (answer.status_code, "the vault keeps its answer" in answer.text) == (503, True)
+        assert (answer.status_code, "the vault has its answer" in answer.text) == (503, True)
     await local.bring_storage_back()
     await trip.until_connected()
     assert (await trip.come_back()).status_code == 200
