@@ -1,4 +1,5 @@
-"""Registered audiences (`resource`) beside the built-in MCP endpoints: a developer's own APIs and their clients.
+"""Registered audiences (`resource`) in addition to the built-in MCP endpoints: a developer's own APIs and their
+clients.
 
 A client that is linked to an API is that API: it may exchange and introspect the tokens issued for it.
 `server.oauth.rules` checks that a URI is well formed and which resources a request may name.
@@ -112,7 +113,7 @@ async def is_linked(reader: Reader, resource: str, *, client_id: str) -> bool:
 
 
 async def hold_api(transaction: Transaction, resource: str) -> bool:
-    """Until the transaction ends, no one removes the API; False if it is gone. Hold it before grants for it."""
+    """Lock the API against removal until the transaction ends; False if it is gone. Lock it before grants for it."""
     held = await transaction.execute(
         "update apis set created_at = created_at where tenant = :tenant and resource = :resource",
         {"tenant": TENANT, "resource": resource},
@@ -121,7 +122,7 @@ async def hold_api(transaction: Transaction, resource: str) -> bool:
 
 
 async def hold_link(transaction: Transaction, resource: str, *, client_id: str) -> bool:
-    """Until the transaction ends, no one unlinks the client from the API; False if it isn't linked."""
+    """Lock the link between client and API until the transaction ends; False if it isn't linked."""
     held = await transaction.execute(
         "update api_clients set created_at = created_at"
         " where tenant = :tenant and resource = :resource and client_id = :client_id",
@@ -131,7 +132,7 @@ async def hold_link(transaction: Transaction, resource: str, *, client_id: str) 
 
 
 async def linked_clients(reader: Reader, resource: str) -> tuple[str, ...]:
-    """The ids of the clients that are this API, without removed ones."""
+    """The IDs of the clients that are linked to this API, except removed ones."""
     rows = await reader.fetch(
         "select l.client_id from api_clients l join clients c on c.tenant = l.tenant and c.id = l.client_id"
         " where l.tenant = :tenant and l.resource = :resource and c.removed_at is null order by l.created_at, c.id",

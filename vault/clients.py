@@ -33,7 +33,7 @@ from vault.storage.database import (
 
 UNUSED_LIFETIME = 86400
 PAGE = 500  # clients per read
-SCAN = 2000  # clients that one search looks at
+SCAN = 2000  # clients that one search examines
 MOST_NAMESAKES: Final = 50
 _TOUCH_INTERVAL = 3600
 _COLUMNS: Final = (
@@ -60,10 +60,10 @@ class ClientExists(VaultError):
 
 
 async def save_client(transaction: Transaction, client: Client) -> None:
-    """Store a client. Replaces a metadata-document or local client in place, because its id is not random.
+    """Store a client. Replaces a metadata-document or local client in place, because its ID isn't random.
 
-    If one of those was removed, it starts from scratch: its former grants and delegations stay ended. Any other known
-    id raises ClientExists.
+    If one of those was removed, it starts from scratch: its former grants and delegations stay ended. Raises
+    ClientExists for any other known ID.
     """
     row = await transaction.fetch_one(
         "insert into clients (tenant, id, kind, name, auth_method, redirect_uris, grant_types, resources,"
@@ -121,7 +121,7 @@ async def list_with_grants(reader: Reader, grant_types: frozenset[str]) -> tuple
         "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
         " metadata, created_at, last_used_at, removed_at"
         " from clients where tenant = :tenant and kind = :manual and removed_at is null and grant_types = :grant_types"
-        " order by created_at",  # not by id, too: SQLite would walk all clients by age
+        " order by created_at",  # not also by ID: SQLite would walk all clients by age
         {"tenant": TENANT, "manual": ClientKind.MANUAL.value, "grant_types": format_scope(grant_types)},
     )
     return tuple(client_of(row) for row in rows)
@@ -130,9 +130,9 @@ async def list_with_grants(reader: Reader, grant_types: frozenset[str]) -> tuple
 async def find_page(
     reader: Reader, *, named: str = "", before: tuple[int, str] | None = None, limit: int
 ) -> tuple[tuple[Client, ...], tuple[int, str] | None]:
-    """Clients, the youngest first, whose name or id contains `named`; and the `before` of the next page, if any.
+    """Clients whose name or ID contains `named`, newest first, and the `before` of the next page, if any.
 
-    Looks at SCAN clients at most, whatever there are: a page may hold fewer than `limit`, and still have a next one.
+    Examines at most SCAN clients, so a page may have fewer than `limit` and still have a next one.
     """
     most = SCAN if named else limit + 1
     created_at, client_id = before or (2**62, "")
@@ -154,7 +154,7 @@ async def find_page(
 
 
 async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, ...]:
-    """Every client that is signed in for a user, or that they allow something."""
+    """Every client that is signed in for a user, or that has a permission of theirs."""
     rows = await reader.fetch(
         "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
         " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"
@@ -171,7 +171,7 @@ async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, .
 
 
 async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Client, ...]:
-    """Clients of this name that a user signed in or allowed something, at most MOST_NAMESAKES, newest sign-in first."""
+    """Clients of this name that a user signed in or gave a permission, at most MOST_NAMESAKES, newest sign-in first."""
     rows = await reader.fetch(
         "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
         " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"
@@ -191,7 +191,7 @@ async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Clie
 async def list_former(
     reader: Reader, user_id: str, *, name: str, besides: str, before: int
 ) -> tuple[tuple[Client, bool], ...]:
-    """Other clients of this name that got a refresh token of the user until `before`, and whether they used it.
+    """Other clients of this name that got a refresh token for the user up to `before`, and whether they used it.
 
     At most MOST_NAMESAKES, newest sign-in first; their access may have ended since.
     """
@@ -232,9 +232,9 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
 
 
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
-    """End the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
-    # The client first, then codes, requests, companies' permissions, grants, permissions: the order in which everyone
-    # holds them who lets an agent in or ends it.
+    """Remove the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
+    # The client first, then codes, requests, companies' permissions, grants, permissions: all code that lets an agent
+    # in or ends it locks them in this order.
     removed = await transaction.execute(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
         " where tenant = :tenant and id = :id and removed_at is null",
@@ -257,7 +257,7 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
 
 
 async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
-    """Note that the client was used, at most once an hour; a used client is never reaped."""
+    """Record that the client was used, at most once an hour; a used client is never reaped."""
     await transaction.execute(
         "update clients set last_used_at = :now where tenant = :tenant and id = :id"
         " and (last_used_at is null or last_used_at <= :due)",
@@ -266,7 +266,7 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 
 
 async def note_use(database: Database, client: Client, *, now: int) -> None:
-    """`touch` in a separate transaction, after the answer; if it fails, the next use makes up for it."""
+    """`touch` in a separate transaction, after the answer; if it fails, the next use records it."""
     if client.last_used_at is None or client.last_used_at <= now - _TOUCH_INTERVAL:
         with suppress(VaultError):
             async with database.transaction() as transaction:
@@ -274,7 +274,7 @@ async def note_use(database: Database, client: Client, *, now: int) -> None:
 
 
 async def reap_unused(transaction: Transaction, *, before: int) -> int:
-    """Delete clients older than `before` that any stranger can make, that were never used, and that await no decision.
+    """Delete clients older than `before` that anyone can register, that were never used, and that await no decision.
 
     A client with a metadata document is fetched again when it comes back.
     """
@@ -317,7 +317,7 @@ def client_of(row: Row) -> Client:
 
 @lru_cache(maxsize=256)
 def _read(values: tuple[Value, ...]) -> Client:
-    """The record of one row. Parsed rows are cached under everything the row says, so they are never stale."""
+    """The record of one row. Parsed rows are cached by all of their columns, so they are never stale."""
     row: Row = dict(zip(_COLUMNS, values, strict=True))
     return Client(
         id=text(row, "id"),

@@ -1,7 +1,7 @@
-"""What a company allows an agent becomes permissions of the person's accounts, which are like any other.
+"""Turns what a company allows an agent into ordinary permissions for the person's accounts.
 
-Runs at each identity assertion, and for each account that the person connects later. `vault.company_permissions`
-remembers what was given.
+Runs at each identity assertion, and for each account that the person connects later. `vault.company_permissions` stores
+what was given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vault.scopes import expand
 from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 
-# Words, other than scopes, for what an agent can do with accounts at a provider.
+# Keywords, other than scopes, for what an agent can do with accounts at a provider.
 READ: Final = "read"
 ALL: Final = "all"
 ASK: Final = "ask"  # the person is asked before each change
@@ -26,7 +26,7 @@ WORDS: Final = frozenset({READ, ALL, ASK})
 
 
 def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: UpstreamPolicy) -> frozenset[str]:
-    """What these words mean for an account with these granted scopes: never more than it holds."""
+    """The scopes that these keywords mean for an account with these granted scopes: never more than it holds."""
     held = expand(granted, policy.covers) - policy.always_granted
     if policy.is_remote:
         held = frozenset[str]()
@@ -54,8 +54,8 @@ async def settle(
 ) -> tuple[Event, ...]:
     """Bring the agent's permissions into line with what the company allows now; the events to record.
 
-    `permission` says what is allowed until when, and what was given before; `before` is the row as it was. All accounts
-    of the person, or those that are new.
+    `permission` has what is allowed until when, and what was given before; `before` is the previous row. Covers all
+    accounts of the person, or only the new ones.
     """
     held = {
         one.connection_id: one
@@ -96,9 +96,9 @@ async def allow_opened(
 
 
 async def take_back(transaction: Transaction, permission: CompanyPermission, *, now: int) -> CompanyPermission:
-    """Take what the company gave, and keep what the person allowed or ended. Returns the row to store.
+    """Remove what the company gave, and keep what the person allowed or ended. Returns the row to store.
 
-    What was taken comes back with the next assertion, if the row takes one.
+    What was removed comes back with the next assertion, if the row accepts one.
     """
     held = {
         one.connection_id: one
@@ -138,7 +138,8 @@ def _adds_ask(
     before: CompanyPermission,
     permission: CompanyPermission,
 ) -> bool:
-    """Whether changes are asked about from now on: of what is given anew, or since the rule says so now.
+    """Whether the person is asked about changes from now on: because this is newly given, or because the rule requires
+    it now.
 
     Otherwise the person may have chosen not to be asked.
     """
@@ -170,7 +171,7 @@ def _events(
     *,
     now: int,
 ) -> list[Event]:
-    """None for a renewal that only moves the end."""
+    """The event; None for a renewal that only moves the end."""
     was = before.scopes if before is not None and before.is_live(now) else frozenset[str]()
     if renewal.scopes is None or renewal.scopes == was:
         return []

@@ -1,8 +1,8 @@
 """What a company's identity provider lets agents do for its people: one row for a person, an agent, and a company.
 
-The row remembers what the company gave of each connection (`given`), so that what the person took away since stays
-away, and that a person or an admin ended it. `vault.delegations` has the permissions themselves. Writing functions
-record no event: the caller appends it last.
+The row stores what the company gave for each connection (`given`), so that what the person has since removed stays
+removed. It also stores that a person or an admin ended it. `vault.delegations` has the permissions themselves. Writing
+functions record no event: the caller appends it last.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class CompanyPermission:
 
     @property
     def ended_by_person_at(self) -> int | None:
-        """When the person ended it, which an admin's end doesn't hide; None if they didn't."""
+        """When the person ended it, even if an admin did too; None if they didn't."""
         is_theirs = self.ended_reason != ENDED_BY_ADMIN
         return self.ended_at if self.cut_off_at is None and is_theirs else self.cut_off_at
 
@@ -90,7 +90,7 @@ class CompanyPermission:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What becomes of one permission. `scopes` None: it stays unchanged; empty: it ends. `given` is remembered."""
+    """The change to one permission. `scopes` None: it stays unchanged; empty: it ends. `given` is stored."""
 
     given: frozenset[str] | None
     scopes: frozenset[str] | None = None
@@ -105,11 +105,11 @@ def renew(
     end_before: int,
     end: int,
 ) -> Renewal:
-    """What the permission of a connection becomes when the company allows `wanted` of it. Pure.
+    """How the permission for a connection changes when the company allows `wanted` of it. Pure.
 
     `given`: what it allowed before, with `DROPPED` if it took it back since; None if nothing yet. What the person
-    allowed by themselves is left alone, what they took away stays away, an end that they chose stays, and so does a
-    permission that was ended.
+    allowed themselves is left alone, what they removed stays removed, an end that they chose stays, and an ended
+    permission stays ended.
     """
     if held is None:
         is_new = given is None and bool(wanted)
@@ -145,7 +145,7 @@ async def list_for_user(reader: Reader, user_id: str) -> tuple[CompanyPermission
 
 
 async def list_givers(reader: Reader, user_id: str) -> dict[tuple[str, str], str]:
-    """Which company gave which permission of a person: by the ids of client and connection."""
+    """Which company gave which permission of a person, by the IDs of client and connection."""
     return {
         (one.client_id, connection_id): one.company
         for one in await list_for_user(reader, user_id)
@@ -155,7 +155,7 @@ async def list_givers(reader: Reader, user_id: str) -> dict[tuple[str, str], str
 
 
 async def hold(transaction: Transaction, *, user_id: str, client_id: str, company: str, now: int) -> CompanyPermission:
-    """The row, made if need be; until the transaction ends, no other one passes this call for the same row."""
+    """The row, created if necessary, and locked until the transaction ends."""
     values = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "company": company}
     row = await transaction.fetch_one(_HOLD, {**values, "scopes": "", "accounts": "{}", "now": now})
     if row is None:
@@ -164,12 +164,13 @@ async def hold(transaction: Transaction, *, user_id: str, client_id: str, compan
 
 
 async def wait_for_renewals(transaction: Transaction, *, user_id: str, client_id: str) -> None:
-    """Until the transaction ends, no renewal reads what this agent may do for this person: call it before a change."""
+    """Keep renewals from reading what this agent may do for this person until the transaction ends. Call it before a
+    change."""
     await transaction.execute(_WAIT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
 
 
 async def save(transaction: Transaction, permission: CompanyPermission) -> None:
-    """Store what a renewal made of the row."""
+    """Store the row that a renewal produced."""
     await transaction.execute(
         _SAVE,
         {
@@ -190,7 +191,8 @@ async def save(transaction: Transaction, permission: CompanyPermission) -> None:
 
 
 async def end(transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int) -> int:
-    """Cut the agent off from what companies allow it for this person: further assertions are refused. Of how many."""
+    """Cut the agent off from what companies allow it for this person: further assertions are refused. Returns how many
+    rows."""
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id}
     return await transaction.execute(_END, {**which, "reason": reason, "now": now})
 

@@ -43,7 +43,7 @@ from vault.storage.database import (
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
 DISCONNECTED: Final = "disconnected"
-UNVOUCHED: Final = "identity_disconnected"  # the reason of a connection whose identity provider's was disconnected
+UNVOUCHED: Final = "identity_disconnected"  # reason: the identity provider's connection was disconnected
 
 
 def narrowed_token(scope_key: str) -> str:
@@ -51,7 +51,7 @@ def narrowed_token(scope_key: str) -> str:
     return f"narrowed_token:{scope_key}"
 
 
-# An unresolved send without a lease: the process that sent it got no answer or is gone.
+# An unresolved send without a lease: the sending process got no answer or is gone.
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
     k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata, k.nickname, k.renewed_by,
@@ -164,7 +164,7 @@ async def find(reader: Reader, user_id: str, *, provider: str, account: str | No
 
 
 async def rename(transaction: Transaction, connection: Connection, *, nickname: str) -> None:
-    """Set the person's own name for a live account; empty: none."""
+    """Set the person's own name for a live account; empty: no name."""
     await transaction.execute(
         "update connections set nickname = :nickname"
         " where tenant = :tenant and user_id = :user_id and id = :id and ended_at is null",
@@ -180,7 +180,7 @@ def names_account(named: str, *, id: str, account: str, label: str) -> bool:  # 
 def access_expiry(answer: TokenAnswer, *, policy: UpstreamPolicy, refreshable: bool, now: int) -> int | None:
     """When the access token of an answer expires; None for one that lives until it is revoked.
 
-    If the answer does not say, a token that cannot be refreshed counts as permanent (classic Slack, GitHub).
+    If the answer has no expiry, a token that can't be refreshed counts as permanent (classic Slack, GitHub).
     """
     if answer.expires_in is not None:
         return now + answer.expires_in
@@ -193,7 +193,7 @@ def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
 
 
 async def note_fact(transaction: Transaction, connection_id: str, name: str, value: str) -> None:
-    """Store a fact about the account in addition to its provider's, until it is connected again."""
+    """Store a fact about the account in addition to the provider's facts, until it is connected again."""
     which: dict[str, Value] = {"tenant": TENANT, "id": connection_id}
     row = await transaction.fetch_one(
         "select metadata from connections where tenant = :tenant and id = :id and ended_at is null", which
@@ -224,10 +224,10 @@ async def open_connection(
 
     Connecting again keeps the id and the delegations. The granted scopes are those of the new answer; the refresh token
     stays if the answer has none. An answer without `scope` means the requested scopes (RFC 6749 §5.1). `consented_ms`
-    is when the answer came: an answer older than the account's newest consent changes nothing but is kept to be ended.
-    `renewed_by`: the answer came by an assertion of that connection's identity provider, and so will the next.
-    The caller records `connection.opened` as the last step of its transaction. Raises Conflict when another process
-    just connected the same account: the whole transaction can be retried.
+    is when the answer came: an answer older than the account's newest consent changes nothing, but is kept so that its
+    grant can be ended. `renewed_by`: the answer came by an assertion of that connection's identity provider, and so
+    will the next. The caller records `connection.opened` as the last step of its transaction. Raises Conflict when
+    another process just connected the same account: retry the whole transaction.
     """
     account = answer.account
     if account is None or not account.id:
@@ -292,12 +292,13 @@ async def _reconnect(
     generation than this row's, from before the database went back, and they are older than the consent.
     """
     connection_id, previous = text(existing, "id"), integer(existing, "generation")
-    # A lost salt or user key is made again: what it sealed is lost, but the account is not.
+    # A lost salt or user key is created again: what it sealed is lost, but the account isn't.
     key = await ring.create_keys(
         transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
     )
     before = _aside_of_row(key, existing)
-    # It needs nothing of the old grant; that of an MCP server may be another account's, since no one can ask which.
+    # It needs nothing from the old grant; an MCP server's old grant may belong to another account, since the server
+    # can't be asked which.
     is_whole = answer.refresh_token is not None or facts["renewed_by"] is not None or policy.is_remote
     kept = None if is_whole else before.refresh_token
     following = previous + 1
@@ -351,7 +352,7 @@ def _seal_answer(
 
 
 def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
-    """The grant in a connection's row, as far as it opens."""
+    """The grant in a connection's row, with the tokens that open."""
 
     def open_column(column: str, purpose: str, generation: int) -> str | None:
         sealed = binary_or_none(row, column)
@@ -382,7 +383,7 @@ def _aside_of_row(key: ConnectionKey, row: Row) -> Aside:
 
 
 def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
-    """The grant of a consent that came too late: the account has a newer one."""
+    """The grant of a consent that arrived too late: the account has a newer one."""
     return Aside(
         text(existing, "user_id"),
         text(existing, "provider"),
@@ -395,7 +396,7 @@ def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
 
 
 def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, is_whole: bool, now: int) -> bool:
-    """Whether the old tokens belong to a grant that may stay valid next to the new one."""
+    """Whether the old tokens belong to a grant that may stay valid alongside the new one."""
     has_refresh_token = binary_or_none(existing, "refresh_sealed") is not None
     if has_refresh_token and text(existing, "state") == ConnectionState.NEEDS_REAUTH.value:
         return False  # the provider itself reported it dead
@@ -428,8 +429,8 @@ _END = """
 _FORGET = """
     update connections set refresh_sealed = null, access_sealed = null where tenant = :tenant and id = :id
 """
-# What an identity provider vouched for ends with the connection to it. A renewal under way doesn't bring it back: its
-# answer is of an earlier generation, under a lease that is over. Nothing is spent to renew it.
+# Accounts that an identity provider vouched for end with the connection to it. A renewal in progress doesn't bring one
+# back: its answer has an earlier generation, under a lease that is over. Renewing it uses up no token.
 _END_VOUCHED = """
     update connections set state = :needs_reauth, reason = :reason, generation = generation + 1,
         lease_owner = null, lease_until = null

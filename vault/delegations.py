@@ -16,7 +16,7 @@ from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, 
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 
-WRITES: Final = "effect:write"  # among what is asked about: whatever may change something, tools to come included
+WRITES: Final = "effect:write"  # ask about everything that may change something, including future tools
 
 _SELECT = """
     select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask, is_default
@@ -32,7 +32,8 @@ _LIVE_USES = """
 _FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
 _GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
 
-# The insert selects from the connections: only a live one of this user, or of a group that they are in, can be.
+# The insert selects from the connections, so that only a live one of this user, or of a group that they are in, can be
+# used.
 _ALLOW = """
     insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at, expires_at)
     select k.tenant, cast(:user_id as text), cast(:client_id as text), k.id, cast(:scopes as text),
@@ -47,7 +48,7 @@ _ALLOW = """
     on conflict (tenant, user_id, client_id, connection_id) do update set
         scopes = excluded.scopes, changed_at = excluded.changed_at, expires_at = excluded.expires_at, revoked_at = null
 """
-# A yes that was given before the permission ended does not come back with it.
+# An approval given before the permission ended doesn't come back with the permission.
 _VOID_APPROVALS = """
     update approvals set expires_at = :now
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
@@ -67,7 +68,7 @@ _VOID_STANDING = """
                 and (d.expires_at is null or d.expires_at > :now)
         )
 """
-# Nor does what an access request gave beyond a group's rule.
+# Nor does access that a request gave beyond a group's rule.
 _VOID_REQUESTS = """
     update access_requests set state = 4, ended_at = :now, ended_reason = :reason
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id and state = 2
@@ -83,7 +84,7 @@ _MAKE_OWN = """
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id
         and made_permission = 1 and state in (2, 4)
 """
-# A later yes must not give what the person took away after they, or their agent, had asked.
+# A later approval must not restore what the person removed after they, or their agent, had asked.
 _END_ASKING = """
     update access_requests set state = 4, ended_at = :now, ended_reason = :reason
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id and state = 1
@@ -123,7 +124,7 @@ _REVOKE_CLIENT = """
 """
 
 
-_scopes = lru_cache(maxsize=2048)(parse_scope)  # a person's many delegations repeat few sets
+_scopes = lru_cache(maxsize=2048)(parse_scope)  # a person's delegations share a few sets
 
 
 def _delegation(row: Row) -> Delegation:
@@ -225,7 +226,7 @@ async def _extend(
 async def set_ask(
     transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, ask: frozenset[str], now: int
 ) -> bool:
-    """Ask the person each time for exactly these scopes and tools (`tool:NAME`); False when that is already so.
+    """Ask the person each time for exactly these scopes and tools (`tool:NAME`); False when nothing changes.
 
     Survives scope changes and a revocation: the same questions are asked if the connection is allowed again.
     """
@@ -236,7 +237,7 @@ async def set_ask(
 async def set_default(
     transaction: Transaction, *, user_id: str, client_id: str, provider: str, connection_id: str | None, now: int
 ) -> bool:
-    """Set the account that this agent means when it names none; None: ask. False when that is already so."""
+    """Set the account that this agent means when it names none; None: ask. False when nothing changes."""
     which: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -256,7 +257,7 @@ async def revoke(transaction: Transaction, *, user_id: str, client_id: str, conn
 
 
 async def expire(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:
-    """End the permission as its time would have, so that requests to have it longer stay open; False without one."""
+    """End the permission as if it expired, so that requests to extend it stay open; False without one."""
     which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     return await transaction.execute(_REVOKE, {"tenant": TENANT, **which, "now": now}) == 1
 
@@ -294,7 +295,7 @@ async def list_for_connection(reader: Reader, user_id: str, *, connection_id: st
 
 
 async def list_live_uses(reader: Reader, user_id: str, *, now: int) -> tuple[tuple[str, str], ...]:
-    """Which client may use which connection of a user now: pairs of their ids."""
+    """Which client may now use which connection of a user, as pairs of IDs."""
     rows = await reader.fetch(_LIVE_USES, {"tenant": TENANT, "user_id": user_id, "now": now})
     return tuple(sorted((text(row, "client_id"), text(row, "connection_id")) for row in rows))
 
@@ -307,7 +308,7 @@ def extended_event(
     ask: frozenset[str] = frozenset(),
     expires_at: int | None = None,
 ) -> Event:
-    """The event recorded when an agent gets further scopes of a connection, as `extend` was asked to."""
+    """The event recorded when an agent gets more scopes of a connection, as passed to `extend`."""
     details: dict[str, object] = {
         "provider": connection.provider,
         "account": connection.label,

@@ -1,7 +1,7 @@
-"""What a company's directory says of people (SCIM 2.0, RFC 7643), and the tokens that it writes with.
+"""What a company's directory stores about people (SCIM 2.0, RFC 7643), and the tokens that it writes with.
 
-A provisioned person is a user with a row here: the directory sees and changes these people only. Of a token only a hash
-is stored; after a rotation the one before works until a given time.
+A provisioned person is a user with a row here: the directory sees and changes these people only. Only a token's hash is
+stored; after a rotation the previous token works until a given time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vault.storage.database import Reader, Row, Transaction, integer, integer_or
 
 PREFIX: Final = "tvs_"  # lets scanners for leaked secrets recognize a token
 MAX_USER_NAME: Final = 200
-USED_EVERY: Final = 60  # seconds between two notes of a token's use
+USED_EVERY: Final = 60  # seconds between two records of a token's use
 
 _PERSON = """
     select p.user_id, p.user_name, p.user_name_key, p.external_id, p.attributes, p.created_at, p.changed_at,
@@ -39,7 +39,7 @@ class UserNameTaken(VaultError):
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedPerson:
-    """A person as the directory knows them. `attributes` has the rest of what it said, as SCIM names it."""
+    """A person as the directory knows them. `attributes` has the other values that it sent, under their SCIM names."""
 
     user_id: str
     user_name: str
@@ -53,7 +53,7 @@ class ProvisionedPerson:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryToken:
-    """A directory's token without its secret. `previous_until`: the one before its rotation works until then."""
+    """A directory's token without its secret. `previous_until`: the token before its rotation works until then."""
 
     name: str
     created_at: int
@@ -104,7 +104,7 @@ async def list_people(reader: Reader, *, offset: int, limit: int) -> tuple[Provi
 
 
 async def store_person(transaction: Transaction, person: ProvisionedPerson) -> None:
-    """Store what the directory says of this user. Raises UserNameTaken."""
+    """Store the directory's values for this user. Raises UserNameTaken."""
     other = await find_person(transaction, person.user_name)
     if other is not None and other.user_id != person.user_id:
         raise UserNameTaken("another person has this userName")
@@ -129,7 +129,7 @@ async def store_person(transaction: Transaction, person: ProvisionedPerson) -> N
 
 
 async def forget_person(transaction: Transaction, user_id: str) -> None:
-    """Forget what the directory said of a person."""
+    """Delete the directory's values for a person."""
     await transaction.execute(
         "delete from provisioned_people where tenant = :tenant and user_id = :user_id",
         {"tenant": TENANT, "user_id": user_id},
@@ -159,7 +159,7 @@ async def list_tokens(reader: Reader) -> tuple[DirectoryToken, ...]:
 
 
 async def make_token(transaction: Transaction, name: str, *, expires_at: int | None, grace: int, now: int) -> str:
-    """A new token of this name; one that was there works for `grace` seconds more. The secret is shown once."""
+    """Create a token with this name; an existing one works for `grace` more seconds. The secret is shown once."""
     secret = PREFIX + secrets.token_urlsafe(32)
     await transaction.execute(
         "insert into directory_tokens (tenant, name, token_hash, created_at, expires_at)"
@@ -181,7 +181,7 @@ async def make_token(transaction: Transaction, name: str, *, expires_at: int | N
 
 
 async def remove_token(transaction: Transaction, name: str) -> bool:
-    """End a token, and the one before its rotation. False when there is none of this name."""
+    """End a token, and the one before its rotation. False when there is none with this name."""
     return (
         await transaction.execute(
             "delete from directory_tokens where tenant = :tenant and name = :name", {"tenant": TENANT, "name": name}
@@ -204,7 +204,7 @@ async def find_token(reader: Reader, secret: str, *, now: int) -> DirectoryToken
 
 
 async def note_use(transaction: Transaction, name: str, *, now: int) -> None:
-    """Remember when a token was last used, to the minute."""
+    """Record when a token was last used, to the minute."""
     await transaction.execute(
         "update directory_tokens set used_at = :now where tenant = :tenant and name = :name"
         " and (used_at is null or used_at < :stale)",

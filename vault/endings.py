@@ -1,4 +1,4 @@
-"""Grants to be ended at their provider: their sealed tokens until that is done, and when it may happen.
+"""Grants that must be ended at their provider: their sealed tokens until that is done, and when it may happen.
 
 Disconnecting a connection leaves one, and so does connecting an account again: the previous grant becomes an ended
 connection of its own, `held` until the account is disconnected if ending it might also end the newer grant.
@@ -20,8 +20,8 @@ from vault.upstream import UpstreamPolicy
 REFRESH_TOKEN = "refresh_token"
 ACCESS_TOKEN = "access_token"
 REVOCATION = "revocation"
-SUPERSEDED = "superseded"  # the reason of an ended connection whose grant a newer consent replaced
-HELD = "held"  # the outcome of a revocation that waits until its account is disconnected
+SUPERSEDED = "superseded"  # the reason when a newer consent replaced the connection's grant
+HELD = "held"  # the outcome while a revocation waits until its account is disconnected
 
 
 _PENDING = """
@@ -84,8 +84,8 @@ _RENEW_ASIDE = """
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
     where tenant = :tenant and connection_id = :id and done_at is null
 """
-# Anyone's: a group may have had the newest grant of an account that a person had before. Without `tenant`
-# and `done_at`, by which SQLite would read everyone's; nothing held is done.
+# Any owner's: a group may have had the newest grant of an account that a person had before. Leaves out `tenant` and
+# `done_at`, whose indexes would make SQLite read everyone's; no held grant is done.
 _RELEASE_HELD = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where outcome = :held and connection_id in (
@@ -93,7 +93,7 @@ _RELEASE_HELD = """
         where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is not null
     )
 """
-# `+ 0`: by the person's index; by that of the ended ones it would read everyone's.
+# `+ 0` makes SQLite use the index by person; the index of ended connections would read everyone's.
 _RELEASE_UNKNOWN = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (
@@ -107,7 +107,8 @@ _RELEASE_UNKNOWN = """
 async def set_aside(
     transaction: Transaction, ring: KeyRing, grant: Aside, *, policy: UpstreamPolicy, now: int, is_over: bool = False
 ) -> str | None:
-    """Keep a grant to be ended at its provider; its id, None for an API of ours, which has no grant.
+    """Keep a grant so that it can be ended at its provider; returns its ID, None for an API of ours, which has no
+    grant.
 
     If revoking a token may end everything the person gave our app, including the newer consent, the grant is held until
     the account is disconnected. `is_over`: the account has no newer consent, so the grant is due now. The sealed tokens
@@ -235,7 +236,7 @@ async def find_pending(
 
 
 async def replace_pending(transaction: Transaction, connection_id: str, *, sealed: bytes, now: int) -> bool:
-    """Revoke newer tokens instead: the answer of a refresh that was in progress at disconnection. False: too late."""
+    """Revoke newer tokens instead: those from a refresh that was in progress at disconnection. False: too late."""
     changed = await transaction.execute(
         _REPLACE_PENDING, {"tenant": TENANT, "id": connection_id, "sealed": sealed, "now": now}
     )

@@ -1,9 +1,9 @@
 """Seal and open bytes under a key with an authenticated context. Pure; the byte format is in `FORMATS.md`.
 
-Every seal makes a new data key (DEK), so no nonce can repeat under one. It and the nonces come from random bytes and
-from what they are for: where two copies of a machine image draw the same random bytes, different values still get
-different ones. The context is authenticated in the wrap of the DEK and in the payload: a value moved to another row,
-column, owner or generation does not open. `vault.keys` supplies the keys.
+Every seal makes a new data key (DEK), so no nonce can repeat under one. It and the nonces are derived from random bytes
+and from their purpose: where two copies of a machine image draw the same random bytes, different values still get
+different keys and nonces. The context is authenticated in the wrap of the DEK and in the payload: a value moved to
+another row, column, owner or generation does not open. `vault.keys` supplies the keys.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _FRESH_LABEL = b"token-vault envelope fresh\x00"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a sealed value belongs to. Not secret and not stored with it: the opener must know it."""
+    """What a sealed value belongs to. It isn't secret and isn't stored with the value: whoever opens it must know
+    it."""
 
     purpose: str
     tenant: str
@@ -62,7 +63,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     bound = head + context.encode()
     data_key, nonce, payload_nonce = _fresh(plaintext, key=key, bound=bound)
     wrapped = nonce + AESGCM(key).encrypt(nonce, data_key, _WRAP_LABEL + bound)
-    # The payload authenticates the wrapped DEK too: parts of two sealed values cannot be combined.
+    # The payload authenticates the wrapped DEK too, so parts of two sealed values can't be combined.
     payload = AESGCM(data_key).encrypt(payload_nonce, plaintext, _PAYLOAD_LABEL + wrapped + bound)
     return head + wrapped + payload_nonce + payload
 
@@ -89,7 +90,7 @@ def _fresh(plaintext: bytes, *, key: bytes, bound: bytes) -> tuple[bytes, bytes,
 
 
 def _head(sealed: bytes) -> bytes:
-    """Version, length and key id. Raises CiphertextRejected when the value does not have this format."""
+    """Version, length and key ID. Raises CiphertextRejected when the value doesn't have this format."""
     if len(sealed) < 2 or sealed[0] != VERSION:
         raise CiphertextRejected("a sealed value doesn't open", detail="its format version is unknown")
     end = 2 + sealed[1]

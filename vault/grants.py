@@ -1,8 +1,8 @@
 """What users allowed their agents: the record behind every token. Revoking a grant ends all tokens made from it.
 
-Access and refresh tokens have no life of their own: each use reads its grant through `live_principal_facts`.
-`vault.tokens.tokens` makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants
-that a client derives from another token end with the grant they are based on.
+Access and refresh tokens depend on their grant: each use reads it through `live_principal_facts`. `vault.tokens.tokens`
+makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants that a client derives
+from another token end with the grant that they are based on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Redemption:
         return grant
 
     async def settle(self, grant_id: str) -> None:
-        """Record which grant this code led to, if the grant was made elsewhere."""
+        """Record the grant that this code led to, if the grant was created elsewhere."""
         await tickets.note_outcome(self.transaction, self._code, outcome=grant_id)
         self.is_settled = True
 
@@ -77,13 +77,14 @@ class Redemption:
 async def redeem_code(
     database: Database, ring: KeyRing, code: str, *, is_holder: Callable[[Ticket], bool], now: int
 ) -> AsyncGenerator[Redemption, None]:
-    """Redeem an authorization code: the block checks the request and makes the grant and its tokens in one transaction.
+    """Redeem an authorization code: the block checks the request and creates the grant and its tokens in one
+    transaction.
 
     A refusal raised in the block leaves the code unused. If the code was redeemed before, the grant of the first
     redemption is revoked, durably, before `TicketReplayed` reaches the caller (RFC 6749 §4.1.2). `is_holder` says
     whether the caller could have redeemed the code: someone who merely saw it must not be able to end the grant.
     """
-    if not await tickets.is_known(database, code, purpose=TicketPurpose.CODE):  # no stranger's request can write
+    if not await tickets.is_known(database, code, purpose=TicketPurpose.CODE):  # an invented code writes nothing
         raise TransitionRefused("this link or code is unknown", detail=f"the ticket ({TicketPurpose.CODE}) is unknown")
     replay: tickets.TicketReplayed | None = None
     async with database.transaction() as transaction:
@@ -119,7 +120,7 @@ async def create_grant(
     now: int,
     ends_at: int | None = None,
 ) -> Grant:
-    """A new live grant; `ends_at`: when the only access token that it is for ends, and the grant with it."""
+    """A new live grant. `ends_at`: for a grant with a single access token, when that token and the grant end."""
     grant = Grant(
         id=new_id(),
         user_id=user_id,
@@ -148,9 +149,10 @@ async def create_grant(
 
 
 async def let_older_end(transaction: Transaction, newer: Grant, *, lifetime: int) -> None:
-    """Let earlier sign-ins end with their access tokens, of at most `lifetime`, where a newer one allows all the same.
+    """Let earlier sign-ins end with their access tokens, of at most `lifetime`, where a newer one allows everything
+    that they do.
 
-    The newest stays: it remembers the person's consent (`find_consent`). So does one with refresh tokens.
+    The newest stays, because it records the person's consent (`find_consent`). A grant with refresh tokens stays too.
     """
     rows = await transaction.fetch(
         "select g.id, g.scopes, g.created_at from grants g"
@@ -176,7 +178,8 @@ async def let_older_end(transaction: Transaction, newer: Grant, *, lifetime: int
 
 
 async def end_run_out(transaction: Transaction, *, now: int) -> int:
-    """End grants whose last access token has ended, a batch; how many. No event: the person decided nothing."""
+    """End a batch of grants whose last access token has ended; returns how many. Records no event, because the person
+    decided nothing."""
     rows = await transaction.fetch(
         _RUN_OUT, {"tenant": TENANT, "now": now, "reason": "run_out", "batch": RUN_OUT_BATCH}
     )
@@ -216,7 +219,8 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
 
 
 async def has_own_grant(reader: Reader, *, user_id: str, client_id: str, since: int) -> bool:
-    """Whether the user signed this client in since then, and that still counts; not by what stands for them."""
+    """Whether the user signed this client in since then, with a grant that is still live. Derived grants don't
+    count."""
     row = await reader.fetch_one(
         "select id from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
         " and derived_from = :nothing and created_at >= :since and revoked_at is null limit 1",
@@ -226,7 +230,7 @@ async def has_own_grant(reader: Reader, *, user_id: str, client_id: str, since: 
 
 
 async def list_people(reader: Reader, client_id: str, *, limit: int) -> tuple[tuple[str, str], ...]:
-    """Id and name of people who signed this client in, of at most `limit` sign-ins."""
+    """ID and name of people who signed this client in, from at most `limit` sign-ins."""
     rows = await reader.fetch(
         "select distinct u.id, u.name from (select g.user_id from grants g"
         " where g.tenant = :tenant and g.client_id = :client_id and g.revoked_at is null limit :limit) held"
@@ -248,7 +252,7 @@ async def list_sign_ins(reader: Reader, user_id: str, *, client_id: str, limit: 
 
 
 async def find_of_client(reader: Reader, client_id: str, *, resource: str) -> Grant | None:
-    """The newest live grant of a client for a resource, of whichever user."""
+    """The newest live grant of a client for a resource, of any user."""
     rows = await reader.fetch(
         "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
         " from grants where tenant = :tenant and client_id = :client_id and resource = :resource"
@@ -259,7 +263,7 @@ async def find_of_client(reader: Reader, client_id: str, *, resource: str) -> Gr
 
 
 async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
-    """The grant with its client and user, unless any of the three, or the access token with this id, has ended.
+    """The grant with its client and user; None if any of the three, or the access token with this ID, has ended.
 
     One read, made by every call.
     """
@@ -280,14 +284,14 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
 
 
 async def live_among(reader: Reader, tokens: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-    """Of these access tokens (grant id, token id), those that work now: grant, client, person and token are live."""
+    """Those of these access tokens (grant ID, token ID) that work now: grant, client, person and token are live."""
     of_grant: dict[str, list[str]] = {}
     for grant_id, token_id in tokens:
         of_grant.setdefault(grant_id, []).append(token_id)
     wanted, live = sorted(of_grant), set[tuple[str, str]]()
     for at in range(0, len(wanted), _AT_ONCE):
         some = wanted[at : at + _AT_ONCE]
-        some += some[:1] * (_AT_ONCE - len(some))  # always the same SQL text, so that databases reuse its plan
+        some += some[:1] * (_AT_ONCE - len(some))  # the same SQL text each time, so that databases reuse its plan
         rows = await reader.fetch(_LIVE_AMONG, {"tenant": TENANT} | {f"id{n}": one for n, one in enumerate(some)})
         for row in rows:
             grant_id = text(row, "id")
@@ -348,7 +352,7 @@ async def revoke_client_grants(
 ) -> tuple[Grant, ...]:
     """Disconnect one agent from one user: end its grants, its unused codes, and its requests to the person.
 
-    What a company allows it ends, too.
+    This also ends what a company allows it.
     """
     await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
     await requests.void(transaction, user_id=user_id, client_id=client_id, now=now)
@@ -360,7 +364,7 @@ async def revoke_client_grants(
 async def revoke_company_grants(
     transaction: Transaction, *, user_id: str, client_id: str, company: str, now: int
 ) -> tuple[Grant, ...]:
-    """End what a company's assertions gave one agent for one user; what the user allowed stays."""
+    """End the grants that a company's assertions gave one agent for one user; what the user allowed stays."""
     whose = {"user_id": user_id, "client_id": client_id, "derived_from": f"company:{company}"}
     return await _revoke(transaction, _REVOKE_DERIVED, whose, reason="company_ended", now=now)
 
@@ -398,9 +402,9 @@ def revocation_event(grant: Grant, *, because: str = "") -> Event:
 
 
 async def ended_with(transaction: Transaction, rows: Sequence[Row], *, now: int) -> tuple[Grant, ...]:
-    """The grants just revoked, with those derived from them, which also end.
+    """The grants just revoked, and the grants derived from them, which end too.
 
-    Erases successors of their refresh tokens that are sealed for a repeated request.
+    Erases the successors of their refresh tokens, which are sealed for a repeated request.
     """
     ended = tuple(grant_from(row) for row in rows)
     for grant in ended:
@@ -446,7 +450,7 @@ def _live_grant(row: Row) -> LiveGrant:
 
 
 async def hold_client(transaction: Transaction, client_id: str) -> bool:
-    """Until the transaction ends, no one removes the client; False if it is gone. Hold it before what it has."""
+    """Lock the client against removal until the transaction ends; False if it is gone. Lock it before its rows."""
     return (
         await transaction.execute(
             "update clients set removed_at = removed_at where tenant = :tenant and id = :id and removed_at is null",
@@ -467,10 +471,10 @@ async def derived_grant(
     hold: Callable[[Transaction], Awaitable[bool]],
     now: int,
 ) -> Grant:
-    """The live grant that this client holds for this user by `derived_from`, made on first use.
+    """The live grant that this client holds for this user through `derived_from`, created on first use.
 
-    `derived_from` is the id of the grant it ends with, or a name, with a colon in it, for what stands for one. `hold`
-    keeps in place what else it rests on; False if that has ended. Raises GrantEnded.
+    `derived_from` is the ID of the grant that it ends with, or a name that contains a colon and stands for one. `hold`
+    locks what else the grant depends on, and returns False if that has ended. Raises GrantEnded.
     """
     which: Mapping[str, Value] = {
         "tenant": TENANT,
@@ -508,9 +512,9 @@ async def derive_grant(
     resource: str,
     now: int,
 ) -> tuple[Grant, bool]:
-    """`derived_grant` as a part of a transaction, and whether it is new: then the caller records the event.
+    """`derived_grant` inside a transaction, and whether the grant is new; if so, the caller records the event.
 
-    A grant with fewer scopes gets the missing ones.
+    Adds missing scopes to an existing grant.
     """
     which: Mapping[str, Value] = {
         "tenant": TENANT,

@@ -1,8 +1,9 @@
-"""Groups of people: who is in which one, by which source, and until when.
+"""Groups of people: who is a member of which group, by which source, and until when.
 
-A group is known by its name, without case. One person can be in it by several sources: the vault itself (`local`), a
-company's directory (`scim`), and the claims of an OpenID Connect provider (`openid:NAME`), which count for some days
-after the sign-in that brought them. Each source changes its own memberships only. Writing functions record no event.
+A group is identified by its name, ignoring case. A person can be a member by several sources: the vault itself
+(`local`), a company's directory (`scim`), and the claims of an OpenID Connect provider (`openid:NAME`), which count for
+some days after the sign-in that delivered them. Each source changes its own memberships only. Writing functions record
+no event.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vault.storage.database import Reader, Row, Transaction, integer, integer_or
 MAX_NAME: Final = 200
 LOCAL: Final = "local"
 PROVISIONED: Final = "scim"
-MOST_OF_PERSON: Final = 500  # groups of one person that one sign-in brings
+MOST_OF_PERSON: Final = 500  # groups of one person from one sign-in
 
 _GROUP = """
     select id, name, name_key, external_id, is_provisioned, created_at, changed_at from people_groups
@@ -65,7 +66,7 @@ class GroupNameTaken(VaultError):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of people. `is_provisioned`: a company's directory made it and changes it."""
+    """A group of people. `is_provisioned`: a company's directory created it and changes it."""
 
     id: str
     name: str
@@ -77,7 +78,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person in a group, by these sources. `expires_at`: when the last of them stops counting."""
+    """A person's membership in a group, by these sources. `expires_at`: when the last of them stops counting."""
 
     user_id: str
     name: str
@@ -95,7 +96,7 @@ class Membership:
     expires_at: int | None = None
 
 
-# What a person is in
+# A person's groups
 
 
 async def of_person(reader: Reader, user_id: str, *, now: int) -> tuple[Membership, ...]:
@@ -124,7 +125,7 @@ async def is_member(reader: Reader, group_id: str, user_id: str, *, now: int) ->
 
 
 def name_key(name: str) -> str:
-    """The form in which names are compared: without case, compatibility forms and outer blanks."""
+    """The form in which names are compared: case, compatibility forms, and surrounding whitespace are removed."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
 
 
@@ -153,7 +154,7 @@ async def find_group(reader: Reader, name: str) -> Group | None:
 
 
 async def find_provisioned(reader: Reader, external_id: str) -> tuple[Group, ...]:
-    """The groups that a company's directory knows by this id."""
+    """The groups that have this ID in a company's directory."""
     rows = await reader.fetch(
         f"{_GROUP} and external_id = :external_id", {"tenant": TENANT, "external_id": external_id}
     )
@@ -161,7 +162,7 @@ async def find_provisioned(reader: Reader, external_id: str) -> tuple[Group, ...
 
 
 async def count_provisioned(reader: Reader) -> int:
-    """How many groups a company's directory made."""
+    """How many groups a company's directory created."""
     row = await reader.fetch_one(
         "select count(*) as n from people_groups where tenant = :tenant and is_provisioned = 1", {"tenant": TENANT}
     )
@@ -214,7 +215,7 @@ async def members_by(reader: Reader, group_id: str, *, source: str) -> frozenset
 
 
 async def has_other_members(reader: Reader, group_id: str, *, source: str, besides: str = "") -> bool:
-    """Whether someone is a member by another source than this one, and than `besides`."""
+    """Whether someone is a member by a source other than this one and `besides`."""
     row = await reader.fetch_one(
         "select user_id from memberships where tenant = :tenant and group_id = :group_id and source <> :source"
         " and source <> :besides limit 1",
@@ -258,7 +259,7 @@ async def create_group(
 
 
 async def hold_group(transaction: Transaction, group_id: str) -> None:
-    """Until the transaction ends, no other one passes this call for the same group. Raises TransitionRefused."""
+    """Lock the group until the transaction ends. Raises TransitionRefused."""
     is_there = await transaction.execute(
         "update people_groups set changed_at = changed_at where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": group_id},
@@ -270,7 +271,7 @@ async def hold_group(transaction: Transaction, group_id: str) -> None:
 async def change_group(
     transaction: Transaction, group: Group, *, name: str, external_id: str | None, is_provisioned: bool, now: int
 ) -> None:
-    """Store another name or another id of the directory.
+    """Store a new name or a new directory ID.
 
     Raises GroupNameRefused, GroupNameTaken, and TransitionRefused for a group that was deleted.
     """
@@ -296,26 +297,26 @@ async def change_group(
 
 
 async def delete_group(transaction: Transaction, group_id: str) -> bool:
-    """Delete the group and who is in it."""
+    """Delete the group and its memberships."""
     key = {"tenant": TENANT, "id": group_id}
     await transaction.execute("delete from memberships where tenant = :tenant and group_id = :id", key)
     await transaction.execute("delete from group_managers where tenant = :tenant and group_id = :id", key)
     return await transaction.execute("delete from people_groups where tenant = :tenant and id = :id", key) > 0
 
 
-# Who is in them
+# Members
 
 
 async def add_member(
     transaction: Transaction, group_id: str, user_id: str, *, source: str, now: int, expires_at: int | None = None
 ) -> None:
-    """Put a person into the group by this source; one who is already there stays, until the new end."""
+    """Add a person to the group by this source; a person who is already a member stays, until the new end."""
     place = {"tenant": TENANT, "group_id": group_id, "user_id": user_id, "source": source}
     await transaction.execute(_ADD, place | {"now": now, "expires_at": expires_at})
 
 
 async def remove_member(transaction: Transaction, group_id: str, user_id: str, *, source: str) -> bool:
-    """Take a person out by this source; another one may keep them in."""
+    """Remove a person's membership by this source; another source may keep them in the group."""
     place = {"tenant": TENANT, "group_id": group_id, "user_id": user_id, "source": source}
     return await transaction.execute(_REMOVE, place) > 0
 
@@ -323,7 +324,7 @@ async def remove_member(transaction: Transaction, group_id: str, user_id: str, *
 async def set_members(
     transaction: Transaction, group_id: str, user_ids: Iterable[str], *, source: str, now: int
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Make these people, and no others, members by this source: who was added and who was removed."""
+    """Make exactly these people members by this source; returns who was added and who was removed."""
     wanted = frozenset(user_ids)
     there = await members_by(transaction, group_id, source=source)
     for user_id in sorted(wanted - there):
@@ -336,9 +337,10 @@ async def set_members(
 async def set_groups(
     transaction: Transaction, user_id: str, names: Iterable[str], *, source: str, now: int, expires_at: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Make these groups the person's by this source, and make new ones: names of those that are new, and left.
+    """Make exactly these groups the person's by this source, creating missing ones; returns the names of groups joined
+    and left.
 
-    Names that no group can have are skipped.
+    Skips names that no group can have.
     """
     wanted: dict[str, str] = {}
     for name in names:
@@ -353,7 +355,7 @@ async def set_groups(
     for key, row in there.items():
         if key not in wanted:
             await remove_member(transaction, text(row, "id"), user_id, source=source)
-    for key, name in sorted(wanted.items()):  # two sign-ins at once hold their groups in one order
+    for key, name in sorted(wanted.items()):  # concurrent sign-ins lock their groups in the same order
         known = there.get(key)
         end = None if known is None else integer_or_none(known, "expires_at")
         is_member = known is not None and (end is None or end > now)
@@ -366,7 +368,7 @@ async def set_groups(
 
 
 async def forget_person(transaction: Transaction, user_id: str) -> None:
-    """Take a person who is deleted out of all groups."""
+    """Remove a deleted person from all groups."""
     await transaction.execute(
         "delete from memberships where tenant = :tenant and user_id = :user_id",
         {"tenant": TENANT, "user_id": user_id},
@@ -384,7 +386,7 @@ async def _held_group(transaction: Transaction, name: str, *, now: int) -> str:
 
 
 async def _group_named(transaction: Transaction, name: str, *, now: int) -> str:
-    """The id of the group; two sign-ins that bring the same new one make one."""
+    """The ID of the group; two sign-ins with the same new group create it once."""
     found = await find_group(transaction, name)
     if found is not None:
         return found.id
@@ -398,7 +400,7 @@ async def _group_named(transaction: Transaction, name: str, *, now: int) -> str:
 
 
 def _sources_and_end(rows: Sequence[Row]) -> tuple[tuple[str, ...], int | None]:
-    """By which sources, and when the last of them stops counting."""
+    """The sources of a membership, and when the last of them stops counting."""
     ends = [integer_or_none(row, "expires_at") for row in rows]
     lasting = [end for end in ends if end is not None]
     return tuple(text(row, "source") for row in rows), max(lasting) if len(lasting) == len(ends) else None

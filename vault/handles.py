@@ -1,8 +1,8 @@
 """Proxy handles: opaque values that stand for one account and some of its scopes, issued to one agent.
 
-A handle carries no authority of its own. It names what each use asks of `vault.exchange`, so revoking the grant or the
-token it was exchanged for, disconnecting the account, or reducing the permission ends it at once. Stored as a hash;
-providers do not accept it.
+A handle carries no authority of its own. It names what each use requests from `vault.exchange`, so it ends at once when
+the grant or the token that it was exchanged for is revoked, the account is disconnected, or the permission is reduced.
+It is stored as a hash; providers don't accept it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vault.storage.database import (
 
 PREFIX: Final = "tvp_"
 _LENGTH: Final = len(PREFIX) + 43  # 256 bits in base64url
-_KEPT: Final = 3600  # seconds after expiry, to tell a late use from a forgery
+_KEPT: Final = 3600  # seconds after expiry, to distinguish a late use from a forgery
 
 
 class HandleRefused(VaultError):
@@ -52,14 +52,14 @@ class Handle:
     digest: bytes = field(default=b"", repr=False)
 
     def check_key(self, thumbprint: str | None) -> None:
-        """A bound handle never works as a bearer token, an unbound one never with a proof. Raises HandleRefused."""
+        """Refuse a bound handle used as a bearer token, and an unbound one used with a proof. Raises HandleRefused."""
         if thumbprint != self.key_thumbprint:
             raise _refusal("the request doesn't prove the key to which the handle is bound")
 
 
 @dataclass(frozen=True, slots=True)
 class HandleState:
-    """A handle with everything stored that its use depends on, as of now.
+    """A handle with all stored facts that its use depends on, as of now.
 
     While `facts` stay equal, an exchange for the handle gives the same decision, up to `until`.
     """
@@ -67,7 +67,7 @@ class HandleState:
     handle: Handle
     facts: tuple[Value, ...] = field(repr=False)
     until: int | None
-    is_own: bool = True  # of a group's account `facts` miss who is in the group, so a decision is for one use
+    is_own: bool = True  # for a group's account, `facts` lack the group's members, so a decision is good for one use
 
 
 _STANDING: Final = """
@@ -95,7 +95,7 @@ def handle_hash(value: str) -> bytes:
 
 
 def is_handle(value: str) -> bool:
-    """Whether this has the form of a handle: anything else needs no look-up."""
+    """Whether this has the form of a handle; anything else needs no lookup."""
     return len(value) == _LENGTH and value.startswith(PREFIX)
 
 
@@ -110,7 +110,7 @@ async def issue(
     expires_at: int,
     now: int,
 ) -> str:
-    """Issue a new handle; its value is stored nowhere."""
+    """Issue a new handle; its value isn't stored."""
     value = PREFIX + secrets.token_urlsafe(32)
     await transaction.execute(
         "insert into handles (tenant, handle_hash, user_id, client_id, grant_id, actors, connection_id, provider,"
@@ -137,9 +137,9 @@ async def issue(
 
 
 async def find(reader: Reader, value: str, *, now: int) -> Handle:
-    """What this handle represents, while it is valid. Raises HandleRefused.
+    """What a valid handle represents. Raises HandleRefused.
 
-    Does not check its grant, account and permission: the exchange of each use does.
+    Doesn't check its grant, account and permission; the exchange does so at each use.
     """
     if not is_handle(value):
         raise _refusal("the token isn't a handle")
@@ -158,9 +158,9 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
 
 
 async def look(reader: Reader, value: str, *, known: HandleState | None, now: int) -> HandleState:
-    """Like `find`, with what its use depends on, in one read. Raises HandleRefused.
+    """Like `find`, with the facts that its use depends on, in one read. Raises HandleRefused.
 
-    `known` is what this handle represented before; returns it if nothing has changed since.
+    `known` is what this handle represented before; returned if nothing has changed since.
     """
     if not is_handle(value):
         raise _refusal("the token isn't a handle")
@@ -181,7 +181,7 @@ async def look(reader: Reader, value: str, *, known: HandleState | None, now: in
 
 
 async def remove(transaction: Transaction, value: str, *, client_id: str) -> bool:
-    """RFC 7009 §2: the client gives up its handle. False when it is unknown or another client's."""
+    """Revoke the client's handle (RFC 7009 §2). False when it is unknown or another client's."""
     removed = await transaction.execute(
         "delete from handles where tenant = :tenant and handle_hash = :handle_hash and client_id = :client_id",
         {"tenant": TENANT, "handle_hash": handle_hash(value), "client_id": client_id},
@@ -190,7 +190,7 @@ async def remove(transaction: Transaction, value: str, *, client_id: str) -> boo
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete expired handles, at most a batch; their number."""
+    """Delete expired handles, at most a batch; returns how many."""
     return await transaction.execute(
         "delete from handles where handle_hash in"
         " (select handle_hash from handles where expires_at <= :before limit :batch)",

@@ -1,7 +1,7 @@
-"""Rate counters in the database, shared by all processes. Callers say what is limited, and how much.
+"""Rate counters in the database, shared by all processes. Callers define what is limited, and to how much.
 
 A sliding window over two fixed ones: the previous window counts for the part that the sliding window still covers.
-Spend in a separate transaction: a rollback by the refusal would give the attempt back.
+Call `spend` in a separate transaction: if the refusal rolled it back, the attempt wouldn't count.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer
 
 LONGEST_WINDOW = 86400  # seconds
-USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, longer ones within days
+USUAL_WINDOWS = (60, 600, 900, 3600)  # seconds; swept within minutes of their end, other windows within days
 
 
 async def spend(transaction: Transaction, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
@@ -35,7 +35,8 @@ async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Delete windows that no longer count, in a few batches; how many. Each address that ever called has one."""
+    """Delete windows that no longer count, in a few batches; returns how many. Each address that ever called has
+    one."""
     batches = [(f"{window}:%", now - 2 * window) for window in USUAL_WINDOWS]  # keys begin with the window's length
     forgotten = 0
     for prefix, before in (*batches, ("%", now - 2 * LONGEST_WINDOW)):

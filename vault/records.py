@@ -20,11 +20,11 @@ Tell = Callable[
 ]  # progress of long work: the step, how much is done, and the total if known
 ALWAYS = 2**62  # later than every instant
 EXPIRING = 7 * 86400  # seconds before the end of a grant at which people are notified
-SHORT = 2 * 86400  # a grant of at most so many seconds ends as usual: no one is notified
+SHORT = 2 * 86400  # seconds; when a grant this short ends, no one is notified
 
 
 def tell_nobody(step: str, done: int, total: int | None) -> None:
-    """For long work that no one watches."""
+    """Progress callback for long work that no one watches."""
 
 
 def new_id(size: int = 16) -> str:
@@ -56,32 +56,32 @@ class Principal:
     tenant: str = TENANT
     actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; empty: the agent itself
     expires_at: int | None = None
-    token_id: str = ""  # `jti` of the access token behind the call; what is made from it ends with it
+    token_id: str = ""  # `jti` of the access token behind the call; whatever is derived from it ends with it
     auth_time: int | None = None  # when the person signed in, if the token says so (RFC 9068 §2.2.1)
-    is_strong: bool = False  # with a passkey or several factors, likewise (RFC 8176 §2, `mfa`)
+    is_strong: bool = False  # when with a passkey or several factors, if the token says so (RFC 8176 §2, `mfa`)
 
 
 class Role(StrEnum):
     """What a person may do for all users. Each role includes those listed after it."""
 
-    OWNER = "owner"  # also changes owners
+    OWNER = "owner"  # can also change owners
     ADMINISTRATOR = "administrator"
-    AUDITOR = "auditor"  # reads what administrators read, and changes nothing
+    AUDITOR = "auditor"  # can read what administrators read, and change nothing
     MEMBER = "member"
 
     @property
     def administers(self) -> bool:
-        """Whether they can change what belongs to everyone."""
+        """Whether this role can change what belongs to everyone."""
         return self in {Role.OWNER, Role.ADMINISTRATOR}
 
     @property
     def audits(self) -> bool:
-        """Whether they can read what belongs to everyone."""
+        """Whether this role can read what belongs to everyone."""
         return self is not Role.MEMBER
 
     @staticmethod
     def of_row(role: str | None, *, is_admin: bool) -> Role:
-        """The role that is stored; the release before writes `is_admin` alone."""
+        """The stored role; the previous release writes only `is_admin`."""
         if is_admin:
             return Role.ADMINISTRATOR if role == Role.ADMINISTRATOR else Role.OWNER
         return Role.AUDITOR if role == Role.AUDITOR else Role.MEMBER
@@ -95,7 +95,7 @@ def highest(roles: Iterable[Role]) -> Role:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `role` is their own one; `server.sign_in.roles` adds what their groups give.
+    """A person. `role` is their own role; `server.sign_in.roles` adds those from their groups.
 
     `password_hash` is argon2id, None for people who sign in through OpenID Connect.
     `stopped_at`: their agents are paused until they sign in at the issuer `stopped_by` (empty: two stopped them), or
@@ -127,9 +127,10 @@ class User:
 class Session:
     """A signed-in browser. Only a hash of the cookie's token is stored.
 
-    `created_at` is when the person authenticated; zero if the provider that signed them in does not say. `proved_at` is
-    when a passkey, or a sign-in elsewhere with several factors, proved that it was them. `device` and `network` are for
-    the person to recognize the browser; empty, as `method`, where an earlier release signed them in.
+    `created_at` is when the person authenticated; zero if the provider that signed them in doesn't report it.
+    `proved_at` is when a passkey, or a sign-in elsewhere with several factors, proved their identity. `device` and
+    `network` help the person recognize the browser; like `method`, they are empty where an earlier release signed them
+    in.
     """
 
     token_hash: bytes = field(repr=False)
@@ -149,7 +150,7 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Names the session in the forms of its person. Half of a hash of 256 random bits: of no use as a cookie."""
+        """Identifies the session in its person's forms. Half of a hash of 256 random bits, so useless as a cookie."""
         return self.token_hash.hex()[:32]
 
     def is_recent(self, now: int, *, lifetime: int) -> bool:
@@ -157,17 +158,17 @@ class Session:
         return now - max(self.created_at, self.proved_at or 0) < lifetime
 
     def is_proved(self, now: int, *, lifetime: int) -> bool:
-        """Whether a passkey or several factors proved within `lifetime` seconds that it was the person."""
+        """Whether a passkey or several factors proved the person's identity within `lifetime` seconds."""
         return self.proved_at is not None and now - self.proved_at < lifetime
 
     @property
     def is_strong(self) -> bool:
-        """Whether a passkey or several factors proved at all that it was the person."""
+        """Whether a passkey or several factors ever proved the person's identity in this session."""
         return self.proved_at is not None
 
     @property
     def auth_time(self) -> int | None:
-        """When the person authenticated, None when unknown (OpenID Connect Core §2)."""
+        """When the person authenticated; None if unknown (OpenID Connect Core §2)."""
         return self.created_at or None
 
 
@@ -201,7 +202,7 @@ class Client:
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether someone who runs this vault made the client; any stranger can register the other kinds."""
+        """Whether someone who runs this vault created the client; anyone can register the other kinds."""
         return self.kind in {ClientKind.MANUAL, ClientKind.LOCAL}
 
     @property
@@ -251,8 +252,8 @@ class RefreshToken:
     successor_hash: bytes | None = field(default=None, repr=False)
     successor_sealed: bytes | None = field(default=None, repr=False)
     key_thumbprint: str | None = None  # RFC 9449 §5: `jkt` of a DPoP-bound public client
-    issued_to: str | None = None  # the network it was first handed to, as `token_rules` compares them
-    moved_at: int | None = None  # when its repeat from another network was answered
+    issued_to: str | None = None  # the network that it was first issued to, in the form that `token_rules` compares
+    moved_at: int | None = None  # when its reuse from another network was answered
     tenant: str = TENANT
 
     def is_expired(self, now: int) -> bool:
@@ -272,18 +273,18 @@ class TicketPurpose(StrEnum):
     USER_CODE = "user_code"  # the short code of a device grant, typed by the person
     DEVICE_REFUSAL = "device_refusal"  # refused by the person; an approval is a CODE of this secret, so only one exists
     BOOTSTRAP = "bootstrap"  # first admin
-    UNDO = "undo"  # takes back a saved change of permissions, 15 min
-    NOTICE = "notice"  # what a page says once after a change, possibly a secret; 15 min
+    UNDO = "undo"  # undoes a saved change of permissions, 15 min
+    NOTICE = "notice"  # what a page shows once after a change, possibly a secret; 15 min
     CHANNEL = "channel"  # confirms that a mail address reaches its person, 1 day
-    APP_CODE = "app_code"  # tells an application which account its person connected, 5 min
+    APP_CODE = "app_code"  # lets an application learn which account its person connected, 5 min
     TASK = "task"  # the result of an MCP task, 15 min
-    CREDENTIAL = "credential"  # a page of ours where a person enters a credential, 10 min
+    CREDENTIAL = "credential"  # our page where a person enters a credential, 10 min
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A single-use expiring secret with the facts it stands for. Only a hash of the secret is stored."""
+    """A single-use expiring secret with the facts that it represents. Only a hash of the secret is stored."""
 
     ticket_hash: bytes = field(repr=False)
     purpose: TicketPurpose
@@ -334,20 +335,20 @@ class Connection:
     has_refresh_token: bool = True
     access_expires_at: int | None = None
     grant_expires_at: int | None = None
-    idle_expires_at: int | None = None  # unless it is refreshed earlier
+    idle_expires_at: int | None = None  # unless it is refreshed before
     refreshed_at: int | None = None
     is_ambiguous: bool = False  # an unresolved intent exists
-    is_settled: bool = False  # and no answer can come any longer: the vault tries again
+    is_settled: bool = False  # and no answer can come anymore: the vault tries again
     retry_at: int | None = None  # not before this time
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     nickname: str = ""  # the person's own name for it
     renewed_by: str | None = None  # the connection to the identity provider whose assertions renew this one
-    consented_at: int | None = None  # the newest consent; None: as old as the record
+    consented_at: int | None = None  # time of the newest consent; None: the same as the record's
     tenant: str = TENANT
 
     @property
     def ends_at(self) -> int | None:
-        """When the provider ends this grant: by age, or because it was not refreshed."""
+        """When the provider ends this grant, because of its age or because it wasn't refreshed."""
         return min((at for at in (self.grant_expires_at, self.idle_expires_at) if at is not None), default=None)
 
     @property
@@ -358,10 +359,10 @@ class Connection:
     def status(self, now: int) -> str:
         """`active`, `needs_reauth`, `revoked`, or a derived status.
 
-        `waiting`: for a provider that did not answer a refresh. `ambiguous`: another process may have its answer.
-        `expiring`: ends within 7 days unless the person does something. One that never lives longer than two days stays
-        `active`, past its end too, where a refresh may still work. Whatever nothing can renew is `needs_reauth` once
-        it has ended.
+        `waiting`: the provider didn't answer a refresh. `ambiguous`: another process may have its answer. `expiring`:
+        ends within 7 days unless the person acts. A grant that never lives longer than two days stays `active`, even
+        past its end if a refresh may still work. A connection that nothing can renew is `needs_reauth` once it has
+        ended.
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
@@ -403,7 +404,7 @@ class Delegation:
     expires_at: int | None = None
     revoked_at: int | None = None
     ask: frozenset[str] = frozenset()
-    is_default: bool = False  # the default account when the agent names none
+    is_default: bool = False  # this is the default account when the agent names none
     tenant: str = TENANT
 
     def is_live(self, now: int) -> bool:
@@ -421,7 +422,7 @@ class Narrowing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the activity: past-tense kind, who, which agent, with what outcome. Never a secret."""
+    """One line of the activity: past-tense kind, person, agent, and outcome. Never a secret."""
 
     kind: str  # "connection.opened", "grant.revoked", "tool.called"
     outcome: str = "ok"  # ok | refused | failed

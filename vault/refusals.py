@@ -1,4 +1,4 @@
-"""Everything that the vault refuses, as one small tree. None carries a URL: the server makes the link for the person.
+"""All refusals of the vault, as one small class tree. None contains a URL: the server creates the link for the person.
 
 `code` is stable, `description` may be shown to the person and the agent, `detail` goes to the log only.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class VaultError(Exception):
-    """Base of the tree; never raised itself."""
+    """Base class of all refusals; never raised itself."""
 
     code = "vault_error"
 
@@ -46,11 +46,12 @@ class ConnectionRequired(VaultError):
 
 
 class DelegationRequired(VaultError):
-    """The connection exists, but the person has not let this agent use it with these scopes.
+    """The connection exists, but the person hasn't let this agent use it with these scopes.
 
     `missing` names the scopes that the agent's live permission lacks; it is empty when the agent has no permission.
-    `connection_id` is None while no account is selected; if the agent named an account it may not use, `accounts` names
-    those it may. `is_beyond_rule`: what is missing the group's rule leaves out, so the person can't allow it.
+    `connection_id` is None while no account is selected; if the agent named an account that it may not use, `accounts`
+    names those that it may use. `is_beyond_rule`: the group's rule excludes the missing scopes, so the person can't
+    allow them.
     """
 
     code = "delegation_required"
@@ -77,10 +78,10 @@ class DelegationRequired(VaultError):
 
 
 class ApprovalRequired(VaultError):
-    """The person wants to approve each such call and has not approved this one.
+    """The person wants to approve each such call and hasn't approved this one.
 
     `can_ask`: the call is a tool call, whose arguments can be shown, or releases the account's whole token, once.
-    `rule` and `digest`: of the operator's rules, if one of them asks for the approval.
+    `rule` and `digest`: those of the operator's rules, if one of them requires the approval.
     """
 
     code = "approval_required"
@@ -111,7 +112,7 @@ class ApprovalRequired(VaultError):
 
 
 class AccountRequired(VaultError):
-    """The person has several accounts at this provider and the call names none; never a silent first match."""
+    """The person has several accounts at this provider and the call names none. The vault never silently picks one."""
 
     code = "account_required"
 
@@ -122,7 +123,7 @@ class AccountRequired(VaultError):
 
 
 class ToolNotOffered(VaultError):
-    """The tool is not in the tool set that this agent has: `tool_set` is its name."""
+    """The tool isn't in this agent's tool set, whose name is `tool_set`."""
 
     code = "tool_not_offered"
 
@@ -143,13 +144,14 @@ class PolicyRefused(VaultError):
 
 
 class CallUnauthorized(VaultError):
-    """The provider answered this call with 401, though the account's credential works or no one can tell."""
+    """The provider answered this call with 401, although the account's credential works or can't be checked."""
 
     code = "upstream_unauthorized"
 
 
 class ScopeRefused(VaultError):
-    """The request asks for authority that can never be given here: unknown scopes, or outside the operator's policy."""
+    """The request asks for authority that can never be given here: unknown scopes, or scopes outside the operator's
+    policy."""
 
     code = "invalid_scope"
 
@@ -161,7 +163,7 @@ class ScopeRefused(VaultError):
 class ItemRefused(VaultError):
     """The request asks for a token for one thing only, and the provider does not issue such tokens.
 
-    Unlike scopes, the vault cannot enforce this, so it gives nothing wider instead.
+    Unlike with scopes, the vault can't enforce this itself, so it gives no wider token instead.
     """
 
     code = "invalid_target"
@@ -184,15 +186,15 @@ class TemporarilyUnavailable(VaultError):
 
 
 class ProviderSilent(TemporarilyUnavailable):
-    """The provider did not answer a refresh, so it is unknown whether its token was spent. The vault tries again."""
+    """The provider didn't answer a refresh, so it is unknown whether its token was used. The vault tries again."""
 
 
 class StorageBusy(TemporarilyUnavailable):
-    """The database did not answer in time, or was cut off. Nothing can be recorded about it either."""
+    """The database didn't answer in time, or was cut off, so nothing can be recorded about it either."""
 
 
 class CiphertextRejected(VaultError):
-    """A sealed value does not open under this key and context: moved, altered, or shredded."""
+    """A sealed value doesn't open under this key and context: it was moved, altered, or shredded."""
 
     code = "ciphertext_rejected"
 
@@ -216,6 +218,6 @@ class ValueUnstorable(StorageUnavailable):
 
 
 class TransitionRefused(VaultError):
-    """A record is not in a state that allows the step: a used code, an expired ticket, a revoked grant."""
+    """A record isn't in a state that allows the step: a used code, an expired ticket, a revoked grant."""
 
     code = "transition_refused"

@@ -1,7 +1,6 @@
-"""Our registrations at providers that an administrator entered in the browser: client id, sealed secret, inputs.
-
-Those of the settings file are not here; `server.live_providers` puts both together. The salt of a secret's key lies in
-the key store until the secret is replaced or removed: copies of the row in older backups then no longer open.
+"""Our registrations at providers that an administrator entered in the browser: client ID, sealed secret, inputs. Those
+in the settings file aren't here; `server.live_providers` combines both. The salt of a secret's key stays in the key
+store until the secret is replaced or removed; copies of the row in older backups then no longer open.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ _CLAIM: Final = """
         and coalesce(renewing_at, 0) <= :before
     returning revision
 """
-_CLAIMED: Final = 900  # seconds for which no one else renews it
+_CLAIMED: Final = 900  # seconds during which no one else renews it
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRenewal:
-    """How a client that was registered dynamically is renewed (RFC 7592): at `url`, by `token`; both may be empty."""
+    """How a dynamically registered client is renewed (RFC 7592): at `url`, with `token`; both may be empty."""
 
-    ends_at: int | None  # of its secret
+    ends_at: int | None  # expiry of its secret
     url: str = ""
     token: str = field(default="", repr=False)
 
@@ -67,8 +66,9 @@ class ClientRenewal:
 class EnteredRegistration:
     """What an administrator enters. `client_secret` is None for a public client.
 
-    `server`: the MCP server of others that this provider is, if it is one. `imported`: the accepted content of an
-    imported API (`vault.mcp.imported_apis`), which has no registration. `renewal`: of one that the vault made itself.
+    `server`: for a provider that is someone else's MCP server, that server. `imported`: the accepted content of an
+    imported API (`vault.mcp.imported_apis`), which has no registration. `renewal`: for a client that the vault
+    registered itself.
     """
 
     client_id: str
@@ -82,7 +82,7 @@ class EnteredRegistration:
 
 @dataclass(frozen=True, slots=True)
 class StoredRegistration:
-    """A row; `revision` is another one after each change, `changed_by` a user's id."""
+    """A row; `revision` changes with each change, `changed_by` is a user's ID."""
 
     provider: str
     revision: str
@@ -97,32 +97,33 @@ class StoredRegistration:
 
     @property
     def renew_at(self) -> int | None:
-        """When a secret that ends is renewed: after two thirds of its life, or a week before its end."""
+        """When an expiring secret is renewed: after two thirds of its life, or a week before its end."""
         if self.secret_ends_at is None:
             return None
         life = max(0, self.secret_ends_at - self.changed_at)
         return max(self.changed_at + life * 2 // 3, self.secret_ends_at - _WEEK)
 
     def is_ending(self, now: int) -> bool:
-        """Whether its secret ends although a quarter of the time for its renewal is over."""
+        """Whether its secret is about to expire and a quarter of the time for its renewal has passed."""
         if self.secret_ends_at is None or self.renew_at is None:
             return False
         return now >= self.renew_at + max(0, self.secret_ends_at - self.renew_at) // 4
 
     @property
     def key_name(self) -> str:
-        """Where the salt of its key is kept."""
+        """The name under which the salt of its key is kept."""
         return f"provider:{self.provider}:{self.revision}"
 
     def without_secret(self) -> EnteredRegistration:
-        """The entered values, with a placeholder for a secret: for checks that only need to know if there is one."""
+        """The entered values, with a placeholder for a secret; for checks that only need to know whether there is
+        one."""
         return EnteredRegistration(
             self.client_id, None if self.sealed is None else "-", self.inputs, is_testing=self.is_testing
         )
 
     @property
     def context(self) -> Context:
-        """What its secret is bound to."""
+        """The context that its secret is bound to."""
         return Context(
             "provider_registration",
             TENANT,
@@ -133,7 +134,7 @@ class StoredRegistration:
 
     @property
     def renewal_context(self) -> Context:
-        """What the token for its renewal is bound to."""
+        """The context that its renewal token is bound to."""
         return Context(
             "client_renewal",
             TENANT,
@@ -144,23 +145,24 @@ class StoredRegistration:
 
 
 async def list_registrations(reader: Reader) -> tuple[StoredRegistration, ...]:
-    """All of them, by the provider's name."""
+    """All registrations, by the provider's name."""
     return tuple(_registration_of(row) for row in await reader.fetch(f"{_READ} order by provider", {"tenant": TENANT}))
 
 
 async def list_ending(reader: Reader, *, now: int) -> tuple[StoredRegistration, ...]:
-    """Those with expiring secrets that weren't renewed in time."""
+    """Registrations with expiring secrets that weren't renewed in time."""
     return tuple(one for one in await list_registrations(reader) if one.is_ending(now))
 
 
 async def get_registration(reader: Reader, provider: str) -> StoredRegistration | None:
-    """The one at this provider."""
+    """The registration at this provider."""
     row = await reader.fetch_one(f"{_READ} and provider = :provider", {"tenant": TENANT, "provider": provider})
     return None if row is None else _registration_of(row)
 
 
 async def open_registration(reader: Reader, ring: KeyRing, stored: StoredRegistration) -> EnteredRegistration:
-    """With its secret. Raises CiphertextRejected when its key was destroyed, as after restoring an older backup."""
+    """The registration with its secret. Raises CiphertextRejected when its key was destroyed, as after restoring an
+    older backup."""
     secret = None
     if stored.sealed is not None:
         key = await ring.salted_key(reader, stored.key_name, purpose=_KEY)
@@ -179,7 +181,7 @@ async def open_renewal(reader: Reader, ring: KeyRing, stored: StoredRegistration
 
 
 async def claim_renewal(transaction: Transaction, stored: StoredRegistration, *, now: int) -> bool:
-    """Whether no one else renews it now, or changed it."""
+    """Claim the renewal; False if someone else is renewing it or changed it."""
     which = {"tenant": TENANT, "provider": stored.provider, "known": stored.revision}
     return await transaction.fetch_one(_CLAIM, {**which, "now": now, "before": now - _CLAIMED}) is not None
 
@@ -194,7 +196,7 @@ async def save_registration(
     now: int,
     known: StoredRegistration | None = None,
 ) -> StoredRegistration | None:
-    """Store it in place of the `known` one, whose secret's key is destroyed.
+    """Store it in place of the `known` one, and destroy the key of the old secret.
 
     None if someone else changed it first: then leave the transaction with a refusal.
     """

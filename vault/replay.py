@@ -7,8 +7,8 @@ import hashlib
 from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer_or_none
 
 _RESTORED = "restored"
-_OF_RESTORE = hashlib.sha256(b"").digest()  # found by its primary key: PostgreSQL searched all rows for it
-_LONGEST = 7200  # seconds that a value can count at most, and that a restore matters
+_OF_RESTORE = hashlib.sha256(b"").digest()  # read by primary key, because PostgreSQL searched all rows for it otherwise
+_LONGEST = 7200  # longest time in seconds that a value can be valid, and that a restore matters
 _FIRST = """
     insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at)
     on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at where seen.expires_at <= :now
@@ -20,10 +20,9 @@ _FIRST = """
 async def first_use(
     transaction: Transaction, purpose: str, value: str, *, expires_at: int, now: int, made_at: int | None = None
 ) -> bool:
-    """True the first time; False while an earlier use is remembered. Commit it even when the request is refused.
-
-    `made_at`: the value is no older than that. A value that may be older than the last restore is refused, because its
-    use is not remembered. None: it may be used again after a restore.
+    """True the first time; False while an earlier use is stored. Commit it even when the request is refused. `made_at`:
+    the value is no older than that. A value that may be older than the last restore is refused, because its use may
+    have been lost. None: the value may be used again after a restore.
     """
     row = await transaction.fetch_one(
         _FIRST,
@@ -43,7 +42,7 @@ async def first_use(
 
 
 async def is_seen(reader: Reader, purpose: str, value: str, *, now: int) -> bool:
-    """Whether a use is remembered; uses nothing up."""
+    """Whether a use is stored. Doesn't use the value."""
     row = await reader.fetch_one(
         "select expires_at from seen where purpose = :purpose and value_hash = :value_hash and expires_at > :now",
         {"purpose": purpose, "value_hash": hashlib.sha256(value.encode()).digest(), "now": now},
@@ -52,7 +51,7 @@ async def is_seen(reader: Reader, purpose: str, value: str, *, now: int) -> bool
 
 
 async def note_restore(transaction: Transaction, *, now: int) -> None:
-    """Refuse values made before now: a restored vault doesn't know which were used since the backup."""
+    """Refuse values made before now, because a restored vault doesn't know which were used since the backup."""
     await transaction.execute(
         "insert into seen (purpose, value_hash, expires_at) values (:purpose, :value_hash, :expires_at) "
         "on conflict (purpose, value_hash) do update set expires_at = excluded.expires_at",
@@ -61,7 +60,7 @@ async def note_restore(transaction: Transaction, *, now: int) -> None:
 
 
 async def sweep(transaction: Transaction, now: int) -> int:
-    """Delete expired values, at most a batch; their number."""
+    """Delete expired values, at most a batch; returns how many."""
     return await transaction.execute(
         "delete from seen where (purpose, value_hash) in"
         " (select purpose, value_hash from seen where expires_at <= :now limit :batch)",

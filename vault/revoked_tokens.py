@@ -1,7 +1,8 @@
 """Access tokens revoked early, while the grant behind them lives on (RFC 7009 §2.1).
 
-Their ids are in the row of the grant, which each use of a token reads anyway. The id of a token made from another
-begins with that one's (`parent.own`), so it ends with it; so does a handle, which keeps the id of its token.
+Their IDs are in the row of the grant, which each use of a token reads anyway. The ID of a token made from another one
+begins with that token's ID (`parent.own`), so both end together; a handle, which keeps the ID of its token, ends with
+it too.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from vault.refusals import GrantEnded, TemporarilyUnavailable
 from vault.storage.database import Row, Transaction, text, text_or_none
 
 MOST: Final = 128  # per grant at a time: each call reads them
-MAX_DEPTH: Final = 32  # tokens made from one another: an id of some 700 characters
-_KEPT: Final = 60  # seconds past a token's expiry: a stream that it opened may live longer, and is checked meanwhile
+MAX_DEPTH: Final = 32  # longest chain of tokens made from one another: an ID of about 700 characters
+_KEPT: Final = 60  # seconds past a token's expiry: a stream that it opened may live longer, and is still checked
 
 
 def new_token_id(parent: str = "") -> str:
-    """The id (`jti`) of a new token, made from the one with the id `parent` or from none."""
+    """The ID (`jti`) of a new token, made from the token with the ID `parent` or from none."""
     own = secrets.token_urlsafe(16)
     return f"{parent}.{own}" if parent else own
 
@@ -30,7 +31,7 @@ def is_deep(token_id: str) -> bool:
 
 
 def is_revoked(row: Row, token_id: str) -> bool:
-    """Whether the token, or one that it was made from, is in the `revoked_tokens` column of its grant's row."""
+    """Whether the token, or a token that it was made from, is in the `revoked_tokens` column of its grant's row."""
     listed = text_or_none(row, "revoked_tokens")
     if not listed or not token_id:
         return False
@@ -40,10 +41,10 @@ def is_revoked(row: Row, token_id: str) -> bool:
 async def revoke_access_token(
     transaction: Transaction, grant_id: str, *, client_id: str, token_id: str, expires_at: int, now: int
 ) -> Event | None:
-    """End one access token of this client, and what was made from it, at once.
+    """End one access token of this client, and everything made from it, at once.
 
-    Returns the event to record; None when there was nothing to end: another client's token, ended before, or its grant
-    has ended. Raises TemporarilyUnavailable while the grant has MOST revoked tokens that have not expired.
+    Returns the event to record; None when there was nothing to end: the token is another client's, was already ended,
+    or its grant has ended. Raises TemporarilyUnavailable while the grant has MOST revoked tokens that have not expired.
     """
     own = token_id.rpartition(".")[2]
     row = await lock_grant(transaction, grant_id)
@@ -70,9 +71,9 @@ async def lock_grant(transaction: Transaction, grant_id: str) -> Row | None:
 
 
 async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str) -> None:
-    """Copy to a new derived grant the revoked tokens of its base: one of them may have led to it.
+    """Copy the revoked tokens of the base to a new derived grant, because one of them may have led to it.
 
-    Locks the base, so that it cannot end unseen in the meantime. Raises GrantEnded.
+    Locks the base, so that it can't end unnoticed in the meantime. Raises GrantEnded.
     """
     parent = await lock_grant(transaction, derived_from)
     if parent is None:
@@ -82,7 +83,7 @@ async def inherit(transaction: Transaction, grant_id: str, *, derived_from: str)
 
 
 async def _add(transaction: Transaction, row: Row, *, entry: str, now: int) -> None:
-    """Add to the grant's own list and to those of grants derived from it, which hold what was made from the token."""
+    """Add it to the lists of the grant and of grants derived from it, which hold what was made from the token."""
     grant_id = text(row, "id")
     listed = [one for one in (text_or_none(row, "revoked_tokens") or "").split() if _end(one) + _KEPT > now]
     if len(listed) >= MOST:

@@ -1,7 +1,7 @@
 """The scope algebra and the narrowing plan: how much authority one exchange may carry. Pure.
 
 A provider's scopes form a hierarchy (`covers`): holding one scope can include others. The authority of a set of scopes
-is its closure under that hierarchy; two sets have equal authority when their closures are equal. This module does not
+is its closure under that hierarchy; two sets have equal authority when their closures are equal. This module doesn't
 read, ask or refuse: `vault.exchange` turns missing scopes into a refusal.
 """
 
@@ -39,7 +39,7 @@ def covers_all(granted: frozenset[str], wanted: frozenset[str], covers: Covers) 
 
 
 def missing_scopes(wanted: frozenset[str], granted: frozenset[str], covers: Covers) -> frozenset[str]:
-    """The wanted scopes that the granted ones do not include."""
+    """The wanted scopes that the granted ones don't include."""
     return wanted - expand(granted, covers)
 
 
@@ -70,7 +70,7 @@ def scope_key(scopes: frozenset[str], item: str | None = None) -> str:
 
 
 def derives(policy: UpstreamPolicy) -> bool:
-    """Whether the provider makes narrower tokens from an access token, which spends no refresh token."""
+    """Whether the provider issues narrower tokens for an access token, which uses up no refresh token."""
     return policy.narrows_by in (Downscope.NATIVE, Downscope.EXCHANGE)
 
 
@@ -101,10 +101,11 @@ def plan(
     policy: UpstreamPolicy,
     item: str | None = None,
 ) -> Plan:
-    """The plan for one request; `wanted` None means everything that the agent was delegated and the account holds.
+    """The plan for one request; `wanted` None means everything that was delegated to the agent and that the account
+    holds.
 
-    `policy_scopes` is the operator's ceiling for the provider, None for no ceiling. `item`: the token may reach this
-    one thing only; only the provider can enforce that.
+    `policy_scopes` is the operator's ceiling for the provider, None for no ceiling. `item`: the token may reach only
+    this one thing; only the provider can enforce that.
     """
     covers = policy.covers
     granted = expand(connection, covers) | policy.own
@@ -133,15 +134,15 @@ def plan(
 def _narrow(
     scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy, item: str | None
 ) -> tuple[Narrowing, bool]:
-    """How these scopes are enforced, by the token or by us, and whether that takes a separate token."""
+    """How these scopes are enforced, by the token or by us, and whether that needs a separate token."""
     if not scopes.isdisjoint(policy.unruled):
-        return Narrowing.HOST_ONLY, False  # only the whole token reaches what no rule knows
+        return Narrowing.HOST_ONLY, False  # only the whole token reaches calls that no rule covers
     if not scopes.isdisjoint(policy.own):
-        return Narrowing.ENFORCED, False  # the provider doesn't know them
+        return Narrowing.ENFORCED, False  # the provider doesn't know these scopes
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
     if policy.audience is not None:
-        return Narrowing.UPSTREAM, False  # a token of ours, made with these scopes
+        return Narrowing.UPSTREAM, False  # a token of ours, minted with these scopes
     is_all = connection - policy.always_granted <= expand(scopes, policy.covers)
     if is_all and item is None and not policy.grants_more_than_asked:
         return Narrowing.UPSTREAM, False  # the account granted nothing else
@@ -155,5 +156,5 @@ def _narrow(
 
 
 def is_within(answered: frozenset[str], asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
-    """Whether the scopes of a narrowed answer stay within the request plus what any token may carry along."""
+    """Whether the scopes of a narrowed answer stay within the request plus the scopes that any token may include."""
     return answered <= expand(asked, policy.covers) | expand(policy.always_granted, policy.covers)

@@ -1,7 +1,6 @@
-"""Connections that belong to a group: given to it by a person, used by its members' agents under the group's rule.
-
-Such a connection's owner is the group: its `user_id` is the group's id, and its tokens are sealed under the group's own
-key, so that nothing of it ends with the person who gave it. `vault.refresh.accounts` reads membership with each call.
+"""Connections that belong to a group: a person gives them to it, and its members' agents use them under the group's
+rule. The group owns such a connection: `user_id` is the group's ID, and its tokens are sealed under the group's own
+key, so that no part of it ends with the person who gave it. `vault.refresh.accounts` reads membership with each call.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from vault.refusals import CiphertextRejected, TemporarilyUnavailable, Transitio
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
-GIVEN: Final = "given_to_group"  # why the person's own connection ended
+GIVEN: Final = "given_to_group"  # reason why the person's own connection ended
 _TAKE: Final = """
     update connections set state = :state, reason = :reason, ended_at = :now
     where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null and renewed_by is null
@@ -59,9 +58,8 @@ _FORGET_DELETED: Final = """
 
 @dataclass(frozen=True, slots=True)
 class SharingRule:
-    """What members' agents can have at most, and what their person is asked about each time (as `Delegation.ask`).
-
-    `scopes` name also what others of them include (`covers`), so that a member can allow an agent a part.
+    """The most that members' agents can have, and what their person is asked about each time (as `Delegation.ask`).
+    `scopes` also lists scopes that others in it include (`covers`), so that a member can allow an agent a part.
     """
 
     scopes: frozenset[str]
@@ -70,7 +68,7 @@ class SharingRule:
 
 @dataclass(frozen=True, slots=True)
 class SharedConnection:
-    """A group's connection. Its record's `user_id` is the group's id."""
+    """A group's connection. Its record's `user_id` is the group's ID."""
 
     connection: Connection
     group: Group
@@ -80,12 +78,12 @@ class SharedConnection:
 
     @property
     def is_reading(self) -> bool:
-        """Whether the rule leaves less than the account has."""
+        """Whether the rule allows less than the account has."""
         return not self.connection.scopes <= self.rule.scopes
 
     @property
     def for_members(self) -> Connection:
-        """The connection with what the rule leaves of its scopes."""
+        """The connection with only the scopes that the rule allows."""
         return replace(self.connection, scopes=self.rule.scopes) if self.is_reading else self.connection
 
 
@@ -100,7 +98,7 @@ async def give(
     policy: UpstreamPolicy,
     now: int,
 ) -> Connection:
-    """Make the person's connection the group's. It ends for the person and their agents, not at the provider.
+    """Turn the person's connection into the group's. It ends for the person and their agents, but not at the provider.
 
     Raises TemporarilyUnavailable while it is being refreshed, and TransitionRefused when it can't be given. The caller
     records who did it, as the last step of its transaction, and destroys the key of the person's connection after the
@@ -132,7 +130,7 @@ async def give(
 
 
 async def change_rule(transaction: Transaction, shared: SharedConnection, rule: SharingRule) -> bool:
-    """Members' agents get what this rule leaves from their next call on; False when the account is gone."""
+    """Apply this rule to members' agents from their next call on; False when the account is gone."""
     await groups.hold_group(transaction, shared.group.id)
     facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask)}
     which: Mapping[str, Value] = {"tenant": TENANT, "id": shared.connection.id, "group_id": shared.group.id}
@@ -153,7 +151,7 @@ def _refusal(current: Connection | None) -> VaultError:
 async def _answer_of(
     transaction: Transaction, ring: KeyRing, row: Row, connection: Connection, *, now: int
 ) -> TokenAnswer:
-    """The tokens of the row as the provider's answer that they were."""
+    """The tokens of the row in the form of a provider's answer."""
     try:
         key = await ring.load_key(transaction, user_id=connection.user_id, connection_id=connection.id)
         refresh_token = connections.open_refresh_token(key, row, connection)
@@ -183,19 +181,19 @@ async def of_group(reader: Reader, group: Group) -> tuple[SharedConnection, ...]
 
 
 async def of_person(reader: Reader, user_id: str, *, now: int) -> tuple[SharedConnection, ...]:
-    """The connections that the person's agents can use because of the groups that they are in now."""
+    """The connections that the person's agents can use because of the person's current groups."""
     memberships = await groups.of_person(reader, user_id, now=now)
     return tuple([shared for one in memberships for shared in await of_group(reader, one.group)])
 
 
 async def usable_by(reader: Reader, user_id: str, *, now: int) -> tuple[Connection, ...]:
-    """The person's own connections, and those of their groups with what the rule leaves of their scopes."""
+    """The person's own connections, and those of their groups with the scopes that the rule allows."""
     own = await connections.list_connections(reader, user_id)
     return (*own, *(one.for_members for one in await of_person(reader, user_id, now=now)))
 
 
 async def usable(reader: Reader, connection_id: str, *, user_id: str, now: int) -> Connection | None:
-    """The person's own connection with this id, or one of their groups."""
+    """The connection with this ID, if it is the person's own or belongs to one of their groups."""
     own = await connections.get_connection(reader, connection_id, user_id=user_id)
     if own is not None:
         return own
@@ -204,9 +202,10 @@ async def usable(reader: Reader, connection_id: str, *, user_id: str, now: int) 
 
 
 async def end_of_group(transaction: Transaction, ring: KeyRing, group: Group, *, by: str, now: int) -> tuple[str, ...]:
-    """End all connections of a group that is deleted: their ids. Its key is destroyed once they ended at providers.
+    """End all connections of a deleted group; returns their IDs. Its key is destroyed once they have ended at the
+    providers.
 
-    Raises TransitionRefused when it is deleted already.
+    Raises TransitionRefused when the group is already deleted.
     """
     await groups.hold_group(transaction, group.id)
     owned = await connections.list_connections(transaction, group.id)

@@ -1,7 +1,6 @@
-"""Work that a trace shows and a histogram measures, and the id of the request that it is done for.
-
-An exchange, a refresh, a tool call, a request to a provider: no one listens by default, and a span then costs two
-function calls. `server.telemetry` listens. The request's id goes into log records, events, answers, and spans. Uses of
+"""Spans of work, for traces and histograms, and the ID of the request that the work is done for. Examples are an
+exchange, a refresh, a tool call, or a request to a provider. No one listens by default, and a span then costs two
+function calls. `server.telemetry` listens. The request's ID goes into log records, events, answers, and spans. Uses of
 keys are counted here, too.
 """
 
@@ -15,17 +14,17 @@ from contextvars import ContextVar
 from typing import Final, Protocol
 
 Attribute = str | int | bool
-# How often this process used a key, by key and operation. Keys of single people count together, by their purpose.
+# How often this process used a key, by key and operation. Keys of individual people are counted together, by purpose.
 KEY_USES: Final[Counter[tuple[str, str]]] = Counter()
 REQUEST_ID: Final = ContextVar("request_id", default="")  # empty outside of a request
-CALLER_ADDRESS: Final = ContextVar("caller_address", default="")  # of the request's peer, or its proxy's; may be none
+CALLER_ADDRESS: Final = ContextVar("caller_address", default="")  # the peer's, as its proxy reports it
 
 
 class Span(Protocol):
-    """Work under way. A refusal that leaves the block is its outcome."""
+    """Work in progress. A refusal that leaves the block becomes its outcome."""
 
     def note(self, **attributes: Attribute) -> None:
-        """Add what is known only now. Never anything secret, or the name of a person or thing."""
+        """Add attributes that are known only now. Never add anything secret, or the name of a person or thing."""
         ...
 
 
@@ -54,7 +53,7 @@ def new_request_id() -> str:
 
 @contextmanager
 def request() -> Generator[None]:
-    """Give what runs in the block the id of a request, unless it has one."""
+    """Give everything that runs in the block a request ID, unless it has one."""
     if REQUEST_ID.get():
         yield
         return
@@ -68,7 +67,7 @@ def request() -> Generator[None]:
 def span(
     name: str, *, parent: Mapping[str, str] | None = None, **attributes: Attribute
 ) -> AbstractContextManager[Span]:
-    """Enter it around the work. `parent`: W3C trace context of the caller, as `traceparent` and `tracestate`."""
+    """A span to enter around the work. `parent`: W3C trace context of the caller, as `traceparent` and `tracestate`."""
     return _NOTHING if _listener is None else _listener(name, attributes, parent)
 
 

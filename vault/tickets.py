@@ -1,4 +1,4 @@
-"""Every single-use expiring secret: issue, look at, use exactly once. `TicketPurpose` lists the kinds.
+"""Every single-use expiring secret: issue it, look it up, use it exactly once. `TicketPurpose` lists the kinds.
 
 The secret (256 bits; for a kind in SHORT, the short code that a person types) is stored as its SHA-256, the payload
 sealed. Redeem an authorization code through `grants.redeem_code`, which handles a replay. Callers throttle guesses of
@@ -33,8 +33,8 @@ from vault.storage.database import (
 SHORT = frozenset({TicketPurpose.DEVICE, TicketPurpose.USER_CODE})
 
 _KEY = "tickets"
-_KEPT_OF_STRANGERS = 300  # after expiry, if no one was signed in when it was made: any stranger can make many
-_KEPT = 86400  # after expiry, to tell a late use from a forgery, and so that a replayed code ends its grant
+_KEPT_OF_STRANGERS = 300  # after expiry, if no one was signed in when it was created, because anyone can create many
+_KEPT = 86400  # after expiry, to distinguish a late use from a forgery, and so that a replayed code ends its grant
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, nothing that looks like a digit
 _CODE_HALF = 4
 
@@ -42,7 +42,7 @@ _CODE_HALF = 4
 class TicketReplayed(TransitionRefused):
     """The ticket was used before.
 
-    `outcome` is what its first use recorded: for a code, the id of the grant it made. `ticket` is its record.
+    `outcome` is what its first use recorded: for a code, the ID of the grant that it created. `ticket` is its record.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ async def issue(
     binding: bytes | None = None,
     secret: str | None = None,
 ) -> str:
-    """A new ticket; returns its secret, which is stored nowhere. `secret` is for a code that was already shown."""
+    """Issue a ticket; returns its secret, which isn't stored. `secret` is for a code that was already shown."""
     chosen = secret or (new_user_code() if purpose in SHORT else secrets.token_urlsafe(32))
     ticket_hash = _digest(chosen, purpose)
     row = await transaction.fetch_one(
@@ -94,7 +94,7 @@ async def issue(
 
 
 async def peek(reader: Reader, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket | None:
-    """The ticket while it can still be used; `consume` uses it."""
+    """The ticket if it can still be used; `consume` uses it."""
     row = await reader.fetch_one(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
         " from tickets where tenant = :tenant and ticket_hash = :ticket_hash and purpose = :purpose"
@@ -138,7 +138,7 @@ async def is_known(reader: Reader, secret: str, *, purpose: TicketPurpose) -> bo
 
 
 async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpose: TicketPurpose, now: int) -> Ticket:
-    """Use the ticket. One of any number of contenders succeeds; the others, and all later ones, are refused."""
+    """Use the ticket. Only one of any number of contenders succeeds; the others, and all later ones, are refused."""
     key = {"tenant": TENANT, "ticket_hash": _digest(secret, purpose), "purpose": purpose.value}
     row = await transaction.fetch_one(
         "update tickets set consumed_at = :now where tenant = :tenant and ticket_hash = :ticket_hash"
@@ -169,7 +169,7 @@ async def consume(transaction: Transaction, ring: KeyRing, secret: str, *, purpo
 async def note_outcome(
     transaction: Transaction, secret: str, *, outcome: str, purpose: TicketPurpose = TicketPurpose.CODE
 ) -> None:
-    """What using the ticket led to, in the transaction that consumed it: for a code, the id of the grant."""
+    """Record the outcome of using the ticket, in the transaction that consumed it: for a code, the ID of the grant."""
     await transaction.execute(
         "update tickets set outcome = :outcome where tenant = :tenant and ticket_hash = :ticket_hash"
         " and purpose = :purpose and consumed_at is not null and outcome is null",
@@ -182,7 +182,7 @@ async def note_outcome(
     )
 
 
-# States at providers, whose answers outlive their use (`vault.refresh.consents`)
+# Provider states, whose answers outlive their use (`vault.refresh.consents`)
 
 _UNSETTLED_KEPT = 8 * 86400  # seconds: longer than any answer journal keeps an answer
 
@@ -206,7 +206,7 @@ async def state_with_outcome(
 
 
 async def unfinished_states(reader: Reader, ring: KeyRing, *, now: int) -> tuple[Ticket, ...]:
-    """The used states whose outcome is not known yet."""
+    """The used states whose outcome isn't known yet."""
     rows = await reader.fetch(
         "select ticket_hash, purpose, payload, user_id, client_id, binding, created_at, expires_at, consumed_at"
         " from tickets where tenant = :tenant and purpose = :purpose and consumed_at > :since and outcome is null",
@@ -233,7 +233,8 @@ async def has_unfinished_states(reader: Reader, user_id: str, *, now: int) -> bo
 async def settle_state(
     transaction: Transaction, ticket_hash: bytes, *, outcome: str, before: str | None = None
 ) -> bool:
-    """Record the outcome of a used state, once; False when already recorded. `before` replaces an earlier outcome."""
+    """Record the outcome of a used state, once; False when already recorded. `before`: the earlier outcome to
+    replace."""
     changed = await transaction.execute(
         "update tickets set outcome = :outcome where tenant = :tenant and ticket_hash = :ticket_hash"
         " and purpose = :purpose and consumed_at is not null"
@@ -268,7 +269,7 @@ async def settle_lost_states(transaction: Transaction, *, outcome: str, now: int
 async def expire_user_tickets(
     transaction: Transaction, user_id: str, *, now: int, made_until: int | None = None
 ) -> int:
-    """End every unused ticket of a user, or those made until then: codes, links, states."""
+    """End every unused ticket of a user (codes, links, states), or only those created by the time `until`."""
     return await transaction.execute(
         "update tickets set expires_at = :now"
         " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now"
@@ -304,7 +305,8 @@ async def expire_client_tickets(
 
 
 async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
-    """Delete, in batches, what cannot matter: a thief redeems a code before its client does, never a day later."""
+    """Delete, in batches, tickets that no longer matter: a thief redeems a code before its client does, never a day
+    later."""
     strangers = await transaction.execute(
         "delete from tickets where ticket_hash in (select ticket_hash from tickets"
         " where tenant = :tenant and user_id is null and outcome is null"
@@ -321,7 +323,7 @@ async def sweep_tickets(transaction: Transaction, *, now: int) -> int:
     others = await transaction.execute(
         "delete from tickets where ticket_hash in (select ticket_hash from tickets"
         " where tenant = :tenant and expires_at <= :before"
-        " and (purpose <> :state or consumed_at is null or outcome is not null) limit :batch)",  # else it may come
+        " and (purpose <> :state or consumed_at is null or outcome is not null) limit :batch)",  # may be answered
         {
             "tenant": TENANT,
             "before": now - _KEPT,
@@ -339,7 +341,7 @@ def new_user_code() -> str:
 
 
 def normal_user_code(typed: str) -> str:
-    """A typed code in the form that was issued: case, blanks and hyphens do not matter."""
+    """A typed code in the form that was issued; ignores case, spaces, and hyphens."""
     letters = "".join(c for c in typed[:64].upper() if c in _CODE_LETTERS)
     return f"{letters[:_CODE_HALF]}-{letters[_CODE_HALF:]}"
 

@@ -1,6 +1,6 @@
-"""Which tool set a person chose for an agent: the agent is offered no other tools. It gives no permission.
+"""The tool set that a person chose for an agent: the agent is offered no other tools. The choice gives no permission.
 
-The vault knows sets by their names only; `vault.refresh.accounts` reads the choice with everything else that a call
+The vault knows sets only by name; `vault.refresh.accounts` reads the choice together with everything else that a call
 depends on. Writing functions record no event: the caller appends it last.
 """
 
@@ -41,7 +41,7 @@ async def get_tool_set(reader: Reader, user_id: str, *, client_id: str) -> str |
 async def set_tool_set(
     transaction: Transaction, user_id: str, *, client_id: str, tool_set: str | None, now: int
 ) -> bool:
-    """Store the choice; None ends it. Whether that changed anything."""
+    """Store the choice; None removes it. Returns whether that changed anything."""
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id}
     if tool_set is None:
         return await transaction.execute(_CLEAR, which) > 0
@@ -53,14 +53,14 @@ async def of_users(reader: Reader, user_ids: frozenset[str]) -> dict[tuple[str, 
     wanted, found = sorted(user_ids), dict[tuple[str, str], str]()
     for at in range(0, len(wanted), _AT_ONCE):
         some = wanted[at : at + _AT_ONCE]
-        some += some[:1] * (_AT_ONCE - len(some))  # always the same SQL text, so that databases reuse its plan
+        some += some[:1] * (_AT_ONCE - len(some))  # the same SQL text each time, so that databases reuse its plan
         rows = await reader.fetch(_OF_USERS, {"tenant": TENANT} | {f"user{n}": one for n, one in enumerate(some)})
         found |= {(text(row, "user_id"), text(row, "client_id")): text(row, "tool_set") for row in rows}
     return found
 
 
 def refusal(tool_set: str) -> ToolNotOffered:
-    """Of a tool that is not in the set that the person chose."""
+    """The refusal for a tool that isn't in the set that the person chose."""
     return ToolNotOffered(
         f"The person chose the tool set {tool_set} for this agent, and this tool isn't in it. They can choose another "
         "one on the Agents page.",

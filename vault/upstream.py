@@ -13,12 +13,12 @@ from typing import Protocol
 
 
 class RotationMode(StrEnum):
-    """What a provider does to a used refresh token; determines whether an unanswered send may be repeated."""
+    """What a provider does with a used refresh token; determines whether an unanswered send may be repeated."""
 
     NONE = "none"  # the refresh token stays (Google); repeating is free
-    GRACE = "grace"  # rotates, and re-issues for `grace` seconds
-    STRICT = "strict"  # rotates; re-use is refused, without other effects
-    REVOKES = "revokes"  # rotates; re-use kills the whole family. Also the class of every unverified provider
+    GRACE = "grace"  # rotates, and reissues for `grace` seconds
+    STRICT = "strict"  # rotates; reuse is refused, without other effects
+    REVOKES = "revokes"  # rotates; reuse ends the whole family. Also the class of every unverified provider
 
 
 class Downscope(StrEnum):
@@ -26,7 +26,7 @@ class Downscope(StrEnum):
 
     NONE = "none"
     REFRESH_SCOPE = "refresh_scope"  # RFC 6749 §6: `scope` on refresh
-    NATIVE = "native"  # an endpoint of the provider's own (GitHub Apps)
+    NATIVE = "native"  # a provider-specific endpoint (GitHub Apps)
     EXCHANGE = "exchange"  # RFC 8693 at the provider (Box)
 
 
@@ -35,42 +35,42 @@ class ItemLimit(StrEnum):
 
     NONE = "none"
     OPTIONAL = "optional"
-    REQUIRED = "required"  # narrower tokens exist only for one thing (GitHub: the repositories of one owner)
+    REQUIRED = "required"  # narrower tokens exist only for one item (GitHub: the repositories of one owner)
 
 
 class CredentialKind(StrEnum):
-    """What the vault holds of an account."""
+    """The kind of credential that the vault holds for an account."""
 
     OAUTH = "oauth"  # a grant: refresh and access tokens
     KEY = "key"  # what a person entered, sent unchanged
-    CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token that it gets (RFC 6749 §4.4)
-    SESSION = "session"  # what a person entered, and the session that signing in with it opens
-    SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens that it gets (RFC 7523 §2.1)
+    CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token obtained with it (RFC 6749 §4.4)
+    SESSION = "session"  # what a person entered, and the session opened by signing in with it
+    SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens it obtains (RFC 7523 §2.1)
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
-    """What the vault must know of a provider to decide; data from the provider's TOML file."""
+    """What the vault must know about a provider to decide; data from the provider's TOML file."""
 
     provider: str
-    audience: str | None = None  # an API that takes tokens of ours, made for each call: nothing is stored
+    audience: str | None = None  # an API that accepts our tokens, minted for each call: nothing is stored
     credential: CredentialKind = CredentialKind.OAUTH
     rotation: RotationMode = RotationMode.REVOKES
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE
-    downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or kills other tokens: never do it
+    downscope_is_destructive: bool = False  # narrowing shrinks the stored grant or ends other tokens: never do it
     items: ItemLimit = ItemLimit.NONE
-    grants_more_than_asked: bool = False  # the app has its scopes: a full token never passes for a narrow one
+    grants_more_than_asked: bool = False  # the app defines the scopes, so a full token never passes for a narrow one
     covers: Mapping[str, frozenset[str]] = field(
         default_factory=dict[str, frozenset[str]]
     )  # scope -> scopes it includes
-    always_granted: frozenset[str] = frozenset()  # identity scopes that may ride along in any token (openid, email)
-    access_lifetime: int = 3600  # seconds, where the answer has no expires_in
+    always_granted: frozenset[str] = frozenset()  # identity scopes that any token may also have (openid, email)
+    access_lifetime: int = 3600  # seconds, used if the answer has no expires_in
     grant_lifetime: int | None = None  # seconds from consent until the grant itself ends
     grant_idle: int | None = None  # seconds without a refresh after which the grant ends
-    refresh_ends_access_token: bool = False  # a refresh kills the previous access token: never refresh ahead
+    refresh_ends_access_token: bool = False  # a refresh ends the previous access token: never refresh ahead
     revoke_ends_grant: bool | None = None
-    revoke_ends_account: bool = False  # for our app: also the grants of other people
+    revoke_ends_account: bool = False  # a revocation also ends other people's grants for our app
     removal_pages: tuple[str, ...] = ()  # where a person removes our app at the provider
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
     ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator requires approval each time
@@ -78,26 +78,25 @@ class UpstreamPolicy:
         default_factory=dict[str, frozenset[str]]
     )  # tool -> its scopes: without a tool call, asking for a tool asks for these
     writing_tools: frozenset[str] = frozenset()  # tools that change something at the provider
-    standing_tools: frozenset[str] = frozenset()  # tools for which people may give a standing approval
+    standing_tools: frozenset[str] = frozenset()  # tools that people may approve in advance
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
-    own: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: no account has to hold them
-    unruled: frozenset[str] = frozenset()  # those of them that only the provider's hosts limit
-    is_remote: bool = False  # an MCP server of others: agents get scopes of ours only, and its token stays inside
+    own: frozenset[str] = frozenset()  # our own scopes, unknown to the provider: accounts don't need to hold them
+    unruled: frozenset[str] = frozenset()  # of these, the ones that are limited only to the provider's hosts
+    is_remote: bool = False  # someone else's MCP server: agents get only our own scopes, and its token stays inside
     is_identity: bool = False  # people sign in there: its tokens vouch for them and are never released
 
     @property
     def narrows_by(self) -> Downscope:
-        """How to ask it for narrower tokens: not at all if that does harm."""
+        """How to ask the provider for narrower tokens; not at all if that does harm."""
         return Downscope.NONE if self.downscope_is_destructive else self.downscope
 
     def delegable(self, granted: frozenset[str]) -> frozenset[str]:
-        """What an agent can be given of an account with these granted scopes."""
+        """The scopes that an agent can be given for an account with these granted scopes."""
         return self.own if self.is_remote else granted | self.own
 
     def for_renewal(self, renewed_by: str | None) -> UpstreamPolicy:
-        """The same for a connection that is renewed by identity assertions of that connection; itself for None.
-
-        Each renewal uses a new assertion, so repeating one is free, and a narrower token comes by a narrower assertion.
+        """The policy for a connection that is renewed by identity assertions of that connection; unchanged for None.
+        Each renewal uses a new assertion, so repeating one is harmless, and a narrower assertion gets a narrower token.
         The grant ends when the identity provider stops vouching, not by age.
         """
         if renewed_by is None:
@@ -117,7 +116,7 @@ class UpstreamPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The upstream account behind a token: a stable id and the name people use for it."""
+    """The upstream account behind a token: a stable ID and a display name."""
 
     id: str
     label: str
@@ -129,17 +128,16 @@ class TokenAnswer:
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False, default=None)
-    scopes: frozenset[str] | None = None  # None: the answer did not say
+    scopes: frozenset[str] | None = None  # None: not in the answer
     expires_in: int | None = None  # seconds; None: the answer did not say
     account: Account | None = None
     grant_expires_in: int | None = None  # seconds until the grant itself ends; None: the answer did not say
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # stored facts: team id, instance URL
-    leaves_earlier: bool = False  # the token or session spent for it may still be alive, so end it
+    leaves_earlier: bool = False  # the token or session that was used for it may still be alive, so end it
 
     def grant_seconds(self, usual: int | None, *, is_renewed: bool) -> int | None:
-        """Seconds until the grant ends, None for no end: without a way to renew it, with its access token.
-
-        `usual` is what the provider says of all its grants.
+        """Seconds until the grant ends; None for no end. A grant that can't be renewed ends with its access token.
+        `usual` is the lifetime that the provider documents for all its grants.
         """
         if self.grant_expires_in is not None:
             return self.grant_expires_in
@@ -155,10 +153,9 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A well-formed refusal: the token was not spent, or is already dead.
-
-    `ends_grant` is true for `invalid_grant` and its provider-specific names. False means that our client registration
-    at the provider is wrong (`invalid_client`) or the request was: leave all connections as they are.
+    """A well-formed refusal: the token wasn't used, or is already dead. `ends_grant` is true for `invalid_grant` and
+    its provider-specific names. False means that our client registration at the provider (`invalid_client`) or our
+    request was wrong: leave all connections unchanged.
     """
 
     code: str
@@ -168,23 +165,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Nothing was spent: it's safe to repeat the request.
-
-    Nothing reached the provider, it asked for patience before looking at the token, or it refused a secret that is kept
-    elsewhere and can be replaced there. With `retry_after`, that is no sign that the provider is silent.
+    """No token was used, so it's safe to repeat the request. Nothing reached the provider, its rate limit applied
+    before it examined the token, or it refused a secret that is kept elsewhere and can be replaced there. With
+    `retry_after`, it doesn't mean that the provider is silent.
     """
 
     reason: str
     retry_after: int | None = None  # seconds
     is_limited: bool = False  # the provider limits the rate of requests
-    lacks_secret: bool = False  # one that is kept elsewhere can't be read there, or is refused
+    lacks_secret: bool = False  # a secret kept elsewhere can't be read there, or is refused
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The request left and no usable answer came: it is unknown whether the token was spent.
-
-    `is_over`: there was an answer, so the provider is not still busy with the request.
+    """The request was sent and no usable answer came: it is unknown whether the token was used. `is_over`: there was an
+    answer, so the provider is no longer processing the request.
     """
 
     reason: str
@@ -198,27 +193,27 @@ class RevokeOutcome(StrEnum):
     """What a revocation at the provider achieved."""
 
     REVOKED = "revoked"
-    FAILED = "failed"  # refused: retry later
+    FAILED = "failed"  # refused; retry later
     UNSUPPORTED = "unsupported"  # the provider has no such endpoint
-    SESSION_LEFT = "session_left"  # an earlier session can't be signed out of and may live until it expires
-    KEPT_ELSEWHERE = "kept_elsewhere"  # the secret stays where it is kept: this vault only knew the place
+    SESSION_LEFT = "session_left"  # an earlier session can't be signed out and may live until it expires
+    KEPT_ELSEWHERE = "kept_elsewhere"  # the secret stays where it is kept: this vault only had a reference
 
 
 RevokeAnswer = RevokeOutcome | NotSent | Silent
 
 
 class ProbeOutcome(StrEnum):
-    """What the provider does with the tokens of a grant that should be over."""
+    """How the provider treats the tokens of a grant that should be over."""
 
-    DEAD = "dead"  # it refuses each of them, or one that the rest of the grant ends with
+    DEAD = "dead"  # it refuses all of them, or one whose end ends the rest of the grant
     ALIVE = "alive"  # it accepts one of them
-    UNPROVEN = "unproven"  # there is no harmless way to ask about one of them
-    SILENT = "silent"  # no answer, or none that says either
+    UNPROVEN = "unproven"  # one of them can't be checked without harm
+    SILENT = "silent"  # no answer, or an inconclusive one
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The answer to a probe, and by which `ways` it was asked: `identity`, `introspection`, `refresh`."""
+    """The answer to a probe, and the `ways` in which it was made: `identity`, `introspection`, `refresh`."""
 
     outcome: ProbeOutcome
     ways: tuple[str, ...] = ()
@@ -226,7 +221,7 @@ class ProbeAnswer:
 
 
 class UpstreamError(Exception):
-    """The provider refused or garbled an authorization-code redemption or an account look-up.
+    """The provider refused, or answered invalidly, an authorization-code redemption or an account lookup.
 
     `code` is the provider's own error code cleaned to `[A-Za-z0-9_.-]`; `description` may be shown, escaped.
     """
@@ -238,12 +233,12 @@ class UpstreamError(Exception):
 
 
 class TokenRenewal(Protocol):
-    """What gets a new access token: for a refresh token, or for an ID token by way of an assertion."""
+    """Gets a new access token, with a refresh token, or with an ID token and an assertion."""
 
     async def refresh(
         self, refresh_token: str, /, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> RefreshOutcome:
-        """One attempt. `scopes` asks for a narrower token, `item` for one that reaches a single thing."""
+        """One attempt. `scopes` asks for a narrower token, `item` for one that reaches only a single item."""
         ...
 
 
@@ -251,12 +246,12 @@ NotRenewed = Refusal | NotSent | Silent
 
 
 class VouchedAccess(Protocol):
-    """Access to one service for a person for whom an identity provider vouches."""
+    """Access to one service for a person whom an identity provider vouches for."""
 
     async def refresh(
         self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> RefreshOutcome:
-        """A new access token by a new assertion; two requests of at most 10 s, which spend nothing."""
+        """Get a new access token with a new assertion: two requests of at most 10 s, which use up no token."""
         ...
 
     async def connect(self, id_token: str) -> TokenAnswer:
@@ -264,29 +259,29 @@ class VouchedAccess(Protocol):
         ...
 
     async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> VouchedAccess | NotRenewed:
-        """Access by an assertion that the identity provider's refresh token gets; it needs no ID token anymore."""
+        """Access with an assertion for the identity provider's refresh token, which needs no ID token."""
         ...
 
 
 class IdentityAssertions(Protocol):
-    """Which identity providers vouch for people, and where (`server.sign_in.assertions`)."""
+    """The identity providers that vouch for people, and the services where they do so (`server.sign_in.assertions`)."""
 
     @property
     def identities(self) -> Mapping[str, str]:
-        """The names of identity providers, as connections have them, with their titles."""
+        """The names of identity providers, as used in connections, with their titles."""
         ...
 
     @property
     def services(self) -> Sequence[str]:
-        """The names of the providers at which assertions make connections."""
+        """The names of the providers where assertions create connections."""
         ...
 
     def scopes_at(self, provider: str) -> frozenset[str] | None:
-        """What a company's connection asks for there; None where no assertion makes one."""
+        """The scopes that a company's connection requests there; None if no assertion creates one."""
         ...
 
     def access(self, provider: str, *, identity: str, subject: str) -> VouchedAccess | None:
-        """Access for the person that this identity provider calls `subject`; None where there is no such way."""
+        """Access for the person whom this identity provider calls `subject`; None if there is none."""
         ...
 
 
@@ -295,7 +290,7 @@ class UpstreamOAuth(Protocol):
 
     @property
     def is_configured(self) -> bool:
-        """Whether a client id (and a secret, where the provider needs one) is set."""
+        """Whether a client ID (and a secret, if the provider needs one) is set."""
         ...
 
     def authorization_url(
@@ -328,7 +323,7 @@ class UpstreamOAuth(Protocol):
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
         """The account behind a live access token that was issued elsewhere. Raises UpstreamError.
 
-        `answer` is what the token endpoint said with it, for providers that name the account there.
+        `answer` is the token endpoint's answer, for providers that name the account in it.
         """
         ...
 
@@ -337,15 +332,15 @@ class UpstreamOAuth(Protocol):
     ) -> RefreshOutcome:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6).
 
-        `item`: the address of the one thing that the token may reach, where the provider's policy has items.
+        `item`: the address of the only item that the token may reach, if the provider's policy has items.
         """
         ...
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
-        """A narrower access token from an access token, if the provider supports it; spends no refresh token.
-
-        `item` is the address of the one thing that the new token may reach. The answer's scopes are those that the
-        provider confirmed, None if it did not; `invalid_token` means that the access token itself is not accepted.
+        """Get a narrower access token for an access token, if the provider supports it; uses up no refresh token.
+        `item` is the address of the only item that the new token may reach. The answer's scopes are those that the
+        provider confirmed, None if it confirmed none; `invalid_token` means that the access token itself isn't
+        accepted.
         """
         ...
 
@@ -354,19 +349,18 @@ class UpstreamOAuth(Protocol):
     ) -> RevokeAnswer:
         """End the grant at the provider, or as much of it as the provider allows.
 
-        `account`: its id at the provider, for the few that end access by the account instead of a token.
+        `account`: its ID at the provider, for the few providers that end access by account instead of by token.
         """
         ...
 
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one.
-
-        `is_fresh`: the access token's life isn't over, so that a refusal means more than its age. `is_revoked`: the
-        provider accepted the revocation, so that a token's end may speak for the other's.
+        """Ask whether the tokens of a grant that should be over still work; uses up no token and leaves no new one.
+        `is_fresh`: the access token hasn't expired, so a refusal isn't due to its age. `is_revoked`: the provider
+        accepted the revocation, so the end of one token may prove the end of the other.
         """
         ...
 
 
-SEND_DEADLINE = 10  # seconds that one request may take; promised by UpstreamOAuth.refresh
+SEND_DEADLINE = 10  # seconds that one request may take; guaranteed by UpstreamOAuth.refresh

@@ -1,4 +1,4 @@
-"""People: local accounts and identities of OpenID Connect providers. Names are unique without case.
+"""People: local accounts and identities of OpenID Connect providers. Names are unique, ignoring case.
 
 Changing a password and disabling a user end every session, grant, refresh token and unused code at once.
 `vault.keys.passwords` hashes; the server signs people in. The caller ends the upstream connections of a deleted user.
@@ -19,7 +19,7 @@ from vault.storage.database import Reader, Row, Transaction, integer, integer_or
 
 MAX_NAME = 200
 PAGE = 500  # users per read
-DIRECTORY = "directory"  # who disabled a user, where it isn't an admin, a command, or a signal
+DIRECTORY = "directory"  # who disabled a user, if not an admin, a command, or a signal
 
 
 class NameRefused(VaultError):
@@ -49,7 +49,7 @@ async def create_user(
     role: Role | None = None,
     now: int,
 ) -> User:
-    """A new user: an owner with `is_admin`, unless there is another role. Raises NameRefused or NameTaken."""
+    """Create a user: an owner if `is_admin`, unless `role` is another one. Raises NameRefused or NameTaken."""
     user = User(
         id=new_id(),
         name=_checked_name(name),
@@ -100,7 +100,7 @@ async def find_user(reader: Reader, name: str) -> User | None:
 
 
 async def count_users(reader: Reader) -> int:
-    """The number of users; with none, the first-run page is due."""
+    """The number of users; the first-run page is shown while there are none."""
     row = await reader.fetch_one("select count(*) as n from users where tenant = :tenant", {"tenant": TENANT})
     return 0 if row is None else integer(row, "n")
 
@@ -132,9 +132,8 @@ async def walk_users(reader: Reader) -> AsyncGenerator[tuple[User, ...]]:
 async def find_page(
     reader: Reader, *, beginning: str = "", after: str = "", limit: int
 ) -> tuple[tuple[User, ...], str]:
-    """Users by name, of those whose name begins so; and the `after` of the next page, empty at the end.
-
-    Looks at PAGE users at most, whatever there are: a page may hold fewer than `limit`, and still have a next one.
+    """Users whose name has this beginning, by name, and the `after` of the next page, empty at the end. Examines at
+    most PAGE users, so a page may have fewer than `limit` and still have a next one.
     """
     wanted = name_key(beginning[:MAX_NAME])
     rows = await reader.fetch(
@@ -145,7 +144,7 @@ async def find_page(
     )
     found: list[User] = []
     for place, row in enumerate(rows):
-        if text(row, "name_key").startswith(wanted):  # by the database's order, others may stand between them
+        if text(row, "name_key").startswith(wanted):  # in the database's order, others may be between them
             if len(found) == limit:
                 return tuple(found), text(rows[place - 1], "name_key")
             found.append(user_from_row(row))
@@ -163,7 +162,7 @@ async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]
 
 
 async def rename_user(transaction: Transaction, user_id: str, name: str) -> None:
-    """Give the user another name. Raises NameRefused or NameTaken."""
+    """Rename the user. Raises NameRefused or NameTaken."""
     shown = _checked_name(name)
     other = await find_user(transaction, shown)
     if other is not None and other.id != user_id:
@@ -175,7 +174,7 @@ async def rename_user(transaction: Transaction, user_id: str, name: str) -> None
 
 
 async def set_password(transaction: Transaction, user_id: str, *, password_hash: str, now: int) -> bool:
-    """Store a new password's hash and end everything that the old one opened. False when there is no such user."""
+    """Store a new password's hash and end everything that the old password opened. False when there is no such user."""
     changed = await transaction.execute(
         "update users set password_hash = :password_hash where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": user_id, "password_hash": password_hash},
@@ -186,7 +185,7 @@ async def set_password(transaction: Transaction, user_id: str, *, password_hash:
 
 
 async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str, new_hash: str) -> bool:
-    """Store the same password under today's hashing parameters; ends nothing, and keeps a newer password."""
+    """Store the same password under the current hashing parameters; ends nothing, and keeps a newer password."""
     return (
         await transaction.execute(
             "update users set password_hash = :new_hash"
@@ -200,7 +199,7 @@ async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str,
 async def disable_user(transaction: Transaction, user_id: str, *, now: int, is_by_directory: bool = False) -> bool:
     """End every session, grant and token of this user and refuse sign-in. False when already disabled.
 
-    If the directory disabled the user before, a person's disabling counts instead.
+    If the directory disabled the user before, the record changes to the person who does so now.
     """
     by = DIRECTORY if is_by_directory else None
     if not is_by_directory:
@@ -242,10 +241,9 @@ async def enable_user(transaction: Transaction, user_id: str, *, now: int) -> bo
 
 
 async def stop_agents(transaction: Transaction, user_id: str, *, by: str, at: int, now: int) -> None:
-    """Sign the user out and refuse their agents, until they sign in at the issuer `by` or an admin enables them.
-
-    Ends no grant and no permission. After stops by two issuers, only an admin lets them go on: `stopped_by` is empty.
-    `at`: when what calls for it happened; a sign-in after that lets the agents go on, and sessions begun then stay.
+    """Sign the user out and refuse their agents, until they sign in at the issuer `by` or an admin enables them. Ends
+    no grant and no permission. After stops by two issuers, only an admin can resume them: `stopped_by` is empty. `at`:
+    when the cause happened; a sign-in after that resumes the agents, and sessions begun after that stay.
     """
     await transaction.execute(
         "update users set stopped_at = case when stopped_at > :at then stopped_at else :at end,"
@@ -269,7 +267,7 @@ async def was_cleared(reader: Reader, user_id: str, *, by: str, since: int) -> b
 
 
 async def lift_stop(transaction: Transaction, user_id: str, *, by: str, signed_in_at: int) -> bool:
-    """Let the agents go on after a sign-in at the issuer that stopped them before; False where it did not."""
+    """Resume the agents after a sign-in at the issuer that had stopped them; False if it hadn't."""
     return (
         await transaction.execute(
             "update users set stopped_at = null, stopped_by = null"
@@ -281,7 +279,7 @@ async def lift_stop(transaction: Transaction, user_id: str, *, by: str, signed_i
 
 
 async def set_role(transaction: Transaction, user_id: str, role: Role) -> bool:
-    """Give the user another role. False when there is no such user."""
+    """Change the user's role. False when there is no such user."""
     return (
         await transaction.execute(
             "update users set is_admin = :is_admin, role = :role where tenant = :tenant and id = :id",
@@ -292,23 +290,22 @@ async def set_role(transaction: Transaction, user_id: str, role: Role) -> bool:
 
 
 async def hold_user(transaction: Transaction, user_id: str) -> None:
-    """Block other transactions here for the same user until this one ends, so that its counts stay true."""
+    """Lock the user until the transaction ends, so that its counts stay true."""
     await transaction.execute(
         "update users set name = name where tenant = :tenant and id = :id", {"tenant": TENANT, "id": user_id}
     )
 
 
 async def hold_admins(transaction: Transaction) -> None:
-    """Until the transaction ends, no other one passes this call: who is an admin stays true."""
+    """Lock the set of admins until the transaction ends."""
     await transaction.execute(
         "update users set is_admin = 1 where tenant = :tenant and is_admin = 1", {"tenant": TENANT}
     )
 
 
 async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
-    """Whether no one but this user could administer the vault.
-
-    Holds the rows of all admins until the transaction ends: two of them cannot remove each other at once.
+    """Whether only this user could administer the vault. Locks the rows of all admins until the transaction ends, so
+    that two of them can't remove each other at once.
     """
     await hold_admins(transaction)
     row = await transaction.fetch_one(
@@ -319,7 +316,7 @@ async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
 
 
 async def is_last_owner(transaction: Transaction, user_id: str) -> bool:
-    """Whether no one but this user could be the vault's owner. Holds the rows of all admins, as `is_last_admin`."""
+    """Whether only this user could be the vault's owner. Locks the rows of all admins, as `is_last_admin` does."""
     await hold_admins(transaction)
     row = await transaction.fetch_one(
         "select id from users where tenant = :tenant and is_admin = 1 and (role is null or role = :owner)"
@@ -332,8 +329,8 @@ async def is_last_owner(transaction: Transaction, user_id: str) -> bool:
 async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
     """Delete the person: name, password and identities. Grants stay as revoked records without a name.
 
-    The person's key is destroyed once no grant of theirs is left to be ended at a provider; until then the deletion
-    waits (`list_deletions`; `vault.upkeep.revocations`).
+    The person's key is destroyed once no grant of theirs is left to end at a provider; until then the deletion waits
+    (`list_deletions`; `vault.upkeep.revocations`).
     """
     await end_user_access(transaction, user_id, reason="user_deleted", now=now)
     key = {"tenant": TENANT, "id": user_id}
@@ -360,7 +357,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deleted person with `grants` that are not ended at their providers yet."""
+    """A deleted person with `grants` that haven't ended at their providers yet."""
 
     user_id: str
     name: str
@@ -406,7 +403,7 @@ _BY_IDENTITY = """
 
 @dataclass(frozen=True, slots=True)
 class LinkedIdentity:
-    """Who a user is elsewhere (OpenID Connect Core §5.7)."""
+    """A user's identity elsewhere (OpenID Connect Core §5.7)."""
 
     issuer: str
     subject: str
@@ -432,7 +429,7 @@ async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User
 
 
 async def note_sign_in(transaction: Transaction, *, issuer: str, subject: str, at: int) -> None:
-    """Remember when this identity last signed in at its issuer, as the issuer says."""
+    """Record when this identity last signed in at its issuer, as the issuer reports it."""
     await transaction.execute(
         "update identities set signed_in_at = :at where tenant = :tenant and issuer = :issuer and subject = :subject"
         " and (signed_in_at is null or signed_in_at < :at)",
@@ -441,7 +438,7 @@ async def note_sign_in(transaction: Transaction, *, issuer: str, subject: str, a
 
 
 async def note_email(transaction: Transaction, *, issuer: str, subject: str, email: str) -> None:
-    """Remember the address that an issuer confirmed for one of its people, who then alone has it there."""
+    """Record the address that an issuer confirmed for one of its people, and remove it from others there."""
     which = {"tenant": TENANT, "issuer": issuer, "subject": subject, "email": email}
     await transaction.execute(
         "update identities set email = null"
@@ -465,7 +462,7 @@ async def has_identities(reader: Reader, *, issuer: str) -> bool:
 
 
 async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | None:
-    """The user whom an issuer knows by this confirmed address, in lower case."""
+    """The user for whom an issuer confirmed this address, in lowercase."""
     row = await reader.fetch_one(
         f"{_BY_IDENTITY} and i.email = :email",
         {"tenant": TENANT, "issuer": issuer, "email": email},
@@ -483,7 +480,7 @@ async def end_user_sessions(
 ) -> int:
     """Sign the user out everywhere, or everywhere else when the hash of the session to keep is given.
 
-    `begun_until`: only where they signed in until then.
+    `begun_until`: only sessions begun up to then.
     """
     return await transaction.execute(
         "update sessions set ended_at = :now where tenant = :tenant and user_id = :user_id"
@@ -506,7 +503,7 @@ async def end_user_access(transaction: Transaction, user_id: str, *, reason: str
 
 
 def name_key(name: str) -> str:
-    """The form in which names are compared: without case, compatibility forms and outer blanks."""
+    """The form in which names are compared: case, compatibility forms, and surrounding whitespace are removed."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
 
 

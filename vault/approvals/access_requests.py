@@ -1,9 +1,9 @@
-"""Access requests: a person asks for what only others can give, and the answer is a permission with an end.
+"""Access requests: a person asks for access that only others can give, and the answer is a permission with an end.
 
-`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` gives nothing anymore, and waits for
-`vault.upkeep.access_ends` to record its end and to take back tokens that a company's assertions got. The row is the
-permission: an exchange reads it with the account (`vault.refresh.accounts`), an assertion of a company with its rules.
-Who may ask and answer is the server's business. Writing functions record no event: the caller appends it last.
+`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` gives no access anymore; `vault.upkeep.access_ends`
+has yet to record its end and to revoke the tokens that a company's assertions got. The row is the permission: an
+exchange reads it with the account (`vault.refresh.accounts`), an assertion of a company with its rules. The server
+decides who may ask and answer. Writing functions record no event: the caller appends it last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vault.storage.database import (
 
 MOST_OPEN: Final = 10  # open requests of one person
 ANSWER_LIFETIME: Final = 7 * 86400  # seconds in which someone can answer
-MEMBERSHIP: Final = "request"  # source of a membership that a request gave
+MEMBERSHIP: Final = "request"  # source of a group membership that came from a request
 KEPT: Final = 90 * 86400  # seconds after the end
 LISTED: Final = 200
 
@@ -128,10 +128,10 @@ class RequestedAccess:
 
 @dataclass(frozen=True, slots=True)
 class AccessRequest:
-    """A request and what became of it. `expires_at` ends the question or, once allowed, the permission.
+    """A request and its outcome. `expires_at` ends the question or, once allowed, the permission.
 
-    `decided_by` is a person's id, empty for a local command; `made_permission`: the yes also allowed the
-    agent the account. What an agent filed gives nothing while `confirmed_at` is None.
+    `decided_by` is a person's ID, empty for a local command; `made_permission`: the approval also allowed the agent to
+    use the account. A request that an agent filed gives no access while `confirmed_at` is None.
     """
 
     id: str
@@ -153,7 +153,7 @@ class AccessRequest:
         return self.state in {AccessState.PENDING, AccessState.ALLOWED}
 
     def status(self, now: int) -> str:
-        """`pending`, `allowed`, `denied`, or `ended`; what no one answered in time has ended."""
+        """`pending`, `allowed`, `denied`, or `ended`; a request that no one answered in time has ended."""
         is_over = self.state is AccessState.ENDING or (self.is_open and now >= self.expires_at)
         return "ended" if is_over else self.state.name.lower()
 
@@ -165,7 +165,7 @@ class AccessRequest:
 
 
 async def ask(transaction: Transaction, access: RequestedAccess, *, now: int) -> tuple[AccessRequest, bool]:
-    """The open request, and whether it is new: the same person asks for the same thing once at a time.
+    """The open request, and whether it is new: a person has one open request at a time for the same thing.
 
     Raises TemporarilyUnavailable when the person has `MOST_OPEN` open requests.
     """
@@ -197,7 +197,7 @@ async def ask(transaction: Transaction, access: RequestedAccess, *, now: int) ->
             "confirmed_at": None if access.filed_by == "agent" else now,
         },
     )
-    if row is None:  # the same request came in between
+    if row is None:  # the same request was stored concurrently
         raise TemporarilyUnavailable("This is being requested right now.", retry_after=1)
     return _request(row), True
 
@@ -205,7 +205,7 @@ async def ask(transaction: Transaction, access: RequestedAccess, *, now: int) ->
 async def find_waiting(
     reader: Reader, *, user_id: str, client_id: str, kind: Kind, target: str, now: int
 ) -> AccessRequest | None:
-    """The request of this person and agent for this that is open, or allowed and not confirmed by the person."""
+    """This person's and agent's request for this target that is open, or is allowed and not confirmed by the person."""
     row = await reader.fetch_one(
         f"{_SELECT} and {_SAME} and (state = 1 or (state = 2 and confirmed_at is null)) and expires_at > :now"
         " order by state limit 1",
@@ -238,7 +238,7 @@ async def get(reader: Reader, request_id: str) -> AccessRequest | None:
 
 
 async def hold(transaction: Transaction, request_id: str) -> AccessRequest | None:
-    """The request; until the transaction ends, no other one passes this call for it."""
+    """The request, locked until the transaction ends."""
     row = await transaction.fetch_one(
         f"update access_requests set state = state where tenant = :tenant and id = :id returning {_COLUMNS}",  # noqa: S608
         {"tenant": TENANT, "id": request_id},
@@ -247,7 +247,7 @@ async def hold(transaction: Transaction, request_id: str) -> AccessRequest | Non
 
 
 async def list_of_person(reader: Reader, user_id: str) -> tuple[AccessRequest, ...]:
-    """What this person asked for, the newest first."""
+    """This person's requests, newest first."""
     rows = await reader.fetch(
         f"{_SELECT} and user_id = :user_id order by created_at desc, id limit :limit",
         {"tenant": TENANT, "user_id": user_id, "limit": LISTED},
@@ -265,7 +265,7 @@ async def list_newest(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
 
 
 async def list_pending(reader: Reader, *, now: int, manager: str = "") -> tuple[AccessRequest, ...]:
-    """The open requests of everyone, or of the groups of this manager (a person's id), the oldest first."""
+    """The open requests of everyone, or of the groups of this manager (a person's ID), oldest first."""
     of_groups = " and group_id in (select group_id from group_managers where tenant = :tenant and user_id = :manager)"
     rows = await reader.fetch(
         f"{_SELECT} and state = 1 and expires_at > :now{of_groups if manager else ''}"
@@ -286,7 +286,7 @@ async def allow(
     made_permission: bool = False,
     now: int,
 ) -> AccessRequest | None:
-    """Turn the request into the permission; the one that it replaces, which has no effect anymore.
+    """Turn the request into the permission; returns the permission that it replaces, which has no effect anymore.
 
     Raises TransitionRefused when it was answered, or is over.
     """
@@ -332,13 +332,13 @@ async def _decide(
 
 
 async def find_allowed(reader: Reader, access: RequestedAccess) -> AccessRequest | None:
-    """What the same person was allowed of the same before."""
+    """The same person's earlier permission for the same target."""
     row = await reader.fetch_one(f"{_SELECT} and {_SAME} and state = 2", {"tenant": TENANT, **_same(access)})
     return None if row is None else _request(row)
 
 
 async def company_rules(reader: Reader, *, client_id: str, company: str, now: int) -> dict[str, AccessRequest]:
-    """For whom requests let this agent in at this company's door, by the person's id."""
+    """The requests that let this agent in for a person of this company, by the person's ID."""
     rows = await reader.fetch(
         f"{_SELECT} and client_id = :client_id and kind = :kind and target = :company and state = 2"
         " and expires_at > :now",
@@ -348,7 +348,7 @@ async def company_rules(reader: Reader, *, client_id: str, company: str, now: in
 
 
 async def confirm(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
-    """The person wants what their agent asked for. Raises TransitionRefused when that is said, or it is over."""
+    """Confirm what the person's agent asked for. Raises TransitionRefused when it is already confirmed, or over."""
     if await transaction.execute(_CONFIRM, {"tenant": TENANT, "id": request.id, "now": now}) != 1:
         raise TransitionRefused(
             "This request was already confirmed, or is over.", detail="the request doesn't wait for a confirmation"
@@ -358,7 +358,7 @@ async def confirm(transaction: Transaction, request: AccessRequest, *, now: int)
 async def narrow(
     transaction: Transaction, request: AccessRequest, *, scopes: frozenset[str], expires_at: int, now: int
 ) -> None:
-    """Narrow what was allowed, or end it earlier. Raises TransitionRefused when it is over or grows."""
+    """Narrow what was allowed, or end it earlier. Raises TransitionRefused when it is over or would grow."""
     values: dict[str, Value] = {
         "tenant": TENANT,
         "id": request.id,
@@ -381,7 +381,7 @@ async def end(transaction: Transaction, request: AccessRequest, *, reason: str, 
 
 
 async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str, now: int) -> None:
-    """Of a person who is disabled: what they asked for and what they allowed has no effect from now on."""
+    """For a person who is disabled: what they requested and what they allowed has no effect from now on."""
     values = {"tenant": TENANT, "user_id": user_id, "reason": reason, "now": now}
     await _take_given(transaction, await transaction.fetch(_STOP_OF_ASKER, values), now=now)
     stopped = await transaction.fetch(_STOP_OF_APPROVER, values | {"reason": f"approver_{reason}"})
@@ -389,7 +389,7 @@ async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str,
 
 
 async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: int) -> None:
-    """Take back what requests gave outside of their own rows, which no one reads anymore."""
+    """Remove access that requests gave outside of their own rows, which no one reads anymore."""
     for row in stopped:
         which: dict[str, Value] = {"tenant": TENANT, "user_id": text(row, "user_id"), "target": text(row, "target")}
         if text(row, "kind") == Kind.GROUP.value and integer_or_none(row, "decided_at") is not None:
@@ -399,7 +399,7 @@ async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: 
 
 
 async def stop_of_client(transaction: Transaction, client_id: str, *, now: int) -> None:
-    """Of an agent that is removed: nothing of it comes back with the agent."""
+    """For an agent that is removed: if the agent comes back, none of its requests come back with it."""
     await transaction.execute(
         "update access_requests set state = 4, ended_at = :now, ended_reason = :reason"
         " where tenant = :tenant and client_id = :client_id and state in (1, 2)",
@@ -408,7 +408,7 @@ async def stop_of_client(transaction: Transaction, client_id: str, *, now: int) 
 
 
 async def forget_person(transaction: Transaction, user_id: str, *, now: int) -> None:
-    """Of a person who is deleted: their requests are gone, and what they allowed others has no effect anymore."""
+    """For a person who is deleted: delete their requests, and end what they allowed others."""
     which = {"tenant": TENANT, "user_id": user_id}
     await transaction.execute("delete from access_requests where tenant = :tenant and user_id = :user_id", which)
     stopped = await transaction.fetch(_STOP_OF_APPROVER, which | {"reason": "approver_deleted", "now": now})
@@ -417,7 +417,7 @@ async def forget_person(transaction: Transaction, user_id: str, *, now: int) -> 
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete what ended long ago, at most a batch; the activity keeps it."""
+    """Delete requests that ended long ago, at most one batch; the activity keeps a record of them."""
     return await transaction.execute(
         "delete from access_requests where tenant = :tenant and id in (select id from access_requests"
         " where tenant = :tenant and state in (3, 5) and ended_at <= :before limit :batch)",
@@ -425,11 +425,11 @@ async def sweep(transaction: Transaction, *, now: int) -> int:
     )
 
 
-# Who answers for a group
+# Group managers
 
 
 async def managers(reader: Reader, group_id: str) -> frozenset[str]:
-    """The ids of those who answer for this group, in addition to administrators."""
+    """The IDs of the people who manage this group, in addition to administrators."""
     rows = await reader.fetch(
         "select m.user_id from group_managers m join users u on u.tenant = m.tenant and u.id = m.user_id"
         " where m.tenant = :tenant and m.group_id = :group_id and u.disabled_at is null",
@@ -439,7 +439,7 @@ async def managers(reader: Reader, group_id: str) -> frozenset[str]:
 
 
 async def managed_by(reader: Reader, user_id: str) -> frozenset[str]:
-    """The ids of the groups that this person answers for."""
+    """The IDs of the groups that this person manages."""
     rows = await reader.fetch(
         "select group_id from group_managers where tenant = :tenant and user_id = :user_id",
         {"tenant": TENANT, "user_id": user_id},
@@ -448,7 +448,7 @@ async def managed_by(reader: Reader, user_id: str) -> frozenset[str]:
 
 
 async def set_manager(transaction: Transaction, group_id: str, user_id: str, *, is_manager: bool, now: int) -> bool:
-    """Let a person answer for the group, or no longer. False when that is already so."""
+    """Make a person a manager of the group, or stop that. False when nothing changes."""
     values: dict[str, Value] = {"tenant": TENANT, "group_id": group_id, "user_id": user_id}
     if not is_manager:
         statement = "delete from group_managers where tenant = :tenant and group_id = :group_id and user_id = :user_id"

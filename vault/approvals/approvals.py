@@ -52,8 +52,9 @@ _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalSt
 class ToolCall:
     """A tool and its arguments, as a call within an exchange; read only when the person must be asked.
 
-    `arguments` returns plain JSON values, `target` those that a standing approval binds; None: there can't be one.
-    `standing_use`: the use that allowed this call, so that its second exchange (after a 401) spends no other.
+    `arguments` returns plain JSON values, `target` the arguments that a standing approval binds; None: no standing
+    approval is possible. `standing_use`: the use that allowed this call, so that its second exchange (after a 401)
+    doesn't use up another.
     """
 
     __slots__ = ("_attempt", "arguments", "standing_use", "target", "tool")
@@ -78,7 +79,8 @@ class ToolCall:
         return self._attempt
 
     def hash_arguments(self, key: bytes) -> str:
-        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, no one can try out a value."""
+        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, no one can test guesses of a
+        value."""
         formatted = _CANONICAL.encode(self.arguments())
         digest = hmac.digest(key, formatted.encode("utf-8", "surrogatepass"), "sha256")
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -86,7 +88,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """What a client is sent once its person has answered: the id of its request, under a token of its choice."""
+    """What a client is sent once its person has answered: the ID of its request, with a token that the client chose."""
 
     auth_req_id: str = field(repr=False)
     token: str = field(repr=False)
@@ -103,7 +105,7 @@ class Approval:
     tool: str
     digest: bytes
     provider: str
-    account: str  # the name people use for it
+    account: str  # the account's display name
     scopes: tuple[str, ...]
     arguments: Mapping[str, object] = field(repr=False)
     state: ApprovalState
@@ -125,7 +127,7 @@ class Approval:
 
 
 def digest_of(call: ToolCall, *, account: str, client_id: str, user_id: str) -> bytes:
-    """What an approval is bound to. Raises ScopeRefused when the arguments have no canonical form."""
+    """The digest that an approval is bound to. Raises ScopeRefused when the arguments have no canonical form."""
     bound = {
         "account": account,
         "arguments": dict(call.arguments()),
@@ -153,7 +155,7 @@ async def ask(
 ) -> tuple[Approval, bool]:
     """The approval to ask the person for, and whether it is new.
 
-    The same call asks once: a pending question is found again, and for some minutes a refusal is too. Raises
+    The same call asks once: a repeat finds the pending question and, for some minutes, an earlier refusal. Raises
     TemporarilyUnavailable when the agent has about `MOST_OPEN` open questions.
     """
     digest = digest_of(call, account=account, client_id=principal.client_id, user_id=principal.user_id)
@@ -173,7 +175,7 @@ async def ask(
 
 
 async def count_open(reader: Reader, *, user_id: str, client_id: str, now: int) -> int:
-    """How many questions of this agent wait for this person."""
+    """How many questions from this agent wait for this person."""
     which: dict[str, Value] = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
     row = await reader.fetch_one(_OPEN, {**_STATES, **which})
     return 0 if row is None else integer(row, "open")
@@ -182,7 +184,7 @@ async def count_open(reader: Reader, *, user_id: str, client_id: str, now: int) 
 async def keep_question(
     transaction: Transaction, ring: KeyRing, facts: Mapping[str, Value], *, payload: Mapping[str, object]
 ) -> Approval:
-    """Store a new question; `facts` are its columns, but for the state and the payload, which is sealed here."""
+    """Store a new question; `facts` are its columns, except the state and the payload, which is sealed here."""
     row: dict[str, Value] = {
         **facts,
         "payload": _seal(ring, payload, approval_id=str(facts["id"])),
@@ -214,9 +216,10 @@ async def list_pending(reader: Reader, ring: KeyRing, user_id: str, *, now: int)
 async def decide(
     transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int, kept_until: int = 0
 ) -> None:
-    """Record the person's answer, once. Raises TransitionRefused when already given, late, or not theirs.
+    """Record the person's answer, once. Raises TransitionRefused when it was already given, is late, or isn't theirs to
+    give.
 
-    What was approved must come within minutes, or until `kept_until` if that is later.
+    The approved call must arrive within minutes, or before `kept_until` if that is later.
     """
     changed = await transaction.execute(
         "update approvals set state = :state, decided_at = :now, expires_at = :expires_at "
@@ -238,9 +241,9 @@ async def decide(
 async def consume(
     transaction: Transaction, *, principal: Principal, connection_id: str, digest: bytes, attempt: str, now: int
 ) -> bool:
-    """Spend an approval of this exact call; False when there is none. The attempt that spent one may come back.
+    """Use up an approval of this exact call; False when there is none. The attempt that used it may come back.
 
-    Not of an earlier connection of the same account: what the person ended takes its yes along.
+    An approval for an earlier connection of the same account doesn't count: it ended with that connection.
     """
     row = await transaction.fetch_one(
         "select id from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id "
@@ -260,7 +263,7 @@ async def consume(
 
 
 async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> bool:
-    """End a question, or an approval that no one used. False when it is over already."""
+    """End a question, or an unused approval. False when it is already over."""
     changed = await transaction.execute(
         "update approvals set expires_at = :now where tenant = :tenant and id = :id "
         "and state in (:pending, :approved) and expires_at > :now",
@@ -276,7 +279,7 @@ async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> b
 
 
 async def withdraw_calls(transaction: Transaction, tool: str, *, now: int) -> int:
-    """The same for everything that is asked, or was approved and not used, about this tool."""
+    """End every open question and every unused approval for this tool."""
     return await transaction.execute(
         "update approvals set expires_at = :now where tenant = :tenant and id in"
         " (select id from approvals where expires_at > :now and tool = :tool and state in (:pending, :approved))",
@@ -291,7 +294,7 @@ async def withdraw_calls(transaction: Transaction, tool: str, *, now: int) -> in
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete what ended a day ago; the activity keeps the question and its outcome."""
+    """Delete approvals that ended a day ago; the activity keeps the question and its outcome."""
     return await transaction.execute(
         "delete from approvals where tenant = :tenant and id in"
         " (select id from approvals where expires_at <= :before limit :batch)",

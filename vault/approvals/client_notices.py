@@ -17,9 +17,9 @@ from vault.records import TENANT
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Reader, Transaction, Value, binary_or_none, integer, text
 
-HELD: Final = 60  # seconds; more than sending what a process takes at once
-BATCH: Final = 20  # that a process takes at once
-BACKOFF: Final = (10, 30, 120, 600)  # seconds after each failure; then the client has to poll, or to ask anew
+HELD: Final = 60  # seconds; longer than sending one batch takes
+BATCH: Final = 20  # notices that a process takes at a time
+BACKOFF: Final = (10, 30, 120, 600)  # seconds to wait after each failure; after the last, the client must poll
 LONGEST: Final = sum(BACKOFF) + (len(BACKOFF) + 1) * HELD  # seconds from the first attempt to the last
 _KEY: Final = "approvals"
 _TAKE: Final = """
@@ -34,7 +34,8 @@ _DUE: Final = "select approval_id from backchannel_pings where tenant = :tenant 
 
 @dataclass(frozen=True, slots=True)
 class DueNotice:
-    """A request to tell its client about; `attempts` counts this one. `sealed`: what an earlier one issued."""
+    """A request whose client must be notified; `attempts` includes this one. `sealed`: what an earlier attempt
+    issued."""
 
     approval_id: str
     attempts: int
@@ -45,7 +46,7 @@ class DueNotice:
 class IssuedTokens:
     """What was issued for an approval: the grant, from which access tokens can be made again, and its refresh token.
 
-    `may_be_there`: an attempt to send it may have arrived, although no one knows.
+    `may_be_there`: an earlier attempt to send it may have arrived.
     """
 
     grant_id: str
@@ -55,7 +56,7 @@ class IssuedTokens:
 
 
 async def note(transaction: Transaction, approval: Approval, *, due_at: int) -> None:
-    """Notify the client then, if it registered for that; earlier than noted before if the person answers."""
+    """Schedule the client's notification, if it registered for one; an answer from the person moves it forward."""
     if approval.ping is not None:
         await transaction.execute(
             "insert into backchannel_pings (tenant, approval_id, attempts, due_at) values (:tenant, :id, 0, :due_at)"
@@ -65,12 +66,12 @@ async def note(transaction: Transaction, approval: Approval, *, due_at: int) -> 
 
 
 async def is_due(reader: Reader, *, now: int) -> bool:
-    """Whether there is anything to take."""
+    """Whether any notification is due."""
     return await reader.fetch_one(_DUE, {"tenant": TENANT, "now": now}) is not None
 
 
 async def take(transaction: Transaction, *, now: int) -> tuple[DueNotice, ...]:
-    """What is due, held by this process until it was sent; what it does not settle is due again."""
+    """The notifications that are due, held by this process until they are sent; unsettled ones become due again."""
     which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + HELD, "batch": BATCH}
     rows = await transaction.fetch(_TAKE, which)
     return tuple(
@@ -112,7 +113,8 @@ def issued_before(notice: DueNotice, ring: KeyRing) -> IssuedTokens | None:
 
 
 async def settle(transaction: Transaction, notice: DueNotice, *, is_over: bool, now: int) -> bool:
-    """Forget it after a success or too many tries; otherwise try again later. Whether it is forgotten."""
+    """Delete the notice after a success or too many tries; otherwise try again later. Returns whether it was
+    deleted."""
     which: dict[str, Value] = {"tenant": TENANT, "id": notice.approval_id}
     if is_over or notice.attempts > len(BACKOFF):
         await transaction.execute("delete from backchannel_pings where tenant = :tenant and approval_id = :id", which)

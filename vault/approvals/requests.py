@@ -1,9 +1,9 @@
 """Requests of clients that wait for the person's approval (OpenID CIBA Core 1.0): each is good for one token.
 
 A request is an approval without a tool and a connection. Its id is a hash of the `auth_req_id`, which only the client
-holds. Nothing is remembered from one request to the next: each is a question of its own. `server.oauth.backchannel`
-takes them in and issues the token, `vault.approvals.client_notices` has the pending messages to clients; writing
-functions record no event.
+holds. No answer carries over to the next request: each one asks the person again. `server.oauth.backchannel` receives
+them and issues the token, `vault.approvals.client_notices` has the pending messages to clients; writing functions
+record no event.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BackchannelRequest:
     details: tuple[Mapping[str, object], ...] = field(default=())
 
     def arguments(self) -> dict[str, object]:
-        """As the person sees it, and as it is bound."""
+        """The purpose as JSON, as the person sees it and as it is bound."""
         found: dict[str, object] = {"scope": format_scope(self.scopes), "resource": self.resource}
         if self.message:
             found["binding_message"] = self.message
@@ -84,7 +84,7 @@ def request_of(approval: Approval) -> BackchannelRequest:
 
 
 def approval_id_of(auth_req_id: str) -> str:
-    """The id of the approval: no one who sees it can poll."""
+    """The ID of the approval: seeing it doesn't let anyone poll."""
     digest = hashlib.sha256(b"auth_req_id " + auth_req_id.encode("utf-8", "replace")).digest()
     return "r" + urlsafe_b64encode(digest[:24]).decode()
 
@@ -101,11 +101,11 @@ async def ask(
     is_pushed: bool = False,
     now: int,
 ) -> tuple[Approval, str]:
-    """Store a request for its person; with the `auth_req_id`, stored only for a client that gets notifications.
+    """Store a request for its person; the `auth_req_id` itself is stored only for a client that gets notifications.
 
-    `is_pushed`: the answer itself is sent, also that no one answered.
+    `is_pushed`: the client is sent the answer itself, even if no one answered.
 
-    Raises TemporarilyUnavailable when the client has `MOST_OPEN` open questions to this person, tools' calls included.
+    Raises TemporarilyUnavailable when the client has `MOST_OPEN` open questions to this person, including tool calls.
     """
     if await approvals.count_open(transaction, user_id=user_id, client_id=client_id, now=now) >= MOST_OPEN:
         raise TemporarilyUnavailable(
@@ -142,7 +142,7 @@ async def find(reader: Reader, ring: KeyRing, auth_req_id: str, *, client_id: st
 
 
 async def consume(transaction: Transaction, approval: Approval, *, now: int) -> bool:
-    """Spend the person's yes on one token: True for one of any number of contenders."""
+    """Use the person's approval for one token: True for only one of any number of contenders."""
     which = {"tenant": TENANT, "id": approval.id, "client_id": approval.client_id, "now": now}
     return await transaction.execute(_CONSUME, {**_STATES, **which}) == 1
 
@@ -150,7 +150,7 @@ async def consume(transaction: Transaction, approval: Approval, *, now: int) -> 
 async def close(transaction: Transaction, approval: Approval, *, now: int) -> bool:
     """End a question that no one answered in time, for good; False if it was answered first.
 
-    A yes is judged by the time at which the person gave it, and stored a moment later.
+    An approval counts from the time at which the person gave it, although it is stored a moment later.
     """
     return await transaction.execute(_CLOSE, {**_STATES, "tenant": TENANT, "id": approval.id, "now": now}) == 1
 
@@ -165,7 +165,7 @@ async def void(transaction: Transaction, *, user_id: str, client_id: str | None,
 
 
 async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: int) -> int:
-    """How many requests of this client the person denied lately."""
+    """How many requests of this client the person denied recently."""
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since}
     row = await reader.fetch_one(_REFUSED, {**_STATES, **which})
     return 0 if row is None else integer(row, "n")

@@ -1,7 +1,7 @@
 """Standing approvals: a person allows a tool, account, and target in advance, for some calls a day until an end.
 
 The target is what the tool binds of its arguments, such as the channel or the recipients' domains; everything else may
-differ from call to call. One conditional statement spends a use, so that calls at the same time never share one. A
+differ from call to call. One conditional statement takes a use, so that concurrent calls never share one. A
 standing approval lives only under a live delegation, and `vault.delegations` deletes it before a new one begins.
 `vault.exchange` decides whether a call may use one. Writing functions record no event: the caller appends it last.
 """
@@ -40,14 +40,14 @@ _SELECT: Final = """
         s.expires_at, s.revoked_at
     from standing_approvals s where s.tenant = :tenant and s.user_id = :user_id
 """
-# `+ 0`: by the person's index; by that of the ends SQLite would read what everyone gave.
+# `+ 0` makes SQLite use the index by person; the index by end time would read everyone's approvals.
 _LIST: Final = f"""
     {_SELECT} and s.revoked_at is null and s.expires_at + 0 > :now and {_LIVE_DELEGATION} order by s.created_at, s.id
 """
 _GET: Final = f"{_SELECT} and s.id = :id"
 _THIS: Final = """tenant = :tenant and user_id = :user_id and client_id = :client_id
         and connection_id = :connection_id and digest = :digest"""
-# A new yes to the same keeps the count of today: it must not give the day's calls a second time.
+# A new approval of the same target keeps today's count, so that it doesn't allow the day's calls a second time.
 _GIVE: Final = """
     insert into standing_approvals (tenant, user_id, client_id, connection_id, digest, id, tool, payload, per_day, day,
         used, created_at, expires_at)
@@ -95,7 +95,7 @@ _COUNT_YES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Whose calls, of which tool, with which account and target, a standing approval is about."""
+    """What a standing approval covers: the person, agent, tool, account, and target."""
 
     user_id: str
     client_id: str
@@ -126,7 +126,7 @@ def canonical_digest(bound: Mapping[str, object], refusal: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class StandingApproval:
-    """A yes to `per_day` calls on each day (UTC) until `expires_at`; `used` of them on the day number `day`."""
+    """Allows `per_day` calls on each day (UTC) until `expires_at`; `used` of them were used on the day number `day`."""
 
     id: str
     user_id: str
@@ -135,8 +135,8 @@ class StandingApproval:
     tool: str
     target: Mapping[str, object] = field(repr=False)
     provider: str
-    account: str  # the name people use for it
-    names: Mapping[str, str]  # of ids in the target, as they were known when the person chose
+    account: str  # the account's display name
+    names: Mapping[str, str]  # names for the IDs in the target, as known when the person chose
     per_day: int
     day: int
     used: int
@@ -145,7 +145,7 @@ class StandingApproval:
     revoked_at: int | None = None
 
     def used_today(self, now: int) -> int:
-        """Calls that it allowed on this day (UTC)."""
+        """Calls used on this day (UTC)."""
         return self.used if self.day == now // DAY else 0
 
 
@@ -170,7 +170,7 @@ async def give(
     expires_at: int,
     now: int,
 ) -> str:
-    """Store the person's yes, in place of an earlier one to the same; its id.
+    """Store the person's approval, replacing an earlier one for the same target; returns its ID.
 
     Raises TransitionRefused outside the limits. It allows nothing without a live delegation.
     """
@@ -207,7 +207,7 @@ async def spend(transaction: Transaction, binding: Binding, *, now: int) -> Stan
 
 
 async def is_live(reader: Reader, standing_id: str, *, now: int) -> bool:
-    """Whether it has not ended: for the second exchange of a call that it allowed."""
+    """Whether it is still active: for the second exchange of a call that it allowed."""
     return await reader.fetch_one(_IS_LIVE, {"tenant": TENANT, "id": standing_id, "now": now}) is not None
 
 
@@ -218,7 +218,7 @@ async def list_live(reader: Reader, ring: KeyRing, user_id: str, *, now: int) ->
 
 
 async def count_live(reader: Reader, *, now: int) -> int:
-    """How many of everyone have not been ended and go on, whether or not their permission still stands."""
+    """How many standing approvals of all people haven't ended or expired, even if their permission has ended."""
     row = await reader.fetch_one(_COUNT, {"tenant": TENANT, "now": now})
     return 0 if row is None else integer(row, "n")
 
@@ -230,24 +230,24 @@ async def get(reader: Reader, ring: KeyRing, standing_id: str, *, user_id: str) 
 
 
 async def revoke(transaction: Transaction, standing_id: str, *, user_id: str, now: int) -> bool:
-    """End it from this commit on; False when the person has none of that id that lives."""
+    """End it from this commit on; False when the person has no live one with that ID."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "id": standing_id, "now": now}
     return await transaction.execute(_REVOKE, which) == 1
 
 
 async def revoke_of_tool(transaction: Transaction, tool: str, *, now: int) -> int:
-    """End those of everyone for a tool that became another one; how many."""
+    """End everyone's standing approvals for a tool that was replaced; returns how many."""
     return await transaction.execute(_REVOKE_OF_TOOL, {"tenant": TENANT, "tool": tool, "now": now})
 
 
 async def give_back(transaction: Transaction, standing_id: str, *, user_id: str, revoked_at: int, now: int) -> bool:
-    """Take back the revocation of that instant; the count goes on. False when it ended in another way since."""
+    """Undo the revocation made at that instant; the count continues. False when it has since ended in another way."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "id": standing_id}
     return await transaction.execute(_GIVE_BACK, {**which, "revoked_at": revoked_at, "now": now}) == 1
 
 
 async def count_answer(transaction: Transaction, binding: Binding, *, is_approved: bool, now: int) -> None:
-    """Count an approval of a single call with this target; a no starts the count again."""
+    """Count an approval of a single call with this target; a refusal resets the count."""
     if is_approved:
         since = now - ANSWERS_KEPT
         await transaction.execute(_COUNT_YES, {**_which(binding), "now": now, "since": since})
@@ -256,7 +256,7 @@ async def count_answer(transaction: Transaction, binding: Binding, *, is_approve
 
 
 async def count_approved(reader: Reader, binding: Binding, *, now: int) -> int:
-    """How many single calls with this target the person approved lately, without a no in between."""
+    """How many single calls with this target the person approved recently, with no refusal in between."""
     row = await reader.fetch_one(
         f"select approved from approval_answers where {_THIS} and changed_at > :since",  # noqa: S608 -- ours
         {**_which(binding), "since": now - ANSWERS_KEPT},
@@ -265,7 +265,7 @@ async def count_approved(reader: Reader, binding: Binding, *, now: int) -> int:
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete what ended a day ago, and counts too old for a suggestion; the activity keeps both."""
+    """Delete approvals that ended a day ago, and counts too old for a suggestion; the activity keeps both."""
     which: Mapping[str, Value] = {"tenant": TENANT, "batch": SWEEP_BATCH}
     ended = await transaction.execute(
         "delete from standing_approvals where tenant = :tenant and id in"

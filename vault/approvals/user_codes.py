@@ -25,7 +25,7 @@ async def save(transaction: Transaction, user_id: str, *, code_hash: str, now: i
 
 
 async def remove(transaction: Transaction, user_id: str) -> bool:
-    """Forget the code; whether there was one."""
+    """Delete the code; returns whether there was one."""
     which = {"tenant": TENANT, "user_id": user_id}
     return await transaction.execute("delete from user_codes where tenant = :tenant and user_id = :user_id", which) > 0
 
@@ -36,7 +36,7 @@ async def has_code(reader: Reader, user_id: str) -> bool:
 
 
 async def is_right(reader: Reader, user_id: str, code: str) -> bool:
-    """Whether this is the person's code; a person without one costs the same work."""
+    """Whether this is the person's code. Takes as long for a person without one."""
     return await passwords.verify_password(await _hash_of(reader, user_id), code)
 
 

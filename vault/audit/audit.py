@@ -44,11 +44,11 @@ __all__ = [
 LOG = logging.getLogger("token_vault.activity")
 
 BATCH_LIMIT = 500  # events per commit
-COMPANY_WAIT = 0.01  # seconds from a commit's start that an event waits for as many others as the last commit had
+COMPANY_WAIT = 0.01  # seconds from the start of a commit that an event waits for as many others as the last commit had
 NOTE_DELAY = 0.05  # seconds that an event without a waiting caller may be pending
-TEXT_LIMIT = 500  # characters per text: details name things, they do not carry content
-LIST_LIMIT = 3000  # characters of JSON left of a list when the details are too long
-LOOK_BACK = 2000  # events in which to look for last uses
+TEXT_LIMIT = 500  # characters per text: details name things and don't carry content
+LIST_LIMIT = 3000  # characters of JSON to keep of a list when the details are too long
+LOOK_BACK = 2000  # events to search for last uses
 DETAILS_LIMIT = 8192  # characters of all details as JSON
 
 
@@ -76,8 +76,8 @@ def _entry(event: Event, details: str) -> ChainEntry:
 async def begin_keyed_head(database: Database, key: bytes) -> None:
     """Use the vault's key for the activity from now on; the key store records the starting point once.
 
-    If the chain already has events, an event records it too. If the record is gone although the key was in use, the key
-    does not start again: that would vouch for whatever is there now. `prove` reports it.
+    If the chain already has events, an event records it too. If the record is missing although the key was in use, the
+    key isn't started again, because that would vouch for whatever is there now; `prove` reports it.
     """
     database.event_key = key
     if await load_start(database) is None:
@@ -89,7 +89,7 @@ async def begin_keyed_head(database: Database, key: bytes) -> None:
 
 
 async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) -> None:
-    """Key the head as it is, and record that; for the first use, and after restoring a head without a key."""
+    """Key the current head and record that: on first use, and after restoring a head without a key."""
     await transaction.execute(
         "insert into event_heads (tenant, height, sequence, hash) values (:tenant, 0, 0, :start) "
         "on conflict (tenant) do nothing",
@@ -132,14 +132,14 @@ def format_details(details: Mapping[str, object]) -> str:
         formatted = to_json(plain).decode()
     except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 cannot encode
         formatted = json.dumps(plain, separators=(",", ":"))
-    if len(formatted) > DETAILS_LIMIT:  # because requests may list many: recording less beats refusing them
+    if len(formatted) > DETAILS_LIMIT:  # requests may list many items: record fewer rather than refuse them
         formatted = json.dumps({name: _shorten(value) for name, value in plain.items()}, separators=(",", ":"))
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
 
 
-_UNBOUNDED = frozenset({bool, int, type(None)})  # types of details that need no further look
+_UNBOUNDED = frozenset({bool, int, type(None)})  # types of details that need no further check
 
 
 def _shorten(value: object) -> object:
@@ -191,9 +191,9 @@ _Pending = tuple[Event, str, asyncio.Future[None] | None]
 class Activity:
     """Records standalone events; all pending events share one commit.
 
-    A single event is committed at once. When several callers wait at a time, a commit starts when as many wait as did
-    at the end of the last one, or `COMPANY_WAIT` after it started: one commit for all costs little more than one for
-    each.
+    A single event is committed at once. When several callers wait, the next commit starts when as many are waiting as
+    at the end of the last one, or `COMPANY_WAIT` after that one started: one commit for all of them costs little more
+    than a commit for one.
     """
 
     def __init__(self, database: Database) -> None:
@@ -252,7 +252,7 @@ class Activity:
     def _await_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
         when = self._repeats.next_due()
         if when is not None and self._repeats_alarm is None:
-            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop, context=Context())  # of no one request
+            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop, context=Context())  # of no request
 
     def _note_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
         self._repeats_alarm = None
@@ -274,7 +274,7 @@ class Activity:
         self._alarm, self._alarm_at = loop.call_at(when, self._wake.set), when
 
     async def settle(self) -> None:
-        """Return when everything recorded so far is durable or was given up."""
+        """Return when everything recorded so far is durable or has been given up."""
         while self._pending or not self._idle.is_set():
             self._wake.set()
             await self._idle.wait()
@@ -323,7 +323,7 @@ class Activity:
                 if not self._pending:
                     self._idle.set()
         finally:
-            for _, _, done in self._pending:  # only when this task was stopped from outside
+            for _, _, done in self._pending:  # only when this task was cancelled from outside
                 if done is not None and not done.done():
                     done.set_exception(StorageUnavailable("the activity couldn't be written"))
             self._pending = []
@@ -382,7 +382,8 @@ async def list_events(
 
 @dataclass(frozen=True, slots=True)
 class LastUse:
-    """When an agent last used an account, and how often lately; `connection_id` None: the vault without an account."""
+    """When an agent last used an account, and how often recently; `connection_id` None: the vault without an
+    account."""
 
     client_id: str
     connection_id: str | None
@@ -426,7 +427,7 @@ _LIST = {
     "and sequence > :after and sequence < :before order by sequence limit :limit",
     (True, True): "select * from events where tenant = :tenant and user_id = :user_id "
     "and sequence > :after and sequence < :before order by sequence desc limit :limit",
-}  # by (of one user, newest first)
+}  # keyed by (of one user, newest first)
 
 
 def event_of(row: Row) -> Event:

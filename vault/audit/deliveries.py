@@ -1,4 +1,4 @@
-"""How far each destination has the signed checkpoints, and which process sends them now."""
+"""Which signed checkpoints each destination has, and which process is sending them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TURN = "turn"  # the row that a process holds while it sends
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The newest checkpoint that a destination was to get; `failure` says why it hasn't."""
+    """The newest checkpoint for a destination; `failure` is the reason if it wasn't delivered."""
 
     destination: str
     origin: str
@@ -47,7 +47,7 @@ async def list_deliveries(reader: Reader) -> dict[str, Delivery]:
 
 
 async def note_delivery(database: Database, destination: str, head: TreeHead, *, now: int, failure: str | None) -> None:
-    """Record that a destination has a checkpoint; or why not, and keep its previous one."""
+    """Record that a destination has a checkpoint, or why it doesn't, and then keep its previous one."""
     names: dict[str, Value] = {
         "tenant": TENANT,
         "destination": destination,
@@ -74,7 +74,8 @@ _FAILED = (
 
 
 async def take_turn(database: Database, *, now: int, seconds: int) -> str | None:
-    """Be the process that sends, for at most so long: the name of the turn. None while another process is."""
+    """Claim the turn to send, for at most this long; returns the name of the turn, None while another process has
+    it."""
     turn = secrets.token_hex(8)
     async with database.transaction() as transaction:
         row = await transaction.fetch_one(
@@ -88,7 +89,7 @@ async def take_turn(database: Database, *, now: int, seconds: int) -> str | None
 
 
 async def end_turn(database: Database, turn: str) -> None:
-    """Let another process send, unless one took over since."""
+    """Release the turn, unless another process has since taken it over."""
     async with database.transaction() as transaction:
         await transaction.execute(
             "update event_deliveries set held_until = null "

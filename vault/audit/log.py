@@ -1,8 +1,8 @@
 """The activity as a transparency log: its keys, its growth by verified events, and its signed checkpoints.
 
-A log has a name (`origin`), which no other has, and Ed25519 keys, sealed under the vault's key. It is append-only, so a
-vault that was restored or went back in time begins another log, and the checkpoints of the former one stay verifiable
-up to there. Formats: `vault.audit.notes`; hashes: `vault.audit.tree`.
+A log has a unique name (`origin`) and Ed25519 keys, sealed under the vault's key. It is append-only, so a vault that
+was restored or went back in time begins another log, and the checkpoints of the former log stay verifiable up to that
+point. Formats: `vault.audit.notes`; hashes: `vault.audit.tree`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vault.refusals import CiphertextRejected
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 from vault.storage.event_chain import START, Link
 
-OVERLAP: Final = 30 * 86400  # seconds in which a key that was replaced signs too
+OVERLAP: Final = 30 * 86400  # seconds for which a replaced key also signs
 EXTEND_LIMIT: Final = 50_000  # events in one transaction
 NOTES_KEPT: Final = 1000  # checkpoints of a log: each vouches for all before it
 PURPOSE: Final = "activity-log"
@@ -61,8 +61,8 @@ class LogKey:
 class Log:
     """One log of this vault. Its leaf 0 is event `base + 1`; it began when the activity had `after` events.
 
-    `restarts` are the restores before it, by name, each with the last event that was there before; None where it was
-    made by a release that didn't store them. `ordinal` is its place among the logs.
+    `restarts` are the restores before it, by name, each with the last event before that restore; None where a release
+    that didn't store them created the log. `ordinal` is its place among the logs.
     """
 
     origin: str
@@ -74,7 +74,7 @@ class Log:
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:
-        """All keys that it ever signed with."""
+        """All keys that it has ever signed with."""
         return tuple(key.verifier for key in self.keys)
 
 
@@ -99,7 +99,7 @@ async def load_logs(reader: Reader, key: bytes) -> tuple[Log, ...]:
 
 
 async def begin_log(database: Database, *, place: str, now: int) -> Log:
-    """The current log; the first, or another one after a restore, is made. `place` begins its name."""
+    """The current log; creates the first one, and another one after a restore. Its name begins with `place`."""
     key = _event_key(database)
     logs = await load_logs(database, key)
     if logs and await restarted_after(database, logs[-1]) is None:
@@ -124,7 +124,8 @@ async def begin_log(database: Database, *, place: str, now: int) -> Log:
 
 
 async def _begin_after_pruned(database: Database, key: bytes, log: Log) -> Log:
-    """An earlier release, which knows no tree, may prune events before the tree has them: it begins after them then."""
+    """An earlier release, which doesn't know the tree, may prune events before the tree has them: the log then begins
+    after them."""
     if await count_leaves(database) or await _last_pruned(database) <= log.base:
         return log
     async with database.transaction() as transaction:
@@ -159,7 +160,7 @@ async def rotate_log_key(database: Database, log: Log, *, now: int) -> Verifier:
 
 
 async def extend(database: Database, log: Log, *, limit: int = EXTEND_LIMIT) -> Tree:
-    """Verify what was appended since the tree last grew, and add it. Raises ChainBroken, and then adds nothing."""
+    """Verify the events appended since the tree last grew, and add them. Raises ChainBroken, and then adds nothing."""
     while True:
         before = await pruned_to(database)
         try:
@@ -173,7 +174,7 @@ async def extend(database: Database, log: Log, *, limit: int = EXTEND_LIMIT) -> 
 
 
 async def _extend_once(database: Database, log: Log, *, limit: int) -> tuple[Tree, bool]:
-    """Up to the head, or where that is far away, up to a sealed checkpoint on the way."""
+    """Up to the head or, if that is far away, up to a sealed checkpoint on the way."""
     key, stored = _event_key(database), await count_leaves(database)
     reached = log.base + stored
     end, start = await load_end(database), await load_start(database)
@@ -251,7 +252,7 @@ async def _forget_old_notes(transaction: Transaction, log: Log) -> None:
 
 
 async def check_consistent(tree: Tree, signed: TreeHead) -> None:
-    """Whether the tree begins as this checkpoint says. Raises ChainBroken."""
+    """Check that the tree begins with this checkpoint's. Raises ChainBroken."""
     if signed.size > tree.size:
         first = tree.base + tree.size + 1
         raise ChainBroken(first, f"a signed checkpoint vouches for events up to {tree.base + signed.size}")
@@ -301,7 +302,7 @@ async def keep_note(database: Database, issued: SignedCheckpoint) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A restore, or a return in time that was accepted: its event, its name, and the last event before it.
+    """A restore, or an accepted return in time: its event, its name, and the last event before it.
 
     `sequence` and `at` are 0 where the event was pruned.
     """
@@ -321,7 +322,7 @@ def _restart_of(row: Row) -> Restart:
     sequence, at, details = integer(row, "sequence"), integer(row, "at"), text(row, "details")
     line = f"{sequence},{at},{text(row, 'kind')},{details}"
     facts = json.loads(details)
-    known = facts.get("known", sequence - 1 - int(facts.get("quarantined", 0)))  # earlier releases didn't say it
+    known = facts.get("known", sequence - 1 - int(facts.get("quarantined", 0)))  # earlier releases didn't record it
     return Restart(sequence, at, hashlib.sha256(line.encode()).hexdigest()[:32], min(int(known), sequence - 1))
 
 
@@ -334,7 +335,7 @@ async def restarted_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()
 async def restart_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> Restart | None:
     """The restore that ended a log: of several, the one that went back furthest. None while the log continues.
 
-    Logs that came `later` remember restores whose events were pruned.
+    Logs in `later` remember restores whose events were pruned.
     """
     found = await _list_restarts(reader)
     if log.restarts is None:
@@ -348,7 +349,7 @@ async def restart_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) 
 
 
 async def _last_pruned(reader: Reader) -> int:
-    """The last event that is gone: a log that begins later has no hash of it."""
+    """The last deleted event: a log that begins later has no hash of it."""
     height = await pruned_to(reader)
     if not height:
         return 0
@@ -360,7 +361,7 @@ async def _last_pruned(reader: Reader) -> int:
 
 
 def _open_key(row: Row, key: bytes) -> tuple[tuple[int, int, int], Log]:
-    """Where a key comes in the order of all, and its log with this key alone."""
+    """A key's place in the order of all keys, and its log with only this key."""
     identity = text(row, "id")
     try:
         facts = json.loads(open_sealed(binary(row, "sealed"), key=key, context=_context(identity)))

@@ -1,7 +1,8 @@
-"""The Merkle tree over the activity: roots, inclusion and consistency proofs (RFC 6962 §2.1). Pure, but for the lookup.
+"""The Merkle tree over the activity: roots, inclusion and consistency proofs (RFC 6962 §2.1). Pure, except for the
+lookup.
 
-Hashes are 32 bytes (SHA-256). `Lookup` returns the hash of a complete subtree: of `2 ** level` leaves, the `number`-th
-of its kind. `vault.audit.tree` stores what it reads.
+Hashes are 32 bytes (SHA-256). `Lookup` returns the hash of a complete subtree: the `number`-th one that has `2 **
+level` leaves. `vault.audit.tree` stores what it reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signed notes, checkpoints, cosignatures and proofs as text: the C2SP formats signed-note, tlog-checkpoint,
 tlog-cosignature and tlog-proof. Pure functions only.
 
-https://c2sp.org/signed-note says what a line of a signature is. Ed25519 (RFC 8032) signs; a verifier key is
+https://c2sp.org/signed-note defines a signature line. Signatures are Ed25519 (RFC 8032); a verifier key is
 `NAME+ID+KEY`, with the ID in 8 hex digits and the type and the 32 bytes of the key in base64.
 """
 
@@ -24,7 +24,7 @@ _PROOF = "c2sp.org/tlog-proof@v1"
 
 
 class NoteRefused(Exception):
-    """A note that doesn't have the format, or whose signature doesn't hold; `description` says which."""
+    """A note with the wrong format or an invalid signature; `description` says which."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description)
@@ -63,7 +63,7 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A line of a signature: `key_id` 4 bytes, then what the key made."""
+    """A signature line: `key_id` of 4 bytes, then the signature."""
 
     name: str
     key_id: bytes
@@ -78,7 +78,7 @@ class Signature:
         name, _, encoded = line.removeprefix(_DASH).partition(" ")
         value = _decode(encoded)
         if not line.startswith(_DASH) or not _is_name(name) or len(value) < 5:
-            raise NoteRefused("a signature's line doesn't have the format of a signed note")
+            raise NoteRefused("a signature line doesn't have the format of a signed note")
         return cls(name, value[:4], value[4:])
 
 
@@ -102,7 +102,8 @@ class Note:
         return cls(f"{text}\n", tuple(Signature.parse(line) for line in lines.split("\n")[:-1]))
 
     def signed_by(self, verifiers: Iterable[Verifier]) -> tuple[Verifier, ...]:
-        """Whose signatures it has; those of unknown keys are ignored. Raises NoteRefused at one that doesn't hold."""
+        """The keys that signed it; signatures of unknown keys are ignored. Raises NoteRefused at an invalid
+        signature."""
         known = {(one.name, one.id): one for one in verifiers}
         found: list[Verifier] = []
         for signature in self.signatures:

@@ -1,4 +1,5 @@
-"""Verify the activity: recompute both chains from the events and compare them with what the vault's key sealed.
+"""Verify the activity: recompute both chains from the events and compare them with the values that the vault's key
+sealed.
 
 Without the key (`Database.event_key`) only the hash chain is checked. `vault.audit.segments` makes checkpoints and
 prunes; `vault.storage.event_chain` defines the bytes.
@@ -23,7 +24,7 @@ CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
 _KEY_ID = "events"
 _ANY = 2**62
-_NEWEST = 1000  # batches to look at: release 0.1.0 had no key, so there can be millions of unkeyed ones
+_NEWEST = 1000  # batches to examine: release 0.1.0 had no key, so there can be millions of unkeyed ones
 
 
 class ChainBroken(VaultError):
@@ -75,7 +76,8 @@ class Checkpoint:
     retention_days: int | None = None
 
     def seal(self, key: bytes) -> bytes:
-        """Seal every fact, so that none can be changed, and hide the keyed head, so that no head can be reset to it."""
+        """Seal every field, so that none can be changed, and hide the keyed head, so that no head can be reset to
+        it."""
         facts = {
             "first_height": self.first_height,
             "height": self.link.height,
@@ -179,7 +181,7 @@ async def head(reader: Reader) -> Head:
 
 
 async def load_start(reader: Reader) -> ChainStart | None:
-    """Where the key was first used; from the key store."""
+    """Where the key was first used, from the key store."""
     row = await reader.fetch_one(
         "select height, sequence from keys.event_starts where tenant = :tenant", {"tenant": TENANT}
     )
@@ -211,7 +213,8 @@ async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Seq
 async def last_checkpoint(
     reader: Reader, key: bytes, *, before: int | None = None, up_to: int | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint, if wanted of events that are all older than a time, or end at `up_to` the latest.
+    """The newest checkpoint; optionally only of events that are all older than a time, or that end at `up_to` at the
+    latest.
 
     Raises ChainBroken.
     """
@@ -224,14 +227,14 @@ async def last_checkpoint(
 
 
 class Follower(Protocol):
-    """What goes along with a walk: it gets each batch that fits the chain, and a pause after each page."""
+    """Follows a walk: it gets each batch that fits the chain, and a pause after each page."""
 
     def take(self, sequence: int, tails: Sequence[str]) -> None:
         """A batch whose events come after `sequence`."""
         ...
 
     async def settle(self) -> None:
-        """Do what needs the database. Raises ChainBroken."""
+        """Do the work that needs the database. Raises ChainBroken."""
         ...
 
 
@@ -328,7 +331,7 @@ class Walk:
             self.unkeyed.append((first, last))
 
     def confirm(self, checkpoint: Checkpoint) -> None:
-        """Compare with what was sealed when this batch ended a segment. Raises ChainBroken."""
+        """Compare with the values sealed when this batch ended a segment. Raises ChainBroken."""
         sealed = checkpoint.link
         same = (sealed.sequence, sealed.hash) == (self.link.sequence, self.link.hash)
         if not same or (sealed.keyed is not None and sealed.keyed != self.link.keyed):
@@ -352,7 +355,7 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The head and the rows beyond it, as one statement sees them."""
+    """The head and the rows after it, as one statement sees them."""
 
     link: Link
     last_event: int
@@ -360,7 +363,7 @@ class End:
 
 
 async def load_end(reader: Reader) -> End:
-    """The committed head and the rows beyond it."""
+    """The committed head and the rows after it."""
     rows = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
         "(select max(sequence) from events where tenant = :tenant) as last_event, "
@@ -386,9 +389,9 @@ async def prove(
 ) -> Report:
     """Recompute the chain up to the current head. Raises ChainBroken.
 
-    `since`: trust what this checkpoint seals, because it is pruned or was verified before. `limit`: stop after this
-    many events; the report is then incomplete and does not cover the head. `follow` makes what goes along. Events
-    pruned in the meantime are not an error.
+    `since`: trust what this checkpoint seals, because it is pruned or was already verified. `limit`: stop after this
+    many events; the report is then incomplete and doesn't cover the head. `follow` makes the follower of the walk.
+    Events pruned in the meantime aren't an error.
     """
     while True:
         pruned = await pruned_to(database)
@@ -448,9 +451,9 @@ async def _prove(
 async def _along_checkpoints(
     database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[PrunedEvents], limit: int | None
 ) -> int | None:
-    """Walk the checkpoints up to the last one before the head, or to the limit; returns the rest of the limit.
+    """Walk the checkpoints up to the last one before the head, or up to the limit; returns what is left of the limit.
 
-    A segment that is cut off by the limit is not compared with its checkpoint, which describes its end.
+    A segment that the limit cuts off isn't compared with its checkpoint, which describes its end.
     """
     while page := await load_checkpoints(database, key, after=walk.link.height):
         for checkpoint in page:
@@ -490,7 +493,7 @@ def _join(pruned: list[PrunedEvents], checkpoint: Checkpoint, *, at: int) -> Non
 
 
 async def _after_pruned(reader: Reader) -> Link:
-    """Where the kept events begin according to the tables, for callers without the key to read a checkpoint."""
+    """Where the kept events begin according to the tables, for callers that lack the key to read a checkpoint."""
     row = await reader.fetch_one(
         "select c.height, c.sequence, b.previous_hash from event_checkpoints c "
         "join event_batches b on b.tenant = c.tenant and b.height = c.height + 1 "

@@ -1,8 +1,7 @@
-"""Provider tokens that left the vault: for each agent and account, when the last one expires.
-
-Ending an agent takes effect at once here, but not on a provider's token that it already holds. So the code that ends an
-agent stores what a signed receipt must say about each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
-Both hold the client's row: either the receipt names the token, or the token stays here.
+"""Provider tokens that left the vault: for each agent and account, when the last one expires. Ending an agent takes
+effect at once here, but not on a provider token that it already holds. So the code that ends an agent stores what a
+signed receipt must say about each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it. Releasing a token
+and ending an agent both lock the client's row: either the receipt names the token, or the token isn't released.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from vault.records import TENANT
 from vault.refusals import GrantEnded
 from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
 
-KNOWN: Final = 10_000  # agents' accounts that one process remembers
+KNOWN: Final = 10_000  # pairs of agent and account that one process remembers
 
-# Held until the commit, before anything else that an end of the agent changes.
+# Locked until the commit, before anything else that ending the agent changes.
 _HOLD: Final = "update clients set last_used_at = last_used_at where tenant = :tenant and id = :client_id"
 _IS_LIVE: Final = """
     select 1 from grants g
@@ -35,7 +34,7 @@ _NOTE: Final = """
     where released_tokens.expires_at is not null
         and (excluded.expires_at is null or excluded.expires_at > released_tokens.expires_at)
 """
-# Of accounts that stay connected: those that the agent could use, and those of which it holds a token that still works.
+# Accounts that stay connected: those that the agent could use, and those for which it holds a token that still works.
 _OWE: Final = """
     insert into agent_receipts
         (tenant, client_id, user_id, connection_id, ended_at, provider, token_hash, released_at, expires_at)
@@ -76,15 +75,15 @@ class TokenRelease:
 
 
 class ReleasedTokens:
-    """Stores the longest-lived token of each agent and account before it leaves, and remembers what is stored."""
+    """Stores the longest-lived token of each agent and account before its release, and remembers what is stored."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str, str], int | None] = OrderedDict()
 
     async def note(self, database: Database, released: TokenRelease, *, now: int) -> None:
-        """Store it, unless one that lives as long is. Before the token is released.
+        """Store the token before its release, unless one that lives at least as long is stored.
 
-        Raises GrantEnded where the agent, or its use of the account, has ended since the token was asked for.
+        Raises GrantEnded if the agent, or its use of the account, has ended since the token was requested.
         """
         whose, end = (released.client_id, released.user_id, released.connection_id), released.expires_at
         if whose in self._known and _lives_as_long(self._known[whose], end):
@@ -115,9 +114,9 @@ def _lives_as_long(known: int | None, end: int | None) -> bool:
 
 
 async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int) -> int:
-    """Note what becomes of each account when an agent ends, for everyone or for one person; how many.
+    """Store what happens to each account when an agent ends, for everyone or for one person; returns how many.
 
-    Before its grants and permissions end.
+    Call it before the agent's grants and permissions end.
     """
     await transaction.execute(_HOLD, {"tenant": TENANT, "client_id": client_id})
     whose: dict[str, Value] = {"is_all": int(user_id is None), "of": user_id or ""}
@@ -125,5 +124,5 @@ async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Forget tokens that no longer work; how many."""
+    """Delete the records of tokens that no longer work; returns how many."""
     return await transaction.execute(_SWEEP, {"tenant": TENANT, "now": now, "batch": SWEEP_BATCH})

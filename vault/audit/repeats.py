@@ -1,7 +1,7 @@
-"""Repeated refusals: the first is an event at once, those of the next minute are counted into one event.
+"""Repeated refusals: the first becomes an event at once; those of the next minute are counted in one event.
 
 A stranger who guesses, or an agent in a loop, leaves two rows a minute instead of one per request. This module does no
-I/O; `vault.audit.audit.Activity` does it.
+I/O; `vault.audit.audit.Activity` writes the events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vault.records import Event
 
 WINDOW: Final = 60  # seconds that repeats are counted before they are written
 KEPT: Final = 1000  # refusals tracked separately at a time; beyond that only their kind is counted
-_VARIES: Final = frozenset({"address", "milliseconds"})  # what may differ between repeats
+_VARIES: Final = frozenset({"address", "milliseconds"})  # details that may differ between repeats
 
 
 @dataclass(slots=True)
@@ -33,7 +33,8 @@ class RepeatedRefusals:
         self._runs: dict[Hashable, _Run] = {}
 
     def is_repeat(self, event: Event, *, at: int, now: float) -> bool:
-        """Whether the same refusal occurred within the minute; if so, count it. `at` is a time, `now` monotonic."""
+        """Whether the same refusal occurred within the minute; if so, count it. `at` is wall-clock time, `now` is
+        monotonic."""
         key = _key(event)
         if key not in self._runs and len(self._runs) >= KEPT:
             event = Event(event.kind, outcome=event.outcome, details={"of": "many"})
@@ -47,14 +48,14 @@ class RepeatedRefusals:
         return True
 
     def forget(self, event: Event) -> None:
-        """The first event could not be written: treat the next one as the first."""
+        """Treat the next refusal as the first, because the first event couldn't be written."""
         self._runs.pop(_key(event), None)
 
     def due(self, now: float | None) -> Sequence[Event]:
         """The events of finished runs (None: of all), each with its `repeats` and the first and last time."""
         over = {key: run for key, run in self._runs.items() if now is None or run.until <= now}
         for key, run in over.items():
-            if run.count and now is not None:  # the run goes on: this event stands for its first one
+            if run.count and now is not None:  # the run continues: this event counts as its first one
                 self._runs[key] = _Run(run.event, now + WINDOW)
             else:
                 del self._runs[key]
@@ -73,7 +74,7 @@ class RepeatedRefusals:
         ]
 
     def next_due(self) -> float | None:
-        """When the next run is over, in monotonic seconds."""
+        """When the next run ends, in monotonic seconds."""
         return min((run.until for run in self._runs.values()), default=None)
 
 

@@ -1,9 +1,9 @@
 """Events by agent, account, tool, outcome and time, newest first, at a bounded cost for any search.
 
-The index of a person's events has their agents and accounts: these are searched among `ENTRIES` of its entries at a
-time. Anything else, and everything among the events of everyone, is searched for among `EXAMINED` events. Both are read
-in slices, and none after `PATIENCE`: from a disk, each entry may cost a read of its own. `FoundEvents.before` says
-where to go on. A time is first turned into a place in the activity, which is in its order.
+The index of a person's events includes agents and accounts: one search for these reads up to `ENTRIES` of its entries.
+Any other condition, and any search among everyone's events, reads up to `EXAMINED` events. Both are read in slices, and
+no slice starts after `PATIENCE`, because each entry may need its own disk read. `FoundEvents.before` is where the next
+search continues. A time is first turned into a position in the activity, which is in chronological order.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vault.audit.audit import event_of
 from vault.records import TENANT, Event
 from vault.storage.database import Reader, Value, integer, integer_or_none
 
-EXAMINED: Final = 10_000  # events that one search reads at most: of the person, or of everyone
-ENTRIES: Final = 100_000  # entries of a person's index that it reads at most, in some 20 ms
-SLICE: Final = 5_000  # of either, read at once
-PATIENCE: Final = 0.25  # seconds of one search after which it reads no further slice
+EXAMINED: Final = 10_000  # maximum number of events that one search reads: the person's, or everyone's
+ENTRIES: Final = 100_000  # maximum number of entries of a person's index that it reads, in about 20 ms
+SLICE: Final = 5_000  # events or entries per read
+PATIENCE: Final = 0.25  # seconds after which one search reads no further slice
 OUTCOMES: Final = ("ok", "refused", "failed")
 _LAST: Final = 2**62
 
@@ -45,7 +45,7 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class _Conditions:
-    """Which conditions a statement has."""
+    """The conditions of a statement."""
 
     person: bool
     agent: bool
@@ -56,19 +56,19 @@ class _Conditions:
 
     @property
     def reads_rows(self) -> bool:
-        """Whether only the events have it, and not the index."""
+        """Whether the condition needs the events, because the index doesn't have it."""
         return self.tool or self.outcome or self.account or (not self.person and (self.agent or self.connection))
 
     @property
     def limit(self) -> int | None:
-        """How much is read at most; None where the index leads to each event that is found."""
+        """The most that is read; None where the index leads directly to each matching event."""
         if self.reads_rows:
             return EXAMINED
         return ENTRIES if self.agent or self.connection else None
 
     @property
     def examined_rows(self) -> str:
-        """What is read."""
+        """The rows that are read."""
         of_person = " and user_id = :user_id" if self.person else ""
         return f"from events where tenant = :tenant{of_person} and sequence > :after and sequence < :before"
 
@@ -91,7 +91,7 @@ class _Conditions:
 
 @dataclass(frozen=True, slots=True)
 class FoundEvents:
-    """Events, newest first; `before`: look for older ones from here on, None where there are none."""
+    """Events, newest first; `before`: where to continue with older ones, None when there are none."""
 
     events: tuple[Event, ...]
     before: int | None
@@ -139,7 +139,7 @@ async def search(
 
 
 async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], examined: int) -> int | None:
-    """The number below which this search reads nothing; None if everything is within reach."""
+    """The number below which this search reads nothing; None if it can reach everything."""
     row = await reader.fetch_one(_REACH[kind], {**which, "skipped": examined - 1})
     return None if row is None else integer(row, "sequence")
 

@@ -17,7 +17,7 @@ from vault.records import TENANT, Event
 from vault.storage.database import Database, Reader, Value
 from vault.storage.event_chain import START, Link
 
-SEGMENT: Final = 500  # events; limits what one transaction deletes, also from a cold disk
+SEGMENT: Final = 500  # events; limits what one transaction deletes, even from a cold disk
 SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first event reaches this age
 SEAL_LIMIT: Final = 50_000  # events per run
 PRUNE_LIMIT: Final = 200  # segments per run
@@ -88,8 +88,8 @@ def _columns(checkpoint: Checkpoint, *, key: bytes) -> dict[str, Value]:
 async def prune(database: Database, *, retention_days: int, now: int, limit: int = PRUNE_LIMIT) -> int:
     """Delete sealed segments whose events are all older than the retention; the number of events. 0 days: keep all.
 
-    Verifies each segment again first, so that pruning hides no tampering. Keeps what the tree has no hash of yet.
-    Raises ChainBroken.
+    Verifies each segment again first, so that pruning hides no tampering. Keeps events whose hash the tree doesn't have
+    yet. Raises ChainBroken.
     """
     key, deleted = database.event_key, 0
     if key is None or retention_days == 0:
@@ -114,7 +114,7 @@ async def prune(database: Database, *, retention_days: int, now: int, limit: int
 
 
 async def _last_hashed(reader: Reader, key: bytes) -> int:
-    """The last event whose hash the tree has; any, where there is no tree."""
+    """The last event whose hash the tree has; without a tree, every event counts."""
     logs = await load_logs(reader, key)
     return logs[-1].base + await count_leaves(reader) if logs else _ANY
 

@@ -2,7 +2,7 @@
 
 Leaf `index` is event `base + index + 1`. Its data is a salt of 16 bytes that only the vault's key gives, then the
 event's line as the chain has it; so the hashes that stay when events are pruned, and those in a proof of another event,
-tell nothing. Hashes are stored in tiles of 256 (https://c2sp.org/tlog-tiles), and grow by events that were verified
+reveal nothing. Hashes are stored in tiles of 256 (https://c2sp.org/tlog-tiles), and grow by events that were verified
 along their chain. `vault.audit.log` signs the roots.
 """
 
@@ -56,7 +56,7 @@ def leaf_data(key: bytes, *, sequence: int, tail: str) -> bytes:
 
 
 async def count_leaves(reader: Reader) -> int:
-    """How many leaves the stored tree has."""
+    """The number of leaves in the stored tree."""
     row = await reader.fetch_one(_LAST, {"tenant": TENANT})
     return 0 if row is None else integer(row, "number") * TILE + len(binary(row, "hashes")) // HASH_LENGTH
 
@@ -64,15 +64,15 @@ async def count_leaves(reader: Reader) -> int:
 class LeafRun:
     """Follows a walk along the chain: hashes each event's leaf and compares it with the stored one, if there is one.
 
-    After the walk, `fresh` has the hashes that aren't stored yet: those of the events from `stored` on. If the walk
-    starts later than that, it has none.
+    After the walk, `fresh` has the hashes that aren't stored yet: those of the events from `stored` on. It is empty if
+    the walk starts later than that.
     """
 
     def __init__(self, reader: Reader, key: bytes, *, base: int, stored: int) -> None:
         self._reader = reader
         self._key = key
         self._base = base
-        self._first = 0  # index of the first leaf that waits for its comparison
+        self._first = 0  # index of the first leaf that is still to be compared
         self._waiting = bytearray()
         self.stored = stored
         self.fresh = bytearray()
@@ -92,7 +92,7 @@ class LeafRun:
                 self.fresh += hashed
 
     async def settle(self) -> None:
-        """Compare what was taken with the stored tiles. Raises ChainBroken."""
+        """Compare the collected hashes with the stored tiles. Raises ChainBroken."""
         if not self._waiting:
             return
         known = await load_leaves(self._reader, self._first, self._first + len(self._waiting) // HASH_LENGTH)
@@ -155,7 +155,7 @@ class Tree:
         return fold_complete(_split(hashes))
 
     async def root_at(self, size: int) -> bytes:
-        """The root when it had `size` leaves. Raises ChainBroken where hashes are missing."""
+        """The root of the tree when it had `size` leaves. Raises ChainBroken where hashes are missing."""
         return await root(self.lookup, size)
 
     async def prove(self, index: int, size: int) -> list[bytes]:
@@ -187,7 +187,7 @@ async def store_leaves(transaction: Transaction, *, base: int, stored: int, fres
 
 
 async def narrow(reader: Reader, key: bytes, broken: ChainBroken, *, base: int) -> ChainBroken:
-    """Name the changed event itself, by its stored hash, where the chain can only name the batch that it is in."""
+    """Identify the changed event by its stored hash, where the chain can only identify its batch."""
     begin = broken.sequence - base - 1
     if begin < 0:
         return broken

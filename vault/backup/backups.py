@@ -2,7 +2,7 @@
 
 A backup holds the main store: rows as they were at one instant (`vault.storage.snapshots`), sealed
 (`vault.keys.sealed_file`) under a key of its own that the KEK or a passphrase wraps. The key store is left out unless
-requested: destroying a key there is the deletion, for old backups too. A restore verifies the whole file first,
+requested: destroying a key there deletes the data, in old backups too. A restore verifies the whole file first,
 replaces everything in one transaction, and ends with `vault.backup.quarantine`. It also moves a vault from one database
 to the other.
 """
@@ -54,7 +54,7 @@ _USED = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a backup says about itself; readable without its key."""
+    """A backup's description of itself, readable without its key."""
 
     created_at: int
     vault: str  # id of the vault
@@ -63,7 +63,7 @@ class Header:
     kek_id: str
     is_passphrase: bool
     wrapped: bytes
-    master: bytes | None = None  # the key of `kek_id` as its source wrapped it, where the source doesn't store it
+    master: bytes | None = None  # the key of `kek_id`, wrapped by its source, where the source doesn't store it
 
     def encode(self) -> bytes:
         facts = {
@@ -156,7 +156,7 @@ async def write_backup(
 
 
 def _file_key(ring: KeyRing, path: Path) -> bytes:
-    """A fresh key: random, and different for each file even where a machine image was restored and draws alike."""
+    """A fresh random key; differs for each file even where two copies of a machine image draw the same random bytes."""
     about = f"{path}\x00{os.getpid()}\x00{time.time_ns()}".encode()
     return hmac.digest(secrets.token_bytes(KEY_LENGTH), ring.subkey("backup-file") + about, hashlib.sha256)
 
@@ -288,7 +288,7 @@ async def restore(
     """Replace the database's content with the backup, in one transaction, quarantined. A refusal changes nothing.
 
     An existing key store is kept and never goes back to an older one: what was deleted stays deleted. `policies` are
-    those of the providers, or how to read them once the registrations of the backup are back.
+    the providers' policies, or a function that reads them once the backup's registrations are restored.
     """
     masters, root, total = await asyncio.to_thread(backup.check, tell)
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
@@ -319,7 +319,8 @@ async def restore(
 
 
 async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) -> None:
-    """A backup from before the activity had a key: key it from here on, whatever this key store says about later."""
+    """For a backup from before the activity had a key: key the activity from here on, whatever this key store records
+    for later events."""
     keyless = await transaction.fetch_one("select tenant from event_heads where keyed is null")
     if key is not None and keyless is not None:
         await transaction.execute("delete from keys.event_starts")

@@ -1,6 +1,6 @@
-"""The tokens of live accounts for an export: opened one by one, so that another program can own them.
+"""The tokens of live accounts for an export, opened one by one so that another program can take them over.
 
-The account stays unchanged. While its vault runs, a refresh may replace what was read.
+The account stays unchanged. While its vault runs, a refresh may replace the tokens that were read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vault.storage.database import Reader
 
 @dataclass(frozen=True, slots=True)
 class HeldTokens:
-    """What an account's row holds; `access_token` only where there is no refresh token."""
+    """The tokens in an account's row; `access_token` only where there is no refresh token."""
 
     refresh_token: str | None = field(repr=False)
     access_token: str | None = field(repr=False)

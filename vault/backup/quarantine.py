@@ -1,15 +1,15 @@
-"""What a restored vault may still use: nothing that may have been spent or ended since the backup.
+"""What a restored vault may still use: nothing that may have been used up or ended since the backup.
 
-A refresh token of a rotating provider may have been spent since the backup, and presenting it again can end the whole
+A refresh token of a rotating provider may have been used since the backup, and presenting it again can end the whole
 grant. It is destroyed, so that no code can present it; its connection works until its access token expires, then its
-owner must reconnect. Where refresh tokens survive their use, nothing changes. Connections whose keys were destroyed
-stay deleted. Everything that works once is void, because it may have been used since: sessions, codes and links,
-agents' refresh tokens, approvals, standing ones too; and assertions and proofs made before the restore, because their
-`jti` is no longer remembered.
+owner must reconnect. Where a provider keeps refresh tokens valid after use, nothing changes. Connections whose keys
+were destroyed stay deleted. Everything that may have been used or ended since is void: sessions, codes and links,
+agents' refresh tokens, approvals, including standing ones; so are assertions and proofs made before the restore,
+because their `jti` is no longer stored.
 
-Every grant ends, because it may have been revoked since. Access tokens, whoever signed them when, count only with a
-live grant, so none from before the restore works, and no earlier yes is used again. Permissions stay, and count again
-once the person has let the agent in.
+Every grant ends, because it may have been revoked since. Access tokens count only with a live grant, so none from
+before the restore works, and no earlier approval is used again. Permissions stay, and count again once the person has
+let the agent in.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import RotationMode, UpstreamPolicy
 
-# A generation is at least the time of its consent, in ms. A restored one is at least the time of the restore, plus what
-# clocks may differ by: every answer that a journal holds, which may have been spent too, is then older than the row,
-# even after a second restore.
+# A generation is at least the time of its consent, in ms. A restored one is at least the time of the restore, plus an
+# allowance for clock differences: every answer in a journal, whose tokens may have been used too, is then older than
+# the row, even after a second restore.
 CLOCKS_DIFFER = 60  # seconds
-PAGE = 500  # connections, or events, of one step: PostgreSQL ends a transaction whose process is silent for a second
+PAGE = 500  # connections, or events, per step: PostgreSQL ends a transaction whose process is silent for a second
 
-# That the keys' page begins where the connections' does is said twice: PostgreSQL may merge both by their indexes, and
-# then reads the keys from their beginning.
+# The start of the page is stated for keys and for connections: PostgreSQL may merge both by their indexes, and would
+# otherwise read the keys from their beginning.
 _PAGE = f"""
     select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name,
         case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
@@ -65,7 +65,7 @@ _FREE = """
     update connections set lease_owner = null, lease_until = null
     where tenant = :tenant and (lease_owner is not null or lease_until is not null)
 """
-# Keys of consents whose answer was on its way: with the `state` goes the only thing that would have led to their end.
+# Keys of consents whose answer was on its way: once the `state` is deleted, nothing else would end them.
 _DESTROY_CONSENT_KEYS = """
     delete from keys.connection_keys where tenant = :tenant and substr(connection_id, 1, 8) = :consent
 """
@@ -84,7 +84,7 @@ _CLEARED = (  # all of a tenant
     "delete from access_requests where tenant = :tenant",  # withdrawn or ended since, perhaps
     "delete from directory_tokens where tenant = :tenant",  # ended since, perhaps; a new one starts over
 )
-# A directory or a sign-in says again who is in a group.
+# A directory or a sign-in sets group membership again.
 _LEAVE_GROUPS = "delete from memberships where tenant = :tenant and source <> :local"
 _END_GRANTS = """
     update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at is null
@@ -159,9 +159,9 @@ async def quarantine(
 async def record(
     transaction: Transaction, judged: Sequence[RestoredConnection], event: Event, *, now: int, known: int | None = None
 ) -> None:
-    """Append the events of connections that are not as before, and the one that says what happened to all.
+    """Append the events of connections that changed, and one event that summarizes what happened to all.
 
-    `known` is the number of the last event that was there before; None: the last one now.
+    `known` is the number of the last event before the restore; None: the last event now.
     """
     if known is None:
         known = (await head(transaction)).sequence
@@ -175,7 +175,7 @@ async def record(
 async def preview(
     reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> tuple[RestoredConnection, ...]:
-    """Preview what `quarantine` would do with each connection; changes nothing."""
+    """Preview what `quarantine` would do with each connection. Changes nothing."""
     return tuple([one async for page in _pages(reader, policies, now=now) for one in page])
 
 
@@ -213,7 +213,7 @@ def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) ->
 def _changes(
     page: Sequence[RestoredConnection], policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> Mapping[str, Sequence[Mapping[str, Value]]]:
-    """What to change, by statement."""
+    """The rows to change, by statement."""
     outrun = (now + CLOCKS_DIFFER) * 1000
     changes: dict[str, list[Mapping[str, Value]]] = {_END: [], _END_DELEGATIONS: [], _FORGET_REFRESH: []}
     for one in page:

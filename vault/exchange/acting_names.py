@@ -1,4 +1,5 @@
-"""Who acts for whom, by the names that an operator's rules use: one read, at each use that a rule about names meets."""
+"""Who acts for whom, by the names that an operator's rules use: one read, at each use to which a rule about names
+applies."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _READ: Final = """
 
 @dataclass(frozen=True, slots=True)
 class ActingNames:
-    """The person, with the groups they are in now, and the agent; `client_kind` is empty for an unknown agent.
+    """The person, with their current groups, and the agent; `client_kind` is empty for an unknown agent.
 
     `user_key` and `groups` are in the form in which the vault compares names.
     """
@@ -35,7 +36,7 @@ class ActingNames:
 
 
 async def read_names(reader: Reader, *, user_id: str, client_id: str, now: int) -> ActingNames | None:
-    """Their names as they are now; None for a person who is gone."""
+    """Their current names; None if the person was deleted."""
     rows = await reader.look_up(_READ, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now})
     if not rows:
         return None

@@ -1,6 +1,6 @@
 """Decide whether a call needs the person's approval, from the permission's and the operator's rules. Pure.
 
-`vault.approvals.approvals` asks and spends the answer; `vault.exchange` does so last, before it opens a token.
+`vault.approvals.approvals` asks and uses up the answer; `vault.exchange` does so last, before it opens a token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NOTHING: frozenset[str] = frozenset()
 class ApprovalQuestion:
     """What the person is asked about for one agent at one account; `delegated` is what the agent may do there.
 
-    `required`: a rule of the operator's asks for this very use, whatever the entries are.
+    `required`: an operator's rule requires approval for this use, whatever the entries are.
     """
 
     entries: frozenset[str]
@@ -31,7 +31,7 @@ class ApprovalQuestion:
     def is_about(self, scopes: frozenset[str], *, tool: str | None) -> bool:
         """Whether a call with these scopes needs approval; `tool` None: a token is released for later use.
 
-        Without a tool call, asking for a tool means asking for its scopes: no other way may lead to them.
+        Without a tool call, an entry for a tool also covers its scopes, so that nothing else leads around the question.
         """
         if not self.entries:
             return False
@@ -72,7 +72,7 @@ class ApprovalQuestion:
 
 
 def can_stand(policy: UpstreamPolicy, *, delegated: frozenset[str], scopes: frozenset[str], tool: str) -> bool:
-    """Whether a standing approval may answer for a call of this tool: what the operator requires is asked each time."""
+    """Whether a standing approval may allow a call of this tool: what the operator requires is asked each time."""
     if tool not in policy.standing_tools:
         return False
     required = ApprovalQuestion(policy.ask, delegated, policy)

@@ -1,7 +1,7 @@
-"""What an exchange is asked, what it returns, and the decision between them. Pure.
+"""The request and the result of an exchange, and the decision between them. Pure.
 
-The decision uses the rows of one read: which account is meant, what may be released and how, or a refusal that says
-what is missing. `vault.exchange` reads, opens and records.
+From the rows of one read it decides which account is meant and what may be released and how, or refuses and says what
+is missing. `vault.exchange` reads, opens and records.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from vault.upstream import UpstreamPolicy
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRequest:
-    """What an agent wants. `scopes` None: everything delegated. `purpose` names the use: the tool's name.
+    """What an agent requests. `scopes` None: everything delegated. `purpose` names the use: the tool's name.
 
     `account` is the person's or agent's name for the account; `connection_id` selects exactly one connection. `details`
-    adds to the event; `event` replaces the token's event, or suppresses it if the caller records the event with what it
-    makes of the token. `call` is a tool call that the person can be asked about; None for a release for later
-    use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
-    the token. `is_for_person`: a page of the person reads, with the connection's own authority and scopes that only
-    read; `principal` is the agent that the page is about, whose permission doesn't matter. `wire` is for the
-    operator's policy (`PolicyQuestion.wire`). `goes_out_whole`: whether a token of this connection that isn't narrow
-    leaves the vault.
+    are added to the event; `event` replaces the token's event, or suppresses it if the caller records one together with
+    its use of the token. `call` is a tool call that the person can be asked about; None for a release for later use.
+    `tool_sets`: the names of the tool sets that include the called tool. `is_kept`: the caller wants the `basis` of the
+    token. `is_for_person`: one of the person's pages reads, with the connection's own authority and read-only scopes;
+    `principal` is the agent that the page is about, and its permission doesn't matter. `wire` is for the operator's
+    policy (`PolicyQuestion.wire`). `goes_out_whole`: whether a full token of this connection leaves the vault.
     """
 
     principal: Principal
@@ -72,7 +71,7 @@ class UpstreamToken:
     generation: int
     also_allowed: frozenset[str] = frozenset()
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
-    approval: str = ""  # how the person approved this call, as text; empty: no approval was needed
+    approval: str = ""  # text on how the person approved this call; empty: no approval was needed
     entered: str = field(default="", repr=False)
     secret_source: str = ""  # where the secret was read for this use, such as `bao`; empty: the vault holds it
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
@@ -89,7 +88,7 @@ def choose(
     """The selected account and its plan, or the refusal that says what is missing. Pure."""
     held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
     if refusals := [*list_refusals(request, held, made, now=now)]:
-        raise refusals.pop(0)  # a variable would keep it, and with its traceback this frame
+        raise refusals.pop(0)  # a variable would keep the exception and, through its traceback, this frame
     return held, made
 
 
@@ -119,7 +118,7 @@ def select(
 
 
 def _check_reads(request: ExchangeRequest, policy: UpstreamPolicy) -> None:
-    """What takes no permission of an agent must not be able to change anything, or be all that there is."""
+    """Without an agent's permission, allow only scopes that read, and never everything."""
     if request.scopes is None or request.connection_id is None or request.call is not None:
         raise ScopeRefused("A page of the person reads one account, for itself.", missing=frozenset())
     if writing := expand(request.scopes, policy.covers) - policy.reading - policy.always_granted:
@@ -127,7 +126,7 @@ def _check_reads(request: ExchangeRequest, policy: UpstreamPolicy) -> None:
 
 
 def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, now: int) -> Iterator[VaultError]:
-    """Everything that keeps the plan from being carried out, in the order in which it is refused."""
+    """Everything that prevents the plan, in the order in which it is refused."""
     wanted = request.scopes
     provider, asked = request.provider, made.scopes if wanted is None else wanted
     if made.outside_ceiling:
@@ -168,7 +167,7 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:
     """The selected account: the named one, the only one this agent may use, or the person's default for it.
 
-    Never a silent first match.
+    It never silently picks the first match.
     """
     provider = request.provider
     if not accounts:
@@ -193,7 +192,7 @@ def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: in
             )
         why = ""
     elif (len(accounts) > 1 or request.account is not None) and not any(one.is_delegated(now) for one in accounts):
-        # The agent must not learn whose accounts these are or whether its guess was right: the person chooses.
+        # The agent must not learn which accounts these are or whether its guess was right: the person chooses.
         raise DelegationRequired(
             f"This agent isn't allowed to use any {provider} account yet. Allow one, then try again.",
             provider=provider,
@@ -263,7 +262,7 @@ def words(scopes: frozenset[str]) -> str:
 
 
 def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
-    """Fall back to enforcing the scopes in the vault. `policy` is that of the account (`UpstreamPolicy.for_renewal`).
+    """Fall back to enforcing the scopes in the vault. `policy` is the account's (`UpstreamPolicy.for_renewal`).
 
     For when no narrow token is available but the full one is alive, or the provider does not issue such a token
     (`is_refused`).

@@ -50,12 +50,12 @@ __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchang
 
 log = logging.getLogger("token_vault.exchange")
 
-ROUNDS = 5  # reads of the row; each but the first follows a refresh, or a secret that was read elsewhere
+ROUNDS = 5  # reads of the row; each after the first follows a refresh, or reading a secret elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSecret:
-    """What a sealed `reference` stands for, read at its `source`."""
+    """The value of a sealed `reference`, read from its `source`."""
 
     reference: str = field(repr=False)
     value: str = field(repr=False)
@@ -64,7 +64,7 @@ class ReadSecret:
 
 @dataclass(frozen=True, slots=True)
 class PolicyAnswer:
-    """What the operator's own policy was asked, and what it said."""
+    """The question to the operator's own policy, and its answer."""
 
     question: PolicyQuestion
     verdict: PolicyVerdict
@@ -102,7 +102,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     arrived, is_healed = 0, False
     answered: PolicyAnswer | None = None
     read: ReadSecret | None = None
-    spent: dict[tuple[str, frozenset[str]], str] = {}  # approvals, once for this call
+    spent: dict[tuple[str, frozenset[str]], str] = {}  # approvals that were used up for this call
     for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
         rows = await look(vault.database, parameters_of(wanted))
         accounts = check_rows(rows, wanted)
@@ -115,7 +115,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             continue
         policy = known_policy.for_renewal(held.renewed_by)
         if policy.credential is CredentialKind.KEY and not _is_on(vault, request.provider):
-            raise rotation.not_set_up(request.provider)  # a key ends with no refresh that would be refused
+            raise rotation.not_set_up(request.provider)  # a key has no refresh to refuse
         if policy.audience is not None:
             asking = await check_policy(vault, request, held, scopes=made.scopes, now=now, answered=answered)
             if _is_to_be_read_again(asking, answered):
@@ -151,11 +151,11 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             if elsewhere is not read:
                 read = elsewhere
                 spent[held.id, made.scopes] = approval
-                continue  # what is used may have been taken away while it was read
+                continue  # the account may have been disconnected while its secret was read
             following = UpstreamTokenRequest(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, request=following, now=now)
             basis: Basis | None = None
-            is_kept = request.is_kept and read is None  # what is kept elsewhere is read for each use
+            is_kept = request.is_kept and read is None  # a secret kept elsewhere is read for each use
             if is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
                 basis = basis_of(
                     wanted, accounts, held, rows=rows, token=token, purpose=purpose, request=following, now=now
@@ -189,7 +189,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
 
 
 async def _read_elsewhere(vault: Vault, provider: str, token: str, *, known: ReadSecret | None) -> ReadSecret | None:
-    """What a person's key or other credential refers to, which may be `known` by now; None for one held here.
+    """The secret that a person's key or other credential refers to, which may already be `known`; None for one held
+    here.
 
     Raises TemporarilyUnavailable.
     """
@@ -202,7 +203,7 @@ async def _read_elsewhere(vault: Vault, provider: str, token: str, *, known: Rea
 
 
 async def _open_entered(vault: Vault, held: HeldAccount, *, policy: UpstreamPolicy) -> str:
-    """What a person entered, where the account has a token for it; empty for all others."""
+    """The credential that the person entered, where the account has a token for it; empty for all others."""
     if policy.credential not in {CredentialKind.CLIENT_CREDENTIALS, CredentialKind.SESSION}:
         return ""
     facts = await leases.read(vault.database, held.id)
@@ -217,7 +218,7 @@ def _is_on(vault: Vault, provider: str) -> bool:
 
 
 def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy) -> frozenset[str]:
-    """What the caller can do with the released token: if it is the whole token, all that it can do."""
+    """What the caller can do with the released token; for a full token, everything it allows."""
     if made.narrowing is Narrowing.UPSTREAM or not request.goes_out_whole(held.id):
         return made.scopes
     return held.scopes | policy.own
@@ -226,7 +227,7 @@ def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: U
 def _question(
     request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy, answer: PolicyAnswer | None, *, now: int
 ) -> ApprovalQuestion:
-    """What the person is asked about; nothing where their own page reads for them."""
+    """What the person is asked about; nothing where one of their own pages reads."""
     entries = frozenset[str]() if request.is_for_person else held.ask | policy.ask
     verdict = None if answer is None or answer.verdict.outcome is not PolicyOutcome.ASK else answer.verdict
     return ApprovalQuestion(entries, held.allowed_scopes(now), policy, required=verdict)
@@ -242,7 +243,7 @@ async def _mint(
     asked: ApprovalQuestion,
     now: int,
 ) -> UpstreamToken:
-    """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
+    """Mint a token of ours for an API that verifies it: created now, with exactly these scopes, and stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
@@ -275,7 +276,7 @@ def _also_allowed(
 
 
 def _is_to_be_read_again(answer: PolicyAnswer | None, before: PolicyAnswer | None) -> bool:
-    """Whether this answer took so long that the permission may have been revoked since."""
+    """Whether this answer took so long that the permission may have been revoked in the meantime."""
     return answer is not None and answer is not before and answer.verdict.has_waited
 
 
@@ -289,9 +290,9 @@ async def check_policy(
     answered: PolicyAnswer | None = None,
     is_trial: bool = False,
 ) -> PolicyAnswer | None:
-    """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable.
+    """Ask the operator's own policy, before an approval is used up. Raises PolicyRefused or TemporarilyUnavailable.
 
-    None: there is no policy. What it has `answered` already isn't asked again.
+    None: there is no policy. Questions that it has `answered` aren't asked again.
     """
     if vault.policy_check is None or request.is_for_person:
         return None
@@ -331,7 +332,8 @@ async def _spend_approval(
     asked: ApprovalQuestion,
     now: int,
 ) -> str:
-    """Spend the person's approval of exactly this call, or a use of a standing one, or refuse; how it was approved.
+    """Use up the person's approval of exactly this call, or a use of a standing one, or refuse; returns how it was
+    approved.
 
     The last step before a token is opened.
     """
@@ -383,7 +385,7 @@ async def _spend_approval(
 async def _use_standing(
     transaction: Transaction, request: ExchangeRequest, held: HeldAccount, *, call: ToolCall, now: int
 ) -> StandingUse | None:
-    """A use of a standing approval, spent once for each call; None when there is none left."""
+    """Take one use of a standing approval, once for each call; None when there is none left."""
     if (before := call.standing_use) is not None:
         return before if await standing_approvals.is_live(transaction, before.id, now=now) else None
     target = call.target()
@@ -411,7 +413,7 @@ def _approval_event(kind: str, request: ExchangeRequest, held: HeldAccount, deta
 
 
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
-    """Open a token of this row; refuse a ciphertext that does not belong here, with a separate event."""
+    """Open a token of this row; refuse a ciphertext that doesn't belong here, with a separate event."""
     try:
         return _unseal(vault, held, token=token, purpose=purpose)
     except CiphertextRejected:
@@ -446,7 +448,7 @@ async def open_again(token: UpstreamToken, basis: Basis, *, vault: Vault) -> Ups
 
 
 def exchange_event(request: ExchangeRequest, token: UpstreamToken, *, vault: Vault) -> Event:
-    """What happened, with what a later replay of rules needs where there are any, and no value of a call."""
+    """The details of the event, with what a later replay of rules needs if there are rules, and no value of a call."""
     is_judged = vault.policy_check is not None
     return Event(
         "token.exchanged",
@@ -473,12 +475,12 @@ def exchange_event(request: ExchangeRequest, token: UpstreamToken, *, vault: Vau
 
 
 def thumbprint(token: str) -> str:
-    """The whole SHA-256 in base64url: names a token in records that must not hold it."""
+    """The whole SHA-256 in base64url: identifies a token in records that must not hold it."""
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
 def hash_arguments(call: ToolCall, *, vault: Vault) -> str:
-    """Which arguments a call had, without a value of them."""
+    """The names of a call's arguments, without their values."""
     return call.hash_arguments(vault.keys.subkey("arguments"))
 
 

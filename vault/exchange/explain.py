@@ -2,8 +2,8 @@
 
 Reads what `vault.exchange` reads and calls the same pure functions in the same order; opens and records nothing, and
 sends nothing but the question to the operator's own policy. The first failure is therefore what the exchange would
-refuse with. Each step is checked on its own; one that cannot be is said to be not checked, and so is always what only
-the provider knows.
+refuse with. Each step is checked separately; a step that can't be checked is reported as not checked, and so is what
+only the provider knows.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class FailedStep:
 
 @dataclass(frozen=True, slots=True)
 class CheckedStep:
-    """One step; `failure` if it failed, `why` if it was not checked, or there is more to say."""
+    """One step; `failure` if it failed, `why` if it wasn't checked or needs an explanation."""
 
     step: ExchangeStep
     outcome: StepOutcome
@@ -142,14 +142,14 @@ class _Steps:
         return any(one.outcome is StepOutcome.FAILED for one in self._known.values())
 
     def list(self) -> tuple[CheckedStep, ...]:
-        """All steps; those that no one decided about were not checked."""
+        """All steps; undecided ones are reported as not checked."""
         rest = "it depends on a step above"
         return tuple(self._known.get(step, CheckedStep(step, StepOutcome.NOT_CHECKED, rest)) for step in ExchangeStep)
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeQuestion:
-    """Whose exchange, by which client, with which connection, for what; `scopes` None: everything delegated."""
+    """The person, client, connection, and scopes to explain; `scopes` None: everything delegated."""
 
     user_name: str
     client_id: str
@@ -224,7 +224,7 @@ async def _ask_policy(
     True when it wants the person to approve.
     """
     if vault.policy_check is None:
-        steps.hold_because(ExchangeStep.POLICY, "this vault asks no policy of its operator's")
+        steps.hold_because(ExchangeStep.POLICY, "this vault has no operator's policy")
         return False
     try:
         answer = await check_policy(vault, request, held, scopes=made.scopes, now=now, is_trial=True)
@@ -246,7 +246,7 @@ async def _ask_policy(
 async def _list_standing(
     principal: Principal, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy, vault: Vault, now: int
 ) -> tuple[StandingLeft, ...]:
-    """The standing approvals of this agent and account that the operator's rules let count."""
+    """The standing approvals of this agent and account that the operator's rules accept."""
     return tuple(
         StandingLeft(one.id, one.tool, one.per_day - min(one.per_day, one.used_today(now)), one.per_day)
         for one in await standing_approvals.list_live(vault.database, vault.keys, principal.user_id, now=now)
@@ -256,7 +256,8 @@ async def _list_standing(
 
 
 async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:
-    """Check that grant, account and permission allow this exchange now. Raises what it would be refused with."""
+    """Check that grant, account and permission allow this exchange now. Raises the refusal that the exchange would
+    get."""
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
@@ -265,7 +266,7 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
 
 
 async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple[Grant | None, Connection | None]:
-    """The live grant and the connection, checked each on its own."""
+    """The live grant and the connection, each checked separately."""
     reader = vault.database
     user, client = await _user(reader, question, steps), await _client(reader, question, steps)
     connection = grant = None
@@ -296,7 +297,7 @@ async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple
             steps.fail(FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix))
             connection = None
         steps.hold(ExchangeStep.CONNECTION)
-    if grant is None and connection is not None:  # otherwise the accounts that the grant reaches say so
+    if grant is None and connection is not None:  # otherwise the accounts that the grant reaches show it
         if connection.state is ConnectionState.NEEDS_REAUTH:
             sentence = f"{connection.provider} no longer accepts the connection of {connection.label}."
             fix = _reconnect_fix(connection)
@@ -345,7 +346,7 @@ def _reconnect_fix(connection: Connection) -> str:
 
 
 def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
-    """The finding for a refusal of the pure decision: its own sentence, and where to fix it."""
+    """The finding for a refusal of the pure decision: its sentence, and where to fix it."""
     again = _reconnect_fix(connection)
     match refusal:
         case ScopeRefused():
@@ -380,7 +381,7 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
 
 
 async def _check_token(held: HeldAccount, made: Plan, steps: _Steps, *, vault: Vault, now: int) -> bool:
-    """Check that a token is at hand or can be fetched; whether it is fetched."""
+    """Check that a token is available or can be fetched; returns whether it must be fetched."""
     token = held.narrowed if made.needs_narrow_token else held.full
     refreshes = token is None or not token.is_good(now)
     if made.needs_narrow_token and derives(vault.policy_of(held.provider, held.renewed_by)):

@@ -1,8 +1,8 @@
-"""The facts behind an exchange, so that the next identical one can see that none of them changed.
+"""The facts behind an exchange, so that the next identical one can check that none of them changed.
 
 The decision is a function of the client's row, the rows of `vault.refresh.accounts` and the time. One read returns all
-of these rows, or all but the client's columns: those are in `Basis.rows`, as the decision found them. This module keeps
-nothing; a caller that keeps a decision must check the rows before each use.
+of these rows, or all but the client's columns: those are in `Basis.rows`, as the decision found them. This module
+stores nothing; a caller that keeps a decision must check the rows before each use.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 class Basis:
     """The accounts that an exchange found, and the token that it opened, sealed for `purpose`.
 
-    While the same rows are found, the decision is the same, up to `until`. `request` asks for the token after it.
-    `rows` are those of `accounts.look` with `parameters`.
+    While a read returns the same rows, the decision stays the same, up to `until`. `request` asks for the next token.
+    `rows` are those that `accounts.look` returned for `parameters`.
     """
 
     wanted: AccountQuery
@@ -57,7 +57,7 @@ def basis_of(
     request: UpstreamTokenRequest,
     now: int,
 ) -> Basis:
-    """The basis of a token that is released now; it ends when a permission or the token does."""
+    """The basis of a token that is released now; it ends when a permission or the token ends."""
     ends = [one.delegated_until for one in found if one.delegated_until is not None and one.delegated_until > now]
     ends += [one.shared_until for one in found if one.shared_until is not None and one.shared_until > now]
     ends += [one.beyond_until for one in found if one.beyond_until is not None and one.beyond_until > now]
@@ -68,7 +68,7 @@ def basis_of(
 
 
 async def look(reader: Reader, basis: Basis) -> Sequence[Row]:
-    """The current rows: none when the grant, its client or its person is gone."""
+    """The current rows; none when the grant, its client or its person is gone."""
     return await reader.look_up(_READ, basis.parameters)
 
 

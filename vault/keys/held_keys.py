@@ -14,7 +14,7 @@ from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.storage.database import Reader, Row, binary, text
 
 ROOT = "root"
-FORGET_AFTER = 60  # seconds after a key was retired: a call that read something under it may not have opened it yet
+FORGET_AFTER = 60  # seconds to keep a retired key: a call that read something under it may not have opened it yet
 
 ROOT_CONTEXT = Context(purpose="root", tenant=TENANT).encode()
 
@@ -28,7 +28,7 @@ class HeldKeys:
         self._keys: dict[str, LocalKey] = {}
 
     async def learn(self, rows: Sequence[MasterRow], *, now: int) -> KeyUnavailable | None:
-        """Open the keys of `rows` that are new, and forget what was retired; returns why a key can't be opened."""
+        """Open the keys of `rows` that are new, and drop retired ones; returns why a key can't be opened."""
         trouble: KeyUnavailable | None = None
         for row in rows:
             if row.is_live and not self.holds(row.id):
@@ -46,19 +46,19 @@ class HeldKeys:
         return trouble
 
     def take(self, made: MadeKey) -> None:
-        """Hold a key that was just made."""
+        """Hold a key that was just created."""
         self._keys[made.key.fingerprint] = made.key
 
     def holds(self, key_id: str) -> bool:
-        """Whether that key is at hand."""
+        """Whether this process holds that key."""
         return fingerprint_of(key_id) in self._keys
 
     def list_missing(self) -> tuple[MasterRow, ...]:
-        """Those that the database names, that are not retired, and that this process doesn't hold."""
+        """The keys that the database lists as not retired and that this process doesn't hold."""
         return tuple(row for row in self.rows if row.is_live and not self.holds(row.id))
 
     def ids(self) -> tuple[str, ...]:
-        """Those that the database names and that this process holds."""
+        """The keys that the database lists and that this process holds."""
         return tuple(row.id for row in self.rows if row.is_live and self.holds(row.id))
 
     def key(self, key_id: str) -> LocalKey:
@@ -69,7 +69,7 @@ class HeldKeys:
         return found
 
     def refusal(self, key_id: str) -> KeyUnavailable:
-        """That this process lacks a key, and the fix."""
+        """The error that this process lacks a key, with the fix."""
         return KeyUnavailable(f"this process doesn't have the master key {key_id}: {self.source.fix}", detail=key_id)
 
     async def _open(self, row: MasterRow) -> None:
@@ -107,5 +107,5 @@ async def open_root(held: HeldKeys, row: Row, rows: Sequence[MasterRow], *, now:
 
 
 def stored_of(key: LocalKey, key_id: str) -> StoredKey:
-    """The record to store for a key of an earlier release, which the database does not list."""
+    """The record to store for a key of an earlier release, which the database doesn't list."""
     return StoredKey(key_id, key.prefix or None, key.check)

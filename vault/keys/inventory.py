@@ -1,4 +1,4 @@
-"""Which keys a vault has and since when, for its operators. Contains no key."""
+"""The keys of a vault and their dates, for its operators. Contains no key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RING: Final = "select id, purpose, kek_id, created_at, active_at, retired_at fr
 
 @dataclass(frozen=True, slots=True)
 class MasterKey:
-    """A key-encryption key, by its id, and what still needs it. `uses`: wraps and unwraps that processes counted."""
+    """A key-encryption key by its ID, and what still needs it. `uses`: the wraps and unwraps that processes counted."""
 
     id: str
     state: MasterState
@@ -38,7 +38,7 @@ class MasterKey:
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """A signing key of our tokens. `retired_at`: from then on nothing that it signed can be valid."""
+    """A key that signs our tokens. `retired_at`: from then on no token that it signed can be valid."""
 
     id: str
     created_at: int
@@ -49,7 +49,7 @@ class RingKey:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All keys that have a life of their own; those of accounts end with their accounts and are not listed."""
+    """All keys with their own lifetime. Keys of accounts end with their accounts and aren't listed."""
 
     masters: tuple[MasterKey, ...]
     signing: tuple[RingKey, ...]  # oldest first

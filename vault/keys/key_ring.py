@@ -1,4 +1,4 @@
-"""The key ring: root secret, user keys, connection keys. The layers are drawn in `FORMATS.md`.
+"""The key ring: root secret, user keys, connection keys. `FORMATS.md` has a diagram of the layers.
 
 A master key (KEK) wraps the root secret and each user's key; a user's key and a connection's random salt give the
 connection's key, which wraps the fresh data key of each sealed value. Destroying a user's key or a connection's salt
@@ -73,19 +73,19 @@ class ConnectionKey:
 
 @dataclass(frozen=True, slots=True)
 class SaltedKey:
-    """A key of the vault itself that ends with its salt; `id` names it in what it sealed."""
+    """A key of the vault itself that ends with its salt; `id` identifies it in the values that it sealed."""
 
     id: str
     key: bytes = field(repr=False)
 
 
 class KeyRing:
-    """The keys of one vault. Unwrapped connection keys are cached briefly under the wrapped bytes just read."""
+    """The keys of one vault. Unwrapped connection keys are cached briefly, by the wrapped bytes that were just read."""
 
     def __init__(self, held: HeldKeys, root: bytes, signing_keys: SigningKeys) -> None:
         self.signing = signing_keys
         self.held = held
-        self.late = frozenset(row.id for row in held.list_missing())  # keys that this process started without
+        self.late = frozenset(row.id for row in held.list_missing())  # keys that were missing when this process started
         self._root = root
         self._subkeys: dict[str, bytes] = {}
         self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
@@ -121,14 +121,14 @@ class KeyRing:
     async def learn_masters(self, database: Database) -> KeyUnavailable | None:
         """Load keys that other processes added, and drop those they retired; returns why a key is missing, if any.
 
-        A root secret that was wrapped again is not read: this process has it open.
+        It doesn't read a root secret that was wrapped again, because this process already has it open.
         """
         trouble = await self.held.learn(await masters.list_masters(database), now=database.now())
         missing = self.held.list_missing()
         return (trouble or self.held.refusal(missing[0].id)) if missing else None
 
     def current_master(self) -> tuple[LocalKey, bytes | None]:
-        """The master key that wraps now, as far as this process knows, and what opens it. Raises KeyUnavailable."""
+        """The current master key, as far as this process knows, and what opens it. Raises KeyUnavailable."""
         row = next((row for row in self.held.rows if row.state == "current"), None)
         if row is None:
             raise KeyUnavailable("the key store names no master key: restore it from a backup")
@@ -153,9 +153,10 @@ class KeyRing:
     async def create_keys(
         self, transaction: Transaction, *, user_id: str, connection_id: str, now: int
     ) -> ConnectionKey:
-        """Make the connection's salt, and the user's key if there is none. Keeps what exists.
+        """Create the connection's salt, and the user's key if there is none. Keeps existing ones.
 
-        The master key is the one that is current in this transaction: after a rotation, none wraps under the former.
+        Uses the master key that is current in this transaction, so that after a rotation nothing is wrapped under the
+        former key.
         """
         names = {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id}
         sql = "select wrapped from keys.user_keys where tenant = :tenant and user_id = :user_id"
@@ -224,7 +225,7 @@ class KeyRing:
         )
 
     async def create_salted_key(self, transaction: Transaction, name: str, *, purpose: str, now: int) -> SaltedKey:
-        """A fresh key under the root secret; `destroy_connection_key` of the same name destroys it."""
+        """A fresh key under the root secret; `destroy_connection_key` with the same name destroys it."""
         salt = secrets.token_bytes(KEY_LENGTH)
         await transaction.execute(
             "insert into keys.connection_keys (tenant, connection_id, salt, created_at) "
@@ -234,7 +235,7 @@ class KeyRing:
         return self._derive_salted(salt, name=name, purpose=purpose)
 
     async def salted_key(self, reader: Reader, name: str, *, purpose: str) -> SaltedKey:
-        """The key of that name. Raises CiphertextRejected when it was destroyed."""
+        """The key with that name. Raises CiphertextRejected when it was destroyed."""
         row = await reader.fetch_one(
             "select salt from keys.connection_keys where tenant = :tenant and connection_id = :name",
             {"tenant": TENANT, "name": name},
@@ -256,12 +257,12 @@ class KeyRing:
 
 
 def vault_id(ring: KeyRing) -> str:
-    """Names the vault of this root; not secret, the same in every process and every copy of the vault."""
+    """Identifies the vault of this root; not secret, and the same in every process and copy of the vault."""
     return ring.subkey("vault-id").hex()[:32]
 
 
 async def _create(database: Database, source: KeySource) -> None:
-    """First run. Refuses a vault that holds anything sealed: its key store was lost, and a new one would hide that."""
+    """First run. Refuses a vault that has sealed data: its key store was lost, and a new one would hide that."""
     used = await database.fetch_one("select id from connections limit 1") or await database.fetch_one(
         "select user_id from keys.user_keys limit 1"
     )
@@ -278,13 +279,13 @@ async def _create(database: Database, source: KeySource) -> None:
             "values (:id, :id, :sealed, :kek_id, :now, :now) on conflict (id) do nothing returning id",
             {"id": ROOT, "sealed": sealed, "kek_id": made.key.id, "now": now},
         )
-        if row is not None:  # otherwise another process was first, and its root counts
+        if row is not None:  # otherwise another process was first, and its root is used
             await masters.add_master(transaction, made.record, state="current", described=source.describe(), now=now)
             await signing.store_key(transaction, first, sealing_key=_signing_key(root), now=now, active_at=now)
 
 
 async def _list_first(database: Database, held: HeldKeys, key_id: str) -> None:
-    """Enter the master key of a vault of an earlier release, which had one only and listed none."""
+    """List the master key of a vault from an earlier release, which had only one and didn't list it."""
     now, stored = database.now(), stored_of(held.key(key_id), key_id)
     async with database.transaction() as transaction:
         await masters.add_master(transaction, stored, state="current", described="", now=now)

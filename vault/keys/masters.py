@@ -1,4 +1,4 @@
-"""The table of master keys: which there are, which one wraps now, and which others still open something.
+"""The table of master keys: which exist, which one is current, and which others are still needed to open something.
 
 A key is `added`, then `current`, then `previous` while what it wrapped is wrapped again, then `retired`. The keys
 themselves are in their sources (`vault.keys.sources`), and in memory (`vault.keys.held_keys`).
@@ -44,7 +44,7 @@ _INSERT: Final = """
 
 @dataclass(frozen=True, slots=True)
 class MasterRow:
-    """A master key as the database knows it. `described`: where it came from, for people; `uses`: wraps and unwraps."""
+    """A master key as the database knows it. `described`: its source, for people; `uses`: wraps and unwraps."""
 
     stored: StoredKey
     state: MasterState
@@ -64,12 +64,12 @@ class MasterRow:
 
 
 async def list_masters(reader: Reader) -> tuple[MasterRow, ...]:
-    """All of them, the oldest first."""
+    """All master keys, oldest first."""
     return tuple(map(read_master, await reader.fetch(f"{_COLUMNS} order by created_at, id")))
 
 
 async def current_id(reader: Reader) -> str | None:
-    """The key that wraps now. Read it in the transaction that stores what is wrapped."""
+    """The current key. Read it in the transaction that stores what is wrapped."""
     row = await reader.fetch_one("select id from keys.masters where state = :current", {"current": "current"})
     return None if row is None else text(row, "id")
 
@@ -77,7 +77,7 @@ async def current_id(reader: Reader) -> str | None:
 async def add_master(
     transaction: Transaction, stored: StoredKey, *, state: MasterState, described: str, now: int
 ) -> bool:
-    """Enter a key; False when it is known."""
+    """Add a key; False when it is already known."""
     values = {
         "id": stored.id,
         "state": state,
@@ -135,7 +135,7 @@ async def count_people(reader: Reader) -> Mapping[str, int]:
 
 
 async def wraps_somebody(reader: Reader, key_id: str) -> bool:
-    """Whether a person's key is wrapped under it, from whichever source it came then. Reads until it finds one."""
+    """Whether any person's key is wrapped under it, whatever its source was at that time. Reads until it finds one."""
     row = await reader.fetch_one(
         "select user_id from keys.user_keys where tenant = :tenant and kek_id like :same_key limit 1",
         {"tenant": TENANT, "same_key": f"%-{fingerprint_of(key_id)}"},
@@ -144,12 +144,12 @@ async def wraps_somebody(reader: Reader, key_id: str) -> bool:
 
 
 def from_root(kek_id: str, sealed: bytes) -> MasterRow:
-    """The master key of a vault whose database does not list any yet: the one over its root secret."""
+    """The master key of a vault whose database doesn't list any yet: the one that wraps its root secret."""
     return MasterRow(StoredKey(kek_id, sealed), "current", "", 0, None, None, 0)
 
 
 def read_master(row: Row) -> MasterRow:
-    """A row of the table. Raises StorageUnavailable."""
+    """A record from a row of the table. Raises StorageUnavailable."""
     state = STATES.get(text(row, "state"))
     if state is None:
         raise StorageUnavailable(

@@ -25,10 +25,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, hash_len=32, salt_len=16, type=Type.ID)
-# The pool is the limit: however many people sign in at once, two hashes (38 MiB) run and the rest queue, cancellable.
+# The pool is the limit: however many people sign in at once, two hashes (38 MiB) run; the rest queue and can be
+# cancelled.
 _POOL = ThreadPoolExecutor(max_workers=PARALLEL, thread_name_prefix="password")
 
-# Long enough to pass the length rule, yet among the first guesses. Compared without case and punctuation.
+# Long enough to pass the length rule, but among the first guesses. Case and punctuation are ignored.
 _BLOCKED = frozenset(
     {
         "correcthorsebatterystaple",
@@ -89,14 +90,14 @@ async def hash_password(password: str) -> str:
 
 
 async def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the account's. None (no such account) costs the same work, so timing reveals nothing."""
+    """Whether the password is the account's. None (no such account) takes the same work, so timing reveals nothing."""
     if len(password) > MAX_LENGTH:
         return False
     return await _off_loop(_verify, password_hash, _prepare(password))
 
 
 def needs_rehash(password_hash: str) -> bool:
-    """Whether the hash used other parameters than today's; sign-in then stores a new one."""
+    """Whether the hash uses parameters other than the current ones; sign-in then stores a new one."""
     return _HASHER.check_needs_rehash(password_hash)
 
 

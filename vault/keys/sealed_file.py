@@ -1,8 +1,8 @@
 """A sealed stream of bytes in a file, with a readable but authenticated header. Blocking.
 
 Layout: magic, length and bytes of the header, then chunks, each with its length. A chunk is AES-256-GCM under the
-file's own key. The nonce is the chunk's number and whether it is the last one; each chunk authenticates the header. A
-file that was truncated, reordered, spliced or given another header does not open. `FORMATS.md` has the bytes.
+file's own key. The nonce encodes the chunk's number and whether it is the last one; each chunk authenticates the
+header. A file that was truncated, reordered, spliced or given another header doesn't open. `FORMATS.md` has the bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _nonce(number: int, *, is_last: bool) -> bytes:
 
 
 class SealedWriter:
-    """Seals what is written; without `finish` the file does not open."""
+    """Seals what is written; without `finish` the file doesn't open."""
 
     def __init__(self, file: BinaryIO, *, key: bytes, header: bytes) -> None:
         self._file = file

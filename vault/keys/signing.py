@@ -1,4 +1,4 @@
-"""The signing keys of our own tokens: RS256, RSA 2048, sealed in the key ring, rotated without a token failing.
+"""The signing keys of our own tokens: RS256, RSA 2048, sealed in the key ring, rotated without failing any token.
 
 A new key is published before it signs, and an old one stays published as long as a token signed with it can live (RFC
 7517 §5). `server.oauth` mints and verifies tokens.
@@ -27,7 +27,7 @@ from vault.storage.database import Database, Reader, Row, Transaction, binary, i
 PURPOSE = "signing"
 PUBLISH_AHEAD = 3600  # seconds between publishing a key and signing with it: longer than clients cache our JWKS
 LONGEST_TOKEN = 86400  # seconds; no token that we sign lives longer
-RELOAD_EVERY = 60  # seconds; limits how often unknown key ids make us read
+RELOAD_EVERY = 60  # seconds; limits how often unknown key IDs trigger a read
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class _SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyFacts:
-    """One published signing key, without the key: from when it signs, and when it is no longer published."""
+    """One published signing key, without the key material: when it starts to sign, and when it is no longer
+    published."""
 
     kid: str
     active_at: int
@@ -81,7 +82,7 @@ class SigningKeys:
         return {"keys": [key.as_dict(private=False) for key in self.verification(now)]}
 
     def list_published(self, now: int) -> tuple[SigningKeyFacts, ...]:
-        """The published keys, the oldest first."""
+        """The published keys, oldest first."""
         found = [SigningKeyFacts(kid, one.active_at, one.retired_at) for kid, one in self._known.items()]
         return tuple(
             sorted((one for one in found if self._known[one.kid].is_published(now)), key=lambda one: one.active_at)
@@ -90,9 +91,9 @@ class SigningKeys:
     async def rotate(
         self, database: Database, *, now: int, record: Callable[[Transaction, str], Awaitable[None]] | None = None
     ) -> str:
-        """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; its key id.
+        """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; returns its key ID.
 
-        `record` runs in the same transaction: a key without its event would have come from nowhere.
+        `record` runs in the same transaction, so that no key exists without its event.
         """
         key = await asyncio.to_thread(generate_key)
         active_at = now + PUBLISH_AHEAD
@@ -166,7 +167,7 @@ async def _rows(reader: Reader) -> Sequence[Row]:
 
 def _open_key(row: Row, sealing_key: bytes) -> RSAKey:
     plain = open_sealed(binary(row, "sealed"), key=sealing_key, context=_context(text(row, "id")))
-    # Opening it authenticated it; checking the numbers again costs every start 35 ms.
+    # Opening it authenticated it; checking the numbers again would cost 35 ms at every start.
     private = load_der_private_key(plain, password=None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(private, rsa.RSAPrivateKey):
         raise KeyUnavailable("the key ring holds an unexpected signing key", detail=type(private).__name__)

@@ -1,1 +1,1 @@
-"""What agents can use through the vault once an admin reviewed its tools: other MCP servers, and imported APIs."""
+"""Other MCP servers and imported APIs, which agents can use through the vault after an admin reviews their tools."""

@@ -1,6 +1,5 @@
-"""Imported APIs: a provider file and tools as JSON, of which only what an admin accepted counts.
-
-`server.remote.imported_apis` says what the JSON means.
+"""Imported APIs: a provider file and tools as JSON. Only what an admin accepted is in effect.
+`server.remote.imported_apis` interprets the JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _REMOVE: Final = "delete from imported_apis where tenant = :tenant and name = :n
 
 @dataclass(frozen=True, slots=True)
 class ImportedApi:
-    """One API: what waits for an admin, and what agents can be offered, each None where there is nothing.
+    """One API: what waits for an admin, and what agents can be offered; each is None if there is nothing.
 
     `reviewed`: the import of which `accepted` is a part; None if it was accepted before schema 47.
     """
@@ -57,12 +56,12 @@ class ImportedApi:
 
     @property
     def digest(self) -> str:
-        """Names what an admin reviewed: another one after each import and each decision."""
+        """Identifies what an admin reviewed; changes with each import and each decision."""
         return hashlib.sha256(json.dumps([self.offered, self.accepted, self.reviewed]).encode()).hexdigest()
 
     @property
     def whole(self) -> str:
-        """All tools to decide about: what waits, else what was decided about."""
+        """All tools to decide about: those that wait or, if none do, those already decided about."""
         return self.offered or self.reviewed or self.accepted or ""
 
 
@@ -80,23 +79,23 @@ async def list_apis(reader: Reader) -> tuple[ImportedApi, ...]:
 
 
 async def list_accepted(reader: Reader) -> tuple[AcceptedApi, ...]:
-    """Those that are on, by name."""
+    """The APIs that are on, by name."""
     known = await list_apis(reader)
     return tuple(AcceptedApi(one.name, one.accepted) for one in known if one.accepted is not None)
 
 
 async def list_waiting(reader: Reader) -> tuple[str, ...]:
-    """Names of those that wait for an admin."""
+    """The names of APIs that wait for an admin."""
     return tuple([text(row, "name") for row in await reader.fetch(_WAITING, {"tenant": TENANT})])
 
 
 async def list_names(reader: Reader) -> tuple[str, ...]:
-    """Names of all, also of those that only wait."""
+    """The names of all APIs, including those that only wait."""
     return tuple([text(row, "name") for row in await reader.fetch(_NAMES, {"tenant": TENANT})])
 
 
 async def get_api(reader: Reader, name: str) -> ImportedApi | None:
-    """The API of that name."""
+    """The API with that name."""
     return next((one for one in await list_apis(reader) if one.name == name), None)
 
 
@@ -107,7 +106,7 @@ async def offer(transaction: Transaction, name: str, offered: str, *, by: str, n
 
 
 async def accept(transaction: Transaction, reviewed: ImportedApi, content: str, *, by: str, now: int) -> bool:
-    """Turn `content` on, a part of `reviewed.whole`. False if the API is not as it was reviewed any more."""
+    """Turn on `content`, a part of `reviewed.whole`. False if the API has changed since it was reviewed."""
     values = {"tenant": TENANT, "name": reviewed.name, "content": content, "by": by, "now": now}
     values |= {"offered": reviewed.offered or "", "accepted": reviewed.accepted or "", "nothing": ""}
     values |= {"reviewed": reviewed.reviewed or "", "whole": reviewed.whole}
@@ -115,14 +114,14 @@ async def accept(transaction: Transaction, reviewed: ImportedApi, content: str, 
 
 
 async def discard(transaction: Transaction, reviewed: ImportedApi) -> bool:
-    """Forget what waits. False if nothing does, or something else."""
+    """Discard what waits. False if nothing waits, or something else does."""
     which = {"tenant": TENANT, "name": reviewed.name, "reviewed": reviewed.offered or ""}
     kept = await transaction.fetch_one(_DISCARD, which)
     return kept is not None or await transaction.fetch_one(_FORGET, which) is not None
 
 
 async def remove(transaction: Transaction, name: str) -> bool:
-    """Turn an API off and forget it. False if there is none."""
+    """Turn an API off and delete it. False if there is none."""
     return await transaction.fetch_one(_REMOVE, {"tenant": TENANT, "name": name}) is not None
 
 

@@ -1,7 +1,8 @@
-"""Other MCP servers behind the vault: where they are, and which of their tools an operator accepted in which form.
+"""Other MCP servers behind the vault: their addresses, and which of their tools an operator accepted in which form.
 
-A tool is stored as it was seen, and as it was accepted, both as canonical JSON. Where the two differ, an operator has
-to look, and accounts that see the other form can't call it. Writing functions record no event: the caller appends it.
+A tool is stored as it was seen and as it was accepted, both as canonical JSON. If the two differ, an operator must
+review the tool, and accounts that see the other form can't call it. Writing functions record no event: the caller
+appends it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TOOLS_OF: Final = """
     from mcp_tools
     where tenant = :tenant and server = :server order by name
 """
-# Without tools that no one accepted: a server can list any number, and change them at any time.
+# Leaves out tools that no one accepted: a server can list any number, and change them at any time.
 _ACCEPTED: Final = """
     select server, name, accepted as seen, cast(:nothing as text) as seen_by, cast(0 as bigint) as seen_at, is_absent,
         accepted, effect, asks, accepted_at, shown, is_retired,
@@ -41,8 +42,8 @@ _ACCEPTED: Final = """
 """
 _IS_LIVE: Final = "select id from connections where tenant = :tenant and id = :id and ended_at is null"
 _SETTLED: Final = 3600  # seconds
-_MOST_SEERS: Final = 50  # connections that are looked up for one list
-MOST_HELD: Final = 500  # tools of a server that no one accepted, and of one list
+_MOST_SEERS: Final = 50  # connections looked up for one list
+MOST_HELD: Final = 500  # limit of a server's unaccepted tools, and of the tools in one list
 _HOLD: Final = "update mcp_servers set name = name where tenant = :tenant and name = :server"
 _ADD: Final = """
     insert into mcp_servers (tenant, name, url, title, facts, added_at, added_by)
@@ -91,20 +92,20 @@ _NAME: Final = """
 
 @dataclass(frozen=True, slots=True)
 class McpTool:
-    """One tool of a server. `effect` and `asks` are what the operator decided, not what the server says of itself."""
+    """One tool of a server. `effect` and `asks` are the operator's decision, not the server's own claim."""
 
     name: str
     seen: str
     seen_by: str  # the connection that saw it last
-    is_absent: bool  # that connection no longer finds it
+    is_absent: bool  # that connection no longer sees it
     accepted: str | None
     effect: str
     asks: bool
     accepted_at: int | None
     shown: str | None = None  # its name here, once it was accepted
-    is_retired: bool = False  # an operator knows that it is gone
+    is_retired: bool = False  # an operator acknowledged that it is gone
     seen_at: int = 0
-    is_left: bool = False  # an operator reviewed this form, and left it out until it changes
+    is_left: bool = False  # an operator reviewed this form and left it out until it changes
 
     @property
     def state(self) -> str:
@@ -132,23 +133,23 @@ class McpServer:
 
     @property
     def digest(self) -> str:
-        """Names what an operator reviewed: another one as soon as anything is seen or decided differently."""
+        """Identifies what an operator reviewed; changes as soon as anything is seen or decided differently."""
         shown = [[one.name, one.seen, one.accepted, one.is_absent, one.effect, one.asks] for one in self.tools]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def tool(self, name: str) -> McpTool | None:
-        """The tool that the server calls by that name."""
+        """The tool with that name on the server."""
         return next((one for one in self.tools if one.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """What one look at a server's list changed, by the tools' names."""
+    """What one read of a server's list changed, by the tools' names."""
 
-    held: tuple[str, ...] = ()  # new, or other than accepted
+    held: tuple[str, ...] = ()  # new, or different from the accepted form
     gone: tuple[str, ...] = ()
-    back: tuple[str, ...] = ()  # there again, or again as accepted
-    left: tuple[str, ...] = ()  # there again, as an operator left it out
+    back: tuple[str, ...] = ()  # back, or back to the accepted form
+    left: tuple[str, ...] = ()  # back in the form that an operator left out
 
     @property
     def is_nothing(self) -> bool:
@@ -157,7 +158,7 @@ class OfferChange:
 
 @dataclass(frozen=True, slots=True)
 class HeldTools:
-    """How many tools of a server wait for an operator's look."""
+    """How many tools of a server wait for an operator's review."""
 
     server: str
     title: str
@@ -166,7 +167,7 @@ class HeldTools:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How an operator accepts one tool: its effect on data, and whether people approve each call."""
+    """An operator's acceptance of one tool: its effect on data, and whether people approve each call."""
 
     effect: str
     asks: bool
@@ -179,7 +180,7 @@ async def list_servers(reader: Reader) -> tuple[McpServer, ...]:
 
 
 async def list_accepted(reader: Reader) -> tuple[McpServer, ...]:
-    """The same with accepted tools only, as they were accepted: what a server offers now is left out."""
+    """All servers with only their accepted tools, in the accepted form, whatever a server offers now."""
     return await _with_tools(reader, await reader.fetch(_ACCEPTED, {"tenant": TENANT, "nothing": ""}))
 
 
@@ -192,7 +193,7 @@ async def _with_tools(reader: Reader, found: Sequence[Row]) -> tuple[McpServer, 
 
 
 async def get_server(reader: Reader, name: str) -> McpServer | None:
-    """The server of that name."""
+    """The server with that name."""
     for row in await reader.fetch(_SERVERS, {"tenant": TENANT}):
         if text(row, "name") == name:
             found = await reader.fetch(_TOOLS_OF, {"tenant": TENANT, "server": name})
@@ -203,14 +204,14 @@ async def get_server(reader: Reader, name: str) -> McpServer | None:
 async def add_server(
     transaction: Transaction, name: str, *, url: str, title: str, facts: Mapping[str, object], by: str, now: int
 ) -> bool:
-    """Store a server. False if there is one of this name."""
+    """Store a server. False if one with this name exists."""
     values = {"tenant": TENANT, "name": name, "url": url, "title": title, "by": by, "now": now}
     row = await transaction.fetch_one(_ADD, {**values, "facts": json.dumps(facts, sort_keys=True)})
     return row is not None
 
 
 async def remove_server(transaction: Transaction, name: str) -> bool:
-    """Delete a server and what is known of its tools. False if there is none."""
+    """Delete a server and its stored tools. False if there is none."""
     which = {"tenant": TENANT, "name": name}
     await transaction.execute("delete from mcp_tools where tenant = :tenant and server = :name", which)
     return await transaction.execute("delete from mcp_servers where tenant = :tenant and name = :name", which) > 0
@@ -219,12 +220,13 @@ async def remove_server(transaction: Transaction, name: str) -> bool:
 async def see(
     transaction: Transaction, server: McpServer, offered: Mapping[str, str], *, by: str, now: int
 ) -> OfferChange:
-    """Store what the connection `by` was offered: canonical JSON by name. What it alone knew and misses is gone.
+    """Store what the connection `by` was offered, as canonical JSON by name. A tool that only this connection had seen,
+    and no longer sees, is gone.
 
-    A tool that an operator left out is kept then, so that it doesn't wait again when it returns in the same form.
+    A tool that an operator left out is kept even then, so that it doesn't wait again when it returns in the same form.
 
-    Accounts may be offered different things: for an hour, only who saw a form can say that it is another one. `server`
-    is as `hold` returned it.
+    Accounts may be offered different tools, so for an hour only the connection that saw a form can replace it. `server`
+    is the result of `hold`.
     """
     held: list[str] = []
     gone: list[str] = []
@@ -257,7 +259,7 @@ async def see(
 
 
 async def _find_ended(reader: Reader, connection_ids: Iterable[str]) -> frozenset[str]:
-    """Those of the connections that are no longer there."""
+    """The connections among these that have ended."""
     found: set[str] = set()
     for one in sorted(connection_ids)[:_MOST_SEERS]:
         if await reader.fetch_one(_IS_LIVE, {"tenant": TENANT, "id": one}) is None:
@@ -268,7 +270,7 @@ async def _find_ended(reader: Reader, connection_ids: Iterable[str]) -> frozense
 async def accept(
     transaction: Transaction, server: McpServer, wanted: Mapping[str, Acceptance], *, by: str, now: int
 ) -> tuple[str, ...]:
-    """Let these tools be called in the form that was reviewed; the names of those that are another one by now."""
+    """Let these tools be called in the form that was reviewed; returns the names of those that have changed since."""
     changed: list[str] = []
     for name, one in wanted.items():
         values = {"tenant": TENANT, "server": server.name, "name": name, "by": by, "now": now}
@@ -285,7 +287,7 @@ async def hold(transaction: Transaction, name: str) -> McpServer | None:
 
 
 async def forget(transaction: Transaction, server: McpServer, names: Iterable[str]) -> None:
-    """Delete tools that the server no longer offers. Of one that was accepted the name stays taken."""
+    """Delete tools that the server no longer offers. The name of an accepted one stays taken."""
     for name in names:
         which = {"tenant": TENANT, "server": server.name, "name": name}
         await transaction.execute(_RETIRE, which)
@@ -293,13 +295,13 @@ async def forget(transaction: Transaction, server: McpServer, names: Iterable[st
 
 
 async def leave(transaction: Transaction, server: McpServer, names: Iterable[str]) -> None:
-    """Note that an operator leaves these tools out in the form in which `server` shows them."""
+    """Record that an operator leaves these tools out, in the form that `server` has."""
     for name in names:
         await transaction.execute(_LEAVE, {"tenant": TENANT, "server": server.name, "name": name})
 
 
 async def set_facts(transaction: Transaction, name: str, facts: Mapping[str, object]) -> None:
-    """Store how the server authorizes by now."""
+    """Store how the server now authorizes."""
     await transaction.execute(_FACTS, {"tenant": TENANT, "name": name, "facts": json.dumps(facts)})
 
 
@@ -309,13 +311,13 @@ async def set_disabled(transaction: Transaction, name: str, *, is_disabled: bool
 
 
 async def count_held(reader: Reader) -> tuple[HeldTools, ...]:
-    """The servers with tools that wait for an operator's look, by name."""
+    """The servers with tools that wait for an operator's review, by name."""
     rows = await reader.fetch(_HELD, {"tenant": TENANT})
     return tuple(HeldTools(text(row, "name"), text(row, "title"), integer(row, "n")) for row in rows)
 
 
 async def give_names(transaction: Transaction, server: McpServer, shown: Mapping[str, str]) -> None:
-    """Name these tools for agents; one that has a name keeps it."""
+    """Give these tools names for agents; a tool that has a name keeps it."""
     for name, wanted in shown.items():
         await transaction.execute(_NAME, {"tenant": TENANT, "server": server.name, "name": name, "shown": wanted})
 

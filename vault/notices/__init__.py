@@ -1,1 +1,1 @@
-"""Notices: which events a person hears about outside the pages, and by which channels."""
+"""Notices: which events a person is notified of outside the pages, and by which channels."""

@@ -1,6 +1,6 @@
-"""A person's choices about notices, and the channels that they reach them by.
+"""A person's choices about notices, and the channels that reach them.
 
-Where a channel leads (a mail address, a URL that may hold a token, a browser's push subscription) is sealed under the
+A channel's target (a mail address, a URL that may contain a token, a browser's push subscription) is sealed under the
 subkey `notices`; `label` is the part that pages show.
 """
 
@@ -19,11 +19,11 @@ from vault.storage.database import Reader, Row, Transaction, binary, integer, in
 MOST_CHANNELS: Final = 8  # of one person
 KINDS: Final = ("approval", "access", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
-CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook", "service")  # that a person enters an address for
+CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook", "service")  # kinds for which a person enters an address
 ENDPOINT: Final = "endpoint"  # of the operator's, for events of everyone: `vault.notices.endpoints`
-PUSH: Final = "push"  # a browser, which makes its address itself
-GONE: Final = "gone"  # why a message did not arrive, where none will anymore
-DISABLED: Final = "disabled"  # an admin wants an endpoint to get nothing
+PUSH: Final = "push"  # a browser, which creates its own address
+GONE: Final = "gone"  # failure: the target is gone, and no message will arrive anymore
+DISABLED: Final = "disabled"  # failure: an admin disabled the endpoint
 OFF: Final = frozenset({GONE, DISABLED})
 DEFAULT_HOW: Final[Mapping[str, str]] = {
     "approval": "at_once",
@@ -52,7 +52,7 @@ class NoticeSettings:
 
     zone: str = "UTC"
     language: str = ""  # empty: English
-    quiet: tuple[int, int] | None = None  # from, until; it may pass midnight
+    quiet: tuple[int, int] | None = None  # from, until; may span midnight
     digest_at: int = 8 * 60
     kinds: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_HOW))
 
@@ -63,7 +63,8 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True)
 class NoticeChannel:
-    """A way to reach a person. `target` is a mail address, a URL or a subscription; unconfirmed ones get nothing."""
+    """A way to reach a person. `target` is a mail address, a URL or a subscription. Unconfirmed channels get
+    nothing."""
 
     id: str
     user_id: str
@@ -74,8 +75,8 @@ class NoticeChannel:
     confirmed_at: int | None = None
     sent_at: int | None = None
     failed_at: int | None = None
-    failure: str = ""  # why the last message did not arrive; empty after one that did
-    events: frozenset[str] = frozenset()  # of an endpoint: the types that it wants
+    failure: str = ""  # why the last message didn't arrive; empty if it did
+    events: frozenset[str] = frozenset()  # for an endpoint: the event types that it wants
 
     @property
     def gets_notices(self) -> bool:
@@ -83,7 +84,7 @@ class NoticeChannel:
 
 
 async def get_settings(reader: Reader, user_id: str) -> NoticeSettings:
-    """The person's choices, or what holds without any."""
+    """The person's choices, or the defaults."""
     row = await reader.fetch_one(
         "select zone, language, quiet_from, quiet_until, digest_at, kinds from notice_settings"
         " where tenant = :tenant and user_id = :user_id",
@@ -134,7 +135,7 @@ async def add_channel(
     now: int,
     events: frozenset[str] = frozenset(),
 ) -> NoticeChannel:
-    """A new channel; one that leads to a mail address still has to be confirmed."""
+    """Create a channel; one for a mail address still has to be confirmed."""
     channel_id = new_id(12)
     confirmed_at = None if kind == "email" else now
     sealed = seal(target.encode(), key=ring.subkey(_KEY), key_id=_KEY, context=_context(channel_id))
@@ -169,7 +170,7 @@ async def get_channel(reader: Reader, ring: KeyRing, channel_id: str) -> NoticeC
 
 
 async def confirm_channel(transaction: Transaction, channel_id: str, *, user_id: str, now: int) -> bool:
-    """The person proved that the channel reaches them; False if it is gone or someone else's."""
+    """Record that the channel reaches the person; False if it is gone or someone else's."""
     return (
         await transaction.execute(
             "update notice_channels set confirmed_at = coalesce(confirmed_at, :now)"
@@ -181,7 +182,7 @@ async def confirm_channel(transaction: Transaction, channel_id: str, *, user_id:
 
 
 async def remove_channel(transaction: Transaction, channel_id: str, *, user_id: str) -> bool:
-    """Remove a channel with what waits for it; False if it is gone or someone else's."""
+    """Remove a channel and its waiting notices; False if it is gone or someone else's."""
     which = {"tenant": TENANT, "id": channel_id, "user_id": user_id}
     removed = await transaction.execute(
         "delete from notice_channels where tenant = :tenant and id = :id and user_id = :user_id", which
@@ -205,7 +206,8 @@ async def record_result(transaction: Transaction, channel_id: str, *, failure: s
 async def change_target(
     transaction: Transaction, ring: KeyRing, channel_id: str, change: Callable[[str], str]
 ) -> NoticeChannel | None:
-    """Seal another target, made of the one before; None if the channel is gone. Others wait with theirs until then."""
+    """Replace the target with one made from the previous one; None if the channel is gone. Locks the channel, so
+    concurrent changes wait."""
     which = {"tenant": TENANT, "id": channel_id}
     await transaction.execute("update notice_channels set kind = kind where tenant = :tenant and id = :id", which)
     row = await transaction.fetch_one(_GET, which)
@@ -221,7 +223,7 @@ async def change_target(
 
 
 async def set_failure(transaction: Transaction, channel_id: str, failure: str) -> bool:
-    """Record why nothing is sent, or that it is again; False if it was so already, or the channel is gone."""
+    """Record why nothing is sent, or that sending resumes; False if nothing changes, or the channel is gone."""
     return (
         await transaction.execute(
             "update notice_channels set failure = :failure"
@@ -233,7 +235,7 @@ async def set_failure(transaction: Transaction, channel_id: str, failure: str) -
 
 
 async def revive(transaction: Transaction, channel_id: str) -> bool:
-    """Let a channel be sent to that gave up, but none that is disabled; False for this one, and for none."""
+    """Resume sending to a channel that failed for good; False for a disabled or missing one."""
     return (
         await transaction.execute(
             "update notice_channels set failure = :nothing"

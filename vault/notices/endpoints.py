@@ -1,7 +1,7 @@
-"""The operator's endpoints, which get events of everyone's accounts: channels of the outbox without a person.
+"""The operator's endpoints, which get events about everyone's accounts: outbox channels that belong to no person.
 
-Unlike a notice, an event is sent until the endpoint accepts it, so perhaps twice, and after many failures it waits in a
-list for someone to send it again. The secret that it is signed with is sealed with the address.
+Unlike a notice, an event is sent until the endpoint accepts it, so it may arrive twice. After many failures it is put
+on a list, from which someone can send it again. The signing secret is sealed with the address.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vault.storage.database import Reader, Row, Transaction, Value, integer, tex
 NOBODY: Final = ""  # the person of these channels
 MOST: Final = 20  # endpoints
 LISTED: Final = 500  # failed events
-_MOST_OLDER: Final = 2  # secrets before the previous one that sign as well
+_MOST_OLDER: Final = 2  # number of secrets before the previous one that also sign
 TYPE_OF_EVENT: Final[Mapping[str, str]] = {
     "connection.opened": "connected",
     "connection.expiring": "expiring",
@@ -54,42 +54,42 @@ _SHELVE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class EventEndpoint:
-    """An address with the types that it wants. `secret` as Standard Webhooks writes it.
+    """An address with the event types that it wants. `secret` has the format of Standard Webhooks.
 
-    `previous`: the secret before its rotation, which signs, too, until `previous_until`.
+    `previous`: the secret before its rotation, which also signs until `previous_until`.
     """
 
     id: str
-    url: str = field(repr=False)  # may hold a secret of its own
+    url: str = field(repr=False)  # may contain a secret
     secret: str = field(repr=False)
     events: frozenset[str]
     created_at: int
     sent_at: int | None = None
     failed_at: int | None = None
-    failure: str = ""  # why the last event was not accepted; empty after one that was
+    failure: str = ""  # why the last event wasn't accepted; empty if it was
     previous: str = field(default="", repr=False)
     previous_until: int = 0
-    older: tuple[tuple[str, int], ...] = field(default=(), repr=False)  # secrets before that one, each until then
+    older: tuple[tuple[str, int], ...] = field(default=(), repr=False)  # secrets before that one, each with its end
 
     @property
     def is_gone(self) -> bool:
-        """It asked not to be sent anything anymore."""
+        """Whether the endpoint asked for no further events."""
         return self.failure == channels.GONE
 
     @property
     def is_disabled(self) -> bool:
-        """An admin disabled it."""
+        """Whether an admin disabled it."""
         return self.failure == channels.DISABLED
 
     def signing_secrets(self, now: int) -> tuple[str, ...]:
-        """Those that sign now, the newest first."""
+        """The secrets that sign now, newest first."""
         earlier = ((self.previous, self.previous_until), *self.older)
         return (self.secret, *(secret for secret, until in earlier if secret and now < until))
 
 
 @dataclass(frozen=True, slots=True)
 class FailedDelivery:
-    """An event that an endpoint did not accept in all its attempts."""
+    """An event that an endpoint didn't accept in any attempt."""
 
     endpoint_id: str
     sequence: int
@@ -102,7 +102,7 @@ class FailedDelivery:
 async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> EventEndpoint:
     """A new endpoint with a secret of 32 random bytes."""
     secret = _new_secret()
-    host = urlsplit(url).hostname or ""  # the rest of the address may be a secret
+    host = urlsplit(url).hostname or ""  # the rest of the address may be secret
     target = json.dumps({"url": url, "secret": secret}, separators=(",", ":"))
     made = await channels.add_channel(
         transaction, ring, user_id=NOBODY, kind=ENDPOINT, label=host[:200], target=target, now=now, events=events
@@ -113,9 +113,10 @@ async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: froz
 async def rotate(
     transaction: Transaction, ring: KeyRing, endpoint_id: str, *, previous_until: int, now: int
 ) -> EventEndpoint | None:
-    """Sign with a new secret, and with the one before as well until then; None if there is no such endpoint.
+    """Sign with a new secret, and until then also with the previous one; None if there is no such endpoint.
 
-    Earlier ones sign until their own ends, since a receiver may know only these, unless the one before ends at once.
+    Earlier secrets sign until their own ends, since a receiver may know only those, unless the previous one ends at
+    once.
     """
 
     def change(target: str) -> str:
@@ -131,7 +132,7 @@ async def rotate(
 
 
 async def disable(transaction: Transaction, endpoint_id: str) -> bool:
-    """Send it nothing more; what waits joins what failed. False if it was so already."""
+    """Stop sending events; waiting ones join the failed ones. False if nothing changes."""
     if not await channels.set_failure(transaction, endpoint_id, channels.DISABLED):
         return False
     which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
@@ -140,7 +141,7 @@ async def disable(transaction: Transaction, endpoint_id: str) -> bool:
 
 
 async def enable(transaction: Transaction, endpoint_id: str) -> bool:
-    """Send it events from now on; False if nothing kept it from them."""
+    """Resume sending events; False if nothing had stopped them."""
     return await channels.set_failure(transaction, endpoint_id, "")
 
 
@@ -150,12 +151,12 @@ async def list_endpoints(reader: Reader, ring: KeyRing) -> tuple[EventEndpoint, 
 
 
 async def remove(transaction: Transaction, endpoint_id: str) -> bool:
-    """Remove an endpoint with what waits for it and what failed; False if there is none."""
+    """Remove an endpoint and its waiting and failed events; False if there is none."""
     return await channels.remove_channel(transaction, endpoint_id, user_id=NOBODY)
 
 
 async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery, ...]:
-    """What the endpoint did not accept, the newest first."""
+    """The events that the endpoint didn't accept, newest first."""
     rows = await reader.fetch(_FAILED, {"tenant": TENANT, "id": endpoint_id, "state": FAILED, "limit": LISTED})
     return tuple(map(_delivery, rows))
 
@@ -163,9 +164,8 @@ async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery,
 async def resend(
     transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int
 ) -> int | None:
-    """Send one failed event again, or all of the endpoint; how many. An endpoint that was gone gets events again.
-
-    None for one that is disabled, or isn't there.
+    """Send one failed event again, or all of the endpoint's; returns how many. Resumes an endpoint that was gone. None
+    for a disabled or missing endpoint.
     """
     which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
     if not await channels.revive(transaction, endpoint_id):

@@ -1,8 +1,8 @@
-"""The outbox: which event is due by which channel, at most once each.
+"""The outbox: which event is due on which channel, at most once each.
 
 `enter` follows the activity from where the last process stopped, in one transaction with the new place, so that each
-event is entered once however many processes do it. A channel is held by one process at a time (`hold`). A notice leaves
-its place in the outbox before it is sent: a process that dies in between never sends it, rather than twice. Only
+event is entered once however many processes do it. A channel is held by one process at a time (`hold`). A notice is
+taken out of the outbox before it is sent: if a process dies in between, the notice is lost rather than sent twice. Only
 notices that were definitely not accepted are retried.
 """
 
@@ -19,20 +19,20 @@ from vault.notices.endpoints import NOBODY, TYPE_OF_EVENT
 from vault.records import TENANT, Event
 from vault.storage.database import SWEEP_BATCH, Database, Reader, Transaction, Value, integer, text
 
-BACKOFF: Final = (30, 120, 600, 3600)  # seconds after each failure; then it is given up
+BACKOFF: Final = (30, 120, 600, 3600)  # seconds to wait after each failure; then the notice is given up
 KEPT: Final = 7 * 86400
-LIFETIME: Final = 2 * 86400  # seconds after which nothing is worth sending anymore
-APPROVAL_LIFETIME: Final = 600  # as long as the person can answer
-HELD: Final = 90  # seconds; more than sending takes
+LIFETIME: Final = 2 * 86400  # seconds after which a notice is no longer worth sending
+APPROVAL_LIFETIME: Final = 600  # worth sending as long as the person can answer
+HELD: Final = 90  # seconds; longer than sending takes
 EXAMINED: Final = 5000  # events per transaction of `enter`
 MOST_AT_ONCE: Final = 50  # notices in one message
-MOST_TOLD: Final = 50  # members of a group who hear about its account
+MOST_TOLD: Final = 50  # members of a group who are notified about its account
 _TOLD: Final = """
     select distinct user_id from memberships
     where tenant = :tenant and group_id = :group_id and (expires_at is null or expires_at > :now)
     order by user_id limit :limit
 """
-ASKED: Final = "permission.requested"  # for those who can answer, not for the person who asked
+ASKED: Final = "permission.requested"  # for people who can answer, not for the person who asked
 CLIENT_ENDING: Final = "mcp_server.client_ending"  # for admins
 _TO_OTHERS: Final = frozenset({ASKED, CLIENT_ENDING})
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
@@ -95,13 +95,13 @@ _PUT_BACK: Final = """
 """
 _EVENT: Final = "select * from events where tenant = :tenant and sequence = :sequence"
 
-Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the ids of those who can do something about it
-DueAt = Callable[[NoticeSettings, str, int], int]  # settings, `at_once` or `daily`, now -> when to send
+Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the IDs of the people who can act on it
+DueAt = Callable[[NoticeSettings, str, int], int]  # (settings, `at_once` or `daily`, now) -> when to send
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One event on its way by one channel. `attempts` counts this one."""
+    """One event being sent on one channel. `attempts` includes this one."""
 
     channel_id: str
     kind: str
@@ -116,7 +116,7 @@ async def nobody(_event: Event) -> Sequence[str]:
 
 
 async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: Approvers = nobody) -> int:
-    """Enter what happened since the last time; how many notices. Another process may have been faster: then 0."""
+    """Enter the events since the last call; returns how many notices, 0 if another process was faster."""
     head = await database.fetch_one("select sequence from event_heads where tenant = :tenant", {"tenant": TENANT})
     last = 0 if head is None else integer(head, "sequence")
     feed = await database.fetch_one("select sequence from notice_feeds where tenant = :tenant", {"tenant": TENANT})
@@ -149,7 +149,7 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: 
 
 
 async def skip_if_nobody_listens(database: Database) -> bool:
-    """Whether no one has a channel: events so far are then never sent."""
+    """Whether no one has a channel; events up to now are then never sent."""
     if await database.fetch_one(_A_CHANNEL, {"tenant": TENANT}) is not None:
         return False
     if await database.fetch_one(_BEHIND, {"tenant": TENANT}) is not None:
@@ -207,7 +207,7 @@ async def _rows(
 
 
 async def _whom(reader: Database, owner: str) -> Sequence[str]:
-    """The person, or the members of the group whose account it is about, at most MOST_TOLD of them."""
+    """The person or, for a group's account, the members of the group, at most MOST_TOLD."""
     rows = await reader.fetch(_TOLD, {"tenant": TENANT, "group_id": owner, "now": reader.now(), "limit": MOST_TOLD})
     return [text(row, "user_id") for row in rows] or [owner]
 
@@ -236,7 +236,7 @@ async def _for_endpoints(reader: Database, ring: KeyRing, events: Sequence[Event
 
 
 def _lifetime(event: Event, kind: str) -> int:
-    """Seconds in which it is worth sending: a question as long as it can be answered."""
+    """Seconds for which it is worth sending; for a question, as long as it can be answered."""
     until = event.details.get("until")
     if kind != "approval":
         return LIFETIME
@@ -244,19 +244,19 @@ def _lifetime(event: Event, kind: str) -> int:
 
 
 async def list_due(reader: Reader, *, now: int) -> tuple[str, ...]:
-    """The channels with notices that are due, the longest waiting first; at most a batch, however much one has."""
+    """The channels with due notices, longest waiting first; at most a batch, however many notices one has."""
     rows = await reader.fetch(_DUE, {"tenant": TENANT, "now": now, "limit": SWEEP_BATCH})
     return tuple(text(row, "channel_id") for row in rows)
 
 
 async def hold(transaction: Transaction, channel_id: str, *, now: int) -> bool:
-    """Become the one process that sends by this channel, for a while or until `record_result`."""
+    """Become the only process that sends on this channel, for a while or until `record_result`."""
     which = {"tenant": TENANT, "id": channel_id, "now": now, "until": now + HELD}
     return await transaction.fetch_one(_HOLD, which) is not None
 
 
 async def release(transaction: Transaction, channel_id: str) -> None:
-    """Let others send by this channel, where nothing was sent."""
+    """Release the channel after sending nothing."""
     await transaction.execute(
         "update notice_channels set held_until = null where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": channel_id},
@@ -266,9 +266,9 @@ async def release(transaction: Transaction, channel_id: str) -> None:
 async def take(
     transaction: Transaction, channel_id: str, *, now: int, again_at: int | None = None
 ) -> tuple[Notice, ...]:
-    """Take what is due by a channel out of the outbox, oldest first. From now on only its taker sends it.
+    """Take a channel's due notices out of the outbox, oldest first. From now on only the caller sends them.
 
-    `again_at`: what its taker does not settle by then is due again, so it may be sent twice, but never not at all.
+    `again_at`: what the caller doesn't settle by then is due again, so it may be sent twice but is never lost.
     """
     which: dict[str, Value] = {"tenant": TENANT, "id": channel_id, "now": now}
     taken: list[Notice] = []
@@ -276,26 +276,27 @@ async def take(
         one = {"tenant": TENANT, "id": channel_id, "sequence": integer(waiting, "sequence")}
         row = await transaction.fetch_one(_TAKE, {**one, "sending": "sending", "again_at": again_at, "now": now})
         found = None if row is None else await transaction.fetch_one(_EVENT, one)
-        if row is not None and found is not None:  # an event that was pruned is old
+        if row is not None and found is not None:  # only an old event was pruned
             attempts, expires_at = integer(row, "attempts"), integer(row, "expires_at")
             taken.append(Notice(channel_id, text(row, "kind"), attempts, expires_at, event_of(found)))
     return tuple(taken)
 
 
 async def settle(transaction: Transaction, notices: Sequence[Notice], *, state: str, failure: str = "") -> None:
-    """Record the end of notices: `sent`, `over` (nothing to say anymore), `unknown` or `failed`."""
+    """Record the end of notices: `sent`, `over` (nothing left to report), `unknown` or `failed`."""
     ended: Mapping[str, Value] = {"state": state, "due_at": None, "failure": failure or None}
     await transaction.execute_many(_RECORD, [{**_key(one), **ended} for one in notices])
 
 
 async def delay(transaction: Transaction, notices: Sequence[Notice], *, until: int, failure: str) -> None:
-    """Put back what is to be sent later, with why it was not accepted."""
+    """Put back notices to be sent later, with the reason why they weren't accepted."""
     later: Mapping[str, Value] = {"state": "waiting", "due_at": until, "failure": failure or None}
     await transaction.execute_many(_RECORD, [{**_key(one), **later} for one in notices])
 
 
 async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now: int) -> None:
-    """Requeue notices that were definitely not accepted; fail those tried often enough or about to expire."""
+    """Requeue notices that were definitely not accepted; fail those that have been tried often enough or are about to
+    expire."""
     rows: list[Mapping[str, Value]] = []
     for one in notices:
         later = now + BACKOFF[one.attempts - 1] if one.attempts <= len(BACKOFF) else None
@@ -306,7 +307,7 @@ async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now:
 
 
 async def put_back(transaction: Transaction, notices: Sequence[Notice], *, due_at: int) -> None:
-    """Put back notices that were taken but not tried, without counting an attempt."""
+    """Put back notices that were taken but not sent, without counting an attempt."""
     await transaction.execute_many(
         _PUT_BACK, [{**_key(one), "waiting": "waiting", "due_at": due_at} for one in notices]
     )

@@ -1,6 +1,6 @@
 """The one read of an exchange: the live grant, and every account of its user at a provider, with keys and tokens.
 
-A revoked grant, a removed client and a disabled user stop here, in the statement that returns the tokens, so that
+The statement that returns the tokens also excludes a revoked grant, a removed client and a disabled user, so that
 nothing that a revocation must reach is cached. `vault.exchange` decides with these facts.
 """
 
@@ -18,8 +18,8 @@ from vault.refusals import CiphertextRejected, GrantEnded
 from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.upstream import UpstreamPolicy
 
-SKEW = 60  # seconds before expiry from which a token is refreshed ahead; at most a tenth of its life
-MARGIN = 5  # seconds before expiry from which a token may expire in transit, and counts as expired
+SKEW = 60  # seconds before expiry at which a token is refreshed ahead; at most a tenth of its life
+MARGIN = 5  # seconds before expiry at which a token may expire in transit, and counts as expired
 
 COLUMNS: Final = """k.id, k.user_id as owner_id, o.until as shared_until, s.scopes as rule_scopes, s.ask as rule_ask,
         k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
@@ -66,7 +66,7 @@ _READ: Final = f"select {COLUMNS}{_CHOICE}{SOURCES}"
 
 @dataclass(frozen=True, slots=True)
 class AccountQuery:
-    """Whose accounts, at which provider, and which narrowed token in addition.
+    """The person and provider whose accounts to read, and optionally a narrowed token.
 
     `tool_sets`: for a call of a tool, the names of the sets that have it.
     """
@@ -88,7 +88,7 @@ class HeldToken:
 
     @property
     def good_until(self) -> int | None:
-        """When it may start to expire on its way to the provider."""
+        """When it could start to expire on its way to the provider."""
         return None if self.expires_at is None else self.expires_at - min(MARGIN, self.skew // 2)
 
     def is_good(self, now: int) -> bool:
@@ -120,7 +120,7 @@ class HeldAccount:
     narrowed: HeldToken | None
     has_refresh_token: bool
     lease_until: int | None
-    sent_at: int | None  # of the first send of its refresh token with an unknown result
+    sent_at: int | None  # when its refresh token was first sent with an unknown result
     delegated: frozenset[str]
     delegation_state: str  # none | revoked | live
     delegated_until: int | None
@@ -131,17 +131,17 @@ class HeldAccount:
     salt: bytes | None = field(repr=False)
     retry_at: int | None = None  # its sends got no answer: no further send before this time
     renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
-    shared_until: int | None = None  # of a group's: when the person's membership stops counting
+    shared_until: int | None = None  # for a group's account: when the person's membership stops counting
     beyond: frozenset[str] = frozenset()  # for a group's account: what an access request added to the rule
     beyond_until: int | None = None
     rule: frozenset[str] | None = None  # for a group's account: what it allows members' agents
 
     def is_within(self, now: int) -> bool:
-        """Whether it is the person's own, or of a group that they are in now."""
+        """Whether it belongs to the person, or to a group that they are in now."""
         return self.shared_until is None or now < self.shared_until
 
     def allowed_scopes(self, now: int) -> frozenset[str]:
-        """What this agent may do with it at most, while its permission is live."""
+        """The most that this agent may do with it while its permission is live."""
         is_beyond = self.beyond_until is not None and now < self.beyond_until
         return self.delegated | self.beyond if is_beyond else self.delegated
 
@@ -157,7 +157,7 @@ class HeldAccount:
         return self.lease_until is not None and now < self.lease_until
 
     def may_refresh(self, policy: UpstreamPolicy, *, now: int) -> bool:
-        """Whether a refresh can bring a token, even if an earlier one may still be answered."""
+        """Whether a refresh can get a token, even if an earlier one may still be answered."""
         if not self.has_refresh_token:
             return False
         policy = policy.for_renewal(self.renewed_by)
@@ -186,7 +186,7 @@ async def read_accounts(reader: Reader, wanted: AccountQuery) -> tuple[HeldAccou
 
 
 async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]:
-    """All that is stored behind an exchange. `parameters`: those of an `AccountQuery`."""
+    """Everything stored behind an exchange. `parameters`: those of an `AccountQuery`."""
     return await reader.look_up(_READ, parameters)
 
 
@@ -226,7 +226,7 @@ def accounts_of(rows: Sequence[Row], wanted: AccountQuery) -> tuple[HeldAccount,
 
 
 def skew_of(issued_at: int | None, expires_at: int | None) -> int:
-    """Seconds before expiry from which this token is refreshed ahead."""
+    """Seconds before expiry at which this token is refreshed ahead."""
     return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
 
 

@@ -1,9 +1,9 @@
-"""What renews a connection that has no refresh token: an ID token of the person, for which a service gives access.
+"""Renew a connection that has no refresh token, with an ID token of the person that a service exchanges for access.
 
-The connection names that of the identity provider (`renewed_by`), whose access token is the ID token. It is refreshed
-like every other, under its own lease and journal. Nothing is spent at the service: each renewal uses a new assertion
-(draft-ietf-oauth-identity-assertion-authz-grant-03 §4.5), so a renewal whose answer was lost is just repeated.
-`vault.refresh.rotation` renews; `vault.refresh.company` opens such connections.
+`renewed_by` names the connection to the identity provider, whose access token is the ID token. That connection is
+refreshed like every other, under its own lease and journal. The service holds no single-use token: each renewal uses a
+new assertion (draft-ietf-oauth-identity-assertion-authz-grant-03 §4.5), so a renewal whose answer was lost is simply
+repeated. `vault.refresh.rotation` renews; `vault.refresh.company` opens such connections.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUn
 from vault.storage.database import Transaction
 from vault.upstream import NotRenewed, NotSent, Refusal, Silent, TokenAnswer, UpstreamError, VouchedAccess
 
-AGE: Final = 30  # seconds that an ID token must still live: for two requests
-REFUSED_PAUSE: Final = 600  # seconds until an identity provider that took no refresh token is asked again
-# It takes no refresh token in place of an ID token, or not this one (RFC 8693 §2.2.2); other codes are about the target
+AGE: Final = 30  # seconds that an ID token must still live, enough for two requests
+REFUSED_PAUSE: Final = 600  # seconds until an identity provider that rejected a refresh token is asked again
+# It accepts no refresh token in place of an ID token, or not this one (RFC 8693 §2.2.2); other codes are about the
+# target
 _NO_SUBJECT: Final = frozenset(
     f"identity_{code}" for code in ("invalid_request", "invalid_grant", "invalid_token", "unsupported_token_type")
 )
@@ -38,7 +39,7 @@ class Renew(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssertionGrant:
-    """Access to a service, and the ID token to ask with."""
+    """Access to a service, and the ID token to request it with."""
 
     access: VouchedAccess
     id_token: str = field(repr=False)
@@ -46,7 +47,7 @@ class AssertionGrant:
 
 @dataclass(frozen=True, slots=True)
 class _RefusedAccess:
-    """No access: what the identity provider said instead of an assertion (`vault.upstream.VouchedAccess`)."""
+    """No access: the identity provider's answer instead of an assertion (`vault.upstream.VouchedAccess`)."""
 
     refused: Refusal
 
@@ -64,14 +65,14 @@ class _RefusedAccess:
 
 
 async def identity_of(vault: Vault, facts: ConnectionFacts) -> ConnectionFacts | None:
-    """The living connection to the identity provider that renews this one; None: it ended, or must sign in again."""
+    """The live connection to the identity provider that renews this one; None: it ended, or must sign in again."""
     found = await leases.read(vault.database, facts.renewed_by or "")
     is_theirs = found is not None and found.user_id == facts.user_id and not found.is_ended
     return found if found is not None and is_theirs and found.state is ConnectionState.ACTIVE else None
 
 
 async def obstacle(vault: Vault, facts: ConnectionFacts) -> VaultError | None:
-    """The refusal that a renewal would meet before anything is sent."""
+    """The refusal that a renewal would get before anything is sent."""
     identity = await identity_of(vault, facts)
     if identity is None:
         return needs_reauth(facts)
@@ -103,7 +104,7 @@ async def asserted_access(
     renew: Renew,
     scopes: frozenset[str] | None = None,
 ) -> AssertionGrant:
-    """Access by an ID token; of an identity provider that renews none, by an assertion for its refresh token.
+    """Access with an ID token or, if the identity provider renews none, with an assertion for its refresh token.
 
     Raises ConnectionRequired and TemporarilyUnavailable.
     """
@@ -145,7 +146,8 @@ async def _by_refresh_token(
 
 
 def _any_use(identity: ConnectionFacts) -> UpstreamTokenRequest:
-    """What a limit of the identity provider pauses: its refresh token in place of an ID token, at every service."""
+    """What a rate limit of the identity provider pauses: the use of its refresh token in place of an ID token, at every
+    service."""
     return UpstreamTokenRequest(f"subject:{identity.connection_id}", 0)
 
 

@@ -1,9 +1,9 @@
 """Record how an attempt without an answer ended: at once, or as soon as the storage accepts it.
 
-A commit that is reported as failed may have happened. What is written here concerns one attempt
-(`vault.refresh.leases`), so doing it late or twice changes nothing else. Until it is done the connection owes it: this
-process's next refresh does it first, or a background task does it in the connection's turn, like everything that
-changes its lease.
+A commit that is reported as failed may have happened. What this module writes concerns one attempt
+(`vault.refresh.leases`), so writing it late or twice changes nothing else. Until it is written it stays owed: this
+process's next refresh of the connection writes it first, or a background task writes it in the connection's turn, like
+everything that changes its lease.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vault.storage.database import Transaction
 log = logging.getLogger("token_vault.rotation")
 
 WAIT = (0.1, 5.0)  # seconds between tries
-LONGEST = 86400.0  # seconds after which it is given up: by then an observer takes the lease, and a retry is due
+LONGEST = 86400.0  # seconds after which it is given up: by then an observer has taken the lease, and a retry is due
 
 Ending = Callable[[Transaction], Awaitable[None]]
 
@@ -50,7 +50,7 @@ async def write(vault: Vault, connection_id: str, ending: Ending) -> None:
 
 
 def owe(vault: Vault, connection_id: str, ending: Ending) -> None:
-    """Queue this to be written later, if its commit did not happen."""
+    """Queue this to be written later, because its commit may not have happened."""
     owed = vault.tasks.owed.setdefault(connection_id, [])
     owed.append(ending)
     if len(owed) == 1:

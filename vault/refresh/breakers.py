@@ -1,9 +1,9 @@
 """A circuit breaker per provider: after repeated silence, or a refusal of our registration, requests fail fast.
 
-`vault.refresh.refresh_request` says what counts as silence; each process has its own breakers. A provider that hangs
+`vault.refresh.refresh_request` defines what counts as silence; each process has its own breakers. A provider that hangs
 for some accounts and answers for others is not down: a recent answer keeps the breaker closed. While it is open, one
-refresh at a time tries: soon for a connection that was not silent itself, after the whole pause for the others. An
-answer closes it, including one that another process got or that a person's consent brought.
+refresh at a time probes: soon for a connection that got answers before, after the whole pause for the others. An answer
+closes it, including one that another process or a person's consent received.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 SILENCES = 5  # in a row
 RECENT = 15  # seconds: longer than one request may take
 PAUSE = 30  # seconds
-NEXT_PROBE = 5  # seconds, by a connection that was not silent itself
+NEXT_PROBE = 5  # seconds, for a connection that wasn't silent itself
 PROBE = 12  # seconds that one probe may take
 REGISTRATION_PAUSE = 60  # seconds after our registration was refused
 
@@ -25,7 +25,7 @@ class _Breaker:
     silences: int = 0
     is_open: bool = False
     opened_at: int = 0
-    refused: tuple[str, int] = ("", 0)  # the connection with which we were refused, and its generation at that time
+    refused: tuple[str, int] = ("", 0)  # the connection for which we were refused, and its generation at that time
     silent: set[str] = field(default_factory=set[str])  # connections that got no answer
     patient_until: int = 0
     next_at: int = 0
@@ -35,7 +35,7 @@ class _Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A provider that does not answer, or refused our registration; since an instant."""
+    """A provider that doesn't answer, or refused our registration, and since when."""
 
     kind: Literal["silent", "refused"]
     since: int
@@ -50,9 +50,10 @@ class Breakers:
     def waits(
         self, provider: str, connection_id: str, *, now: int, generation: int = 0, answered_at: int | None = None
     ) -> int:
-        """Seconds until the provider may be asked for this connection; 0 when it may, possibly as the one probe.
+        """Seconds until the provider may be asked for this connection; 0 when it may be now, possibly as the only
+        probe.
 
-        `generation` and `answered_at` belong to the connection's newest token: the provider answered some process then.
+        `generation` and `answered_at` are those of the connection's newest token: the provider answered a process then.
         """
         state = self._states.get(provider)
         if state is not None and state.is_open and _has_answered(state, connection_id, generation, answered_at):
@@ -73,7 +74,7 @@ class Breakers:
         return tuple(sorted(provider for provider, state in self._states.items() if state.is_open))
 
     def note_silence(self, provider: str, connection_id: str, *, now: int) -> bool:
-        """Count a request without a usable answer; whether the breaker is open now."""
+        """Count a request without a usable answer; returns whether the breaker is open now."""
         state = self._states.setdefault(provider, _Breaker())
         state.silences += 1
         state.silent.add(connection_id)
@@ -86,7 +87,7 @@ class Breakers:
         return True
 
     def note_refusal_of_us(self, provider: str, connection_id: str, *, generation: int, now: int) -> None:
-        """The provider does not know our client: no connection can be refreshed until the operator fixes that."""
+        """The provider doesn't know our client: no connection can be refreshed until the operator fixes that."""
         until = now + REGISTRATION_PAUSE
         self._states[provider] = _Breaker(
             silences=SILENCES,
@@ -98,18 +99,18 @@ class Breakers:
         )
 
     def troubles(self) -> dict[str, Trouble]:
-        """What this process knows of all providers that it cannot use now."""
+        """What this process knows about all providers that it can't use now."""
         return {name: trouble for name in self._states if (trouble := self.trouble(name)) is not None}
 
     def trouble(self, provider: str) -> Trouble | None:
-        """What this process knows of a provider that it cannot use now."""
+        """What this process knows about a provider that it can't use now."""
         state = self._states.get(provider)
         if state is None or not state.is_open:
             return None
         return Trouble("refused" if state.refused[0] else "silent", state.opened_at)
 
     def note_answer(self, provider: str, *, now: int) -> None:
-        """Note that the provider works."""
+        """Record that the provider works."""
         self._states[provider] = _Breaker(answered_at=now)
 
 

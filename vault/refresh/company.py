@@ -1,6 +1,6 @@
 """Open a connection without a page, for a person whose identity provider vouches for them at the service.
 
-Draws on the connection to the identity provider, which signing in made. The result is a connection like every other:
+Uses the connection to the identity provider that signing in created. The result is a connection like every other:
 no agent may use it yet, and the person can end it, after which it comes back only when they ask for it.
 """
 
@@ -25,7 +25,7 @@ from vault.upstream import IdentityAssertions, UpstreamError
 log = logging.getLogger("token_vault.company")
 
 PAUSE: Final = 60  # seconds until a service is tried again after a refusal
-SHORT_PAUSE: Final = 5  # the same when someone did not answer
+SHORT_PAUSE: Final = 5  # the same when the service or the identity provider didn't answer
 _REMEMBERED: Final = 1000  # refusals
 _LOOKED_AT: Final = 500  # events
 _UNREACHED: Final = "temporarily_unavailable"
@@ -42,7 +42,7 @@ class CompanyAnswer:
 async def connect(vault: Vault, user_id: str, provider: str, *, is_asked: bool = False) -> CompanyAnswer:
     """The person's connection at this provider, opened if their identity provider vouches for them there.
 
-    `is_asked`: the person asks, so that an earlier end or refusal doesn't count. Callers in one process share it.
+    `is_asked`: the person asks, so an earlier end or refusal doesn't count. Callers in one process share the attempt.
     """
     found = vault.assertions
     if found is None or found.scopes_at(provider) is None:
@@ -59,7 +59,8 @@ async def connect(vault: Vault, user_id: str, provider: str, *, is_asked: bool =
 
 
 async def connect_all(vault: Vault, user_id: str) -> int:
-    """Connect the person everywhere their identity provider may vouch for them; how many connections there are."""
+    """Connect the person everywhere their identity provider may vouch for them; returns how many connections there
+    are."""
     made = 0
     for provider in () if vault.assertions is None else tuple(vault.assertions.services):
         made += (await connect(vault, user_id, provider)).connection is not None
@@ -67,7 +68,7 @@ async def connect_all(vault: Vault, user_id: str) -> int:
 
 
 async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
-    """Open what an exchange lacks; False if no one vouches for the person there.
+    """Open the connection that an exchange lacks; False if no one vouches for the person there.
 
     Raises ConnectionRequired with the reason when that was refused.
     """
@@ -149,7 +150,7 @@ async def _connect(
 
 
 async def _was_disconnected(reader: Reader, user_id: str, *, provider: str) -> bool:
-    """Whether the person disconnected an account there, opened by whatever, and has not opened another since.
+    """Whether the person disconnected an account there, however it was opened, and hasn't opened another since.
 
     A live account that an identity assertion opened isn't checked: it is the one that works again.
     """
@@ -165,7 +166,7 @@ async def _was_disconnected(reader: Reader, user_id: str, *, provider: str) -> b
 
 
 async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *, provider: str) -> Connection | None:
-    """Get an ID token, by it an assertion, by it access, and store that. Raises UpstreamError."""
+    """Get an ID token, exchange it for an assertion and that for access, and store the access. Raises UpstreamError."""
     facts = await leases.read(vault.database, identity.id)
     access = found.access(provider, identity=identity.provider, subject=identity.account)
     if facts is None or access is None:
@@ -188,7 +189,7 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
 async def _refuse(
     vault: Vault, identity: Connection, *, provider: str, request: UpstreamTokenRequest, error: UpstreamError
 ) -> str:
-    """Record why there is no connection, and don't ask again for a while; the sentence for the agent."""
+    """Record why there is no connection, and don't ask again for a while; returns the sentence for the agent."""
     now, is_short = vault.database.now(), error.code == _UNREACHED
     vault.tasks.pause(request, until=now + (SHORT_PAUSE if is_short else PAUSE), generation=0)
     sentence = refusal_text(provider, error.code)

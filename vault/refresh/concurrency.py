@@ -1,4 +1,4 @@
-"""What one process has in progress: running refreshes, their order, and the pauses that providers asked for.
+"""The work in progress in one process: running refreshes, their order, and the pauses that providers asked for.
 
 This module only decides who waits for whom. `vault.refresh.rotation` refreshes; `vault.refresh.leases` excludes other
 processes.
@@ -28,7 +28,7 @@ from vault.upstream import IdentityAssertions, UpstreamOAuth, UpstreamPolicy
 log = logging.getLogger("token_vault.rotation")
 
 R = TypeVar("R")
-TIDYING = 0.5  # seconds that shutdown waits for work without a waiting caller
+TIDYING = 0.5  # seconds that shutdown waits for work that no caller waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class UpstreamTokenRequest:
 
 
 class RefreshTimers:
-    """Refreshes ahead that are due without a caller: one per used token, at the end of its life.
+    """Timers for refreshes ahead without a caller: one per used token, near the end of its life.
 
-    A caller that calls repeatedly, at any pace, therefore finds a good token; an unused one is left to expire.
+    A caller that calls repeatedly, at any pace, therefore finds a valid token; an unused one is left to expire.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class RefreshTimers:
         return len(self._made)
 
     def is_made(self, connection_id: str, key: str, *, generation: int) -> bool:
-        """Whether this exact token has one."""
+        """Whether this exact token has a timer."""
         known = self._made.get((connection_id, key))
         return known is not None and known[0] >= generation
 
@@ -100,14 +100,14 @@ class RefreshTasks:
         self.server_changes = 0
         self.owed: dict[
             str, list[Callable[[Transaction], Awaitable[None]]]
-        ] = {}  # by connection: `vault.refresh.attempts`
+        ] = {}  # by connection, see `vault.refresh.attempts`
         self._tasks: dict[tuple[str, str], asyncio.Task[int | VaultError]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
         self._finishing: dict[str, set[asyncio.Task[Any]]] = {}  # whatever their results
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], tuple[int, int, str]] = {}
         self._refused: dict[tuple[str, str], int] = {}
-        self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider: `vault.refresh.company`
+        self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider, see `vault.refresh.company`
 
     def join(
         self, request: UpstreamTokenRequest, fly: Callable[[], Coroutine[None, None, int | VaultError]]
@@ -128,14 +128,14 @@ class RefreshTasks:
             log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
 
     def tidy(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run something in the background that callers need not wait for."""
+        """Run something in the background that callers don't need to wait for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
         return task
 
     def finish(self, name: str, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
-        """Start work that no caller can cancel and that shutdown waits for; `name` says what it finishes."""
+        """Start work that no caller can cancel and that shutdown waits for; `name` identifies what it finishes."""
         task = asyncio.get_running_loop().create_task(work)
         self._finishing.setdefault(name, set()).add(task)
         task.add_done_callback(lambda done: self._forget_finishing(name, done))
@@ -175,7 +175,7 @@ class RefreshTasks:
     def pause(self, request: UpstreamTokenRequest, *, until: int, generation: int, why: str = "") -> None:
         """Do not request this token before `until`, unless a newer `generation` shows that the provider works.
 
-        `why` is a sentence for those who ask for it meanwhile.
+        `why` is a sentence for callers who request it in the meantime.
         """
         self._pauses[request.connection_id, request.scope_key] = (until, generation, why)
 
@@ -184,7 +184,7 @@ class RefreshTasks:
         return self._pauses[request.connection_id, request.scope_key][2]
 
     def seconds_paused(self, request: UpstreamTokenRequest, *, now: int, generation: int = 0) -> int:
-        """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
+        """Seconds until this token may be fetched; 0 when it may be now. `generation` is the row's, if known."""
         key = (request.connection_id, request.scope_key)
         until, paused_at, _ = self._pauses.get(key, (0, 0, ""))
         if until <= now or generation > paused_at:
@@ -193,7 +193,7 @@ class RefreshTasks:
         return until - now
 
     def refuse_narrowing(self, request: UpstreamTokenRequest, *, until: int) -> None:
-        """The provider issues no token for these scopes alone: do not ask again before `until`."""
+        """Don't ask again before `until`: the provider issues no token for only these scopes."""
         self._refused[request.connection_id, request.scope_key] = until
 
     def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
@@ -229,27 +229,27 @@ class Vault:
     tasks: RefreshTasks
     journal: Journal
     owner: str
-    issuer: str = ""  # who signs receipts
+    issuer: str = ""  # of signed receipts
     mint: Mint | None = None  # for APIs that accept tokens of ours
-    policy_check: PolicyCheck | None = None  # an operator's own policy, which can only forbid
+    policy_check: PolicyCheck | None = None  # the operator's own policy, which can only forbid
     assertions: IdentityAssertions | None = None  # of identity providers that vouch for people
     references: References | None = None  # to secrets that are kept elsewhere
 
     def policy_of(self, provider: str, renewed_by: str | None) -> UpstreamPolicy:
-        """What is known of a provider, for a connection that is renewed by assertions of `renewed_by`, or not."""
+        """The policy of a provider for a connection; `renewed_by`: the connection whose assertions renew it, if any."""
         return (self.policies.get(provider) or UpstreamPolicy(provider)).for_renewal(renewed_by)
 
 
 PLACES = 96  # refreshes in progress
 
 
-AHEAD = 24  # of these, refreshes without a waiting caller
+AHEAD = 24  # number of those that no caller waits for
 
 
 @dataclass(slots=True)
 class _Queue:
     places: asyncio.Semaphore
-    ahead: int = 0  # queued ones that run
+    ahead: int = 0  # queued refreshes that are running
     pending: deque[tuple[Hashable, Callable[[], asyncio.Task[object]]]] = field(
         default_factory=deque[tuple[Hashable, Callable[[], "asyncio.Task[object]"]]]
     )
@@ -271,7 +271,7 @@ class RefreshQueues:
         return queue
 
     async def enter(self, provider: str, *, patience: float) -> bool:
-        """Take a slot; whether it was free at once: otherwise earlier reads may be stale. Raises TimeoutError."""
+        """Take a slot; returns whether it was free at once. If not, earlier reads may be stale. Raises TimeoutError."""
         places = self._queue_of(provider).places
         if not places.locked():
             await places.acquire()
@@ -285,7 +285,7 @@ class RefreshQueues:
         self._queue_of(provider).places.release()
 
     def queue(self, provider: str, name: Hashable, start: Callable[[], asyncio.Task[object]]) -> None:
-        """Start a refresh without a waiting caller when its turn comes; asking twice queues once."""
+        """Start a refresh that no caller waits for when its turn comes; queues it only once."""
         queue = self._queue_of(provider)
         if name in queue.queued:
             return
@@ -311,17 +311,17 @@ class RefreshQueues:
         self._start(queue)
 
 
-ROOM = 10_000  # watched things at a time; beyond it the oldest are dropped, which only makes us more patient
+ROOM = 10_000  # most things to watch at a time; beyond that the oldest are dropped, which only delays a reaction
 
 
 class Watches:
-    """What one process waits for, and since when."""
+    """What one process is watching, and since when."""
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[object, int]] = {}
 
     def seconds(self, name: str, what: object, *, now: int) -> int:
-        """Seconds for which `what` has been seen under this name unchanged; 0 at the first look."""
+        """Seconds for which `what` has been unchanged under this name; 0 at the first look."""
         known, since = self._since.get(name, (None, now))
         if known != what or since > now:
             self._since.pop(name, None)

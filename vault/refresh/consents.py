@@ -1,9 +1,9 @@
 """The answer to a consent: kept on this host before it is stored, and stored however long the storage is unavailable.
 
-A provider redeems a code once, so, as with a refresh, its answer is the only copy of a live grant. The answer goes into
-the answer journal first, sealed under a key of its own. If a process cannot store it, the same process retries, or the
-next start or another process of the host takes over: the `state` that led to it is settled in the same transaction, so
-that it happens once. `vault.upkeep.revocations` ends what cannot be stored as a connection.
+A provider redeems a code once, so its answer, like that of a refresh, is the only copy of a live grant. The answer goes
+into the answer journal first, sealed under a key of its own. If a process can't store it, that process retries, or the
+next start or another process of the host takes over. The `state` that led to it is settled in the same transaction, so
+that it is stored once. `vault.upkeep.revocations` ends a grant that can't be stored as a connection.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("token_vault.consents")
 
 CONSENT = "consent"  # the purpose under which an answer is sealed
 STORED = "stored"  # outcome of a state whose answer was stored at once, by the process that redeemed the code
-LATE = "late:"  # the same for one stored later, followed by the connection's id
+LATE = "late:"  # the same for an answer stored later, followed by the connection's ID
 REFUSED = "refused"  # the provider answered with no token
 GIVEN_UP = "given_up"  # stored as a grant to be ended, or lost with its host
 STORE_WAIT = (0.1, 5.0)  # seconds between attempts to store an answer
@@ -48,7 +48,7 @@ UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a person went to a provider for, and what an agent gets from it afterwards.
+    """The reason why a person was sent to a provider, and what an agent gets afterwards.
 
     `ask`: what the person is asked about each time. `ends_at`: when the agent's permission ends. `ticket_hash` names
     the `state` of the redirect; None for a consent given on one of our own pages, or by a company.
@@ -62,13 +62,13 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = field(default=None, repr=False)
-    is_by_other: bool = False  # someone else entered it: no company lets agents in because of that
+    is_by_other: bool = False  # someone else entered it, so no company's rules let agents use it
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
     replaces: str | None = None  # the connection that it must belong to
 
     @property
     def name(self) -> str:
-        """The name of its key and its place in the journal."""
+        """The name of its key and of its place in the journal."""
         return f"consent:{(self.ticket_hash or b'').hex()}"
 
 
@@ -81,7 +81,7 @@ class StoredConsent:
 
 
 def consent_of(ticket: Ticket) -> Consent:
-    """The consent that a `state` stands for. An earlier release stored neither `ask` nor `ends_at`."""
+    """The consent that a `state` represents. An earlier release stored neither `ask` nor `ends_at`."""
     ends_at = ticket.payload.get("ends_at")
     return Consent(
         user_id=ticket.user_id or "",
@@ -96,7 +96,7 @@ def consent_of(ticket: Ticket) -> Consent:
 
 
 def milliseconds(vault: Vault) -> int:
-    """The current time, fine enough to order two consents."""
+    """The current time, precise enough to order two consents."""
     return time.time_ns() // 1_000_000 + vault.database.clock_offset * 1000
 
 
@@ -163,7 +163,8 @@ def _decode_answer(opened: str) -> tuple[TokenAnswer, int]:
 
 
 async def _wipe(vault: Vault, consent: Consent) -> None:
-    """Wipe settled answers from the journal. What cannot be wiped now expires within a week and does not open."""
+    """Wipe settled answers from the journal. An answer that can't be wiped now expires within a week and doesn't
+    open."""
     vault.tasks.has_traces = True
     try:
         await vault.journal.forget((consent.name,))
@@ -182,9 +183,9 @@ async def store(
 ) -> StoredConsent | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
-    `guard` raises in that transaction what forbids it. Raises TransitionRefused when the answer names no account, its
-    person is gone, or the replaced connection is; ConnectionRequired when what
-    vouched for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
+    `guard` raises in that transaction if something forbids it. Raises TransitionRefused when the answer names no
+    account, or when its person or the replaced connection is gone; ConnectionRequired when the connection that vouched
+    for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
     """
     await _take_what_is_newer(vault, consent, answer)
     for _ in range(5):
@@ -194,7 +195,7 @@ async def store(
                     await guard(transaction)
                 stored = await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
         except Conflict:
-            continue  # another tab just connected the same account: of the two, the newer one counts
+            continue  # another tab just connected the same account: the newer consent counts
         if consent.ticket_hash is not None:
             await _wipe(vault, consent)
         return stored
@@ -278,7 +279,7 @@ async def _store(
 
 
 async def _vouches(transaction: Transaction, consent: Consent) -> bool:
-    """Whether the identity provider's connection is live, and stays so until the transaction ends."""
+    """Lock the identity provider's connection until the transaction ends; False if it isn't live."""
     live = await transaction.execute(
         "update connections set fence = fence"
         " where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null",
@@ -304,7 +305,7 @@ async def _take_what_is_newer(vault: Vault, consent: Consent, answer: TokenAnswe
 
 
 async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
-    """Leave an answer that makes no connection to be ended at its provider."""
+    """Keep an answer that creates no connection, so that its grant is ended at the provider."""
     now, account = vault.database.now(), answer.account or Account("", consent.provider)
     grant = Aside(
         consent.user_id,
@@ -333,7 +334,8 @@ async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:
 
 
 async def refuse(vault: Vault, consent: Consent) -> None:
-    """Record that no answer will come, if storage allows it; otherwise that is recorded once it can no longer come."""
+    """Record that no answer will come, if the storage is available; otherwise it is recorded once the answer can no
+    longer come."""
     if consent.ticket_hash is None:
         return
     try:
@@ -383,7 +385,7 @@ async def _ended_at_provider(vault: Vault, consent: Consent, answer: TokenAnswer
     return outcome is RevokeOutcome.REVOKED
 
 
-# Recovering what a process left
+# Recovering answers that a process left
 
 
 async def adopt(vault: Vault, ticket: Ticket) -> bool:

@@ -1,7 +1,7 @@
-"""Find out now whether a provider still honors a grant, because someone said that it may have ended.
-
-A look is a refresh ahead of time, by the same rules as every refresh. A grant without refresh token is asked who it
-belongs to; only a provider's own refusal leads on to the rule for refused tokens. The hint alone never ends a grant.
+"""Check now whether a provider still honors a grant, because of a hint that it may have ended. A check is a refresh
+ahead of time, by the same rules as every refresh. For a grant without a refresh token, the provider is asked who the
+token belongs to; only the provider's own refusal triggers the rule for refused tokens. The hint alone never ends a
+grant.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vault.upstream import UpstreamError
 
 log = logging.getLogger("token_vault.rotation")
 
-PAUSE: Final = 60  # seconds between two looks at one connection, however often someone says so
-LEASE: Final = 300  # seconds after which a look that was begun counts as lost with its process
-TRIES: Final = 6  # looks without an answer, ever later, until the next hint
-BATCH: Final = 50  # looks of one turn of the upkeep
+PAUSE: Final = 60  # seconds between two checks of one connection, however many hints arrive
+LEASE: Final = 300  # seconds after which a started check counts as lost with its process
+TRIES: Final = 6  # checks without an answer, at growing intervals, until the next hint
+BATCH: Final = 50  # checks in one turn of the upkeep
 AT_ONCE: Final = 5
-MOST: Final = 500  # connections of one hint
+MOST: Final = 500  # connections per hint
 PAGE: Final = 500
-_PAGES: Final = 20  # of a provider's connections that are searched for a group of accounts
+_PAGES: Final = 20  # connections of a provider that are searched for a group of accounts
 # A token that is dead, not merely too narrow: RFC 6750 §3.1, and Slack's names.
 _DEAD: Final = frozenset({"invalid_token", "invalid_auth", "token_revoked", "token_expired", "account_inactive"})
 _LIVE: Final = """
@@ -49,7 +49,7 @@ _OF_PROVIDER: Final = """
     order by account, id limit :limit
 """
 
-# `asked` counts the hints since the last look: those that come during a look make another one.
+# `asked` counts the hints since the last check; hints that arrive during a check cause another one.
 _NOTE: Final = """
     insert into looks (tenant, connection_id, asked, tries, due_at) values (:tenant, :id, 1, 0, :now)
     on conflict (tenant, connection_id) do update set asked = looks.asked + 1, due_at = coalesce(looks.due_at,
@@ -89,7 +89,7 @@ async def find_accounts(reader: Reader, *, provider: str, account: str) -> tuple
 
 
 async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[HintedConnection, ...]:
-    """Live connections whose account begins so, such as those of one workspace; searches a bounded number."""
+    """Live connections whose account has this prefix, such as those of one workspace; searches a bounded number."""
     found: list[HintedConnection] = []
     account, last = "", ""
     for _ in range(_PAGES):
@@ -109,7 +109,8 @@ async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[Hin
 async def note(
     transaction: Transaction, hinted: Sequence[HintedConnection], *, now: int
 ) -> tuple[HintedConnection, ...]:
-    """Plan a look at each, which no crash loses: now, or a minute after the one before. Those not planned already."""
+    """Durably schedule a check of each: now, or a minute after the previous one. Returns those that weren't scheduled
+    already."""
     planned: list[HintedConnection] = []
     for one in hinted:
         named = {"tenant": TENANT, "id": one.connection_id, "now": now, "pause": PAUSE}
@@ -120,7 +121,7 @@ async def note(
 
 
 def start(vault: Vault, hinted: Sequence[HintedConnection]) -> None:
-    """Look in the background at those of them that are due, one after the other."""
+    """Check in the background those that are due, one after the other."""
     if hinted:
         vault.tasks.tidy(_look_at_all(vault, [one.connection_id for one in hinted]))
 
@@ -131,7 +132,8 @@ async def _look_at_all(vault: Vault, connection_ids: Sequence[str]) -> None:
 
 
 async def run_due(vault: Vault) -> int:
-    """Run due checks, also those of a dead process; a bounded number, `AT_ONCE` at a time. How many were due."""
+    """Run due checks, including those of a dead process; a bounded number, `AT_ONCE` at a time. Returns how many were
+    due."""
     rows = await vault.database.fetch(_DUE, {"now": vault.database.now(), "limit": BATCH})
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -144,7 +146,7 @@ async def run_due(vault: Vault) -> int:
 
 
 async def look_if_due(vault: Vault, connection_id: str) -> None:
-    """Look, unless another process does. Tries again where no one answered, up to `TRIES` times."""
+    """Check a connection, unless another process does. Tries again after no answer, up to `TRIES` times."""
     database, now = vault.database, vault.database.now()
     which = {"tenant": TENANT, "id": connection_id}
     async with database.transaction() as transaction:
@@ -169,7 +171,7 @@ async def look_if_due(vault: Vault, connection_id: str) -> None:
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Forget looks that are done and over for a minute, at most a batch; how many."""
+    """Delete checks that finished more than a minute ago, at most a batch; returns how many."""
     return await transaction.execute(_SWEEP, {"before": now - PAUSE, "batch": SWEEP_BATCH})
 
 
@@ -183,16 +185,16 @@ class LiveAccount:
 
 
 async def live_accounts(reader: Reader, provider: str, *, limit: int) -> tuple[LiveAccount, ...]:
-    """The connections at this provider that work as far as the vault knows, up to `limit`."""
+    """The connections at this provider that, as far as the vault knows, work; up to `limit`."""
     which = {"tenant": TENANT, "provider": provider, "active": ConnectionState.ACTIVE.value, "limit": limit}
     rows = await reader.fetch(_LIVE, which)
     return tuple(LiveAccount(text(row, "id"), text(row, "user_id"), text(row, "label")) for row in rows)
 
 
 async def look(vault: Vault, connection_id: str) -> bool:
-    """Refresh or probe the connection; False where the provider gave no answer that says something.
+    """Refresh or probe the connection; False if the provider gave no conclusive answer.
 
-    Raises what a refresh raises; ConnectionRequired: it has ended.
+    Raises what a refresh raises; ConnectionRequired means that it has ended.
     """
     facts = await leases.read(vault.database, connection_id)
     if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE:
@@ -208,7 +210,7 @@ async def look(vault: Vault, connection_id: str) -> bool:
 
 
 async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool | None:
-    """Whether the provider itself says that this access token is dead; None where its answer says neither."""
+    """Whether the provider reports this access token as dead; None if its answer is inconclusive."""
     upstream = vault.upstreams.get(facts.provider)
     access_token = facts.open_access_token(vault.keys)
     if upstream is None or not upstream.is_configured or access_token is None:
@@ -221,7 +223,7 @@ async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool | None:
 
 
 async def source_of(vault: Vault, connection_id: str) -> str:
-    """Where the secret of a connection is kept, such as `bao`; empty if the vault holds it, or can't say."""
+    """Where the secret of a connection is kept, such as `bao`; empty if the vault holds it or can't determine that."""
     facts = await leases.read(vault.database, connection_id)
     if vault.references is None or facts is None:
         return ""

@@ -5,9 +5,9 @@ fraction of a millisecond and need no database. Files are in `journal/` of the d
 locks the first file that is free and continues in it, so there are as many files as processes at once. The journal
 keeps each connection's newest answer for seven days, to redo it if the database comes back older.
 
-    journal.reserve(connection_id, now=)   before the claim: room on the disk, or the refresh is refused unsent
+    journal.reserve(connection_id, now=)   before the claim: reserve disk space, or refuse the refresh before it is sent
     journal.append(entry)                  durable when it returns
-    journal.is_ahead(id, generation=)      whether an answer for that generation or a later one is known; from memory
+    journal.is_ahead(id, generation=)      whether an answer for that or a later generation is known; from memory
     journal.find(connection_id)            answers to any process of this host, running or ended; newest first
     journal.newest()                       how new the newest answer of each connection is; read at start
     journal.sweep(now=)                    wipe what is older than seven days, and free the space
@@ -55,15 +55,15 @@ FOLDER = "journal"
 JOURNAL = "journal"  # the purpose under which an answer is sealed
 GROWTH = 64  # slots that are allocated at once
 KEEP = 7 * 86400  # seconds
-LOOK_EVERY = 1.0  # seconds between looks at other processes' files when nothing says that it matters
+LOOK_EVERY = 1.0  # seconds between reads of other processes' files when nothing requires one
 MOVES = 500  # answers that one sweep moves together
-_SHARE = 100  # a look may take one part in this many of the time
+_SHARE = 100  # reads may take at most one part in this many of the time
 _SETTLED = 0.05  # seconds after which rewriting a file changes its modification time
 _FILES = 1000
 
 
 def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer) -> str:
-    """What the journal keeps of an answer, before it is sealed."""
+    """The part of an answer that the journal keeps, before it is sealed."""
     return json.dumps(
         {
             "spent": spent,
@@ -79,7 +79,7 @@ def write_answer(spent: str, scopes: frozenset[str] | None, answer: TokenAnswer)
 
 
 def read_answer(opened: str) -> tuple[str, frozenset[str] | None, TokenAnswer]:
-    """The spent refresh token, the requested scopes, and the answer."""
+    """The used refresh token, the requested scopes, and the answer."""
     kept = json.loads(opened)
     answer = TokenAnswer(
         access_token=kept["access_token"],
@@ -100,7 +100,7 @@ def _write(descriptor: int, slot: int, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _IndexState:
-    """The index of a file as of the last look; `state` None: it may have been written since."""
+    """The index of a file as of the last read; `state` None: the file may have been written since."""
 
     index: Index
     state: tuple[int, ...] | None
@@ -112,7 +112,7 @@ def _state(descriptor: int) -> tuple[int, ...]:
 
 
 class Journal:
-    """The journal of one host as one process sees it. Opens its file when it first has something to keep."""
+    """The journal of one host as one process sees it. It opens its file when it first has something to keep."""
 
     def __init__(self, data: Path) -> None:
         self.data = data  # the host's folder that contains `journal/`
@@ -120,7 +120,7 @@ class Journal:
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._index = Index()  # of our file
-        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> slot, slots and since when: still empty
+        self._rooms: dict[str, tuple[int, int, int]] = {}  # connection -> (slot, slots, since when), still empty
         self._free: list[int] = []  # a heap
         self._writing: Counter[str] = Counter()
         self._turn = asyncio.Lock()  # held while the set of free slots changes
@@ -128,7 +128,7 @@ class Journal:
         self._others: dict[Path, _IndexState] = {}
         self._look = asyncio.Lock()
         self._era = 0
-        self._look_at = 0.0  # by the monotonic clock: not before this
+        self._look_at = 0.0  # monotonic time before which nothing is reread
         self._lost: list[int] = []  # files that are gone from the folder; a process may still be writing to them
 
     # Writing
@@ -136,7 +136,7 @@ class Journal:
     async def reserve(self, connection_id: str, *, now: int, tokens: int = 0) -> None:
         """Reserve disk space for this connection's answer. Raises StorageUnavailable when there is none.
 
-        `tokens`: the expected bytes of its tokens, including the spent one.
+        `tokens`: the expected bytes of its tokens, including the used one.
         """
         await self._reserve(connection_id, slots=slots_for_answer(tokens), now=now)
 
@@ -155,7 +155,7 @@ class Journal:
             self._writing[name] -= 1
             if not self._writing[name]:
                 del self._writing[name]
-        if self._index is index:  # otherwise the folder was deleted in the meantime, and our file with it
+        if self._index is index:  # otherwise someone deleted the folder in the meantime, and our file with it
             self._settle(name, JournalPlace(slot, slots, entry.generation, entry.fence, entry.at))
 
     def _settle(self, name: str, place: JournalPlace) -> None:
@@ -175,7 +175,7 @@ class Journal:
             heapq.heappush(self._free, slot)
 
     async def _reserve(self, name: str, *, slots: int, now: int) -> int:
-        """The first slot of the reserved place; does not await."""
+        """The first slot of the reserved place; doesn't await."""
         slot = None if self._is_moving else self._place(name, slots=slots, now=now)
         if slot is not None:
             return slot
@@ -243,7 +243,8 @@ class Journal:
     # Reading
 
     async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
-        """Whether an answer for this generation or a later one is known. From memory; sometimes it rereads the files.
+        """Whether an answer for this generation or a later one is known. From memory, sometimes after rereading the
+        files.
 
         `era` counts the database's servers: a new one may have lost what others committed a moment ago.
         """
@@ -268,7 +269,7 @@ class Journal:
         return await asyncio.to_thread(self._read_entries, connection_id)
 
     async def newest(self) -> Mapping[str, tuple[int, int]]:
-        """Generation and fence of every connection's newest answer, as that answer states them."""
+        """Generation and fence of every connection's newest answer, as stated in that answer."""
         await self.look()
         newest: dict[str, tuple[int, int]] = {}
         for index in (self._index, *(seen.index for seen in self._others.values())):
@@ -279,7 +280,7 @@ class Journal:
         return newest
 
     async def entries(self) -> tuple[JournalEntry, ...]:
-        """The newest whole answer of every connection that this host knows."""
+        """The newest complete answer of every connection that this host knows."""
         names = await self.newest()
         found = await asyncio.to_thread(lambda: [self._read_entries(name) for name in names])
         return tuple(entries[0] for entries in found if entries)
@@ -307,7 +308,7 @@ class Journal:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            descriptor = None  # it was empty and was removed
+            descriptor = None  # it was empty, so it was removed
         except OSError as error:
             log.warning("journal not read", extra={"detail": str(error)})
             descriptor = None
@@ -356,7 +357,7 @@ class Journal:
             place = self._index.get(name)
             if place is None or name in self._writing or not self._is_over(self._index, name, now=now):
                 continue  # reserved again in the meantime
-            self._index.drop(name)  # a reservation from here on gets another
+            self._index.drop(name)  # a reservation made after this gets another place
             try:
                 await asyncio.to_thread(_write, self._own_descriptor(), place.slot, bytes(place.slots * SLOT))
             except OSError:
@@ -369,7 +370,7 @@ class Journal:
     async def forget(self, names: Collection[str]) -> None:
         """Overwrite these connections' answers, in our file and in those without a process.
 
-        Other running processes do it in theirs. Raises StorageUnavailable.
+        Other running processes do so in theirs. Raises StorageUnavailable.
         """
         if not names:
             return
@@ -398,7 +399,7 @@ class Journal:
             wipe_remains(descriptor, Index.of(descriptor).free(), names)
 
     def _open_unowned(self, mine: Path | None) -> Iterator[tuple[Path, int]]:
-        """The files whose processes have ended, each locked and open while the caller looks at it."""
+        """The files whose processes have ended, each locked and open while the caller uses it."""
         for path in self._paths():
             if path == mine:
                 continue
@@ -457,7 +458,7 @@ class Journal:
         for slot, name, place in last:
             target = self._take_slots(place.slots)
             if target is None:
-                continue  # no room for a multi-slot answer until smaller ones have moved
+                continue  # no space for a multi-slot answer until smaller ones have moved
             if target > slot:
                 self._free += range(target, target + place.slots)
                 continue
@@ -470,7 +471,7 @@ class Journal:
         return moved
 
     def _cut(self, end: int, left: Sequence[JournalPlace]) -> None:
-        """Wipe the places that answers were moved from, and truncate the file."""
+        """Wipe the former places of moved answers, and truncate the file."""
         for place in left:
             os.pwrite(self._own_descriptor(), bytes(place.slots * SLOT), place.slot * SLOT)
         os.ftruncate(self._own_descriptor(), end * SLOT)
@@ -516,7 +517,7 @@ class Journal:
             try:
                 lock(descriptor)
                 if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
-                    raise FileNotFoundError  # swept since it was opened
+                    raise FileNotFoundError  # swept after it was opened
             except OSError:
                 os.close(descriptor)
                 continue
@@ -527,13 +528,13 @@ class Journal:
         raise OSError(0, "all journal files are in use")
 
     def _grow(self) -> None:
-        """Allocate by writing: space that is only promised may be missing when an answer comes."""
+        """Allocate by writing: space that is only promised may be missing when an answer arrives."""
         descriptor, count = self._own_descriptor(), self._index.count
         written = os.pwrite(descriptor, bytes(SLOT * GROWTH), count * SLOT)
         if written != SLOT * GROWTH:
             raise OSError(0, "the disk is full")
         sync(descriptor)
-        sync_folder(self._folder)  # the file may be new: without its name a power failure would lose its bytes
+        sync_folder(self._folder)  # if the file is new, a power failure must not lose its name
         self._index.resize(count + GROWTH)
         for slot in range(count, count + GROWTH):
             heapq.heappush(self._free, slot)

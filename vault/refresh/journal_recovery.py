@@ -1,8 +1,8 @@
-"""Commit what the host's answer journal holds and the database does not: after a crash, or with an older database.
+"""Commit answers that are in the host's journal but not in the database, after a crash or with an older database.
 
 Answers of ended processes and of running ones that cannot commit are treated alike: the row decides by compare-and-set,
-so that adopting twice, or at the same time as the owner, changes nothing. The answer of a connection that was
-disconnected in the meantime goes to its pending revocation, so that these tokens end too.
+so adopting twice, or at the same time as the owner, changes nothing. The answer of a connection that was disconnected
+in the meantime goes to its pending revocation, so that these tokens end too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GENERATIONS = f"""
 async def adopt_if_ahead(vault: Vault, facts: ConnectionFacts) -> bool:
     """Like `adopt`, before each send: cheap when nothing suggests that the journal is ahead of the row.
 
-    A row without a send or a lease shows that only as long as the database has not gone back in time.
+    A row without a send or a lease shows that only if the database hasn't gone back in time.
     """
     if facts.sent_at is None and facts.lease_owner is None:
         era = vault.database.server_changes
@@ -66,7 +66,7 @@ async def _adopt_any(vault: Vault, facts: ConnectionFacts, entries: Sequence[Jou
 async def hand_over(vault: Vault, connection_id: str) -> bool:
     """Give a disconnected connection's pending revocation the newer answer that this host may hold.
 
-    Returns whether this host holds any answer of it.
+    Returns whether this host holds any answer for it.
     """
     entries = await vault.journal.find(connection_id)
     facts = await leases.read(vault.database, connection_id) if entries else None
@@ -76,7 +76,7 @@ async def hand_over(vault: Vault, connection_id: str) -> bool:
 
 
 async def adopt_all(vault: Vault) -> int:
-    """Commit every answer of this host that is newer than its row; how many there were. Runs at start."""
+    """Commit every answer of this host that is newer than its row; returns how many there were. Runs at start."""
     newest = await vault.journal.newest()
     if not newest:
         return 0
@@ -97,7 +97,7 @@ async def adopt_all(vault: Vault) -> int:
 
 
 async def _adopt_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Sequence[bool | None]:
-    """For each connection whether its row changed; None if refused.
+    """For each connection, whether its row changed; None if refused.
 
     The connections are independent, so several are committed at a time.
     """
@@ -115,7 +115,7 @@ async def _adopt_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Sequence
 
 
 async def _generations(vault: Vault, connections: Sequence[str]) -> dict[str, int]:
-    """The generations of these connections' rows, where an answer may still be stored."""
+    """The generations of those connections' rows in which an answer may still be stored."""
     known: dict[str, int] = {}
     for first in range(0, len(connections), PAGE):
         page = connections[first : first + PAGE]
@@ -131,7 +131,7 @@ def _went_back(facts: ConnectionFacts, generation: int) -> bool:
 
 
 def _rotates(vault: Vault, facts: ConnectionFacts) -> bool:
-    """Whether its refresh tokens end when they are used: otherwise an older row, as a restore leaves, costs nothing."""
+    """Whether its refresh tokens end when used; if not, an older row, such as after a restore, does no harm."""
     return _policy(vault, facts).rotation is not RotationMode.NONE
 
 

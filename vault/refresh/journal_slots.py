@@ -3,8 +3,8 @@
 A file is a row of slots of `SLOT` bytes, zero when free. An answer takes as many adjacent slots as it needs. The first
 begins with a head: `TVJ1` when one slot is enough, else `TVJ2`; the length of the body (4 bytes), a tag of the
 connection (16), the SHA-256 of the whole body (32); then the body. Each further slot begins with `TVJ+`, so that it is
-never read as a head. The body is JSON with the facts that are not secret, then the sealed answer, so that the first
-bytes say whose it is and how new. A torn write fails the checksum and counts as not written. Byte format in
+never read as a head. The body is JSON with the facts that aren't secret, then the sealed answer, so that the first
+bytes identify the connection and the age. A torn write fails the checksum and counts as not written. Byte format in
 `FORMATS.md`; `vault.refresh.journal` owns the files and writes them.
 """
 
@@ -26,7 +26,7 @@ from vault.refusals import StorageUnavailable
 from vault.storage.host_files import sync
 
 SLOT = 8192  # bytes: an answer with two ordinary tokens
-LONGEST = 32  # slots of one answer: 64 KiB of new tokens for 64 KiB of spent ones
+LONGEST = 32  # most slots for one answer: 64 KiB of new tokens and 64 KiB of used ones
 _HEADER = struct.Struct(">4sI16s32s")
 _SHORT, _LONG, _MORE = b"TVJ1", b"TVJ2", b"TVJ+"
 _FIRST, _NEXT = SLOT - _HEADER.size, SLOT - len(_MORE)  # bytes of body in the first slot and in each further slot
@@ -50,7 +50,7 @@ class JournalEntry:
 
     @property
     def age(self) -> tuple[int, int]:
-        """Sorts the answers of one connection, newest last."""
+        """Sort key for the answers of one connection, newest last."""
         return self.generation, self.fence
 
 
@@ -121,7 +121,7 @@ def _tag(connection_id: str) -> bytes:
 
 
 class JournalPlace(NamedTuple):
-    """Where an answer is, and how new it says it is. Reading it shows whether it is whole."""
+    """The position of an answer, and its stated age. Reading it shows whether it is complete."""
 
     slot: int
     slots: int
@@ -136,12 +136,12 @@ class JournalPlace(NamedTuple):
 
 
 def read(descriptor: int, place: JournalPlace) -> JournalEntry | None:
-    """The whole answer; None if it is damaged, or the slot has another content now."""
+    """The whole answer; None if it is damaged, or the slot now has other content."""
     return decode(os.pread(descriptor, place.slots * SLOT, place.slot * SLOT))
 
 
 class Index:
-    """Where the newest answer of each connection is in one file: about 200 bytes of memory each."""
+    """The position of each connection's newest answer in one file; takes about 200 bytes of memory each."""
 
     def __init__(self) -> None:
         self.count = 0  # slots of the file
@@ -155,7 +155,7 @@ class Index:
         return iter(self._slots)
 
     def get(self, connection_id: str) -> JournalPlace | None:
-        """Where the answer for this connection is."""
+        """The position of this connection's answer."""
         slot = self._slots.get(connection_id)
         return None if slot is None else JournalPlace(slot, *self._facts[4 * slot : 4 * slot + 4])
 
@@ -165,7 +165,7 @@ class Index:
         self._facts[4 * place.slot : 4 * place.slot + 4] = array("q", place[1:])
 
     def touch(self, connection_id: str, *, at: int) -> None:
-        """Keep an answer as if it were written now."""
+        """Keep an answer as if it had been written now."""
         self._facts[4 * self._slots[connection_id] + 3] = at
 
     def drop(self, connection_id: str) -> None:
@@ -207,7 +207,7 @@ class Index:
 
 
 def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
-    """Whose answer begins in a slot, by its first bytes."""
+    """The connection whose answer begins in a slot, by its first bytes."""
     start = os.pread(descriptor, _GLANCE, slot * SLOT)
     if not start.startswith((_SHORT, _LONG)) or len(start) < _HEADER.size:
         return None
@@ -226,9 +226,9 @@ def _glance(descriptor: int, slot: int) -> tuple[str, JournalPlace] | None:
 
 
 def wipe_remains(descriptor: int, free: Collection[int], names: Collection[str]) -> None:
-    """Overwrite what free slots still hold of answers for these connections.
+    """Overwrite the remains of answers for these connections in free slots.
 
-    Writing a newer answer elsewhere wipes only the first bytes of the old one.
+    (Writing a newer answer elsewhere wipes only the first bytes of the old one.)
     """
     tags, count, known = {_tag(name) for name in names}, 0, frozenset(free)
     for slot in free:

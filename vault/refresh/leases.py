@@ -1,11 +1,11 @@
-"""Who may spend a connection's refresh token, as SQL: the lease, the intent, and storing the answer.
+"""Who may use a connection's refresh token, as SQL: the lease, the intent, and storing the answer.
 
 A lease is a row's `lease_owner`, `lease_until` and `fence`; an intent is the durable statement "this owner is about to
-spend generation n". An intent for the row's generation without a covering lease is *unresolved*: the token may have
-been spent. `vault.refresh.rotation` sends, waits and decides; this module waits for nothing but the database.
+use generation n". An intent for the row's generation without a covering lease is *unresolved*: the token may have been
+used. `vault.refresh.rotation` sends, waits and decides; this module waits for nothing but the database.
 
-Owner and fence name one attempt, committed or not, for ever. What ends an attempt changes only what it finds under that
-name, so it may run late, twice, or for an attempt that was never committed.
+Owner and fence identify one attempt, committed or not, forever. Code that ends an attempt changes only rows with that
+identity, so it may run late, twice, or for an attempt that was never committed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vault.storage.database import (
 
 _ACTIVE = ConnectionState.ACTIVE.value
 
-PAGE = 100  # connections that are read at once
+PAGE = 100  # connections per read
 _PAGE_IDS = page_names("id", PAGE)
 
 _FACTS = """
@@ -167,7 +167,7 @@ class ConnectionFacts:
     access_expires_at: int | None
     lease_owner: str | None
     lease_until: int | None
-    sent_at: int | None  # of the oldest intent to spend this generation
+    sent_at: int | None  # time of the oldest intent to use this generation
     is_ended: bool
     refresh_sealed: bytes | None = field(repr=False)
     access_sealed: bytes | None = field(repr=False)
@@ -175,7 +175,7 @@ class ConnectionFacts:
     wrapped: bytes | None = field(repr=False)
     kek_id: str = ""
     salt: bytes | None = field(repr=False, default=None)
-    retry_at: int | None = None  # its sends got no answer: none before this time
+    retry_at: int | None = None  # its sends got no answer: no further send before this time
     renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
 
     def is_leased(self, now: int) -> bool:
@@ -183,7 +183,7 @@ class ConnectionFacts:
 
     @property
     def answer_size(self) -> int:
-        """Bytes of the tokens that a refresh handles, if the new ones are as long: the spent one and both new ones."""
+        """Expected bytes of the tokens that a refresh handles: the used one and two new ones of the same length."""
         return 2 * len(self.refresh_sealed or b"") + len(self.access_sealed or b"")
 
     def key(self, ring: KeyRing) -> ConnectionKey:
@@ -212,7 +212,7 @@ class ConnectionFacts:
 
 
 async def read(reader: Reader, connection_id: str, *, scope_key: str = "") -> ConnectionFacts | None:
-    """The row of one connection, of any owner: for code that a checked exchange led to it."""
+    """The row of one connection, of any owner; for code that runs after a checked exchange."""
     row = await reader.fetch_one(_READ, {"tenant": TENANT, "id": connection_id, "scope_key": scope_key})
     return None if row is None else _to_facts(row)
 
@@ -287,16 +287,16 @@ def _to_unresolved(row: Row) -> UnresolvedSends:
 
 
 def next_fence(fence: int) -> int:
-    """The name of a new attempt: unique, and the answers of a connection sort by it.
+    """The identity of a new attempt: unique, and the sort order of a connection's answers.
 
-    A column holds about 10^8 of them. The previous release continues from it by one.
+    A column can hold about 10^8 of them. The previous release continues by adding one.
     """
     return fence + 2 + secrets.randbits(36)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one owner to spend one generation once; `fence` names the attempt."""
+    """The right of one owner to use one generation once; `fence` identifies the attempt."""
 
     connection_id: str
     owner: str
@@ -315,7 +315,7 @@ class Lease:
 
     @classmethod
     def attempt(cls, facts: ConnectionFacts, *, owner: str) -> Lease:
-        """A new attempt to spend what was read; it must be claimed."""
+        """A new attempt to use what was read; it must still be claimed."""
         return cls(facts.connection_id, owner, generation=facts.generation, fence=next_fence(facts.fence))
 
 
@@ -330,8 +330,8 @@ async def claim(
 ) -> Lease | None:
     """Take the lease and write the intent, in one commit before the first byte; None when another was first.
 
-    `gone` is an owner that has certainly ended: its lease, and no other, does not have to lapse. To be able to undo a
-    claim whose commit fails, make the `attempt` first.
+    `gone` is an owner that has certainly ended: only its lease can be taken before it lapses. To be able to undo a
+    claim whose commit fails, create the `attempt` first.
     """
     lease = attempt or Lease.attempt(facts, owner=owner)
     read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": gone or ""}
@@ -348,7 +348,7 @@ def _claim_program(parameters: Mapping[str, Value]) -> Program[bool]:
 
 
 async def hold(transaction: Transaction, facts: ConnectionFacts, lease: Lease, *, now: int) -> bool:
-    """Take the lease without an intent: the refresh token is shown, not spent. False when another was first."""
+    """Take the lease without an intent: the refresh token is shown, not used up. False when another was first."""
     read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": ""}
     found = await transaction.fetch(_CLAIM, {**lease.parameters, **read, "read_fence": facts.fence})
     return bool(found)
@@ -361,7 +361,7 @@ async def release(transaction: Transaction, lease: Lease) -> None:
 
 
 async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> bool:
-    """Nothing was sent under this claim; earlier sends of the same owner stay unresolved. False: it was no claim."""
+    """Nothing was sent under this claim; earlier sends of the same owner stay unresolved. False: there was no claim."""
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
     if not await transaction.execute(_UNSEND, {**which, "owner": lease.owner, "fence": lease.fence, "now": now}):
@@ -371,9 +371,8 @@ async def unsend(transaction: Transaction, lease: Lease, *, now: int) -> bool:
 
 
 async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
-    """The provider did not answer: the token may have been spent, and no answer can come any longer.
-
-    False: it was settled before, or its end came otherwise.
+    """The provider didn't answer: the token may have been used, and no answer can come anymore. False: it was already
+    settled.
     """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id, "now": now}
@@ -381,15 +380,14 @@ async def settle(transaction: Transaction, lease: Lease, *, now: int) -> bool:
 
 
 async def pause(transaction: Transaction, facts: ConnectionFacts, *, until: int) -> None:
-    """While its sends are unresolved, no process sends this refresh token before `until`."""
+    """Keep every process from sending this refresh token before `until`, while its sends are unresolved."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     await transaction.execute(_PAUSE, {**which, "retry_at": until})
 
 
 async def resolve(transaction: Transaction, lease: Lease) -> bool:
-    """The provider answered, and the answer changes nothing here: this owner's sends have ended.
-
-    False: their end was written before.
+    """The provider answered, but the answer changes nothing here: this owner's sends have ended. False: their end was
+    already written.
     """
     await release(transaction, lease)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}
@@ -405,7 +403,7 @@ async def await_others(transaction: Transaction, connection_id: str) -> None:
 
 
 async def unsettled_owners(reader: Reader) -> tuple[str, ...]:
-    """Every owner that may still bring the answer to a send, as far as is recorded."""
+    """Every owner that, according to the records, may still receive the answer to a send."""
     return tuple(text(row, "owner") for row in await reader.fetch(_UNSETTLED_OWNERS, {"tenant": TENANT}))
 
 
@@ -431,19 +429,19 @@ class SealedAnswer:
     """The sealed columns of one answer. `scope_key` is set for a narrowed token, None for a full one."""
 
     refresh_sealed: bytes | None = field(repr=False)
-    access_sealed: bytes | None = field(repr=False)  # None: the answer's access token must not be used
+    access_sealed: bytes | None = field(repr=False)  # None: don't use the answer's access token
     expires_at: int
     scopes: frozenset[str]
     scope_key: str | None = None
-    idle_expires_at: int | None = None  # of the grant, unless it is refreshed again
-    may_have_narrowed: bool = True  # False: the provider makes none, so there are none to delete
-    ends_narrowed: bool = False  # the provider ended earlier access tokens, narrowed ones too
+    idle_expires_at: int | None = None  # end of the grant, unless it is refreshed again
+    may_have_narrowed: bool = True  # False: the provider issues none, so there are none to delete
+    ends_narrowed: bool = False  # the provider ended earlier access tokens, including narrowed ones
 
 
 async def store_narrowed(
     transaction: Transaction, connection_id: str, *, scope_key: str, sealed: bytes, at: tuple[int, int, int]
 ) -> None:
-    """Keep a token made from the full one; `at` is its generation, the current time, and its expiry."""
+    """Store a token made from the full one; `at` is its generation, the current time, and its expiry."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}
     generation, now, expires_at = at
     token: Mapping[str, Value] = {"next": generation, "sealed": sealed, "now": now, "expires_at": expires_at}
@@ -487,7 +485,7 @@ def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now
 
 
 async def doubt(transaction: Transaction, facts: ConnectionFacts) -> bool:
-    """Note that an API refused this account's key, which no one can ask about; False if that was noted before."""
+    """Record that an API refused this account's key, which can't be checked; False if that was already recorded."""
     which = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     return await transaction.execute(_DOUBT, {**which, "reason": DOUBTED, "active": _ACTIVE}) == 1
 

@@ -1,7 +1,7 @@
 """Tokens of our own for an API that verifies them itself: what the exchange needs from the holder of the signing key.
 
-Such an API is a provider whose policy names an `audience`. The vault stores no token for it: each exchange makes one
-with exactly its scopes, so a connection there holds only the person's consent. `server.oauth.own_apis` signs.
+Such an API is a provider whose policy has an `audience`. The vault stores no token for it: each exchange mints one with
+exactly its scopes, so a connection there holds only the person's consent. `server.oauth.own_apis` signs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ class MintedToken:
 
 
 class Mint(Protocol):
-    """Makes a token for the principal's person and agent."""
+    """Mints a token for the principal's person and agent."""
 
     def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> MintedToken: ...

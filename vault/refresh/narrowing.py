@@ -1,7 +1,8 @@
-"""A narrower token made from the full access token, if the provider supports it: nothing is spent, so nothing is lost.
+"""Get a narrower token from the full access token, if the provider supports it. This uses up no token, so none can be
+lost.
 
-No lease, intent or journal: two processes doing the same at once get two good tokens, and the later one is kept.
-`vault.refresh.rotation` calls this, after the refresh that may have to come first.
+It needs no lease, intent or journal: two processes that do this concurrently get two valid tokens, and the later one is
+kept. `vault.refresh.rotation` calls this, after a refresh if one is needed.
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ PARENT_IS_DEAD = "invalid_token"
 
 
 def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) -> bool:
-    """Whether the full token lives long enough to make another from it.
-
-    A narrowed token ends with its full token, so an ageing one is refreshed first, unless a refresh would end every
-    token in use.
+    """Whether the full token lives long enough to get a narrower one from it. A narrowed token ends with its full
+    token, so an old full token is refreshed first, unless a refresh would end every token in use.
     """
     if facts.access_sealed is None:
         return False
@@ -94,7 +93,7 @@ class Narrower:
         return generation
 
     async def _ask(self, parent: str) -> TokenAnswer | None:
-        """An answer that proves what it carries; None: the provider no longer accepts the full token."""
+        """An answer that proves its scopes; None: the provider no longer accepts the full token."""
         facts = self.facts
         outcome = await self.upstream.narrow(parent, self.scopes, item=self.request.item)
         match outcome:
@@ -145,7 +144,7 @@ class Narrower:
         return True
 
     def _expiry(self, answer: TokenAnswer, *, now: int) -> int:
-        """When the new token expires: as the provider says, never after its parent."""
+        """When the new token expires: when the provider says, but never after its parent."""
         ends = now + (self.policy.access_lifetime if answer.expires_in is None else answer.expires_in)
         parent = self.facts.access_expires_at
         return ends if parent is None else min(ends, parent)

@@ -1,4 +1,4 @@
-"""The operator's own policy, which may forbid an exchange or ask the person about it: what it is asked. No I/O here.
+"""Questions to the operator's own policy, which may forbid an exchange or require the person's approval. No I/O here.
 
 `server.policy` answers: rules in files, a decision point elsewhere, or both.
 """
@@ -18,7 +18,7 @@ from vault.storage.database import Reader
 class PolicyQuestion:
     """Who would use which account, through which agent, with which scopes, and for what.
 
-    `call` is the tool call, if one is made. `wire` says more of a proxied call: `method`, `api`, `path` (a template).
+    `call` is the tool call, if one is made. `wire` has more about a proxied call: `method`, `api`, `path` (a template).
     `is_trial`: nothing will be done, so nothing is counted.
     """
 
@@ -29,8 +29,8 @@ class PolicyQuestion:
     connection_id: str
     account: str
     scopes: frozenset[str]
-    purpose: str  # a tool's name, or what else the account is used for
-    label: str = ""  # the name people use for the account
+    purpose: str  # a tool's name, or another use of the account
+    label: str = ""  # the account's display name
     call: ToolCall | None = field(default=None, repr=False)
     wire: Mapping[str, str] = field(default_factory=dict[str, str])
     address: str = ""  # where the request came from; empty or no address: unknown
@@ -43,15 +43,14 @@ class PolicyOutcome(StrEnum):
     """A policy only takes away: `ALLOW` means what the vault itself allows."""
 
     ALLOW = "allow"
-    ASK = "ask"  # the person says yes to exactly this call
+    ASK = "ask"  # the person must approve exactly this call
     FORBID = "forbid"
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyVerdict:
-    """The answer. `rule` and `reason` are the operator's words; `digest` names the rules that gave it.
-
-    `has_waited`: what was read before may have changed meanwhile.
+    """The answer. `rule` and `reason` are the operator's words; `digest` identifies the rules that gave it.
+    `has_waited`: earlier reads may be stale.
     """
 
     outcome: PolicyOutcome = PolicyOutcome.ALLOW
@@ -62,7 +61,7 @@ class PolicyVerdict:
 
     @property
     def words(self) -> str:
-        """Which rule it was, as a sentence; empty when no rule of ours was."""
+        """The rule that decided, as a sentence; empty when it wasn't a rule of ours."""
         if not self.rule:
             return ""
         return f"Rule {self.rule}: {self.reason}" if self.reason else f"Rule {self.rule}."

@@ -1,8 +1,7 @@
-"""Take up unfinished refreshes, after a crash or a silence, before a caller asks.
-
-A provider's grace lasts seconds, so an answer that was lost with its process is fetched again at once; if nothing can
-bring it back, the person is asked at once. `vault.refresh.rotation` decides what may be sent, as for a caller. One
-automatic attempt runs at once, and one at the end of each pause after a silence.
+"""Resume unfinished refreshes, after a crash or a silence, before a caller asks. A provider's grace lasts seconds, so
+an answer that was lost with its process is requested again at once; if it can't be recovered, the person is asked at
+once. `vault.refresh.rotation` decides what may be sent, as for a caller. One automatic attempt runs at once, and one at
+the end of each pause after a silence.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _UNFINISHED = """
         and k.state = :active and k.ended_at is null and (k.retry_at is null or k.retry_at <= :now)
     order by k.id
 """
-# Like `Connection.status`: a send without a lease, which can no longer be answered.
+# As in `Connection.status`: a send without a lease, which can no longer be answered.
 _WAITING = """
     select provider, count(*) as accounts, min(since) as since from (
         select k.provider, k.id, min(i.sent_at) as since from intents i
@@ -48,7 +47,8 @@ _WAITING = """
 
 @dataclass(frozen=True, slots=True)
 class WaitingAccounts:
-    """How many accounts of one provider wait for it after an unanswered refresh; the first since then (Unix time)."""
+    """How many accounts wait for a provider that didn't answer a refresh, and since when the first one waits (Unix
+    time)."""
 
     provider: str
     accounts: int
@@ -64,10 +64,9 @@ async def list_waiting(reader: Reader) -> tuple[WaitingAccounts, ...]:
 
 
 async def watch(vault: Vault) -> sightings.Rollback | None:
-    """Notice a database that went back in time; after a change of server, first commit newer answers from this host.
-
-    Also shows that this process is running, before it has anything to refresh, so that no one restores the vault under
-    it; its lock file may have been deleted.
+    """Detect a database that went back in time; after a change of server, first commit newer answers from this host.
+    This also shows that the process is running, before it has anything to refresh, so that no one restores the vault
+    while it runs; its lock file may have been deleted.
     """
     await vault.database.hold_liveness(vault.owner)
     changes = vault.database.server_changes

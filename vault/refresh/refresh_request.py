@@ -1,4 +1,4 @@
-"""Spend a refresh token once, and settle the result: stored, refused, not sent, or unknown.
+"""Use a refresh token once, and settle the result: stored, refused, not sent, or unknown.
 
 The caller holds the lease and has written the intent (`vault.refresh.rotation`). An answer is stored before anyone
 uses it, however long the storage takes, even if the lease has lapsed in the meantime: a late answer may hold the only
@@ -46,12 +46,12 @@ log = logging.getLogger("token_vault.rotation")
 
 STORE_WAIT = (0.05, 5.0)  # seconds between attempts to store an answer
 NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refused to narrow to these scopes
-_SOON = 2  # seconds until a request that could not be sent is tried again
+_SOON = 2  # seconds until a request that couldn't be sent is tried again
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
 def reconnect_text(provider: str, label: str, *, renewed_by: str | None) -> str:
-    """Why an account must be connected again."""
+    """The sentence that says why an account must be connected again."""
     if renewed_by is None:
         return f"{provider} no longer accepts the connection of {label}. Reconnect this account."
     return (
@@ -73,7 +73,7 @@ def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
 
 
 def event_of(facts: ConnectionFacts, kind: str, *, outcome: str = "failed", **details: object) -> Event:
-    """An event about a connection; everything but plain success is an alarm."""
+    """An event about a connection; everything except plain success is an alarm."""
     return Event(
         kind,
         outcome=outcome,
@@ -110,17 +110,18 @@ def refusal_of_unsent(facts: ConnectionFacts, outcome: NotSent) -> TemporarilyUn
 def pause_for(
     vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, refused: TemporarilyUnavailable
 ) -> None:
-    """Repeat this refusal for its time instead of asking for the token again."""
+    """Repeat this refusal for its duration instead of requesting the token again."""
     until = vault.database.now() + refused.retry_after
     vault.tasks.pause(request, until=until, generation=facts.generation, why=refused.description)
 
 
 class NarrowingRefused(TemporarilyUnavailable):
-    """The provider issues no token for just these scopes; the full one is as good as before."""
+    """The provider issues no token for only these scopes; the full one stays valid."""
 
 
 def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy) -> bool:
-    """Whether an answer says that its token carries what was asked, and no more; silence proves nothing."""
+    """Whether an answer states that its token has exactly the requested scopes; an answer without scopes proves
+    nothing."""
     if answer.scopes is None or not is_within(answer.scopes, asked, policy=policy):
         return False
     return not missing_scopes(asked, answer.scopes | policy.always_granted, policy.covers)
@@ -139,9 +140,9 @@ async def without_narrow(
     reason: str = "",
     answered: frozenset[str] | None = None,
 ) -> NarrowingRefused:
-    """The refusal for a token that the provider does not narrow; recorded, so that it is not requested again soon.
+    """The refusal for a token that the provider doesn't narrow; recorded, so that it isn't requested again soon.
 
-    `reason` is the provider's own code; otherwise it `answered` with these scopes, or named none.
+    `reason` is the provider's own code; otherwise `answered` has the scopes of its answer, if it named any.
     """
     asked = sorted(request.scopes or ())
     refuse_narrowing(vault, request)
@@ -162,7 +163,7 @@ def is_about_us(code: str) -> bool:
 
 class _Fate(Enum):
     STORED = auto()
-    MOVED = auto()  # the row holds something newer already
+    MOVED = auto()  # the row already holds something newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class Spender:
     request: UpstreamTokenRequest
     key: ConnectionKey = field(repr=False)
     refresh_token: str = field(repr=False)  # empty for a connection that identity assertions renew
-    id_token: str = field(repr=False, default="")  # for such a connection: what gets the assertion
+    id_token: str = field(repr=False, default="")  # for such a connection: the source of the assertion
 
     async def spend(self, lease: Lease) -> int | None:
         """Send, settle, and return the generation of the new token; None: read the row again."""
@@ -220,11 +221,11 @@ class Spender:
 
     @property
     def _sends_password(self) -> bool:
-        """Whether each attempt may be a sign-in, of which a service counts the failed ones."""
+        """Whether each attempt may be a sign-in, so that the service counts failed ones."""
         return self.policy.credential is CredentialKind.SESSION
 
     def _note(self, outcome: RefreshOutcome) -> None:
-        """Update the provider's breaker; a provider that asks for patience works."""
+        """Update the provider's breaker; a provider that rate limits counts as working."""
         breakers, provider, now = self.vault.tasks.breakers, self.facts.provider, self.vault.database.now()
         match outcome:
             case Rotation() | Refusal(ends_grant=True):
@@ -244,11 +245,13 @@ class Spender:
         await attempts.write(self.vault, lease.connection_id, undoing)
 
     def _pause(self, refused: TemporarilyUnavailable) -> None:
-        """Repeat this refusal for its time instead of asking again; before anything is stored, which can fail."""
+        """Repeat this refusal for its duration instead of asking again. Call it before storing anything, which can
+        fail."""
         pause_for(self.vault, self.facts, request=self.request, refused=refused)
 
     async def _give_up(self, lease: Lease, refused: Refusal) -> None:
-        """The grant is dead at the provider, unless a newer token was stored in the meantime: then look again."""
+        """The grant is dead at the provider, unless a newer token was stored in the meantime; then read the row
+        again."""
         others = [one for one in await unresolved_sends(self.vault, self.facts) if one.owner != lease.owner]
         is_final, ended = may_give_up(others), False
 
@@ -271,7 +274,7 @@ class Spender:
             )
 
     async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
-        """Our registration or request is wrong: the provider did not look at the token, which stays unchanged."""
+        """Our registration or request is wrong: the provider didn't examine the token, which stays unchanged."""
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         fix = (
             "Ask an admin to check its registration under Administration, Providers, or with token-vault providers "
@@ -289,13 +292,13 @@ class Spender:
         return rejected
 
     async def _do_without(self, lease: Lease, refused: Refusal) -> NarrowingRefused:
-        """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays unchanged."""
+        """The provider issues no narrow token (RFC 6749 §5.2); the refresh token wasn't used and stays unchanged."""
         refuse_narrowing(self.vault, self.request)
         await self._unsend(lease)
         return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
 
     async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
-        """It is unknown whether the token was spent. The intent stays, unless spending it twice is harmless."""
+        """It is unknown whether the token was used. The intent stays, unless using it twice is harmless."""
         is_free, wait = self.policy.rotation is RotationMode.NONE, 0
         event = event_of(self.facts, "connection.refresh_unanswered", reason=outcome.reason)
 
@@ -348,8 +351,8 @@ class Spender:
     async def commit(self, lease: Lease, answer: TokenAnswer, *, at: int, is_kept: bool = False) -> int | None:
         """Store an answer that arrived `at`, however long it takes; its generation, or None when the row is newer.
 
-        `is_kept`: a journal has it and offers it again, so a storage that fails is refused instead. Waiting would keep
-        a vault from starting while the storage refuses one answer.
+        `is_kept`: a journal has it and offers it again, so if the storage fails, this raises instead of waiting.
+        Waiting would keep a vault from starting while the storage refuses one answer.
         """
         wait = STORE_WAIT[0]
         while True:
@@ -374,7 +377,7 @@ class Spender:
     async def _store(
         self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
     ) -> tuple[_Fate, int]:
-        """Store on top of the row that was read, or of any row that still holds the spent token."""
+        """Store over the row that was read, or over any row that still holds the used token."""
         facts = self.facts
         for _ in range(5):
             target = replace(lease, generation=facts.generation)
@@ -400,7 +403,8 @@ class Spender:
         return _Fate.MOVED, 0
 
     async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> bool:
-        """The person connected this account again in the meantime: the old grant to end is now this answer."""
+        """The person connected this account again in the meantime: this answer now has the old grant's tokens, which
+        must be ended."""
         if answer.refresh_token is None:
             return False
         grant = self._aside(answer, generation=lease.generation)
@@ -421,13 +425,13 @@ class Spender:
         )
 
     async def _end_earlier(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> None:
-        """Have what was spent ended, now that its successor is stored: an answer was lost, and it may be alive."""
+        """End the used token, now that its successor is stored: an answer was lost, so it may still be alive."""
         if answer.leaves_earlier:
             grant = replace(self._aside(answer, generation=0), refresh_token=self.refresh_token, access_token=None)
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
 
     def _is_still_held(self, facts: ConnectionFacts) -> bool:
-        """Whether the row still holds the token that we spent: the new consent brought no refresh token."""
+        """Whether the row still holds the token that we used: the new consent returned no refresh token."""
         try:
             return hmac.compare_digest(open_refresh_token(self.key, facts).encode(), self.refresh_token.encode())
         except CiphertextRejected:
@@ -436,10 +440,9 @@ class Spender:
     async def _end_late(
         self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, is_newest: bool, now: int
     ) -> None:
-        """The person disconnected while the answer was on its way: have these tokens ended instead of those spent.
-
-        If the revocation is over, only we know them: they become a grant of their own to be ended, held while the
-        account is connected again. `is_newest` False: the person connected again before disconnecting.
+        """The person disconnected while the answer was on its way: end these tokens instead of the used ones. If the
+        revocation is over, only we know them: they become a separate grant to be ended, held while the account is
+        connected again. `is_newest` False: the person connected again before disconnecting.
         """
         facts = self.facts
         pending = await endings.find_pending(
@@ -485,11 +488,12 @@ class Spender:
     # The scopes of an answer
 
     def _is_usable(self, answer: TokenAnswer) -> bool:
-        """Whether a narrowed answer proves that it is narrow; silence proves nothing."""
+        """Whether a narrowed answer proves that it is narrow; an answer without scopes proves nothing."""
         return self.request.scopes is None or proves(answer, self.request.scopes, policy=self.policy)
 
     def _gained_scopes(self, answer: TokenAnswer) -> frozenset[str]:
-        """Scopes that the account gained: recorded, or a full token would pass for a narrow one."""
+        """Scopes that the account gained. They are recorded, because otherwise a full token would pass for a narrow
+        one."""
         if self.request.scopes is not None or answer.scopes is None:
             return frozenset()
         return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
@@ -501,7 +505,7 @@ class Spender:
         return missing_scopes(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
 
     async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
-        """Record what was stored, once it is safe; an unusable narrowing is refused here."""
+        """Record what was stored, once it is durable; refuses an unusable narrowing."""
         record = self.vault.activity.record
         if not self._is_usable(answer):
             refuse_narrowing(self.vault, self.request)

@@ -1,6 +1,5 @@
-"""A key that an API answered with 401: the service itself decides whether its connection ends, not an agent's call.
-
-Agents choose the paths of calls, and services answer 401 to a working key, too, that isn't allowed to do one thing.
+"""Handle a key that an API answered with 401: the service's own check decides whether the connection ends, not an
+agent's call. Agents choose the paths of calls, and services also answer 401 to a working key that lacks one permission.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from vault.upstream import ProbeOutcome, UpstreamOAuth
 
 
 async def confirm(vault: Vault, facts: ConnectionFacts, upstream: UpstreamOAuth) -> None:
-    """Return if the service says that the key is dead; one probe, of at most two requests of 10 s.
+    """Return if the service reports the key as dead; makes one probe, of at most two requests of 10 s.
 
-    Raises CallUnauthorized otherwise. If the vault can't check, the person is notified once that the key may not work.
+    Raises CallUnauthorized otherwise. If the vault can't check, it notifies the person once that the key may not work.
     """
     token = facts.open_access_token(vault.keys)
     if token is None:

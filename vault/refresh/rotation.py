@@ -2,8 +2,8 @@
 
 A refresh claims a lease and an intent in one commit, sends once, and stores the answer with compare-and-set before
 anyone uses it. It runs as a task that no caller can cancel; callers in one process share it, other processes watch the
-row. A send without an answer leaves its intent behind: it is then unknown whether the token was spent, and
-`vault.refresh.rules` says who may send it again, and when. A failure never deletes tokens.
+row. A send without an answer leaves its intent behind: it is then unknown whether the token was used, and
+`vault.refresh.rules` decides who may send it again, and when. A failure never deletes tokens.
 
 `vault.refresh.concurrency` keeps the order in this process, `vault.refresh.leases` has the SQL,
 `vault.refresh.refresh_request` sends and stores; `vault.exchange` decides who may have which token.
@@ -43,7 +43,7 @@ log = logging.getLogger("token_vault.rotation")
 
 PATIENCE = 15.0  # seconds that a caller waits
 _SPREAD = 0.25  # fraction of the refresh-ahead time
-WATCH = (0.01, 0.1)  # seconds between looks at a row that another process is refreshing
+WATCH = (0.01, 0.1)  # seconds between reads of a row that another process is refreshing
 
 
 async def refresh(
@@ -58,7 +58,7 @@ async def refresh(
     """The generation of a token newer than `if_generation`, fetched by this caller, another caller or another process.
 
     `spoiled` is the generation of the newest full access token that its API refused. Cancelling the caller leaves the
-    refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
+    refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them loses a
     token.
     """
     request = UpstreamTokenRequest(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
@@ -76,7 +76,7 @@ async def refresh(
 
 
 def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
-    """Queue a refresh without a waiting caller, while the token is still good."""
+    """Queue a refresh that no caller waits for, while the token is still valid."""
     _ahead(vault, provider, UpstreamTokenRequest(connection_id, if_generation))
 
 
@@ -87,9 +87,8 @@ def _ahead(vault: Vault, provider: str, request: UpstreamTokenRequest) -> None:
 
 
 def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, request: UpstreamTokenRequest, now: int) -> None:
-    """Arrange for a token in use to be replaced before it expires: now if it is time, otherwise by a timer.
-
-    Not if a refresh kills the old token, which other processes or agents may be using: that one is used until it
+    """Arrange for a token in use to be replaced before it expires: now if it is due, otherwise by a timer. If a refresh
+    ends the old token, which other processes or agents may be using, it does nothing, and the token is used until it
     expires. `request` asks for the token after `token`.
     """
     if held.provider not in vault.policies:
@@ -104,12 +103,12 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, request: Up
     due_at = token.ageing_at
     if due_at is None or vault.tasks.timers.is_made(held.id, request.scope_key, generation=token.generation):
         return
-    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # spreads tokens and replicas of one moment
+    spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # spreads simultaneous refreshes
     vault.tasks.timers.make(request, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, request))
 
 
 async def _fly(vault: Vault, request: UpstreamTokenRequest) -> int | VaultError:
-    """The task: refusals are values, because all callers share them; anything else is a defect and is logged."""
+    """The task's body: refusals are values, because all callers share them; anything else is a defect and is logged."""
     try:
         return await vault.tasks.take_turn(
             request.connection_id, lambda: _get(vault, request) if request.scopes is None else _narrow(vault, request)
@@ -120,7 +119,7 @@ async def _fly(vault: Vault, request: UpstreamTokenRequest) -> int | VaultError:
 
 
 async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
-    """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
+    """A token with less authority, by a refresh or from the full token, which is refreshed first if it is old.
 
     A full token that the provider no longer accepts is also refreshed once.
     """
@@ -146,7 +145,7 @@ async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
 
 
 async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
-    """Look, claim and send; or watch the process that was first."""
+    """Read, claim and send, or watch the process that was first."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
     wait = WATCH[0]
@@ -171,8 +170,8 @@ async def _in_place(
 ) -> int | None:
     """Claim and send with a slot among the provider's refreshes.
 
-    A caller that waited for the slot goes by the row as it is then, and keeps the slot meanwhile: queueing again would
-    wake everyone behind it for nothing.
+    A caller that waited for the slot reads the row again and keeps the slot meanwhile: queueing again would wake
+    everyone behind it for nothing.
     """
     loop, provider = asyncio.get_running_loop(), facts.provider
     at_once = await _enter(vault, provider, patience=until - loop.time())
@@ -190,7 +189,7 @@ async def _in_place(
 
 
 async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
-    """Take a slot among the provider's refreshes; False when it took time, so that the row must be read again."""
+    """Take a slot among the provider's refreshes; False when it took time, so the row must be read again."""
     try:
         return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
@@ -219,7 +218,8 @@ async def _attempt(
 
 
 async def _look(vault: Vault, request: UpstreamTokenRequest) -> tuple[ConnectionFacts, int | None, int]:
-    """Read the row. Refuse what cannot be refreshed; the generation of a newer token if there is one, and the time."""
+    """Read the row. Refuses what can't be refreshed; returns the generation of a newer token if there is one, and the
+    time."""
     facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
     now = vault.database.now()
     if facts is None or facts.is_ended:
@@ -267,7 +267,7 @@ async def _refuse_unresolved(
 
 
 def not_set_up(provider: str) -> TemporarilyUnavailable:
-    """The refusal while the operator has this provider turned off."""
+    """The refusal while this provider is turned off by the operator."""
     return TemporarilyUnavailable(
         f"{provider} is no longer set up on this vault. Ask an admin to set it up.", retry_after=60
     )
@@ -276,7 +276,7 @@ def not_set_up(provider: str) -> TemporarilyUnavailable:
 async def obstacle(
     vault: Vault, facts: ConnectionFacts, *, now: int, sends: Sequence[UnresolvedSends] | None = None
 ) -> VaultError | None:
-    """The refusal that a refresh of this connection would meet before anything is sent; changes nothing.
+    """The refusal that a refresh of this connection would get before anything is sent. Changes nothing.
 
     `sends`: the result of `takeover.unresolved_sends`, if already read.
     """
@@ -296,7 +296,8 @@ async def obstacle(
 
 
 async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> Lease | None:
-    """Claim in one commit. If the commit fails it may still have happened: undo the claim, since nothing was sent."""
+    """Claim in one commit. A commit that fails may still have happened, so undo the claim then, since nothing was
+    sent."""
     attempt = Lease.attempt(facts, owner=vault.owner)
     now = vault.database.now()
     try:
@@ -310,7 +311,7 @@ async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> L
 async def _prepare(
     vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, policy: UpstreamPolicy
 ) -> Spender:
-    """Open the token to spend, before claiming anything for it."""
+    """Open the token to use, before claiming anything for it."""
     if facts.renewed_by is not None:
         asserted = await assertions.prepare(vault, facts, renew=refresh, scopes=request.scopes)
         key = facts.key(vault.keys)

@@ -1,23 +1,23 @@
 """The rules of spending a rotating refresh token, without storage or clock: who may send, and what an answer changes.
 
 `vault.refresh.rotation` decides with these functions, and the exhaustive model in the tests explores every interleaving
-with the same ones. Twelve rules, each forced by a counterexample:
+with the same functions. There are twelve rules, each with a counterexample that requires it:
 
-1. A token that dies when it is used is taken over on proof that its sender is gone, never on an expired lease.
+1. A token that ends when it is used is taken over on proof that its sender is gone, never because a lease expired.
 2. Intents are a set of owners: a second claim must not erase the first one's unresolved send.
-3. An intent counts for its own generation until its owner reports; an answer that is not newer changes nothing.
+3. An intent counts for its own generation until its owner reports; an answer that isn't newer changes nothing.
 4. A late answer is kept, even if another process holds the lease by then.
-5. A retry inside a provider's grace starts only while more than two request deadlines of it are left. A send that
-   seems to lie in the future was written by another clock: nothing is known about the grace then.
-6. A claim that slept longer than one request deadline is void: what was true at the decision may not be true now.
+5. A retry within a provider's grace starts only while more than two request deadlines of it are left. A send with a
+   time in the future was written by another clock: nothing is known about the grace then.
+6. A claim that is older than one request deadline is void: what was true at the decision may no longer be true.
 7. An owner that is gone loses only its own lease; the live lease of a live owner stays.
 8. No two attempts share a fence: undoing a commit of unknown outcome touches its own attempt only.
-9. An intent changes only through the attempt that is in it, even if another process holds the lease by then.
-10. The absence of a sign of life does not prove that an owner ended: only a lock that it held and no longer holds does.
-11. Silence never ends a connection. Its token is tried again after a pause that grows with the silence: where re-use
-   revokes, a try after the old access token has ended costs nothing that is not lost already.
-12. Where re-use revokes, no try follows a request that the provider may still be processing: the try would be answered
-   first, and the request would then be the re-use.
+9. Only the attempt in an intent can change it, even if another process holds the lease by then.
+10. A missing sign of life doesn't prove that an owner ended; only a lock that it held and no longer holds does.
+11. Silence never ends a connection. Its token is tried again after a pause that grows with the silence: where reuse
+    revokes, a try after the old access token has ended can lose nothing more.
+12. Where reuse revokes, no try follows a request that the provider may still be processing: the try would be answered
+    first, and the request would then be the reuse.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from enum import Enum, auto
 from vault.upstream import SEND_DEADLINE, RotationMode, UpstreamPolicy
 
 LEASE = 60  # seconds; longer than a claim's life and a send together
-PAUSE = (60, 86400)  # seconds, least and most, between tries of a token whose sends stay unanswered
-HANDLING = 30  # seconds after an unanswered request in which its provider may still process it
-CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in the future says nothing about its age
+PAUSE = (60, 86400)  # minimum and maximum seconds between tries of a token whose sends stay unanswered
+HANDLING = 30  # seconds after an unanswered request during which the provider may still process it
+CLOCKS = 2  # seconds that clocks of one deployment may differ; a send further in the future says nothing about its age
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +39,20 @@ class UnresolvedSends:
     """One owner's sends of the current refresh token that have no reported result."""
 
     owner: str
-    sent_at: int  # of the first of them
+    sent_at: int  # time of the first one
     sends: int = 1
-    is_settled: bool = False  # no answer can come: it was silence, or the owner is gone
+    is_settled: bool = False  # no answer can come: the provider was silent, or the owner is gone
 
 
 class SendDecision(Enum):
     """What to do about a refresh token whose use may be in progress."""
 
     SEND = auto()
-    WAIT = auto()  # a pause, or an answer may still come, or the old access token is worth more than a try
+    WAIT = auto()  # there is a pause, or an answer may still come, or the old access token is worth more than a try
 
 
 def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int) -> bool:
-    """Whether the provider still re-issues what these sends may have brought."""
+    """Whether the provider still reissues what it may have answered to these sends."""
     first_sent_at = min(one.sent_at for one in unresolved)
     left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
     return policy.rotation is RotationMode.GRACE and left > 0 and first_sent_at <= now + CLOCKS
@@ -69,7 +69,7 @@ def may_send(
     """Whether to send the current refresh token although these sends of it have an unknown result.
 
     `access_expires_at` is `now` for a token that its API refused. `retry_at` is the end of the row's pause; a pause
-    that no rule here would set was written by another clock and is ignored.
+    that no rule here would set was written by another clock, and is ignored.
     """
     if not unresolved or policy.rotation is RotationMode.NONE:
         return SendDecision.SEND
@@ -81,7 +81,7 @@ def may_send(
         return SendDecision.WAIT
     if policy.rotation is RotationMode.STRICT:
         return SendDecision.SEND
-    # Where reuse ends the grant, use the current access token until it expires: it is all there is to lose.
+    # Where reuse ends the grant, use the current access token until it expires: it is all that can be lost.
     has_run_out = access_expires_at is None or access_expires_at <= now
     return SendDecision.SEND if has_run_out else SendDecision.WAIT
 
@@ -89,12 +89,12 @@ def may_send(
 def pause_after(
     policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, is_over: bool = False
 ) -> int:
-    """Seconds until the next try of a token whose newest send, one of these, met silence.
+    """Seconds until the next try of a token whose newest send, one of these, got no answer.
 
-    `is_over`: an answer came, if only an error, so the provider is done with the request.
+    `is_over`: an answer came, even if only an error, so the provider is done with the request.
 
-    The first try follows at once if it does no harm. Later ones wait a quarter of the silence so far: a provider that
-    comes back is noticed soon, and one that stays away is not pestered.
+    The first try follows at once if it does no harm. Later ones wait a quarter of the silence so far: the vault soon
+    notices a provider that is back, and doesn't pester one that isn't.
     """
     if not unresolved or policy.rotation is RotationMode.NONE:
         return 0
@@ -120,12 +120,13 @@ def is_claim_void(waited: float) -> bool:
 def is_newer(*, spent_generation: int, row_generation: int, holds_lease: bool) -> bool:
     """Whether an answer replaces the row.
 
-    It does while the row still has what the answer spent, and also when an earlier claim's late answer came in under
-    our lease: the provider issued ours after that one.
+    It does while the row still has the token that was used for the answer, and also when an earlier claim's late answer
+    was stored under our lease: the provider issued ours after that one.
     """
     return spent_generation >= row_generation or holds_lease
 
 
 def may_give_up(others: Collection[UnresolvedSends]) -> bool:
-    """Whether a refusal by the provider ends the connection: not while another process may hold a newer token."""
+    """Whether a refusal by the provider ends the connection. It doesn't while another process may hold a newer
+    token."""
     return all(one.is_settled for one in others)

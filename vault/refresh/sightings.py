@@ -1,9 +1,8 @@
-"""What this host last saw of its database, to notice one that went back in time.
-
-A restored volume, point-in-time recovery or a lagging standby brings back rows whose refresh tokens were spent since.
-Two signs show it: an answer in this host's journal that is newer than its row, and the end of the activity, which only
-grows. `last-seen.json` in the data directory keeps the last seen end; running processes write it at most twice a
-minute. If the database is found older, the file stays unchanged until `token-vault quarantine` or a restore.
+"""What this host last saw of its database, to detect one that went back in time. A restored volume, point-in-time
+recovery or a lagging standby brings back rows whose refresh tokens have since been used. Two signs show it: an answer
+in this host's journal that is newer than its row, and the end of the activity, which only grows. `last-seen.json` in
+the data directory keeps the last seen end; running processes write it at most twice a minute. If the database is found
+older, the file stays unchanged until `token-vault quarantine` or a restore.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from vault.storage.database import Database, Reader, Value, binary
 log = logging.getLogger("token_vault.storage")
 
 FILE = "last-seen.json"
-SETTLED = ("vault.restored", "vault.quarantined", "vault.rollback_accepted")  # events until the past is counted again
+SETTLED = ("vault.restored", "vault.quarantined", "vault.rollback_accepted")  # after these, counting starts over
 
 _BATCH = "select hash from event_batches where tenant = :tenant and height = :height"
-# These events belong to no user, and the index `events_of_vault` has them: this may be asked every half minute.
+# These events belong to no user and are in the index `events_of_vault`, because this may run every half minute.
 _SETTLED = """
     select at from events where tenant = :tenant and at >= :since
         and user_id is null and client_id is null and connection_id is null
@@ -52,10 +51,10 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """The signs that a database went back in time, or that its history was rewritten."""
+    """Signs that a database went back in time, or that its history was rewritten."""
 
-    lost_events: int  # at least this many; 0 if others took their place
-    older_rows: int  # connections whose newer answers this host's journal held
+    lost_events: int  # at least this many; 0 if other events took their place
+    older_rows: int  # connections for which this host's journal held newer answers
     is_rekeyed: bool = False  # the record of where the vault's key came into use is gone or differs
 
 
@@ -69,7 +68,7 @@ def read(data: Path) -> Sighting | None:
 
 
 def _write(data: Path, sighting: Sighting) -> None:
-    """Replace the file. Not synced: an older one only notices less."""
+    """Replace the file. It isn't synced: an older file only detects less."""
     unseen = data / f".{FILE}.{secrets.token_hex(4)}"
     try:
         unseen.touch(mode=0o600)
@@ -82,12 +81,12 @@ def _write(data: Path, sighting: Sighting) -> None:
 
 
 def forget(data: Path) -> None:
-    """Someone set the database back on purpose: start over."""
+    """Start over, because someone set the database back on purpose."""
     (data / FILE).unlink(missing_ok=True)
 
 
 def note_older_rows(data: Path, count: int, *, now: int) -> None:
-    """Count rows that are older than what this host's journal holds."""
+    """Count rows that are older than this host's journal."""
     known = read(data) or Sighting()
     _write(data, replace(known, at=now, older_rows=known.older_rows + count))
 
@@ -116,7 +115,7 @@ async def _key_start(reader: Reader) -> str:
 
 
 async def note(database: Database, data: Path) -> Rollback | None:
-    """Store the current sighting, unless the database went back in time: then say how."""
+    """Store the current sighting; if the database went back in time, return the signs instead."""
     rollback = await look(database, data)
     if rollback is not None:
         return rollback

@@ -1,4 +1,5 @@
-"""Whose sends of a refresh token have an unknown result, which of them are gone, and whether to send the token again.
+"""Which owners' sends of a refresh token have an unknown result, which owners are gone, and whether to send the token
+again.
 
 Loads the facts for `vault.refresh.rules` and puts its decision into words. `vault.refresh.rotation` acts on it.
 """
@@ -33,14 +34,14 @@ async def is_free(vault: Vault, facts: ConnectionFacts, *, now: int) -> bool:
 
 
 def _seconds_watched(vault: Vault, facts: ConnectionFacts, *, now: int) -> int:
-    """How many seconds this process has seen the last claim without an end."""
+    """How many seconds this process has watched the last claim without an end."""
     return vault.tasks.watches.seconds(facts.connection_id, facts.fence, now=now)
 
 
 async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[UnresolvedSends, ...]:
     """The sends of the row's refresh token that have no reported result.
 
-    Our own are settled: this process sends one at a time per connection, and the caller holds the turn.
+    Our own sends are settled: this process sends one at a time per connection, and the caller holds the turn.
     """
     if facts.sent_at is None:
         return ()
@@ -69,7 +70,7 @@ def _mark_settled(sends: Iterable[UnresolvedSends], over: Collection[str]) -> tu
 
 
 async def settle_gone(vault: Vault) -> None:
-    """Record the owners whose sends can no longer be answered, as long as there is proof of it."""
+    """Record the owners whose sends can no longer be answered, while there is proof of it."""
     for owner in await leases.unsettled_owners(vault.database):
         if owner != vault.owner and await vault.database.is_dead(owner, certainly=True):
             async with vault.database.transaction() as transaction:
@@ -98,8 +99,8 @@ async def refusal(
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 
     `spoiled`: the API refused full access tokens up to this generation, so none is left to use up. The person is asked
-    only after this process has watched for the length of a lease: by the recorded time it would happen at once if our
-    clock or the writer's were off. `sends`: the result of `unresolved_sends`, if already read.
+    only after this process has watched for the length of a lease: going by the recorded time, that would happen at once
+    if our clock or the writer's were wrong. `sends`: the result of `unresolved_sends`, if already read.
     """
     if sends is None:
         sends = await unresolved_sends(vault, facts)

@@ -1,4 +1,4 @@
-"""Passkeys: the public halves of WebAuthn credentials that people sign in with. Nothing here is secret.
+"""Passkeys: the public keys of the WebAuthn credentials that people sign in with. Nothing here is secret.
 
 `server.sign_in.passkeys` speaks WebAuthn. Writing functions record no event: the caller appends it last.
 """
@@ -33,7 +33,7 @@ _ADD: Final = """
     values (:tenant, :id, :user_id, :credential_id, :public_key, :sign_count, :is_synced, :name, :now)
     on conflict (tenant, credential_id) do nothing returning id
 """
-# WebAuthn §7.2, step 22: a counter that does not grow comes from a copy; zero twice means that there is no counter.
+# WebAuthn §7.2, step 22: a counter that doesn't grow indicates a copy; zero twice means that there is no counter.
 _USE: Final = """
     update passkeys set sign_count = :sign_count, used_at = :now where tenant = :tenant and id = :id
     and (sign_count < :sign_count or (sign_count = 0 and :sign_count = 0))
@@ -55,7 +55,7 @@ class TooManyPasskeys(VaultError):
 
 @dataclass(frozen=True, slots=True)
 class Passkey:
-    """A credential. `is_synced`: its holder's devices share it, so it survives the loss of one.
+    """A credential. `is_synced`: the person's devices share it, so it survives the loss of one.
 
     `sign_count` is the last counter that the authenticator sent, 0 where it has none. `public_key` is a COSE key.
     """
@@ -113,7 +113,7 @@ async def list_passkeys(reader: Reader, user_id: str) -> tuple[Passkey, ...]:
 
 
 async def find_passkey(reader: Reader, credential_id: bytes) -> tuple[Passkey, User] | None:
-    """The passkey with this credential id and its owner, disabled or not."""
+    """The passkey with this credential ID and its owner, disabled or not."""
     row = await reader.fetch_one(_FIND, {"tenant": TENANT, "credential_id": credential_id})
     if row is None:
         return None
@@ -122,19 +122,19 @@ async def find_passkey(reader: Reader, credential_id: bytes) -> tuple[Passkey, U
 
 
 async def note_use(transaction: Transaction, passkey: Passkey, *, sign_count: int, now: int) -> bool:
-    """Store the counter of a sign-in. False when it did not grow, or the passkey is gone: refuse the sign-in."""
+    """Store the counter of a sign-in. False when it didn't grow or the passkey is gone: refuse the sign-in."""
     which = {"tenant": TENANT, "id": passkey.id}
     return await transaction.execute(_USE, {**which, "sign_count": sign_count, "now": now}) > 0
 
 
 async def rename(transaction: Transaction, user_id: str, passkey_id: str, *, name: str) -> bool:
-    """Give it another name. False when the person has no such passkey."""
+    """Rename a passkey. False when the person has no such passkey."""
     which = {"tenant": TENANT, "user_id": user_id, "id": passkey_id}
     return await transaction.execute(f"update passkeys set name = :name where {_WHICH}", {**which, "name": name}) > 0  # noqa: S608
 
 
 async def remove(transaction: Transaction, user_id: str, passkey_id: str) -> bool:
-    """Forget it. False when the person has no such passkey."""
+    """Delete a passkey. False when the person has no such passkey."""
     which = {"tenant": TENANT, "user_id": user_id, "id": passkey_id}
     return await transaction.execute(f"delete from passkeys where {_WHICH}", which) > 0  # noqa: S608
 

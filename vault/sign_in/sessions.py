@@ -36,10 +36,10 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """How someone signed in: `method` (password, passkey, openid ...), in which kind of browser, on which network.
+    """How someone signed in: the `method` (password, passkey, openid ...), the kind of browser, and the network.
 
-    `signed_in_at`: when the person authenticated, if that was earlier and elsewhere; zero if that is unknown, so that
-    the session is older than anything that a client asks for. `proved_at`: see `Session`.
+    `signed_in_at`: when the person authenticated, if that was earlier and elsewhere; zero if unknown, so that the
+    session counts as older than any age that a client asks for. `proved_at`: see `Session`.
     """
 
     method: str = ""
@@ -98,7 +98,7 @@ async def start_session(
 async def find_session(
     reader: Reader, token: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
 ) -> tuple[Session, User] | None:
-    """The live session of this token and its user, unless the user is disabled."""
+    """The live session for this token and its user, unless the user is disabled."""
     return await get_session(reader, session_hash(token), now=now, idle_lifetime=idle_lifetime)
 
 
@@ -125,8 +125,8 @@ async def get_session(
 async def list_sessions(
     reader: Reader, user_id: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
 ) -> tuple[Session, ...]:
-    """The browsers in which the person is signed in, the last used first."""
-    rows = await reader.fetch(  # `+ 0`: by the person's index; by that of the ends it would read everyone's sessions
+    """The browsers in which the person is signed in, most recently used first."""
+    rows = await reader.fetch(  # `+ 0` makes SQLite use the person's index; the index of ends would read everyone's
         f"select {_COLUMNS} from sessions s where s.tenant = :tenant and s.user_id = :user_id"  # noqa: S608
         " and s.ended_at is null and s.expires_at + 0 > :now and s.seen_at > :idle_since"
         " order by s.seen_at desc limit 100",
@@ -145,7 +145,7 @@ async def touch_session(transaction: Transaction, session: Session, *, now: int)
 
 
 async def note_proof(transaction: Transaction, token_hash: bytes, *, now: int) -> None:
-    """Record that a passkey proved just now who is at this browser."""
+    """Record that a passkey has just proved who is at this browser."""
     await transaction.execute(
         "update sessions set proved_at = :now where tenant = :tenant and token_hash = :token_hash and ended_at is null",
         {"tenant": TENANT, "token_hash": token_hash, "now": now},
@@ -170,7 +170,7 @@ async def end_session(transaction: Transaction, token_hash: bytes, *, now: int) 
 
 
 async def sweep_sessions(transaction: Transaction, *, now: int) -> int:
-    """Delete sessions that ended long ago, at most a batch; how many."""
+    """Delete sessions that ended long ago, at most a batch; returns how many."""
     return await transaction.execute(
         "delete from sessions where token_hash in (select token_hash from sessions"
         " where tenant = :tenant and (expires_at <= :before or ended_at <= :before) limit :batch)",

@@ -34,11 +34,12 @@ class Statement:
     parameters: Sequence[Mapping[str, Value]]
 
 
-# Yields statements, is sent their rows, returns a result. It must do nothing else: SQLite runs it in its own thread.
+# Yields statements, receives their rows, and returns a result. It must do nothing else: SQLite runs it in its own
+# thread.
 Program = Generator[Statement, Sequence[Row], T]
 
 NO_PARAMETERS: Mapping[str, Value] = {}
-SWEEP_BATCH = 200  # rows that a sweep deletes per transaction: others write in between, also on a cold disk
+SWEEP_BATCH = 200  # rows that a sweep deletes per transaction, so that others can write in between, even on a cold disk
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)
@@ -63,7 +64,7 @@ class Reader(Protocol):
         ...
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        """All rows of a statement that finds a few by their keys; on SQLite without a thread switch."""
+        """All rows of a statement that finds a few rows by key; on SQLite without a thread switch."""
         ...
 
 
@@ -83,7 +84,7 @@ class Transaction(Reader, Protocol):
         ...
 
     async def append_events(self, batch: Batch) -> None:
-        """Append to the activity with the commit at the latest, so that the head is locked only as long as it takes.
+        """Append to the activity at the commit or before, so that the head is locked as briefly as possible.
 
         A refusal surfaces on leaving the block. Call this through `vault.audit.audit.append`.
         """
@@ -91,7 +92,7 @@ class Transaction(Reader, Protocol):
 
 
 class Database(Reader, Protocol):
-    """An open database. `clock_offset` moves time for tests; the product never sets it.
+    """An open database. `clock_offset` shifts time for tests; the product never sets it.
 
     `event_key` (32 bytes) keys the activity's head; the key ring sets it when it opens.
     """
@@ -114,7 +115,7 @@ class Database(Reader, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of the schema found at opening; see `schema_shape`."""
+        """The fingerprint of the schema found at opening; see `schema_shape`."""
         ...
 
     @fingerprint.setter
@@ -137,21 +138,22 @@ class Database(Reader, Protocol):
     def mark(self) -> object | None:
         """Equal to an earlier mark only if nothing was committed in between, by anyone; None: not available at once.
 
-        Whatever is read after taking it is at least as new.
+        Everything read after taking it is at least as new.
         """
         ...
 
     def transaction(self, *, patient: bool = False, alone: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commits durably on leaving the block, rolls back on an exception.
 
-        `patient`: for bulk work without a waiting caller; its statements may take minutes. `alone`: no one else uses
-        the vault, so this process may be silent for as long between two statements; otherwise PostgreSQL soon ends a
-        transaction of a process that stopped.
+        `patient`: for bulk work that no caller waits for; its statements may take minutes. `alone`: no one else uses
+        the vault, so this process may also be silent for minutes between two statements; otherwise PostgreSQL soon ends
+        a transaction of a process that stopped.
         """
         ...
 
     async def perform(self, program: Program[T]) -> T:
-        """Run a program as a separate transaction; on SQLite the cheapest way to write: one trip to its thread."""
+        """Run a program as a separate transaction. On SQLite this is the cheapest way to write: one trip to its
+        thread."""
         ...
 
     async def append_events(self, batch: Batch) -> None:
@@ -159,28 +161,29 @@ class Database(Reader, Protocol):
         ...
 
     async def hold_liveness(self, owner: str) -> None:
-        """Show that this process uses the name `owner`, by a lock that ends with it. Cheap when already held."""
+        """Show that this process uses the name `owner`, by a lock that ends with the process. Cheap when already
+        held."""
         ...
 
     async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
-        """Whether the process of this name has ended; a paused process has not.
+        """Whether the process with this name has ended; a paused process hasn't.
 
         `certainly`: according to this host's kernel. Without it, another host's broken connection may look like an end,
-        so do not take over a live lease on its strength.
+        so don't take over a live lease because of it.
         """
         ...
 
     async def wipe(self) -> bool:
         """Remove deleted data from our files: True when done, False while a reader prevents it.
 
-        On a server nothing can be said about its files.
+        On a server, nothing is known about its files.
         """
         ...
 
     async def count_others(self) -> int:
-        """Sessions that other processes of the vault have at the server now; 0 on SQLite.
+        """Number of sessions that other processes of the vault have at the server now; 0 on SQLite.
 
-        Call it first: later sessions of our own would count.
+        Call it before opening further sessions of our own, which would count too.
         """
         ...
 
@@ -255,7 +258,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def sqlite_path(url: str, *, data: Path) -> Path | None:
-    """The file of a `sqlite:` database; None for another one. Raises StorageUnavailable."""
+    """The file of a `sqlite:` database; None for other databases. Raises StorageUnavailable."""
     parts = split_url(url)
     if parts.scheme != "sqlite":
         return None

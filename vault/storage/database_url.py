@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
     """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and upgrade its schema.
 
-    `has_locks` False: no lock tells live processes from dead ones, so none is ever treated as dead. Raises
-    StorageUnavailable with one line that says the fix.
+    `has_locks` False: no lock distinguishes live processes from dead ones, so none is ever treated as dead. Raises
+    StorageUnavailable with one line that contains the fix.
     """
     path = sqlite_path(url, data=data)
     if path is not None:

@@ -27,7 +27,8 @@ _BEGIN_LABEL = b"token-vault events begin 1\x00"
 
 @dataclass(frozen=True, slots=True)
 class ChainEntry:
-    """One event as stored, without its number and time. `details` is JSON; `said`, while it is appended, its values."""
+    """One event as stored, without its number and time. `details` is JSON; `said` has its values while it is
+    appended."""
 
     kind: str
     outcome: str
@@ -40,7 +41,7 @@ class ChainEntry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events that are committed together at one time, in seconds."""
+    """Events that are committed together; the time is in seconds."""
 
     at: int
     entries: Sequence[ChainEntry]
@@ -84,7 +85,7 @@ def frame(line: str) -> bytes:
 
 
 def mac(key: bytes, *, tails: Sequence[str]) -> bytes:
-    """The key's MAC over a batch's content. It is folded into the keyed head and never stored."""
+    """The MAC over a batch's content. It is folded into the keyed head and never stored."""
     return hmac.digest(key, _MAC_LABEL + _frames(tails), "sha256")
 
 
@@ -94,7 +95,7 @@ def tag(key: bytes, *, tails: Sequence[str]) -> bytes:
 
 
 def _frames(lines: Sequence[str]) -> bytes:
-    """As one value: an HMAC object takes 3 us for each piece."""
+    """The parts as one value: an HMAC object takes 3 us for each part."""
     return b"".join([frame(line) for line in lines])
 
 

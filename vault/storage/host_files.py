@@ -1,6 +1,7 @@
-"""What the host's kernel does for files: locks that end with their process, and writes that outlive a power cut.
+"""What the host's kernel provides for files: locks that end with their process, and writes that survive a power
+failure.
 
-Linux and macOS have these. Where they are missing (Windows), modules still import, and commands say so at start.
+Linux and macOS have both. Where they are missing (Windows), modules still import, and commands report it at start.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 
 
 def is_supported() -> bool:
-    """Whether this host can keep a vault's data: with locks, and opening files without following links."""
+    """Whether this host can keep a vault's data: it has locks, and can open files without following links."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -29,10 +30,10 @@ def lock(descriptor: int, *, is_shared: bool = False, waits: bool = False) -> No
 
 
 def sync(descriptor: int, *, is_new: bool = True) -> None:
-    """Put a file's bytes on the disk; without `is_new`, those of a file whose size and name are there already.
+    """Write a file's bytes to disk; without `is_new`, the file's size and name must already be there.
 
-    On macOS `fsync` leaves them in the drive's cache, where a power cut takes them; F_FULLFSYNC empties that, too
-    (fcntl(2) of macOS). File systems without it, such as network ones, get `fsync`.
+    On macOS, `fsync` leaves them in the drive's cache, where a power failure loses them; F_FULLFSYNC also flushes that
+    cache (fcntl(2) of macOS). File systems without it, such as network ones, get `fsync`.
     """
     import fcntl
 

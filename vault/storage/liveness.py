@@ -1,7 +1,7 @@
 """Which processes of this host are running: one lock file per process, released by the kernel however the process ends.
 
-A pause releases nothing, so a stopped process differs from a dead one. Only the file that the process itself locked,
-once its lock can be taken, proves its death: a missing file may mean that someone deleted the folder under a running
+A pause releases nothing, so a stopped process differs from a dead one. Only the file that the process itself locked
+proves its death, once its lock can be taken: a missing file may mean that someone deleted the folder of a running
 process, and a restored copy has no lock. The file records its own inode number, which no other file gets while the
 process holds it open. Files are in the data directory; the database driver covers processes of other hosts.
 """
@@ -19,7 +19,7 @@ from vault.refusals import StorageUnavailable
 from vault.storage.host_files import lock
 
 FOLDER = "owners"
-KEEP = 30 * 86400  # seconds from the first notice of a death for which its file is kept, as proof
+KEEP = 30 * 86400  # seconds to keep a dead process's file as proof, from when its death was first noticed
 
 _GONE = b"gone\n"
 _LONGEST = 64  # bytes of a file
@@ -33,7 +33,7 @@ class OwnerLocks:
         self._held: dict[str, int] = {}
 
     def hold(self, owner: str) -> None:
-        """Show that this process uses the name `owner` until it ends; repeats that if its file is gone."""
+        """Show that this process uses the name `owner` until it ends; creates the file again if it is gone."""
         path = self._path(owner)
         if self._is_in_place(owner, path):
             return
@@ -56,7 +56,7 @@ class OwnerLocks:
             os.close(before)
 
     def _is_in_place(self, owner: str, path: Path) -> bool:
-        """Whether our lock is on the file that others see."""
+        """Whether our lock is on the same file that others see."""
         descriptor = self._held.get(owner)
         if descriptor is None:
             return False
@@ -66,7 +66,7 @@ class OwnerLocks:
             return False
 
     def is_gone(self, owner: str) -> bool | None:
-        """Whether the process of this name has ended; None when nothing here tells."""
+        """Whether the process with this name has ended; None if that can't be determined here."""
         path = self._path(owner)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -93,13 +93,13 @@ class OwnerLocks:
     def _sweep(self) -> None:
         """Remove files of processes that died long ago. Names are random and never used again.
 
-        A file is as old as its process; the mark left by the first to notice shows how long the process has been dead.
+        A file is as old as its process; a mark left by the first process to notice shows how long it has been dead.
         """
         for path in self._folder.glob("*.lock"):
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    lock(descriptor, is_shared=True)  # like `is_gone`: makes no one look alive
+                    lock(descriptor, is_shared=True)  # as in `is_gone`, this makes no process look alive
                     status = os.fstat(descriptor)
                     is_noticed = os.pread(descriptor, _LONGEST, 0).endswith(_GONE)
                     if not is_noticed and not path.name.startswith("."):  # otherwise its owner is about to lock it
@@ -115,7 +115,7 @@ def _identity(descriptor: int) -> bytes:
 
 
 def _is_original(descriptor: int) -> bool:
-    """Whether this is the file that its owner locked, not a copy; releases before schema 5 do not record it."""
+    """Whether this is the file that its owner locked, not a copy; releases before schema 5 don't record that."""
     said = os.pread(descriptor, _LONGEST, 0).removesuffix(_GONE)
     return said in (b"", _identity(descriptor))
 

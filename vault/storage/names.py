@@ -1,6 +1,5 @@
-"""Names for a shell that completes a command: read only, without the drivers, so that nothing is created or upgraded.
-
-Every error of the database is the caller's to hide: a completion that fails says nothing.
+"""Names for shell completion: read-only, without the drivers, so that nothing is created or upgraded. The caller hides
+every database error: a failed completion prints nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from urllib.parse import quote
 from vault.records import TENANT, ApprovalState
 from vault.storage.database import Value
 
-MOST: Final = 200  # names of a kind
-TIMEOUT: Final = 1.5  # seconds that a person who pressed Tab waits for the database
+MOST: Final = 200  # names of one kind
+TIMEOUT: Final = 1.5  # seconds to wait for the database after a person pressed Tab
 _LATEST: Final = 2**62
-_STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it from others
+_STATEMENTS: Final = {  # kind -> the completed name, then what distinguishes it from others
     "users": "select name, id from users where tenant = :tenant and name_key >= :name_key "
     "order by name_key limit :most",
     "clients": "select name, id from clients where tenant = :tenant and removed_at is null and created_at <= :latest "
@@ -31,7 +30,7 @@ _STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
     "registrations": "select provider, inputs from provider_registrations where tenant = :tenant limit :most",
     "apis": "select resource, name from apis limit :most",
-    # `+ 0`: by the person, not by the index of what ends
+    # `+ 0` makes SQLite search by person, not by the index of ends
     "standing": "select id, tool from standing_approvals where tenant = :tenant and revoked_at is null "
     "and expires_at + 0 > :now and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
     "union all select user_id from identities where tenant = :tenant and issuer = :issuer and subject = :subject) "
@@ -44,7 +43,7 @@ _STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Which person's, by the key of their name or by an identity; for people, the key at which to begin."""
+    """The person whose names to list, by the key of their name or by an identity; for people, the key to begin at."""
 
     name_key: str = ""
     issuer: str = ""
@@ -53,7 +52,7 @@ class Whose:
 
 def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Sequence[tuple[str, ...]]:
     """The rows of one kind: `users`, `clients`, `registrations`, `apis`, or a person's `connections`, `approvals`, or
-    `standing` ones.
+    `standing` approvals.
 
     Blocking. `sqlite`: the database's file, None for PostgreSQL at `url`.
     """
@@ -63,7 +62,7 @@ def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Seq
         import asyncio
 
         return asyncio.run(_from_postgres(url, _STATEMENTS[kind], facts))
-    # No one has it open when there is no log: then not even a lock file is made.
+    # Without a log, no one has the database open, so not even a lock file is created.
     is_closed = not sqlite.with_name(f"{sqlite.name}-wal").exists()
     address = f"file:{quote(str(sqlite))}?mode=ro{'&immutable=1' if is_closed else ''}"
     with closing(sqlite3.connect(address, uri=True, timeout=TIMEOUT)) as connection:

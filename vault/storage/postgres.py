@@ -41,11 +41,11 @@ POOL_SIZE = 10
 WAIT = 2.5  # seconds that a caller waits for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
 IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process stays silent
-STATEMENT_TIMEOUT = 3.5  # with WAIT, the time after which we hang up on a frozen server
-EVENTS_WITH_COMMIT = 1000  # what has more, a restore, appends them before: one message holds 1 GB at most
-CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
+STATEMENT_TIMEOUT = 3.5  # with WAIT, the time after which we disconnect from a frozen server
+EVENTS_WITH_COMMIT = 1000  # a restore, which has more, appends them before: one message holds at most 1 GB
+CALIBRATE_EVERY = 60.0  # seconds between reads of the server's clock
 
-# For each session; behind a pooler, where no session is ours, for each transaction. Names and values are constants.
+# For each session or, behind a pooler, where no session is ours, for each transaction. Names and values are constants.
 SESSION = {
     "lock_timeout": str(int(LOCK_WAIT * 1000)),
     "idle_in_transaction_session_timeout": str(int(IDLE_LIMIT * 1000)),
@@ -68,7 +68,7 @@ _TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, cancelled statement
     asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,  # this server is a replica now
+    asyncpg.ReadOnlySQLTransactionError,  # this server is now a replica
     asyncpg.TransactionRollbackError,  # deadlock, serialization
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,  # this process paused during a transaction
@@ -99,7 +99,7 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
 
 
 def refusal(error: Exception) -> VaultError:
-    """A driver error as a vault refusal. The server's text goes to the log: its first line names no values."""
+    """A driver error as a vault refusal. The server's text goes to the log: its first line contains no values."""
     if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
         return ValueUnstorable("the request has a text or number that can't be stored", detail=type(error).__name__)
     detail = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -111,7 +111,8 @@ def refusal(error: Exception) -> VaultError:
 
 
 async def _keep_session(_connection: object) -> None:
-    """Replaces asyncpg's reset query (70 us per call): we change no session state. Open transactions still end."""
+    """Replaces asyncpg's reset query (70 us per call), because we change no session state. Open transactions still
+    end."""
 
 
 @asynccontextmanager
@@ -151,10 +152,8 @@ def _cannot_open(url: str, error: Exception) -> StorageUnavailable:
 
 
 def _given_up(connection: _Connection, error: Exception) -> VaultError:
-    """The refusal, after hanging up on a server that cannot serve.
-
-    That is one that did not answer in time, which will not answer a rollback either, or one that takes no writes: after
-    a failover the next connection finds its successor.
+    """The refusal, after disconnecting from a server that is of no use: it didn't answer in time, so it won't answer a
+    rollback either, or it accepts no writes. After a failover, the next connection finds its successor.
     """
     if isinstance(error, TimeoutError | asyncpg.ReadOnlySQLTransactionError):
         with suppress(*_ERRORS):  # the pool took back a connection that had ended
@@ -188,7 +187,7 @@ class PostgresTransaction(StatementTurns[_Connection]):
         self, connection: _Connection, *, event_key: bytes | None = None, timeout: float | None = None
     ) -> None:
         super().__init__(connection)
-        self._timeout = timeout  # for each statement; None: the connection's own
+        self._timeout = timeout  # timeout of each statement; None: the connection's own
         self._event_key = event_key
         self._batches: list[Batch] = []  # events that travel with COMMIT
 
@@ -296,7 +295,7 @@ async def _take(attempts: Attempts) -> _Connection:
 
 
 class _Use:
-    """The use of one connection; a class, because a generator would cost every call a few microseconds."""
+    """The use of one connection. It is a class because a generator would add a few microseconds to every call."""
 
     __slots__ = ("_connection", "_database")
 
@@ -338,9 +337,9 @@ class PostgresDatabase:
         self._attempts = (attempts, alone)
         self._sessions = OwnerSessions(partial(_take, alone), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
-        self._resting: list[_Connection] = []  # between two uses: the pool's way is three times a read
+        self._resting: list[_Connection] = []  # between uses: the pool takes three times as long as a read
         self._look_ups = LookUps(self._ask, self._ask_many)
-        self._waiting = 0  # callers of the pool, who get a connection before one rests
+        self._waiting = 0  # callers waiting for the pool, who get a connection before one rests
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock", context=Context())
 
@@ -352,7 +351,7 @@ class PostgresDatabase:
         attempts = Attempts(partial(_connect_one, servers))
         try:
             pool = await _create_pool(attempts)
-            connection = await pool.acquire(timeout=CONNECT_TIMEOUT + 1)  # the first that looks at the address
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT + 1)  # the first code that reads the address
             try:
                 if servers.is_pooled:
                     await check_pooler(partial(_connect_alone, servers, statement_cache_size=0))
@@ -400,14 +399,14 @@ class PostgresDatabase:
         return _Use(self)
 
     async def put_back(self, connection: _Connection, *, is_spoiled: bool) -> None:
-        """Take a connection back: it rests, unless someone waits for the pool or its use failed."""
+        """Take a connection back. It rests, unless someone waits for the pool or its use failed."""
         if is_spoiled or self._waiting or not _is_usable(connection):
             await self._pool.release(connection)
         else:
             self._resting.append(connection)
 
     async def take(self) -> _Connection:
-        """The connection that was used last, or one of the pool."""
+        """The most recently used connection, or one of the pool."""
         try:
             while self._resting:
                 connection = self._resting.pop()
@@ -423,7 +422,7 @@ class PostgresDatabase:
             raise refusal(error) from error
 
     async def _give_back(self) -> None:
-        """Return the resting connections to the pool, the one that was used last at the end: it is taken first."""
+        """Return the resting connections to the pool, the most recently used one last, so that it is taken first."""
         resting, self._resting = self._resting, []
         for connection in resting:
             await self._pool.release(connection)
@@ -447,7 +446,7 @@ class PostgresDatabase:
                 await transaction.commit(connection)
             except BaseException as error:
                 refused = None
-                if callers is None and isinstance(error, _ERRORS):  # of BEGIN or COMMIT
+                if callers is None and isinstance(error, _ERRORS):  # timeout of BEGIN or COMMIT
                     refused = _given_up(connection, error)
                 await _roll_back(connection)
                 if refused is not None:
@@ -459,7 +458,7 @@ class PostgresDatabase:
             return await transaction.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
-        if self._servers.is_pooled:  # a single statement would be committed with someone else's settings
+        if self._servers.is_pooled:  # a single statement would run with someone else's settings
             async with self._transaction() as transaction:
                 await transaction.append_events(batch)
             return

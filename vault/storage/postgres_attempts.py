@@ -1,9 +1,8 @@
-"""Attempts to connect to PostgreSQL: few at a time, and none ends because its caller gave up.
-
-A login can take longer than a caller waits: on a busy machine, after a failover, or in the queue of a pooler. If each
-attempt ended with its caller, none would succeed, and each new attempt would slow down the others: PgBouncer assigns
-server connections to clients that already left, and then discards those connections. So an attempt outlives its caller,
-and its connection serves the next caller. After failures, attempts pause.
+"""Attempts to connect to PostgreSQL: few at a time, and none ends because its caller gave up. A login can take longer
+than a caller waits: on a busy machine, after a failover, or in a pooler's queue. If each attempt ended with its caller,
+none would succeed, and each new attempt would slow down the others: PgBouncer assigns server connections to clients
+that already left, and then discards those connections. So an attempt outlives its caller, and its connection serves the
+next caller. After failures, attempts pause.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Attempts:
     def __init__(self, connect: Callable[[], Awaitable[DriverConnection]], *, at_once: int = AT_ONCE) -> None:
         self._connect = connect
         self._at_once = at_once
-        self._waiting: dict[_Waiter, None] = {}  # in the order in which they came
+        self._waiting: dict[_Waiter, None] = {}  # in order of arrival
         self._running: set[asyncio.Task[None]] = set()
         self._spare: dict[DriverConnection, asyncio.TimerHandle] = {}
         self._pause = 0.0
@@ -39,8 +38,8 @@ class Attempts:
     async def take(self, *_address: object, **_options: object) -> DriverConnection:
         """A new connection, from whichever attempt succeeds first.
 
-        Ignores the arguments that asyncpg's pool passes: `connect` has its own. Raises the error of an attempt that
-        began while this caller waited, and InterfaceError after `close`.
+        Ignores the arguments that asyncpg's pool passes, because `connect` has its own. Raises the error of an attempt
+        that began while this caller waited, and InterfaceError after `close`.
         """
         if self._is_closed:
             raise asyncpg.InterfaceError("the pool is closed")
@@ -141,7 +140,7 @@ class Attempts:
 
 
 async def _takes_writes(connection: DriverConnection) -> bool:
-    """Whether a connection that waited is still good: it may have been opened while its server took no writes."""
+    """Whether a connection that waited is still usable: it may have been opened while its server accepted no writes."""
     if connection.is_closed():
         return False
     try:

@@ -1,8 +1,8 @@
 """Append to the activity's chain on PostgreSQL in one statement: the server computes hash and keyed head.
 
-The server alone locks the head row, which every process needs, and never while it waits for a client: a standalone
-event is one statement, and an event that belongs to a change travels in the same message as its COMMIT. A process that
-stops at any point blocks the head for no one.
+The head row, which every process needs, is never locked while the server waits for a client: a standalone event is one
+statement, and an event that belongs to a change is sent in the same message as its COMMIT. So a process that stops at
+any point never blocks the head for others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LINE = f"'{line_start()}' || cast(head.sequence + n as text) || ',' || (item->>
 _ITEMS = "json_array_elements(cast({events} as json)) with ordinality as given (item, n)"
 _HEADING = "'[' || cast(head.height + 1 as text) || ',' || cast({at} as text) || ',' || cast({count} as text) || ']'"
 
-# The expressions of SET see the row as it is when its lock was granted, not as it was when the statement began.
+# The expressions of SET see the row as of when its lock was granted, not as of when the statement began.
 _APPEND = f"""
 with moved as (
     update event_heads as head set
@@ -94,7 +94,7 @@ class _Content:
 
 
 async def append(connection: _Executor, batch: Batch, *, key: bytes | None) -> None:
-    """Append a standalone batch: one statement, committed by itself. Raises the driver's errors."""
+    """Append a standalone batch in one statement, which commits by itself. Raises the driver's errors."""
     content = _Content.of(batch, key)
     arguments = (content.events.decode(), batch.at, len(batch.entries), content.mac, content.tag)
     if await connection.execute(_PREPARED, *arguments) == "INSERT 0 0":  # the first event of all

@@ -1,7 +1,7 @@
-"""The servers in `database.url`, and connecting to the one that takes writes.
+"""The servers in `database.url`, and connecting to the one that accepts writes.
 
 Tries several hosts in turn with a head start, the last good one first, so that a stopped or disconnected host delays a
-connection by a fraction of a second. Also detects a connection pooler such as PgBouncer, which takes no session
+connection by a fraction of a second. Also detects a connection pooler such as PgBouncer, which accepts no session
 settings and keeps no session state for its clients.
 """
 
@@ -19,7 +19,7 @@ from vault.refusals import StorageUnavailable
 from vault.storage.database import Value, split_url
 
 CONNECT_TIMEOUT = 8.0  # seconds; longer than a pooler keeps a client in its queue (`query_wait_timeout`)
-HEAD_START = 0.3  # seconds until the next host is tried in parallel with one that has not answered
+HEAD_START = 0.3  # seconds until the next host is tried in parallel with one that hasn't answered
 ASK_AGAIN = 1.0  # seconds until a host that refused is tried again while another one stays silent
 READ_WRITE = "read-write"
 ERRORS = (
@@ -31,7 +31,7 @@ ERRORS = (
     UnicodeEncodeError,  # text that no column can hold
 )
 
-# When the answering server was started: another server has another instant.
+# When the answering server was started; differs for each server.
 STARTED = "select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started"
 _BEGIN = "begin isolation level read committed"
 _WHO = f"{STARTED}, pg_backend_pid() as pid"
@@ -78,10 +78,10 @@ class DriverConnection(Protocol):
 
 
 def split_hosts(url: str) -> tuple[str, ...]:
-    """One URL per host, each for a server that takes writes; a URL with one host stays unchanged.
+    """One URL per host, each for a server that accepts writes; a URL with one host stays unchanged.
 
-    Raises StorageUnavailable with the fix. It counts hosts instead of repeating them: what looks like a host may be
-    part of a password with a character that had to be escaped.
+    Raises StorageUnavailable with the fix. Errors count hosts instead of repeating them, because what looks like a host
+    may be part of a password with a character that should have been escaped.
     """
     parts = split_url(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -147,23 +147,23 @@ def _seconds_left(until: float) -> float:
 
 @dataclass(slots=True)
 class Servers:
-    """The servers of one `database.url`. `settings` are those that each session of the vault needs."""
+    """The servers of one `database.url`. `settings` are the settings that each session of the vault needs."""
 
     urls: tuple[str, ...] = field(repr=False)  # including their passwords
     settings: Mapping[str, str]
-    is_pooled: bool = False  # a pooler is in between: session state is not ours
+    is_pooled: bool = False  # a pooler is in between, so session state isn't ours
     changes: int = 0  # how often a different server answered; it may hold an older state
     _first: int = 0
     _started: int | None = None
 
     def note(self, started: object) -> None:
-        """The answering server was started at this instant (`STARTED`)."""
+        """Record that the answering server was started at this instant (`STARTED`)."""
         if isinstance(started, int):
             self.changes += self._started not in (None, started)
             self._started = started
 
     async def connect(self, *, within: float = CONNECT_TIMEOUT, **options: object) -> DriverConnection:
-        """A connection to a server that takes writes, in at most `within` seconds; `options` are asyncpg's.
+        """A connection to a server that accepts writes, in at most `within` seconds; `options` are asyncpg's.
 
         Raises the driver's error of the host that got furthest.
         """
@@ -199,7 +199,7 @@ class Servers:
                     return good[0]
                 if not done and not waiting:  # a standby may have been promoted since
                     waiting, refused = refused, []
-            # a server's own error tells more than a refused connection
+            # a server's own error is more useful than a refused connection
             raise next((error for error in errors if isinstance(error, _SAID)), errors[0])
         finally:
             for task in running:
@@ -214,7 +214,7 @@ class Servers:
         except asyncpg.ProtocolViolationError as error:
             if self.is_pooled or "startup parameter" not in str(error):
                 raise
-        self.is_pooled = True  # PgBouncer refuses settings that it cannot keep per client
+        self.is_pooled = True  # PgBouncer refuses settings that it can't keep per client
         return await self._open(number, options, until)
 
     async def _open(self, number: int, options: Mapping[str, object], until: float) -> DriverConnection:
@@ -237,12 +237,12 @@ class Servers:
             ending.cancel()
 
     async def _recognize(self, connection: DriverConnection, timeout: float) -> DriverConnection:  # noqa: ASYNC109
-        """A pooler gives its clients process numbers of its own, which reveals one that ignores settings.
+        """A pooler gives its clients its own process numbers, which reveals one that ignores settings.
 
         The caller terminates the connection before `timeout` (seconds): at a statement's timeout the driver would open
         another connection to send a cancel request, which adds load to a server that is already slow.
         """
-        await connection.execute(_BEGIN, timeout=timeout)  # else a pooler may prepare here and run there
+        await connection.execute(_BEGIN, timeout=timeout)  # otherwise a pooler may prepare here, run elsewhere
         row = await connection.fetchrow(_WHO, timeout=timeout)
         await connection.execute("commit", timeout=timeout)
         if row is not None:

@@ -1,7 +1,6 @@
-"""Look-ups of several callers in one message.
-
-Whatever a look-up finds, most of what it costs this process is the way to the server and back. Those that come in the
-same round of the event loop share it: one message runs the statement once for each caller. No one waits for company.
+"""Lookups of several callers in one message. Most of the cost of a lookup for this process is the round trip to the
+server. Lookups in the same round of the event loop share it: one message runs the statement once for each caller. No
+caller waits for others.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import Final
 from vault.refusals import StorageBusy, VaultError
 from vault.storage.database import Row, Value, integer
 
-TOGETHER: Final = 16  # callers of one message: they have one server process, which answers them in turn
-_WHOSE: Final = "asked_by"  # the column that says which caller's a row is, from 0
+TOGETHER: Final = 16  # callers per message: one server process answers them in turn
+_WHOSE: Final = "asked_by"  # the column with the number of the row's caller, from 0
 _PLACES: Final = re.compile(r"\$(\d+)")
 
 Values = Sequence[Value]
 Rows = Sequence[Row]
-_Caller = tuple[Values, "asyncio.Future[Rows | None]"]  # None: ask alone
+_Caller = tuple[Values, "asyncio.Future[Rows | None]"]  # None: ask separately
 
 
 class LookUps:
-    """The look-ups of one database.
+    """The lookups of one database.
 
     `ask` runs PostgreSQL's SQL with one caller's values, `ask_many` with those of several and returns all rows. Both
     raise a refusal.
@@ -66,7 +65,7 @@ class LookUps:
             task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, query: str, callers: Sequence[_Caller]) -> None:
-        """Give each caller its rows. One whose values no column can hold leaves the others theirs."""
+        """Give each caller its rows. A caller whose values no column can hold doesn't affect the others."""
         asked = [(*values, place) for place, (values, _) in enumerate(callers)]
         found: list[list[Row]] = [[] for _ in callers]
         try:

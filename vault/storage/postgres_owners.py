@@ -1,9 +1,8 @@
-"""Advisory locks that show processes of other hosts that we are running.
-
-The locks end with our connection, however it ends. A free lock therefore means that its owner has ended *or* that its
-connection broke, and a failover breaks all of them at once. Two rules keep running processes from being treated as
-dead: each process restores a broken connection by itself within seconds, and no one trusts a free lock before its own
-has been held on the same server for longer than that.
+"""Advisory locks that show processes on other hosts that we are running. The locks end with our connection, however it
+ends. A free lock therefore means that its owner has ended *or* that its connection broke, and a failover breaks all of
+them at once. Two rules keep running processes from being treated as dead: each process restores a broken connection by
+itself within seconds, and no one trusts a free lock before its own has been held on the same server for longer than
+that.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from contextvars import Context
 
 from vault.storage.postgres_hosts import ERRORS, DriverConnection
 
-LOOK_EVERY = 5.0  # seconds between checks of the connection: a server that stopped does not say so
+LOOK_EVERY = 5.0  # seconds between checks of the connection: a server that stopped doesn't report it
 SETTLE = 20.0  # seconds from a failover until every running process has its locks again
 _CLOSING = 3.0  # seconds
 
-# The lock is released with the statement; `is_lost` is about our own: this server does not know us.
+# The lock is released with the statement; `is_lost` is about our own lock: this server doesn't have it.
 _LOOK = """
     select cast(pg_try_advisory_xact_lock_shared($1) as int) as is_free,
         cast(pg_try_advisory_xact_lock_shared($2) as int) as is_lost
@@ -48,7 +47,7 @@ class OwnerSessions:
         self._keeper: asyncio.Task[None] | None = None
 
     async def hold(self, owner: str) -> None:
-        """Hold the lock of this name from now on."""
+        """Hold the lock with this name from now on."""
         if self._is_held(owner):
             return
         if owner not in self._wanted:
@@ -59,7 +58,7 @@ class OwnerSessions:
             await self._restore()
 
     async def is_free(self, connection: DriverConnection, owner: str) -> bool:
-        """Whether the name's lock is free, seen on `connection`, and whether that can be trusted."""
+        """Whether the name's lock is free, as seen on `connection`, and whether that can be trusted."""
         witness = self._wanted[0]
         await self.hold(witness)
         if asyncio.get_running_loop().time() - self._since < SETTLE:
@@ -90,7 +89,7 @@ class OwnerSessions:
                 self._since = asyncio.get_running_loop().time()
                 self._lock = "pg_advisory_lock"
                 if self._is_pooled():
-                    # A pooler lends its connection for one transaction: this one lasts. It holds no snapshot.
+                    # A pooler lends its connection for one transaction, so this one stays open. It holds no snapshot.
                     await self._connection.execute("begin; set local idle_in_transaction_session_timeout = 0")
                     self._lock = "pg_advisory_xact_lock"
             for owner in self._wanted:

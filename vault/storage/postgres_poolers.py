@@ -1,8 +1,8 @@
 """Whether a connection pooler before PostgreSQL keeps its clients' prepared statements separate.
 
 In transaction mode each transaction may run on another server connection. If the pooler passes the names of prepared
-statements through, one process runs the statement that another prepared under the same name: the vault refuses to start
-behind it. PgBouncer renames them (`max_prepared_statements`, since 1.21).
+statements through, one process runs the statement that another prepared under the same name, so the vault refuses to
+start behind it. PgBouncer renames them (`max_prepared_statements`, since 1.21).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Upgrade the schema of a PostgreSQL database while older programs keep serving it.
 
-Tables and columns change in one transaction that waits for locks only briefly, repeatedly: otherwise everyone would
-queue behind it. Indexes of tables in use are built concurrently, outside any transaction. Processes that start together
-take turns by an advisory lock of a transaction, which also holds through a pooler in transaction mode. They poll for
-it: a process that waits inside a statement holds a snapshot, and a concurrent build waits for that.
+Tables and columns change in one transaction that waits for locks only briefly and retries, because otherwise everyone
+would queue behind it. Indexes of tables in use are built concurrently, outside any transaction. Processes that start
+together take turns through a transaction's advisory lock, which also works through a pooler in transaction mode. They
+poll for it: a process that waits inside a statement holds a snapshot, and a concurrent build waits for that.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _BROKEN = (
 async def upgrade(
     working: DriverConnection, borrow: Callable[[], AbstractAsyncContextManager[DriverConnection]], *, is_pooled: bool
 ) -> Shape:
-    """Upgrade the schema; returns its shape afterwards. A second connection, borrowed if needed, holds the lock.
+    """Upgrade the schema; returns its shape afterward. A second connection, borrowed if needed, holds the lock.
 
     `is_pooled`: a pooler is in between, which sets no session limits and keeps none.
 
@@ -205,5 +205,5 @@ async def _change(connection: DriverConnection, statement: str, *, is_pooled: bo
 
 
 async def _end(connection: DriverConnection, statement: str) -> None:
-    with suppress(*ERRORS):  # a broken connection has ended by itself, and its first error counts
+    with suppress(*ERRORS):  # a broken connection has already ended, and its first error counts
         await connection.execute(statement)

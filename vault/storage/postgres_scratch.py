@@ -1,4 +1,4 @@
-"""A database on a PostgreSQL server that is gone at the end of a block; for measuring."""
+"""A temporary database on a PostgreSQL server, dropped at the end of a block; for measuring."""
 
 from __future__ import annotations
 

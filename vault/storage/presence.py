@@ -1,4 +1,5 @@
-"""Who has a vault open: a lock on one file next to the database, shared by all and taken exclusively by a restore.
+"""Which processes have a vault open: a lock on one file next to the database, shared by all and taken exclusively by a
+restore.
 
 The kernel releases it however its process ends. The database driver covers processes of other hosts.
 """
@@ -35,7 +36,7 @@ class Presence:
                 raise StorageBusy("a restore of this vault is running: restart when it's done", retry_after=5)
 
     def take_alone(self) -> bool:
-        """Keep all other processes of this host out from now on; False while one has the vault open.
+        """Lock out all other processes of this host from now on; False while one has the vault open.
 
         Raises StorageUnavailable if the location is read-only.
         """

@@ -28,7 +28,7 @@ BOOKKEEPING = (
 
 _INDEX = re.compile(r"create (?:unique )?index (?P<name>[a-z_]+)\s+on (?P<table>[a-z_.]+)")
 _DROPPED = re.compile(r"drop index (?P<name>[a-z_]+)")
-_NAMED = 6  # missing things that an error names
+_NAMED = 6  # missing parts that an error lists
 _BOOKS = ("schema_versions", "schema_migrations")  # created by the drivers, in no file
 
 _SQLITE_COLUMNS = """
@@ -58,7 +58,7 @@ def key_line(table: str, columns: Iterable[str]) -> str:
 
 
 def index_line(table: str, name: str, columns: Iterable[str], *, is_unique: bool, is_partial: bool) -> str:
-    """An index; for a condition, only that there is one."""
+    """An index; of a condition, the line records only that there is one."""
     unique, some = "unique " if is_unique else "", " where" if is_partial else ""
     return f"{unique}index {name} on {table} ({', '.join(columns)}){some}"
 
@@ -105,7 +105,7 @@ def fingerprint(shape: Shape) -> str:
 
 
 def check_shape(found: Shape, wanted: Shape) -> None:
-    """Refuse a database that lacks tables, columns or keys that its version promises; indexes are created again.
+    """Refuse a database that lacks tables, columns or keys of its version; missing indexes are created again.
 
     Raises StorageUnavailable.
     """
@@ -137,7 +137,7 @@ def pending_files(
     """The files after `applied`, each with its statements for the transaction.
 
     An index on an existing table is left to `missing_indexes`: building it may take long, and blocking other processes
-    meanwhile would fail their calls. One that goes is left to `dropped_indexes`, for after that.
+    meanwhile would fail their calls. A dropped index is left to `dropped_indexes`, which runs afterward.
     """
     known = {line.removeprefix("table ") for line in expected_shape(applied, keys=False) if line.startswith("table ")}
     return tuple(
@@ -147,10 +147,9 @@ def pending_files(
 
 
 def dropped_indexes(found: Shape) -> tuple[str, ...]:
-    """Names of indexes that a file drops and that are still there, or there again.
-
-    Drop them once no index is missing, for others may read by them until then. No program needs to know: an older one
-    that starts later only builds its own again.
+    """Names of indexes that a file drops and that still exist, or exist again. Drop them once no index is missing,
+    because others may use them until then. No program needs to know: an older program that starts later just builds its
+    own again.
     """
     names = {line.partition("index ")[2].partition(" ")[0] for line in found if _is_index(line)}
     return tuple(sorted(names & _dropped_names()))

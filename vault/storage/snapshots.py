@@ -1,7 +1,7 @@
 """A view of a whole vault at one instant, both stores together, while others keep writing.
 
 SQLite: a read transaction over both files, started while no one could commit. PostgreSQL: one REPEATABLE READ
-transaction. It has a separate connection, so that a long backup takes nothing from the running driver.
+transaction. It has a separate connection, so that a long backup doesn't affect the running driver.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ over several WAL files is atomic in each but not over both, and SQLite writes th
 therefore durable before the connection is.
 
 One writer task owns the writing connection. A transaction is a savepoint inside the writer's current batch; a refusal
-rolls back its own savepoint only; callers resume after the batch's commit. Because the task, and no caller, begins and
-commits, a cancelled caller harms no one else.
+rolls back only its own savepoint; callers resume after the batch's commit. Because the task begins and commits, not a
+caller, a cancelled caller doesn't affect others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepar
 from vault.storage.sqlite_locks import find_lock_holder
 from vault.storage.turns import StatementTurns
 
-BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and a busy neighbor would starve us
+BUSY_STEP_MS = 100  # SQLite's own wait; short, because its pauses grow and another busy process would starve us
 
 
 # the last two: text or a number that no column can hold, rejected before the statement runs
@@ -92,7 +92,7 @@ def _preparations(stores: SqliteFiles, *, read_only: bool, wait: int) -> Sequenc
         ("attach database ? as vault", (str(stores.vault),)),
         ("pragma keys.synchronous = full", ()),
         ("pragma vault.synchronous = full", ()),
-        # macOS keeps what was synchronized in the drive's cache otherwise; elsewhere these change nothing
+        # without these, macOS leaves synced data in the drive's cache; elsewhere they change nothing
         ("pragma fullfsync = on", ()),
         ("pragma checkpoint_fullfsync = on", ()),
         ("pragma keys.secure_delete = on", ()),
@@ -143,7 +143,8 @@ def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
 async def run_at_once(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
 ) -> T:
-    """aiosqlite switches to its thread per statement, 30 us each, and has no public way to run several at once."""
+    """aiosqlite switches to its thread for each statement, which takes 30 us, and has no public way to run several at
+    once."""
     return await connection._execute(work, connection._conn, program)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType] -- see above  # noqa: SLF001
 
 
@@ -160,9 +161,9 @@ class _Turn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, perform: Callable[[], Awaitable[None]] | None = None) -> None:
         self.perform = perform  # a program that is a separate transaction; the rest of the turn is then unused
-        self.begun: asyncio.Future[None] = loop.create_future()  # the writer: your savepoint is open
-        self.ended: asyncio.Future[bool] = loop.create_future()  # the caller: keep it, or roll it back
-        self.committed: asyncio.Future[None] = loop.create_future()  # the writer: it is durable
+        self.begun: asyncio.Future[None] = loop.create_future()  # set by the writer: your savepoint is open
+        self.ended: asyncio.Future[bool] = loop.create_future()  # set by the caller: keep it, or roll it back
+        self.committed: asyncio.Future[None] = loop.create_future()  # set by the writer: it is durable
         self.owner = asyncio.current_task()
 
     def end(self, *, kept: bool) -> None:
@@ -318,7 +319,7 @@ class _Writer:
                     raise
 
     def _refusal(self, error: Exception) -> VaultError:
-        """Like `refusal`; for a lock that was not available, names the process that holds it."""
+        """Like `refusal`; if a lock wasn't available, names the process that holds it."""
         refused = refusal(error)
         if isinstance(refused, StorageBusy) and (holder := find_lock_holder((self._stores.keys, self._stores.vault))):
             return StorageBusy(f"the database is busy: {holder}", retry_after=1, detail=refused.detail)
@@ -341,7 +342,7 @@ class _Writer:
                     turn.committed.set_exception(error)
 
     async def close(self) -> None:
-        """Serve what waits, then stop. Bounded: gives up a transaction that does not end."""
+        """Serve waiting callers, then stop. Bounded: gives up a transaction that doesn't end."""
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._task}, timeout=2 * BUSY_WAIT)
@@ -352,7 +353,7 @@ class _Writer:
     def _next(self, *, programs: bool = True) -> _Turn | None:
         while self._queue:
             if not programs and self._queue[0].perform is not None:
-                return None  # it commits by itself: after this batch
+                return None  # it commits by itself, after this batch
             turn = self._queue.popleft()
             if not turn.begun.done() and not turn.committed.done():  # a caller cancelled while waiting
                 return turn
@@ -379,7 +380,7 @@ class _Writer:
             turn.refuse(error)
 
     async def _batch(self, first: _Turn) -> None:
-        """Begin, serve turns while some wait, commit once; every kept turn gets the same outcome."""
+        """Begin, serve turns while any wait, and commit once; every kept turn gets the same outcome."""
         kept: list[_Turn] = []
         outcome: VaultError | None = StorageUnavailable("the database was closed before the commit")
         turn: _Turn | None = first
@@ -415,7 +416,7 @@ class _Writer:
         await self._patiently(lambda: self._connection.executescript("begin immediate; savepoint turn;"))
 
     async def _serve(self, turn: _Turn) -> bool:
-        """Let the caller work in the open savepoint. A rolled back savepoint stays open for the next turn."""
+        """Let the caller work in the open savepoint. A rolled-back savepoint stays open for the next turn."""
         if turn.begun.done():
             return False
         self._current = turn
@@ -517,7 +518,7 @@ class SqliteDatabase:
         return rows[0] if rows else None
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        """On the loop: a read by keys takes microseconds, a switch to a thread and back several times that."""
+        """Runs on the loop: a read by keys takes microseconds, a switch to a thread and back several times that."""
         if self._is_closed:
             raise StorageUnavailable("the database is closed")
         try:

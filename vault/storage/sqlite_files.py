@@ -44,7 +44,7 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
         if stores.vault.exists() and stores.vault.stat().st_size and not stores.keys.exists():
             raise StorageUnavailable(f"{stores.keys} is missing beside {stores.vault.name}: restore it")
         stores.vault.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Keys first: a vault file therefore never exists without its key store.
+        # Keys first, so that a vault file never exists without its key store.
         for path, is_keys in ((stores.keys, True), (stores.vault, False)):
             _own(path)
             target = ":memory:" if is_keys else path
@@ -57,7 +57,7 @@ def prepare(stores: SqliteFiles) -> schema_shape.Shape:
     except OSError as error:
         raise StorageUnavailable(f"can't use {stores.vault}: {error.strerror}", detail=str(error)) from error
     except sqlite3.Error as error:
-        # For a folder without write permission SQLite only says that it cannot open the file.
+        # For a folder without write permission, SQLite only reports that it can't open the file.
         why = "" if os.access(stores.vault.parent, os.W_OK) else "; its folder is read-only for this user"
         raise StorageUnavailable(f"can't open {stores.vault}: {error}{why}", detail=str(error)) from error
     return shape
@@ -137,7 +137,7 @@ def _statements(file: SchemaFile, prefix: str) -> tuple[str, ...]:
 
 
 def _use_wal(connection: sqlite3.Connection, prefix: str) -> None:
-    """Switching to WAL does not use SQLite's own busy wait when two processes do it at once."""
+    """Switch to WAL. SQLite's own busy wait doesn't apply when two processes switch at once."""
     deadline = time.monotonic() + BUSY_WAIT
     while True:
         try:

@@ -1,8 +1,8 @@
 """Which process holds the write lock of a vault's SQLite files, according to Linux's `/proc/locks`.
 
-SQLite's locks are the kernel's, on bytes of a file: a process keeps one until it ends, even while it is stopped. No one
-can take it away, so all we can do is name the process. We cannot open the file to ask the kernel: closing it again
-would drop this process's locks (POSIX).
+SQLite's locks are kernel locks on bytes of a file: a process keeps one until it ends, even while it is stopped. No one
+can take it away, so all we can do is name the process. We can't open the file to ask the kernel, because closing it
+again would drop this process's locks (POSIX).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 _LOCKS: Final = Path("/proc/locks")
-_WRITE: Final = 120  # the byte of the `-shm` file that stands for the right to write (sqlite.org/walformat.html §2.3.1)
+_WRITE: Final = 120  # the byte of the `-shm` file that represents the right to write (sqlite.org/walformat.html §2.3.1)
 
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Another process; `is_stopped`: it does not run until someone continues it."""
+    """Another process; `is_stopped`: it doesn't run until someone resumes it."""
 
     pid: int
     is_stopped: bool
@@ -31,7 +31,8 @@ class LockHolder:
 
 
 def find_lock_holder(files: Sequence[Path]) -> LockHolder | None:
-    """The other process that may write to one of these SQLite files; None when there is none or nothing tells."""
+    """The other process that holds the right to write to one of these SQLite files; None if there is none or it can't
+    be determined."""
     places: set[str] = set()
     for path in files:
         try:
@@ -46,9 +47,9 @@ def find_lock_holder(files: Sequence[Path]) -> LockHolder | None:
     for line in lines:
         match line.split():
             case [_, "POSIX", _, "WRITE", pid, place, first, last] if place in places and _holds(first, last):
-                if int(pid) > 0 and int(pid) != os.getpid():  # others belong to another container
+                if int(pid) > 0 and int(pid) != os.getpid():  # other lines belong to another container
                     return LockHolder(int(pid), _is_stopped(pid))
-            case _:  # a lock of another kind or file, or a process that waits
+            case _:  # a lock of another kind or file, or a waiting process
                 pass
     return None
 

@@ -1,1 +1,1 @@
-"""Our refresh tokens: issue, rotate, and judge a used one that comes back."""
+"""Our refresh tokens: issue them, rotate them, and decide about a used one that comes back."""

@@ -1,19 +1,21 @@
-"""What a spent refresh token means when it comes back: an honest repeat, or two holders that contradict. Pure.
+"""What it means when a used refresh token comes back: an honest repeat, or two holders that contradict each other.
+Pure.
 
 OAuth 2.1 §4.3.1 and RFC 9700 §4.14.2 make a public client's refresh token single-use, so that a theft is noticed: two
 holders cannot both use it. Real clients run as several processes that share one token, and they lose answers. Ending
 their family would sign out a person who did nothing wrong. A repeat is therefore answered with the newest token of the
-family, which both holders then have in common and must keep sharing, unless the two uses contradict each other:
+family, which both holders then share and must keep sharing, unless the two uses contradict each other:
 
-1. **Late.** The token was spent at least one grace ago, and its successor was used since. While the successor is
-   unused, the answer that brought it was lost, and its predecessor may be repeated for as long as it lives.
-2. **Elsewhere.** The token, or one after it, was spent on one network and is repeated on another, the family was not
+1. **Late.** The token was used at least one grace period ago, and its successor has been used since. While the
+   successor is unused, the answer that contained it was lost, and its predecessor may be repeated for as long as it
+   lives.
+2. **Elsewhere.** The token, or one after it, was used on one network and is repeated on another, the family wasn't
    known on both before, and this has happened to two tokens in the last 30 days. Those two are answered, because a
-   laptop that changes its network does the same. IPv4 and IPv6 cannot be compared, so they do not contradict.
-3. **Bound.** One process holds a token that is bound to a DPoP key (RFC 9449 §5), so its repeat is answered for 30 s
-   only, while the successor is unused.
+   laptop that changes networks does the same. IPv4 and IPv6 can't be compared, so they don't contradict each other.
+3. **Bound.** One process holds a token that is bound to a DPoP key (RFC 9449 §5), so its repeat is answered only for 30
+   s, while the successor is unused.
 
-A contradiction ends the whole family. A client that authenticates proves more than a network, so its network is not
+A contradiction ends the whole family. A client that authenticates proves more than a network does, so its network isn't
 checked (RFC 9700 §2.2.2). Every answered repeat is an event. A thief on the client's own network (which includes
 another program on the same machine) stays only while both keep using each token within the other's grace; on any other
 network, only until they meet over a third token; and never beyond the end of the family.
@@ -30,16 +32,16 @@ from vault.records import RefreshToken
 
 Family = Mapping[int, RefreshToken]  # by generation
 
-PROMPT: Final = 30  # seconds: a client that did not get an answer asks again at once
-MOVES: Final = 2  # tokens whose repeat from another network is answered ...
-MOVES_WINDOW: Final = 30 * 86400  # ... in so many seconds
+PROMPT: Final = 30  # seconds: a client that got no answer asks again at once
+MOVES: Final = 2  # number of tokens whose repeat from another network is answered ...
+MOVES_WINDOW: Final = 30 * 86400  # ... within this many seconds
 
 
 class RepeatVerdict(StrEnum):
     """What happens to a repeat. All but the first two end the family."""
 
     SAME = "same"
-    MOVED = "moved"  # answered on another network
+    MOVED = "moved"  # answered, on another network
     LATE = "late"
     ELSEWHERE = "elsewhere"
     BOUND = "bound"
@@ -51,21 +53,21 @@ class RepeatVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenRepeat:
-    """A spent token that its client presents again. Networks are names that are only compared; None is unknown."""
+    """A used token that its client presents again. Networks are names that are only compared; None is unknown."""
 
     spent_at: int
     now: int
     is_successor_used: bool
     spent_on: frozenset[str]  # the token and those after it
     repeated_on: str | None
-    known: frozenset[str]  # networks on which the family was used before the token was spent
+    known: frozenset[str]  # networks on which the family was used before this token was
     moves: int = 0  # tokens whose repeat from another network was answered in the window
-    is_authenticated: bool = False  # by a secret or a key of the client's
+    is_authenticated: bool = False  # with a secret or key of the client
     is_bound: bool = False
 
 
 def judge(repeat: TokenRepeat, *, grace: int) -> RepeatVerdict:
-    """Whether the repeat is answered, and if not, why. `grace` in seconds; 0: a token counts once only."""
+    """Whether the repeat is answered and, if not, why. `grace` is in seconds; 0: a token works only once."""
     age = repeat.now - repeat.spent_at
     if repeat.is_bound:
         is_prompt = not repeat.is_successor_used and age < min(PROMPT, grace)
@@ -80,7 +82,7 @@ def judge(repeat: TokenRepeat, *, grace: int) -> RepeatVerdict:
 def judge_use(
     spent: RefreshToken, family: Family, *, network: str | None, is_authenticated: bool, now: int, grace: int
 ) -> RepeatVerdict:
-    """The verdict on a spent token of this family that comes back from a network."""
+    """The verdict on a used token of this family that comes back from a network."""
     after = family.get(spent.generation + 1)
     moved = [one for one in family.values() if one.moved_at is not None and now < one.moved_at + MOVES_WINDOW]
     # Of two networks that met, one may be a thief's: a thief must not make a network known by using stolen tokens.

@@ -1,13 +1,13 @@
 """Refresh tokens of our own authorization server: opaque, 256 bits, hashed, rotated on each use (OAuth 2.1 §4.3).
 
 A token is live when it is unused and unexpired and its grant lives; the family is the grant. A repeated predecessor
-gets the newest token, however many generations lie between, unless its uses contradict each other:
+gets the newest token, however many generations lie in between, unless its uses contradict each other:
 `vault.tokens.token_rules` decides, and a contradiction revokes the grant. Each successor is kept sealed under a key
-derived from its predecessor, so the chain leads from a token in hand to the newest one, and the database alone cannot
-produce it. `server.oauth.tokens` makes access tokens.
+derived from its predecessor, so the chain leads from a presented token to the newest one, and the database alone can't
+produce it. `server.oauth.tokens` mints access tokens.
 
 RFC 6749 §6: a refresh may ask for fewer scopes or resources than its token has, never for more; the successor keeps
-what the token has.
+those of the token.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from vault.tokens.token_rules import PROMPT, Family, RepeatVerdict, judge_use
 _NOT_VALID = "the refresh token isn't valid"
 _SEALED_UNDER = "predecessor"
 _KEPT = 86400  # after the family's end
-# Generations of a family that are kept. Using one of them again ends the grant; an older one is only refused.
+# Generations kept per family. Using one of them again ends the grant; an older one is only refused.
 REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds: from issue to the family's end, between two uses, and during which a repeat gets the newest token.
+    """Seconds from issue to the family's end, between two uses, and for which a repeat gets the newest token.
 
     Each use by a client that authenticates, or proves a key, also moves the family's end.
     """
@@ -61,7 +61,7 @@ class Lifetimes:
     grace: int = 600
 
     def first_end(self, now: int) -> int:
-        """When the first token of a family ends unless it is used."""
+        """When the first token of a family ends, unless it is used."""
         return now + min(self.idle, self.absolute)
 
 
@@ -70,35 +70,35 @@ DEFAULT_LIFETIMES = Lifetimes()
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What came with a refresh token: its client, what it asks for, its DPoP key (RFC 9449 §5), and from where."""
+    """What came with a refresh token: the client, what it asks for, its DPoP key (RFC 9449 §5), and its network."""
 
     client_id: str
     scopes: frozenset[str] | None = None  # None: everything the token has
-    resource: str | None = None  # space separated if several; None: everything the token has
+    resource: str | None = None  # space-separated; None: everything the token has
     key_thumbprint: str | None = None
     network: str | None = None
-    is_authenticated: bool = False  # the client, by its own secret or key
+    is_authenticated: bool = False  # the client, with its own secret or key
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """Facts of an answered repeat, for its event."""
 
-    age: int  # seconds since the token was spent
-    generations: int  # from the token to the newest one
+    age: int  # seconds since the token was used
+    generations: int  # number of generations from the token to the newest one
     verdict: RepeatVerdict
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRefresh:
-    """An accepted refresh: the token to issue, and what its access token may contain."""
+    """An accepted refresh: the token to issue, and what its access token may have."""
 
     refresh_token: str = field(repr=False)
     grant: Grant
     scopes: frozenset[str]
     resource: str
     facts: LiveGrant
-    expires_at: int  # when the refresh token ends unless it is used
+    expires_at: int  # when the refresh token ends, unless it is used
     key_thumbprint: str | None = None
     repetition: Repetition | None = None  # the newest token again
 
@@ -112,7 +112,8 @@ class RefreshTokenRefused(GrantEnded):
 
 
 class TokenReused(RefreshTokenRefused):
-    """A used refresh token came back, and its uses contradict: its grant, and so its family, is now revoked."""
+    """A used refresh token came back, and its uses contradict each other: its grant, and so its family, is now
+    revoked."""
 
     def __init__(self, description: str, *, grant: Grant, verdict: RepeatVerdict, detail: str = "") -> None:
         super().__init__(description, detail=detail)
@@ -121,7 +122,7 @@ class TokenReused(RefreshTokenRefused):
 
 
 class ResourceRefused(VaultError):
-    """The request names a resource that the token was not issued for (RFC 8707 §2.2)."""
+    """The request names a resource that the token wasn't issued for (RFC 8707 §2.2)."""
 
     code = "invalid_target"
 
@@ -171,12 +172,11 @@ async def rotate(
     lifetimes: Lifetimes = DEFAULT_LIFETIMES,
     admit: Callable[[Grant], None] = lambda _: None,
 ) -> AcceptedRefresh:
-    """Use a refresh token. Takes the database, not a transaction: a re-use must be revoked although it is refused.
-
+    """Use a refresh token. Takes the database, not a transaction, because reuse must be revoked although it is refused.
     Raises RefreshTokenRefused, TokenReused, ScopeRefused or ResourceRefused, and what `admit` raises, which runs last;
-    only TokenReused has changed anything.
+    only TokenReused changes anything.
     """
-    if await find(database, token) is None:  # no stranger's request can write
+    if await find(database, token) is None:  # an invented token writes nothing
         raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
     async with database.transaction() as transaction:
         outcome = await _rotate(transaction, token, request=request, now=now, lifetimes=lifetimes)
@@ -204,10 +204,10 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
 
 
 async def find_live(reader: Reader, token: str, *, now: int, grace: int = 0) -> tuple[RefreshToken, LiveGrant] | None:
-    """The token with its grant while it can be used: what introspection calls active (RFC 7662 §2.2).
+    """The token with its grant if it can be used, which introspection calls active (RFC 7662 §2.2).
 
-    With a `grace`, also one that was spent less than so many seconds ago: where its client only shows it, another of
-    its processes can have refreshed meanwhile. A bound one has a shorter grace, as in `token_rules`.
+    With a `grace`, also a token that was used less than this many seconds ago: if the client only shows it, another of
+    its processes may have refreshed in the meantime. A bound token has a shorter grace, as in `token_rules`.
     """
     stored = await find(reader, token)
     if stored is None or stored.is_expired(now):
@@ -221,7 +221,7 @@ async def find_live(reader: Reader, token: str, *, now: int, grace: int = 0) -> 
 
 
 async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[str], since: int) -> bool:
-    """Whether one of these clients got a refresh token for this user since then, or a grant without one."""
+    """Whether one of these clients has since gotten a refresh token for this user, or a grant without one."""
     for client_id in sorted(client_ids):
         row = await reader.fetch_one(
             "select g.created_at as at from grants g where g.tenant = :tenant and g.user_id = :user_id"
@@ -238,9 +238,9 @@ async def is_any_fresh(reader: Reader, user_id: str, *, client_ids: frozenset[st
 
 
 async def revoke_token(transaction: Transaction, token: str, *, client_id: str, now: int) -> Grant | None:
-    """RFC 7009 §2.1: end the grant behind a refresh token of this client, of any generation.
+    """End the grant behind a refresh token of this client, of any generation (RFC 7009 §2.1).
 
-    None when there was nothing to end: unknown, another client's, or ended before.
+    None when there was nothing to end: the token is unknown, another client's, or had already ended.
     """
     stored = await find(transaction, token)
     if stored is None or stored.client_id != client_id:
@@ -270,7 +270,7 @@ async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetim
 async def _rotate(
     transaction: Transaction, token: str, *, request: RefreshRequest, now: int, lifetimes: Lifetimes
 ) -> AcceptedRefresh | TokenReused:
-    """Load, decide, save. Returns a re-use instead of raising it, so that the transaction can commit."""
+    """Load, decide, save. Returns reuse instead of raising it, so that the transaction can commit."""
     stored = await find(transaction, token)
     if stored is None:
         raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token is unknown")
@@ -286,7 +286,7 @@ async def _rotate(
         if stored_successor is not None:
             successor, expires_at = stored_successor
             return replace(answer, refresh_token=successor, expires_at=expires_at)
-        stored = await find(transaction, token)  # another request was first: perhaps the same client, twice at once
+        stored = await find(transaction, token)  # another request was first, perhaps from the same client at once
         if stored is None:
             raise RefreshTokenRefused(_NOT_VALID, detail="the refresh token was deleted while it was used")
     return await _repeat(transaction, token, stored, facts=facts, request=request, now=now, grace=lifetimes.grace)
@@ -300,7 +300,7 @@ def _check_holder(stored: RefreshToken, request: RefreshRequest) -> None:
 
 
 def _answer(stored: RefreshToken, facts: LiveGrant, request: RefreshRequest, *, now: int) -> AcceptedRefresh:
-    """What this request may have, without the token yet. Less than the token has, never more."""
+    """What this request may have, without the token yet: never more than the token has."""
     if stored.is_expired(now):
         raise RefreshTokenRefused(_NOT_VALID, detail="expired")
     held = stored.scopes & facts.grant.scopes
@@ -331,7 +331,8 @@ async def _store_successor(
     now: int,
     lifetimes: Lifetimes,
 ) -> tuple[str, int] | None:
-    """Use up the token and store its successor; the successor and its expiry, None when another request was first."""
+    """Use up the token and store its successor; returns the successor and its expiry, None when another request was
+    first."""
     token_after = secrets.token_urlsafe(32)
     slides = request.is_authenticated or stored.key_thumbprint is not None  # a thief with only the token cannot use it
     expires_at = max(stored.expires_at, now + lifetimes.absolute) if slides else stored.expires_at
@@ -366,13 +367,13 @@ async def _store_successor(
         return None
     await _insert(transaction, successor)
     family: dict[str, Value] = {"tenant": TENANT, "grant_id": stored.grant_id, "family": stored.family}
-    await transaction.execute(  # this token arrived and works: repeat its predecessor within the grace only
+    await transaction.execute(  # this token arrived and works, so its predecessor can be repeated only within the grace
         "update refresh_tokens set superseded_at = :now,"
         " successor_sealed = case when consumed_at <= :before then null else successor_sealed end"
         " where tenant = :tenant and grant_id = :grant_id and family = :family and generation = :generation",
         {**family, "generation": stored.generation - 1, "now": now, "before": now - lifetimes.grace},
     )
-    await transaction.execute(  # an agent that is always on makes one every few minutes, for months
+    await transaction.execute(  # an agent that is always on uses one every few minutes, for months
         "delete from refresh_tokens where tenant = :tenant and grant_id = :grant_id and family = :family"
         " and generation <= :forgotten",
         {**family, "forgotten": successor.generation - REMEMBERED},
@@ -390,7 +391,8 @@ async def _repeat(
     now: int,
     grace: int,
 ) -> AcceptedRefresh | TokenReused:
-    """The newest token of the family in exchange for a spent one, unless the two uses contradict (`token_rules`)."""
+    """The newest token of the family in exchange for a used one, unless the two uses contradict each other
+    (`token_rules`)."""
     family = await _family(transaction, stored)
     verdict = judge_use(
         stored,
@@ -401,7 +403,7 @@ async def _repeat(
         grace=grace,
     )
     newest = _newest(token, family, stored, facts.grant) if verdict.is_answered else None
-    if newest is None:  # or a release with another rule, or a shorter grace, erased it
+    if newest is None:  # or a release with another rule or a shorter grace erased it
         verdict = RepeatVerdict.LATE if verdict.is_answered else verdict
         detail = f"generation {stored.generation} used again: {verdict.value}"
         return TokenReused(_NOT_VALID, grant=facts.grant, verdict=verdict, detail=detail)
@@ -418,7 +420,8 @@ async def _repeat(
 
 
 def _newest(token: str, family: Family, stored: RefreshToken, grant: Grant) -> tuple[str, RefreshToken] | None:
-    """The secret and record of the newest token, by the sealed successors from this one on; None if one was erased."""
+    """The secret and record of the newest token, found through the sealed successors from this one on; None if one was
+    erased."""
     while stored.successor_sealed is not None:
         token = open_sealed(
             stored.successor_sealed, key=_predecessor_key(token), context=_context(stored, grant)

@@ -1,1 +1,1 @@
-"""Upkeep: report coming ends, end grants of disconnected accounts, and delete records that ended long ago."""
+"""Upkeep: report upcoming ends, end grants of disconnected accounts, and delete records that ended long ago."""

@@ -1,7 +1,6 @@
-"""End what access requests allowed: undo what it left elsewhere, and record the end in the activity.
-
-An exchange doesn't wait for this: it no longer counts a permission from its end on, or once its person is out of the
-group. Tokens that a company's assertions got go here. `vault.approvals.access_requests` has the records.
+"""End what access requests allowed: undo its effects elsewhere, and record the end in the activity. An exchange doesn't
+wait for this: it ignores a permission that has ended, or whose person has left the group. Tokens that a company's
+assertions got are ended here. `vault.approvals.access_requests` has the records.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _OVER: Final = """
     select id from access_requests where tenant = :tenant and state = :state and expires_at <= :now limit :limit
 """
 _STOPPED: Final = "select id from access_requests where tenant = :tenant and state = 4 limit :limit"
-# What can't be used anymore because its basis ended, for any reason.
+# Requests that can't be used anymore because their basis ended, for any reason.
 _ORPHANED: Final = """
     select r.id, c.removed_at, k.ended_at, d.revoked_at
     from access_requests r
@@ -39,7 +38,7 @@ _ORPHAN: Final = f"{_ORPHANED} and r.id = :id"
 
 
 async def end_over(database: Database) -> int:
-    """End what is over, a batch after the other; how many."""
+    """End what is over, batch after batch; returns how many."""
     ended = 0
     while True:
         found = await _find_over(database)
@@ -70,7 +69,7 @@ async def _end_one(database: Database, request_id: str) -> bool:
 
 
 async def _why_over(transaction: Transaction, request: AccessRequest, *, now: int) -> str | None:
-    """Read again while no one else can change the request; None if the access continues."""
+    """The request, locked and read again; None if the access continues."""
     if request.state is AccessState.ENDING or (request.is_open and now >= request.expires_at):
         return "unanswered" if request.decided_at is None else "time"
     row = await transaction.fetch_one(_ORPHAN, {"tenant": TENANT, "now": now, "id": request.id, "nothing": ""})
@@ -91,9 +90,9 @@ def _reason(row: Row) -> str:
 async def end(
     transaction: Transaction, request: AccessRequest, *, reason: str, by: str = "", via: str = "", now: int
 ) -> bool:
-    """End a held request, or what it gave, and record it. False when it is over already.
+    """End a locked request, or what it gave, and record it. False when it is already over.
 
-    `by` is the name of the person who does it, `via` the agent's, for a program.
+    `by` is the name of the person who ends it; for a program, `via` is the agent's name.
     """
     if not await access_requests.end(transaction, request, reason=reason, now=now):
         return False
@@ -116,15 +115,15 @@ async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -
             await groups.remove_member(transaction, access.group_id, access.user_id, source=MEMBERSHIP)
         case Kind.COMPANY:
             await take_company_back(transaction, request, now=now)
-        case Kind.ACCOUNT:  # the exchange counts the row itself
+        case Kind.ACCOUNT:  # the exchange checks the row itself
             allowed = await delegations.get(transaction, **which, connection_id=access.target)
-            has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person made it their own
+            has_end = allowed is not None and allowed.expires_at is not None  # else the person chose it
             if request.made_permission and has_end:
                 await delegations.expire(transaction, **which, connection_id=access.target, now=now)
 
 
 async def take_company_back(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
-    """Take what a company gave this agent: its next assertion gives what then counts."""
+    """Remove what a company gave this agent; its next assertion gives what is allowed then."""
     access = request.access
     which = {"user_id": access.user_id, "client_id": access.client_id, "company": access.target}
     if await company_permissions.get(transaction, **which) is None:
@@ -135,7 +134,7 @@ async def take_company_back(transaction: Transaction, request: AccessRequest, *,
 
 
 def facts_of(request: AccessRequest) -> dict[str, object]:
-    """An event's details of a request, without the names that the caller knows."""
+    """The event details of a request, without the names that the caller knows."""
     access = request.access
     return {"request": request.id, "kind": access.kind.value, "scopes": sorted(access.scopes), **_target_of(request)}
 
@@ -145,7 +144,7 @@ def _target_of(request: AccessRequest) -> dict[str, object]:
 
 
 def event_of(request: AccessRequest, kind: str, details: dict[str, object]) -> Event:
-    """An event in the activity of the person who asked."""
+    """An event in the activity of the requester."""
     access = request.access
     return Event(
         kind,

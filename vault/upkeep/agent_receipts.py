@@ -1,8 +1,7 @@
-"""Receipts of an agent's end: one for each account that it could use and that stays connected.
-
-A provider knows one grant of an account, shared by all agents, so nothing is revoked there when one of them ends. The
-receipt says so, and until when a provider's token works that the agent was given. `vault.audit.released_tokens` leaves
-what is owed, in the transaction that ends the agent; an account that is disconnected too has a receipt of its own
+"""Receipts for an agent's end: one for each account that it could use and that stays connected. A provider knows one
+grant of an account, shared by all agents, so nothing is revoked there when one of them ends. The receipt states that,
+and until when a provider token that the agent was given works. `vault.audit.released_tokens` stores the receipts to be
+signed, in the transaction that ends the agent; an account that is disconnected too has its own receipt
 (`vault.upkeep.receipts`) instead. `vault/FORMATS.md` has the format.
 """
 
@@ -25,9 +24,9 @@ from vault.upkeep import receipts
 TYPE: Final = "agent-receipt+jwt"
 RESULT: Final = "nothing_to_revoke"
 BATCH: Final = 100
-SHARED: Final = "shared_grant"  # no provider's token that still works was released
-RELEASED: Final = "token_released"  # one was, and works until `expires_at` at most
-ENDLESS: Final = "token_without_end"  # one was, and nothing but the end of the grant ends it
+SHARED: Final = "shared_grant"  # no provider token that still works was released
+RELEASED: Final = "token_released"  # one was, and works until `expires_at` at the latest
+ENDLESS: Final = "token_without_end"  # one was, and only the end of the grant ends it
 
 _OWED: Final = """
     select a.client_id, a.user_id, a.connection_id, a.ended_at, a.provider, a.token_hash, a.released_at, a.expires_at,
@@ -64,9 +63,8 @@ _LATEST: Final = 2**62
 
 @dataclass(frozen=True, slots=True)
 class AgentReceipt:
-    """A stored receipt; `token` is the signed form. `expires_at`: of the provider's token that the agent may hold.
-
-    `is_connected`: the account is, still.
+    """A stored receipt; `token` is the signed form. `expires_at`: that of the provider token that the agent may hold.
+    `is_connected`: whether the account is still connected.
     """
 
     id: str
@@ -83,13 +81,13 @@ class AgentReceipt:
     client_name: str
 
     def is_outstanding(self, now: int) -> bool:
-        """Whether the agent may hold a provider's token that works; the end of the account ends it, too."""
+        """Whether the agent may hold a working provider token; the end of the account also ends the token."""
         has_token = self.reason != SHARED and (self.expires_at is None or self.expires_at > now)
         return has_token and self.is_connected
 
 
 async def issue_owed(vault: Vault) -> int:
-    """Sign what ended agents left, at most a batch; how many."""
+    """Sign the outstanding receipts of ended agents, at most a batch; returns how many."""
     rows = await vault.database.fetch(_OWED, {"tenant": TENANT, "limit": BATCH})
     if not rows:
         return 0
@@ -103,7 +101,7 @@ async def issue_owed(vault: Vault) -> int:
 
 
 async def issue_all(vault: Vault) -> None:
-    """Batch after batch. For upkeep."""
+    """Sign batch after batch. For upkeep."""
     while await issue_owed(vault) == BATCH:
         pass
 
@@ -174,7 +172,7 @@ def _sign(row: Row, key: RSAKey, *, receipt_id: str, reason: str, issuer: str, n
 
 
 async def get_receipt(reader: Reader, receipt_id: str) -> AgentReceipt | None:
-    """The receipt with this id."""
+    """The receipt with this ID."""
     row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": receipt_id})
     return None if row is None else _receipt(row)
 
@@ -187,7 +185,7 @@ async def list_receipts(
     before: tuple[int, str] | None = None,
     limit: int,
 ) -> tuple[AgentReceipt, ...]:
-    """Those of an agent, or of all, the newest first; with `open_at`, those that are outstanding then."""
+    """The receipts of an agent, or of all, newest first; with `open_at`, those that are outstanding then."""
     at, last = before or (_LATEST, "")
     page: dict[str, Value] = {"tenant": TENANT, "at": at, "before": last, "limit": limit}
     of_client: dict[str, Value] = {"client_id": client_id or ""}

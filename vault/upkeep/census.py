@@ -14,7 +14,7 @@ from vault.storage.database import Database, Reader, integer, integer_or_none, t
 
 DAY = 86400
 ENDING = (1, 7, 30)  # days
-LOOK_BACK: Final = 5000  # events in which to look for refreshes
+LOOK_BACK: Final = 5000  # events to search for refreshes
 REFRESHES: Final[Mapping[str, str]] = {  # the outcome of a refresh by the kind of its event
     "connection.refreshed": "ok",
     "connection.refresh_unanswered": "unanswered",
@@ -66,10 +66,10 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What takes a look at every connection."""
+    """Figures that require reading every connection."""
 
     connections: Mapping[tuple[str, str], int]  # by provider and state
-    ending: Mapping[int, int]  # grants that end within so many days unless they are used or renewed
+    ending: Mapping[int, int]  # grants that end within this many days unless they are used or renewed
 
 
 async def take_pulse(database: Database) -> Pulse:
@@ -87,7 +87,7 @@ async def take_pulse(database: Database) -> Pulse:
 
 
 async def take_census(database: Database) -> Census:
-    """Reads an entry for each connection: once in some minutes is enough."""
+    """Reads an entry for each connection, so call it only once every few minutes."""
     now = database.now()
     rows = await database.fetch(_CONNECTIONS, {"tenant": TENANT})
     ending = dict[int, int]()
@@ -99,7 +99,7 @@ async def take_census(database: Database) -> Census:
 
 
 async def count_refreshes(database: Database, *, since: int) -> Mapping[str, int]:
-    """Refreshes since an instant by outcome, as far as the newest `LOOK_BACK` events have them."""
+    """Refreshes since an instant by outcome, among the newest `LOOK_BACK` events."""
     names = {outcome: kind for kind, outcome in REFRESHES.items()}
     rows = await database.fetch(_REFRESHES, {**names, "tenant": TENANT, "limit": LOOK_BACK, "since": since})
     counted = {REFRESHES[text(row, "kind")]: integer(row, "n") for row in rows}
@@ -107,7 +107,7 @@ async def count_refreshes(database: Database, *, since: int) -> Mapping[str, int
 
 
 def journal_size(data: Path) -> int:
-    """Bytes of the answer journal of this host."""
+    """Size in bytes of this host's answer journal."""
     return sum(path.stat().st_size for path in (data / FOLDER).glob("*") if path.is_file())
 
 
@@ -116,7 +116,7 @@ def journal_size(data: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GrantedScopes:
-    """Live connections of a provider with the same scopes: their number, and one of them."""
+    """Live connections at a provider with the same scopes: their number, and one of them."""
 
     provider: str
     scopes: frozenset[str]
@@ -125,11 +125,11 @@ class GrantedScopes:
     label: str
 
 
-SEEN_AT_PROVIDER: Final = 1001  # connections that are counted for a page
+SEEN_AT_PROVIDER: Final = 1001  # connections counted for a page
 
 
 async def count_granted(reader: Reader) -> tuple[GrantedScopes, ...]:
-    """Count what all live connections hold. Reads all of them, so it is for a command only."""
+    """Count the scopes of all live connections. Reads all of them, so use it only in a command."""
     return tuple(
         GrantedScopes(
             text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
@@ -145,11 +145,11 @@ class AtProvider:
 
     count: int
     to_reconnect: int
-    refreshed_at: int | None  # when one of them last was
+    refreshed_at: int | None  # when one of them last worked
 
 
 async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
-    """How the connections at this provider do, of at most SEEN_AT_PROVIDER."""
+    """The state of the connections at this provider, counting at most SEEN_AT_PROVIDER."""
     row = await reader.fetch_one(
         "select count(*) as n,"
         " cast(coalesce(sum(case when sampled.state = :dead then 1 else 0 end), 0) as bigint) as dead,"

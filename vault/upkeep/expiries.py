@@ -1,7 +1,7 @@
 """Tell people once that a provider will end a connection soon, before a call fails.
 
-The row says when a grant ends, by age or because it is unused; the pages show `Connection.status`. This module says
-which unused connections may be kept alive; `server.lifecycle.maintenance` does it.
+The row has when a grant ends, by age or because it is unused; the pages show `Connection.status`. This module selects
+the unused connections that may be kept alive; `server.lifecycle.maintenance` refreshes them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _NEXT_END = """
     case when idle_expires_at > :now and (grant_expires_at is null or grant_expires_at <= :now
         or idle_expires_at < grant_expires_at) then idle_expires_at else grant_expires_at end
 """
-# A page of coming ends that are not announced yet, after an end and an id (many may end in one second). By age and by
-# rest separately: each has its index of unannounced ends; a grant that ends by both is announced for the nearer one,
+# A page of upcoming ends that aren't announced yet, after an end and an ID (many may end in one second). Ends by age
+# and by disuse are separate, each with an index of unannounced ends; a grant with both is announced for the nearer one,
 # which comes first.
 _SOON = tuple(
     f"""
@@ -38,7 +38,7 @@ _SOON = tuple(
     for end in ("grant_expires_at", "idle_expires_at")
 )
 _ANNOUNCED = "update connections set announced_end = :end where tenant = :tenant and id = :id"
-# A page of connections that a provider ends soon. Only those that an agent may use are kept alive.
+# A page of connections that a provider will end soon. Only those that an agent may use are kept alive.
 _RESTING = """
     select k.id, k.access_generation, k.idle_expires_at,
         case when k.state = :active and k.refresh_sealed is not null and exists (
@@ -55,7 +55,7 @@ _RESTING = """
 
 
 async def announce(database: Database) -> int:
-    """Record `connection.expiring` once for each connection that its provider ends within a week; how many."""
+    """Record `connection.expiring` once for each connection that its provider ends within a week; returns how many."""
     return sum([await _announce(database, sql) for sql in _SOON])
 
 
@@ -73,9 +73,8 @@ async def _announce(database: Database, sql: str) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """The previous release remembers announced ends as single-use values only.
-
-    Grants of at most two days, such as an access token of an hour without a refresh token, are no news.
+    """Also store announced ends as single-use values, the only form that the previous release reads. Grants of at most
+    two days, such as an access token of an hour without a refresh token, aren't announced.
     """
     ends = [(row, _end(row, now=now)[0]) for row in rows]
     async with database.transaction() as transaction:
@@ -101,8 +100,7 @@ class RestingConnection:
 
 async def list_resting(database: Database, provider: str) -> tuple[RestingConnection, ...]:
     """Connections of a provider that agents may use and that end soon because they are unused, nearest end first.
-
-    At most twice a batch: the next sweep goes on, because what was refreshed ends later.
+    Returns at most two batches: refreshed connections end later, so the next sweep continues.
     """
     now, found = database.now(), list[RestingConnection]()
     page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
@@ -124,7 +122,7 @@ def _end(row: Row, *, now: int) -> tuple[int, str]:
 
 
 def _is_short(row: Row, *, now: int) -> bool:
-    """Whether the grant ends by age, so soon after its consent that this isn't news."""
+    """Whether the grant ends by age, so soon after its consent that it needs no announcement."""
     ends_at, why = _end(row, now=now)
     consented_ms = integer_or_none(row, "consented_ms")
     begun = integer(row, "created_at") if consented_ms is None else consented_ms // 1000

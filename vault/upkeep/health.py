@@ -1,4 +1,4 @@
-"""Whether a vault can work now: its schema, its keys, and whether its storage takes a write. For `/readyz`."""
+"""Whether a vault can work now: its schema, its keys, and whether its storage accepts a write. For `/readyz`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def check_schema(database: Database) -> None:
 
 
 async def check_keys(database: Database, ring: KeyRing) -> None:
-    """Check that the key store holds the ring, and this process the master keys that calls need.
+    """Check that the key store holds the ring, and that this process holds the master keys that calls need.
 
     A running process may get a newly added key later. A starting process must have all keys, because nothing depends on
     it yet. Raises KeyUnavailable, StorageUnavailable.

@@ -1,7 +1,7 @@
-"""Rotate the master key while processes serve: make one current, wrap people's keys under it, retire the former.
+"""Rotate the master key while processes serve: make a key current, wrap people's keys under it, retire the former key.
 
-Every serving process holds the new key before anything is wrapped under it. All processes wrap again at once, page by
-page, and may stop anywhere: each row says which key wraps it, so the next process continues.
+Every serving process holds the new key before anything is wrapped under it. All processes rewrap concurrently, page by
+page, and may stop anywhere: each row has the ID of the key that wraps it, so the next process continues.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vault.storage.database import Database, Reader, Row, Transaction, Value, bi
 from vault.upkeep import replicas
 
 PAGE: Final = 200  # people's keys per transaction
-# Seconds after which no transaction is under way that read which key was current before: statements and pauses of one
-# end after seconds.
+# Seconds after which no transaction is open that read which key was current before: its statements and pauses time out
+# within seconds.
 SETTLED: Final = 60
-AGAIN: Final = 600  # seconds between passes over a vault that has nothing left to wrap
+AGAIN: Final = 600  # seconds between passes when nothing is left to wrap
 logger = logging.getLogger("token_vault.keys")
 
 _PAGE_AFTER: Final = (
@@ -47,7 +47,7 @@ class KeyUpkeep:
 
     counted: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     told: tuple[str, ...] | None = None
-    settled: tuple[str, ...] = ()  # live keys when a pass found nothing left
+    settled: tuple[str, ...] = ()  # live keys when a pass last found nothing left
     next_pass: int = 0
 
 
@@ -55,9 +55,9 @@ class KeyUpkeep:
 
 
 async def keep(database: Database, ring: KeyRing, state: KeyUpkeep, *, owner: str) -> None:
-    """Learn of keys, say which are held, and wrap again what is under a former one.
+    """Load new keys, report which are held, and rewrap what is under a former key.
 
-    Raises KeyUnavailable where this process lacks a key; others wrap then.
+    Raises KeyUnavailable if this process lacks a key; other processes then rewrap.
     """
     trouble = await ring.learn_masters(database)
     held = ring.held.ids()
@@ -75,7 +75,7 @@ async def keep(database: Database, ring: KeyRing, state: KeyUpkeep, *, owner: st
 
 
 async def count_uses(database: Database, ring: KeyRing, state: KeyUpkeep) -> None:
-    """Add this process's wraps and unwraps to those that the database counts."""
+    """Add this process's wraps and unwraps to the counts in the database."""
     now = Counter({use: count for use, count in KEY_USES.items() if use[1] in {"wrap", "unwrap"}})
     known = {row.stored.fingerprint: row.id for row in ring.held.rows}
     uses: Counter[str] = Counter()
@@ -89,9 +89,10 @@ async def count_uses(database: Database, ring: KeyRing, state: KeyUpkeep) -> Non
 
 
 async def rewrap_all(database: Database, ring: KeyRing, *, tell: Tell = tell_nobody) -> int:
-    """Wrap every person's key under the current master key; how many were under another.
+    """Wrap every person's key under the current master key; returns how many were under another.
 
-    Begins anywhere, so that processes that do it at once rarely meet. Raises KeyUnavailable after all others.
+    Begins at a random place, so that concurrent processes rarely meet. Raises KeyUnavailable after all other rows are
+    done.
     """
     start = new_id()
     done, total, missing = 0, None, list[KeyUnavailable]()
@@ -122,10 +123,10 @@ async def _rewrap(database: Database, ring: KeyRing, page: Sequence[Row], missin
             continue
         try:
             made = ring.rewrap_user_key(wrapped, user_id=user_id, from_id=former, to_id=current.id)
-        except CiphertextRejected as error:  # the row was damaged: it opens under no key, and its key can't be retired
+        except CiphertextRejected as error:  # the row is damaged: it opens under no key, and its key can't be retired
             logger.error("a person's key does not open", extra={"code": error.code, "detail": user_id})  # noqa: TRY400
             continue
-        except KeyUnavailable as error:  # of this row: the others are wrapped again
+        except KeyUnavailable as error:  # for this row only: the others are rewrapped
             missing.append(error)
             continue
         names = {"tenant": TENANT, "user_id": user_id, "former": wrapped}
@@ -137,11 +138,11 @@ async def _rewrap(database: Database, ring: KeyRing, page: Sequence[Row], missin
     return len(changed)
 
 
-# An operator's steps. Each refuses with TransitionRefused.
+# Operator's steps. Each raises TransitionRefused if refused.
 
 
 async def list_without(reader: Reader, key_id: str, *, now: int) -> tuple[replicas.Replica, ...]:
-    """The processes that serve now and don't hold this key, or are of a release that doesn't say."""
+    """The serving processes that don't hold this key, or whose release doesn't report it."""
     return tuple(
         one
         for one in await replicas.list_replicas(reader)
@@ -150,9 +151,9 @@ async def list_without(reader: Reader, key_id: str, *, now: int) -> tuple[replic
 
 
 async def promote(transaction: Transaction, ring: KeyRing, key_id: str, *, now: int) -> None:
-    """Wrap with this key from now on, the root secret at once.
+    """Wrap with this key from now on; rewraps the root secret at once.
 
-    Another promotion at the same time waits until this transaction ends: there is one current key.
+    A concurrent promotion waits until this transaction ends, so that there is one current key.
     """
     await transaction.execute("update keys.ring set kek_id = kek_id where id = :id", {"id": ROOT})
     without = await list_without(transaction, key_id, now=now)
@@ -170,7 +171,7 @@ async def promote(transaction: Transaction, ring: KeyRing, key_id: str, *, now: 
 
 
 async def retire(transaction: Transaction, row: MasterRow, *, now: int) -> None:
-    """End a key that nothing needs anymore."""
+    """Retire a key that nothing needs anymore."""
     if row.state == "current":
         raise TransitionRefused(f"{row.id} is the current master key: rotate to another one first")
     people = (await masters.count_people(transaction)).get(row.stored.fingerprint, 0)

@@ -1,8 +1,8 @@
-"""Ends of many grants at once: everything of a person, of an agent, at a provider, or everything.
+"""End many grants at once: those of a person, of an agent, at a provider, or all.
 
-`start` records the request, `go_on` disconnects account after account until none is left that was connected before, in
-any process: a killed one leaves the rest to another's upkeep or to the next call. What is disconnected is then ended at
-its provider like any other (`vault.upkeep.revocations`).
+`start` records the request, `go_on` disconnects account after account until none is left that was connected before. Any
+process can do it: if one is killed, another's upkeep or the next call does the rest. Each disconnected grant is then
+ended at its provider as usual (`vault.upkeep.revocations`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vault.upkeep.receipts import NO_PROBE, ReceiptResult
 BATCH: Final = 100
 Kind = Literal["user", "client", "provider", "all"]
 _KINDS: Final[Mapping[str, Kind]] = {"user": "user", "client": "client", "provider": "provider", "all": "all"}
-# Of rows `t` with the columns tenant, connection_id, user_id and provider. An agent's are those it could use when this
-# began: its permissions may have ended with it.
+# Conditions on rows `t` with the columns tenant, connection_id, user_id and provider. An agent's are those that it
+# could use when this began, because its permissions may have ended since.
 _WHOSE: Final[Mapping[Kind, str]] = {
     "user": "t.user_id = :subject",
     "provider": "t.provider = :subject",
@@ -48,29 +48,29 @@ _LIVE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Panic:
-    """A request to end much at once. `subject` is the id of a person or agent, or the name of a provider."""
+    """A request to end many grants at once. `subject` is the ID of a person or agent, or the name of a provider."""
 
     id: str
     kind: Kind
     subject: str
     requested_by: str
     requested_at: int
-    since: int  # when the first unfinished request of the same was made: what an agent could use then is meant
+    since: int  # when the first unfinished request for the same was made: it covers what an agent could use then
     done_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EndedCounts:
-    """Grants by what is known of their end at the provider. `waiting`: not attempted yet."""
+    """Number of grants by what is known of their end at the provider. `waiting`: not attempted yet."""
 
     waiting: int = 0
     verified_dead: int = 0
-    settled: int = 0  # ended by hand, says someone
-    unverified: int = 0  # the provider says that they are over, and cannot be asked
-    retried: int = 0  # unreachable, or still alive, and tried again
-    by_hand: int = 0  # they cannot be ended from here
+    settled: int = 0  # someone reported that they ended it by hand
+    unverified: int = 0  # the provider accepted the revocation, and can't be asked
+    retried: int = 0  # provider unreachable, or grant still alive; will be retried
+    by_hand: int = 0  # can't be ended from here
     still_alive: int = 0  # whatever the provider says
-    held: int = 0  # not ended, because that could end a live connection of the same account, too
+    held: int = 0  # not ended, because that could also end a live connection of the same account
 
     @property
     def total(self) -> int:
@@ -98,7 +98,7 @@ async def reach(reader: Reader, kind: Kind, subject: str, *, since: int) -> Mapp
 
 
 async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 0) -> EndedCounts:
-    """What became of the ended grants of a person, an agent, or a provider, or of all. `since`: as `first_asked`."""
+    """The outcome of the ended grants of a person, an agent, or a provider, or of all. `since`: as `first_asked`."""
     which = _parameters(kind, subject, since=since)
     rows = await reader.fetch(
         "select t.result, t.reason, t.is_final, case when t.settled_at is null then 0 else 1 end as is_settled,"  # noqa: S608
@@ -137,7 +137,8 @@ def _sort(row: Row) -> str:
 
 
 async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int) -> Panic:
-    """Record the request, so that it is carried out even if this process dies. It includes unfinished ones of it."""
+    """Record the request, so that it is carried out even if this process dies. It includes unfinished requests for the
+    same."""
     since = await first_asked(transaction, kind, subject, now=now, only_open=True)
     panic = Panic(new_id(), kind, subject, by, now, since)
     await transaction.execute(
@@ -156,7 +157,7 @@ async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, 
 
 
 async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, only_open: bool = False) -> int:
-    """When this was first asked for, finished or not (or `only_open`); `now` if it never was."""
+    """When this was first requested, finished or not (or `only_open`); `now` if it never was."""
     row = await reader.fetch_one(
         "select min(requested_at) as first from panics where tenant = :tenant and kind = :kind and subject = :subject"
         " and (done_at is null or :closed = 1)",
@@ -166,7 +167,8 @@ async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, onl
 
 
 async def find_client(reader: Reader, named: str) -> str | None:
-    """The id of an agent that a request was about, by id or name, even if removed since; of several the newest."""
+    """The ID of an agent that a request was about, by ID or name, even if it was removed since; the newest if there are
+    several."""
     row = await reader.fetch_one(
         "select p.subject from panics p left join clients c on c.tenant = p.tenant and c.id = p.subject"
         " where p.tenant = :tenant and p.kind = :client and (p.subject = :named or c.name = :named)"
@@ -177,7 +179,7 @@ async def find_client(reader: Reader, named: str) -> str | None:
 
 
 async def list_open(reader: Reader) -> tuple[Panic, ...]:
-    """Those that are not finished, the oldest first."""
+    """Unfinished requests, oldest first."""
     rows = await reader.fetch(
         "select id, kind, subject, requested_by, requested_at, done_at from panics"
         " where tenant = :tenant and done_at is null order by requested_at, id",
@@ -199,12 +201,12 @@ def _panic(row: Row) -> Panic:
 
 
 async def go_on_all(vault: Vault) -> int:
-    """Go on with each that some process left unfinished; how many accounts were disconnected."""
+    """Continue every unfinished request; returns how many accounts were disconnected."""
     return sum([await go_on(vault, panic) for panic in await list_open(vault.database)])
 
 
 async def go_on(vault: Vault, panic: Panic, *, tell: Tell = tell_nobody) -> int:
-    """End the access of agents, then every account that was connected before; how many accounts."""
+    """End the access of agents, then every account that was connected before; returns how many accounts."""
     await _end_access(vault, panic)
     ended, left = 0, sum((await reach(vault.database, panic.kind, panic.subject, since=panic.since)).values())
     after = ""
@@ -244,7 +246,7 @@ async def _next_accounts(reader: Reader, panic: Panic, *, after: str) -> tuple[t
 
 
 async def _disconnect(vault: Vault, panic: Panic, connection_id: str, user_id: str) -> int:
-    """Disconnect one, unless another process just did."""
+    """Disconnect one account, unless another process just did."""
     try:
         async with vault.database.transaction() as transaction:
             found = await connections.get_connection(transaction, connection_id, user_id=user_id)
@@ -259,7 +261,7 @@ async def _disconnect(vault: Vault, panic: Panic, connection_id: str, user_id: s
 
 
 async def _end_access(vault: Vault, panic: Panic) -> None:
-    """End the agents' grants and the sessions first, so that nothing new begins."""
+    """End the agents' grants and the sessions first, so that nothing new starts."""
     database, now = vault.database, vault.database.now()
     match panic.kind:
         case "user":

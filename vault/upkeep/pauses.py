@@ -1,6 +1,5 @@
-"""Pauses of a provider that doesn't answer or asks for patience: one row, whatever number of revocations waits there.
-
-Neither does finding what is due read the revocations of a paused provider.
+"""Pauses of a provider that doesn't answer or rate limits: one row, however many revocations wait there. Finding due
+revocations doesn't read those of a paused provider.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _PAUSE: Final = """
 _PAUSED: Final = """
     select provider, paused_until from revocation_pauses where tenant = :tenant and paused_until > :now
 """
-# From one provider to the next by the index: one look each, however many revocations it has.
+# Goes from one provider to the next by the index: one read for each, however many revocations it has.
 _WITH_REVOCATIONS: Final = """
     with recursive waiting (provider) as (
         select min(r.provider) from upstream_revocations r where r.tenant = :tenant and r.done_at is null
@@ -38,17 +37,17 @@ _WITH_REVOCATIONS: Final = """
 
 
 async def pause(transaction: Transaction, provider: str, *, until: int) -> None:
-    """Send the provider no more due revocations before then. A later end stays."""
+    """Pause the provider's revocations until then. A later end of its pause stays."""
     await transaction.execute(_PAUSE, {"tenant": TENANT, "provider": provider, "until": until})
 
 
 async def list_pauses(reader: Reader, *, now: int) -> Mapping[str, int]:
-    """Until when each paused provider is."""
+    """The end of each provider's pause."""
     rows = await reader.fetch(_PAUSED, {"tenant": TENANT, "now": now})
     return {text(row, "provider"): integer(row, "paused_until") for row in rows}
 
 
 async def find_open(reader: Reader, *, now: int) -> tuple[str, ...]:
-    """The providers with unfinished revocations that are not paused at `now`."""
+    """The providers with unfinished revocations that aren't paused at `now`."""
     rows = await reader.fetch(_WITH_REVOCATIONS, {"tenant": TENANT, "now": now})
     return tuple(text(row, "provider") for row in rows)

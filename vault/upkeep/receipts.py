@@ -1,8 +1,7 @@
-"""Receipts: what became of an ended grant at its provider, signed with the vault's signing key.
-
-Each grant has one: of its newest attempt, and after the last attempt for good. A receipt names ids, the provider, the
-SHA-256 of tokens, times, what was asked, and the result, and no person by name. The public keys are kept as long as
-receipts are, so that one can be verified after the signing key was replaced. `vault/FORMATS.md` has the format;
+"""Receipts: the outcome of ending a grant at its provider, signed with the vault's signing key. Each grant has one
+receipt, replaced with each attempt until the last one. A receipt contains IDs, the provider, the SHA-256 of tokens,
+times, what was asked, and the result, but no person's name. The public keys are kept as long as receipts are, so that a
+receipt can be verified after the signing key was replaced. `vault/FORMATS.md` has the format;
 `vault.upkeep.revocations` issues them.
 """
 
@@ -25,24 +24,24 @@ from vault.storage.database import Reader, Row, Transaction, Value, integer, int
 from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, RevokeOutcome, Silent
 
 TYPE: Final = "revocation-receipt+jwt"
-NO_REVOCATION: Final = "no_revocation"  # the provider ends nothing for us: its person does
-KEPT_ELSEWHERE: Final = RevokeOutcome.KEPT_ELSEWHERE.value  # no service is asked about the secret anymore
+NO_REVOCATION: Final = "no_revocation"  # the provider has no revocation for us: its person ends it
+KEPT_ELSEWHERE: Final = RevokeOutcome.KEPT_ELSEWHERE.value  # no service can be asked about the secret anymore
 SESSION_LEFT: Final = RevokeOutcome.SESSION_LEFT.value  # a session that a later one replaced: only its end ends it
-NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and cannot be asked
+NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and can't be asked
 
 
 class ReceiptResult(StrEnum):
-    """What a receipt says of the tokens at the provider."""
+    """A receipt's result: the state of the tokens at the provider."""
 
     VERIFIED_DEAD = "verified_dead"
     STILL_ALIVE = "still_alive"
-    UNSUPPORTED = "unsupported"  # it cannot be revoked, or not be asked: see the reason
+    UNSUPPORTED = "unsupported"  # it can't be revoked, or can't be checked: see the reason
     UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptVerdict:
-    """What an attempt shows. `outcome` is the revocation's, None as long as it is tried again as it is."""
+    """What an attempt shows. `outcome` is the revocation's; None while it will be retried unchanged."""
 
     result: ReceiptResult
     reason: str
@@ -60,7 +59,8 @@ class Evidence:
 
 
 def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
-    """What the answers mean. Only a probe says dead; without an answer, or while a token works, it is tried again."""
+    """What the answers mean. Only a probe yields `dead`; without an answer, or while a token works, the attempt is
+    repeated."""
     revoked = evidence.revoked
     probed = None if evidence.probed is None else evidence.probed.outcome
     match revoked, probed:
@@ -93,7 +93,7 @@ def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
 
 
 def thumbprint(token: str) -> str:
-    """SHA-256 of a token, as base64url: enough to find the receipt of a token."""
+    """SHA-256 of a token in base64url, to find the receipt of a token."""
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
@@ -106,7 +106,7 @@ class EndedGrant:
     provider: str
     ended_at: int
     attempts: int
-    pages: Sequence[str] = ()  # where the person ends it themselves
+    pages: Sequence[str] = ()  # the page where the person ends it themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Receipt:
     reason: str
     is_final: bool
     issued_at: int
-    settled_at: int | None  # when someone said that it was ended at the provider by hand
+    settled_at: int | None  # when someone reported that it was ended at the provider by hand
     settled_by: str | None
     token: str = field(repr=False)
 
@@ -221,7 +221,7 @@ _LATEST: Final = 1 << 62
 
 
 async def store(transaction: Transaction, receipt: Receipt, key: RSAKey) -> None:
-    """Keep it in place of the one of an earlier attempt, with the public key that verifies it. A final one stays."""
+    """Store a receipt in place of an earlier attempt's, with the public key that verifies it. A final one stays."""
     which: dict[str, Value] = {
         "tenant": TENANT,
         "connection_id": receipt.connection_id,
@@ -245,13 +245,13 @@ async def keep_key(transaction: Transaction, key: RSAKey, *, now: int) -> None:
 
 
 async def get_receipt(reader: Reader, connection_id: str) -> Receipt | None:
-    """The receipt of a grant, by the id of its connection."""
+    """The receipt of a grant, by the ID of its connection."""
     row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": connection_id})
     return None if row is None else _receipt(row)
 
 
 async def list_of_user(reader: Reader, user_id: str, *, since: int) -> Mapping[str, Receipt]:
-    """A person's receipts since then and those that a later attempt replaces, by connection; without signed forms."""
+    """A person's receipts since then, and older ones that aren't final, by connection; without signed forms."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "since": since, "nothing": ""}
     rows = await reader.fetch(_OF_USER, which)
     return {one.connection_id: one for one in map(_receipt, rows)}
@@ -260,20 +260,20 @@ async def list_of_user(reader: Reader, user_id: str, *, since: int) -> Mapping[s
 async def list_page(
     reader: Reader, *, only_open: bool, before: tuple[int, str] | None = None, limit: int
 ) -> tuple[Receipt, ...]:
-    """Receipts, the newest first; `only_open`: those that someone, or a later attempt, has to do something about."""
+    """Receipts, newest first; `only_open`: those that still need action by someone or a later attempt."""
     at, after = before or (_LATEST, "")
     rows = await reader.fetch(_OPEN if only_open else _PAGE, {"tenant": TENANT, "at": at, "id": after, "limit": limit})
     return tuple(map(_receipt, rows))
 
 
 async def settle(transaction: Transaction, connection_id: str, *, by: str, now: int) -> bool:
-    """Note that someone ended the grant at the provider by hand; whether there was something to settle."""
+    """Record that someone ended the grant at the provider by hand; returns whether there was something to settle."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "by": by, "now": now}
     return await transaction.execute(_SETTLE, which) == 1
 
 
 async def public_keys(reader: Reader) -> dict[str, object]:
-    """The JWK set (RFC 7517 §5) that verifies every receipt, of replaced signing keys too."""
+    """The JWK set (RFC 7517 §5) that verifies every receipt, including those of replaced signing keys."""
     rows = await reader.fetch("select jwk from receipt_keys where tenant = :tenant order by kid", {"tenant": TENANT})
     return {"keys": [json.loads(text(row, "jwk")) for row in rows]}
 

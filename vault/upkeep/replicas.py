@@ -1,6 +1,5 @@
-"""The processes that serve a vault: each reports about twice a minute that it runs, and what fails in it.
-
-For people who look: nothing is decided by it. Whether a process has ended, `vault.storage.liveness` knows.
+"""The processes that serve a vault: each reports about twice a minute that it runs, and what fails in it. This is only
+for display: `vault.storage.liveness` determines whether a process has ended.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from vault.records import TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
 SAID_EVERY: Final = 30  # seconds
-LATE: Final = 90  # seconds after which one that said nothing is missed
+LATE: Final = 90  # seconds without a report after which a process counts as missing
 _KEPT: Final = 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One process. `failing`: step of the upkeep to the code of its failure; `providers`: those in trouble to why.
-
-    `master_keys`: those that it holds; None: it is of an earlier release. `policy`: digest of its rules, if it has any.
+    """One process. `failing` maps an upkeep step to the code of its failure, `providers` a provider in trouble to the
+    reason. `master_keys`: those that it holds; None for an earlier release. `policy`: digest of its rules, if it has
+    any.
     """
 
     id: str
@@ -38,7 +37,7 @@ class Replica:
 
 
 async def note_replica(transaction: Transaction, replica: Replica) -> None:
-    """Report that this process runs, and forget those that reported nothing for a day."""
+    """Report that this process runs, and delete those that reported nothing for a day."""
     await transaction.execute(
         "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers,"
         " master_keys, policy)"
@@ -68,7 +67,7 @@ async def note_replica(transaction: Transaction, replica: Replica) -> None:
 
 
 async def note_masters(transaction: Transaction, replica_id: str, held: Sequence[str]) -> None:
-    """Report at once which master keys it holds, if it has reported that it runs."""
+    """Report at once which master keys the process holds, if it has reported that it runs."""
     await transaction.execute(
         "update replicas set master_keys = :held where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": replica_id, "held": " ".join(sorted(held))},
@@ -76,14 +75,14 @@ async def note_masters(transaction: Transaction, replica_id: str, held: Sequence
 
 
 async def forget_replica(transaction: Transaction, replica_id: str) -> None:
-    """It ends as it should."""
+    """Remove a process that ends normally."""
     await transaction.execute(
         "delete from replicas where tenant = :tenant and id = :id", {"tenant": TENANT, "id": replica_id}
     )
 
 
 async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
-    """Those seen within a day, the last started first."""
+    """The processes seen within a day, last started first."""
     rows = await reader.fetch(
         "select id, host, role, version, started_at, seen_at, failing, providers, master_keys, policy"
         " from replicas"

@@ -1,7 +1,7 @@
 """Delete connections, grants, permissions and agents that ended long ago; the activity keeps what happened.
 
 A connection whose revocation at its provider is still due stays, and so does a grant that another one is based on. Each
-batch is a separate transaction: others write in between.
+batch is a separate transaction, so that others can write in between.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from vault.records import TENANT
 from vault.storage.database import SWEEP_BATCH, Database, text
 
 DAY: Final = 86400
-DONE_KEPT: Final = 30 * DAY  # of a finished revocation: the page shows it, and `scrub` reads it, for 7 days
+DONE_KEPT: Final = 30 * DAY  # seconds to keep a finished revocation, which the page and `scrub` need for 7 days
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What to look for, at most `batch` ids at once, and what to delete for each."""
+    """The IDs to find, at most `batch` at a time, and what to delete for each."""
 
     chosen: str
     deleted: Sequence[str]
@@ -47,7 +47,7 @@ _CONNECTIONS: Final = _Kind(
     ),
     batch=100,
 )
-# `between` means `=` here and keeps PostgreSQL to one index look-up each: when hardly any grant is based on another, it
+# `between` means `=` here and makes PostgreSQL do one index lookup each: when hardly any grant is based on another, it
 # assumes that all are based on the same one and reads every grant instead.
 _GRANTS: Final = _Kind(
     """
@@ -81,7 +81,8 @@ _CLIENTS: Final = _Kind(
     ),
     batch=100,
 )
-# Only what needs nothing more; the activity keeps the hash of each. The keys stay: they verify copies elsewhere.
+# Only receipts that need nothing more; the activity keeps the hash of each. The keys stay, because they verify copies
+# elsewhere.
 _RECEIPTS: Final = """
     delete from revocation_receipts where (tenant, connection_id) in (
         select tenant, connection_id from revocation_receipts
@@ -117,21 +118,21 @@ _REVOCATIONS: Final = """
 
 
 async def forget_ended(database: Database, *, before: int) -> int:
-    """Delete connections, grants, permissions and agents that ended at `before` or earlier; how many rows."""
+    """Delete connections, grants, permissions and agents that ended at `before` or earlier; returns how many rows."""
     counts = [await _forget(database, kind, before=before) for kind in (_CONNECTIONS, _GRANTS, _CLIENTS)]
     return sum(counts) + await _delete(database, _DELEGATIONS, before=before)
 
 
 async def forget_receipts(database: Database, *, before: int) -> int:
-    """Delete receipts of `before` or earlier that need nothing more; how many.
+    """Delete receipts of `before` or earlier that need nothing more; returns how many.
 
-    Those of agents stay while a provider's token without an end may be in use.
+    Receipts of agents stay while a provider token without an end may be in use.
     """
     return await _delete(database, _RECEIPTS, before=before) + await _delete(database, _AGENT_RECEIPTS, before=before)
 
 
 async def forget_done(database: Database, *, now: int) -> int:
-    """Delete revocations that finished long enough ago to be of no use; how many."""
+    """Delete revocations that finished long enough ago to be of no use; returns how many."""
     return await _delete(database, _REVOCATIONS, before=now - DONE_KEPT)
 
 

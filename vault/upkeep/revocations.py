@@ -1,10 +1,9 @@
-"""End a disconnected connection's grant at the provider, see whether it is over, then destroy its key.
-
-`vault.connections.disconnect` already refuses every call; the provider's side is left. Each attempt revokes, probes
-whether the tokens still work, and leaves a signed receipt (`vault.upkeep.receipts`). What failed, or still works, is
-retried with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or given up; then
-the connection's key is destroyed, which deletes every copy of them. An answer that a process journaled and could not
-commit before the disconnection holds newer tokens: those are revoked instead. The model is
+"""End a disconnected connection's grant at the provider, check that it is over, then destroy its key. After
+`vault.connections.disconnect`, every call is already refused; only the provider's side is left. Each attempt revokes,
+probes whether the tokens still work, and leaves a signed receipt (`vault.upkeep.receipts`). A revocation that failed,
+or whose tokens still work, is retried with backoff for about three days and shown meanwhile. The tokens stay sealed
+until it is done or given up; then the connection's key is destroyed, which deletes every copy of them. An answer that a
+process journaled but couldn't commit before the disconnection has newer tokens: those are revoked instead. The model is
 `tests/support/models/ending_model.py`.
 """
 
@@ -35,16 +34,16 @@ log = logging.getLogger("token_vault.revocations")
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
 OVERDUE = 300  # seconds after which a due attempt is late: every process looks twice a minute
 BATCH = 100  # revocations per round of `run_due`
-AT_ONCE = 5  # of these at one provider at a time
+AT_ONCE = 5  # of these, how many at one provider at a time
 PAUSE = 30  # seconds for all revocations at a provider that doesn't answer
-LONGEST_PAUSE = 3600  # seconds that a provider can ask for
-FRESH = 30  # seconds that an access token has to live on for its refusal to prove anything
+LONGEST_PAUSE = 3600  # longest pause in seconds that a provider can ask for
+FRESH = 30  # seconds of life that an access token must have left for its refusal to prove anything
 LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable", "alive"})  # the person can end the access there
-FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
+FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes after which the key is destroyed
 UNREADABLE = AttemptVerdict(ReceiptResult.UNSUPPORTED, "unreadable", is_final=True, outcome="unreadable")
 NO_REVOCATION = AttemptVerdict(ReceiptResult.UNSUPPORTED, "no_revocation", is_final=True, outcome="unsupported")
 GAVE_UP = AttemptVerdict(ReceiptResult.UNREACHABLE, "gave_up", is_final=True, outcome="given_up")
-OWED = {one.outcome: one for one in (UNREADABLE, NO_REVOCATION, GAVE_UP)}  # where no attempt leaves a receipt anymore
+OWED = {one.outcome: one for one in (UNREADABLE, NO_REVOCATION, GAVE_UP)}  # no further attempt will leave a receipt
 NEWER_CONSENT = AttemptVerdict(ReceiptResult.STILL_ALIVE, "newer_consent", is_final=True, outcome="given_up")
 
 _READ = """
@@ -59,7 +58,7 @@ _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
 _WAITING = f"{_READ} and r.done_at is null and r.next_at is not null order by r.next_at limit :limit"
-# Without the earlier consents of an account that its person has connected again: no one meant to end those.
+# Leaves out the earlier consents of an account that its person has connected again: no one meant to end those.
 _HELD_OPEN = f"""
     {_READ} and r.done_at is null and r.next_at is null and (k.reason is null or k.reason <> :superseded or not exists (
         select 1 from connections n
@@ -70,12 +69,12 @@ _HELD_OPEN = f"""
 _DUE = f"""
     {_READ} and r.provider = :provider and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit
 """
-# One attempt at a time: the process that changes the counter has it, and the next is due only after the backoff.
+# One attempt at a time: the process that changes the counter makes it, and the next is due only after the backoff.
 _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
-# The person's own newer grant of the account, or that of a group to which someone gave it; anyone's where ending one
+# The person's own newer grant of the account, or that of a group to which someone gave it; anyone's grant if ending one
 # ends the account.
 _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
@@ -132,8 +131,8 @@ class Revocation:
 
     `outcome` is `pending`, `failed`, `unchecked` or `alive` (revoked, and the probe got no answer or still works: all
     are retried), `held` (until its account is disconnected), `revoked`, `unsupported` (the provider has no such
-    endpoint, so only the person can remove the access there), `given_up` or `unreadable`. `access_expires_at` None for
-    a superseded grant says nothing.
+    endpoint, so only the person can remove the access there), `given_up` or `unreadable`. For a superseded grant,
+    `access_expires_at` None means unknown.
     """
 
     connection_id: str
@@ -141,7 +140,7 @@ class Revocation:
     provider: str
     account: str
     label: str
-    is_superseded: bool  # of a grant that a newer consent of the same account replaced
+    is_superseded: bool  # a newer consent of the same account replaced the grant
     outcome: str
     attempts: int
     created_at: int
@@ -158,7 +157,7 @@ async def find_revocation(reader: Reader, connection_id: str) -> Revocation | No
 
 
 async def list_revocations(reader: Reader, user_id: str, *, since: int = 0) -> tuple[Revocation, ...]:
-    """Revocations of a user's disconnected connections, newest first: pending, or begun after `since`."""
+    """Revocations of a user's disconnected connections, newest first: those pending, or begun after `since`."""
     rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id, "nothing": "", "since": since})
     return tuple(_revocation(row) for row in rows)
 
@@ -182,7 +181,7 @@ def _revocation(row: Row) -> Revocation:
 
 
 async def run_due(vault: Vault) -> int:
-    """Make one attempt at every revocation that is due, at most a batch; how many."""
+    """Make one attempt at every due revocation, at most a batch; returns how many."""
     due = await _find_due(vault.database, now=vault.database.now())
     places = {one.provider: asyncio.Semaphore(AT_ONCE) for one in due}
     paused = set[str]()
@@ -207,9 +206,8 @@ async def run_due(vault: Vault) -> int:
 
 
 async def run_rounds(vault: Vault, *, seconds: float) -> int:
-    """Batch after batch while any is full, begun within so many seconds; how many attempts. For each half minute.
-
-    Ending many people, or a provider, leaves thousands at once.
+    """Run batch after batch until one isn't full, starting batches only within this many seconds; returns how many
+    attempts. Runs each half minute. Ending many people, or a provider, leaves thousands at once.
     """
     stop, total, count = time.monotonic() + seconds, 0, BATCH
     while count >= BATCH and (not total or time.monotonic() < stop):
@@ -219,7 +217,7 @@ async def run_rounds(vault: Vault, *, seconds: float) -> int:
 
 
 async def _find_due(reader: Reader, *, now: int) -> list[Revocation]:
-    """A batch of those that are due at providers that are not paused, the earliest first."""
+    """A batch of due revocations at providers that aren't paused, earliest first."""
     due: list[Revocation] = []
     for provider in await pauses.find_open(reader, now=now):
         which: dict[str, Value] = {"tenant": TENANT, "provider": provider, "now": now, "limit": BATCH, "nothing": ""}
@@ -228,9 +226,10 @@ async def _find_due(reader: Reader, *, now: int) -> list[Revocation]:
 
 
 async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
-    """How many revocations no one attempted although they were due OVERDUE seconds ago, and since when the first is.
+    """How many revocations weren't attempted although they were due OVERDUE seconds ago, and since when the first one
+    is due.
 
-    At most 1,000 of each provider; those that were paused in the meantime are not late.
+    Counts at most 1,000 per provider; revocations that were paused in the meantime aren't late.
     """
     late, count, first = now - OVERDUE, 0, now
     for provider in await pauses.find_open(reader, now=late):
@@ -246,7 +245,7 @@ async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
 
 
 async def finish_deletions(vault: Vault) -> int:
-    """Destroy the keys of deleted people without a grant left to be ended; how many."""
+    """Destroy the keys of deleted people who have no grant left to end; returns how many."""
     finished = 0
     for deletion in await users.list_deletions(vault.database):
         now, which = vault.database.now(), {"tenant": TENANT, "user_id": deletion.user_id}
@@ -270,15 +269,14 @@ async def finish_deletions(vault: Vault) -> int:
 
 
 async def done_since(reader: Reader, since: int) -> tuple[str, ...]:
-    """The connections whose keys any process destroyed since."""
+    """The connections whose keys were destroyed by any process since then."""
     rows = await reader.fetch(_DONE_SINCE, {"tenant": TENANT, "since": since})
     return tuple(text(row, "connection_id") for row in rows)
 
 
 async def scrub(vault: Vault, names: Collection[str]) -> None:
-    """Overwrite what files of this host still hold of destroyed keys and of what they sealed.
-
-    Upkeep does what cannot be done now (`RefreshTasks.has_traces`).
+    """Overwrite the remains of destroyed keys, and of what they sealed, in this host's files. Upkeep does what can't be
+    done now (`RefreshTasks.has_traces`).
     """
     vault.tasks.has_traces = True
     try:
@@ -289,7 +287,8 @@ async def scrub(vault: Vault, names: Collection[str]) -> None:
 
 
 async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
-    """One attempt to end the grant at the provider, if due; the outcome so far, None if nothing is pending."""
+    """Make one attempt to end the grant at the provider, if due; returns the outcome so far, None if nothing is
+    pending."""
     pending = await find_revocation(vault.database, connection_id)
     if pending is None:
         return None
@@ -302,7 +301,7 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
 
 
 async def retry(vault: Vault, connection_id: str) -> str | None:
-    """An attempt now, without waiting for the backoff; None if there is nothing to try again."""
+    """Make an attempt now, without waiting for the backoff; None if there is nothing to retry."""
     async with vault.database.transaction() as transaction:
         which = {"tenant": TENANT, "id": connection_id, "now": vault.database.now()}
         if await transaction.execute(_RETRY, which) != 1:
@@ -311,9 +310,8 @@ async def retry(vault: Vault, connection_id: str) -> str | None:
 
 
 async def list_waiting(reader: Reader, *, limit: int, now: int) -> tuple[Revocation, ...]:
-    """Revocations that are due now or later, the earliest first; without those that are held.
-
-    `next_at` of those whose provider is paused is the end of the pause, at the earliest.
+    """Revocations that are due now or later, earliest first, without held ones. If their provider is paused, `next_at`
+    is at least the end of the pause.
     """
     rows = await reader.fetch(_WAITING, {"tenant": TENANT, "nothing": "", "limit": limit})
     paused = await pauses.list_pauses(reader, now=now)
@@ -323,13 +321,14 @@ async def list_waiting(reader: Reader, *, limit: int, now: int) -> tuple[Revocat
 
 
 async def list_held(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
-    """Revocations that wait because they could end another live connection of the account, too; the oldest first."""
+    """Revocations that wait because they could also end another live connection of the account; oldest first."""
     which = {"tenant": TENANT, "nothing": "", "superseded": SUPERSEDED, "limit": limit}
     return tuple(_revocation(row) for row in await reader.fetch(_HELD_OPEN, which))
 
 
 async def issue_owed(vault: Vault) -> int:
-    """Issue the receipts of grants whose tokens don't open, and of those that ended before there were any; how many."""
+    """Issue the receipts of grants whose tokens don't open, and of those that ended before receipts existed; returns
+    how many."""
     rows = await vault.database.fetch(_OWING, {"tenant": TENANT, "nothing": "", "limit": BATCH})
     for owing in map(_revocation, rows):
         now = vault.database.now()
@@ -342,9 +341,9 @@ async def issue_owed(vault: Vault) -> int:
 
 
 async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
-    """Attempt one that is due; the outcome. The caller wipes its traces from files (`scrub`).
+    """Attempt a due revocation; returns the outcome. The caller wipes its traces from files (`scrub`).
 
-    A provider that doesn't answer, or asks for patience, is `paused` with all its revocations.
+    If a provider doesn't answer or rate limits, all its revocations are `paused`.
     """
     if await hand_over(vault, pending.connection_id):
         pending = await find_revocation(vault.database, pending.connection_id) or pending
@@ -352,7 +351,7 @@ async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
     if not _is_due(pending, now=now):  # another process took it in the meantime
         return pending.outcome
     claimed = await _claim(vault, pending, now=now)
-    if claimed == HELD and await _is_of_deleted(vault, pending):  # the key of someone deleted doesn't wait for others
+    if claimed == HELD and await _is_of_deleted(vault, pending):  # a deleted person's key doesn't wait for others
         before = replace(pending, attempts=pending.attempts - 1)
         return await _finish(vault, before, NEWER_CONSENT, Evidence())
     if claimed is not None:
@@ -371,17 +370,16 @@ async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
 
 
 def _is_last(vault: Vault, pending: Revocation) -> bool:
-    """Whether the attempts are used up; not before as much time has passed as they usually take.
-
-    Those that a provider's rate limit turned away cost no patience.
+    """Whether the attempts are used up, and as much time has passed as they usually take. Attempts that a provider's
+    rate limit turned away don't count.
     """
     return pending.attempts >= len(BACKOFF) and vault.database.now() >= pending.created_at + sum(BACKOFF[:-2])
 
 
 def _pause_of(vault: Vault, pending: Revocation, evidence: Evidence) -> int | None:
-    """Seconds for which nothing more is sent to the provider; None where only this revocation waits."""
+    """Seconds for which nothing more is sent to the provider; None if only this revocation waits."""
     match evidence.revoked:
-        case NotSent(lacks_secret=True) if _is_entered(vault, pending):  # others have secrets of their own
+        case NotSent(lacks_secret=True) if _is_entered(vault, pending):  # others have their own secrets
             return None
         case NotSent():
             return min(evidence.revoked.retry_after or PAUSE, LONGEST_PAUSE)
@@ -403,9 +401,8 @@ def _is_due(pending: Revocation, *, now: int) -> bool:
 
 
 async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
-    """Claim this attempt; None on success, otherwise the existing outcome.
-
-    It waits while the account is being connected again, if this revocation might also end the newer consent.
+    """Claim this attempt; None on success, otherwise the existing outcome. The revocation waits while the account is
+    being connected again, if it might also end the newer consent.
     """
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts}
     account: dict[str, Value] = {
@@ -437,7 +434,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
         raise CiphertextRejected("This revocation holds no token.")
     upstream = vault.upstreams.get(pending.provider)
     policy = vault.policies.get(pending.provider)
-    is_key = policy is not None and policy.credential is CredentialKind.KEY  # asked about without a registration
+    is_key = policy is not None and policy.credential is CredentialKind.KEY  # can be checked without a registration
     if upstream is None or not (upstream.is_configured or is_key):
         return Evidence()  # the operator may set the provider up again
     key = await vault.keys.load_key(vault.database, user_id=pending.user_id, connection_id=pending.connection_id)
@@ -446,7 +443,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
     is_entered = _is_entered(vault, pending)
-    # A password that someone chose could be guessed from its hash.
+    # A password that a person chose could be guessed from its hash.
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
     may_ask = revoked in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) or is_entered
@@ -469,14 +466,14 @@ def _is_entered(vault: Vault, pending: Revocation) -> bool:
 
 
 def _is_fresh(pending: Revocation, *, now: int) -> bool:
-    """Whether the access token would still be accepted if no one had revoked it."""
+    """Whether the access token would still be accepted if it hadn't been revoked."""
     if pending.access_expires_at is None:
         return not pending.is_superseded
     return now + FRESH < pending.access_expires_at
 
 
 async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence) -> str:
-    """Record the end with its receipt, and destroy the key. If newer tokens arrived, revoke these next instead."""
+    """Record the end with its receipt, and destroy the key. If newer tokens arrived, revoke those next instead."""
     now, outcome = vault.database.now(), verdict.outcome
     signing_key = vault.keys.signing.current(now)
     receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)

@@ -1,4 +1,4 @@
-"""Tell people once, a day ahead, that an agent's sign-in ends: by its age, or because it is unused.
+"""Notify people once, a day ahead, that an agent's sign-in ends, by age or because it is unused.
 
 The newest refresh token of each family (`vault.tokens.tokens`) has the end; `vault.upkeep.expiries` covers upstream
 grants.
@@ -17,8 +17,8 @@ from vault.storage.database import Database, Row, Value, binary, integer, text
 BATCH: Final = 200  # families per read and transaction
 DAY: Final = 86400
 _PURPOSE: Final = "token.expiring"
-# A page of tokens that end soon and were not judged yet, after an end and a token.
-# Families that live less than a day tell nothing: each use of theirs would be announced.
+# A page of tokens that end soon and haven't been checked yet, after an end and a token.
+# Leaves out families that live less than a day: each of their uses would be announced.
 _SOON: Final = """
     select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id,
         case when g.revoked_at is null and c.removed_at is null and t.expires_at - g.created_at > :day
@@ -37,23 +37,23 @@ _ANNOUNCED: Final = "update refresh_tokens set announced_end = :end where tenant
 
 
 async def announce(database: Database) -> int:
-    """Record `token.expiring` once for every family that ends within a day unless it is used; how many."""
+    """Record `token.expiring` once for every family that ends within a day unless it is used; returns how many."""
     now, announced = database.now(), 0
     which: dict[str, Value] = {"tenant": TENANT, "soon": now + DAY, "day": DAY, "limit": BATCH}
     start: Mapping[str, Value] = {"from": now + 1, "after": b""}
     end = start
     while rows := await database.fetch(_SOON, {**which, **start}):
         announced += await _announce_page(database, rows, now=now)
-        # From where the page before this one ended: PostgreSQL drops the entries of judged tokens from its index as it
-        # passes them again, a page at a time; otherwise the next round would pass all of them in one statement.
+        # Starts where the page before the last one ended: PostgreSQL drops the entries of checked tokens from its index
+        # as it passes them again, a page at a time; otherwise the next round would pass all of them in one statement.
         start = end
         end = {"from": integer(rows[-1], "ends_at"), "after": binary(rows[-1], "token_hash")}
     return announced
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """Each token is judged once: what excludes it stays. A family that ends by its age is refreshed until then, so its
-    end is recorded with its tokens, too.
+    """Each token is checked once, because whatever excludes it doesn't change. A family that ends by age is refreshed
+    until then, so its end is recorded with its tokens, too.
     """
     async with database.transaction() as transaction:
         events = [

@@ -1,7 +1,7 @@
 """Where the key-encryption key (KEK), or master key, comes from: a file, the environment, a passphrase, a key service.
 
-A key is opened once at start and then held in memory, so that a remote source costs no call anything. Each service has
-one module, which is loaded, with the packages it needs, only where the settings name it.
+A key is opened once at start and then held in memory, so that a remote source doesn't slow down calls. Each service has
+one module, which is loaded, with the packages it needs, only if the settings name it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Needed = TypeVar("Needed")
 
 
 class KeyPlaceSettings(Protocol):
-    """The settings that one key source is made from."""
+    """The settings of one key source."""
 
     @property
     def source(self) -> str: ...
@@ -59,7 +59,7 @@ class KeyPlaceSettings(Protocol):
 
 
 class KeySourceSettings(KeyPlaceSettings, Protocol):
-    """Those of all key sources of a vault."""
+    """The settings of all key sources of a vault."""
 
     @property
     def also(self) -> KeyPlaceSettings | None: ...
@@ -139,7 +139,8 @@ class _TwoSources:
         return self._both[0].describe()
 
     async def open(self, stored: StoredKey) -> LocalKey | None:
-        """The key, from whichever has it. Raises KeyUnavailable when one that might have it can't say."""
+        """The key, from the source that has it. Raises KeyUnavailable when a source that might have it can't be
+        asked."""
         trouble: KeyUnavailable | None = None
         for source in self._both:
             try:
@@ -154,5 +155,5 @@ class _TwoSources:
         return None
 
     async def create(self, known: Collection[str]) -> MadeKey:
-        """A key of the first. Raises KeyUnavailable."""
+        """A key of the first source. Raises KeyUnavailable."""
         return await self._both[0].create(known)

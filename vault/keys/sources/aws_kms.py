@@ -25,7 +25,7 @@ class _KmsClient(Protocol):
 
 
 class AwsKms:
-    """`key`: id, ARN, or alias. An ARN says the region, else boto3 finds it. `address`: another endpoint."""
+    """`key`: ID, ARN, or alias. An ARN contains the region; otherwise boto3 finds it. `address`: another endpoint."""
 
     kind = "aws_kms"
 

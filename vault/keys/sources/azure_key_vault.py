@@ -14,7 +14,7 @@ _CRYPTO = "azure.keyvault.keys.crypto"
 class AzureKey:
     """`key`: https://VAULT.vault.azure.net/keys/NAME, which stays the same when the key gets a new version.
 
-    What it wraps begins with the address of the version that did, and a zero byte.
+    A wrapped key begins with the address of the version that wrapped it, and a zero byte.
     """
 
     kind = "azure_key_vault"

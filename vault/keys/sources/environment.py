@@ -1,4 +1,4 @@
-"""The KEK in the variable `TOKEN_VAULT_KEY`, base64 of 32 bytes; several with blanks between them, to change it."""
+"""The KEK in the variable `TOKEN_VAULT_KEY`, base64 of 32 bytes; to change it, several keys separated by spaces."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The KEK in a separate file, mode 0600, created on the first run. Back it up separately from the database.
 
-A line for each key; there are several while the vault moves from one to the next.
+It has one line per key, and several while the vault moves from one key to the next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FileKeySource(LocalKeySource):
 
     def first(self) -> tuple[LocalKey, ...]:
         if read_private(self._path) is None:
-            create_private(self._path, _new_line())  # or another process is first, and its key counts
+            create_private(self._path, _new_line())  # or another process is first, and its key is used
         return self.read()
 
     def add(self) -> tuple[LocalKey, ...]:

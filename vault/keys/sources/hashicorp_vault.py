@@ -31,7 +31,7 @@ class TransitEngine:
         self._token_file = token_file
 
     def describe(self) -> str:
-        """The name of the key and where the engine is."""
+        """The name of the key and the address of the engine."""
         return f"transit key {self._name} at {self._address}"
 
     def wrap(self, key: bytes) -> bytes:

@@ -30,8 +30,8 @@ _BETWEEN = re.compile(r"[\s,]+")
 class LocalKey:
     """A key-encryption key held in memory. `kind` names its source; `prefix` precedes everything that it wraps.
 
-    A nonce is derived from random bytes, the wrapped key, and its context: it differs for two keys even where the same
-    random bytes come twice, as in two copies of one machine image.
+    A nonce is derived from random bytes, the wrapped key, and its context, so it differs for two keys even if the same
+    random bytes occur twice, as in two copies of one machine image.
     """
 
     __slots__ = ("_cipher", "_key", "check", "fingerprint", "id", "prefix")
@@ -42,7 +42,7 @@ class LocalKey:
         self._key = key
         self._cipher = AESGCM(key)
         self.prefix = prefix
-        # one-way, so that they can appear in the database, the id in logs too
+        # one-way, so that they can appear in the database, and the ID also in logs
         self.fingerprint = hmac.digest(key, b"token-vault key id", hashlib.sha256).hex()[:16]
         self.id = f"{kind}-{self.fingerprint}"
         self.check = hmac.digest(key, b"token-vault key check\x00", hashlib.sha256)
@@ -76,11 +76,11 @@ class LocalKeySource(ABC):
 
     @abstractmethod
     def read(self) -> tuple[LocalKey, ...]:
-        """The keys that are there. Raises KeyUnavailable when there are none."""
+        """The stored keys. Raises KeyUnavailable when there are none."""
 
     @abstractmethod
     def add(self) -> tuple[LocalKey, ...]:
-        """Store a new one; returns all of them. Raises KeyUnavailable where only an operator can."""
+        """Store a new key; returns all keys. Raises KeyUnavailable where only an operator can store one."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -92,15 +92,15 @@ class LocalKeySource(ABC):
         """See `KeySource`."""
 
     def first(self) -> tuple[LocalKey, ...]:
-        """The keys of a first run, which may have to make one. Raises KeyUnavailable."""
+        """The keys for a first run, which may create one. Raises KeyUnavailable."""
         return self.read()
 
     async def open(self, stored: StoredKey) -> LocalKey | None:
-        """The key with the fingerprint of `stored`, if it is there. Raises KeyUnavailable."""
+        """The key with the fingerprint of `stored`, if the source has it. Raises KeyUnavailable."""
         return next((key for key in self.read() if key.fingerprint == stored.fingerprint), None)
 
     async def create(self, known: Collection[str]) -> MadeKey:
-        """A key here that is not `known`, or else a new one. Raises KeyUnavailable."""
+        """A stored key that isn't `known`, or else a new one. Raises KeyUnavailable."""
         found = self.read() if known else self.first()
         if all(key.fingerprint in known for key in found):
             found = self.add()
@@ -119,7 +119,7 @@ def parse_key(text: str, *, where: str) -> bytes:
 
 
 def parse_keys(text: str, *, where: str, kind: str) -> tuple[LocalKey, ...]:
-    """Keys in their text form, with blanks, commas, or line ends between them."""
+    """Keys in their text form, separated by spaces, commas, or line ends."""
     words = [word for word in _BETWEEN.split(text) if word]
     return tuple(LocalKey(parse_key(word, where=where), kind=kind) for word in words or [""])
 

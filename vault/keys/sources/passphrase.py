@@ -1,4 +1,5 @@
-"""The KEK derived from a passphrase with argon2id. Everything that it wraps contains the salt, as does the database."""
+"""The KEK derived from a passphrase with argon2id. Everything that it wraps contains the salt, and so does the
+database."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ class PassphraseKeySource:
 
 
 def salt_of(wrapped: bytes | None) -> bytes | None:
-    """The salt at the front of anything wrapped under a passphrase."""
+    """The salt at the start of anything wrapped under a passphrase."""
     is_ours = wrapped is not None and len(wrapped) >= 1 + _SALT and wrapped[0] == WRAP_VERSION
     return wrapped[1 : 1 + _SALT] if is_ours and wrapped is not None else None
 

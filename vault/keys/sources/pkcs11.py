@@ -18,7 +18,7 @@ _NONCE = 12
 
 
 class Pkcs11Key:
-    """An AES key by its label in the token of that label. `module`: the library of the device's maker."""
+    """An AES key by its label, in a token by its label. `module`: the device vendor's library."""
 
     kind = "pkcs11"
 
@@ -33,8 +33,8 @@ class Pkcs11Key:
         return f"PKCS #11 key {self._key} in token {self._token}"
 
     def wrap(self, key: bytes) -> bytes:
-        """A nonce and what the device encrypted. Raises KeyUnavailable."""
-        nonce = hmac.digest(secrets.token_bytes(_NONCE), key, hashlib.sha256)[:_NONCE]  # another one for another key
+        """A nonce and the bytes that the device encrypted. Raises KeyUnavailable."""
+        nonce = hmac.digest(secrets.token_bytes(_NONCE), key, hashlib.sha256)[:_NONCE]  # differs for each key
         return nonce + self._use("encrypt", key, nonce)
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
@@ -43,7 +43,7 @@ class Pkcs11Key:
         try:
             return self._use("decrypt", wrapped[_NONCE:], wrapped[:_NONCE])
         except KeyUnavailable as error:
-            # what a device says about bytes that another key encrypted; SoftHSM says CKR_GENERAL_ERROR
+            # what devices return for bytes that another key encrypted; SoftHSM returns CKR_GENERAL_ERROR
             kinds = (library.EncryptedDataInvalid, library.EncryptedDataLenRange, library.GeneralError)
             if isinstance(error.__cause__, kinds):
                 return None
@@ -66,7 +66,7 @@ class Pkcs11Key:
             ) from error
 
     def _find(self, pkcs11: Any, session: Any) -> Any:
-        """The key of that label. Reads the whole search, because the library holds a lock until its end."""
+        """The key with that label. Reads the whole search result, because the library holds a lock until its end."""
         kind, label = pkcs11.Attribute.CLASS, pkcs11.Attribute.LABEL
         found = list(session.get_objects({kind: pkcs11.ObjectClass.SECRET_KEY, label: self._key}))
         if len(found) != 1:

@@ -41,7 +41,7 @@ def read_private(path: Path) -> str | None:
 
 
 def create_private(path: Path, text: str) -> bool:
-    """Create the file, complete and durable in one step; False when one exists already."""
+    """Create the file, complete and durable in one step; False when one already exists."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def create_private(path: Path, text: str) -> bool:
                 file.write(text)
                 file.flush()
                 sync(file.fileno())
-            os.link(temporary, path)  # fails if the name is taken: two first starts cannot overwrite each other
+            os.link(temporary, path)  # fails if the name is taken, so that two first starts can't overwrite each other
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
@@ -81,7 +81,7 @@ def append_private(path: Path, line: str) -> None:
 
 
 def _append_whole(descriptor: int, content: bytes) -> None:
-    """In one call, or not at all. Raises OSError."""
+    """Write everything in one call, or nothing. Raises OSError."""
     before = os.fstat(descriptor).st_size
     written = os.write(descriptor, content)
     if written != len(content):
@@ -91,7 +91,7 @@ def _append_whole(descriptor: int, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of files in it durable, as `fsync` does their bytes. Raises OSError."""
+    """Make the file names in a folder durable, as `fsync` does for their bytes. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(descriptor)

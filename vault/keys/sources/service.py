@@ -1,4 +1,5 @@
-"""A key source over a key service or device, which wraps the master key: asked at start and for a new key only."""
+"""A key source over a key service or device, which wraps the master key. It is called only at start and for a new
+key."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from vault.keys.sources.source import KeyService, MadeKey, StoredKey
 from vault.refusals import KeyUnavailable
 
 PATIENCE = 10.0  # seconds for one answer of a service
-CONTEXT = "token-vault master key"  # authenticated by services that can: what they wrapped for others doesn't open here
+CONTEXT = "token-vault master key"  # authenticated where the service can: other contexts don't open
 
 
 class ServiceKeySource:
@@ -27,11 +28,11 @@ class ServiceKeySource:
         return f"name the key that wrapped it in keys.key and keys.address (now: {self._service.describe()})"
 
     def describe(self) -> str:
-        """Which key at which service."""
+        """The key and its service."""
         return self._service.describe()
 
     async def open(self, stored: StoredKey) -> LocalKey | None:
-        """The key as the service unwraps it, None where it was wrapped elsewhere. Raises KeyUnavailable."""
+        """The key as the service unwraps it; None if it was wrapped elsewhere. Raises KeyUnavailable."""
         kind = self._service.kind
         if stored.wrapped is None or not stored.id.startswith(f"{kind}-"):
             return None
@@ -49,7 +50,7 @@ class ServiceKeySource:
 
 
 def load(name: str, *, source: str) -> ModuleType:
-    """An optional package, when it is first needed. Raises KeyUnavailable."""
+    """Import an optional package when it is first needed. Raises KeyUnavailable."""
     try:
         return import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a key source is: it opens the master keys that the database names, and makes new ones."""
+"""The interface of a key source, which opens the master keys that the database lists, and creates new ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """What the database keeps of a master key.
+    """What the database stores about a master key.
 
     `id` is its kind and fingerprint; `wrapped` is the key as its source wrapped it (for a passphrase, the salt), None
-    where the source stores the key itself. `check` tells it from any other key; None: kept by an earlier release.
+    where the source stores the key itself. `check` distinguishes it from any other key; None: stored by an earlier
+    release.
     """
 
     id: str
@@ -24,33 +25,33 @@ class StoredKey:
 
     @property
     def fingerprint(self) -> str:
-        """The same wherever the key is stored: moving it from a file to the environment changes the kind only."""
+        """The same wherever the key is stored: moving it from a file to the environment changes only the kind."""
         return fingerprint_of(self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class MadeKey:
-    """A new master key, and what the database must keep so that its source can open it again."""
+    """A new master key, and what the database must store so that its source can open it again."""
 
     key: LocalKey
     wrapped: bytes | None = field(repr=False)
 
     @property
     def record(self) -> StoredKey:
-        """What to keep of it."""
+        """What to store about it."""
         return StoredKey(self.key.id, self.wrapped, self.key.check)
 
 
 class KeySource(Protocol):
-    """Where master keys come from. It is asked at start, and when the database names a key that is not held yet."""
+    """A source of master keys. It is asked at start, and when the database lists a key that isn't held yet."""
 
     @property
     def fix(self) -> str:
-        """What an operator can do when a key is missing or wrong: half a sentence."""
+        """What an operator can do when a key is missing or wrong, as a clause."""
         ...
 
     def describe(self) -> str:
-        """Where the keys are, for people; nothing secret."""
+        """The location of the keys, for people; contains no secret."""
         ...
 
     async def open(self, stored: StoredKey) -> LocalKey | None:
@@ -58,7 +59,7 @@ class KeySource(Protocol):
         ...
 
     async def create(self, known: Collection[str]) -> MadeKey:
-        """A key whose fingerprint is not in `known`: one that waits in the source, or a new one.
+        """A key whose fingerprint isn't in `known`: one already in the source, or a new one.
 
         Raises KeyUnavailable.
         """
@@ -66,7 +67,8 @@ class KeySource(Protocol):
 
 
 class KeyService(Protocol):
-    """A key that never leaves its service or device. Blocking: called off the loop, at start and for a new key only."""
+    """A key that never leaves its service or device. Blocking: called off the event loop, only at start and for a new
+    key."""
 
     @property
     def kind(self) -> str:
@@ -74,7 +76,7 @@ class KeyService(Protocol):
         ...
 
     def describe(self) -> str:
-        """Which key at which service, for people; nothing secret."""
+        """The key and its service, for people; contains no secret."""
         ...
 
     def wrap(self, key: bytes) -> bytes:
@@ -87,5 +89,5 @@ class KeyService(Protocol):
 
 
 def fingerprint_of(key_id: str) -> str:
-    """The part of a key's id that depends on the key alone."""
+    """The part of a key's ID that depends only on the key."""
     return key_id.rpartition("-")[2]
