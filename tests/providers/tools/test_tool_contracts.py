@@ -49,6 +49,7 @@ CITED = frozenset(
         *("reddit", "ticktick", "todoist", "trello", "typeform", "webex", "zendesk", "airtable", "harvest", "xero"),
         *("github-app", "google-service-account", "aws", "bluesky", "linkedin", "snowflake-key-pair", "teller"),
         *("docker-hub", "metabase", "keycloak-session", "cal-com", "monday"),
+        *("attio", "gong"),
     }
 )
 NASTY = ("../../admin", "a&admin=true#b?c=d", '"}, "admin": {"x": "y', "a\r\nX-Evil: 1\x00\u202e")
