@@ -344,7 +344,7 @@ async def test_a_call_that_needs_a_yes_is_said_to(room: Room) -> None:
 async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room) -> None:
     connection = await room.connect()
     none = await assert_works(room, connection)
-    assert "asks no policy" in why(none, ExchangeStep.POLICY)
+    assert "no operator's policy" in why(none, ExchangeStep.POLICY)
     asked: list[PolicyQuestion] = []
     answers: list[bool | TemporarilyUnavailable] = []
 
