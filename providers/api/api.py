@@ -1,6 +1,6 @@
 """UpstreamAPI: the provider's API as a tool sees it. It never sees the account's token.
 
-Binds the credential to the provider's own hosts, refuses a call that the scopes do not cover before anything is sent,
+Binds the credential to the provider's own hosts, refuses a call that the scopes don't cover before anything is sent,
 limits time and size, and turns every failure into one of five refusals. The vault gets and refreshes the token; the
 tools know what a call means.
 """
@@ -47,19 +47,18 @@ PARTLY_DONE: Final = (
     "An earlier part of this call was done, or may have been. Check what was done before you call again."
 )
 _UNSENT: Final = "Nothing was sent."
-_WORTH_REPEATING: Final = 3.0  # seconds that must be left when a call is repeated
+_WORTH_REPEATING: Final = 3.0  # seconds that must be left to repeat a call
 OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]
 Value = str | int | bool
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-Form = Literal["object", "any", "text"]  # what an answer must be: a JSON object, any JSON or nothing, text
+Form = Literal["object", "any", "text"]  # the required form of an answer: a JSON object, any JSON or nothing, text
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 logger = logging.getLogger("token_vault.api")
 
 
 class ToolRefused(Exception):
-    """Base of the tree; never raised itself. `description` says what happened, `advice` what was done and what to do.
-
-    It may be shown, and includes the advice.
+    """Base class of all refusals; never raised itself. `description` says what happened, and includes `advice`: what
+    was done and what to do. It may be shown.
     """
 
     code = "tool_refused"
@@ -70,18 +69,18 @@ class ToolRefused(Exception):
         self.description = f"{description} {advice}".rstrip()
 
     def tell_earlier_write(self) -> None:
-        """Say in place of the advice that a request before this one wrote."""
+        """Replace the advice, because an earlier request of this call wrote something."""
         self.description = f"{self._reason} {PARTLY_DONE}"
 
 
 class RuleRefused(ToolRefused):
-    """The scopes do not cover this call, or no rule knows it. Nothing was sent."""
+    """The scopes don't cover this call, or no rule knows it. Nothing was sent."""
 
     code = "call_not_allowed"
 
 
 class TokenRejected(ToolRefused):
-    """The provider says that the token is dead. The call was not carried out."""
+    """The provider reports the token as dead. The call wasn't carried out."""
 
     code = "upstream_unauthorized"
 
@@ -95,7 +94,7 @@ class UpstreamRefused(ToolRefused):
 
 
 class ScopesMissing(ToolRefused):
-    """The provider says that the account has to grant these `scopes` too (RFC 6750 §3.1). Nothing was done."""
+    """The provider reports that the account must also grant these `scopes` (RFC 6750 §3.1). Nothing was done."""
 
     code = "insufficient_scope"
 
@@ -105,7 +104,7 @@ class ScopesMissing(ToolRefused):
 
 
 class RateLimited(ToolRefused):
-    """The provider asks for patience. The call was not carried out. `retry_after` in seconds."""
+    """The provider is rate limiting. The call wasn't carried out. `retry_after` is in seconds."""
 
     code = "rate_limited"
 
@@ -116,7 +115,7 @@ class RateLimited(ToolRefused):
 
 
 class UpstreamUnavailable(ToolRefused):
-    """No usable answer. `unknown_outcome`: the call may have been carried out, so do not repeat it blindly."""
+    """No usable answer. `unknown_outcome`: the call may have been carried out, so don't repeat it blindly."""
 
     code = "upstream_unavailable"
 
@@ -149,9 +148,10 @@ class UpstreamAPI:
 
     `scopes` is what this caller may do. `granted` is what the token itself can do: the connection's whole grant when we
     enforce the narrowing, the same as `scopes` (the default) when the token is narrow. `now` is the time that tools
-    use. `renew` gets another token after the provider rejected this one, as happens mid-call when a refresh kills the
-    old token: only the refused request is then sent once more. `entered`: client credentials to mask, too. `program`:
-    opens a session of the MCP server that the vault runs for this caller. `written`: shared by one call.
+    use. `renew` gets another token after the provider rejected this one, which happens mid-call when a refresh ends the
+    old token; only the refused request is then sent once more. `entered`: client credentials to mask, too. `program`:
+    opens a session of the MCP server that the vault runs for this caller. `written`: shared by all requests of one
+    call.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class UpstreamAPI:
         self._written = WrittenState() if written is None else written
 
     def acting_with(self, token: str) -> UpstreamAPI:
-        """The same call with a token for part of the account, such as a page; the token stays in memory."""
+        """The same API with a token for part of the account, such as a page; the token stays in memory."""
         acting = UpstreamAPI(
             self._provider,
             self._outbound,
@@ -220,7 +220,8 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         """POST a JSON body.
 
-        Repeated only when nothing was sent, or the provider says that it did not look at it and when to come back.
+        Repeated only when nothing was sent, or when the provider reports that it didn't process the call and when to
+        retry.
         """
         return await self._call("POST", api, path, segments, params=params or {}, body=body)
 
@@ -239,7 +240,7 @@ class UpstreamAPI:
     ) -> Mapping[str, object]:
         """Send any call, with some of the provider's `proxied.headers`; repeated like `get`, or a write like `post`.
 
-        `choice`: of the values that the person entered for the account, by field.
+        `choice`: values chosen from those that the person entered for the account, by field.
         Returns a list as its `items`, and an answer without a body as an empty object. Raises RuleRefused for a header
         that isn't visible ASCII.
         """
@@ -273,8 +274,8 @@ class UpstreamAPI:
     ) -> StreamedAnswer:
         """Send to an MCP server's own address, with this account's token; the answer arrives until `stack` closes.
 
-        Request rules don't know such calls: `providers.remote` holds each to the scope of its tool. Once more with a
-        new token if the server refuses this one. Raises HttpError.
+        Request rules don't know such calls; `providers.remote` limits each to the scope of its tool. Sends once more
+        with a new token if the server refuses this one. Raises HttpError.
         """
         if not self._provider.is_remote:
             raise RuleRefused(f"{self.title} isn't an MCP server.", advice=_UNSENT)
@@ -298,7 +299,7 @@ class UpstreamAPI:
         raise AssertionError("the second answer is returned")  # pragma: no cover
 
     def mask_secrets(self, text: str) -> str:
-        """The text without this account's credentials, should the provider repeat them."""
+        """The text without this account's credentials, in case the provider repeats them."""
         return mask_text(text, self._secrets)
 
     async def _call(
@@ -315,7 +316,7 @@ class UpstreamAPI:
         is_write: bool | None = None,
         form: Form = "object",
     ) -> Mapping[str, object]:
-        """Send; once more with a new token if the provider did not look at the call, even for a write."""
+        """Send; once more with a new token if the provider didn't process the call, even for a write."""
         is_write = method != "GET" if is_write is None else is_write
         with self._step(is_write=is_write):
             payload, target = Payload(frozenset(params), body or {}), target_of(headers or {})
@@ -326,7 +327,7 @@ class UpstreamAPI:
                 sent = self._with_token(request, chosen.value)
                 return await self._deliver(sent, is_write=is_write, form=form)
             except TokenRejected as error:
-                if not chosen.is_usual:  # a region that the account hasn't turned on knows no key
+                if not chosen.is_usual:  # a region that the account hasn't enabled doesn't know the key
                     raise UpstreamRefused("unauthorized_there", f"{self.title} doesn't know the key there.") from error
                 if not await self._renew_token(used):
                     raise
@@ -336,7 +337,7 @@ class UpstreamAPI:
 
     @contextmanager
     def _step(self, *, is_write: bool) -> Generator[None]:
-        """One request of the tool call: notes whether it wrote, and lets its refusal tell of earlier writes."""
+        """One request of the tool call: records whether it wrote, and makes its refusal mention earlier writes."""
         is_later = self._written.has_written
         try:
             yield
@@ -377,7 +378,7 @@ class UpstreamAPI:
         *,
         form: Form,
     ) -> OutboundRequest:
-        """What is sent, without the token. Raises RuleRefused for a call that the scopes do not cover."""
+        """The request, without the token. Raises RuleRefused for a call that the scopes don't cover."""
         title, path = self._provider.title, call.path
         if not allows(self._provider, call, self._scopes, granted=self._granted):
             if allows(self._provider, replace(call, payload=NOTHING), self._scopes, granted=self._granted):
@@ -414,7 +415,7 @@ class UpstreamAPI:
         return replace(request, timeout=self._timeout())
 
     async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
-        """Send until there is an answer, or repeating is not safe or in time anymore."""
+        """Send until there is an answer, or until repeating is no longer safe or in time."""
         for attempt in count(1):
             try:
                 try:
@@ -438,20 +439,20 @@ class UpstreamAPI:
             return {"text": self._text(answer)}
         content = answer.json_content() if form == "any" else answer.json_object()
         if content is None and "xml" in answer.headers.get("content-type", ""):
-            content = parse_xml(answer.body, mask=lambda text: mask_text(text, self._secrets))  # what markup hid
+            content = parse_xml(answer.body, mask=lambda text: mask_text(text, self._secrets))  # text that markup hid
         return self._judge(answer, content, is_write=is_write)
 
     def _text(self, answer: OutboundResponse) -> str:
         charset = re.search(r"charset=[\"']?([A-Za-z0-9_.:-]+)", answer.headers.get("content-type", ""))
         try:
             text = answer.body.decode("utf-8-sig" if charset is None else charset[1], errors="replace")
-        except (LookupError, UnicodeError):  # a charset that we do not know, or that cannot replace what it cannot read
+        except (LookupError, UnicodeError):  # an unknown charset, or one that can't replace unreadable bytes
             text = answer.body.decode("utf-8-sig", errors="replace")
         if "\x00" in text:
             raise UpstreamRefused(
                 "not_text", f"{self._provider.title} sent data that isn't text, so it can't be read here."
             )
-        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # again: what a charset hid
+        return mask_text(text.removeprefix("\ufeff"), self._secrets)  # again, because of text that a charset hid
 
     def _failure(self, error: HttpError, *, is_write: bool) -> ToolRefused:
         if isinstance(error, TooLarge) and not is_write:
@@ -475,7 +476,7 @@ class UpstreamAPI:
     def _judge(
         self, answer: OutboundResponse, content: Mapping[str, object] | None, *, is_write: bool
     ) -> Mapping[str, object]:
-        """The answer's content, or the refusal that it means."""
+        """The answer's content. Raises the refusal that the answer means."""
         errors = self._provider.errors
         title = self._provider.title
         is_error = answer.status >= 300 or (errors.ok_flag is not None and at(content, errors.ok_flag) is not True)
@@ -503,9 +504,8 @@ class UpstreamAPI:
         raise UpstreamRefused(code or f"http_{answer.status}", text)
 
     def _error(self, content: Mapping[str, object] | None) -> tuple[str | None, str | None, str]:
-        """The raw code of an error answer, to compare (GitHub's have spaces); code and message cleaned for display.
-
-        Of AWS's codes, `namespace#Name`, the name.
+        """The raw code of an error answer, to compare (GitHub's have spaces), and code and message cleaned for display.
+        For AWS codes (`namespace#Name`), only the name.
         """
         errors = self._provider.errors
         said = code = _first(content, errors.code) or None

@@ -1,8 +1,8 @@
 """Mask credentials that a provider repeats, in whole answers and in streamed ones. Pure.
 
-The one implementation for tools and proxy. Finds a secret verbatim, with any of its characters escaped as in URLs, JSON
-or HTML (also twice), and inside base64; also when either is broken into lines (RFC 2045 §6.7 and §6.8, folded lines),
-with the line breaks escaped or not, and wherever an answer is cut into pieces.
+The only implementation, for tools and proxy. Finds a secret verbatim, with any of its characters escaped as in URLs,
+JSON or HTML (also twice), and inside base64; also when these are broken into lines (RFC 2045 §6.7 and §6.8, folded
+lines), with or without escaped line breaks, and wherever an answer is cut into pieces.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from functools import lru_cache
 from typing import Final
 
 _BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be distinctive
-# One escaped character: of ASCII, or an end of line. Backslashes repeat for JSON inside JSON, `%25` for URLs inside
-# URLs.
+# One escaped character: ASCII, or an end of line. Backslashes repeat for JSON inside JSON, `%25` for URLs inside URLs.
 _ESCAPE: Final = re.compile(
     rb"\\{1,8}(?:(?:u00|x)(?P<json>[2-7][0-9A-Fa-f]|0[9AaDd])|(?P<itself>[/+=_.~:-])|(?P<letter>[nrt]))"
     rb"|%(?:25){0,4}(?P<url>[2-7][0-9A-Fa-f]|0[9AaDd])"
     rb"|&#(?:[xX]0{0,4}(?P<html>[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?P<decimal>3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
 )
 _ESCAPES: Final = re.compile(b"(%s)" % re.sub(rb"\?P<[a-z]+>", b"?:", _ESCAPE.pattern))
-# Those of them that are written as a number, by their first letter, which is in none of the others.
+# The escapes written as a number, by their first character, which occurs in no other entry.
 _NUMBERED: Final = {
     b"\\": rb"\\\\{0,7}(?:u00|x)(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
     b"%": rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
@@ -34,36 +33,36 @@ _SIGNS: Final = {
     b"%": (re.compile(rb"%[0-7]"),),
     b"&": (re.compile(rb"&#"),),
 }
-# An escaped end of line in its usual spellings, also in JSON inside JSON. A body in lines has many.
+# An escaped end of line in its usual spellings, also in JSON inside JSON. A body with lines has many.
 _END_OF_LINE: Final = re.compile(
     rb"\\{1,2}r\\{1,2}n|\\{1,2}[nr]|\\{1,2}u000[Dd]\\{1,2}u000[Aa]|\\{1,2}u000[AaDd]"
     rb"|%0[Dd]%0[Aa]|%0[AaDd]|&#13;&#10;|&#1[03];"
 )
 _GLANCE: Final = 1024  # bytes that show what is escaped in a body
-_SPELLINGS: Final = 4  # of line ends that are searched for in one body
+_SPELLINGS: Final = 4  # most spellings of line ends to search for in one body
 _AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LETTERS: Final = b"".join(_AS_LETTER)
-_OF_ESCAPES: Final = b"\\%&#;/+=_.~:-0123456789ABCDEFXabcdefnrtux"  # all that an escaped character consists of
+_OF_ESCAPES: Final = b"\\%&#;/+=_.~:-0123456789ABCDEFXabcdefnrtux"  # all characters that escapes consist of
 _LONGEST: Final = 14  # bytes of an escaped character
 _UNFINISHED: Final = re.compile(
     rb"(?:\\{1,8}(?:u(?:0(?:0[0-7]?)?)?|x[0-7]?)?|%(?:25){0,4}[0-7]?|&(?:#(?:[xX]0{0,4}[0-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
 )
-_BREAKS: Final = b"\r\n\t ="  # what separates lines; `=` before a break of quoted-printable
-_THINNED: Final = _BREAKS + b"\\/+_.~:-" + _LETTERS  # breaks, and what all other escapes consist of
+_BREAKS: Final = b"\r\n\t ="  # line separators; `=` precedes a break in quoted-printable
+_THINNED: Final = _BREAKS + b"\\/+_.~:-" + _LETTERS  # breaks, and the characters of escapes that aren't numbered
 _BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends the lines
 _IN_URLS: Final = bytes.maketrans(b"+/", b"-_")  # RFC 4648 §5
 _SOLID_FROM: Final = 12  # characters: without line breaks, a shorter secret could occur by chance
 
 
 def needles(secret: str) -> tuple[bytes, ...]:
-    """The patterns that find this secret: itself, and what base64 shows of it at each of three offsets."""
+    """The patterns that find this secret: the secret itself, and its part in base64 at each of three offsets."""
     plain = secret.encode()
     found = {plain, _unescape(plain) if _has_escapes(plain) else plain}
     if len(plain) >= _BASE64_FROM:
         for before in range(3):
             letters = b64encode(bytes(before) + plain)
-            first = (8 * before + 5) // 6  # the first letter that holds nothing of what precedes
-            whole = (8 * (before + len(plain))) // 6  # letters that hold nothing of what follows
+            first = (8 * before + 5) // 6  # the first letter without bits of the preceding text
+            whole = (8 * (before + len(plain))) // 6  # letters without bits of the following text
             found |= {letters[first:whole], letters[first:whole].translate(_IN_URLS)}
     return tuple(sorted(found - {b""}, key=len, reverse=True))
 
@@ -79,10 +78,11 @@ def mask_text(text: str, secrets: Sequence[bytes]) -> str:
 
 
 class Replacer:
-    """Feed it pieces, then `finish`. Holds back only what may be the beginning of something to replace.
+    """Masks a stream: call `feed` with pieces, then `finish`. Holds back only what may be the beginning of a string to
+    replace.
 
-    `secrets` are masked in every spelling; a string of `exact` is replaced where it appears verbatim. Does not build
-    regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
+    `secrets` are masked in every spelling; a string of `exact` is replaced where it appears verbatim. Doesn't build
+    regular expressions from secrets: a process-wide cache would keep them, and with them the secret.
     """
 
     __slots__ = ("_end", "_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_spelled", "_thin")
@@ -91,10 +91,10 @@ class Replacer:
         self._secrets = secrets
         self._in_lines: Sequence[bytes] | None = None
         self._joined: Collection[bytes] = ()
-        self._end: re.Pattern[bytes] | None = None  # of a line, as the pieces so far spelled it
+        self._end: re.Pattern[bytes] | None = None  # of a line, as spelled in the pieces so far
         self._thin: Collection[bytes] = ()
-        self._letters = b""  # of the secrets, and what breaks lines
-        self._spelled = b""  # what spellings of the secrets consist of, with line breaks
+        self._letters = b""  # those of the secrets, and of line breaks
+        self._spelled = b""  # all characters of the secrets' spellings, with line breaks
         self._exact = exact or {}
         self._held = b""
 
@@ -108,7 +108,7 @@ class Replacer:
         return self.whole(value.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
     def feed(self, piece: bytes) -> bytes:
-        """What can be sent now."""
+        """The part that can be sent now."""
         content = self._held + piece
         unfinished = _UNFINISHED.search(content, max(0, len(content) - _LONGEST))
         ends = len(content) if unfinished is None else unfinished.start()
@@ -118,7 +118,7 @@ class Replacer:
         return done + rest[: len(rest) - keep]
 
     def finish(self) -> bytes:
-        """What was held back."""
+        """The part that was held back."""
         held, self._held = self._held, b""
         return self.whole(held)
 
@@ -130,7 +130,7 @@ class Replacer:
             if stop <= end:
                 continue
             if by is None:
-                start = max(start, end)  # of two overlapping secrets, mask all
+                start = max(start, end)  # mask all of two overlapping secrets
                 by = b"*" * (stop - start)
             elif start < end:
                 continue
@@ -166,9 +166,9 @@ class Replacer:
                     yield origins[start], origins[stop], None
 
     def _is_absent(self, content: bytes, *, has_escapes: bool) -> bool:
-        """Whether a quick look shows that there is no secret, as it does nearly always.
+        """Whether a quick check shows that there is no secret, which is nearly always the case.
 
-        Once its numbered escapes are read, a spelling of a secret and the secret itself are the same without the
+        Once its numbered escapes are decoded, a spelling of a secret and the secret itself are equal without the
         characters of `_THINNED`.
         """
         joined = self._join(content) if has_escapes else content
@@ -180,7 +180,7 @@ class Replacer:
         return not any(secret in thin for secret in self._thin)
 
     def _join(self, content: bytes) -> bytes | None:
-        """See `_join_lines`; first as the pieces before it would be joined."""
+        """See `_join_lines`; tries the spelling of earlier pieces first."""
         if self._end is not None:
             joined = b"".join(self._end.split(content))
             if not _has_escapes(joined):
@@ -199,7 +199,7 @@ class Replacer:
         return self._in_lines
 
     def _beginning(self, rest: bytes) -> int:
-        """The length of the longest end of `rest` that may begin one of the strings."""
+        """The length of the longest suffix of `rest` that may begin one of the strings."""
         longest = max((_overlap(rest, string) for string in (*self._secrets, *self._exact)), default=0)
         if not self._secrets:
             return longest
@@ -220,7 +220,7 @@ class Replacer:
         return max(longest, len(tail) - begins)
 
     def _begins_nowhere(self, tail: bytes) -> bool:
-        """Whether a quick look shows that no secret begins in lines or escapes here, as it does mostly."""
+        """Whether a quick check shows that no secret begins in lines or escapes here, which is mostly the case."""
         joined: bytes | None = tail
         if _has_escapes(tail):
             joined = None if self._end is None else b"".join(self._end.split(tail))
@@ -263,7 +263,7 @@ def _places(string: bytes, content: bytes) -> Iterator[int]:
 
 
 def _headless(secrets: Sequence[bytes]) -> Sequence[bytes]:
-    """The secrets, and what is left of one when a backslash before it makes its first letter an end of line."""
+    """The secrets, and the remainder of a secret whose first letter becomes an end of line after a backslash."""
     return [*secrets, *(secret[1:] for secret in secrets if secret[:1] in _LETTERS)]
 
 
@@ -285,16 +285,15 @@ def _unescape(content: bytes) -> bytes:
 
 
 def _read(escapes: re.Pattern[bytes], content: bytes) -> bytes:
-    """The content with these escapes read; the pattern captures each."""
+    """The content with these escapes decoded; the pattern captures each."""
     parts = escapes.split(content)
     parts[1::2] = map(_character, parts[1::2])
     return b"".join(parts)
 
 
 def _join_lines(content: bytes) -> tuple[bytes | None, re.Pattern[bytes] | None]:
-    """The content without escaped ends of line, if they are all that is escaped in it and in their usual spellings.
-
-    With what splits at them, if there is one spelling.
+    """The content without escaped ends of line, if nothing else in it is escaped and they have their usual spellings;
+    and the splitter for them, if there is only one spelling.
     """
     head = content[(start := _first_escape(content)) : start + _GLANCE]
     ends = _ends_of_line(head[: max(map(head.rfind, _NUMBERED))].rstrip(b"\\") or head)
@@ -306,18 +305,18 @@ def _join_lines(content: bytes) -> tuple[bytes | None, re.Pattern[bytes] | None]
     if _has_escapes(joined) and len(ends) > 1:
         joined = inner
         for one in ends:
-            joined = b"\n".join(_literally(one).split(joined))  # so that none comes about by taking out another
+            joined = b"\n".join(_literally(one).split(joined))  # so that removing one doesn't create another
     return (None, None) if _has_escapes(joined) else (joined, end)
 
 
 @lru_cache(maxsize=64)
 def _literally(end: bytes) -> re.Pattern[bytes]:
-    """Splits at this spelling of an end of line, faster than `bytes.split`, which sets out anew at each."""
+    """Splits at this spelling of an end of line, faster than `bytes.split`, which restarts its search at each."""
     return re.compile(re.escape(end))
 
 
 def _without_half_pairs(content: bytes, start: int) -> bytes:
-    """The content without what it begins and ends with of line breaks: it may be half of one that was cut in two."""
+    """The content without partial line breaks at its ends, which may be halves of one that was cut in two."""
     if (first := _END_OF_LINE.match(content, start)) is not None:
         content = b"\n".join((content[:start], content[first.end() :]))
     for _ in range(2):
@@ -327,7 +326,7 @@ def _without_half_pairs(content: bytes, start: int) -> bytes:
 
 
 def _ends_of_line(content: bytes) -> Sequence[bytes]:
-    """The spellings of the ends of line in it, the longest first; none if anything else is escaped, too."""
+    """The spellings of the ends of line in it, longest first; none if anything else is escaped, too."""
     ends = set[bytes]()
     for _ in range(_SPELLINGS):
         at = _first_escape(content)
@@ -336,7 +335,7 @@ def _ends_of_line(content: bytes) -> Sequence[bytes]:
         found = _END_OF_LINE.match(content, at)
         if found is None:
             return ()
-        if ends:  # more than the first, which may be half of one
+        if ends:  # not just the first, which may be a half
             for end in sorted({*ends, found[0]}, key=len, reverse=True):
                 content = b"\n".join(content.split(end))
         else:
@@ -346,12 +345,12 @@ def _ends_of_line(content: bytes) -> Sequence[bytes]:
 
 
 def _first_escape(content: bytes) -> int:
-    """Where the first escape begins; -1 if none does."""
+    """The position of the first escape; -1 if there is none."""
     return min((at for at in map(content.find, _NUMBERED) if at >= 0), default=-1)
 
 
 def _read_numbers(content: bytes) -> bytes:
-    """The content with the escapes of `_NUMBERED` read."""
+    """The content with the escapes of `_NUMBERED` decoded."""
     shown = [first for first in _NUMBERED if first in content and any(one.search(content) for one in _SIGNS[first])]
     return _read(_any_of(tuple(_NUMBERED[first] for first in shown)), content) if shown else content
 
@@ -389,7 +388,7 @@ def _origins(content: bytes) -> Sequence[int]:
 
 
 def _overlap(content: bytes, string: bytes) -> int:
-    """The length of the longest end of the content that begins the string, the whole string left out."""
+    """The length of the longest suffix of the content that is a proper prefix of the string."""
     start = max(0, len(content) - len(string) + 1)
     while (start := content.find(string[:1], start)) >= 0:
         if string.startswith(content[start:]):

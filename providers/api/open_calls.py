@@ -1,6 +1,7 @@
-"""What a rule for every path leaves out at a service with a credential: answers with secrets, GETs that change. Pure.
+"""What a rule for every path excludes at a service with a credential: answers with secrets, and GETs that change
+something. Pure.
 
-No one has read about every call of these services, so the names of path segments and query parameters decide. A rule
+Not every call of these services has been reviewed, so the names of path segments and query parameters decide. A rule
 for a path in the service's file takes precedence.
 """
 
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORDS: Final = re.compile(r"[^\W_]+")
-# Parts of a name without separators, in lower case.
+# Parts of a name without separators, in lowercase.
 _SECRET: Final = re.compile(
     r"(?<!count)token(?!i[sz])|secret(?!ar)|passw|passphrase|passcode|credential|private|reveal|impersonat|kubeconfig|magic(?:auth|link)"
     r"|apikeys?|keypair|(?:access|account|app|auth|client|encryption|hmac|host|license|master|member|public|sdk|secret|server"

@@ -1,7 +1,7 @@
-"""Whether and when to repeat a call that a provider did not serve. Pure; `providers.api.api` sends.
+"""Whether and when to repeat a call that a provider didn't serve. Pure; `providers.api.api` sends.
 
-A read may always be repeated while there is time. A write is repeated only if the provider said that it did not look at
-it and when to come back; what may have been carried out is never sent again.
+A read may always be repeated while there is time. A write is repeated only if the provider reported that it didn't
+process it and when to retry; a write that may have been carried out is never sent again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 from providers.outbound.messages import OutboundResponse
 
-BACKOFF: Final = 0.5  # seconds before a repetition when the provider names no time; doubled each time
-LONG_WAIT: Final = 60  # seconds that GitHub wants when only its message asks for patience
+BACKOFF: Final = 0.5  # seconds before a retry when the provider names no time; doubled each time
+LONG_WAIT: Final = 60  # seconds to wait when only GitHub's message mentions a rate limit
 LONGEST: Final = 86400  # seconds
 _LIMITED: Final = re.compile(r"\brate limit", re.IGNORECASE)
 
@@ -36,20 +36,21 @@ UNANSWERED: Final = Repeat(tries=2)
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a busy provider asks for. `is_told`: it named the time."""
+    """The wait that a busy provider asks for. `is_told`: it named the time."""
 
     seconds: int
     is_told: bool
 
     def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
-        """The repetition that this allows; a 503 doesn't prove that the call wasn't processed."""
+        """The retry that this allows; a 503 doesn't prove that the call wasn't processed."""
         if is_write and (not self.is_told or status == HTTPStatus.SERVICE_UNAVAILABLE):
             return None
         return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)
 
 
 def is_limited(answer: OutboundResponse, message: str) -> bool:
-    """Whether it asks for patience. GitHub also does so with 403, for its secondary limits in the message only."""
+    """Whether the answer is a rate limit. GitHub also uses 403 for one, and indicates its secondary limits only in the
+    message."""
     if answer.status == HTTPStatus.FORBIDDEN:
         is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
         return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None
@@ -57,7 +58,7 @@ def is_limited(answer: OutboundResponse, message: str) -> bool:
 
 
 def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
-    """How long it wants to be left alone: Retry-After, the reset of a spent limit, or a default without either."""
+    """How long the provider asks to wait: Retry-After, the reset of an exhausted limit, or a default without either."""
     told = answer.retry_after if answer.retry_after is not None else _until_reset(answer, now=now)
     if told is not None:
         return Wait(max(told, 1), is_told=True)
@@ -65,7 +66,7 @@ def wait_of(answer: OutboundResponse, message: str, *, now: int) -> Wait:
 
 
 def _until_reset(answer: OutboundResponse, *, now: int) -> int | None:
-    """Seconds until a spent limit is renewed, if the answer says so: GitHub names the instant."""
+    """Seconds until an exhausted limit resets, if the answer has it: GitHub names the instant."""
     reset = answer.headers.get("x-ratelimit-reset", "")
     if answer.headers.get("x-ratelimit-remaining") != "0" or not (reset.isascii() and reset.isdecimal()):
         return None

@@ -20,7 +20,7 @@ UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too lon
 _CREDENTIALS: Final = frozenset(
     {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
 )
-# What services call a key in a query, without separators.
+# Names of key parameters in queries, without separators.
 _KEYS: Final = frozenset(
     {"key", "apikey", "apitoken", "token", "auth", "authtoken", "authkey", "accesskey", "userkey", "appkey", "appid"}
     | {"circletoken", "xapikey", "secretkey", "secret", "password", "signature"}
@@ -30,7 +30,7 @@ _SETS: Final = 1024  # scope sets remembered per provider
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a call carries in addition to its path: names in the query, the fields or members of its body.
+    """What a call has in addition to its path: names in the query, and the fields or members of its body.
 
     `is_unread`: the body is neither a form nor a JSON object, or is too long, so it was not inspected.
     """
@@ -47,7 +47,7 @@ NOTHING: Final = Payload()
 class Call:
     """A call as it would be sent: `path` percent-encoded and below the API's base URL, parameters of query and body.
 
-    `target`: its header `X-Amz-Target`.
+    `target`: the header `X-Amz-Target`.
     """
 
     api: str
@@ -75,9 +75,8 @@ def first_rule(
     granted: frozenset[str] | None = None,
     payload: Payload = NOTHING,
 ) -> Rule | None:
-    """The first of the rules that lets `scopes` through, with this query and body; `granted` as for `allows`.
-
-    Only a token that can do more than `scopes` can show more because of a parameter that no rule names.
+    """The first of the rules that allows `scopes` with this query and body; `granted` as for `allows`. A parameter that
+    no rule names can reveal more only with a token that can do more than `scopes`.
     """
     held = expand(provider, scopes)
     beyond = frozenset[str]() if granted is None else expand(provider, granted) - held - provider.always_granted
@@ -93,7 +92,7 @@ def first_rule(
 
 
 def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
-    """Names in query and body that the rule does not know; `UNREAD` for a body that was not inspected."""
+    """Names in query and body that the rule doesn't know; `UNREAD` for a body that wasn't inspected."""
     strange = unknown_query(provider, rule, payload.query)
     if rule.body == "any":
         return strange
@@ -103,14 +102,13 @@ def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
 
 
 def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
-    """The query parameters that the rule does not know."""
+    """The query parameters that the rule doesn't know."""
     return frozenset() if rule.query == "any" else query - provider.query - rule.query - rule.where.keys()
 
 
 def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> frozenset[str]:
-    """The form fields, or paths to members of a JSON object, that the rule does not know.
-
-    APIs that take a parameter in the query take it in a form, too.
+    """The form fields, or paths to members of a JSON object, that the rule doesn't know. APIs that accept a parameter
+    in the query also accept it in a form.
     """
     if rule.body == "any":
         return frozenset()
@@ -123,7 +121,7 @@ def _unknown_members(
     members: Mapping[str, object], way: str, known: frozenset[str], prefixes: frozenset[str]
 ) -> Iterator[str]:
     for name, value in members.items():
-        path = way + name.replace("~", "~0").replace("/", "~1")  # as RFC 6901 §3: a name cannot pass for a path
+        path = way + name.replace("~", "~0").replace("/", "~1")  # RFC 6901 §3: a name can't pass for a path
         if path in known:
             continue
         inner = list(_objects(value)) if path in prefixes else None
@@ -150,8 +148,8 @@ def authority(
 ) -> frozenset[str]:
     """What a token itself can do.
 
-    Its scopes if the provider made it narrow; otherwise the grant or, if the app has the scopes, everything that an app
-    may have, since nothing says what this one has.
+    Its scopes if the provider made it narrow; otherwise the grant or, if the app defines the scopes, everything that an
+    app may have, since this app's scopes are unknown.
     """
     if is_narrow:
         return scopes
@@ -167,27 +165,28 @@ def changes_method(provider: Provider, name: str) -> bool:
 
 
 def is_credential(provider: Provider, name: str) -> bool:
-    """Whether a parameter of this name brings a credential; the vault adds its own."""
+    """Whether a parameter with this name contains a credential; the vault adds its own."""
     small = name.partition("[")[0].strip().lower()
     return small in _CREDENTIALS or small in provider.credential_parameters
 
 
 def is_credential_in_query(provider: Provider, name: str) -> bool:
-    """Whether a query parameter of this name brings a credential; services with keys often take one there, too."""
+    """Whether a query parameter with this name contains a credential; services with keys often accept one there,
+    too."""
     if is_credential(provider, name):
         return True
     return provider.credential is not None and name not in provider.query and fold_name(name).replace("_", "") in _KEYS
 
 
 def header_changes_method(provider: Provider, name: str) -> bool:
-    """Whether a header of this name, in lower case, turns the call into one of another method or operation."""
+    """Whether a header with this name, in lowercase, turns the call into one of another method or operation."""
     if METHOD_HEADER.fullmatch(name) is not None:
         return True
     return provider.overrides is not None and name in provider.overrides.headers
 
 
 def target_of(headers: Mapping[str, str]) -> str:
-    """The operation that the headers name, however these are spelled; empty if they name none."""
+    """The operation that the headers name, in any capitalization; empty if they name none."""
     return next((value for name, value in headers.items() if name.lower() == TARGET), "")
 
 
@@ -197,10 +196,9 @@ def judged_method(method: str) -> str:
 
 
 def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Rule, ...]:
-    """The rules for this method and path, whatever the parameters. `Rule.where` states what those must be.
-
-    Among rules whose paths both fit, the more specific decide: `/files/trash` is not `/files/{}`. A path that some
-    server could read so that other rules decide has none.
+    """The rules for this method and path, regardless of parameters, which `Rule.where` restricts. If the paths of
+    several rules fit, the more specific ones decide: `/files/trash` isn't `/files/{}`. A path that some server could
+    read in a way that other rules would decide has no rules.
     """
     if provider.trailing_slash:
         path = path.removesuffix("/")
@@ -213,7 +211,7 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     found = _closest([rule for rule in rules if rule.path_pattern.fullmatch(path) is not None])
     if not found:
         return found
-    if found[0].openness[:2] == (0, 0):  # a path that the file names literally, of which there are few
+    if found[0].openness[:2] == (0, 0):  # one of the few paths that the file names literally
         provider.literal_rules[api, method, path] = found
         return found
     decoded, folded = readings(path)
@@ -227,7 +225,7 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
 
 
 def _is_of_another_api(provider: Provider, api: str, folded: str) -> bool:
-    """Whether the path leads into an API whose address is below this one's, and whose own rules decide."""
+    """Whether the path leads into an API whose address is below this one's; that API's rules then decide."""
     start = provider.apis[api].rstrip("/")
     below = (base[len(start) :].rstrip("/") for base in provider.apis.values() if base.startswith(f"{start}/"))
     return any(f"{folded}/".startswith(f"{fold(inner)}/") for inner in below if inner)
@@ -236,7 +234,7 @@ def _is_of_another_api(provider: Provider, api: str, folded: str) -> bool:
 def of_query(
     provider: Provider, found: Sequence[Rule], *, api: str, method: str, query: Iterable[tuple[str, object]]
 ) -> tuple[Rule, ...]:
-    """Those of the rules of a path that hold with this query: rules for every path leave out what sounds like more."""
+    """The rules of a path that apply with this query: rules for every path exclude calls whose names suggest more."""
     pairs = tuple(query)
     if not pairs or not _is_open(provider, found):
         return tuple(found)
@@ -258,7 +256,7 @@ def _without_risks(
 
 
 def _of_writes(provider: Provider, api: str) -> tuple[Rule, ...]:
-    """The rules for every path of calls that change something."""
+    """Rules that allow every path, for calls that change something."""
     return tuple(rule for rule in provider.rules_by_call.get((api, "POST"), ()) if rule.path == EVERYTHING)
 
 
@@ -301,7 +299,7 @@ def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
 
 
 def _values(members: Mapping[str, object], way: Sequence[str]) -> Iterator[object]:
-    """The value at the end of the path in each object; None if absent, a list if the path cannot be followed."""
+    """The value at the end of the path in each object; None if absent, a list if the path can't be followed."""
     value = members.get(way[0])
     if len(way) == 1 or value is None:
         yield value

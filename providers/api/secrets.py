@@ -1,4 +1,4 @@
-"""What to mask in answers of a provider: each secret in the token or credential that a call carried."""
+"""What to mask in a provider's answers: each secret in the token or credential that a call sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from providers.definitions.model import Provider
 
 
 def masks_of(provider: Provider, token: str, entered: str = "") -> tuple[bytes, ...]:
-    """The patterns that find what must not be shown; see `providers.api.masking`. `entered`: see `secrets_of`."""
+    """The patterns that find secrets, which must not be shown; see `providers.api.masking`. `entered`: see
+    `secrets_of`."""
     secrets = (*secrets_of(provider, token, entered), *composed_secrets(provider, token))
     if len(secrets) == 1:
         return needles(secrets[0])

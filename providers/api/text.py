@@ -8,7 +8,7 @@ _INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
-# Beside these: characters of no width that belong to emoji and scripts, and tags that spell a text no one sees.
+# Also: zero-width characters that belong to emoji and scripts, and tags that spell invisible text.
 _UNSEEN = re.compile("[\U000e0000-\U000e0fff\u00ad\u034f\u061c\u115f\u1160\u180e\u3164\ufe00-\ufe0f\uffa0]")
 
 
@@ -19,7 +19,7 @@ def as_data(text: str, *, limit: int) -> str:
 
 
 def as_seen(text: str, *, limit: int) -> str:
-    """A stranger's text without whatever a person would not see."""
+    """Third-party text without invisible characters."""
     return as_data(_UNSEEN.sub("", text), limit=limit)
 
 
@@ -29,10 +29,10 @@ def as_description(text: str, *, limit: int) -> str:
 
 
 def as_id(text: str | None, *, limit: int) -> str:
-    """A provider's id, time or other single word: visible ASCII only, cut to `limit`; empty when there is none."""
+    """A provider's ID, time or other single word: visible ASCII only, cut to `limit`; empty when there is none."""
     return re.sub(r"[^\x21-\x7e]", "", text or "")[:limit]
 
 
 def quote(text: str) -> str:
-    """A provider's text on one line in quotation marks, so that it cannot pass for ours in a readable answer."""
+    """A provider's text on one line in quotation marks, so that it can't pass for ours in a readable answer."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,6 +1,6 @@
-"""XML in an answer as the object that JSON would have been: for services that know no other form, such as S3 and EC2.
+"""Converts XML answers to the object that JSON would have been, for services without JSON, such as S3 and EC2.
 
-Elements become members, without namespaces and attributes. Lists are elements with a name that only lists have.
+Elements become members, without namespaces and attributes. Elements with a name that only lists have become lists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _DEEPEST: Final = 40
 def parse_xml(body: bytes, *, mask: Callable[[str], str] = str) -> Mapping[str, object] | None:
     """The document as an object; None for anything else, and for a document type, which could define entities.
 
-    Only UTF-8 is read: another encoding could hide a document type. `mask` sees each text as it is read.
+    Only UTF-8 is read, because another encoding could hide a document type. `mask` is applied to each text as it is
+    read.
     """
     try:
         text = body.decode("utf-8-sig")

@@ -152,7 +152,7 @@ async def _partial(trial: Trial) -> str:
 
 
 async def _refresh(trial: Trial) -> str:
-    """A refresh returns tokens that work, and says the same things as the code's answer."""
+    """A refresh returns tokens that work, and the same facts as the code's answer."""
     if trial.provider.refresh_tokens == "access_token":
         return await _renewal(trial)
     needs_refresh(trial)
@@ -189,7 +189,7 @@ async def _renewal(trial: Trial) -> str:
 
 
 async def _reuse(trial: Trial) -> str:
-    """Use a spent refresh token again: what the file's class promises must hold."""
+    """Use a refresh token a second time: the outcome must match the file's rotation mode."""
     needs_refresh(trial)
     facts = trial.provider.rotation
     first = await trial.connect()
@@ -221,7 +221,7 @@ async def _reuse(trial: Trial) -> str:
 
 
 async def _narrow(trial: Trial) -> str:
-    """A token with fewer scopes, if the file says that there is one; asking must cost nothing else."""
+    """A token with fewer scopes, if the file supports it; requesting one must have no other effect."""
     facts = trial.provider.downscope
     if facts.mode is Downscope.NONE:
         narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
@@ -296,7 +296,7 @@ async def _lifetimes(trial: Trial) -> str:
 
 
 async def _errors(trial: Trial) -> str:
-    """A wrong secret is our registration's fault, not the grant's; patience differs from an outage."""
+    """A wrong secret is a fault of our registration, not of the grant; a rate limit differs from an outage."""
     first = await trial.connect()
     if trial.provider.refresh_tokens == "access_token":
         return ""
@@ -326,7 +326,7 @@ async def _errors(trial: Trial) -> str:
 
 
 async def _words(trial: Trial, token: str) -> None:
-    """The provider's own codes for patience and for an outage at the token endpoint."""
+    """The provider's own codes for a rate limit and for an outage at the token endpoint."""
     shape = trial.mode.shape
     for name, code, meaning in (("busy", trial.mode.busy, NotSent), ("unknown_outcome", trial.mode.outage, Silent)):
         if code is None:
@@ -343,7 +343,7 @@ async def _words(trial: Trial, token: str) -> None:
 
 
 async def _end(trial: Trial, answer: TokenAnswer) -> RevokeAnswer:
-    """What the provider says when it is asked to end a grant."""
+    """The provider's answers when it is asked to end a grant."""
     account = None if answer.account is None else answer.account.id
     return await trial.upstream().revoke(
         refresh_token=answer.refresh_token, access_token=answer.access_token, account=account
@@ -351,7 +351,7 @@ async def _end(trial: Trial, answer: TokenAnswer) -> RevokeAnswer:
 
 
 async def _failing_revocation(trial: Trial) -> None:
-    """A refusal with status 200 is not a success."""
+    """A refusal with status 200 isn't a success."""
     flag = trial.mode.shape.ok_flag
     if flag is None:
         return
@@ -364,7 +364,7 @@ async def _failing_revocation(trial: Trial) -> None:
 
 
 async def _lie(trial: Trial) -> None:
-    """A provider that only says that it revoked a grant is found out, if the file has a way to probe."""
+    """A provider that falsely reports a revocation is detected, if the file has a way to probe."""
     flag, first = trial.mode.shape.ok_flag, await trial.connect()
     body = "{}" if flag is None else json.dumps({flag: True})
     trial.simulator.fault(
@@ -379,7 +379,7 @@ async def _lie(trial: Trial) -> None:
 
 
 async def _revoke(trial: Trial) -> str:
-    """The grant is ended as far as the file says, and the provider agrees."""
+    """The grant ends to the extent that the file states, and the provider agrees."""
     provider, ways = trial.provider, trial.mode.revoking
     if provider.hosts.revoke_url is None:
         if ways.exists and is_known(trial, "revocation"):

@@ -1,7 +1,7 @@
 """A connection's life at the service itself: consent in a person's browser, code, refresh, narrowing, revocation.
 
-The same steps that `providers.check.check` takes at the simulator, as far as a real service allows: no deliberate
-re-use, no waiting, no faults. Its output contains no token.
+The same steps as `providers.check.check` at the simulator, as far as a real service allows: no deliberate reuse, no
+waiting, no faults. The output contains no token.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class LiveStep:
 async def live_test(
     provider: Provider, *, redirect_uri: str, ask: Callable[[str], Awaitable[str]], outbound: Outbound | None = None
 ) -> list[LiveStep]:
-    """Connect, look, refresh, narrow, revoke. `ask` shows an address and returns where the browser ended."""
+    """Connect, look up the account, refresh, narrow, revoke. `ask` shows an address and returns the final address of
+    the browser."""
     async with outbound or Outbound() as http:
         return await _live(OAuthUpstream(provider, http), provider, redirect_uri=redirect_uri, ask=ask)
 

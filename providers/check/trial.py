@@ -1,4 +1,4 @@
-"""One provider file at the simulator: its addresses moved there, a person who agrees, and what a step may check.
+"""One provider file at the simulator: with addresses that lead there, a person who consents, and what a step may check.
 
 The simulator takes only addresses from the file. `providers.check.check` has the steps.
 """
@@ -30,17 +30,17 @@ from vault.upstream import (
 
 REDIRECT: Final = "http://127.0.0.1:8765/connect/callback/test"
 VERIFIER: Final = "v" * 43
-PLAIN: Final = "generic"  # the mode of a file without a mode of its own: RFC 6749 and nothing else
+PLAIN: Final = "generic"  # the mode of a file without its own: plain RFC 6749
 SLACK: Final = 5  # seconds by which a lifetime may be off
-LONGEST: Final = 10 * 365 * 86400  # no lifetime beyond this is believed
+LONGEST: Final = 10 * 365 * 86400  # longer lifetimes aren't believed
 
 
 class StepFailed(Exception):
-    """The file and the provider do not agree. One line."""
+    """The file and the provider disagree. One line."""
 
 
 class StepSkipped(Exception):
-    """This step does not apply; the reason."""
+    """The reason why this step doesn't apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Trial:
     async def connect(
         self, scopes: frozenset[str] | None = None, *, account: str = "alice", ticked: frozenset[str] | None = None
     ) -> TokenAnswer:
-        """A person follows the link and agrees; the code is redeemed. Raises StepFailed."""
+        """A person follows the link and consents; the code is redeemed. Raises StepFailed."""
         wanted = asked_of(self.provider) if scopes is None else scopes
         upstream = self.upstream()
         url = upstream.authorization_url(redirect_uri=REDIRECT, state="s-1", scopes=wanted, code_verifier=VERIFIER)
@@ -158,7 +158,7 @@ def mode_for(provider: Provider, wanted: str | None = None) -> str:
 
 
 def is_known(trial: Trial, fact: str) -> bool:
-    """Whether the file cites a source; an uncited fact may be read more strictly than it is."""
+    """Whether the file cites a source; a fact without one may be taken more strictly than it is."""
     return any(name == fact and known.status != "unknown" for name, known in trial.provider.facts.items())
 
 

@@ -1,6 +1,6 @@
 """AWS Signature Version 4: signs a request with an access key, as docs.aws.amazon.com/IAM describes it. Pure.
 
-Whatever a client signed itself with is replaced: what is sent has the signature of the account's own key only.
+A client's own signature is replaced: the request that is sent has only the signature of the account's own key.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from providers.outbound.json_values import parse_object, text_at
 from providers.outbound.messages import OutboundRequest
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
-UNSIGNED: Final = "UNSIGNED-PAYLOAD"  # of a body that streams; S3 takes it over TLS
+UNSIGNED: Final = "UNSIGNED-PAYLOAD"  # for a body that streams; S3 accepts it over TLS
 _OURS: Final = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 _UNRESERVED: Final = "-_.~"
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-_OWN_HEADERS: Final = _OURS | {"x-amz-user-agent"}  # of a client that signs: nothing is lost with them
+_OWN_HEADERS: Final = _OURS | {"x-amz-user-agent"}  # headers of a client that signs, which can be dropped
 _XML_CODE: Final = re.compile(rb"<Code>([A-Za-z.]{1,80})</Code>")
 _CLOCK: Final = (b"Signature expired", b"Signature not yet current", b"RequestTimeTooSkewed")  # ours, or theirs
 
 
 class UnsignableBody(Exception):
-    """The service signs bodies, and this one streams: no one has read it."""
+    """The service requires signed bodies, and this one streams, so its hash is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """The key and where its signatures are for."""
+    """The key and the scope of its signatures."""
 
     id: str
     secret: str = field(repr=False)
@@ -64,14 +64,13 @@ def sign_request(request: OutboundRequest, key: AccessKey, *, now: float) -> Out
     added["authorization"] = f"{ALGORITHM} Credential={key.id}/{scope}, SignedHeaders={names}, Signature={signature}"
     kept = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
     before, mark, after = request.url.partition("?")
-    url = before + mark + after.replace("+", "%20")  # a path's "+" is itself, a query's may be a blank
+    url = before + mark + after.replace("+", "%20")  # "+" is literal in a path, but may be a space in a query
     return replace(request, url=url, headers={**kept, **added})
 
 
 def header_passes(name: str, listed: Collection[str]) -> bool | None:
-    """Whether a client's header goes on, None for one to refuse: without it the call would do something else.
-
-    `listed`: those that the provider file names. `x-amz-meta-` is what people note about an object.
+    """Whether a client's header is passed on; None to refuse the call, which would do something else without it.
+    `listed`: headers that the provider file names. `x-amz-meta-` has people's own metadata of an object.
     """
     if name in listed or name.startswith("x-amz-meta-"):
         return True
@@ -87,12 +86,12 @@ def error_code(body: bytes) -> str:
 
 
 def is_clock_error(body: bytes) -> bool:
-    """Whether two clocks differ too much for any signature: this says nothing about the key."""
+    """Whether two clocks differ too much for any signature, which says nothing about the key."""
     return any(text in body for text in _CLOCK)
 
 
 def credential_of(authorization: str) -> str | None:
-    """The access key id of a client's own signature; None where there is none."""
+    """The access key ID of a client's own signature; None if there is none."""
     scheme, _, parameters = authorization.partition(" ")
     if scheme.upper() != ALGORITHM:
         return None
@@ -116,7 +115,7 @@ def _payload_hash(request: OutboundRequest, service: str) -> str:
 
 
 def _canonical_path(path: str, service: str) -> str:
-    """Encoded once for S3, twice for all others."""
+    """The path, encoded once for S3 and twice for all others."""
     once = "/".join(quote(unquote(segment), safe=_UNRESERVED) for segment in (path or "/").split("/"))
     return once if service == "s3" else quote(once, safe="/" + _UNRESERVED)
 

@@ -1,5 +1,5 @@
-"""Reads client certificates with their private keys, in PEM, without a passphrase: those that people entered or
-refer to, as `key_files` opened them, and the operator's, in a file.
+"""Reads client certificates with their private keys, in PEM, without a passphrase: those that people entered or refer
+to, after `key_files` opened them, and the operator's, in a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from providers.outbound.messages import ClientIdentity, NotReached
 
 @dataclass(frozen=True, slots=True)
 class HeldCertificate:
-    """A certificate to show, and the seconds between which it's valid (RFC 5280 §4.1.2.5)."""
+    """A certificate to show, and the times between which it's valid (RFC 5280 §4.1.2.5)."""
 
     identity: ClientIdentity
     starts_at: int
@@ -41,7 +41,7 @@ def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> HeldCe
 
 
 def open_valid_identity(facts: ClientCertificate, values: Mapping[str, str], *, now: int) -> HeldCertificate:
-    """The same of one that is valid now. Raises CredentialRefused, also as `ended` or `early`."""
+    """The certificate, if it is valid now. Raises CredentialRefused, also with `ended` or `early`."""
     held = open_identity(facts, values)
     if held.ends_at <= now:
         raise CredentialRefused(facts.file, "ended")
@@ -51,7 +51,7 @@ def open_valid_identity(facts: ClientCertificate, values: Mapping[str, str], *, 
 
 
 def read_certificate_file(file: str) -> HeldCertificate:
-    """The operator's certificate as the file has it now. Raises OSError or ValueError."""
+    """The operator's certificate, read from the file now. Raises OSError or ValueError."""
     stat = Path(file).stat()
     return _read_file(file, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
@@ -72,10 +72,9 @@ def _certificate_of(pem: bytes, first: x509.Certificate) -> HeldCertificate:
 
 
 def client_identity(registration: Registration) -> ClientIdentity | None:
-    """The certificate by which a provider recognizes this vault (RFC 8705 §2); None where settings name none.
-
-    It's read at each use, so that a renewed one counts at once. Raises NotReached where it can't be used, so that
-    nothing is sent that the provider would refuse.
+    """The certificate by which a provider recognizes this vault (RFC 8705 §2); None if settings name none. It's read at
+    each use, so that a renewed one takes effect at once. Raises NotReached if it can't be used, so that nothing is sent
+    that the provider would refuse.
     """
     if registration.certificate_file is None:
         return None

@@ -1,6 +1,5 @@
-"""One of several values that a person entered for an account, such as regions of AWS: what a call chooses. Pure.
-
-A call may choose what was entered and nothing else; the first is meant where it says none.
+"""Choosing one of several values that a person entered for an account, such as AWS regions. Pure. A call may choose
+only what was entered; the first value is the default.
 """
 
 from __future__ import annotations
@@ -17,22 +16,21 @@ from providers.definitions.model import Provider
 
 
 class ChoiceRefused(Exception):
-    """The credential isn't for this value. The text says for which it is, and what to do."""
+    """The credential isn't for this value. The text lists the values that it is for, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenToken:
-    """A token as the vault holds it, with the chosen values only. `is_usual`: they are the first that were entered."""
+    """A token as the vault holds it, with only the chosen values. `is_usual`: they are the first ones that were
+    entered."""
 
     value: str = field(repr=False)
     is_usual: bool
 
 
 def choice_at(provider: Provider, api: str, *, address: str, authorization: str) -> dict[str, str]:
-    """What a call of an API chooses, by the name of the field; empty if it doesn't say.
-
-    By the `address` that its caller has of the API, as `https://s3.{region}.amazonaws.com`; where there is none, by
-    the client's own signature.
+    """What a call of an API chooses, by field name; empty if it makes no choice. Determined by the `address` that the
+    caller uses for the API, such as `https://s3.{region}.amazonaws.com`; without one, by the client's own signature.
     """
     credential = provider.credential
     many = frozenset[str]() if credential is None else _many(credential)
@@ -48,7 +46,7 @@ def choice_at(provider: Provider, api: str, *, address: str, authorization: str)
 
 
 def choose(provider: Provider, token: str, chosen: Mapping[str, str]) -> ChosenToken:
-    """The token for this choice. Raises ChoiceRefused, and CredentialRefused for a credential of another shape."""
+    """The token for this choice. Raises ChoiceRefused, and CredentialRefused for a credential with another shape."""
     credential, limit = provider.credential, provider.registration.regions
     if credential is None or not (chosen or limit):
         return ChosenToken(token, is_usual=True)
@@ -74,7 +72,7 @@ def choose(provider: Provider, token: str, chosen: Mapping[str, str]) -> ChosenT
 
 
 def every_choice(provider: Provider, token: str) -> tuple[str, ...]:
-    """The token for each choice there is. Raises CredentialRefused."""
+    """The token for each possible choice. Raises CredentialRefused."""
     credential = provider.credential
     if credential is None or not (names := _many(credential)):
         return (token,)
@@ -84,7 +82,7 @@ def every_choice(provider: Provider, token: str) -> tuple[str, ...]:
 
 
 def outside_limit(provider: Provider, values: Mapping[str, str]) -> str | None:
-    """The field with a region that the operator doesn't allow; None without one."""
+    """The field with a region that the operator doesn't allow; None if there is none."""
     credential, limit = provider.credential, provider.registration.regions
     name = None if credential is None else credential.region_field
     if credential is None or name is None or not limit:

@@ -1,6 +1,7 @@
-"""What a person enters: whether it has the shape that the provider file names, and the one text that the vault seals.
+"""What a person enters: whether it has the shape that the provider file requires, and the single text that the vault
+seals.
 
-A credential of one field is sealed unchanged, of several as a JSON object. Errors name fields, never values.
+A credential with one field is sealed unchanged, one with several as a JSON object. Errors name fields, never values.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from providers.definitions.credential import SAFE_PART, Credential, CredentialFi
 from providers.definitions.model import Provider
 from providers.outbound.json_values import parse_object
 
-SHORTEST: Final = 8  # characters: a shorter secret could not be masked in answers, since it may occur by chance
+SHORTEST: Final = 8  # characters: a shorter secret couldn't be masked in answers, because it may occur by chance
 LONGEST: Final = 16_384
-SESSION: Final = ":session"  # with the fields: the refresh token of the newest session, which no field can be called
+SESSION: Final = ":session"  # the refresh token of the newest session; no field can have this name
 
 
 class CredentialRefused(Exception):
@@ -34,7 +35,7 @@ class CredentialRefused(Exception):
 
 
 def read_credential(credential: Credential, given: Mapping[str, str], *, by_admin: bool = False) -> dict[str, str]:
-    """The value of each field. Raises CredentialRefused for the first that can't be one."""
+    """The value of each field. Raises CredentialRefused for the first invalid one."""
     for name, value in given.items():
         if name not in credential.fields:
             raise CredentialRefused(name, "unknown")
@@ -71,7 +72,7 @@ def _read_one(name: str, field: CredentialField, value: str, *, shortest: int) -
 
 
 def _members(name: str, field: CredentialField, value: str) -> dict[str, str]:
-    """The values inside a key file. Raises CredentialRefused for one that lacks any, or has it in another form."""
+    """The values inside a key file. Raises CredentialRefused for a file that lacks one or has one in another form."""
     if not field.members:
         return {}
     content, found = parse_object(value.encode()), dict[str, str]()
@@ -102,12 +103,13 @@ def session_of(packed: str) -> str:
 
 
 def unpack(credential: Credential, packed: str) -> dict[str, str]:
-    """The values in a sealed text, also of a file with other fields; CredentialRefused if those don't do anymore."""
+    """The values in a sealed text, even from a file with other fields. Raises CredentialRefused if those no longer
+    fit."""
     first = next(iter(credential.fields))
     content = parse_object(packed.encode())
     if len(credential.fields) == 1 and (content is None or first not in content):
         if content is not None and credential.fields[first].shape.fullmatch(packed) is None:
-            raise CredentialRefused(first, "shape")  # of several fields: none of them may go out with another
+            raise CredentialRefused(first, "shape")  # sealed with several fields: none may be sent in another's place
         return {first: packed}
     if content is None:
         content = {next(iter(credential.secrets), first): packed}
@@ -121,7 +123,7 @@ def unpack(credential: Credential, packed: str) -> dict[str, str]:
 
 
 def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
-    """The fields, each with its first value, and the values that come with them as groups of their patterns."""
+    """The fields, each with its first value, and the values that are groups of their patterns."""
     found = dict(values)
     for name, field in credential.fields.items():
         if name in values:
@@ -135,9 +137,8 @@ def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, s
 def public_values(
     credential: Credential, values: Mapping[str, str], *, needed: frozenset[str] | None = None
 ) -> dict[str, str]:
-    """Those that may be part of addresses, of which only the `needed` ones are.
-
-    Raises CredentialRefused for one that would not stay in its place.
+    """The values that may be part of addresses; only the `needed` ones are used. Raises CredentialRefused for one that
+    wouldn't stay in its place.
     """
     names = credential.public_names if needed is None else credential.public_names & needed
     found = {name: text for name, text in all_values(credential, values).items() if name in names}
@@ -148,9 +149,8 @@ def public_values(
 
 
 def secrets_of(provider: Provider, token: str, entered: str = "") -> tuple[str, ...]:
-    """The secrets in a token as the vault holds it: what answers and logs must not show.
-
-    `entered`: the client credentials that it was issued for, if any. A passphrase, which may be short, is sent nowhere.
+    """The secrets in a token as the vault holds it, which answers and logs must not show. `entered`: the client
+    credentials that it was issued for, if any. Excludes a passphrase, which may be short and is never sent.
     """
     credential = provider.credential
     if credential is None or (credential.kind != "key" and not entered):

@@ -1,7 +1,7 @@
-"""Opens private keys that people enter, in a process of its own with a limited time: how often a key is derived from
-its passphrase (RFC 8018 §4.2, RFC 7292 §5.1, RFC 7914 §2), and how large a key is, its author chose freely.
+"""Opens private keys that people enter, in a separate process with a time limit: the author of a key chose its size,
+and how often it is derived from its passphrase (RFC 8018 §4.2, RFC 7292 §5.1, RFC 7914 §2).
 
-`server.connecting.entered_keys` starts the process. What it returns needs no passphrase.
+`server.connecting.entered_keys` starts the process. The keys that it returns need no passphrase.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
-LARGEST_RSA: Final = 4096  # bits: each use of a larger one takes seconds
-SECONDS: Final = 5  # of computing, for the process itself as well: some 20 million iterations
+LARGEST_RSA: Final = 4096  # bits: each use of a larger key takes seconds
+SECONDS: Final = 5  # seconds of computing, including the process itself: about 20 million iterations
 MEMORY: Final = 1024 * 1024 * 1024  # bytes
 INPUT_LIMIT: Final = 256 * 1024  # bytes
 _KEY: Final = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----", re.DOTALL)
 
 
 def main() -> None:
-    """Print the opened key of the job in the input; the empty text for none that opens."""
+    """Print the opened key for the job in the input; an empty text if none opens."""
     job: dict[str, Any] = json.loads(sys.stdin.buffer.read(INPUT_LIMIT))
     _limit(int(job["seconds"]))
     passphrase = str(job["passphrase"]).encode() or None
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _limit(seconds: int) -> None:
-    """Bounds by the operating system, where it has them; others' work goes first."""
+    """Set the operating system's limits, where it has them, and a low priority."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -63,7 +63,7 @@ def open_pem(text: str, passphrase: bytes | None) -> str:
 
 
 def open_bundle(text: str, passphrase: bytes | None) -> str:
-    """The certificate of the key, its chain, and the key, in PEM; the file is that or PKCS#12 in base64.
+    """The certificate of the key, its chain, and the key, in PEM; the file is PEM or PKCS#12 in base64.
 
     Raises ValueError, TypeError, or UnsupportedAlgorithm.
     """
@@ -71,7 +71,7 @@ def open_bundle(text: str, passphrase: bytes | None) -> str:
 
 
 def open_pem_bundle(text: str, passphrase: bytes | None) -> str:
-    """The same of a file in PEM."""
+    """The same from a file in PEM."""
     found = _KEY.search(text)
     if found is None:
         raise ValueError("no private key")

@@ -1,6 +1,5 @@
-"""Where a request carries a token or credential: in headers, the query, Basic, or a signature; and the own address.
-
-The one place that puts a secret into a request to an API. It goes with requests to the provider file's hosts only.
+"""Puts a token or credential into a request: in headers, the query, Basic, or a signature; and fills in the account's
+own address. Only this module puts a secret into a request to an API, and only for the provider file's hosts.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class CredentialMismatch(Exception):
 
 
 def authorize_request(provider: Provider, request: OutboundRequest, token: str) -> OutboundRequest:
-    """The request with the token, at the account's own address. Raises CredentialMismatch, or NotReached."""
+    """The request with the token, to the account's own address. Raises CredentialMismatch, or NotReached."""
     credential = provider.credential
     if credential is None or credential.kind != "key":
         pair = _git_pair(provider, token) if _is_git(provider, request.url) else ""
@@ -51,7 +50,7 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
 def _sign(
     provider: Provider, facts: AwsSignature, request: OutboundRequest, values: Mapping[str, str]
 ) -> OutboundRequest:
-    """Signed for the API whose address it has."""
+    """The request, signed for the API that it is addressed to."""
     api = _api_at({key: _fill(url, values) for key, url in provider.apis.items()}, request.url)
     if api is None:
         raise CredentialMismatch
@@ -66,14 +65,14 @@ def _sign(
 
 
 def _api_at(addresses: Mapping[str, str], url: str) -> str | None:
-    """The API that is called: one can be below another, so the longest address that fits."""
+    """The API that is called. One can be below another, so the longest matching address counts."""
     bases = {key: address.rstrip("/") for key, address in addresses.items()}
     fits = [key for key, base in bases.items() if url.startswith((base + "/", base + "?")) or url == base]
     return max(fits, key=lambda one: len(bases[one]), default=None)
 
 
 def composed_secrets(provider: Provider, token: str) -> tuple[str, ...]:
-    """What requests carry in place of the secrets in a token: the pair of Basic, of which base64 hides the parts."""
+    """What requests contain instead of the secrets of a token: the Basic pair, whose parts base64 hides."""
     credential = provider.credential
     if credential is None or credential.kind != "key":
         return _both_alphabets(_git_pair(provider, token)) if provider.git is not None else ()
@@ -95,7 +94,7 @@ def _is_git(provider: Provider, url: str) -> bool:
 
 
 def _git_pair(provider: Provider, token: str) -> str:
-    """What Basic carries for git."""
+    """The content of Basic for git."""
     user = "" if provider.git is None else provider.git.user
     return b64encode(f"{user}:{token}".encode()).decode()
 
@@ -113,7 +112,7 @@ def provider_of_account(provider: Provider, token: str) -> Provider:
 
 
 def _address(provider: Provider, credential: Credential, url: str, values: Mapping[str, str]) -> str:
-    """The URL with the account's values in the API's base: what a caller wrote below it stays unchanged."""
+    """The URL with the account's values in the API's base; the part below it stays unchanged."""
     for base in provider.apis.values():
         start = base.rstrip("/")
         if "{" in start and url.startswith(start):
@@ -126,7 +125,7 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def _placement(credential: Credential, values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers and query parameters; those that come out empty are left out."""
+    """Headers and query parameters; empty ones are left out."""
     send = credential.send
     headers = {name: value for name, text in send.headers.items() if (value := _fill(text, values))}
     if send.basic is not None:
@@ -136,6 +135,6 @@ def _placement(credential: Credential, values: Mapping[str, str]) -> tuple[dict[
 
 
 def _merge(headers: Mapping[str, str], credential: Mapping[str, str]) -> dict[str, str]:
-    """With the credential's headers in place of any of the same name, however they are spelled."""
+    """The headers with the credential's in place of any with the same name, ignoring case."""
     taken = {name.lower() for name in credential}
     return {**{name: value for name, value in headers.items() if name.lower() not in taken}, **credential}

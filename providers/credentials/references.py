@@ -17,7 +17,7 @@ _FORMS: Final = {
     "env": (re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "env://VARIABLE"),
     "file": (re.compile(r"/.+"), "file:///PATH"),
 }
-SERVICES: Final = frozenset({"op", "bws", "bao"})  # sources that are no part of this machine
+SERVICES: Final = frozenset({"op", "bws", "bao"})  # sources that aren't on this machine
 ANY_PERSON: Final = "{user}"
 _DOTS: Final = frozenset({".", ".."})
 _REFERENCE: Final = re.compile(rf"({'|'.join(_FORMS)})://(.*)", re.DOTALL)
@@ -25,7 +25,7 @@ _REFERENCE: Final = re.compile(rf"({'|'.join(_FORMS)})://(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Where a secret is: at a `source`, by its `parts` there, and in the `field` of what has several."""
+    """Where a secret is: at a `source`, by its `parts` there, and in a `field` if the entry has several."""
 
     text: str
     source: str
@@ -34,7 +34,7 @@ class Reference:
 
 
 def is_reference(text: str) -> bool:
-    """Whether this says where a secret is, well or badly, and isn't one."""
+    """Whether this is meant as a reference, valid or not, instead of a secret."""
     return _REFERENCE.fullmatch(text) is not None
 
 
@@ -71,7 +71,7 @@ def env_variable(text: str) -> str | None:
 
 
 def prefix_problem(prefix: str) -> str | None:
-    """What is wrong with the beginning of the references that people may enter; None if nothing is."""
+    """What is wrong with a prefix of references that people may enter; None if nothing is."""
     source, _, rest = prefix.partition("://")
     is_folder = prefix.endswith("/") and (source == "bws" or rest.strip("/") != "")
     if source not in SERVICES or not (is_folder or reference_problem(prefix) is None):
@@ -80,23 +80,22 @@ def prefix_problem(prefix: str) -> str | None:
 
 
 def is_below(reference: str, prefix: str, *, user: str | None = None) -> bool:
-    """Whether a reference is one of those with this beginning, in which `{user}` stands for a person's name.
-
-    `user` None: for anybody's, as when the person was checked before.
+    """Whether a reference has this prefix, in which `{user}` stands for a person's name. `user` None: any person's, for
+    a reference that was checked before.
     """
     if reference_problem(reference) is not None:
         return False
     found = parse_reference(reference)
     if any(part in _DOTS or "/" in part for part in (*found.parts, found.field)):
-        return False  # which the source may read as another place
+        return False  # the source may read these as another place
     before, placed, after = prefix.partition(ANY_PERSON)
     if not placed:
         return reference.startswith(prefix) if prefix.endswith("/") else reference == prefix
     name = "[^/#?]+" if user is None else re.escape(user)
-    rest = ".*" if prefix.endswith("/") else ""  # else it names one secret
+    rest = ".*" if prefix.endswith("/") else ""  # otherwise it names one secret
     return re.fullmatch(f"{re.escape(before)}{name}{re.escape(after)}{rest}", reference) is not None
 
 
 def references_in(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
-    """The secret fields that hold a reference, by their names."""
+    """The secret fields that contain a reference, by name."""
     return {name: text for name in credential.secrets if is_reference(text := values.get(name, "").strip())}

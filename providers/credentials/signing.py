@@ -1,6 +1,5 @@
-"""Signs JSON Web Tokens with the private key that a person entered, by the claims in the provider file (RFC 7519).
-
-Pure but for the random `jti`. The key is opened for one signature, and none of it is in an error.
+"""Signs JSON Web Tokens with the private key that a person entered, with the claims in the provider file (RFC 7519).
+Pure, except for the random `jti`. The key is opened for one signature, and errors contain no part of it.
 """
 
 from __future__ import annotations
@@ -35,20 +34,19 @@ SigningKey = RSAPrivateKey | EllipticCurvePrivateKey
 
 
 class NotNarrowable(Exception):
-    """The token can't say that it is for just these scopes."""
+    """The token can't be limited to these scopes."""
 
 
 def facts_of(credential: Credential) -> SignedToken:
-    """What the file says of its signed token."""
+    """The file's description of its signed token."""
     if credential.signed_token is None:
         raise ValueError("a credential that signs nothing")
     return credential.signed_token
 
 
 def open_key(credential: Credential, values: Mapping[str, str]) -> SigningKey:
-    """The private key among the fields' values, as `key_files` opened it: one that needs a passphrase is refused.
-
-    Raises CredentialRefused for what the algorithm can't sign with.
+    """The private key among the fields' values, opened by `key_files`. Raises CredentialRefused for one that needs a
+    passphrase, or that the algorithm can't sign with.
     """
     facts = facts_of(credential)
     field, _, member = facts.key.partition(".")
@@ -67,7 +65,7 @@ def open_key(credential: Credential, values: Mapping[str, str]) -> SigningKey:
 
 
 def sign(provider: Provider, values: Mapping[str, str], *, scopes: frozenset[str] | None, now: int) -> str:
-    """A token for these scopes, None for what the file's default is. Raises CredentialRefused and NotNarrowable."""
+    """A token for these scopes; None: the file's default. Raises CredentialRefused and NotNarrowable."""
     credential = provider.credential
     if credential is None:
         raise ValueError("a provider with OAuth")
@@ -79,7 +77,7 @@ def sign(provider: Provider, values: Mapping[str, str], *, scopes: frozenset[str
     if facts.operations and scopes is not None:
         claims["scope"] = _operations(facts, scopes)
     if facts.sent == "assertion":
-        claims["jti"] = secrets.token_urlsafe(16)  # RFC 7523 §3: some endpoints accept each one once
+        claims["jti"] = secrets.token_urlsafe(16)  # RFC 7523 §3: some endpoints accept each one only once
     header = {"alg": facts.algorithm, "typ": "JWT", **_fill_each(facts.header, known)}
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     signer = RSAKey.import_key(pem) if facts.algorithm == "RS256" else ECKey.import_key(pem)
@@ -87,7 +85,7 @@ def sign(provider: Provider, values: Mapping[str, str], *, scopes: frozenset[str
 
 
 def acts_for_other(credential: Credential, values: Mapping[str, str]) -> bool:
-    """Whether the token is for a person whom an admin named: then others decide for which scopes it's accepted."""
+    """Whether the token is for a person whom an admin named; others then decide for which scopes it's accepted."""
     named = NAMES.findall(facts_of(credential).claims.get("sub", ""))
     return any(values.get(name) and credential.fields[name].by_admin for name in named if name in credential.fields)
 

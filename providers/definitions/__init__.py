@@ -1,1 +1,1 @@
-"""What a provider's file says: the model, its validation, the catalog, discovery."""
+"""Provider files: the model, its validation, the catalog, discovery."""

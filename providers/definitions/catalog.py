@@ -1,7 +1,7 @@
 """The catalog of upstream services: reads provider files, built in and the operator's own, and checks them.
 
-A file that does not make sense is refused with one line: file, field, fix. `providers.definitions.model` says what a
-file may contain.
+An invalid file is refused with one line: file, field, fix. `providers.definitions.model` defines what a file may
+contain.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _OF_CLIENTS: Final = (
     "testing",
     "id_jag",
 )
-WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
+WITH_TOOLS: Final = ("google", "slack")  # always present: their tools ask people to connect them
 
 
 class ProviderFileRefused(Exception):
-    """A provider file, or an address set for it, does not make sense. One line that says what to fix."""
+    """A provider file, or an address set for it, is invalid. One line that says what to fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ProviderOverrides:
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
-    certificate_file: str | None = None  # by which the provider recognizes us
+    certificate_file: str | None = None  # client certificate by which the provider recognizes us
     authorize_url: str | None = None
     token_url: str | None = None
     refresh_url: str | None = None
@@ -81,24 +81,24 @@ class ProviderOverrides:
     revoke_url: str | None = None
     userinfo_url: str | None = None
     apis: Mapping[str, str] = field(default_factory=dict[str, str])
-    scopes: frozenset[str] | None = None  # no token ever carries more
+    scopes: frozenset[str] | None = None  # no token ever has more
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
-    title: str | None = None  # of a provider without a file
-    endpoints: Endpoints | None = None  # of one that is an issuer
-    testing: bool = False  # our app there is not published yet
-    enabled: bool = True  # of a service with a credential: people may enter one
+    title: str | None = None  # for a provider without a file
+    endpoints: Endpoints | None = None  # for one that is an issuer
+    testing: bool = False  # our app there isn't published yet
+    enabled: bool = True  # for a service with a credential: people may enter one
     is_loopback: bool = False  # our redirect address is on this machine
-    reach: AddressPolicy | None = None  # how its addresses are reached, if otherwise than the others
+    reach: AddressPolicy | None = None  # how its addresses are reached, if different from others
     unruled_calls: UnruledCalls = "refuse"  # what happens to a call that no request rule judges
     id_jag: IdJag | None = None  # instead of the file's
-    regions: frozenset[str] = frozenset()  # the only ones that accounts are called in
+    regions: frozenset[str] = frozenset()  # the only regions in which accounts are used
 
 
 class Catalog:
     """The providers by name and alias, in the order of their names.
 
-    `names` and iteration hold those that matter here: with tools, set up, or the operator's own. The others in `shelf`
-    are read on request.
+    `names` and iteration have the providers that matter here: those with tools, set up, or the operator's own. The
+    others, in `shelf`, are read on request.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class Catalog:
         self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
         self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
         self._shelf = shelf or {}
-        self.registered = registered  # names of those that the operator set something for
-        self.remote = remote or {}  # by name, those that are MCP servers of others
-        self.unknown = unknown or {}  # names that only settings have, and why each is refused if nothing is imported
+        self.registered = registered  # names of providers for which the operator set something
+        self.remote = remote or {}  # other people's MCP servers, by name
+        self.unknown = unknown or {}  # names that only settings have, and the refusal of each if nothing is imported
         self._fetched: dict[str, Provider] = {}
         self._is_complete = False  # whether all aliases are known
 
@@ -155,14 +155,15 @@ class Catalog:
         self._is_complete = True
 
     def provider(self, name: str) -> Provider:
-        """The provider of that name or alias. KeyError when there is none."""
+        """The provider with that name or alias. Raises KeyError when there is none."""
         found = self.get(name)
         if found is None:
             raise KeyError(name)
         return found
 
     def resolve(self, name: str) -> tuple[Provider, frozenset[str]]:
-        """The provider, and the scopes that connecting it under this name asks for. KeyError when there is none."""
+        """The provider, and the scopes that connecting it under this name requests. Raises KeyError when there is
+        none."""
         provider = self.provider(name)
         return provider, provider.aliases.get(name, provider.scope.default)
 
@@ -177,8 +178,8 @@ def load_catalog(
 ) -> Catalog:
     """The built-in providers and those of `folders`; a file of a later folder replaces an earlier one.
 
-    `remote`: MCP servers of others, with our registration at each. `imported`: own APIs without a file. `may_import`:
-    settings of a provider that isn't known are noted in `Catalog.unknown`.
+    `remote`: other people's MCP servers, with our registration at each. `imported`: own APIs without a file.
+    `may_import`: settings of an unknown provider are recorded in `Catalog.unknown`.
 
     Raises ProviderFileRefused with one line.
     """
@@ -226,7 +227,7 @@ def load_catalog(
 
 
 def _remote(server: RemoteServer) -> Provider:
-    """The provider of an MCP server of others. Raises ProviderFileRefused."""
+    """The provider for someone else's MCP server. Raises ProviderFileRefused."""
     try:
         provider = provider_of(server)
     except ValidationError as error:
@@ -237,7 +238,7 @@ def _remote(server: RemoteServer) -> Provider:
 
 
 def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
-    """A provider that only settings describe; None when they do not name its endpoints."""
+    """A provider that only settings describe; None when they don't name its endpoints."""
     endpoints = settings.endpoints
     if endpoints is None and settings.authorize_url and settings.token_url and settings.userinfo_url:
         endpoints = Endpoints(settings.authorize_url, settings.token_url, settings.userinfo_url, settings.revoke_url)
@@ -257,12 +258,12 @@ def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
 
 
 def shipped_files() -> tuple[Path, ...]:
-    """The provider files that come with the program: those with OAuth, and in `keys` those without."""
+    """The built-in provider files: those with OAuth and, in `keys`, those without."""
     return tuple(sorted((*SHELF.glob("*.toml"), *KEYS.glob("*.toml")), key=lambda path: path.stem))
 
 
 def is_shipped(name: str) -> bool:
-    """Whether a file of this provider comes with the program."""
+    """Whether this provider has a built-in file."""
     return any((folder / f"{name}.toml").is_file() for folder in (SHELF, KEYS))
 
 
@@ -296,7 +297,7 @@ def schema() -> dict[str, object]:
 
 
 def _on_one_line(value: object) -> object:
-    """The same with each description on one line, however the source wraps it."""
+    """The schema with each description on one line, however the source wraps it."""
     if is_object(value):
         return {
             name: " ".join(inner.split()) if name == "description" and isinstance(inner, str) else _on_one_line(inner)
@@ -306,7 +307,7 @@ def _on_one_line(value: object) -> object:
 
 
 def _in_order(value: object) -> object:
-    """The same with the defaults of sets in one order, independent of this run's hashes; parts state their own."""
+    """The schema with the defaults of sets in a fixed order, independent of this run's hashes."""
     if is_array(value):
         return [_in_order(item) for item in value]
     if not is_object(value):
@@ -335,7 +336,7 @@ def _check_names(found: Mapping[str, tuple[Path, Provider]]) -> None:
 
 
 def parse_provider(name: str, content: Mapping[str, object]) -> Provider:
-    """The provider of the content of a file that takes no rules from others. Raises ProviderFileRefused."""
+    """The provider from the content of a file that takes no rules from others. Raises ProviderFileRefused."""
     try:
         provider = Provider.model_validate(content)
     except ValidationError as error:
@@ -383,14 +384,14 @@ def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object
 
 @functools.lru_cache(maxsize=32)
 def _shared_rules(name: str, written: bytes) -> tuple[object, ...]:
-    """The rules of a shared file; made once where hundreds of files take them."""
+    """The rules of a shared file, built only once for the hundreds of files that use them."""
     found = at(parse_object(written), "rules")
     if not is_array(found):
         raise ProviderFileRefused(f"rules_from: rules/{name}.json contains no rules; write them as in a provider file")
     try:
         return tuple(Rule.model_validate(rule) for rule in found)
     except ValidationError:
-        return tuple(found)  # whose file they are in says what is wrong with them
+        return tuple(found)  # the file that uses them reports what is wrong
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:
@@ -429,13 +430,13 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     except InputRefused as error:
         raise ProviderFileRefused(f"providers.{provider.name}.{error}") from error
     if provider.hosts.issuer is not None and names_in(provider.hosts.issuer):
-        urls["issuer"] = None  # the operator's own server has another one
+        urls["issuer"] = None  # the operator's own server has a different one
     changes: dict[str, object] = {
         "hosts": provider.hosts.model_copy(update=urls),
         "apis": {**provider.apis, **settings.apis},
     }
     if provider.revoke.probe.url is not None and urls.keys() & {"token_url", "revoke_url"}:
-        # Tokens of the operator's own server aren't shown to the one that the file names.
+        # Don't send tokens of the operator's own server to the server that the file names.
         changes["revoke"] = provider.revoke.model_copy(update={"probe": ProbeFacts()})
     if settings.long_lived_url is not None:
         if provider.long_lived is None:
@@ -479,7 +480,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
 
 
 def _check_regions(provider: Provider, regions: frozenset[str]) -> None:
-    """Refuse a limit that could not be kept, or that names no region."""
+    """Refuse a limit that couldn't be enforced, or that names no region."""
     field = None if provider.credential is None else provider.credential.region_field
     if provider.credential is None or field is None:
         raise ProviderFileRefused(
@@ -505,7 +506,7 @@ def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider
 
 
 def _check_own_api(provider: Provider, settings: ProviderOverrides) -> None:
-    """Refuse fields about a client of ours or people's sign-in: an API that takes our tokens has neither."""
+    """Refuse fields about our client or people's sign-in: an API that accepts our tokens has neither."""
     for name in _OF_CLIENTS:
         if getattr(settings, name):
             raise ProviderFileRefused(
@@ -515,7 +516,8 @@ def _check_own_api(provider: Provider, settings: ProviderOverrides) -> None:
 
 
 def _without_foreign_git(provider: Provider, settings: ProviderOverrides) -> Provider:
-    """Without the git that the file names, where the operator's own server has the other APIs: it gets no tokens."""
+    """The provider without the git host that the file names, if the other APIs are at the operator's own server: that
+    host gets no tokens."""
     git = provider.git
     if git is None or not settings.apis or git.api in settings.apis:
         return provider
@@ -547,7 +549,7 @@ def _names_in_kept_addresses(
 
 
 def _in_testing(provider: Provider) -> Provider:
-    """The provider with the lifetime that it gives the grants of an unpublished app."""
+    """The provider with the grant lifetime of an unpublished app."""
     lifetime = provider.expires.testing
     if lifetime is None:
         raise ProviderFileRefused(

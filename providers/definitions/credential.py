@@ -1,7 +1,6 @@
-"""A credential that a person enters instead of consenting to an app: what a provider file says about it.
-
-`[credential]` takes the place of OAuth: an API key, a pair of keys, a user and password, or what an access token is
-requested with. `providers.credentials` reads what was entered and puts it into requests; the vault seals it.
+"""The part of a provider file about a credential that a person enters instead of consenting to an app. `[credential]`
+replaces OAuth: an API key, a pair of keys, a user and password, or what is needed to request an access token.
+`providers.credentials` reads what was entered and puts it into requests; the vault seals it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from providers.definitions.method_overrides import FilePart, Key, QueryName
 from providers.definitions.session import SessionExchange
 from providers.definitions.signed_token import SignedToken
 
-# Facts about a credential that a file names sources for, in place of those about OAuth.
+# Facts about a credential for which a file names sources, instead of those about OAuth.
 CREDENTIAL_FACTS: Final = (
     "endpoints",
     "placement",
@@ -41,11 +40,11 @@ Template = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_lengt
 class CredentialField(FilePart):
     """One thing that the person enters.
 
-    The whole value must match `pattern`, without which it is 8 to 4096 printable characters without blanks. A named
-    group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may be part of addresses.
-    `many`: one or several of `choices`, with commas between; the first is meant where a call says none.
-    `lines`: text of several lines, such as a key file, which people paste or choose. `members`: it is a JSON object
-    whose members of these names are values of their own, by the pattern of each. `by_admin`: only admins may enter it.
+    The whole value must match `pattern`; the default is 8 to 4096 printable characters without spaces. A named group of
+    a pattern, such as `(?P<region>[a-z]+)`, is a separate value. Fields that aren't `secret` may be part of addresses.
+    `many`: one or more of `choices`, separated by commas; the first is the default of a call. `lines`: text of several
+    lines, such as a key file, which people paste or choose. `members`: the value is a JSON object whose members with
+    these names are separate values, each with its pattern. `by_admin`: only admins may enter it.
     """
 
     title: FieldTitle
@@ -55,7 +54,7 @@ class CredentialField(FilePart):
     by_admin: bool = False
     example: str = ""
     secret: bool = True
-    optional: bool = False  # left out: the empty text
+    optional: bool = False  # empty text if left out
     default: str = ""
     choices: tuple[str, ...] = ()  # the only values
     many: bool = False
@@ -81,12 +80,12 @@ class CredentialField(FilePart):
         return re.compile(LINES if self.lines and self.pattern == LINE else self.pattern)
 
     def parts(self, value: str) -> tuple[str, ...]:
-        """The values of a field that takes many; else the value itself."""
+        """The values of a field that accepts several; otherwise the value itself."""
         return tuple(dict.fromkeys(_BETWEEN.split(value.strip(" ,")))) if self.many else (value,)
 
     @cached_property
     def groups(self) -> frozenset[str]:
-        """The values that come with this one, and may be part of addresses."""
+        """The values derived from this one, which may be part of addresses."""
         return frozenset(self.shape.groupindex)
 
 
@@ -100,7 +99,7 @@ class BasicPair(FilePart):
 class AwsSignature(FilePart):
     """How requests are signed with an access key (AWS Signature Version 4): texts with `{fields}`.
 
-    `services`: for each API, what its service is called in signatures.
+    `services`: for each API, the name of its service in signatures.
     """
 
     access_key_id: Template
@@ -122,7 +121,7 @@ class ClientCertificate(FilePart):
 
 
 class CredentialPlacement(FilePart):
-    """Where a request carries the credential: texts with `{fields}`. An empty header or parameter is left out."""
+    """Where a request has the credential: texts with `{fields}`. An empty header or parameter is left out."""
 
     headers: Mapping[HeaderName, Template] = Field(default_factory=dict[str, str])
     query: Mapping[QueryName, Template] = Field(default_factory=dict[str, str])
@@ -152,17 +151,16 @@ class CredentialPlacement(FilePart):
 
 
 class Credential(FilePart):
-    """What a person enters for an account here, and what requests do with it.
-
-    `kind`: `key` is sent unchanged, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
-    get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`; with `signed_token`, a private key
-    signs the token, or an assertion that gets it; with `session`, a sign-in gets it. `dead` and `alive`: statuses of
-    the look-up in `[identity]` that prove that the credential is refused or accepted, besides 401 and any success;
-    `alive_texts`: parts of the error's message that prove that it's accepted, whatever the status.
+    """What a person enters for an account, and how requests use it. `kind`: `key` is sent unchanged, by `send`;
+    `client_credentials` are the fields `client_id` and `client_secret` that get a token at `hosts.token_url` (RFC 6749
+    §4.4), sent by `[authorization]`; with `signed_token`, a private key signs the token, or an assertion that gets it;
+    with `session`, a sign-in gets it. `dead` and `alive`: statuses of the lookup in `[identity]` that prove that the
+    credential is refused or accepted, in addition to 401 and any success; `alive_texts`: parts of the error's message
+    that prove that it's accepted, whatever the status.
     """
 
     kind: Literal["key", "client_credentials", "signed_token", "session"] = "key"
-    title: FieldTitle = "API key"  # what the service calls it
+    title: FieldTitle = "API key"  # the service's name for it
     fields: Mapping[Key, CredentialField] = Field(min_length=1)
     send: CredentialPlacement = CredentialPlacement()
     signed_token: SignedToken | None = None
@@ -170,7 +168,7 @@ class Credential(FilePart):
     dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
     alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()
     alive_texts: frozenset[Annotated[str, StringConstraints(min_length=8, max_length=120)]] = frozenset()
-    rotate_days: int | None = Field(default=None, ge=1, le=3650)  # after which the service says to replace it
+    rotate_days: int | None = Field(default=None, ge=1, le=3650)  # days after which the service recommends replacing it
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
@@ -190,18 +188,18 @@ class Credential(FilePart):
 
     @cached_property
     def member_names(self) -> frozenset[str]:
-        """The values that are members of key files: never part of an address."""
+        """The values that are members of key files, which are never part of an address."""
         return frozenset[str]().union(*(field.members for field in self.fields.values()))
 
     @property
     def region_field(self) -> str | None:
-        """The field of the regions that requests are signed for."""
+        """The field with the regions that requests are signed for."""
         name = "" if self.send.aws is None else self.send.aws.region.removeprefix("{").removesuffix("}")
         return name if name in self.fields else None
 
     @property
     def passphrase(self) -> str | None:
-        """The field that opens a private key: it's sent nowhere."""
+        """The field that opens a private key, which is never sent."""
         if self.signed_token is not None:
             return self.signed_token.passphrase
         return None if self.send.certificate is None else self.send.certificate.passphrase

@@ -39,12 +39,12 @@ _SHARED: Final = frozenset(
         "proxied",
     }
 )
-# What the token endpoint of these differs in, as with OAuth.
+# How the token endpoint of these differs, as with OAuth.
 _OF_TOKENS: Final = frozenset({"hosts", "client_auth", "body", "params", "rename", "response", "authorization"})
-# With a token that is signed, also these: how the service narrows what it issues for one.
+# With a signed token also how the service narrows the tokens that it issues.
 _OF_SIGNED_TOKENS: Final = _OF_TOKENS | {"downscope"}
 _UNDER_A_DOMAIN: Final = re.compile(r"\.[a-z0-9-]+\.[a-z0-9-]+$")
-# Below these, anyone can have a name of their own; the commonest of the public suffix list.
+# Anyone can register a name below these; the most common entries of the public suffix list.
 _ANYBODYS: Final = frozenset(
     {"co.uk", "org.uk", "com.au", "co.jp", "com.br", "co.in", "co.nz", "co.za", "com.cn", "com.mx", "com.tr", "co.kr"}
     | {"github.io", "gitlab.io", "herokuapp.com", "netlify.app", "vercel.app", "pages.dev", "workers.dev", "web.app"}
@@ -55,7 +55,7 @@ _RESERVED: Final = frozenset({"host", "cookie", "content-type", "content-length"
 
 
 def credential_problems(provider: Provider) -> Iterator[str]:
-    """Problems of the whole file, one line each; none of an MCP server of others, which has no file."""
+    """Problems of the whole file, one line each; none for someone else's MCP server, which has no file."""
     credential = provider.credential
     if credential is None or provider.is_remote:
         return
@@ -231,7 +231,7 @@ def _session_problems(provider: Provider, credential: Credential) -> Iterator[st
 
 
 def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]:
-    """A value that someone enters must not choose whose host gets the credential."""
+    """An entered value must not decide whose host gets the credential."""
     addresses = [(f"apis.{key}", url) for key, url in provider.apis.items()]
     hosts = provider.hosts
     named = (("token_url", hosts.token_url), ("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url))
@@ -256,7 +256,7 @@ def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]
 
 
 def address_names(provider: Provider) -> frozenset[str]:
-    """The names in braces that its addresses have."""
+    """The names in braces in its addresses."""
     texts = (
         *provider.apis.values(),
         provider.hosts.token_url,
@@ -269,7 +269,7 @@ def address_names(provider: Provider) -> frozenset[str]:
 
 
 def fill_address(url: str, values: dict[str, str]) -> str:
-    """The address with these values, each of which stays in its place. Raises ValueError for one that doesn't."""
+    """The address with these values. Raises ValueError for a value that doesn't stay in its place."""
 
     def fill(found: re.Match[str]) -> str:
         value = values.get(found[1], found[0])

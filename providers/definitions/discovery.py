@@ -1,7 +1,7 @@
 """Services without a file: OAuth 2.0 by three addresses, OpenID Connect by its issuer (Discovery 1.0).
 
-Nothing more is known about them, so the strictest assumptions apply: a used refresh token ends the grant, nothing
-narrows, calls need rules of a file. `token-vault providers new` writes a first file.
+Nothing more is known about them, so the strictest assumptions apply: a used refresh token ends the grant, tokens can't
+be narrowed, and calls need rules from a file. `token-vault providers new` writes a first file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from providers.outbound.client import Outbound
 IDENTITY: Final = ("openid", "email")
 _OFFLINE: Final = "offline_access"
 _ALIASED: Final = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
-_ALL: Final = "account"  # what we call everything that a service without scopes allows
+_ALL: Final = "account"  # our scope for everything that a service without scopes allows
 
 
 class DiscoveryFailed(Exception):
-    """The issuer does not say where its endpoints are. One line."""
+    """The issuer doesn't publish its endpoints. One line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The endpoints of a service. `scopes` are those that it says it has."""
+    """The endpoints of a service. `scopes` are those that it publishes."""
 
     authorize_url: str
     token_url: str
@@ -39,8 +39,8 @@ class Endpoints:
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
     is_openid: bool = False
-    certificate_bound: bool = False  # tokens are, to the client certificate
-    issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
+    certificate_bound: bool = False  # tokens are bound to the client certificate
+    issuer: str | None = None  # the required `iss` of every authorization response, if the service promises one
 
 
 async def find_endpoints(
@@ -48,7 +48,7 @@ async def find_endpoints(
 ) -> Endpoints:
     """The endpoints that an issuer publishes, by OpenID Connect Discovery or RFC 8414. Raises DiscoveryFailed.
 
-    `has_certificate`: those for clients with a certificate (RFC 8705 §5).
+    `has_certificate`: the endpoints for clients with a certificate (RFC 8705 §5).
     """
     try:
         content = await fetch_metadata(issuer, outbound, policy=policy)
@@ -96,8 +96,8 @@ def content_of(
 ) -> dict[str, object]:
     """The content of a provider file for these endpoints.
 
-    Only OpenID Connect has scopes of its own; a plain OAuth 2.0 service refuses any that it doesn't know
-    (`invalid_scope`), so it is asked for what settings name, and for none if they name none.
+    Only OpenID Connect defines scopes; a plain OAuth 2.0 service refuses unknown ones (`invalid_scope`), so only the
+    scopes in settings are requested, or none.
     """
     wanted = sorted(set(scopes) or {"profile" if is_openid else _ALL})
     known = endpoints.scopes
@@ -111,7 +111,7 @@ def content_of(
     asked: dict[str, object] = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
     if wanted == [_ALL]:
         asked["app_level"] = True
-    identity_of: dict[str, object] = {"source": "none"}  # RFC 8414 knows no such endpoint: each consent is an account
+    identity_of: dict[str, object] = {"source": "none"}  # RFC 8414 has no such endpoint: each consent is an account
     if endpoints.userinfo_url is not None:
         identity_of = {
             "url": endpoints.userinfo_url,
@@ -133,9 +133,8 @@ def content_of(
 def generic_provider(
     name: str, endpoints: Endpoints, *, title: str | None, scopes: Iterable[str], apis: Mapping[str, str]
 ) -> Provider:
-    """A provider that settings alone describe: an issuer, or addresses with `openid` among the scopes if it is one.
-
-    Its account is what the userinfo endpoint calls `sub`, or `id` of a plain OAuth 2.0 service.
+    """A provider that only settings describe: an issuer, or addresses, with `openid` among the scopes for an OpenID
+    provider. Its account is the `sub` of the userinfo endpoint, or the `id` of a plain OAuth 2.0 service.
     """
     asked = frozenset(scopes)
     is_openid = endpoints.is_openid or IDENTITY[0] in asked

@@ -1,7 +1,6 @@
-"""What the fields of a provider file mean: on the reference page, and in the JSON Schema for editors.
-
-A key names one field or several, as a file writes them; links lead from docs/reference. Further lines of a text explain
-one part each.
+"""Descriptions of the fields of a provider file, for the reference page and the JSON Schema for editors. A key names
+one field or several, as written in a file; links are relative to docs/reference. Each further line of a text explains
+one part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of a grant at a provider: how its tokens rotate, narrow, and end, and how the vault looks."""
+"""What happens to a grant at a provider: how its tokens rotate, narrow, and end, and how the vault checks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whi
 
 
 class RotationFacts(FilePart):
-    """What a provider does to a used refresh token. Unknown means `revokes`, the strictest class."""
+    """What a provider does with a used refresh token. Unknown means `revokes`, the strictest class."""
 
     mode: RotationMode = RotationMode.REVOKES
     grace: int = Field(default=0, ge=0, le=86400)
-    ends_access_token: bool = False  # a refresh kills the previous access token (GitHub App, Miro, Snowflake ...)
+    ends_access_token: bool = False  # a refresh ends the previous access token (GitHub App, Miro, Snowflake ...)
 
 
 class DownscopeFacts(FilePart):
     """Whether and how the provider can issue a narrower token, and whether that harms the grant.
 
     `api` and `path`: the endpoint of a proprietary way. `items`: whether a narrower token can, or must, be limited to
-    one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that does not
-    state its scopes proves nothing: `told_path` is where `api` says what a token may do, requested with that token, and
-    `scopes_at` the path in that answer.
+    one item of an API; `item` has paths below an API's base that identify one, with `{parts}`. An answer that doesn't
+    state its scopes proves nothing: `told_path` is where `api` reports a token's scopes, requested with that token, and
+    `scopes_at` is the path in that answer.
     """
 
     mode: Downscope = Downscope.NONE
     destructive: bool = False
     param: str = "scope"
-    array: bool = False  # the scopes go as a JSON array
+    array: bool = False  # the scopes are sent as a JSON array
     api: Key | None = None
     path: str | None = None  # `{client_id}` is filled in
     items: ItemLimit = ItemLimit.NONE
@@ -45,7 +45,7 @@ class DownscopeFacts(FilePart):
 class PublicClient(FilePart):
     """The second way to register: an app without a secret, for a vault on the person's own machine.
 
-    Used when settings have a client id and no secret, and the redirect URI is on loopback.
+    Used when settings have a client ID and no secret, and the redirect URI is on loopback.
     """
 
     pkce: Literal["S256"] = "S256"
@@ -56,11 +56,10 @@ class PublicClient(FilePart):
 
 
 class ProbeFacts(FilePart):
-    """How to see whether a token still works after its revocation.
-
-    `identity`: the account's look-up, where 401 or one of `errors.unauthorized` means that the token is dead.
-    `introspection`: RFC 7662 at `url`, with our client authentication. `refresh`: only where a refresh spends nothing
-    and a revocation ends the whole grant; what it brings is revoked at once.
+    """How to check whether a token still works after its revocation. `identity`: the account lookup, where 401 or one
+    of `errors.unauthorized` means that the token is dead. `introspection`: RFC 7662 at `url`, with our client
+    authentication. `refresh`: only where a refresh uses up no token and a revocation ends the whole grant; new tokens
+    are revoked at once.
     """
 
     access_token: Literal["identity", "introspection"] | None = None
@@ -72,7 +71,7 @@ class RevocationFacts(FilePart):
     """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
     With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `account`: the parameter
-    for the account's id where no token is sent. `pages`: where a person removes the app, by whose account it is for.
+    for the account's ID where no token is sent. `pages`: where a person removes the app, by kind of account.
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"

@@ -1,7 +1,7 @@
 """Inputs that only the operator knows and a provider's addresses need: tenant, region, instance. Pure.
 
-`{subdomain}` in an address stands for the input of that name. A value matches its file's pattern and consists of
-letters, digits, dots, dashes and underscores, so that it cannot reach beyond its place in the address.
+`{subdomain}` in an address stands for the input with that name. A value matches its file's pattern and consists of
+letters, digits, dots, dashes and underscores, so that it can't reach beyond its place in the address.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def names_in(text: str) -> frozenset[str]:
 
 
 def examples(provider: Provider) -> Mapping[str, str]:
-    """The file's own example of each input, good enough to check the addresses."""
+    """The file's own example of each input, to check the addresses with."""
     return {name: about.example for name, about in provider.inputs.items()}
 
 
 def input_values(
     provider: Provider, values: Mapping[str, str], *, needed: frozenset[str] | None = None
 ) -> Mapping[str, str]:
-    """The value of each input, or its default. Raises InputRefused for one without that is `needed` (None: all)."""
+    """The value of each input, or its default. Raises InputRefused for a `needed` one (None: all) without either."""
     found: dict[str, str] = {}
     for name in sorted(set(values) - set(provider.inputs)):
         known = ", ".join(provider.inputs) or "none"
@@ -50,7 +50,7 @@ def input_values(
 
 
 def value_problem(provider: Provider, name: str, value: str) -> str | None:
-    """Why this cannot be the value of that input; None when it can."""
+    """Why this can't be the value of that input; None when it can."""
     about = provider.inputs[name]
     if re.fullmatch(about.pattern, value) is None or _SAFE.fullmatch(value) is None or ".." in value:
         return f"{value!r} doesn't have the form of {about.title}; use a value like {about.example}"

@@ -1,7 +1,6 @@
-"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): when two are the same, and what one publishes about itself.
-
-The only discovery: for services that we connect to, for people's sign-in, for others' MCP servers, and for foreign
-tokens. Each address in the metadata is checked when it is used.
+"""Issuers (RFC 8414 §2, OpenID Connect Discovery §3): when two are the same, and what one publishes about itself. All
+discovery happens here: for services that we connect to, people's sign-in, others' MCP servers, and foreign tokens. Each
+address in the metadata is checked when it is used.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from providers.outbound.client import Outbound
 
 LIMIT: Final = 256 * 1024  # bytes of a document
-_REMEMBERED: Final = 64  # issuers per process; beyond it the oldest is fetched again
-# While an address fails, what arrived from it last counts for this many seconds since then, of metadata and of keys
-# alike: blocking the address can't delay a revocation for longer.
+_REMEMBERED: Final = 64  # issuers per process; beyond this the oldest is fetched again
+# While an address fails, its last metadata and keys count for this many seconds after they arrived, so that blocking
+# the address can't delay a revocation for longer.
 KEPT_IN_OUTAGE: Final = 3600
 RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches during an outage
 
@@ -32,7 +31,7 @@ RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches during an outage
 class _FetchedMetadata:
     content: Mapping[str, object]
     at: int
-    tried_at: int  # later than `at` in an outage
+    tried_at: int  # later than `at` during an outage
 
 
 # By issuer; only callers with `max_age` read it.
@@ -40,9 +39,8 @@ _fetched: WeakKeyDictionary[Outbound, dict[str, _FetchedMetadata]] = WeakKeyDict
 
 
 class NoMetadata(Exception):
-    """An issuer's metadata is unavailable. One line; `status` if it answered, `named` is the issuer that it named.
-
-    `why` is `unreachable`, `status`, `malformed`, or `issuer` for metadata of another one.
+    """An issuer's metadata is unavailable. One line. `status` is set if it answered; `named` is the issuer that the
+    metadata names. `why` is `unreachable`, `status`, `malformed`, or `issuer` for metadata of another issuer.
     """
 
     def __init__(
@@ -61,10 +59,8 @@ class NoMetadata(Exception):
 
 @dataclass(frozen=True, slots=True)
 class IssuerFacts:
-    """What its metadata says of every authorization server that we are a client of.
-
-    `auth_methods` are those of its token endpoint; `answers_as` is what every authorization response must name as
-    `iss`, if it promises that (RFC 9207 §3).
+    """What we use of the metadata of an authorization server that we are a client of. `auth_methods` are those of its
+    token endpoint; `answers_as` is the `iss` of every authorization response, if the server promises one (RFC 9207 §3).
     """
 
     issuer: str
@@ -75,7 +71,7 @@ class IssuerFacts:
 
 
 def read_server(metadata: Mapping[str, object]) -> IssuerFacts:
-    """RFC 8414 §2, OpenID Connect Discovery §3. Raises NoMetadata that names what is missing."""
+    """Parse metadata (RFC 8414 §2, OpenID Connect Discovery §3). Raises NoMetadata that names what is missing."""
     authorize_url, token_url = text_at(metadata, "authorization_endpoint"), text_at(metadata, "token_endpoint")
     if authorize_url is None or token_url is None:
         missing = "authorization_endpoint" if authorize_url is None else "token_endpoint"
@@ -91,7 +87,7 @@ def read_server(metadata: Mapping[str, object]) -> IssuerFacts:
 
 
 def is_same_issuer(named: object, expected: str | None) -> bool:
-    """Whether two issuers are identical, character by character, including a slash at the end.
+    """Whether two issuers are identical, character by character, including a trailing slash.
 
     RFC 8414 §3.3, RFC 9207 §2.4, OpenID Connect Discovery §4.3 and Core §3.1.3.7 all demand identical strings: two that
     differ in a slash can belong to two tenants of one host.
@@ -100,9 +96,8 @@ def is_same_issuer(named: object, expected: str | None) -> bool:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where an issuer describes itself: after its path (OpenID Connect Discovery §4.1), before it (RFC 8414 §3.1).
-
-    Both leave out a slash at the issuer's end.
+    """The addresses of an issuer's metadata: after its path (OpenID Connect Discovery §4.1) and before it (RFC 8414
+    §3.1). Both leave out a trailing slash of the issuer.
     """
     whole = issuer.removesuffix("/")
     parts = urlsplit(whole)
@@ -134,7 +129,7 @@ async def fetch_metadata(
     try:
         content = _read(issuer, await _ask(issuer, outbound, policy=policy or outbound.policy, timeout=timeout))
     except NoMetadata as error:
-        if said is None or not is_kept or error.why == "issuer":  # the address may belong to someone else by now
+        if said is None or not is_kept or error.why == "issuer":  # the address may now belong to someone else
             if max_age:
                 known.pop(issuer, None)
             raise
@@ -149,9 +144,8 @@ async def fetch_metadata(
 
 
 async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeout: float) -> OutboundResponse:  # noqa: ASYNC109 -- passed on
-    """The answer of the first address; of the second if there is no metadata at the first.
-
-    Servers without OpenID Connect answer 404 there, or as they answer anything unknown: 401, a page.
+    """The answer from the first address, or from the second if the first has no metadata. Servers without OpenID
+    Connect answer 404 there, or as they answer any unknown address: 401, or a page.
     """
     first, second = metadata_urls(issuer)
     try:

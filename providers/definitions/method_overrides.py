@@ -1,4 +1,4 @@
-"""What turns a call into one of another method, so that it is refused: parameters and headers, everywhere or at one
+"""Parameters and headers that turn a call into one of another method, so that it is refused; everywhere or at one
 provider.
 
 `providers.definitions.model` has the rest of a provider file; `providers.api.rules` refuses the calls.
@@ -18,8 +18,9 @@ ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]
 QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 
 
-# Many API frameworks take the method from one of these parameters or headers, so they are refused everywhere:
-# parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
+# Many API frameworks take the method from one of these parameters or headers, so they are refused everywhere.
+# Parameters are written as `fold_name` returns them, headers in lowercase. The CORS preflight header is excluded,
+# because no call has it.
 METHOD_PARAMETER: Final = re.compile(
     r"(?:[_$]|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
 )
@@ -34,10 +35,9 @@ class FilePart(BaseModel):
 
 
 class Overrides(FilePart):
-    """What turns a call into one of another method at this provider, so that it is refused; empty if none was found.
-
-    `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
-    where that is documented.
+    """What turns a call into one of another method at this provider, so that it is refused; empty if nothing does.
+    `parameters` of query or body, and `headers` in lowercase, in addition to those that are refused everywhere.
+    `sources`: where that is documented.
     """
 
     parameters: frozenset[QueryName] = frozenset()
@@ -46,13 +46,14 @@ class Overrides(FilePart):
 
     @cached_property
     def folded_parameters(self) -> frozenset[str]:
-        """The parameters as `fold_name` writes them."""
+        """The parameters as `fold_name` returns them."""
         return frozenset(fold_name(name) for name in self.parameters)
 
 
 @lru_cache(maxsize=1024)
 def fold_name(name: str) -> str:
-    """A parameter's name as the least exact framework reads it: PHP also reads `_method[x]` and ` .method` as names."""
+    """A parameter's name as the most lenient framework reads it: PHP also reads `_method[x]` and ` .method` as
+    names."""
     plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
     return re.sub(r"[ .-]", "_", plain)
 
