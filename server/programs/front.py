@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import secrets
 import socket
 import ssl
@@ -91,7 +92,9 @@ class Front:
         self._others = others
         self._most = most
         self._password = secrets.token_urlsafe(24)
-        self._expected = b"Basic " + b64encode(f"{USER}:{self._password}".encode())
+        basic = b64encode(f"{USER}:{self._password}".encode())
+        self._expected = b"Basic " + basic
+        self._shown = re.compile(b"|".join((self._password.encode(), re.escape(basic))))
         self._running = set[asyncio.Task[None]]()
         self.port = 0
 
@@ -104,9 +107,9 @@ class Front:
         """The same before it listens there."""
         return f"http://{USER}:{self._password}@127.0.0.1:{port}"
 
-    def mask_password(self, text: str) -> str:
-        """The text without the password."""
-        return text.replace(self._password, "***")
+    def mask_password(self, written: bytes) -> bytes:
+        """What the program wrote, without the password: as it is, and as the program sends it."""
+        return self._shown.sub(b"***", written)
 
     @asynccontextmanager
     async def listen(self, listening: socket.socket | None = None) -> AsyncGenerator[None]:

@@ -109,6 +109,14 @@ async def test_a_connection_without_the_password_ends_soon(tmp_path: Path, monke
         assert (await place.ask("a.example.com", with_password=False)).startswith(b"HTTP/1.1 407")
 
 
+async def test_the_password_is_masked_in_what_the_program_writes(tmp_path: Path) -> None:
+    front = Place(tmp_path, most=None).front
+    url = urlsplit(front.url)
+    given = b64encode(f"{url.username}:{url.password}".encode())
+    written = b"%s, Proxy-Authorization: Basic %s, another" % (front.url.encode(), given)
+    assert front.mask_password(written) == b"http://run:***@127.0.0.1:0, Proxy-Authorization: Basic ***, another"
+
+
 async def test_no_tunnel_is_opened_between_calls(tmp_path: Path) -> None:
     async with proxy(tmp_path) as place:
         place.is_open = False

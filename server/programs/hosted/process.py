@@ -244,12 +244,13 @@ class HostedProcess:
             if process.stdin is None or process.stdout is None or process.stderr is None:
                 raise EOFError("no pipes")  # never: they were asked for
             self.pid = process.pid
-            errors = asyncio.create_task(self._read_errors(process.stderr))
+            errors = asyncio.create_task(self._read_errors(process.stderr, front))
             receiving: asyncio.Task[socket.socket] | None = None
             try:
                 self._conversation = conversation = Conversation(
                     process.stdout,
                     process.stdin,
+                    mask=front.mask_password,
                     on_noise=lambda line: self._note(f"printed: {line}"),
                     on_excess=self._end_for,
                 )
@@ -378,7 +379,7 @@ class HostedProcess:
         else:
             self._notes.note(self.caller, host, port, code="no_tool_call")
 
-    async def _read_errors(self, reader: asyncio.StreamReader) -> None:
+    async def _read_errors(self, reader: asyncio.StreamReader, front: Front) -> None:
         rest = b""
         while piece := await reader.read(_PIECE):
             if self._lines > _LINES:  # the log has enough: all that is kept is the end
@@ -386,15 +387,14 @@ class HostedProcess:
                 continue
             *lines, rest = (rest + piece).split(b"\n", _LINES + 1)
             for line in lines:
-                self._note(line.decode(errors="replace"))
+                self._note(front.mask_password(line).decode(errors="replace"))
             rest = rest[-_PIECE:]
         for line in rest[-_LINE:].splitlines():
-            self._note(line.decode(errors="replace"))
+            self._note(front.mask_password(line).decode(errors="replace"))
 
     def _note(self, line: str) -> None:
-        """A line of the program's, for the log: bounded, and without its proxy's password."""
+        """A line of the program's, for the log: bounded."""
         line = line[: 4 * _LINE]
-        line = line if self._front is None else self._front.mask_password(line)
         text = as_seen(line.rstrip(), limit=_LINE)
         self.said = [*self.said[-4:], text]
         self._lines += 1

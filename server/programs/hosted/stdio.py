@@ -41,19 +41,24 @@ _BATCH: Final = 32  # lines until others have their turn
 
 
 class Conversation:
-    """Messages with one program. `reader` has `LONGEST` as its limit; `on_excess` gets why to end it."""
+    """Messages with one program.
+
+    `reader` has `LONGEST` as its limit; `mask` takes secrets out of each line; `on_excess` gets why to end the program.
+    """
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
+        mask: Callable[[bytes], bytes],
         on_noise: Callable[[str], None],
         on_excess: Callable[[str], None],
     ) -> None:
         self.has_ended = False  # nothing more comes from the program
         self._reader = reader
         self._writer = writer
+        self._mask = mask
         self._on_noise = on_noise
         self._on_excess = on_excess
         self._writing = asyncio.Lock()
@@ -93,7 +98,7 @@ class Conversation:
     async def _line(self) -> bytes:
         """The next line; empty at the end."""
         try:
-            return await self._reader.readline()
+            return self._mask(await self._reader.readline())
         except ValueError as error:
             raise _Excess(f"it wrote a line of more than {LONGEST} bytes") from error
 

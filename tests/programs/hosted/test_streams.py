@@ -68,7 +68,7 @@ async def program() -> AsyncGenerator[Program]:
     reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST)
     their_reader, their_writer = await asyncio.open_connection(sock=theirs, limit=131_072)
     noise, excess = list[str](), list[str]()
-    conversation = Conversation(reader, writer, on_noise=noise.append, on_excess=excess.append)
+    conversation = Conversation(reader, writer, mask=bytes, on_noise=noise.append, on_excess=excess.append)
     try:
         async with conversation.open() as streams:
             yield Program(their_reader, their_writer, streams, conversation, noise, excess)
