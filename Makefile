@@ -19,7 +19,7 @@ help:
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
-	@echo "make screenshots  every page with much on it, desktop and phone, the main ones also dark, into docs/screenshots (half a minute; needs Chromium)"
+	@echo "make screenshots  every page with much on it, desktop and phone, the main ones also dark, into docs/screenshots (a minute; needs Chromium)"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make curve        a call with 1,000, 100,000 and 1,000,000 connections in the vault (about 15 minutes, 3 GB in /tmp)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.generating.screenshots import paths_of
+from tests.generating.pictures import paths_of
 from tests.generating.showcase import furnish, provider_settings, settle_in
 from tests.support.rooms.portal_room import running_room
 

@@ -4,49 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import re
 import sys
 import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, ViewportSize
 
 from server.remote import servers
-from tests.generating.showcase import Showcase, furnish, provider_settings, settle_in
+from tests.generating.pictures import KEYED, PICTURES, names_of
+from tests.generating.showcase import furnish, provider_settings, settle_in
+from tests.generating.showcase_office import API, SETTINGS, STORED, open_office
 from tests.mcp.remote.remote_room import RemoteRoom
 from tests.support.chromium import running_chromium
 from tests.support.doubles.mcp_double import RemoteSite, running_site
 from tests.support.harness import PASSWORD
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import Room, running_room
+from vault import users
+from vault.records import Role
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
-DESKTOP: Final = {"width": 1280, "height": 800}
-PHONE: Final = {"width": 390, "height": 844}
-IN_BOTH: Final = (
-    "home",
-    "accounts",
-    "agents",
-    "agent",
-    "approval",
-    "consent",
-    "sign-in",
-)  # the others are drawn light only
-KEYED: Final = "stripe"  # a service that people enter a key of
-PRESSED: Final = {"credential": re.compile("^Enter")}  # on the way to a page
+SIZES: Final[Mapping[str, ViewportSize]] = {
+    "desktop": {"width": 1280, "height": 800},
+    "phone": {"width": 390, "height": 844},
+}
+Scheme = Literal["light", "dark"]
+SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
 SERVER: Final = "design"
-ADMINISTRATION: Final = (
-    "groups",
-    "agents",
-    "tools",
-    "policies",
-    "revocations",
-    "keys",
-    "webhooks",
-    "settings",
-    "activity",
-)
 TOOLS: Final[list[dict[str, Any]]] = [
     {
         "name": name,
@@ -69,29 +59,6 @@ _ENCODE: Final = """async ([png, quality]) => {
   return canvas.toDataURL('image/webp', quality).split(',')[1]; }"""
 
 
-def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
-    """Name of a picture -> path of its page."""
-    return {
-        "home": "/",
-        "accounts": "/connections",
-        "account": f"/connections/{shown.accounts[0].id}",
-        "agents": "/agents",
-        "agent": f"/agents/{shown.agents[0].id}",
-        "cut-off": f"/agents/{shown.agents[0].id}/cut-off",
-        "approval": f"/approvals/{shown.questions[0].id}",
-        "approvals": "/approvals",
-        "activity": "/activity",
-        "person": "/account",
-        "notifications": "/notifications",
-        "connect": "/connections/connect?provider=google",
-        "first-steps": "/first-run",
-        "device": "/device",
-        "admin-providers": "/administration/providers",
-        "admin-provider": "/administration/providers/slack",
-        "admin-people": "/administration/people",
-    }
-
-
 async def _connect_server(room: Room, site: RemoteSite) -> None:
     """An MCP server behind the vault, whose tools wait for a review."""
     double = site.add(SERVER, tools=TOOLS)
@@ -101,76 +68,136 @@ async def _connect_server(room: Room, site: RemoteSite) -> None:
     await place.look(SERVER, await place.room.agent(client_name="Raycast"))
 
 
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """A browser, the vault whose pages it draws, and where the pictures go; `wanted` empty: all of them."""
+
+    browser: Browser
+    room: Room
+    folder: Path
+    wanted: frozenset[str]
+
+    def wants(self, name: str) -> bool:
+        return not self.wanted or name in self.wanted
+
+    @asynccontextmanager
+    async def tab(self, who: str = "", *, size: str = "desktop", scheme: Scheme = "light") -> AsyncGenerator[Page]:
+        """A page of a new profile, in which this person just signed in."""
+        context = await self.browser.new_context(
+            viewport=SIZES[size], color_scheme=scheme, timezone_id="Europe/Berlin", locale="en-US"
+        )
+        page = await context.new_page()
+        if who:
+            await page.goto(f"{self.room.url}/sign-in")
+            await page.get_by_label("Name").fill(who)
+            await page.get_by_label("Password").fill(PASSWORD)
+            await page.get_by_role("button", name="Sign in", exact=True).click()
+            await page.wait_for_url(f"{self.room.url}/")
+        yield page
+        await context.close()
+
+    async def draw(self, page: Page, name: str, *, size: str, scheme: Scheme = "light") -> None:
+        png = base64.b64encode(await page.screenshot(full_page=False)).decode()
+        encoder = await page.context.new_page()
+        encoded = base64.b64decode(await encoder.evaluate(_ENCODE, [png, 0.65]))
+        await encoder.close()
+        (self.folder / f"{name}-{size}-{scheme}.webp").write_bytes(encoded)
+
+    async def draw_pages(self, names: Mapping[str, str]) -> None:
+        """Every page of the table that is wanted, in its sizes and schemes."""
+        for is_open, size, scheme in itertools.product((True, False), SIZES, SCHEMES):
+            drawn = [
+                (name, picture)
+                for name, picture in PICTURES.items()
+                if picture.is_open is is_open and self.wants(name) and (scheme == "light" or picture.is_main)
+            ]
+            if not drawn:
+                continue
+            async with self.tab("" if is_open else "alice", size=size, scheme=scheme) as page:
+                for name, picture in drawn:
+                    await page.goto(f"{self.room.url}{picture.path_of(names)}")
+                    if picture.press:
+                        await page.get_by_role("button", name=re.compile(f"^{picture.press}")).click()
+                        await page.wait_for_load_state()
+                    await self.draw(page, name, size=size, scheme=scheme)
+
+    async def draw_both(self, page: Page, name: str) -> None:
+        """A page that is there once: in both sizes without loading it again."""
+        for size, viewport in SIZES.items():
+            await page.set_viewport_size(viewport)
+            await self.draw(page, name, size=size)
+
+    async def draw_first_run(self) -> None:
+        """What the first person sees: nobody is an administrator yet."""
+        deployment, alice = self.room.deployment, await self.room.user("alice")
+        async with deployment.transaction() as transaction:
+            await users.set_role(transaction, alice.id, Role.MEMBER)
+        async with self.tab() as page:
+            await page.goto(f"{self.room.url}/first-run")
+            await self.draw_both(page, "first-run")
+        async with deployment.transaction() as transaction:
+            await users.set_role(transaction, alice.id, Role.OWNER)
+
+    async def draw_answered(self, names: Mapping[str, str]) -> None:
+        """After an approval."""
+        async with self.tab("alice") as page:
+            await page.goto(f"{self.room.url}/approvals/{names['approval']}")
+            await page.get_by_role("button", name="Approve once").click()
+            await page.wait_for_load_state()
+            await self.draw_both(page, "answered")
+
+    async def draw_deleted(self) -> None:
+        """A deletion that asks to sign in again first, and the receipt of one."""
+        async with self.tab("emre") as page:
+            delete = f"{self.room.url}/account/delete"
+            if self.wants("deleted"):
+                await page.goto(delete)
+                await page.get_by_role("textbox").fill("emre")
+                await page.get_by_role("button", name="Delete").click()
+                await page.wait_for_load_state()
+                await self.draw_both(page, "deleted")
+        async with self.tab("alice") as page:
+            self.room.deployment.database.clock_offset += 3600
+            await page.goto(delete)
+            await self.draw_both(page, "confirm")
+
+
 async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
     """Every page on a desktop and a phone, the main ones also in the dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
-        overrides = {"providers": provider_settings() | {KEYED: {}}}
+        overrides: dict[str, object] = {"providers": provider_settings() | {KEYED: {}}, **SETTINGS}
         async with (
             running_chromium() as browser,
             running_site() as site,
             running_room(Path(data) / "vault", overrides=overrides) as room,
         ):
-            user = await room.user("alice")
+            studio, user = Studio(browser, room, folder, only), await room.user("alice")
+            if studio.wants("first-run"):
+                await studio.draw_first_run()
             await _connect_server(room, site)
             shown = await furnish(room, user)
             await settle_in(room, shown)
-            for name in ("bob", "carol", "dora"):
-                await room.user(name)
+            office = await open_office(room, shown)
             asking = await room.agent(name="Windsurf", redirect_uris=("http://127.0.0.1:33418/callback",))
-            link = await room.link(user, shown.agents[3])
-            paths = paths_of(room, shown) | {
-                "consent": room.authorize_path(asking),
-                "link": link.url.removeprefix(room.url),
-                "credential": f"/connections/connect?provider={KEYED}",
-                "admin-mcp-servers": "/administration/tools/servers",
-                "admin-mcp-server": f"/administration/tools/servers/{SERVER}",
-                "admin": "/administration",
+            names = names_of(shown) | {
+                "ticket": office.ticket,
+                "receipt": office.receipt.id,
+                "handle": (await room.link(user, shown.agents[3])).url.rpartition("/")[2],
+                "request": office.waiting.id,
+                "authorize": room.authorize_path(asking),
+                "user": office.person.id,
+                "group": office.group.id,
+                "server": SERVER,
+                "api": API,
+                "stored": STORED,
+                "endpoint": office.endpoint.id,
             }
-            paths |= {f"admin-{one}": f"/administration/{one}" for one in ADMINISTRATION}
-            wanted = {name: path for name, path in paths.items() if not only or name in only}
-            for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
-                for scheme in ("light", "dark"):
-                    drawn = {name: path for name, path in wanted.items() if scheme == "light" or name in IN_BOTH}
-                    await _round(browser, room, folder, drawn, size=size, scheme=scheme, viewport=viewport)
-
-
-async def _round(
-    browser: Browser,
-    room: Room,
-    folder: Path,
-    paths: dict[str, str],
-    *,
-    size: str,
-    scheme: str,
-    viewport: dict[str, int],
-) -> None:
-    context = await browser.new_context(
-        viewport={"width": viewport["width"], "height": viewport["height"]},
-        color_scheme="dark" if scheme == "dark" else "light",
-        timezone_id="Europe/Berlin",
-        locale="en-US",
-    )
-    encoder = await context.new_page()
-    page = await context.new_page()
-    await page.goto(f"{room.url}/sign-in")
-    await _write(encoder, page, folder / f"sign-in-{size}-{scheme}.webp")
-    await page.get_by_label("Name").fill("alice")
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in", exact=True).click()
-    await page.wait_for_url(f"{room.url}/")
-    for name, path in paths.items():
-        await page.goto(f"{room.url}{path}")
-        if name in PRESSED:
-            await page.get_by_role("button", name=PRESSED[name]).click()
-            await page.wait_for_load_state()
-        await _write(encoder, page, folder / f"{name}-{size}-{scheme}.webp")
-    await context.close()
-
-
-async def _write(encoder: Page, page: Page, file: Path) -> None:
-    png = base64.b64encode(await page.screenshot(full_page=False)).decode()
-    file.write_bytes(base64.b64decode(await encoder.evaluate(_ENCODE, [png, 0.65])))
+            await studio.draw_pages(names)
+            if studio.wants("answered"):
+                await studio.draw_answered(names)
+            if studio.wants("deleted") or studio.wants("confirm"):
+                await studio.draw_deleted()
 
 
 def main() -> None:

@@ -105,10 +105,12 @@ async def furnish(
     made_agents = tuple([await _agent(room, user, number, accounts=made_accounts) for number in range(agents)])
     lucky = random.Random(7)
     recorded = [_event(lucky, user, made_agents, made_accounts) for _ in range(events)]
-    for start in range(0, len(recorded), 250):
-        part = recorded[start : start + 250]
+    apart = max(37, 10 * DAY // max(1, events))  # seconds from one event to the next
+    together = max(1, min(250, events // 60))  # stored at once
+    for start in range(0, len(recorded), together):
+        part = recorded[start : start + together]
         async with deployment.transaction() as transaction:
-            await audit.append(transaction, *part, now=now - (len(recorded) - start) * 37)
+            await audit.append(transaction, *part, now=now - (len(recorded) - start) * apart + 3 * apart // 4)
     async with deployment.transaction() as transaction:
         for account, change in ((3, "state = 'needs_reauth'"), (4, f"grant_expires_at = {now + 3 * 86400}")):
             if account < len(made_accounts):
@@ -203,7 +205,7 @@ async def _agent(room: Room, user: User, number: int, *, accounts: tuple[Connect
     if number >= len(AGENTS):
         name = f"{name} {number // len(AGENTS) + 1}"
     now = room.deployment.now()
-    client = await room.agent(kind, name=name, created_at=now - 86400 * 30)
+    client = await room.agent(kind, name=name, created_at=now - 86400 * 30, last_used_at=now - 2400 * (number + 1))
     async with room.deployment.transaction() as transaction:
         await grants.create_grant(
             transaction,
@@ -229,7 +231,8 @@ async def _agent(room: Room, user: User, number: int, *, accounts: tuple[Connect
 
 
 def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], accounts: tuple[Connection, ...]) -> Event:
-    agent, account = lucky.choice(agents), lucky.choice(accounts)
+    (agent,) = lucky.choices(agents, [len(agents) / (place + 1) for place in range(len(agents))])  # some do most
+    (account,) = lucky.choices(accounts, [3 if place < 3 else 1 for place in range(len(accounts))])
     kind, outcome = lucky.choice(
         (("tool.called", "ok"),) * 6
         + (("token.exchanged", "ok"), ("exchange.refused", "refused"), ("token.refreshed", "ok"))

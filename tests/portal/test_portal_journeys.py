@@ -16,7 +16,7 @@ from server.http.page_texts import text
 from server.notices import senders
 from server.notices.texts import Line, NoticeMessage
 from server.portal.approvals.notification_answers import form_of
-from tests.generating.screenshots import paths_of
+from tests.generating.pictures import paths_of
 from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
