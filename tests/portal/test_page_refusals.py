@@ -71,7 +71,9 @@ async def test_an_agent_that_is_gone_has_no_page(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     await room.grant(user, client)
     person = await room.signed_in(user)
-    assert is_refused(await person.open("/agents/nothing"), "no_agent", 404)
+    unknown = await person.open("/agents/nothing")
+    assert is_refused(unknown, "no_agent", 404)
+    assert '<a class="button primary" href="/agents">' in unknown.text, "the next step"
     assert (await person.open(f"/agents/{client.id}")).status_code == 200
     assert is_refused(await post(room, person, "/agents/nothing/cut-off"), "no_agent", 404)
     assert (await post(room, person, f"/agents/{client.id}/cut-off")).status_code == 303

@@ -76,7 +76,7 @@ async def _group_page(visit: AdminVisit, group: Group, *, named: str = "", error
         "members": await stored.members(deployment.database, group.id, now=deployment.now()),
         "accounts": await shared_connections.of_group(deployment.database, group),
         "own": [
-            one
+            (one, known.title if (known := deployment.catalog.get(one.provider)) else one.provider)
             for one in await connections.list_connections(deployment.database, visit.user.id)
             if one.state is ConnectionState.ACTIVE
         ],

@@ -57,7 +57,7 @@ async def show_one(visit: AdminVisit) -> Response:
         "person": person,
         "path": path_of(person),
         "is_self": person.id == visit.user.id,
-        "roles": [one.value for one in Role if one is not person.role],
+        "roles": [one.value for one in reversed(Role) if one is not person.role],  # the most powerful last
         "effective": (await roles.with_groups(deployment, person)).role.value,
         "accounts": len(await connections.list_connections(deployment.database, person.id)),
         "agents": len(own),

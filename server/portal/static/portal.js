@@ -41,6 +41,12 @@
     });
   }
 
+  // The tab of the open page, in the middle of a row that is too long for a phone.
+  for (const open of document.querySelectorAll(".tabs [aria-current]")) {
+    const place = open.getBoundingClientRect(), row = open.parentElement.getBoundingClientRect();
+    open.parentElement.scrollBy(place.left + place.width / 2 - row.left - row.width / 2, 0);
+  }
+
   // A long form that is rarely needed is folded on a phone.
   for (const one of document.querySelectorAll("details[data-folds]:not([data-stays])")) one.open = matchMedia("(min-width: 40rem)").matches;
 

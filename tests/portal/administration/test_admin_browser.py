@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.portal.test_portal_accessible import violations
 from tests.support.harness import PASSWORD
@@ -14,7 +14,7 @@ from vault.audit import audit
 from vault.records import Event
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(180)]
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,20 @@ async def test_the_name_of_a_setting_is_shown_as_it_is_written(room: Room, brows
     assert await page.locator(".facts dt").first.evaluate(case) == "none"
     await page.goto(f"{room.url}/administration/activity")
     assert await page.locator(".facts dt").first.evaluate(case) == "uppercase"
+    await page.context.close()
+
+
+async def test_the_tab_of_the_open_page_is_in_sight_on_a_phone(room: Room, browser: Browser) -> None:
+    page = await _signed_in(room, await browser.new_context(viewport=PHONE))
+    tabs = page.locator(".tabs")
+    for path, name in (("", "Overview"), ("/keys", "Keys"), ("/tools/servers", "Tools"), ("/activity", "Activity")):
+        await page.goto(f"{room.url}/administration{path}")
+        row, tab = await tabs.bounding_box(), await tabs.get_by_role("link", name=name, exact=True).bounding_box()
+        assert row is not None
+        assert tab is not None
+        assert row["x"] <= tab["x"], path
+        assert tab["x"] + tab["width"] <= row["x"] + row["width"] + 1, path
+        assert await page.evaluate("[scrollX, scrollY]") == [0, 0]
     await page.context.close()
 
 
