@@ -58,6 +58,7 @@ class StoryRow:
     since: int = 0  # when the first of several happened
     person: tuple[str, str] | None = None  # whose it is, and their page: for administrators
     by: str = ""  # the administrator who did it, likewise
+    is_named: bool = False  # the sentence names the person
 
     def is_like(self, other: StoryRow) -> bool:
         """Whether both read the same."""
@@ -119,6 +120,7 @@ class Storyteller:
             facts=tuple((name, shown) for name, shown in self._facts(event) if shown),
             person=(self._people or {}).get(event.user_id or "", (event.user_id or "", "")) if is_told else None,
             by=str(event.details.get("by", "")) if is_told else "",
+            is_named="_of." in self._sentence_name(event),
         )
 
     def agent(self, event: Event) -> str:
@@ -134,7 +136,9 @@ class Storyteller:
         values = {
             "agent": _name(self.agent(event)) or page_texts.markup("story.an_agent"),
             "account": _name(self._account(event)) or page_texts.markup("story.an_account"),
-            "provider": page_texts.markup("story.the_provider") if provider is None else provider.title,
+            "provider": provider.title
+            if provider is not None
+            else _name(self._provider(event)) or page_texts.markup("story.the_provider"),
             "tool": texts.tool_title(spec, tool) or page_texts.markup("story.a_tool"),
             "count": f"{items} " if isinstance(items, int) and not isinstance(items, bool) else "",
             "name": str(event.details.get("name", "")),
@@ -143,7 +147,19 @@ class Storyteller:
         told = spec.presentation.words_for(items) if spec is not None and event.outcome == "ok" else ""
         if event.kind == "tool.called" and told:
             return Markup.escape(translate(told)).format(**values)
-        return page_texts.markup(_sentence_name(event), **values)
+        return page_texts.markup(self._sentence_name(event), person=self._person(event), **values)
+
+    def _sentence_name(self, event: Event) -> str:
+        """The text that tells this event, to the person or about them."""
+        page, _, name = _sentence_name(event).partition(".")
+        is_about = self._people is not None and name in page_texts.english().get(f"{page}_of", {})
+        return f"{page}_of.{name}" if is_about else f"{page}.{name}"
+
+    def _person(self, event: Event) -> Markup | str:
+        """Whose it is, with a link to their page, for an administrator."""
+        name, page = (self._people or {}).get(event.user_id or "", (event.user_id or "", ""))
+        told = _name(name) or page_texts.markup("story.someone")
+        return Markup('<a href="{}">{}</a>').format(page, told) if page else told
 
     def _company(self, event: Event) -> str:
         name = str(event.details.get("company", ""))
@@ -182,7 +198,9 @@ class Storyteller:
     def _why(self, event: Event, code: str) -> str:
         if not code:
             return ""
-        known = page_texts.section("why")
+        known = page_texts.section("ended" if event.kind == "connection.upstream_revocation_failed" else "why")
+        if self._people is not None:
+            known = {**known, **page_texts.section("why_of")}
         if code not in known:
             return page_texts.text("why.call_form" if event.kind == "proxy.called" else "why.other", code=code)
         provider = self._deployment.catalog.get(self._provider(event))

@@ -35,6 +35,9 @@ _CHOSEN = (
     "status_hint",
     "status",
     "event",
+    "event_of",
+    "story_of",
+    "why_of",
     "master_state",
     "channel",
     "notice",
@@ -196,3 +199,11 @@ def test_a_language_is_taken_while_it_is_used_and_english_where_there_is_none() 
 )
 def test_the_language_is_the_chosen_one_or_what_the_browser_likes_best(header: str, chosen: str, expected: str) -> None:
     assert page_texts.choose_language(header, chosen=chosen) == expected
+
+
+@pytest.mark.parametrize("page", ["event", "story", "why"])
+def test_a_text_that_speaks_to_a_person_also_speaks_about_them(page: str) -> None:
+    """Administrators read about others: "You signed in" is about nobody else."""
+    texts, about = page_texts.english()[page], page_texts.english()[f"{page}_of"]
+    assert {name for name, words in texts.items() if re.search(r"\byou", words, re.IGNORECASE)} == about.keys()
+    assert [words for words in about.values() if re.search(r"\byou", words, re.IGNORECASE)] == []

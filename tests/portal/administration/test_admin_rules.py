@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -205,4 +206,26 @@ async def test_what_an_admin_did_to_somebody_names_both(room: Room, admin: Perso
     page = await admin.open(f"/administration/people/{other.id}")
     await admin.submit(page, form="/disable")
     text = plain((await admin.open(f"{ACTIVITY}?person={other.name}")).text)
-    assert f"Your account was disabled {other.name} · by alice" in text
+    assert f"The account of {other.name} was disabled · by alice" in text
+
+
+async def test_everybodys_activity_speaks_about_the_person_and_theirs_to_them(room: Room, admin: Person) -> None:
+    one = await room.user()
+    lost = {"provider": "google", "account": "old@example.com", "reason": "alive"}
+    await record(
+        room,
+        Event("consent.given", user_id=one.id, client_id="agent"),
+        Event("exchange.refused", "refused", one.id, "agent", details={"code": "delegation_required"}),
+        Event("connection.upstream_revocation_failed", "failed", one.id, details=lost),
+        Event("api.imported", details={"provider": "tickets"}),
+    )
+    everybody = await admin.open(ACTIVITY)
+    told = plain(everybody.text)
+    assert f"{one.name} allowed agent Details" in told, "named once"
+    assert f'<a href="/administration/people/{one.id}"><bdi>{one.name}</bdi></a> allowed' in everybody.text
+    assert "They haven't allowed this agent to do that with the account." in html.unescape(told)
+    assert "the access still works" in told
+    assert "The API tickets was imported" in told
+    own = html.unescape(plain((await (await room.signed_in(one)).open("/activity")).text))
+    assert "You allowed agent" in own
+    assert "You haven't allowed this agent" in own
