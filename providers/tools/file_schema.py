@@ -21,7 +21,7 @@ TOOL: Final[Mapping[str, str]] = {
 }
 ARGUMENT: Final[Mapping[str, str]] = {
     "type": "`text` (default), `integer`, `number`, `boolean`, `time` (RFC 3339 with offset), `date`, or `texts`.",
-    "description": "What agents read. They don't see `pattern` and lengths below 500: say the form here.",
+    "description": "What agents read. They don't see `pattern`, or a length with one or below 500: say the form here.",
     "required, default": "Whether it must be given (default), or what counts if it isn't.",
     "choices": "The texts that are accepted.",
     "pattern": "A regular expression for the whole text, from `^` to `$`.",

@@ -15,7 +15,7 @@ from providers.outbound.json_values import is_array, is_object
 
 VAULT: Final = "_vault"  # no result has a member of this name: names of fields begin with a letter
 _UNSEEN: Final = frozenset({"title", "pattern", "minLength"})
-_PROSE: Final = 500  # characters from which a writer has to know the limit
+_PROSE: Final = 500  # characters from which a writer has to know the limit, where no pattern says the form
 _NULL: Final = {"type": "null"}
 
 
@@ -60,7 +60,8 @@ def _is_seen(name: str, value: object, node: object, *, is_input: bool) -> bool:
     if name in ("minimum", "minItems"):
         return value not in (0, 1)
     if name == "maxLength":
-        return is_input and isinstance(value, int) and value >= _PROSE
+        is_prose = isinstance(value, int) and value >= _PROSE and is_object(node) and "pattern" not in node
+        return is_input and is_prose
     if name == "description" and is_object(node) and "properties" in node:
         return False  # the docstring of a model; the tool has a description of its own
     if name == "additionalProperties":

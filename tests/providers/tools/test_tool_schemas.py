@@ -50,7 +50,7 @@ class Output(ToolOutput):
 class Input(ToolInput, title="Titled"):
     """Arguments of something."""
 
-    title: Annotated[str, Field(min_length=1, max_length=100, pattern="^[a-z]+$", description="A word")]
+    title: Annotated[str, Field(min_length=1, max_length=10_000, pattern="^[a-z]+$", description="A word")]
     text: Annotated[str, Field(min_length=1, max_length=4000, description="Prose")]
     limit: Annotated[int, Field(default=5, ge=1, le=20, description="How many")]
     cursor: Annotated[str | None, Field(default=None, max_length=20, description="Where to go on")]
