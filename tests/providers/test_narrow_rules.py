@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from providers.api.api import UpstreamAPI
-from providers.api.rules import Call, Payload, allows
+from providers.api.rules import Call, Payload, allows, changes_method
 from providers.definitions.catalog import load_catalog
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -56,6 +56,32 @@ def test_a_query_of_power_bi_shows_what_the_person_may_see(beside: Mapping[str, 
     call = Call("main", "POST", "/myorg/groups/1/datasets/2/executeQueries", {}, Payload(frozenset(), body))
     token = frozenset({scope, f"{scope.removesuffix('Read.All')}ReadWrite.All"})
     assert allows(load_catalog().provider("power-bi"), call, frozenset({scope}), granted=token) is is_allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "is_allowed"),
+    [
+        ({"status": "voided", "voidedReason": "Wrong price"}, True),
+        ({"status": "sent"}, False),  # a draft of the person's
+        ({"purgeState": "documents_and_metadata_queued"}, False),
+        ({"status": "voided", "purgeState": "documents_queued"}, False),
+    ],
+)
+def test_an_envelope_of_docusign_is_voided_and_never_purged(body: Mapping[str, str], *, is_allowed: bool) -> None:
+    call = Call("main", "PUT", "/v2.1/accounts/1/envelopes/2", body, Payload(frozenset(), body))
+    token = frozenset({"signature", "openid"})
+    assert allows(load_catalog().provider("docusign"), call, frozenset({"signature"}), granted=token) is is_allowed
+
+
+def test_a_record_of_quickbooks_is_created_and_never_deleted_by_the_same_path() -> None:
+    provider, path = load_catalog().provider("quickbooks"), "/v3/company/1/invoice"
+    body = {"CustomerRef": {"value": "7"}, "Line": [{"Amount": 5}]}
+    scope = frozenset({"com.intuit.quickbooks.accounting"})
+    for query, is_allowed in (({}, True), ({"operation": "delete"}, False), ({"include": "void"}, False)):
+        call = Call("main", "POST", path, {**query, **body}, Payload(frozenset(query), body))
+        assert allows(provider, call, scope, granted=provider.all_scopes) is is_allowed
+    assert changes_method(provider, "operation")
+    assert not changes_method(provider, "query")
 
 
 @pytest.mark.parametrize(
