@@ -11,8 +11,11 @@ from providers.api.rules import Call, Payload, allows, changes_method
 from providers.definitions.catalog import load_catalog
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
+from providers.tools.declarations import BUILT_IN, read_tool_file
 from tests.generating.shipped_tools import shipped_tools
 from tests.support.doubles.scripted_server import json_reply, scripted_server
+
+INTUIT = "com.intuit.quickbooks"
 
 
 def test_a_statement_in_snowflake_is_a_change_that_the_person_sees() -> None:
@@ -56,6 +59,34 @@ def test_a_query_of_power_bi_shows_what_the_person_may_see(beside: Mapping[str, 
     call = Call("main", "POST", "/myorg/groups/1/datasets/2/executeQueries", {}, Payload(frozenset(), body))
     token = frozenset({scope, f"{scope.removesuffix('Read.All')}ReadWrite.All"})
     assert allows(load_catalog().provider("power-bi"), call, frozenset({scope}), granted=token) is is_allowed
+
+
+def graphql_call(tool: str) -> Call:
+    """What a tool of Shopify sends."""
+    (declared,) = (one for one in read_tool_file(BUILT_IN / "shopify.toml").tool if one.name == tool)
+    body = dict(declared.request.body) | {"variables": {"first": 5}}
+    return Call("main", "POST", "/api/2026-07/graphql.json", body, Payload(frozenset(), body))
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "least", "other"),
+    [
+        ("docusign", Call("main", "GET", "/v2.1/accounts/1/envelopes"), "signature", "openid"),
+        ("docusign", Call("account", "GET", "/userinfo"), "signature", "extended"),
+        ("quickbooks", Call("main", "GET", "/v3/company/1/query"), f"{INTUIT}.accounting", f"{INTUIT}.payment"),
+        ("quickbooks", Call("main", "POST", "/v3/company/1/customer"), f"{INTUIT}.accounting", "openid"),
+        ("shopify", graphql_call("shopify_products"), "read_products", "read_orders"),
+        ("shopify", graphql_call("shopify_orders"), "read_orders", "read_customers"),
+        ("shopify", graphql_call("shopify_order_read"), "read_orders", "read_products"),
+        ("shopify", graphql_call("shopify_customers"), "read_customers", "read_orders"),
+        ("shopify", graphql_call("shopify_product_create"), "write_products", "read_products"),
+        ("shopify", graphql_call("shopify_product_update"), "write_products", "read_products"),
+    ],
+)
+def test_a_call_needs_the_scope_that_the_service_names(name: str, call: Call, least: str, other: str) -> None:
+    provider = load_catalog().provider(name)
+    assert allows(provider, call, frozenset({least}))
+    assert not allows(provider, call, frozenset({other}))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ STAND_INS: tuple[object, ...] = (
         "2031-05-01T08:00:00Z",
         "me",
         "t3_5or86n",
+        "gid://shopify/Product/12",
+        "gid://shopify/Order/12",
         "123456789",
         "0123456789abcdef01234567",
         "https://api.calendly.com/users/AB-12",
