@@ -17,7 +17,7 @@ from typing import Final
 from vault.audit.proof import Checkpoint
 from vault.audit.segments import SEGMENT
 from vault.records import TENANT
-from vault.storage.event_chain import START, ChainEntry, Link, begin, digest, fold, mac, tag, tail
+from vault.storage.event_chain import START, ChainEntry, Link, begin, digest, fold, mac_and_tag, tail
 
 DAY: Final = 86400
 OPEN: Final = range(50, 1480)  # connections with real keys; seven of ten are live
@@ -243,13 +243,14 @@ def chain(size: Size, key: bytes, began: Link) -> Iterator[tuple[list[tuple[obje
         tails = [tail(entry, at=at) for entry in entries]
         now_at, height = link.sequence, link.height + 1
         made = digest(link.hash, height=height, sequence=now_at, at=at, tails=tails)
-        keyed = fold(keyed, previous=link.hash, mac=mac(key, tails=tails))
+        mac, tag = mac_and_tag(key, tails=tails)
+        keyed = fold(keyed, previous=link.hash, mac=mac)
         events: list[tuple[object, ...]] = [
             (TENANT, now_at + n, at, e.kind, e.outcome, e.user_id, e.client_id, e.connection_id, e.details)
             for n, e in enumerate(entries, start=1)
         ]
         last = now_at + len(entries)
-        batch = (TENANT, height, now_at + 1, last, link.hash, made, at, tag(key, tails=tails))
+        batch = (TENANT, height, now_at + 1, last, link.hash, made, at, tag)
         link = Link(height, last, made, keyed)
         yield events, batch, link
 

@@ -16,7 +16,7 @@ from vault.envelope import Context, open_sealed, seal
 from vault.records import TENANT, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import Database, Reader, Row, binary, binary_or_none, integer, integer_or_none
-from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac, tag, tail
+from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac_and_tag, tail
 
 BATCH_PAGE = 200  # batches read at a time
 EVENT_PAGE = 2000  # events read at a time
@@ -312,13 +312,14 @@ class Walk:
         end = sequence + len(rows)
         keyed = self.link.keyed
         if keyed is not None and self._key is not None:
+            mac, tag = mac_and_tag(self._key, tails=tails)
             tagged = binary_or_none(batch, "tag")
             if tagged is None:
                 self._note_unkeyed(sequence + 1, end)
-            elif tagged != tag(self._key, tails=tails):
+            elif tagged != tag:
                 raise self._fault(sequence + 1, "it wasn't written with the vault's key")
             else:
-                keyed = fold(keyed, previous=self.link.hash, mac=mac(self._key, tails=tails))
+                keyed = fold(keyed, previous=self.link.hash, mac=mac)
         self.link = self._begin_keyed_head(Link(height, end, found, keyed))
         if self.follower is not None:
             self.follower.take(sequence, tails)

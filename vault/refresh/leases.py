@@ -341,9 +341,9 @@ async def claim(
 
 
 def _claim_program(parameters: Mapping[str, Value]) -> Program[bool]:
-    if not (yield Statement(_CLAIM, (parameters,))):
+    if not (yield Statement(_CLAIM, parameters)):
         return False
-    yield Statement(_INTEND, (parameters,))
+    yield Statement(_INTEND, parameters)
     return True
 
 
@@ -469,18 +469,18 @@ def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now
     is_full = refreshed.access_sealed is not None and refreshed.scope_key is None
     if is_full:
         both = {**row, **token, "scopes": format_scope(refreshed.scopes)}
-        stored = yield Statement(_STORE_BOTH, (both,))
+        stored = yield Statement(_STORE_BOTH, both)
     else:
-        stored = yield Statement(_STORE_REFRESH, (row,))
+        stored = yield Statement(_STORE_REFRESH, row)
     if not stored:
         return False
     if refreshed.access_sealed is not None and refreshed.scope_key is not None:
-        yield Statement(_STORE_NARROWED, ({**row, **token, "scope_key": refreshed.scope_key},))
+        yield Statement(_STORE_NARROWED, {**row, **token, "scope_key": refreshed.scope_key})
     if refreshed.ends_narrowed:
-        yield Statement(_DROP_NARROWED, (which,))
+        yield Statement(_DROP_NARROWED, which)
     elif refreshed.may_have_narrowed:
-        yield Statement(_DROP_DEAD_NARROWED, (which,))
-    yield Statement(_DROP_OLD_INTENTS, ({**which, "owner": lease.owner, "generation": lease.generation},))
+        yield Statement(_DROP_DEAD_NARROWED, which)
+    yield Statement(_DROP_OLD_INTENTS, {**which, "owner": lease.owner, "generation": lease.generation})
     return True
 
 

@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a program; with several sets of parameters it runs once for each and returns no rows."""
+    """One statement of a program."""
 
     sql: str
-    parameters: Sequence[Mapping[str, Value]]
+    parameters: Mapping[str, Value]
 
 
 # Yields statements, receives their rows, and returns a result. It must do nothing else: SQLite runs it in its own

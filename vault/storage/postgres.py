@@ -235,16 +235,10 @@ class PostgresTransaction(StatementTurns[_Connection]):
         self.failed = False
 
     async def perform(self, program: Program[T]) -> T:
-        rows: Sequence[Row] = ()
         try:
             statement = next(program)
             while True:
-                if len(statement.parameters) == 1:
-                    rows = await self.fetch(statement.sql, statement.parameters[0])
-                else:
-                    await self.execute_many(statement.sql, statement.parameters)
-                    rows = ()
-                statement = program.send(rows)
+                statement = program.send(await self.fetch(statement.sql, statement.parameters))
         except StopIteration as end:
             return end.value
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from pydantic_core import to_json
 
 from vault.records import TENANT
-from vault.storage.event_chain import FOLD_LABEL, LABEL, START, Batch, line_start, mac, tag, tail
+from vault.storage.event_chain import FOLD_LABEL, LABEL, START, Batch, line_start, mac_and_tag, tail
 
 
 class _Executor(Protocol):
@@ -90,7 +90,7 @@ class _Content:
         events = to_json(items)
         if key is None:
             return cls(events, None, None)
-        return cls(events, mac(key, tails=tails), tag(key, tails=tails))
+        return cls(events, *mac_and_tag(key, tails=tails))
 
 
 async def append(connection: _Executor, batch: Batch, *, key: bytes | None) -> None:

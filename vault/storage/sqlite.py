@@ -23,11 +23,11 @@ from contextvars import Context
 import aiosqlite
 
 from vault.refusals import StorageBusy, StorageUnavailable, ValueUnstorable, VaultError
-from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
+from vault.storage.database import NO_PARAMETERS, Conflict, Row, T, Value
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
 from vault.storage.schema_shape import fingerprint
-from vault.storage.sqlite_events import append_program
+from vault.storage.sqlite_events import SqliteProgram, append_program
 from vault.storage.sqlite_files import BUSY_WAIT, TRANSIENT, SqliteFiles, prepare
 from vault.storage.sqlite_locks import find_lock_holder
 from vault.storage.turns import StatementTurns
@@ -111,23 +111,17 @@ def rows_of(found: Sequence[sqlite3.Row]) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def run(connection: sqlite3.Connection, program: Program[T]) -> T:
+def run(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
     """Run a program; in the connection's thread."""
-    rows: Sequence[Row] = ()
     try:
         statement = next(program)
         while True:
-            if len(statement.parameters) == 1:
-                rows = rows_of(connection.execute(statement.sql, statement.parameters[0]).fetchall())
-            else:
-                connection.executemany(statement.sql, statement.parameters)
-                rows = ()
-            statement = program.send(rows)
+            statement = program.send(rows_of(connection.execute(statement.sql, statement.parameters).fetchall()))
     except StopIteration as end:
         return end.value
 
 
-def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
+def commit(connection: sqlite3.Connection, program: SqliteProgram[T]) -> T:
     """Run a program as a separate transaction; in the connection's thread."""
     connection.execute("begin immediate")
     try:
@@ -141,7 +135,9 @@ def commit(connection: sqlite3.Connection, program: Program[T]) -> T:
 
 
 async def run_at_once(
-    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection, Program[T]], T], program: Program[T]
+    connection: aiosqlite.Connection,
+    work: Callable[[sqlite3.Connection, SqliteProgram[T]], T],
+    program: SqliteProgram[T],
 ) -> T:
     """aiosqlite switches to its thread for each statement, which takes 30 us, and has no public way to run several at
     once."""
@@ -221,7 +217,7 @@ class SqliteTransaction(StatementTurns[aiosqlite.Connection]):
             raise refusal(error) from error
         self.failed = False
 
-    async def perform(self, program: Program[T]) -> T:
+    async def perform(self, program: SqliteProgram[T]) -> T:
         connection = self._enter()
         try:
             result = await run_at_once(connection, run, program)
@@ -274,7 +270,7 @@ class _Writer:
             )
         await turn.committed
 
-    async def perform(self, program: Program[T]) -> T:
+    async def perform(self, program: SqliteProgram[T]) -> T:
         """Run a program as a separate transaction, in its turn."""
         if self._closing or self._task.done():
             raise StorageUnavailable("the database is closed")
@@ -494,7 +490,7 @@ class SqliteDatabase:
     ) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction(event_key=self.event_key)
 
-    async def perform(self, program: Program[T]) -> T:
+    async def perform(self, program: SqliteProgram[T]) -> T:
         return await self._writer.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
