@@ -7,28 +7,40 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
+from pydantic_core import from_json
+
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _DOT = re.compile(r"(?<!\\)\.")
 
 
 def parse_object(body: bytes) -> Mapping[str, object] | None:
     """The body as a JSON object; None when it is anything else."""
-    try:
-        content: object = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+    content = _parse(body)
     return content if is_object(content) else None
 
 
 def parse_content(body: bytes) -> Mapping[str, object] | None:
     """The body as a JSON object, an array as the `items` of one; None when it is anything else."""
-    try:
-        content: object = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+    content = _parse(body)
     if is_array(content):
         return {"items": content}
     return content if is_object(content) else None
+
+
+def _parse(body: bytes) -> object:
+    """The value; None when there is none. Pydantic's parser takes a tenth of the time, and less than the library's.
+
+    What it refuses may still be JSON for the library: another encoding than UTF-8, a mark before it, half of a
+    surrogate pair, more than 200 levels. It keeps no text, because an answer may hold a credential.
+    """
+    try:
+        return from_json(body, cache_strings="none")
+    except ValueError:
+        pass
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_object(value: object) -> TypeGuard[Mapping[str, object]]:

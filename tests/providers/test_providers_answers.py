@@ -53,6 +53,43 @@ def test_only_objects_are_answers() -> None:
         assert parse_object(body) is None
 
 
+def library(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def assert_read_alike(value: str) -> None:
+    for form in ('{"a":%s}', ' {"a":1,"a":[%s]}\n', '\ufeff{"a":%s}', '{"a":%s,}'):
+        for encoding in ("utf-8", "utf-16"):
+            body = (form % value).encode(encoding, "surrogatepass")
+            assert repr(parse_object(body)) == repr(library(body))
+
+
+@given(st.floats() | st.integers() | st.text(), st.text("0123456789.eE+-", max_size=9))
+def test_a_body_means_what_the_library_reads(value: object, number: str) -> None:
+    assert_read_alike(json.dumps(value))
+    assert_read_alike(number)
+
+
+def test_an_odd_body_means_what_the_library_reads() -> None:
+    for value in (
+        "1e400",
+        "-0",
+        "01",
+        "9" * 4000,
+        "9" * 5000,
+        '"\ud800"',
+        r'"\ud800"',
+        '"\x01"',
+        "",
+        "[" * 300 + "]" * 300,
+    ):
+        assert_read_alike(value)
+    assert parse_object(b'{"a":"\xff"}') is None
+
+
 def test_an_answer_keeps_only_scopes_and_tokens_that_a_database_can_hold() -> None:
     google = load_catalog().provider("google")
 
