@@ -8,10 +8,8 @@ owns the page and the link. `vault.approvals.requests` keeps clients' requests h
 
 from __future__ import annotations
 
-import hmac
 import json
 import secrets
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -78,12 +76,9 @@ class ToolCall:
         self._attempt = self._attempt or secrets.token_urlsafe(16)
         return self._attempt
 
-    def hash_arguments(self, key: bytes) -> str:
-        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, no one can test guesses of a
-        value."""
-        formatted = _CANONICAL.encode(self.arguments())
-        digest = hmac.digest(key, formatted.encode("utf-8", "surrogatepass"), "sha256")
-        return urlsafe_b64encode(digest).rstrip(b"=").decode()
+    def format_arguments(self) -> bytes:
+        """The arguments as canonical JSON."""
+        return _CANONICAL.encode(self.arguments()).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)

@@ -480,8 +480,8 @@ def thumbprint(token: str) -> str:
 
 
 def hash_arguments(call: ToolCall, *, vault: Vault) -> str:
-    """The names of a call's arguments, without their values."""
-    return call.hash_arguments(vault.keys.subkey("arguments"))
+    """HMAC-SHA256 of the arguments in base64url: without the vault's key, no one can test guesses of a value."""
+    return urlsafe_b64encode(vault.keys.mac("arguments", call.format_arguments())).rstrip(b"=").decode()
 
 
 def _call_details(call: ToolCall | None, vault: Vault) -> Mapping[str, object]:

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault.audit import audit
@@ -88,6 +89,7 @@ class KeyRing:
         self.late = frozenset(row.id for row in held.list_missing())  # keys that were missing when this process started
         self._root = root
         self._subkeys: dict[str, bytes] = {}
+        self._macs: dict[str, HMAC] = {}
         self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
 
     @classmethod
@@ -149,6 +151,15 @@ class KeyRing:
         if key is None:
             key = self._subkeys[purpose] = _subkey(self._root, purpose)
         return key
+
+    def mac(self, purpose: str, content: bytes) -> bytes:
+        """HMAC-SHA256 of the content under the subkey for this purpose."""
+        kept = self._macs.get(purpose)
+        if kept is None:
+            kept = self._macs[purpose] = HMAC(self.subkey(purpose), SHA256())
+        made = kept.copy()
+        made.update(content)
+        return made.finalize()
 
     async def create_keys(
         self, transaction: Transaction, *, user_id: str, connection_id: str, now: int
