@@ -253,13 +253,14 @@ def answer(
 ) -> bytes | None:
     """The JSON-RPC answer; None if the result holds text that UTF-8 cannot encode.
 
-    In an event everything is ASCII: readers of streams split lines at more characters than JSON escapes.
+    Writes into the result's `meta` who answers. In an event everything is ASCII: readers of streams split lines at more
+    characters than JSON escapes.
     """
     if call.session is None:
-        changed: dict[str, object] = {"meta": {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}}
+        result.meta = {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}
     else:
-        changed = {"result_type": None}  # not known there
-    shown = {"jsonrpc": "2.0", "id": call.id, "result": result.model_copy(update=changed)}
+        result = result.model_copy(update={"result_type": None})  # not known there
+    shown = {"jsonrpc": "2.0", "id": call.id, "result": result}
     try:
         return to_json(shown, by_alias=True, exclude_none=True, ensure_ascii=is_event)
     except PydanticSerializationError:

@@ -6,8 +6,6 @@ The bytes of an answer are made in `server.mcp.fast_path`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -46,27 +44,25 @@ class PlainAnswer:
         self._receive = receive
         self.later = RetryLater(send)
         self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
         self._streams = False
         self.stopped: Stop | None = None
 
-    @contextmanager
-    def stoppable(self) -> Generator[None]:
-        """The call itself. One that `stop` ended leaves by the usual way, with the reason in `stopped`."""
-        task = self._task = asyncio.current_task()
-        leaves = self._call.session is None and self._call.progress_token is not None
-        timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start_watching) if leaves else None
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self.stopped is None or task is None or task.uncancel():  # someone else's
-                raise
-        finally:
-            self._task = None
-            if timer is not None:
-                timer.cancel()
-            if self._watching is not None:
-                self._watching.cancel()
+    def __enter__(self) -> None:
+        """Begin the call itself. One that `stop` ended leaves by the usual way, with the reason in `stopped`."""
+        self._task = asyncio.current_task()
+        if self._call.session is None and self._call.progress_token is not None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start_watching)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        task, self._task = self._task, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        is_stop = kind is not None and issubclass(kind, asyncio.CancelledError) and self.stopped is not None
+        return is_stop and task is not None and not task.uncancel()  # otherwise someone else's
 
     def stop(self, why: Stop) -> None:
         """End the call, unless it has an answer already."""

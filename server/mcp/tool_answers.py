@@ -51,7 +51,7 @@ def _what_fits(spec: ToolSpec, found: ErrorDetails) -> str:
 
 def count_items(output: BaseModel) -> int | None:
     """How many results a list has; None for what isn't a list. Counts, never contents, go into the activity."""
-    sizes = [len(value) for _, value in output if isinstance(value, list)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- only counted
+    sizes = [len(value) for value in vars(output).values() if isinstance(value, list)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- only counted
     return sizes[0] if len(sizes) == 1 else None
 
 

@@ -50,6 +50,7 @@ from vault.records import Principal
 
 _STATE_KEY: Final = "mcp"
 _BOUNDS: Final = SessionLimits()
+_ALONE: Final = contextlib.nullcontext(enter_result=True)  # a call without a session
 _UNCACHED: Final = ((b"cache-control", b"no-store, no-transform"),)
 
 
@@ -245,11 +246,11 @@ class _StreamableHTTP:
         if call is not None:
             answer = PlainAnswer(call, receive, send)
             known: Known = None
-            with self._under_way(call, session, answer) as is_new:
+            with _ALONE if session is None else self._under_way(call, session, answer) as is_new:
                 if not is_new:
                     await mcp_bodies.refuse_message(INVALID_REQUEST).write(send)
                     return
-                with answer.stoppable():
+                with answer:
                     try:
                         known = await tools.call(self._deployment, _request(call, answer), progress=answer.progress)
                     except Exception as failure:  # noqa: BLE001 -- the SDK has the words and the log for it
@@ -263,11 +264,8 @@ class _StreamableHTTP:
             await _pass_on(managers, scope, replayed, send)
 
     @contextlib.contextmanager
-    def _under_way(self, call: fast_path.PlainCall, session: McpSession | None, answer: PlainAnswer) -> Generator[bool]:
+    def _under_way(self, call: fast_path.PlainCall, session: McpSession, answer: PlainAnswer) -> Generator[bool]:
         """Whether the call may begin: no other call of its session has its ID. Its session can cancel it."""
-        if session is None:
-            yield True
-            return
         key, number = (call.session or "", str(call.id)), coerce_request_id(call.id)
         if key in self._in_flight or number in session.plain:
             yield False

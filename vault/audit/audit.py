@@ -171,6 +171,8 @@ def _plain(value: object) -> object:
             return value
         case str():
             return value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…"
+        case list() if all(type(item) is str and len(item) <= TEXT_LIMIT for item in value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- items are objects
+            return list(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
         case list() | tuple():
             return [_scalar(item) for item in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- items are objects
         case frozenset():
