@@ -14,7 +14,7 @@ from server.deployment import Deployment
 from server.lifecycle.loopback import Companion, Holder, address_of
 from server.lifecycle.maintenance import upkeep
 from server.mcp.local_owner import local_principal
-from server.oauth.backchannel import notifications
+from server.oauth.backchannel import notification_step
 from server.portal import notice_delivery
 from server.remote import renewal_step
 from server.settings import Settings
@@ -51,7 +51,7 @@ async def open_local_vault(
         open_deployment(
             settings, data=data, open_browser=open_browser, is_measured=settings.telemetry.otlp_endpoint is not None
         ) as deployment,
-        upkeep(deployment, role=role, further=(notice_delivery.STEP, notifications.STEP, renewal_step.STEP)),
+        upkeep(deployment, role=role, further=(notice_delivery.STEP, notification_step.STEP, renewal_step.STEP)),
     ):
         greet(deployment)
         principal = await local_principal(deployment, client_name)

@@ -57,7 +57,7 @@ def serve(
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
     from server.app import build_late_app, open_deployment
     from server.lifecycle.maintenance import upkeep
-    from server.oauth.backchannel import notifications
+    from server.oauth.backchannel import notification_step
     from server.portal import notice_delivery
     from server.remote import renewal_step
     from server.runtime.browser import browser_opener
@@ -70,7 +70,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
         ) as deployment,
-        upkeep(deployment, further=(notice_delivery.STEP, notifications.STEP, renewal_step.STEP)),
+        upkeep(deployment, further=(notice_delivery.STEP, notification_step.STEP, renewal_step.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of

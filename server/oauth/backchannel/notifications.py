@@ -1,8 +1,8 @@
 """Tell clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or send them the answer (§10.3).
 
-A step of the upkeep. A client with ping fetches the answer, and can always poll. One that is sent the answer
-gets the same grant and refresh token at each attempt; if it takes none of them, the grant ends. Operators enter the
-addresses; each goes through the guard of `providers.outbound`.
+A client with ping fetches the answer, and can always poll. One that is sent the answer gets the same grant and refresh
+token at each attempt; if it takes none of them, the grant ends. Operators enter the addresses; each goes through the
+guard of `providers.outbound`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import Final
 
 from server.deployment import Deployment
-from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
 from server.notices.http_post import NotAccepted, Post, Uncertain, post
 from server.oauth import identity
 from server.oauth.backchannel import ciba_grant
@@ -211,6 +210,3 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
         logger.warning("client not told", extra={"client_id": client.id, "code": "uncertain"})
         return _SendResult(was_taken=False, is_over=False, is_uncertain=True)
     return _SendResult(was_taken=True, is_over=True)
-
-
-STEP: Final = UpkeepStep("pings", NOTICES_EVERY, tell_clients)
