@@ -61,8 +61,8 @@ class _Refusal:
     text: str
     provider: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes
-    link: str
+    body: bytes = field(repr=False)
+    link: str = field(repr=False)
 
 
 class RemoteCalls:

@@ -16,7 +16,9 @@ PAGE = (
     r"/(authorize|consent|connect|connections|device|sign-in|sign-out|first-run|approvals|account|agents|access-requests"
     r"|activity|notifications|administration)(/.*)?"
 )
-LINKING = r"/mcp/?|/sse|/messages/?|/proxy/.*|/admin/v1/.*"  # answers that say what a person should open
+LINKING = (
+    r"/mcp/?|/sse|/messages/?|/proxy/.*|/programs/calls|/admin/v1/.*"  # answers that say what a person should open
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,12 @@ class Purpose:
 
 PURPOSES = (
     Purpose("a signed token|vault/tokens/tokens.py 32|vault/handles.py 32", "body", TOKEN, "RFC 6749 §5.1"),
+    Purpose("vault/handles.py 32", "body", "/programs/calls", "the handle of one call of `token-vault run`"),
     Purpose(
-        "providers/simulator/.*|an upstream token", "body", TOKEN, "the operator lets a client have upstream tokens"
+        "providers/simulator/.*|an upstream token|an entered key",
+        "body",
+        TOKEN,
+        "the operator lets a client have upstream credentials",
     ),
     Purpose("server/oauth/clients/registration.py 32", "body", r"(/oidc)?/register(/.*)?", "RFC 7591 §3.2.1"),
     Purpose(

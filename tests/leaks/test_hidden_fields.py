@@ -39,6 +39,8 @@ ALSO = {
     "server.programs.environment.ProgramPlace.placeholder",
     "server.programs.environment.ProgramPlace.proxy",
     "server.programs.front.OtherHosts.proxy",
+    "server.programs.remote_calls._Refusal.body",
+    "server.programs.remote_calls._Refusal.link",
     "server.programs.front.ProgramCall.target",
     "server.notices.texts.NoticeMessage.url",
     "server.sign_in.openid.Claims.nonce",
