@@ -23,6 +23,7 @@ from vault.records import Client, Connection, Grant
 PAGE_SIZE: Final = 25  # agents
 ROWS: Final = 25  # accounts on an agent's page
 _SIGN_INS: Final = 10
+_DAYS: Final = 14  # of use to draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,9 @@ async def show_one(visit: OwnVisit) -> Response:
         "kind": texts.client_kind(client),
         "unverified": texts.is_unverified(client),
         "is_signed_in": bool(live),
+        "daily_uses": await audit.list_daily_uses(
+            deployment.database, user.id, client_id=client.id, now=deployment.now(), days=_DAYS
+        ),
         "used_at": max((use.at for use in uses if use.client_id == client.id), default=None),
         "scopes": [texts.token_scope(scope) for scope in sorted(scopes)],
         "rows": part.items,

@@ -65,3 +65,20 @@ async def test_a_map_of_very_many_is_bounded_and_says_how_many_more_there_are(ro
     assert len(re.findall(r'<li data-to="', page)) == MOST_ACCOUNTS
     assert re.findall(r"and (\d+) more", page) == ["3", "2"]
     assert len(lines(page)) == len(table(page)) > 20
+
+
+async def test_the_page_of_an_agent_draws_its_uses_of_each_day(room: Room) -> None:
+    user, client, idle = await room.user(), await room.agent(name="Cursor"), await room.agent(name="Zed")
+    for one in (client, idle):
+        await room.grant(user, one)
+    now = room.deployment.now()
+    for age, uses in ((13, 1), (1, 4), (0, 2), (14, 9)):
+        call = Event("tool.called", "ok", user.id, client.id, None, {"tool": "slack_post"})
+        async with room.deployment.transaction() as transaction:
+            await audit.append(transaction, *[call] * uses, now=now - age * 86400)
+    person = await room.signed_in(user)
+    page = (await person.open(f"/agents/{client.id}")).text
+    assert "Uses in the last 14 days: 7. The most on one day: 4." in page
+    drawing = page.partition('<svg class="spark"')[2].partition("</svg>")[0]
+    assert re.findall(r' height="([\d.]+)"', drawing) == ["6.5", *["1.0"] * 11, "23.0", "12.0"]
+    assert '<svg class="spark"' not in (await person.open(f"/agents/{idle.id}")).text

@@ -35,6 +35,7 @@ __all__ = [
     "event_of",
     "format_details",
     "head",
+    "list_daily_uses",
     "list_events",
     "list_last_uses",
     "restart_keyed_head",
@@ -402,6 +403,33 @@ async def list_last_uses(reader: Reader, user_id: str) -> tuple[LastUse, ...]:
     )
 
 
+async def list_daily_uses(reader: Reader, user_id: str, *, client_id: str, now: int, days: int) -> tuple[int, ...]:
+    """How often an agent used its accounts on each of the last `days` days (UTC), the oldest first.
+
+    Fewer days where the user's recent events begin later.
+    """
+    today = now // _DAY
+    which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "limit": LOOK_BACK}
+    rows = await reader.fetch(_DAILY_USES, {**_USES, **which, "since": (today - days + 1) * _DAY, "day": _DAY})
+    uses = {integer(row, "day"): integer(row, "uses") for row in rows}
+    is_cut = sum(integer(row, "events") for row in rows) >= LOOK_BACK
+    first = min(uses) + 1 if is_cut else today - days + 1  # only a part of the oldest day was examined
+    return tuple(uses.get(day, 0) for day in range(first, today + 1))
+
+
+_DAY = 86400
+_DAILY_USES = """
+    select e.at / :day as day, count(*) as events,
+        sum(case when e.client_id = :client_id
+            and e.kind in (:called, :proxied, :exchanged, :released, :handle, :refreshed, :repeated)
+            then 1 else 0 end) as uses
+    from (
+        select kind, client_id, at from events
+        where tenant = :tenant and user_id = :user_id order by sequence desc limit :limit
+    ) e
+    where e.at >= :since
+    group by e.at / :day
+"""
 _LAST_USES = """
     select e.client_id, e.connection_id, max(e.at) as at, count(*) as uses from (
         select kind, client_id, connection_id, at from events

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.support.exchanging import Room
 from tests.support.seeded_grant import seed
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
 from vault.records import Event
 
+DAY = 86400
 READ = frozenset({"channels:read"})
 
 
@@ -56,6 +59,33 @@ async def test_the_last_use_of_each_account_is_found_and_refusals_are_no_use(roo
             await audit.append(transaction, Event(kind, connection_id=account, **which), now=room.now + at)
     found = {one.connection_id: one.at for one in await audit.list_last_uses(room.database, alice.user.id)}
     assert found == {connection.id: room.now + 200, None: room.now + 400}
+
+
+async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, connection = room.alice, await room.connect()
+    today = room.now // DAY * DAY
+    for age, kind, client_id in (
+        (5, "tool.called", "agent-1"),  # too long ago
+        (3, "tool.called", alice.client.id),
+        (3, "token.exchanged", alice.client.id),
+        (2, "exchange.refused", alice.client.id),
+        (2, "tool.called", "agent-2"),
+        (0, "proxy.called", alice.client.id),
+    ):
+        event = Event(kind, user_id=alice.user.id, client_id=client_id, connection_id=connection.id)
+        async with room.database.transaction() as transaction:
+            await audit.append(transaction, event, now=today - age * DAY)
+
+    async def uses() -> tuple[int, ...]:
+        return await audit.list_daily_uses(
+            room.database, alice.user.id, client_id=alice.client.id, now=today + DAY - 1, days=4
+        )
+
+    assert await uses() == (2, 0, 0, 1)
+    monkeypatch.setattr(audit, "LOOK_BACK", 4)  # of the oldest day, an event may be missing
+    assert await uses() == (0, 0, 1)
 
 
 async def test_an_account_keeps_its_own_name_and_others_cannot_give_it_one(room: Room) -> None:
