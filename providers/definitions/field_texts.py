@@ -11,26 +11,26 @@ from typing import Final
 
 PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
     "The service": {
-        "name, title": "In settings and tools; on pages.",
+        "name, title": "The name in settings and tools; the title on pages.",
         "[apis]": "Base URLs by key, the only hosts that get the token.",
         "trailing_slash": "`true` if every path of its APIs ends with a slash. Leave the slash out of rules.",
         "[hosts]": (
             "`authorize_url`, `token_url`, `refresh_url`, `revoke_url`; `issuer`, which authorization responses "
             "must then name (RFC 9207)."
         ),
-        "[inputs]": "Values for `{name}` in addresses: `title`, `pattern`, `example`, `default`.",
+        "[inputs]": "Values that replace `{name}` in addresses: `title`, `pattern`, `example`, `default`.",
         "[aliases]": "Other names, each with the scopes to request.",
-        "[console]": "Where an operator creates the app, and the `steps`.",
+        "[console]": "Page where an operator creates the app, and the `steps`.",
         "[facts], [sources]": (
-            "[Who says so](#how-sure-a-file-is), by level:\n"
+            "[The source of each fact](#how-sure-a-file-is), by level:\n"
             "`checked`: read in the service's own documentation or library on the source's date.\n"
             "`cited`: reported by two independent sources.\n"
-            "`unsure`: reported by one source only, or sources differ.\n"
-            "`unknown`: taken strictly: a used refresh token ends the grant, nothing narrows or is promised about "
-            "revocation.\n"
+            "`unsure`: reported by only one source, or the sources differ.\n"
+            "`unknown`: no source, so the strictest value applies: a used refresh token ends the grant, tokens can't "
+            "be narrowed, and nothing is assumed about revocation.\n"
             "`live_tested`: when the file was tested at the service."
         ),
-        "audience": "For [your own API](../guides/own-api.md), without OAuth tables.",
+        "audience": "The audience of [your own API](../guides/own-api.md), instead of OAuth tables.",
         "[credential]": "[Instead of OAuth](#a-credential-that-people-enter).",
     },
     "Get tokens": {
@@ -46,62 +46,71 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
         "[scope]": (
             "How scopes are requested: `param`, `separator`, `response_separator`.\n"
             "`default`, `offline`, `identity`: always requested.\n"
-            "`synonyms`: in answers.\n"
-            "`app_level`: the app's scopes count, none are requested."
+            "`synonyms`: names of scopes in answers, with the names in this file.\n"
+            "`app_level`: scopes are set on the app, and none are requested."
         ),
         "[scopes]": "Every scope: `title`, the scopes it `covers`, `reads = true` if it changes nothing.",
         "[params]": "Extra parameters for `authorize`, `token`, `refresh`.",
         "[rename]": "Other names of parameters for `authorize` and `token`; an empty name omits the parameter.",
-        "body": "Of token requests: `form` (default), `json`, or `query`.",
-        "state_at_token": "`true` if the code is redeemed with its `state`.",
+        "body": "Format of token requests: `form` (default), `json`, or `query`.",
+        "state_at_token": "`true` if the code is redeemed together with its `state`.",
         "[response]": (
-            "Where the token answer differs: `root`, paths to `access_token`, `refresh_token`, `scope`, `error`, "
-            "`error_description`; `ok_flag`; facts to `keep`; `grant_expires`."
+            "How the token endpoint's answer differs from RFC 6749:\n"
+            "`root`: the member that holds the tokens.\n"
+            "`access_token`, `refresh_token`, `scope`: their paths below `root`.\n"
+            "`error`, `error_description`: their paths in the whole answer.\n"
+            "`ok_flag`: a member whose value `false` means an error.\n"
+            "`keep`: facts to store, each with its path in the whole answer.\n"
+            "`grant_expires`: the path of the seconds until the grant ends, in the whole answer."
         ),
         "[identity]": (
-            "Where the account is named: `id`, `label`.\n"
+            "How the account is identified: `id` and `label`, with `{paths}` into the answer.\n"
             "`source`: `endpoint`, `answer` of the token endpoint, or `none`.\n"
             "The request: `url`, or `api` and `path`; `method`, `body`."
         ),
         "[public_client]": (
-            "An app without a secret on loopback: `pkce`, and what differs: `grant`, `idle`, `rotation`, `downscope`."
+            "Present if an app without a secret can be used, with a redirect URI on loopback.\n"
+            "`pkce`, `rotation`, `downscope`: replace those of the file.\n"
+            "`grant`, `idle`: replace those of `[expires]`."
         ),
         "[enterprise]": (
             "`id_jag`: for [connections without a "
-            "page](../operate/enterprise.md#connect-peoples-accounts-without-a-page), the `audience` (issuer) of "
-            "its authorization server, the `resource`, and the `scopes` to ask for (else `scope.default`)."
+            "page](../operate/enterprise.md#connect-peoples-accounts-without-a-page), with these members:\n"
+            "`audience`: the issuer of the service's authorization server.\n"
+            "`resource`: the API that the token is for.\n"
+            "`scopes`: the scopes to request (default `scope.default`)."
         ),
     },
     "Renew tokens": {
         "refresh_tokens": (
-            "What the service gives:\n"
+            "What the service issues:\n"
             "`issued` (default): refresh tokens.\n"
             "`never`: none; the vault keeps the access token.\n"
             "`access_token`: an access token that is renewed at `refresh_url` with the `grant_type` of `[params]`."
         ),
         "[rotation]": (
-            "`mode` of a used refresh token:\n"
+            "`mode`: what happens to a used refresh token:\n"
             "`none`: it stays valid.\n"
             "`grace`: it is reissued for `grace` seconds.\n"
             "`strict`: it is refused.\n"
             "`revokes` (default): it ends the grant.\n"
-            "Apart from `mode`: with `ends_access_token`, a refresh ends the previous access token."
+            "`ends_access_token`: `true` if a refresh ends the previous access token."
         ),
         "[expires]": (
             "`path` and `unit` of the access token's end.\n"
-            "Seconds if answers don't say: `default`, `grant` in total, `idle` without a refresh, `testing` for an "
+            "Seconds if answers have no time: `default`, `grant` in total, `idle` without a refresh, `testing` for an "
             "unpublished app."
         ),
-        "[long_lived]": "Second step from a short-lived token to a long one: `url`, `grant_type`, `token_param`.",
+        "[long_lived]": "Second step, for a long-lived token: `url`, `grant_type`, `token_param`.",
     },
     "Narrow and revoke tokens": {
         "[downscope]": (
             "How to get a token with fewer scopes.\n"
             "`mode`: `none`, `refresh_scope`, `exchange` (RFC 8693), or `native` (`api`, `path`).\n"
-            "`destructive`: never done.\n"
-            "`param`, `array`: how a refresh asks.\n"
-            "`told_path`, `scopes_at`: where `api` tells a token's scopes.\n"
-            "`items`, `item`: tokens for one thing."
+            "`destructive`: `true` if that harms the grant, so the vault never does it.\n"
+            "`param`, `array`: how a refresh requests the scopes.\n"
+            "`told_path`, `scopes_at`: where `api` reports a token's scopes.\n"
+            "`items`, `item`: whether and how a token can be limited to one item."
         ),
         "[revoke]": (
             "The request: `method`, `param`, `tokens`, `each`, `client_auth`, `ends_grant`.\n"
@@ -110,21 +119,21 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "`pages`: where the person removes the app if the vault can't, by kind of account."
         ),
         "[revoke.probe]": (
-            "How to see that a token is dead.\n"
-            "`access_token`: `identity` (its look-up) or `introspection` (RFC 7662 at `url`).\n"
-            "`refresh_token`: `introspection`, or `refresh` where a refresh spends nothing and a revocation ends the "
+            "How to check that a token is dead.\n"
+            "`access_token`: `identity` (its lookup) or `introspection` (RFC 7662 at `url`).\n"
+            "`refresh_token`: `introspection`, or `refresh` if a refresh uses up no token and a revocation ends the "
             "whole grant."
         ),
     },
     "Call APIs": {
         "[authorization]": (
-            "How API calls bring the token: `header` (default `Authorization`), `scheme` (default `Bearer`; may be "
+            "How API calls send the token: `header` (default `Authorization`), `scheme` (default `Bearer`; may be "
             "empty)."
         ),
-        "[headers]": "On every API call; `{client_id}` and `{client_secret}` are filled in.",
-        "[git]": "The `api` that git speaks, and the `user` whose password the token is.",
+        "[headers]": "Headers of every API call; `{client_id}` and `{client_secret}` are filled in.",
+        "[git]": "The `api` for git, and the `user` whose password is the token.",
         "[errors]": (
-            "The provider's codes by meaning; `by_status`: codes for the proxy's own refusals, if the SDK knows no "
+            "The provider's codes by meaning; `by_status`: codes for the proxy's own refusals, if the SDK reads no "
             "others."
         ),
         "[[rules]]": "Which [scopes allow which call](#a-rule); others are refused before anything is sent.",
@@ -138,17 +147,17 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "changes something), `closed` paths, `sources`."
         ),
         "[overrides]": (
-            "What turns a call into another method, and is refused: `parameters`, `headers`, `sources`. Required "
+            "What changes a call's method, and is refused: `parameters`, `headers`, `sources`. Required "
             "with rules. `_method` and its like are always refused."
         ),
         "[proxied]": (
             "For the [proxy](../guides/api-proxy.md).\n"
-            "`headers`, and `preferences` in `Prefer`: these pass.\n"
-            "`credentials`: parameters that are credentials.\n"
-            "`links`: clients follow absolute addresses in answers.\n"
-            "`paths`: what SDKs add to any API's address (below `/upload/` also to the vault's origin), with the API "
-            "meant.\n"
-            "`upload_session`: the query parameter that opens one, sealed for clients."
+            "`headers`, and `preferences` in `Prefer`: passed on to the provider.\n"
+            "`credentials`: parameters that contain credentials, which clients can't send.\n"
+            "`links`: `true` if clients follow absolute addresses in answers.\n"
+            "`paths`: paths that SDKs add to any API's address (below `/upload/` also to the vault's origin), each "
+            "with its API.\n"
+            "`upload_session`: the query parameter that opens an upload session, sealed for clients."
         ),
     },
 }
@@ -158,7 +167,7 @@ PROVIDER: Final[Mapping[str, str]] = {
 
 RULE: Final[Mapping[str, str]] = {
     "api, method, path": "`{}` is one segment, `{+}` several; the most specific match decides.",
-    "scopes, needs": "Any of these; all of these in addition.",
+    "scopes, needs": "Any one of `scopes`; in addition, all of `needs`.",
     "where": "Parameter, or path in a JSON body such as `a/b`, and the pattern of each whole value.",
     "query": 'Further parameters, or `"any"`.',
     "body": (
@@ -169,8 +178,8 @@ RULE: Final[Mapping[str, str]] = {
         "Scopes that widen what this call reaches without showing in the request: a token with one of them "
         "that the caller lacks is refused."
     ),
-    "target": "Pattern of the header `X-Amz-Target`, AWS's name of the operation. Without it, a call has none.",
-    "tells_secrets": "The answer contains a credential: neither the proxy nor a declared tool gets it.",
+    "target": "Pattern of the header `X-Amz-Target`, AWS's name of the operation. Without it, calls can't have one.",
+    "tells_secrets": "The answer contains a credential, so the proxy and declared tools can't make the call.",
 }
 
 CREDENTIAL: Final[Mapping[str, str]] = {
@@ -193,12 +202,12 @@ CREDENTIAL: Final[Mapping[str, str]] = {
         "`hosts.revoke_url`).\n"
         "Each step has `method`, `fields` of the body, and `headers`; later ones may use `{token}` and "
         "`{refresh_token}`.\n"
-        "`body`, `response`, and `expires` describe the answer, `authorization` how calls bring the token."
+        "`body`, `response`, and `expires` describe the answer, `authorization` how calls send the token."
     ),
     "fields": (
         "What the person enters.\n"
         "`title`; `example`; `optional`; `default`; `by_admin`; `lines` and `members` for key files.\n"
-        "`pattern` of the whole value (else 8 to 4096 characters). A named group, `-(?P<dc>us[0-9]+)`, is a value, "
+        "`pattern` of the whole value (default: 8 to 4096 characters). A named group, `-(?P<dc>us[0-9]+)`, is a value, "
         "too.\n"
         "`choices`; with `many`, several of them.\n"
         "`secret` (default `true`). Other values may be part of addresses and `identity.path`; in a host name only "
@@ -215,15 +224,15 @@ CREDENTIAL: Final[Mapping[str, str]] = {
         "The credential works: any success, a status in `alive`, a code in `errors.insufficient_scope`, or a text in "
         "`alive_texts`.\n"
         "It doesn't work: a status in `dead` (default 401), or a code in `errors.unauthorized`.\n"
-        "A 403 that says neither proves nothing."
+        "Any other 403 proves nothing."
     ),
     "[expires]": (
         "`grant`, if each credential ends after so many seconds. `rotate_days`: its end on pages and in "
         "reminders, unless the person names another."
     ),
-    "[console]": "Where the person makes it, and how; also where they end it, unless `revoke.pages` says otherwise.",
+    "[console]": "Where and how the person creates it; also where they end it, unless `revoke.pages` says otherwise.",
     "[scopes]": (
-        "Enforced by rules alone: `GET` of `/{+}` for `read`, the other methods for `write`, searches by "
+        "Enforced only by rules: `GET` of `/{+}` for `read`, the other methods for `write`, searches by "
         "`POST` for `read`. Calls whose answer contains a credential need a rule with `tells_secrets`."
     ),
 }

@@ -1,7 +1,7 @@
-"""The declarative model of an upstream service: what its TOML file may say.
+"""The declarative model of an upstream service: what its TOML file may contain.
 
 `providers.definitions.catalog` reads files, checks that they make sense and applies the operator's addresses;
-`providers.oauth.client` speaks OAuth by these facts; `providers.api.rules` judges calls by these rules.
+`providers.oauth.client` speaks OAuth by these facts; `providers.api.rules` decides about calls by these rules.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FactName = Literal[
     "revocation",
     "identity",
     "console",
-    "placement",  # this one and those below: of a credential that people enter
+    "placement",  # this and the following: for a credential that people enter
     "shape",
     "probe",
 ]
@@ -68,7 +68,7 @@ BY_CERTIFICATE: Final = frozenset({"tls_client_auth", "self_signed_tls_client_au
 
 
 class Input(FilePart):
-    """A value that only the operator knows: `{subdomain}` in a URL stands for the input of that name.
+    """A value that only the operator knows: `{subdomain}` in a URL stands for the input with that name.
 
     The whole value must match `pattern`, and it never reaches beyond one part of a host name or path.
     """
@@ -80,50 +80,50 @@ class Input(FilePart):
 
 
 class Console(FilePart):
-    """Where an operator makes the app. `{redirect_uri}` and `{scopes}` in a step are filled in."""
+    """Where an operator creates the app. `{redirect_uri}` and `{scopes}` in a step are filled in."""
 
     url: str
     steps: tuple[Title, ...] = ()
 
 
 class ProxyAllowances(FilePart):
-    """What clients that call the API through the vault may send beyond the usual, and what must not pass."""
+    """What else clients that call the API through the vault may send, and what must not pass."""
 
     headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # to pass on, too
-    # of `Prefer`, beyond those of RFC 7240: others are dropped, since they may show more
+    # of `Prefer`, in addition to those of RFC 7240; others are dropped, because they may reveal more
     preferences: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]] = frozenset()
-    credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
+    credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters with one
     links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's
-    # Its SDKs bring a whole path with them: below the address of any API, `/gmail/v1` means this API. Those that begin
-    # with /upload are for calls at the vault's origin, too, where such SDKs send files.
+    # Its SDKs add a whole path to an address: below the address of any API, `/gmail/v1` means this API. Paths that
+    # begin with /upload also work at the vault's origin, where such SDKs send files.
     paths: Mapping[Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)+$", max_length=80)], Key] = Field(
         default_factory=dict[str, str]
     )
-    # The query parameter that opens an upload session without a credential: clients only ever see it sealed.
+    # The query parameter that opens an upload session without a credential; clients see it only sealed.
     upload_session: QueryName | None = None
 
     @cached_property
     def longest_paths(self) -> tuple[tuple[str, str], ...]:
-        """`paths`, the longest first."""
+        """`paths`, longest first."""
         return tuple(sorted(self.paths.items(), key=lambda one: -len(one[0])))
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Who we are at the provider, and the operator's limit for everyone. From settings, never a file."""
+    """Our registration at the provider, and the operator's limit for everyone. From settings, never from a file."""
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     scopes: frozenset[str] | None = None  # None: no limit
     reach: AddressPolicy | None = None  # how its addresses are reached; None: as everything else
-    is_testing: bool = False  # the app there is not published yet
-    is_on: bool = False  # of a credential: people may enter one
+    is_testing: bool = False  # the app there isn't published yet
+    is_on: bool = False  # for a credential: people may enter one
     certificate_file: str | None = None  # PEM, with the private key: the client certificate
-    regions: frozenset[str] = frozenset()  # that accounts may be called in; empty: no limit
+    regions: frozenset[str] = frozenset()  # in which accounts may be used; empty: no limit
 
 
 class Authorization(FilePart):
-    """How a call of the APIs brings the token: after `scheme` in this header, alone if the scheme is empty."""
+    """How an API call sends the token: after `scheme` in this header, alone if the scheme is empty."""
 
     header: str = Field(default="Authorization", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,60}$")
     scheme: str = Field(default="Bearer", pattern=r"^([A-Za-z][A-Za-z0-9-]{0,30})?$")
@@ -132,7 +132,7 @@ class Authorization(FilePart):
 class Hosts(FilePart):
     """OAuth endpoints. `refresh_url` only if it differs from `token_url`. All but our own `audience` have both.
 
-    `issuer` only if every authorization response names it as `iss` (RFC 9207): an answer without it is then refused.
+    `issuer` only if every authorization response has it as `iss` (RFC 9207); an answer without it is then refused.
     """
 
     authorize_url: str = ""
@@ -143,23 +143,23 @@ class Hosts(FilePart):
 
 
 class ScopeSyntax(FilePart):
-    """How scopes are written, and which are requested without being named."""
+    """How scopes are written, and which are always requested."""
 
     param: str = "scope"
     separator: str = " "
     default: frozenset[ScopeName] = frozenset()  # requested when a person connects without a call in mind
     offline: frozenset[ScopeName] = frozenset()  # requested to get a refresh token
     identity: frozenset[ScopeName] = frozenset()  # requested to identify the account; in every token
-    synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
-    response_separator: str | None = None  # if answers use another one; an array needs none
-    app_level: bool = False  # the app has them: none are sent, and only our rules enforce what we call scopes
+    synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> our name
+    response_separator: str | None = None  # if answers use a different one; an array needs none
+    app_level: bool = False  # the app defines them: none are sent, and only our rules enforce our scopes
 
 
 class Identity(FilePart):
     """Where to read the account behind a token. `id` and `label` are texts with `{paths}` into the answer.
 
-    `source`: an endpoint, the answer of the token endpoint, the `{credential.FIELD}` that got a token, or nowhere: then
-    each consent makes its own connection.
+    `source`: an endpoint, the answer of the token endpoint, the `{credential.FIELD}` that got a token, or none: then
+    each consent creates its own connection.
     """
 
     source: Literal["endpoint", "answer", "credential", "none"] = "endpoint"
@@ -176,24 +176,23 @@ class Errors(FilePart):
     """The provider's own codes that differ from OAuth's and HTTP's."""
 
     ends_grant: frozenset[str] = frozenset({"invalid_grant"})
-    busy: frozenset[str] = frozenset()  # refused before looking: safe to repeat
+    busy: frozenset[str] = frozenset()  # refused before processing: safe to repeat
     unknown_outcome: frozenset[str] = frozenset({"server_error", "temporarily_unavailable"})
-    unauthorized: frozenset[str] = frozenset()  # of an API: this token is dead
+    unauthorized: frozenset[str] = frozenset()  # from an API: this token is dead
     insufficient_scope: frozenset[str] = frozenset()
     code: tuple[str, ...] = ("error",)  # paths to the code in an API's error answer; the first one that exists
     message: tuple[str, ...] = ("error_description", "message")
-    ok_flag: str | None = None  # of an API's answers
+    ok_flag: str | None = None  # in an API's answers
     words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the fix
-    # status -> code, of the proxy's own refusals where the service's SDK reads no error with another code
+    # status -> code for the proxy's own refusals, if the service's SDK reads no error with another code
     by_status: Mapping[Annotated[str, StringConstraints(pattern=r"^[45][0-9]{2}$")], str] = Field(
         default_factory=dict[str, str]
     )
 
 
 class Scope(FilePart):
-    """One scope in plain words, for pages, and the scopes that it includes.
-
-    `reads`: it changes nothing at the provider. A scope that allows only GET needs no such note.
+    """One scope in plain words, for pages, and the scopes that it includes. `reads`: it changes nothing at the
+    provider; not needed for a scope that allows only GET.
     """
 
     title: Title
@@ -216,21 +215,20 @@ def _as_list(value: object) -> object:
 
 
 class Rule(FilePart):
-    """Which scopes allow one kind of call: any one of `scopes`. Whatever no rule allows is refused.
-
-    `path` has `{}` for one segment, or the variable part of one, and `{+}` for one or more. `where` maps a parameter to
-    a pattern that its whole value must match, or a path to members of a JSON body, `a/b`, each of which must; an absent
-    value is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does not
-    show, so that a token with one serves only callers who hold it too. `needs`: scopes that the caller must hold in
-    addition, all of them. `query`: parameters allowed in the query when the token can do more than the caller, beyond
-    those of the file and of `where`, or "any": others could widen what the answer shows. `tells_secrets`: the answer
-    holds a credential; only coded tools, which show none, make the call. `target`: a pattern that the header
-    `X-Amz-Target` must match, which names the operation in AWS's JSON protocols; without it, there must be none.
+    """Which scopes allow one kind of call: any one of `scopes`. Calls that no rule allows are refused. `path` has `{}`
+    for one segment, or for the variable part of one, and `{+}` for one or more segments. `where` maps a parameter, or a
+    path to members of a JSON body such as `a/b`, to a pattern that each whole value must match; an absent value is the
+    empty text. `inseparable`: scopes that widen what this call reaches without showing in the request, so that a token
+    with one serves only callers who also hold it. `needs`: scopes that the caller must hold in addition, all of them.
+    `query`: parameters allowed in the query when the token can do more than the caller, in addition to those of the
+    file and of `where`, or "any"; others could widen what the answer reveals. `tells_secrets`: the answer contains a
+    credential, so only coded tools, which show none, make the call. `target`: a pattern that the header `X-Amz-Target`
+    must match, which names the operation in AWS's JSON protocols; without it, there must be no such header.
     """
 
     api: Key
     method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
-    path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]|\{\+?\})+)+)$")  # /: the API's address itself
+    path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]|\{\+?\})+)+)$")  # `/` is the API's address itself
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
@@ -246,14 +244,14 @@ class Rule(FilePart):
 
     @cached_property
     def folded_pattern(self) -> re.Pattern[str]:
-        """For paths that were folded."""
+        """The pattern for folded paths."""
         return pattern_of(fold(self.path))
 
     @cached_property
     def openness(self) -> tuple[int, int, int]:
-        """How much its path leaves open: of two rules that fit a call, the more specific decides."""
+        """Sort key for how open its path is: of two rules that fit a call, the more specific one decides."""
         if self.path == EVERYTHING:
-            return _MOST_OPEN, 0, 0  # whatever another one has in place of a segment
+            return _MOST_OPEN, 0, 0  # the same whatever another rule has in place of a segment
         return self.path.count("{+}"), self.path.count("{}"), -len(self.path)
 
     @cached_property
@@ -275,8 +273,8 @@ class Rule(FilePart):
 class Provider(FilePart):
     """Everything we know about one upstream service.
 
-    With `audience` it is an API that takes tokens of ours for that audience, made for each call. It has no OAuth of its
-    own, only APIs, scopes, and rules. With `credential`, people enter a key or the like.
+    With `audience` it is an API that accepts our tokens for that audience, minted for each call. It has no OAuth, only
+    APIs, scopes, and rules. With `credential`, people enter a key or the like.
     """
 
     name: Name
@@ -287,11 +285,11 @@ class Provider(FilePart):
     hosts: Hosts = Hosts()
     inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
     client_auth: ClientAuth = "client_secret_basic"
-    certificate_bound: bool = False  # tokens work with the client certificate only that got them (RFC 8705 §3)
+    certificate_bound: bool = False  # tokens work only with the client certificate that got them (RFC 8705 §3)
     body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
     pkce: Literal["S256", "off"] = "S256"
     state_at_token: bool = False  # the code is redeemed with the `state` of its consent
-    refresh_tokens: Literal["issued", "never", "access_token"] = "issued"  # access_token: that renews itself
+    refresh_tokens: Literal["issued", "never", "access_token"] = "issued"  # access_token: one that renews itself
     scope: ScopeSyntax = ScopeSyntax()
     params: Params = Params()
     rename: Renames = Renames()
@@ -307,7 +305,7 @@ class Provider(FilePart):
     revoke: RevocationFacts = RevocationFacts()
     identity: Identity = Identity(source="none")
     apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
-    trailing_slash: bool = False  # every path of its APIs ends with one, which rules leave out
+    trailing_slash: bool = False  # every path of its APIs ends with a slash, which rules leave out
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`
@@ -325,7 +323,7 @@ class Provider(FilePart):
     _called: frozenset[str] = PrivateAttr(default=frozenset())
 
     def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Provider:
-        """A copy. It computes anew what depends on other facts than the addresses of the APIs."""
+        """A copy. It recomputes everything that depends on facts other than the addresses of the APIs."""
         copied = super().model_copy(update=update, deep=deep)
         values = vars(copied)
         if update is None or set(update) != {"apis"}:
@@ -335,18 +333,20 @@ class Provider(FilePart):
 
     @property
     def is_remote(self) -> bool:
-        """Whether this is an MCP server of others, whose calls no request rule judges."""
+        """Whether this is someone else's MCP server, whose calls have no request rules."""
         return bool(self._called)
 
     def as_remote(self, called: frozenset[str]) -> Provider:
-        """This provider as an MCP server of others; `called` are scopes of the vault's own, each for what it calls."""
+        """This provider as someone else's MCP server; `called` maps the vault's own scopes to what each allows
+        calling."""
         changed = self.model_copy()
         changed._called = called  # noqa: SLF001 -- a copy of ourselves
         return changed
 
     @property
     def company_scopes(self) -> frozenset[str] | None:
-        """What a company's connection asks for, within the operator's limit; None where no assertion makes one."""
+        """The scopes that a company's connection requests, within the operator's limit; None if no assertion creates
+        one."""
         facts, limit = self.enterprise.id_jag, self.registration.scopes
         if facts is None or self.registration.client_id is None:
             return None
@@ -355,17 +355,17 @@ class Provider(FilePart):
 
     @property
     def registration(self) -> Registration:
-        """Our registration there; empty until settings name one."""
+        """Our registration there; empty until settings have one."""
         return self._registration
 
     def authorize(self, token: str) -> dict[str, str]:
-        """The header with which a call of the APIs brings this token."""
+        """The header with which an API call sends this token."""
         scheme = self.authorization.scheme
         return {self.authorization.header: f"{scheme} {token}" if scheme else token}
 
     @property
     def is_composed(self) -> bool:
-        """Whether what its accounts hold is more than a bearer token: several values, or a certificate's key."""
+        """Whether its accounts hold more than a bearer token: several values, or a certificate's key."""
         credential = self.credential
         if credential is None or credential.kind != "key":
             return self.certificate_bound
@@ -373,12 +373,12 @@ class Provider(FilePart):
 
     @cached_property
     def credential_parameters(self) -> frozenset[str]:
-        """Parameters, in lower case, that bring a credential: only the vault sends one."""
+        """Parameters, in lowercase, that contain a credential; only the vault may send one."""
         sent = () if self.credential is None else self.credential.send.query
         return self.proxied.credentials | frozenset(name.lower() for name in sent)
 
     def as_public_client(self) -> Provider:
-        """This provider as seen by an app without a secret; itself if there is no such way."""
+        """This provider as seen by an app without a secret; unchanged if that isn't possible."""
         public = self.public_client
         if public is None:
             return self
@@ -389,7 +389,7 @@ class Provider(FilePart):
         return self.model_copy(update=changes)
 
     def with_registration(self, registration: Registration) -> Provider:
-        """This provider with our registration, of which some want a part in a header of every call."""
+        """This provider with our registration, which some providers want in a header of every call."""
         ours = {"{client_id}": registration.client_id or ""}
         if registration.client_secret:
             ours["{client_secret}"] = registration.client_secret
@@ -400,50 +400,51 @@ class Provider(FilePart):
 
     @property
     def needs_secret(self) -> bool:
-        """Whether our app there has a secret: for its token requests, or in a header of every call."""
+        """Whether our app there has a secret, for its token requests or in a header of every call."""
         return self.client_auth not in BY_CERTIFICATE | {"none"} or any(
             "{client_secret}" in value for value in self.headers.values()
         )
 
     @property
     def can_revoke(self) -> bool:
-        """Whether we have a way to end a grant there; the tokens of an API of ours need none."""
+        """Whether we can end a grant there; the tokens of our own API don't need that."""
         needs_secret = isinstance(self.revoke.client_auth, str)
         has_way = self.hosts.revoke_url is not None and not (needs_secret and not self.registration.client_secret)
         return has_way or self.audience is not None
 
     @property
     def can_probe_by_refresh(self) -> bool:
-        """Whether a refresh may be tried with a token that should be dead: it spends none, and what it brings ends."""
+        """Whether a refresh may be tried with a token that should be dead: it uses up none, and new tokens are
+        ended."""
         return self.rotation.mode is RotationMode.NONE and self.revoke.ends_grant is True and self.can_revoke
 
     @property
     def tally(self) -> Mapping[str, int]:
-        """How many facts there are of each level of sureness."""
+        """The number of facts at each level of sureness."""
         return tally(self.facts.values(), expected=len(self.fact_names))
 
     @property
     def read_on(self) -> date | None:
-        """When the newest source of its facts was read."""
+        """The date of the newest source of its facts."""
         return read_on(self.sources)
 
     @property
     def fact_names(self) -> tuple[str, ...]:
-        """The facts that a file of this kind names sources for."""
+        """The facts for which a file of this kind names sources."""
         if self.credential is not None:
             return CREDENTIAL_FACTS + (("narrowing",) if self.credential.kind == "signed_token" else ())
         return tuple(name for name in get_args(FactName) if name not in _OF_CREDENTIALS)
 
     @property
     def removal_pages(self) -> Mapping[str, str]:
-        """Where a person ends it at the service, by kind of account: for a credential, where they made it."""
+        """Where a person ends it at the service, by kind of account; for a credential, where they created it."""
         if self.credential is None or self.revoke.pages or self.console is None:
             return self.revoke.pages
         return {self.title: self.console.url}
 
     @property
     def is_draft(self) -> bool:
-        """Whether no source says where its endpoints are."""
+        """Whether no source documents its endpoints."""
         endpoints = self.facts.get("endpoints")
         return endpoints is None or endpoints.status == "unknown"
 
@@ -454,27 +455,27 @@ class Provider(FilePart):
 
     @cached_property
     def all_scopes(self) -> frozenset[str]:
-        """All of its scopes."""
+        """All its scopes."""
         return frozenset(self.scopes)
 
     @cached_property
     def unruled_scopes(self) -> frozenset[str]:
-        """Those of the vault's own scopes that an operator added: for calls without a rule."""
+        """The vault's own scopes that an operator added for calls without a rule."""
         return self.all_scopes & UNRULED
 
     @cached_property
     def own_scopes(self) -> frozenset[str]:
-        """All scopes of the vault's own: the provider doesn't know them, and no account has to hold them."""
+        """All the vault's own scopes: the provider doesn't know them, and accounts don't need to hold them."""
         return self.unruled_scopes | self._called
 
     @cached_property
     def reach_of(self) -> dict[frozenset[str], frozenset[str]]:
-        """What sets of scopes were found to reach; `providers.api.rules` fills it."""
+        """Cache of what sets of scopes reach; `providers.api.rules` fills it."""
         return {}
 
     @cached_property
     def literal_rules(self) -> dict[tuple[str, str, str], tuple[Rule, ...]]:
-        """The rules that were found for calls of paths that the file names; `providers.api.rules` fills it."""
+        """Cache of the rules for calls of paths that the file names; `providers.api.rules` fills it."""
         return {}
 
     @cached_property
@@ -488,7 +489,7 @@ class Provider(FilePart):
 
     @cached_property
     def reading_scopes(self) -> frozenset[str]:
-        """Scopes that change nothing: the file says so, or they allow nothing but GET."""
+        """Scopes that change nothing: the file marks them, or they allow only GET."""
         known = frozenset(scope for rule in self.rules for scope in rule.scopes)
         more = frozenset(scope for rule in self.rules if rule.method != ("GET",) for scope in rule.scopes)
         return (known - more) | frozenset(name for name, scope in self.scopes.items() if scope.reads)
@@ -505,7 +506,7 @@ class Provider(FilePart):
 
     @cached_property
     def always_granted(self) -> frozenset[str]:
-        """Identity and offline scopes in every spelling: in any token, without effect at an API."""
+        """Identity and offline scopes in every spelling; any token may have them, and they have no effect at an API."""
         ours = self.scope.identity | self.scope.offline
         return ours | {answered for answered, said in self.scope.synonyms.items() if said in ours}
 
@@ -522,12 +523,12 @@ class Provider(FilePart):
         return None if path is None or api is None else self.apis[api].rstrip("/") + path
 
     def words(self, scopes: frozenset[str]) -> tuple[str, ...]:
-        """The scopes in plain words for a page; one that the file does not describe is shown by name."""
+        """The scopes in plain words for a page; a scope that the file doesn't describe is shown by name."""
         shown = sorted(scopes - self.always_granted)
         return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
 
     def policy(self) -> UpstreamPolicy:
-        """What the vault must know to decide."""
+        """The facts that the vault needs to decide."""
         limit = self.own_scopes if self.is_remote else self.registration.scopes
         return UpstreamPolicy(
             provider=self.name,
@@ -536,7 +537,7 @@ class Provider(FilePart):
             rotation=self.rotation.mode if self.credential is None else RotationMode.NONE,
             grace=self.rotation.grace,
             downscope=self.downscope.mode,
-            downscope_is_destructive=self.downscope.destructive  # by refresh it would kill the full token just the same
+            downscope_is_destructive=self.downscope.destructive  # a refresh would end the full token just the same
             or (self.downscope.mode is Downscope.REFRESH_SCOPE and self.rotation.ends_access_token),
             items=self.downscope.items,
             grants_more_than_asked=self.scope.app_level or self.credential is not None,

@@ -1,6 +1,6 @@
-"""Paths of calls: which of them every server reads alike, and how else some would read the others. Pure.
+"""Paths of calls: which ones every server reads alike, and how some servers would read the others. Pure.
 
-Used for tools, for what clients send through the proxy, and for redirects, so that all three agree.
+Used for tools, for calls through the proxy, and for redirects, so that all three agree.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SUFFIX: Final = re.compile(r"(?<=[^/])\.(?:json|xml)\Z")
 
 @lru_cache(maxsize=1024)
 def path_problem(path: str) -> str | None:
-    """Why two servers could read this percent-encoded path differently; None when they could not.
+    """Why two servers could read this percent-encoded path differently; None when they couldn't.
 
-    The caller handles an encoded slash: `readings` shows what it can mean.
+    The caller handles an encoded slash; see `readings` for what it can mean.
     """
     if _CHARACTERS.fullmatch(path) is None or _BAD_ESCAPE.search(path) is not None or not path.startswith("/"):
         return "the path has characters that must be escaped"
@@ -48,15 +48,15 @@ def _segment_problem(segment: str) -> str | None:
 def readings(path: str) -> tuple[str, str]:
     """The ways in which servers could read a path without problems.
 
-    Decoded before it is split; and folded, because some hosts ignore case, trailing dots and blanks, and the format at
-    the end (`.json`).
+    The path is decoded before it is split, and folded, because some hosts ignore case, trailing dots and spaces, and a
+    format at the end (`.json`).
     """
     decoded = unquote(path) if "%" in path else path
     return decoded, fold(decoded)
 
 
 def fold(path: str) -> str:
-    """The path, or a rule's template, as the least exact host reads it."""
+    """The path, or a rule's template, as the most lenient host reads it."""
     if not path.isascii():
         path = unicodedata.normalize("NFKC", path)
     path = path.casefold()
@@ -66,6 +66,6 @@ def fold(path: str) -> str:
 
 
 def pattern_of(template: str) -> re.Pattern[str]:
-    """What a rule's path matches: `{}` one segment, `{+}` any number of them."""
+    """The pattern of a rule's path: `{}` matches one segment, `{+}` any number of them."""
     open_parts = {"{}": "[^/]+", "{+}": ".+"}
     return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))

@@ -1,7 +1,6 @@
-"""An MCP server of others as a provider: what an operator's decisions and its authorization server make of it.
-
-Nothing that the server says of itself gets into a scope's title: people are shown the operator's name for it and the
-names of its tools. `providers.remote` finds these facts, lists the tools and calls them.
+"""Someone else's MCP server as a provider, built from the operator's decisions and its authorization server. Nothing
+that the server states about itself gets into a scope's title: people see the operator's name for it and the names of
+its tools. `providers.remote` finds these facts, lists the tools and calls them.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ from pydantic import TypeAdapter
 from providers.definitions.model import Provider
 
 API: Final = "mcp"  # the only API of such a provider: the server's address
-OPEN: Final = "open"  # what is kept for an account at a server that asks for nothing
+OPEN: Final = "open"  # stored for an account at a server that requires no credential
 LIST: Final = "list:tools"
 _CALL: Final = "call:"
-_EVERYTHING: Final = "account"  # what we call all that a server without scopes allows
-_LONGEST_NAME: Final = 64  # characters of a tool's name that widespread clients take
+_EVERYTHING: Final = "account"  # our scope for everything that a server without scopes allows
+_LONGEST_NAME: Final = 64  # characters of a tool's name that common clients accept
 _OFFLINE: Final = "offline_access"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteAuthorization:
-    """How the server authorizes (RFC 9728, RFC 8414). `resource`: what its tokens are asked for (RFC 8707).
-
-    `scopes` are asked of everyone who connects; `more` are those that a step-up may add. `issuer` only if every
-    authorization response names it (RFC 9207). `authorization_server`: who it is, None if added by an older release.
+    """How the server authorizes (RFC 9728, RFC 8414). `resource`: the resource that its tokens are requested for (RFC
+    8707). `scopes` are requested from everyone who connects; a step-up may add those in `more`. `issuer` only if every
+    authorization response names it (RFC 9207). `authorization_server`: its issuer; None if added by an older release.
     """
 
     authorize_url: str
@@ -51,9 +49,8 @@ class RemoteAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCredential:
-    """How a server without OAuth is called: with a key that people enter, after `scheme` in this header.
-
-    An empty `header`: with nothing at all.
+    """How a server without OAuth is called: with a key that people enter, after `scheme` in this header. An empty
+    `header`: without any credential.
     """
 
     header: str
@@ -61,7 +58,7 @@ class RemoteCredential:
 
     @property
     def is_open(self) -> bool:
-        """Whether the server asks for nothing."""
+        """Whether the server requires no credential."""
         return not self.header
 
     def facts(self) -> Mapping[str, object]:
@@ -71,7 +68,7 @@ class RemoteCredential:
 
 @dataclass(frozen=True, slots=True)
 class RemoteProgram:
-    """A program of the operator's settings, by its name there, which the vault runs itself."""
+    """A program in the operator's settings, by its name there, which the vault runs itself."""
 
     program: str
 
@@ -85,7 +82,7 @@ _AUTHORIZATION: Final = TypeAdapter[HowCalled](HowCalled)
 
 
 def authorization_of(facts: Mapping[str, object]) -> HowCalled:
-    """What was stored. Raises pydantic's ValidationError for anything else."""
+    """Parse what was stored. Raises pydantic's ValidationError for anything else."""
     return _AUTHORIZATION.validate_python(facts)
 
 
@@ -93,7 +90,7 @@ def authorization_of(facts: Mapping[str, object]) -> HowCalled:
 class RemoteTool:
     """A tool that an operator accepted: `definition` is the canonical JSON that was reviewed.
 
-    `shown` is its name here without the server's; `effect` and `asks` are the operator's decisions.
+    `shown` is its name here without the server's prefix; `effect` and `asks` are the operator's decisions.
     """
 
     name: str
@@ -110,7 +107,7 @@ class RemoteTool:
 
 @dataclass(frozen=True, slots=True)
 class RemoteServer:
-    """One MCP server behind the vault. `away`: accepted tools that can't be called now; rules still know them."""
+    """One MCP server behind the vault. `away`: accepted tools that can't be called now, but that rules still know."""
 
     name: str
     title: str
@@ -118,7 +115,7 @@ class RemoteServer:
     authorization: HowCalled
     tools: tuple[RemoteTool, ...] = ()
     away: tuple[RemoteTool, ...] = ()
-    is_disabled: bool = False  # by an operator: all tools are away
+    is_disabled: bool = False  # turned off by an operator: all tools are away
 
     @property
     def program(self) -> str | None:
@@ -127,12 +124,12 @@ class RemoteServer:
 
     @property
     def prefix(self) -> str:
-        """What the names of its tools here begin with."""
+        """The prefix of its tools' names here."""
         return f"{self.name.replace('-', '_')}_"
 
 
 def shown_names(prefix: str, names: Iterable[str], *, taken: Iterable[str] = ()) -> Mapping[str, str]:
-    """By the server's name for a tool, ours without the prefix: of letters clients take, short, and no one else's."""
+    """Our names for the server's tools, without the prefix: short, unique, and of characters that clients accept."""
     used, found = set(taken), dict[str, str]()
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
@@ -146,17 +143,17 @@ def shown_names(prefix: str, names: Iterable[str], *, taken: Iterable[str] = ())
 
 
 def own_scopes(server: RemoteServer) -> frozenset[str]:
-    """Scopes that the vault alone knows: one for the list, one for each tool."""
+    """Scopes that only the vault knows: one for the list, and one for each tool."""
     return frozenset({LIST, *(tool.scope for tool in server.tools)})
 
 
 def is_foreign_scope(scope: str) -> bool:
-    """Whether this can be a scope of a server's: ours have other names."""
+    """Whether this can be a server's scope, because ours have other names."""
     return scope != LIST and not scope.startswith(_CALL)
 
 
 def provider_of(server: RemoteServer) -> Provider:
-    """The provider, under the strictest assumptions: a used refresh token ends the grant, nothing narrows.
+    """The provider, under the strictest assumptions: a used refresh token ends the grant, and tokens can't be narrowed.
 
     Raises pydantic's ValidationError.
     """
@@ -195,7 +192,7 @@ def _of_oauth(facts: RemoteAuthorization) -> Mapping[str, object]:
 
 
 def _of_credential(facts: RemoteCredential | RemoteProgram) -> Mapping[str, object]:
-    """A field with one choice is nothing to enter: the person only names the account."""
+    """A field with a single choice, so that there is nothing to enter: the person only names the account."""
     field: dict[str, object] = {"title": "API key"}
     if isinstance(facts, RemoteProgram):
         facts = RemoteCredential("", "")

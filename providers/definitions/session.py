@@ -1,4 +1,4 @@
-"""A sign-in that exchanges what a person entered for a session: what a provider file says about it.
+"""The part of a provider file about a sign-in that exchanges what a person entered for a session.
 
 `providers.oauth.sessions` signs in, renews, and signs out.
 """
@@ -15,13 +15,14 @@ from providers.definitions.method_overrides import FilePart
 StepText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=200)]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,60}(\.[A-Za-z0-9_-]{1,60}){0,4}$")]
 StepHeader = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,60}$")]
-TOKEN, REFRESH_TOKEN = "token", "refresh_token"  # what the later steps may name in addition to the fields
+TOKEN, REFRESH_TOKEN = "token", "refresh_token"  # what later steps may use in addition to the fields
 
 
 class SessionStep(FilePart):
     """One request, as texts with `{fields}`.
 
-    `fields`: of its body, whose format is `body` of the file; `a.b` is inside an object. Empty ones are left out.
+    `fields` are those of its body, whose format is the file's `body`; `a.b` is inside an object. Empty ones are left
+    out.
     """
 
     method: Literal["POST", "DELETE"] = "POST"
@@ -38,11 +39,10 @@ class SessionStep(FilePart):
 
 
 class SessionExchange(FilePart):
-    """How what was entered becomes a session, and how that ends.
-
-    `sign_in` at `hosts.token_url`, whose answer `[response]` and `[expires]` describe; `[authorization]` says how calls
-    bring the token. `renew` at `hosts.refresh_url` or there, and `sign_out` at `hosts.revoke_url`, may also name
-    `{token}` and `{refresh_token}`.
+    """How a session is opened with what was entered, and how it ends. `sign_in` is sent to `hosts.token_url`;
+    `[response]` and `[expires]` describe its answer, and `[authorization]` how calls send the token. `renew`, sent to
+    `hosts.refresh_url` or the same address, and `sign_out`, sent to `hosts.revoke_url`, may also use `{token}` and
+    `{refresh_token}`.
     """
 
     sign_in: SessionStep

@@ -1,4 +1,4 @@
-"""What a mistyped name was probably meant to be: of a provider, tool, setting, person, or directory."""
+"""Suggestions for a mistyped name of a provider, tool, setting, person, or directory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _MOST: Final = 2  # suggestions
-_CUTOFF: Final = 0.7  # of 1: `gihub` and `github` have 0.91, `slack` and `square` 0.36
+_CUTOFF: Final = 0.7  # minimum similarity, at most 1: `gihub` and `github` have 0.91, `slack` and `square` 0.36
 
 _CONTAINERS: Final = (dict, list, tuple, Mapping, Sequence)
 
 
 def did_you_mean(typed: str, known: Iterable[str]) -> str:
-    """` Did you mean github?`, to follow a sentence; empty if nothing known is near."""
-    from difflib import get_close_matches  # here: only who mistypes waits for it
+    """` Did you mean github?`, to append to a sentence; empty if no known name is similar."""
+    from difflib import get_close_matches  # imported here, so that only a typo waits for it
 
     folded = {name.casefold(): name for name in known}
     near = get_close_matches(typed.casefold(), folded, n=_MOST, cutoff=_CUTOFF)
@@ -25,7 +25,7 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def suggest_field(model: type[BaseModel], place: Sequence[int | str]) -> str:
-    """As `did_you_mean`, for a field that a model does not have. `place` is the `loc` of pydantic's error."""
+    """As `did_you_mean`, for a field that a model doesn't have. `place` is the `loc` of pydantic's error."""
     here: object = model
     for part in place[:-1]:
         here = _part_of(here, str(part))

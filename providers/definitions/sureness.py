@@ -1,4 +1,4 @@
-"""Who says what a provider file says, when that was read, and how sure it is."""
+"""The sources of the facts in a provider file, when they were read, and how sure the facts are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENOUGH: Final = 2
 
 
 class Source(FilePart):
-    """The source of a fact: an address or the name of a document, and when it was read or named."""
+    """The source of a fact: the address or name of a document, and when it was read or cited."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
     date: dt.date
@@ -25,8 +25,8 @@ class Source(FilePart):
 class Fact(FilePart):
     """How sure we are of a fact.
 
-    `checked`: read on the provider's own pages or in its library. `cited`: the named sources are reported to say so.
-    `unsure`: they differ, or only one says so. `unknown`: no source, and the strictest reading applies.
+    `checked`: read on the provider's own pages or in its library. `cited`: the named sources are reported to state it.
+    `unsure`: they differ, or only one states it. `unknown`: there is no source, and the strictest reading applies.
     """
 
     status: Level
@@ -34,12 +34,12 @@ class Fact(FilePart):
 
     @property
     def level(self) -> Level:
-        """The status; what only one source says is unsure even where the file calls it cited."""
+        """The status; a fact with only one source is unsure even if the file calls it cited."""
         return "unsure" if self.status == "cited" and len(set(self.sources)) < _ENOUGH else self.status
 
 
 def tally(facts: Collection[Fact], *, expected: int) -> Mapping[str, int]:
-    """How many of the expected facts there are of each level; a fact missing from the file is unknown."""
+    """The number of expected facts at each level; a fact that is missing from the file is unknown."""
     levels = [fact.level for fact in facts]
     found = {level: levels.count(level) for level in LEVELS}
     return {**found, "unknown": expected - sum(found.values())}

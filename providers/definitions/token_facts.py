@@ -1,4 +1,4 @@
-"""What a provider file says about requests to a token endpoint and its answers, where they differ from RFC 6749."""
+"""The part of a provider file about requests to a token endpoint and its answers, where they differ from RFC 6749."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Renames(FilePart):
     """OAuth's parameter -> the provider's name for it; an empty name omits the parameter."""
 
     authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
-    token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
+    token: Mapping[str, str] = Field(default_factory=dict[str, str])  # for the code's request and for a refresh
 
 
 class LongLived(FilePart):
     """A second step after the code: the short-lived token is exchanged for a long-lived one (Meta's services).
 
-    A GET with `grant_type`, our client id and secret, and the token under `token_param`.
+    A GET with `grant_type`, our client ID and secret, and the token as `token_param`.
     """
 
     url: str
@@ -47,11 +47,11 @@ class TokenShape(FilePart):
     error_description: str = "error_description"
     ok_flag: str | None = None  # false there means an error, whatever the status
     keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
-    grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
+    grant_expires: str | None = None  # path of the seconds until the grant ends, if answers have it
 
 
 class Expiry(FilePart):
-    """Lifetimes in seconds, if answers do not say; and how they say when the access token ends."""
+    """Lifetimes in seconds, if answers don't have them; and how answers state the end of the access token."""
 
     path: str = "expires_in"  # from the member that holds the tokens
     unit: Literal["seconds", "milliseconds", "epoch", "epoch_milliseconds", "iso"] = "seconds"
@@ -62,7 +62,7 @@ class Expiry(FilePart):
 
 
 class Git(FilePart):
-    """The API that git speaks over HTTPS: it takes the token as the password of this user (RFC 7617)."""
+    """The API for git over HTTPS, which accepts the token as the password of this user (RFC 7617)."""
 
     api: Key
     user: str = Field(pattern=r"^[A-Za-z0-9-]{1,60}$")

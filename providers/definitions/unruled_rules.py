@@ -1,7 +1,6 @@
-"""Let calls through that no request rule judges, as an operator sets it for one provider.
-
-The provider gets one or two scopes of the vault's own, and for each of its APIs the least specific rules there are:
-whatever the file has a rule for needs that rule's scopes, as before.
+"""Allow calls without a request rule, as an operator sets it for one provider. The provider gets one or two of the
+vault's own scopes and, for each of its APIs, the least specific rules possible: a call for which the file has a rule
+still needs that rule's scopes.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from providers.definitions.unruled_calls import ANY_CALL, ANY_READ, EVERYTHING, 
 _WRITES: Final[tuple[Method, ...]] = ("POST", "PUT", "PATCH", "DELETE")
 _METHODS: Final[tuple[Method, ...]] = ("GET", *_WRITES)
 _NOBODY: Final = frozenset({"any:closed"})  # no scope: no one can hold it
-# Where no one has read how the service changes methods, what `[overrides]` of other files name is refused, too.
+# If the service's method overrides are unknown, those that `[overrides]` of other files name are refused, too.
 _UNREAD_OVERRIDES: Final = Overrides(parameters=frozenset({"method", "verb"}))
 _READ_SCOPE: Final = Scope(title="Any read (checked: host and method only)", reads=True)
 _CALL_SCOPE: Final = Scope(title="Any call (checked: host only)", covers=frozenset({ANY_READ}))
 
 
 def unruled_problem(provider: Provider, calls: UnruledCalls) -> str | None:
-    """Why this provider can't be opened like that; None if it can."""
+    """Why this provider can't have this setting; None if it can."""
     if provider.audience is not None:
         return "its tokens carry exactly the scopes of a call; write rules into its file"
     if not provider.apis:
@@ -51,7 +50,7 @@ def with_unruled_calls(provider: Provider, calls: UnruledCalls) -> Provider:
 
 
 def _rules_of(provider: Provider, api: str, calls: UnruledCalls) -> Iterator[Rule]:
-    """Rules for one API; closed paths get one that no one can use, so that a wider one doesn't decide."""
+    """Rules for one API; closed paths get a rule that no one can use, so that a wider one doesn't decide."""
     for path in sorted(provider.unruled.closed | _oauth_paths(provider, api)):
         yield _closed_rule(api, _METHODS, path)
     unsafe = provider.unruled.unsafe_reads
@@ -74,7 +73,7 @@ def _open_rule(api: str, method: tuple[Method, ...], path: str, scope: str) -> R
 
 
 def _oauth_paths(provider: Provider, api: str) -> frozenset[str]:
-    """The OAuth endpoints that lie below this API: tokens are made and ended there."""
+    """The OAuth endpoints below this API, where tokens are issued and revoked."""
     base, hosts = provider.apis[api].rstrip("/"), provider.hosts
     long_lived = None if provider.long_lived is None else provider.long_lived.url
     urls = (

@@ -1,6 +1,5 @@
-"""Whether a provider file makes sense: addresses, scopes, paths, inputs, facts. One line per problem.
-
-`providers.definitions.model` says what a file may contain; `providers.definitions.catalog` reads files.
+"""Validates a provider file: addresses, scopes, paths, inputs, facts. One line per problem.
+`providers.definitions.model` defines what a file may contain; `providers.definitions.catalog` reads files.
 """
 
 from __future__ import annotations
@@ -91,7 +90,8 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
 
 
 def _override_problems(provider: Provider) -> Iterator[str]:
-    """A call that turns into one of another method is judged by the wrong rule: a file with rules must cover this."""
+    """A call that turns into one of another method would be decided by the wrong rule, so a file with rules must cover
+    this."""
     overrides = provider.overrides
     if overrides is None:
         if provider.rules:
@@ -119,7 +119,7 @@ def _unruled_problems(provider: Provider) -> Iterator[str]:
 
 
 def _kind_problems(provider: Provider) -> Iterator[str]:
-    """A service with OAuth has endpoints; one with a credential, or an API that takes tokens of ours, has none."""
+    """A service with OAuth has endpoints; one with a credential, or an API that accepts our tokens, has none."""
     if provider.credential is not None and provider.audience is None:
         yield from credential_problems(provider)
         return
@@ -153,7 +153,7 @@ def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
 
 
 def _placeholder_problems(provider: Provider) -> Iterator[str]:
-    """Names in braces that nothing defines."""
+    """Names in braces that aren't defined."""
     parts = frozenset[str]() if provider.credential is None else provider.credential.names
     for where, url in _addresses(provider):
         known = set(provider.inputs) | parts | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
@@ -192,7 +192,7 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
 
 
 def address_problems(provider: Provider, *, reach: AddressPolicy | None = None) -> Iterator[str]:
-    """Problems with its addresses, once they are filled in; `reach` as for the requests to them."""
+    """Problems with its addresses after they are filled in; `reach` is the policy for requests to them."""
     policy = replace(reach or AddressPolicy(), allow_loopback=True)
     loopback: dict[bool, str] = {}
     parts = {} if provider.credential is None else example_values(provider.credential)
@@ -269,7 +269,7 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
     named = (("id", identity.id), ("label", identity.label))
     if provider.credential is not None and not (identity.id or identity.label):
-        named = ()  # it only shows that the credential works
+        named = ()  # the lookup only shows that the credential works
     for name, template in named:
         paths = _PLACEHOLDER.findall(template)
         ways = [way for path in paths for way in path.split("|")]
@@ -299,7 +299,7 @@ def _downscope_problems(provider: Provider) -> Iterator[str]:
 
 
 def _fact_problems(provider: Provider) -> Iterator[str]:
-    """A file that cites its facts must take the strictest reading of those without a source."""
+    """A file that cites its facts must use the strictest value for facts without a source."""
     for name, fact in provider.facts.items():
         unknown = sorted(set(fact.sources) - set(provider.sources))
         if unknown:

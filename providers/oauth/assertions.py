@@ -1,4 +1,4 @@
-"""Access without a page: an identity provider vouches for its person, and an upstream service takes that.
+"""Access without a page: an identity provider vouches for its person, and an upstream service accepts that.
 
 The identity provider exchanges the person's ID token for an Identity Assertion JWT Authorization Grant (ID-JAG,
 draft-ietf-oauth-identity-assertion-authz-grant-03 §4.3), which the service's authorization server redeems for an access
@@ -50,9 +50,9 @@ ID_JAG: Final = "urn:ietf:params:oauth:token-type:id-jag"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
 REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
 IDENTITY_SCOPES: Final = frozenset({"openid", "offline_access"})
-BY_IDENTITY: Final = "identity_"  # before the code of a refusal that came from the identity provider
-_ID_TOKEN_LIFETIME: Final = 300  # seconds, of one that doesn't say when it ends
-_WITHOUT: Final = 3600  # seconds until an identity provider is asked again that renewed without an ID token
+BY_IDENTITY: Final = "identity_"  # prefix of the code of a refusal by the identity provider
+_ID_TOKEN_LIFETIME: Final = 300  # lifetime in seconds of one without an expiry
+_WITHOUT: Final = 3600  # seconds until an identity provider that renewed without an ID token is asked again
 _METADATA_AGE: Final = 600  # seconds
 _OURS: Final = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 logger = logging.getLogger("token_vault.upstream")
@@ -62,7 +62,7 @@ logger = logging.getLogger("token_vault.upstream")
 class IdentityProvider:
     """An OpenID provider that people sign in with and that issues assertions, and our registration there.
 
-    `name` is what their connection to it is called.
+    `name` is the name of their connection to it.
     """
 
     name: str
@@ -74,7 +74,7 @@ class IdentityProvider:
 
 
 def id_token_lifetime(token: str) -> int:
-    """Seconds that a new ID token lives, by its issuer's clock; 0 for one that can't be read."""
+    """Lifetime in seconds of a new ID token, by its issuer's clock; 0 for one that can't be read."""
     claims = _claims(token)
     begins, ends = claims.get("iat"), claims.get("exp")
     if not isinstance(begins, int | float) or not isinstance(ends, int | float):
@@ -83,7 +83,7 @@ def id_token_lifetime(token: str) -> int:
 
 
 def _claims(token: str) -> Mapping[str, object]:
-    """The claims of a JWT whose signature was checked before, or that its issuer's token endpoint answered with."""
+    """The claims of a JWT whose signature was already checked, or that came from its issuer's token endpoint."""
     try:
         return parse_object(base64.urlsafe_b64decode(token.split(".")[1] + "==")) or {}
     except (IndexError, binascii.Error, ValueError):
@@ -100,7 +100,7 @@ class _PublishedUpstream(OAuthUpstream):
     async def renew(self, refresh_token: str) -> TokenOutcome:
         """A refresh whose result is the new ID token (OpenID Connect Core §12.2).
 
-        Without one, the answer has an empty token: a new refresh token in it must still be kept.
+        Without one, the answer has an empty token; a new refresh token in it must still be kept.
         """
         parameters = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         written = token_request(self._identity, self._identity.hosts.token_url, parameters)
@@ -142,9 +142,8 @@ class _PublishedUpstream(OAuthUpstream):
 
 
 class IdentityUpstream:
-    """OAuth with an identity provider: keeping a sign-in's refresh token fresh, and assertions (`UpstreamOAuth`).
-
-    The access token of a sign-in's connection is the person's ID token. It is never released.
+    """OAuth with an identity provider: refreshing a sign-in's tokens, and assertions (`UpstreamOAuth`). The access
+    token of a sign-in's connection is the person's ID token, which is never released.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class IdentityUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """The settings of a sign-in always have our registration."""
+        """True: the settings of a sign-in always have our registration."""
         return True
 
     def authorization_url(
@@ -168,11 +167,11 @@ class IdentityUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Raises UpstreamError: only signing in makes these connections."""
+        """Raises UpstreamError, because only signing in creates these connections."""
         raise UpstreamError("unsupported", f"sign in with {self.identity.title} instead")
 
     async def redeem(self, **_request: object) -> TokenAnswer:
-        """Raises UpstreamError: `server.sign_in.openid` redeems the code of a sign-in."""
+        """Raises UpstreamError, because `server.sign_in.openid` redeems the code of a sign-in."""
         raise UpstreamError("unsupported", f"sign in with {self.identity.title} instead")
 
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
@@ -197,9 +196,8 @@ class IdentityUpstream:
     async def vouch(
         self, subject_token: str, target: IdJag, scopes: frozenset[str], *, kind: str = ID_TOKEN
     ) -> TokenOutcome:
-        """An assertion for the server that `target` names; one attempt, nothing is spent.
-
-        By an ID token, or by the refresh token where the identity provider takes that (-04 §4.3): it stays unchanged.
+        """An assertion for the server that `target` names; one attempt, which uses up no token. It is requested with an
+        ID token or, if the identity provider accepts it (-04 §4.3), with the refresh token, which stays unchanged.
         """
         found = await self._find()
         return (
@@ -207,7 +205,7 @@ class IdentityUpstream:
         )
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
-        """Refused: `vouch` is what an ID token is for."""
+        """Refused: use `vouch` with an ID token."""
         return Refusal("unsupported", "an ID token isn't narrowed", ends_grant=False)
 
     async def revoke(
@@ -224,7 +222,7 @@ class IdentityUpstream:
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """Unproven: it describes no way that couldn't bring a new token."""
+        """Unproven, because every way to check could return a new token."""
         return ProbeAnswer(ProbeOutcome.UNPROVEN)
 
     def is_about(self, id_token: str, subject: str) -> bool:
@@ -276,7 +274,7 @@ class AssertedAccess:
     async def refresh(
         self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> RefreshOutcome:
-        """A new access token by a new assertion: two requests of at most 10 s, neither of which spends anything.
+        """A new access token with a new assertion: two requests of at most 10 s, neither of which uses up a token.
 
         The code of a refusal by the identity provider begins with `identity_`.
         """
@@ -290,7 +288,7 @@ class AssertedAccess:
         return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)
 
     async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> OneAssertion | NotRenewed:
-        """Access by one assertion that the identity provider's refresh token gets; the token itself stays.
+        """Access with one assertion for the identity provider's refresh token, which stays.
 
         The code of a refusal by the identity provider begins with `identity_`.
         """
@@ -312,7 +310,7 @@ class AssertedAccess:
         logger.debug("asserted", extra={"provider": self.provider.name, "outcome": type(outcome).__name__})
         match outcome:
             case TokenAnswer(scopes=None) if scopes is None:
-                # RFC 6749 §5.1: without `scope` it is as requested, which the assertion says
+                # RFC 6749 §5.1: without `scope`, the scopes are those requested, which the assertion has
                 return Rotation(replace(outcome, scopes=asked if vouched.scopes is None else vouched.scopes))
             case TokenAnswer():
                 return Rotation(outcome)
@@ -327,7 +325,7 @@ class AssertedAccess:
         return await self.identify(await self.refresh(id_token))
 
     async def identify(self, outcome: RefreshOutcome) -> TokenAnswer:
-        """The answer with its account. Raises UpstreamError, also for what isn't an answer."""
+        """The answer with its account. Raises UpstreamError, also if the outcome isn't an answer."""
         match outcome:
             case Rotation():
                 answer = outcome.answer
@@ -342,7 +340,7 @@ class AssertedAccess:
 
 @dataclass(slots=True)
 class OneAssertion:
-    """Access to one service by an assertion at hand, which works once (`vault.upstream.VouchedAccess`)."""
+    """Access to one service with an existing assertion, which works once (`vault.upstream.VouchedAccess`)."""
 
     access: AssertedAccess
     vouched: TokenAnswer
@@ -352,7 +350,7 @@ class OneAssertion:
     async def refresh(
         self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> RefreshOutcome:
-        """The access token; `id_token` and `scopes` were settled when the assertion was made."""
+        """The access token; `id_token` and `scopes` were decided when the assertion was issued."""
         if self.is_used:
             return NotSent("the assertion was used")
         self.is_used = True
@@ -363,20 +361,18 @@ class OneAssertion:
         return await self.access.identify(await self.refresh(id_token))
 
     async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> OneAssertion | NotRenewed:
-        """Another assertion."""
+        """Access with another assertion."""
         return await self.access.vouch(refresh_token, scopes)
 
 
 def _is_no_narrowing(refused: Refusal, scopes: frozenset[str] | None) -> bool:
-    """Whether only these fewer scopes are refused, which ends nothing."""
+    """Whether only the narrower scopes are refused, which doesn't end the grant."""
     return scopes is not None and refused.code == "invalid_scope"
 
 
 def _by_identity(outcome: NotRenewed, scopes: frozenset[str] | None) -> NotRenewed:
-    """What an identity provider that issues no assertion says.
-
-    RFC 8693 §2.2.2 has `invalid_request` for a subject token that its policy doesn't accept, and `invalid_target` for
-    an audience.
+    """The answer of an identity provider that issues no assertion. RFC 8693 §2.2.2 defines `invalid_request` for a
+    subject token that its policy doesn't accept, and `invalid_target` for an audience.
     """
     if not isinstance(outcome, Refusal):
         return outcome
@@ -387,7 +383,8 @@ def _by_identity(outcome: NotRenewed, scopes: frozenset[str] | None) -> NotRenew
 
 
 class CompanyAssertions:
-    """Which identity providers vouch for people, and at which services (`vault.upstream.IdentityAssertions`)."""
+    """The identity providers that vouch for people, and the services where they do so
+    (`vault.upstream.IdentityAssertions`)."""
 
     def __init__(
         self,
@@ -401,21 +398,21 @@ class CompanyAssertions:
 
     @property
     def identities(self) -> Mapping[str, str]:
-        """The names of identity providers, as connections have them, with their titles."""
+        """The names of identity providers, as used in connections, with their titles."""
         return {name: one.identity.title for name, one in self._identities.items()}
 
     @property
     def services(self) -> Sequence[str]:
-        """The names of the providers at which assertions make connections."""
+        """The names of the providers where assertions create connections."""
         return [provider.name for provider in self._catalog if provider.company_scopes]
 
     def scopes_at(self, provider: str) -> frozenset[str] | None:
-        """What a company's connection asks for there; None where no assertion makes one."""
+        """The scopes that a company's connection requests there; None if no assertion creates one."""
         found = self._catalog.get(provider)
         return None if found is None else found.company_scopes or None
 
     def access(self, provider: str, *, identity: str, subject: str) -> AssertedAccess | None:
-        """Access for the person that this identity provider calls `subject`; None where there is no such way."""
+        """Access for the person whom this identity provider calls `subject`; None if there is none."""
         found, vouching = self._catalog.get(provider), self._identities.get(identity)
         if found is None or vouching is None or not found.company_scopes:
             return None

@@ -24,7 +24,7 @@ def authorization_url(
 ) -> str:
     """The endpoint with these parameters after its own query; a verifier adds its S256 challenge.
 
-    `names`: what the server calls a parameter; an empty name omits it.
+    `names`: the server's name for a parameter; an empty name omits it.
     """
     asked = {"response_type": "code", **parameters}
     if code_verifier is not None:

@@ -1,6 +1,6 @@
 """OAuth with an upstream provider: `vault.upstream.UpstreamOAuth` by the facts of its provider file.
 
-Sends each request once and follows no redirect. Keeps, logs and raises no token. `providers.oauth.token_requests`
+Sends each request once and follows no redirect. Doesn't keep, log or raise tokens. `providers.oauth.token_requests`
 writes requests, `providers.oauth.token_responses` interprets answers; the vault decides when to refresh and what to
 store.
 """
@@ -71,22 +71,23 @@ from vault.upstream import (
 )
 
 TOTAL_TIMEOUT: Final = 10.0
-_LEAST: Final = 1.0  # seconds: with less of a refresh's time left, nothing more is asked
+_LEAST: Final = 1.0  # seconds: with less of a refresh's time left, it sends no further request
 ANSWER_LIMIT: Final = 1_000_000  # bytes
 logger = logging.getLogger("token_vault.upstream")
 
 
 class OAuthUpstream:
-    """OAuth with one provider as the client that settings registered there."""
+    """OAuth with one provider, as the client in the settings."""
 
     def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
         self._provider = provider
         self._outbound = outbound
-        self._clock = clock  # for providers that say when a token ends instead of how long it lives
+        self._clock = clock  # for providers that report when a token ends instead of how long it lives
 
     @property
     def is_configured(self) -> bool:
-        """Whether client id, and the secret or certificate that the provider needs, is set; an API of ours has none."""
+        """Whether the client ID, and the secret or certificate that the provider needs, is set. Our own API needs
+        none."""
         if self._provider.audience is not None:
             return True
         registration = self._provider.registration
@@ -103,7 +104,7 @@ class OAuthUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Where to send the person's browser; asks for `scopes` and what identifies the account, nothing else."""
+        """Where to send the person's browser; requests `scopes` and what identifies the account, and nothing else."""
         provider = self._provider
         asked = (
             (frozenset[str]() if provider.scope.app_level else scopes)
@@ -179,16 +180,16 @@ class OAuthUpstream:
         if not isinstance(outcome, TokenAnswer):
             return outcome
         if outcome.refresh_token == refresh_token:
-            outcome = replace(outcome, refresh_token=None)  # the same token again does not count as new
+            outcome = replace(outcome, refresh_token=None)  # the same token again doesn't count as new
         if scopes is not None and outcome.scopes is None and outcome.refresh_token is None:
-            # Not with a new refresh token in hand: it must be stored before anything else happens.
+            # Not after receiving a new refresh token, which must be stored before anything else happens.
             left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
             if left > _LEAST:
                 outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
         return Rotation(outcome)
 
     async def _renew(self, access_token: str) -> RefreshOutcome:
-        """The long-lived access token for its successor, which then takes the refresh token's place, too."""
+        """Exchange the long-lived access token for its successor, which also takes the refresh token's place."""
         written = renewal_request(self._provider, access_token)
         outcome = await self._ask(written, self._judge(self._context(access_token, is_refresh=True)))
         if not isinstance(outcome, TokenAnswer):
@@ -197,9 +198,8 @@ class OAuthUpstream:
         return Rotation(replace(outcome, refresh_token=None if newest == access_token else newest))
 
     async def redeem_assertion(self, assertion: str) -> TokenOutcome:
-        """An access token for an assertion that was issued for us (RFC 7523 §2.1); one attempt, nothing else is asked.
-
-        A refresh token is left out: the next access token comes by the next assertion.
+        """An access token for an assertion that was issued for us (RFC 7523 §2.1); one attempt, no other request. Drops
+        a refresh token, because the next assertion gets the next access token.
         """
         provider = self._provider
         parameters = {"grant_type": JWT_BEARER, "assertion": assertion}
@@ -208,11 +208,11 @@ class OAuthUpstream:
         return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome
 
     async def name_account(self, answer: TokenAnswer) -> TokenAnswer:
-        """The same answer with the account behind it. Raises UpstreamError."""
+        """The answer with the account behind it. Raises UpstreamError."""
         return replace(answer, account=await self._account(answer))
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
-        """A narrower access token from an access token; one attempt, which spends nothing."""
+        """A narrower access token for an access token; one attempt, which uses up no token."""
         provider = self._provider
         request = NarrowTokenRequest(scopes, None if item is None else item_of(provider, item))
         if item is not None and request.item is None:
@@ -232,7 +232,7 @@ class OAuthUpstream:
         return Rotation(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
     async def _ask_scopes(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
-        """What the provider says that this token may do; None when it says nothing."""
+        """The scopes that the provider reports for this token; None when it reports none."""
         provider = self._provider
         url = provider.downscope_url(provider.downscope.told_path)
         if url is None:
@@ -251,7 +251,7 @@ class OAuthUpstream:
     ) -> RevokeAnswer:
         """End the grant at the provider, or as much of it as the provider allows."""
         if self._provider.audience is not None:
-            return RevokeOutcome.REVOKED  # we make its tokens, and make no more
+            return RevokeOutcome.REVOKED  # we mint its tokens, and mint no more
         facts = self._provider.revoke
         url = self._provider.hosts.revoke_url
         if url is None or not self._provider.can_revoke:
@@ -273,7 +273,7 @@ class OAuthUpstream:
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one."""
+        """Ask whether the tokens of a grant that should be over still work; uses up no token and leaves no new one."""
         asking = ProbeRequests(
             send=lambda written: self._outbound.send(self._request(written)),
             refresh=self.refresh,
@@ -289,10 +289,10 @@ class OAuthUpstream:
         )
 
     async def _end(self, written: TokenRequestBytes) -> RevokeAnswer:
-        """Whether what this request ends is now over; a provider that no longer knows it reports an error."""
+        """Whether the token in this request is now dead; a provider that no longer knows it reports an error."""
         try:
             answer = await self._outbound.send(self._request(written))
-        except PeerBusy as error:  # our own crowding
+        except PeerBusy as error:  # too many of our own calls
             return NotSent(error.reason, retry_after=1)
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
@@ -313,7 +313,7 @@ class OAuthUpstream:
     async def _ask(
         self, written: TokenRequestBytes, judged: Callable[[OutboundResponse], TokenOutcome]
     ) -> TokenOutcome:
-        """One request, and what its answer means."""
+        """Send one request and interpret its answer."""
         self._client_id()
         try:
             answer = await self._outbound.send(self._request(written))
@@ -322,13 +322,13 @@ class OAuthUpstream:
         return judged(answer)
 
     def _judge(self, asked: ResponseContext) -> Callable[[OutboundResponse], TokenOutcome]:
-        """What an answer of the token endpoint means."""
+        """Interpret an answer of the token endpoint."""
         return lambda answer: judge(self._provider, answer, asked)
 
     async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refusal | NotSent | Silent:
         """The long-lived token in place of the short one, if the provider has that step.
 
-        Without refresh tokens the access token's end is the grant's.
+        Without refresh tokens, the grant ends with the access token.
         """
         url = long_lived_url(self._provider, answer.access_token)
         if url is not None:
@@ -347,7 +347,7 @@ class OAuthUpstream:
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
         """The account behind a live access token that was issued elsewhere. Raises UpstreamError.
 
-        `answer` is what the token endpoint said with it, for providers that name the account there.
+        `answer` is the token endpoint's answer, for providers that name the account in it.
         """
         provider = self._provider
         told = account_of(provider, answer) if provider.identity.source == "answer" else None
@@ -356,7 +356,7 @@ class OAuthUpstream:
     async def _account(self, tokens: TokenAnswer) -> Account:
         """The account behind a new token: reading it is harmless, so a failed connection is retried once."""
         provider, identity = self._provider, self._provider.identity
-        if provider.is_remote:  # MCP has no way to ask: a person has one account there, so that connecting again renews
+        if provider.is_remote:  # MCP has no way to ask: a person has one account there, which connecting again renews
             return Account(id=provider.name, label=provider.title)
         if identity.source == "none":
             told = hashlib.sha256(tokens.access_token.encode()).hexdigest()[:12]
@@ -387,7 +387,7 @@ class OAuthUpstream:
         return account
 
     def _request(self, written: TokenRequestBytes, *, timeout: float | None = None) -> OutboundRequest:
-        """Raises NotReached where our client certificate can't be used."""
+        """Raises NotReached if our client certificate can't be used."""
         return OutboundRequest(
             method=written.method,
             url=written.url,

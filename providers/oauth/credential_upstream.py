@@ -1,9 +1,8 @@
-"""A service whose accounts are connected by a credential that people enter: `vault.upstream.UpstreamOAuth` for it.
-
-A key is the account's access token, and never renewed. Client credentials and private keys take the refresh token's
-place, and each refresh gets an access token with them (RFC 6749 §4.4; RFC 7523 §2.1 by
-`providers.oauth.signed_tokens`). Only its person ends a credential, at the service: a probe tells whether it still
-works. Keeps, logs and raises none.
+"""`vault.upstream.UpstreamOAuth` for a service whose accounts are connected by a credential that people enter. A key is
+the account's access token, and is never renewed. Client credentials and private keys take the refresh token's place,
+and each refresh gets an access token with them (RFC 6749 §4.4; RFC 7523 §2.1 by `providers.oauth.signed_tokens`). Only
+the person can end a credential, at the service; a probe shows whether it still works. Doesn't keep, log or raise
+credentials.
 """
 
 from __future__ import annotations
@@ -54,23 +53,23 @@ from vault.upstream import (
 
 TOTAL_TIMEOUT: Final = 10.0
 _LATER: Final = 5  # seconds until a secret is read again
-_REFUSED_LATER: Final = 60  # and until one is sent again that was refused
+_REFUSED_LATER: Final = 60  # and until a refused one is sent again
 _ENDS: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant"})  # this person's, not ours
 logger = logging.getLogger("token_vault.upstream")
 
 
 class LookOutcome(StrEnum):
-    """What the service makes of a credential."""
+    """Whether the service accepts a credential."""
 
     ALIVE = "alive"
     DEAD = "dead"
-    UNKNOWN = "unknown"  # there is no look-up, or its answer says neither
+    UNKNOWN = "unknown"  # there is no lookup, or its answer is inconclusive
     SILENT = "silent"  # no answer
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialLook:
-    """What a look-up showed: the account, if the service names it, and how long to wait where it asks for patience."""
+    """The result of a lookup: the account, if the service names it, and how long to wait if it is rate limiting."""
 
     outcome: LookOutcome
     account: Account | None = None
@@ -101,7 +100,7 @@ class CredentialUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """Whether the operator lets people enter credentials of this service."""
+        """Whether the operator lets people enter credentials for this service."""
         return self._provider.registration.is_on
 
     def authorization_url(
@@ -113,7 +112,7 @@ class CredentialUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """Raises UpstreamError: the person enters a credential on a page of ours."""
+        """Raises UpstreamError, because the person enters a credential on our page."""
         raise self._without_oauth()
 
     async def redeem(
@@ -125,13 +124,12 @@ class CredentialUpstream:
         state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
-        """Raises UpstreamError: there is no code."""
+        """Raises UpstreamError, because there is no code."""
         raise self._without_oauth()
 
     async def enter(self, packed: str) -> tuple[TokenAnswer, CredentialLook]:
-        """What to store of a credential that a person entered, and what the service makes of it.
-
-        One or two requests of at most 10 s. Raises UpstreamError where the service refuses to issue a token for it.
+        """What to store of a credential that a person entered, and whether the service accepts it. Makes one or two
+        requests of at most 10 s. Raises UpstreamError if the service refuses to issue a token for it.
         """
         if self._credential.kind == "key":
             return TokenAnswer(packed), await self.look(packed)
@@ -142,7 +140,7 @@ class CredentialUpstream:
             and (own := self._signed.for_itself(packed))
         ):
             outcome = await self._obtain(own)
-            if isinstance(outcome, TokenAnswer):  # the key works: for which scopes it may act, each exchange asks
+            if isinstance(outcome, TokenAnswer):  # the key works; each exchange determines the scopes that it may have
                 outcome = TokenAnswer("", expires_in=0)
         match outcome:
             case TokenAnswer():
@@ -154,20 +152,20 @@ class CredentialUpstream:
                 raise UpstreamError("temporarily_unavailable", f"{self._provider.title} didn't answer")
 
     async def _look_at(self, packed: str, token: str) -> CredentialLook:
-        """The look-up with a token that was issued for a credential, whose own values may name the account."""
+        """The lookup with a token that was issued for a credential, whose own values may name the account."""
         if self._provider.identity.source != "credential":
             return await self.look(token)
         values = all_values(self._credential, unpack(self._credential, packed))
         shown = {name: text or " " for name, text in values.items() if name not in self._credential.secrets}
         account = account_of(self._provider, {"credential": shown})
-        if account is not None:  # without what an empty field leaves
+        if account is not None:  # without the remains of an empty field
             account = Account(account.id.strip(), account.label.strip())
         return CredentialLook(LookOutcome.ALIVE, account)
 
     async def look(self, token: str) -> CredentialLook:
-        """Ask whose the account is, which spends nothing; repeated once if no one answered.
+        """Look up the account, which uses up no token; repeated once after no answer.
 
-        A secret that is kept elsewhere is read anew.
+        A secret that is kept elsewhere is read again.
         """
         if self._provider.identity.source != "endpoint":
             return CredentialLook(LookOutcome.UNKNOWN)
@@ -205,7 +203,7 @@ class CredentialUpstream:
         says = " ".join(text for path in errors.message if (text := text_at(content, path)) is not None)
         if codes & errors.insufficient_scope or any(text in says for text in credential.alive_texts):
             return CredentialLook(LookOutcome.ALIVE, status=status)
-        if credential.send.aws is not None:  # no policy can deny this look-up: another's 403 says nothing
+        if credential.send.aws is not None:  # no policy can deny this lookup; a 403 from another one proves nothing
             is_dead = bool((codes | {error_code(answer.body)}) & errors.unauthorized)
             is_said = is_dead and not is_clock_error(answer.body)
             return CredentialLook(LookOutcome.DEAD if is_said else LookOutcome.SILENT, status=status)
@@ -226,7 +224,7 @@ class CredentialUpstream:
         return public_values(self._credential, unpack(self._credential, token))
 
     def _identity_request(self, token: str) -> OutboundRequest | None:
-        """In the first region that the operator allows; None if the account is for none of them."""
+        """The token for the first region that the operator allows; None if the account is for none of them."""
         provider, identity = self._provider, self._provider.identity
         allowed = within_limit(provider, token)
         if allowed is None:
@@ -241,7 +239,7 @@ class CredentialUpstream:
         return authorize_request(provider, request, allowed)
 
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
-        """The account behind a credential that works, with an empty id if the service names none.
+        """The account behind a working credential, with an empty ID if the service names none.
 
         Raises UpstreamError: `invalid_token` for one that doesn't work.
         """
@@ -273,7 +271,7 @@ class CredentialUpstream:
         return outcome
 
     async def _refusal_of(self, packed: str) -> Refusal | None:
-        """Why no token is signed that its service would refuse: a look-up tells, as no token endpoint does."""
+        """Whether the service would refuse a signed token, found by a lookup, because no token endpoint reports it."""
         if self._provider.identity.source != "endpoint":
             return None
         outcome = await self._signed.obtain(packed, None)
@@ -294,10 +292,10 @@ class CredentialUpstream:
         item: str | None = None,
         is_proven: bool = False,
     ) -> TokenOutcome:
-        """A token for what is kept here or elsewhere; `_request_token` with the secrets.
-
-        A refused secret may have been replaced where it is kept: it is read anew, and the account stays. A session's
-        ends, also if it can't be read then, as each repetition of its sign-in could lock the account there.
+        """A token for a credential that is kept here or elsewhere; calls `_request_token` with the secrets. A refused
+        secret may have been replaced where it is kept, so it is read again, and the account stays. An account with a
+        session ends instead, even if the secret can't be read then, because each repeated sign-in could lock the
+        account there.
         """
         request = partial(self._request_token, scopes=scopes, item=item, is_proven=is_proven)
         if not held_references(self._provider, packed):
@@ -327,8 +325,7 @@ class CredentialUpstream:
         self, packed: str, *, scopes: frozenset[str] | None, item: str | None, is_proven: bool
     ) -> TokenOutcome:
         """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token.
-
-        `is_proven`: only one that the service doesn't refuse.
+        `is_proven`: only a token that the service doesn't refuse.
         """
         if self._credential.kind == "signed_token":
             refused = await self._refusal_of(packed) if is_proven else None
@@ -364,7 +361,8 @@ class CredentialUpstream:
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
-        """Sign out of a session. No service is asked to end a credential: its person made it, and deletes it there."""
+        """Sign out of a session. No service is asked to end a credential: its person created it, and deletes it
+        there."""
         references = held_references(self._provider, refresh_token or access_token or "")
         if self._credential.kind == "session":
             if refresh_token is not None and self._sessions.signs_out_with(references):
@@ -380,7 +378,7 @@ class CredentialUpstream:
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """Whether the credential still works; one look-up, or one request for a token, which no one gets."""
+        """Whether the credential still works; one lookup, or one request for a token, which is discarded."""
         signed = self._credential.signed_token
         if signed is not None and signed.sent == "itself":
             outcome = (
@@ -393,7 +391,7 @@ class CredentialUpstream:
                 return ProbeAnswer(ProbeOutcome.UNPROVEN)
             probed = await self._probe_key(access_token)
             if probed.outcome is ProbeOutcome.DEAD and held_references(self._provider, access_token):
-                return replace(probed, outcome=ProbeOutcome.UNPROVEN)  # another secret can take its place there
+                return replace(probed, outcome=ProbeOutcome.UNPROVEN)  # another secret can replace it there
             speaks_for_all = is_fresh and (is_revoked or not self._sessions.may_renew(refresh_token))
             if probed.outcome is ProbeOutcome.DEAD and self._credential.kind == "session" and not speaks_for_all:
                 return replace(probed, outcome=ProbeOutcome.UNPROVEN)
@@ -435,5 +433,5 @@ class CredentialUpstream:
 
 
 def _is_over(outcome: TokenOutcome) -> bool:
-    """Whether the service refuses what it was shown, and will the next time."""
+    """Whether the service refuses the credential for good."""
     return isinstance(outcome, Refusal) and (outcome.ends_grant or outcome.code in _ENDS)

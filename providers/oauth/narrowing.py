@@ -1,8 +1,7 @@
-"""How to request a narrower access token with an access token, and what the answer proves. Pure.
-
-Two ways: RFC 8693 at the provider (Box), and GitHub's scoped tokens. Neither spends a refresh token. An answer counts
-for the scopes and the item that it names, never for what was requested. `providers.oauth.client` sends; the vault
-decides whether to narrow at all.
+"""How to request a narrower access token with an access token, and what the answer proves. Pure. There are two ways:
+RFC 8693 at the provider (Box), and GitHub's scoped tokens. Neither uses up a refresh token. An answer counts only for
+the scopes and the item that it names, not for what was requested. `providers.oauth.client` sends; the vault decides
+whether to narrow at all.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing of an API: its address, and its parts by the names that the provider file gives them."""
+    """One item of an API: its address, and its parts by the names in the provider file."""
 
     url: str
     parts: Mapping[str, str]
@@ -36,14 +35,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class NarrowTokenRequest:
-    """What the new token may do, and the one thing that it may reach."""
+    """What the new token may do, and the only item that it may reach."""
 
     scopes: frozenset[str]
     item: Item | None = None
 
 
 def item_of(provider: Provider, url: str) -> Item | None:
-    """The item that an address names; None if it is not this provider's."""
+    """The item at an address; None if the address isn't this provider's."""
     for base in provider.apis.values():
         if not url.startswith(f"{base.rstrip('/')}/"):
             continue
@@ -80,7 +79,7 @@ def exchange_answer(
         return outcome
     entries = objects_at(answer.json_object(), "restricted_to")
     if not entries:
-        scopes = outcome.scopes if request.item is None else None  # no word about the item
+        scopes = outcome.scopes if request.item is None else None  # the answer doesn't mention the item
     elif all(request.item is None or _is_for(entry, request.item) for entry in entries):
         scopes = frozenset(scope for entry in entries if (scope := text_at(entry, "scope")) is not None)
     else:
@@ -101,7 +100,7 @@ def scoped_fields(request: NarrowTokenRequest, access_token: str) -> Mapping[str
         fields["target"] = unquote(request.item.parts["owner"])
         fields["repositories"] = [unquote(request.item.parts["repo"])]
     levels: dict[str, str] = {}
-    for scope in sorted(request.scopes):  # read before write, so that the wider of the two stays
+    for scope in sorted(request.scopes):  # read before write, so that the wider one stays
         permission, _, level = scope.partition(":")
         levels[permission] = level
     fields["permissions"] = levels
@@ -149,7 +148,7 @@ def _is_confined(content: Mapping[str, object], request: NarrowTokenRequest) -> 
 
 
 def seconds_until(instant: str | None, *, now: int) -> int | None:
-    """Seconds until an ISO 8601 instant, at least 0; None for what is none."""
+    """Seconds until an ISO 8601 instant, at least 0; None for anything else."""
     try:
         ends = datetime.fromisoformat(instant or "")
     except ValueError:

@@ -1,7 +1,6 @@
-"""Whether a token still works after its revocation: asked without spending anything or leaving a token behind.
-
-The provider file says how (`revoke.probe`). `tests/support/models/ending_model.py` shows why a refresh is tried only
-where it spends nothing and a revocation ends the whole grant, and why an expired access token proves nothing.
+"""Check whether a token still works after its revocation, without using up a token or leaving one behind. The provider
+file has the way (`revoke.probe`). `tests/support/models/ending_model.py` shows why a refresh is tried only where it
+uses up no token and a revocation ends the whole grant, and why an expired access token proves nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ logger = logging.getLogger("token_vault.upstream")
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequests:
-    """How to reach the provider: one request; a refresh; a revocation of refresh token and access token."""
+    """Functions to reach the provider: one request; a refresh; a revocation of refresh token and access token."""
 
     send: Callable[[TokenRequestBytes], Awaitable[OutboundResponse]]
     refresh: Callable[[str], Awaitable[RefreshOutcome]]
@@ -55,10 +54,9 @@ async def probe(
     is_fresh: bool,
     is_revoked: bool,
 ) -> ProbeAnswer:
-    """Ask about each token that we hold. One that works, or no answer, ends the asking.
-
-    A refusal of a fresh access token also speaks for the refresh token where revoking ends the whole grant, if the
-    provider accepted the revocation; that of the refresh token speaks for the access token there.
+    """Check each token that we hold, until one works or there is no answer. If revoking ends the whole grant, the
+    refusal of a fresh access token also counts for the refresh token, provided that the provider accepted the
+    revocation; the refusal of the refresh token then counts for the access token.
     """
     ends_whole = provider.revoke.ends_grant is True and is_revoked
     by_access = None if access_token is None else await _ask_by_access(provider, asking, access_token)
@@ -97,7 +95,7 @@ async def _ask_by_refresh(provider: Provider, asking: ProbeRequests, token: str)
 
 
 async def _look_up(provider: Provider, asking: ProbeRequests, token: str) -> _ProbeSeen:
-    """RFC 6750 §3.1: a token that isn't accepted is answered with 401, by some providers with a code of their own."""
+    """RFC 6750 §3.1: a refused token is answered with 401, by some providers with their own code."""
     way = "identity"
     answer = await _send(provider, asking, identity_request(provider, token))
     if answer is None:
@@ -127,7 +125,7 @@ async def _introspect(provider: Provider, asking: ProbeRequests, token: str, *, 
 
 
 async def _refresh(asking: ProbeRequests, token: str) -> _ProbeSeen:
-    """A refusal is the proof; what a refresh brings is revoked at once."""
+    """A refusal is the proof; tokens from a successful refresh are revoked at once."""
     way, outcome = "refresh", await asking.refresh(token)
     match outcome:
         case Rotation(answer):
@@ -151,7 +149,7 @@ async def _send(provider: Provider, asking: ProbeRequests, written: TokenRequest
 
 
 def _patience(answer: OutboundResponse) -> int | None:
-    """Seconds that the provider asks for before the next request."""
+    """Seconds that the provider asks to wait before the next request."""
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         return answer.retry_after or LATER
     return answer.retry_after if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None

@@ -1,7 +1,6 @@
-"""A provider whose client secret is stored elsewhere: the vault reads it for each use, and drops it afterwards.
-
-A provider that rejects the secret may have got another one: it is read anew, and the request, which the provider did
-not carry out, is repeated once with it.
+"""A provider whose client secret is stored elsewhere: the vault reads it for each use, and drops it afterward. If the
+provider rejects the secret, it may have been replaced, so it is read again, and the request, which the provider didn't
+carry out, is repeated once with it.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from vault.upstream import (
 
 Answer = TypeVar("Answer")
 CODE: Final = "secret_unavailable"
-_LATER: Final = 5  # seconds until it is read again
+_LATER: Final = 5  # seconds until it is tried again
 _REJECTED: Final = frozenset({"invalid_client", "bad_client_secret", "incorrect_client_credentials"})
 
 
 class SecretUnavailable(Exception):
-    """A secret can't be read where it is kept. `description` is one line that names the place and the fix."""
+    """A secret can't be read where it is kept. `description` is one line with the place and the fix."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description)
@@ -48,7 +47,7 @@ class SecretReader(Protocol):
     """Reads secrets where they are kept."""
 
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
-        """The secret; `is_fresh`: not one that was read before. Raises SecretUnavailable."""
+        """The secret; `is_fresh`: don't return one that was read before. Raises SecretUnavailable."""
         ...
 
 
@@ -61,7 +60,7 @@ class EnteredReader(SecretReader, Protocol):
 
 
 def held_references(provider: Provider, token: str) -> dict[str, str]:
-    """The references in a credential as the vault holds it, by field; empty where it holds the secrets themselves."""
+    """The references in a credential as the vault holds it, by field; empty if it holds the secrets themselves."""
     credential = provider.credential
     if credential is None:
         return {}
@@ -72,7 +71,7 @@ def held_references(provider: Provider, token: str) -> dict[str, str]:
 
 
 async def read_references(provider: Provider, token: str, secrets: EnteredReader, *, is_fresh: bool = False) -> str:
-    """The credential with its secrets in place of references. Raises SecretUnavailable.
+    """The credential with secrets in place of references. Raises SecretUnavailable.
 
     At most 10 s for each, and 10 s to open a private key among them.
     """
@@ -96,7 +95,8 @@ async def read_references(provider: Provider, token: str, secrets: EnteredReader
 
 
 def keep_references(provider: Provider, token: str, newer: str) -> str:
-    """What to seal in place of `newer`, which holds the secrets of `token`: its references, and the newer session."""
+    """What to seal in place of `newer`, which has the secrets for `token`: the references of `token`, and the newer
+    session."""
     if provider.credential is None:
         return newer
     return pack(provider.credential, unpack(provider.credential, token), session=session_of(newer))
@@ -113,7 +113,7 @@ class ReferencedUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is a client id; whether the secret can be read shows when it is."""
+        """Whether there is a client ID; whether the secret can be read is found out when it is used."""
         return self._without_secret.is_configured
 
     def authorization_url(
@@ -125,7 +125,7 @@ class ReferencedUpstream:
         code_verifier: str,
         login_hint: str | None = None,
     ) -> str:
-        """As the provider's own; no secret is part of it."""
+        """The provider's own address, which contains no secret."""
         return self._without_secret.authorization_url(
             redirect_uri=redirect_uri,
             state=state,
@@ -159,7 +159,7 @@ class ReferencedUpstream:
     async def refresh(
         self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
     ) -> RefreshOutcome:
-        """NotSent where the secret can't be read: nothing is spent."""
+        """NotSent if the secret can't be read, so that no token is used up."""
         return await self._ask_for_token(lambda upstream: upstream.refresh(refresh_token, scopes, item=item))
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
@@ -169,7 +169,7 @@ class ReferencedUpstream:
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
-        """NotSent where the secret can't be read: it is tried again later."""
+        """NotSent if the secret can't be read, so that it is tried again later."""
 
         def revoke(upstream: OAuthUpstream) -> Awaitable[RevokeAnswer]:
             return upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=account)
@@ -183,7 +183,7 @@ class ReferencedUpstream:
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
-        """SILENT where the secret can't be read."""
+        """SILENT if the secret can't be read."""
         try:
             upstream = await self._upstream()
         except SecretUnavailable:

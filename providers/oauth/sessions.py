@@ -1,7 +1,6 @@
-"""Sessions for what a person entered: signs in, renews, and signs out by the provider file. Keeps, logs, raises none.
-
-A session that can't be renewed is followed by a new one, so that a lost answer costs nothing. The earlier one may be
-alive, and is signed out by its refresh token. What is sealed holds what was entered, and the newest session's refresh
+"""Sessions for what a person entered: signs in, renews, and signs out by the provider file. Doesn't keep, log or raise
+them. A session that can't be renewed is followed by a new one, so a lost answer does no harm. The earlier one may still
+be alive, and is signed out by its refresh token. The sealed text has what was entered, and the newest session's refresh
 token.
 """
 
@@ -27,9 +26,9 @@ from providers.outbound.messages import HttpError, OutboundResponse, PeerBusy
 from vault.upstream import NotSent, Refusal, RevokeAnswer, RevokeOutcome, Silent, TokenAnswer
 
 _DEADLINE: Final = 10.0  # seconds for renewal and sign-in together
-_FOR_RENEWAL: Final = 4.0  # of these
-_LATER: Final = 60  # seconds, where a service that limits the rate doesn't say when: it may count failed sign-ins
-_LATER_STATUSES: Final = frozenset({"status_404", "status_421"})  # of a service that isn't there now
+_FOR_RENEWAL: Final = 4.0  # of these, for the sign-in
+_LATER: Final = 60  # seconds, if a rate-limiting service names no time: it may count failed sign-ins
+_LATER_STATUSES: Final = frozenset({"status_404", "status_421"})  # seconds, if a service isn't available
 _MISFIT: Final = Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
 
 
@@ -71,7 +70,7 @@ class EnteredSessions:
     async def end(self, packed: str | None, token: str | None) -> RevokeAnswer:
         """Sign out; what was entered still works there.
 
-        `token` None: of an earlier session, which can't be signed out (SESSION_LEFT).
+        `token` None: for an earlier session, which can't be signed out (SESSION_LEFT).
         """
         left = RevokeOutcome.UNSUPPORTED if token is not None else RevokeOutcome.SESSION_LEFT
         credential, facts = self._facts()
@@ -94,7 +93,7 @@ class EnteredSessions:
         code = text_at(answer.json_object() or {}, self.provider.response.error)
         errors = self.provider.errors
         is_refused = answer.status in credential.dead or code in errors.ends_grant | errors.unauthorized
-        if token is None and is_refused:  # it was renewed, and the answer with its newer tokens was lost
+        if token is None and is_refused:  # it was renewed, but the answer with its newer tokens was lost
             return left
         is_over = answer.status < 300 or is_refused
         return RevokeOutcome.REVOKED if is_over else RevokeOutcome.FAILED

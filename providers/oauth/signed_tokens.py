@@ -1,7 +1,8 @@
-"""Access tokens for a private key that a person entered: by an assertion, by a signed bearer token, or signed here.
+"""Access tokens for a private key that a person entered, obtained with an assertion or a signed bearer token, or signed
+here.
 
 RFC 7523 §2.1 (Google's service accounts), GitHub's installation tokens, and services that take the signed token itself
-(Snowflake, Apple). Each token is for the scopes that were asked for. Keeps, logs and raises no key or token.
+(Snowflake, Apple). Each token has only the requested scopes. Doesn't keep, log or raise keys or tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.outbound.messages import HttpError, OutboundResponse
 from vault.upstream import Refusal, Silent, TokenAnswer
 
-# Refusals of an assertion that mean "not for these scopes" where some were asked for: Google says unauthorized_client.
+# Refusals of an assertion that mean "not for these scopes" if scopes were requested; Google's is unauthorized_client.
 _NOT_THESE: Final = frozenset({"invalid_scope", "unauthorized_client", "access_denied"})
 Send = Callable[[TokenRequestBytes], Awaitable[OutboundResponse]]
 
@@ -38,7 +39,7 @@ class SignedTokens:
     clock: Callable[[], float]
 
     async def obtain(self, packed: str, scopes: frozenset[str] | None, *, item: str | None = None) -> TokenOutcome:
-        """A token for these scopes and this item; None: for what the file asks for by default. At most one request."""
+        """A token for these scopes and this item; None: the file's default. Makes at most one request."""
         credential, now = self.provider.credential, int(self.clock())
         if credential is None:
             raise ValueError("a provider with OAuth")
@@ -78,7 +79,7 @@ class SignedTokens:
         )
 
     def for_itself(self, packed: str) -> str | None:
-        """The credential without the person whom it acts for; None where it names none."""
+        """The credential without the person whom it acts for; None if it names none."""
         credential = self.provider.credential
         if credential is None or credential.signed_token is None:
             return None
@@ -88,14 +89,15 @@ class SignedTokens:
         return pack(credential, {name: "" if credential.fields[name].by_admin else one for name, one in values.items()})
 
     def _settle(self, outcome: TokenOutcome, scopes: frozenset[str] | None, *, is_for_other: bool) -> TokenOutcome:
-        """RFC 7523 §3.1; an answer without scope is for the asserted one (RFC 6749 §5.1), which we signed ourselves."""
+        """RFC 7523 §3.1; an answer without `scope` is for the asserted scopes (RFC 6749 §5.1), which we signed
+        ourselves."""
         if isinstance(outcome, TokenAnswer):
             granted = scopes if outcome.scopes is None else outcome.scopes
             return replace(outcome, refresh_token=None, scopes=granted)
         if not isinstance(outcome, Refusal):
             return outcome
         texts = frozenset[str]() if self.provider.credential is None else self.provider.credential.alive_texts
-        if any(text in outcome.description for text in texts):  # our clock is wrong, say
+        if any(text in outcome.description for text in texts):  # for example, because our clock is wrong
             return replace(outcome, code="assertion_refused", ends_grant=False)
         if (scopes is not None or is_for_other) and outcome.code in _NOT_THESE:
             return replace(outcome, code="invalid_scope", ends_grant=False)
@@ -161,7 +163,7 @@ class SignedTokens:
 
 
 def granted_scopes(provider: Provider, answer: TokenAnswer) -> frozenset[str] | None:
-    """What the whole of the credential may do, where its first answer says so (GitHub's permissions)."""
+    """Everything that the credential may do, if its first answer has it (GitHub's permissions)."""
     credential = provider.credential
     if credential is None or credential.signed_token is None or credential.signed_token.sent != "bearer":
         return None

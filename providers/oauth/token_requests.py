@@ -1,7 +1,7 @@
 """Writes requests to a provider's token or revocation endpoint. Pure.
 
-OAuth and `providers.oauth.client` determine the parameters; this module gives them the provider's names, client
-authentication and body format. Also writes the request that ends a token, whose form differs most.
+OAuth and `providers.oauth.client` determine the parameters; this module applies the provider's names, client
+authentication and body format. It also writes the request that ends a token, whose form differs most.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TokenRequestBytes:
     """A request as it is sent."""
 
     method: str
-    url: str = field(repr=False)  # may hold a token if the provider wants it there
+    url: str = field(repr=False)  # may contain a token if the provider wants it there
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
 
@@ -40,13 +40,14 @@ def token_request(provider: Provider, url: str, parameters: Fields) -> TokenRequ
 
 
 def assertion_request(provider: Provider, url: str, assertion: str) -> TokenRequestBytes:
-    """RFC 7523 §2.1: the assertion says who asks, so there is no client authentication."""
+    """RFC 7523 §2.1: the assertion identifies the client, so there is no client authentication."""
     parameters = {"grant_type": JWT_BEARER, **provider.params.token, "assertion": assertion}
     return _write("POST", url, {"Accept": JSON}, _rename(parameters, provider.rename.token), form=provider.body)
 
 
 def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:
-    """The parameter that limits a refresh to these scopes, plus the scope that brings another refresh token, if any."""
+    """The parameter that limits a refresh to these scopes, plus the scope that requests another refresh token, if
+    any."""
     asked = sorted(scopes | provider.scope.offline)
     facts = provider.downscope
     return {facts.param: asked if facts.array else provider.scope.separator.join(asked)}
@@ -62,7 +63,7 @@ def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -
 
 
 def deauthorize_request(provider: Provider, url: str, *, account: str) -> TokenRequestBytes:
-    """The request that ends our app's access to this account, by its id."""
+    """The request that ends our app's access to this account, by the account's ID."""
     facts = provider.revoke
     headers, fields = _revoker(provider)
     named = {"client_id": provider.registration.client_id or "", **fields, facts.account or "account": account}
@@ -70,7 +71,7 @@ def deauthorize_request(provider: Provider, url: str, *, account: str) -> TokenR
 
 
 def _revoker(provider: Provider) -> tuple[dict[str, str], dict[str, str]]:
-    """Who ends a grant, as headers and as parameters."""
+    """The client authentication for ending a grant, as headers and as parameters."""
     facts = provider.revoke
     ways = provider.client_auth if facts.client_auth is True else facts.client_auth
     headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
@@ -132,7 +133,7 @@ def long_lived_url(provider: Provider, access_token: str) -> str | None:
 
 
 def renewal_request(provider: Provider, access_token: str) -> TokenRequestBytes:
-    """The request that exchanges a long-lived access token for one that lives anew."""
+    """The request that exchanges a long-lived access token for a new one."""
     step = provider.long_lived
     token = {} if step is None else {step.token_param: access_token}
     return _write("GET", provider.hosts.refresh_url or "", {}, {**provider.params.refresh, **token}, form="query")

@@ -1,7 +1,5 @@
-"""What an answer of a provider's token endpoint means. Pure.
-
-The question that matters is whether the token was spent. Four answers: new tokens, refused, not processed, unknown.
-`providers.oauth.client` sends.
+"""Interprets answers of a provider's token endpoint. Pure. The question that matters is whether the token was used.
+There are four outcomes: new tokens, refused, not processed, unknown. `providers.oauth.client` sends.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from vault.upstream import Account, NotSent, Refusal, Silent, TokenAnswer
 _LONGEST = 10 * 365 * 86400
 
 
-LATER: Final = 30  # seconds, where a provider that limits the rate doesn't say when
+LATER: Final = 30  # seconds, if a rate-limiting provider names no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +37,21 @@ TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
 
 
 def outcome_without_answer(error: HttpError) -> NotSent | Silent:
-    """What a token request without an answer is: kept back by our own crowding, not sent, or silence."""
+    """The outcome of a token request without an answer: held back by our own limits, not sent, or silence."""
     if isinstance(error, PeerBusy):
         return NotSent(error.reason, retry_after=1)
     return NotSent(error.reason) if isinstance(error, NotReached) else Silent(error.reason)
 
 
 def not_now(answer: OutboundResponse, *, later: int = LATER) -> NotSent:
-    """The provider asks for patience: as long as it says, else for `later` seconds. A 503 is no rate limit."""
+    """The provider asks to wait: for the time that it names, otherwise `later` seconds. A 503 isn't a rate limit."""
     is_limited = answer.status != HTTPStatus.SERVICE_UNAVAILABLE
     reason = "the provider is rate limiting" if is_limited else "the provider is unavailable"
     return NotSent(reason, retry_after=answer.retry_after or later, is_limited=is_limited)
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
-    """Anything that is neither new tokens nor a well-formed refusal is silence: the token may be spent."""
+    """Anything that is neither new tokens nor a well-formed refusal is silence: the token may have been used."""
     if answer.is_turned_away:
         return not_now(answer, later=asked.later)
     content = answer.json_object()
@@ -83,7 +81,7 @@ def _refusal(
     provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: ResponseContext
 ) -> Refusal | NotSent | Silent:
     code = text_at(content, provider.response.error)
-    if code is None and provider.refresh_tokens == "access_token":  # it is an API of theirs that renews
+    if code is None and provider.refresh_tokens == "access_token":  # the renewal endpoint is one of their APIs
         code = next((found for path in provider.errors.code if (found := text_at(content, path)) is not None), None)
     if code is None:
         return Silent(f"status {answer.status} with neither token nor error", is_over=True)
@@ -125,7 +123,7 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
 
 
 def _is_text(token: str) -> bool:
-    """Whether it can be written at all: JSON allows halves of characters, such as `\\ud800` alone."""
+    """Whether it can be encoded: JSON allows halves of characters, such as `\\ud800` alone."""
     try:
         token.encode()
     except UnicodeEncodeError:
@@ -134,13 +132,13 @@ def _is_text(token: str) -> bool:
 
 
 def kept_facts(provider: Provider, content: Mapping[str, object]) -> dict[str, str]:
-    """What the provider file keeps of a token endpoint's answer, as data."""
+    """The facts to keep from a token endpoint's answer, according to the provider file."""
     found = {name: text_at(content, path) for name, path in provider.response.keep.items()}
     return {name: as_data(value, limit=200) for name, value in found.items() if value is not None}
 
 
 def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
-    """Seconds until the access token ends, however the provider says it; None when it does not."""
+    """Seconds until the access token ends, in whatever form the provider states it; None when it doesn't."""
     path, unit = provider.expires.path, provider.expires.unit
     if unit == "iso":
         try:
@@ -163,7 +161,7 @@ def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
 
 
 def account_of(provider: Provider, content: object) -> Account | None:
-    """The account that an answer names; None when it names none."""
+    """The account in an answer; None when there is none."""
     identity = provider.identity
     return account_named(fill(identity.id, content) or "", fill(identity.label, content))
 
@@ -176,9 +174,8 @@ def account_named(account_id: str, label: str | None) -> Account | None:
 
 
 def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:
-    """The scopes that an answer names, as text or array; None when it names none or the app has them.
-
-    Without those that no column can hold, such as one with a NUL.
+    """The scopes in an answer, as text or array; None when there are none or the app defines them. Leaves out those
+    that no column can hold, such as one with a NUL.
     """
     syntax = provider.scope
     if syntax.app_level:

@@ -1,4 +1,4 @@
-"""Which addresses an outbound request may touch: pure rules over URLs and IP addresses.
+"""Which addresses an outbound request may reach: pure rules over URLs and IP addresses.
 
 `providers.outbound.client` applies them twice, to the URL as written and to every address that a name resolves to; it
 also looks up names and connects.
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
-# Not public, from the IANA special-purpose registries. 168.63.129.16 is public but answers as a cloud's host agent.
+# Not public, from the IANA special-purpose registries. 168.63.129.16 is public, but on Azure the host agent answers.
 _REFUSED_V4 = tuple(
     IPv4Network(network)
     for network in (
@@ -37,7 +37,7 @@ _REFUSED_V4 = tuple(
         "240.0.0.0/4",
     )
 )
-# Only global unicast is considered, which excludes ULA, link-local, multicast, v4-mapped and NAT64.
+# Only global unicast is allowed, which excludes ULA, link-local, multicast, v4-mapped and NAT64.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(
     IPv6Network(network)
@@ -57,17 +57,16 @@ URL_LIMIT = 8192
 # What an operator can allow for one provider: the networks of organizations (RFC 1918, RFC 6598, RFC 4193).
 _PRIVATE_V4 = tuple(IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 _PRIVATE_V6 = IPv6Network("fc00::/7")
-# Clouds' metadata addresses (a machine's own credentials) in private networks; the other ones are link-local.
+# Cloud metadata addresses (a machine's own credentials) inside private networks; the others are link-local.
 _METADATA = frozenset(ipaddress.ip_address(address) for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200"))
 Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """What is allowed beyond public addresses over https: nothing, or the sandbox's loopback (then also http).
-
-    For one provider, an operator can allow private addresses: those that the names in `private_hosts` resolve to, and
-    those in `private_networks`; and trust the certificate authority in a PEM file in addition to the system's.
+    """What is allowed in addition to public addresses over https: nothing, or the sandbox's loopback (then also http).
+    For one provider, an operator can allow private addresses (those that the names in `private_hosts` resolve to, and
+    those in `private_networks`), and trust the certificate authority in a PEM file in addition to the system's.
     """
 
     allow_loopback: bool = False
@@ -80,7 +79,7 @@ PUBLIC_ONLY = AddressPolicy()
 
 
 def policy_for_host_of(url: str) -> AddressPolicy:
-    """What is allowed for an address in the operator's settings: its own host, wherever that is."""
+    """The policy for an address in the operator's settings: its own host is allowed, wherever that is."""
     host = (urlsplit(url).hostname or "").lower()
     return AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
 
@@ -117,7 +116,8 @@ def address_problem(address: str, policy: AddressPolicy, *, host: str = "") -> s
 
 
 def _is_allowed(address: IPv4Address | IPv6Address, policy: AddressPolicy, host: str) -> bool:
-    """Whether the operator allowed this private address; never one at which a cloud gives out credentials."""
+    """Whether the operator allowed this private address. Addresses of cloud metadata, which give out credentials, never
+    are."""
     if address in _METADATA:
         return False
     if isinstance(address, IPv4Address):
@@ -141,7 +141,7 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
 def url_problem(url: str, policy: AddressPolicy) -> str | None:
     """Why this URL may not be requested, before any name is looked up; None when it may.
 
-    Judges what the HTTP client itself will parse, so that two parsers cannot disagree about the host.
+    Uses the HTTP client's own parser, so that two parsers can't disagree about the host.
     """
     if len(url) > URL_LIMIT or _PRINTABLE.fullmatch(url) is None or "\\" in url:
         return "not a plain absolute URL"

@@ -1,6 +1,5 @@
-"""How many calls may be in flight at one peer, and how many of them for one account.
-
-So a peer that hangs for some accounts leaves slots for the others. `providers.outbound.client` sends.
+"""Limits on the calls in flight at one peer, and on those for one account, so that a peer that hangs for some accounts
+leaves slots for the others. `providers.outbound.client` sends.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Bulkhead:
                 await place
         except BaseException:
             if place.done() and not place.cancelled():
-                self.leave(account)  # granted in the moment in which we left
+                self.leave(account)  # granted just as we left
             else:
                 self._waiting.remove(waiter)
             raise

@@ -1,6 +1,6 @@
 """Outbound HTTP: one guarded client for everything that a request, client, person or provider file can influence.
 
-Decides address, deadline, size and number of calls in flight, and says for every failure whether anything was sent.
+Limits address, deadline, size and number of calls in flight, and reports for every failure whether anything was sent.
 Follows no redirect, keeps no cookie, repeats nothing: callers know what is safe to repeat. `providers.oauth.client`,
 `providers.api.api` and the authorization server interpret the answers.
 """
@@ -48,8 +48,8 @@ CONNECT_TIMEOUT: Final = 3.0
 CALLS_PER_PEER: Final = 200
 CALLS_PER_ACCOUNT: Final = 8  # at one peer
 OVERSLEPT: Final = 0.25  # seconds past the deadline after which we conclude that this process was suspended
-FOREIGN_LOOKUPS: Final = 32  # threads that look up names for strangers
-FOREIGN_SHARE: Final = 4  # of these for one stranger
+FOREIGN_LOOKUPS: Final = 32  # threads that look up names chosen by third parties
+FOREIGN_SHARE: Final = 4  # of these, for one third party
 LAST_LOOK: Final = 1.0  # seconds for reading what arrived in the meantime
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -125,7 +125,7 @@ class Outbound:
     async def _send_alone(
         self, sessions: HttpSessions, request: OutboundRequest, *, seconds: float
     ) -> OutboundResponse:
-        """On a connection of its own, without a timer: the waiting task has one."""
+        """Send on a separate connection, without a timer, because the waiting task has one."""
         policy = request.policy or self.policy
         with sessions.reading:
             async with sessions.open(request, policy=policy, seconds=seconds, has_timer=False) as answer:
@@ -188,9 +188,9 @@ class Outbound:
     ) -> OutboundResponse:
         """GET a small document (client metadata, keys). Raises HttpError.
 
-        `on_behalf_of`: whose share counts, if a stranger chose the address; None if the operator did. The error's
-        `reason` is for the log. Tell the stranger one constant text only: anything else tells an open port from a
-        closed one.
+        `on_behalf_of`: the third party that chose the address, whose share is used; None if the operator chose it. The
+        error's `reason` is for the log. Return only one constant text to the third party: anything else reveals whether
+        a port is open.
         """
         return await self.send(
             OutboundRequest(
@@ -211,8 +211,8 @@ class Outbound:
 async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float) -> OutboundResponse:
     """The answer within the deadline, for requests whose loss costs a grant.
 
-    A timer that fires when a suspended process resumes would end the request although its answer is in the socket: so
-    after a suspension we look once more.
+    A timer that fires when a suspended process resumes would end the request although its answer is in the socket, so
+    after a suspension we check once more.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

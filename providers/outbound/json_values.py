@@ -107,7 +107,7 @@ def text_list(value: object, path: str) -> tuple[str, ...]:
 
 
 def texts_at(value: object, path: str) -> Iterator[str]:
-    """The texts at a path, of each element where it leads through arrays or to one; whole numbers count as digits."""
+    """The texts at a path, for each element if it leads through arrays or to one; whole numbers count as digits."""
     found = [value]
     for step in steps(path):
         found = [inner for one in found for inner in _inside(one, step)]
@@ -129,7 +129,7 @@ def _inside(value: object, step: str) -> Iterator[object]:
 def fill(template: str, value: object) -> str | None:
     """A text with its `{paths}` replaced by the values there; None when one is missing.
 
-    `{a|b}` is the first of them that exists.
+    `{a|b}` is the first that exists.
     """
     filled: list[str] = []
     for index, part in enumerate(_PLACEHOLDER.split(template)):
@@ -151,7 +151,7 @@ def put(body: dict[str, object], path: str, value: object) -> None:
 
 
 def _descend(place: object, step: str, made: object, *, is_last: bool) -> object:
-    """The value one step below an object or list that was made here; `made` if there is none yet."""
+    """The value one step below an object or list that was created here; `made` if there is none yet."""
     if isinstance(place, list):
         places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
         number = int(step)

@@ -1,8 +1,8 @@
 """Look up host names in separate threads, with a limit on how many at once.
 
-The system's resolver cannot be cancelled: a name whose server never answers holds its thread for half a minute, long
-after the caller has given up. A look-up therefore counts until its thread returns, and look-ups for addresses that
-strangers choose share nothing with those for providers. `providers.outbound.addresses` says which addresses are
+The system's resolver can't be cancelled: a name whose server never answers holds its thread for half a minute, long
+after the caller has given up. A lookup therefore counts until its thread returns, and lookups for addresses that third
+parties choose share nothing with those for providers. `providers.outbound.addresses` decides which addresses are
 allowed.
 """
 
@@ -20,7 +20,7 @@ THREADS: Final = 64
 SHARE: Final = 8
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host name; raises OSError when there are none."""
-ON_BEHALF_OF: ContextVar[str] = ContextVar("on_behalf_of", default="")  # the party behind the look-up, if that counts
+ON_BEHALF_OF: ContextVar[str] = ContextVar("on_behalf_of", default="")  # the party behind the lookup, if it counts
 
 
 class BoundedLookup:
@@ -45,7 +45,7 @@ class BoundedLookup:
         self._of: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """The number of threads that have not returned."""
+        """The number of threads that haven't returned."""
         return self._running
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
@@ -58,7 +58,7 @@ class BoundedLookup:
 
         def finish(outcome: Sequence[str] | OSError) -> None:
             self._leave(whose)
-            if found.done():  # no caller waits any longer
+            if found.done():  # no caller is waiting anymore
                 return
             if isinstance(outcome, OSError):
                 found.set_exception(outcome)
@@ -70,7 +70,7 @@ class BoundedLookup:
                 outcome: Sequence[str] | OSError = self._addresses(host, port)
             except OSError as error:
                 outcome = error
-            except UnicodeError as error:  # a name that IDNA cannot encode
+            except UnicodeError as error:  # a name that IDNA can't encode
                 outcome = OSError(str(error))
             with suppress(RuntimeError):  # the loop has ended in the meantime
                 loop.call_soon_threadsafe(finish, outcome)
@@ -78,7 +78,7 @@ class BoundedLookup:
         self._running += 1
         self._of[whose] = self._of.get(whose, 0) + 1
         try:
-            threading.Thread(target=look, name="look-up", daemon=True).start()  # process shutdown does not wait for it
+            threading.Thread(target=look, name="look-up", daemon=True).start()  # process shutdown doesn't wait for it
         except RuntimeError as error:
             self._leave(whose)
             raise OSError("no thread for a look-up") from error

@@ -1,6 +1,6 @@
-"""What goes to a provider or stranger and comes back, and why it did not: without the HTTP client.
+"""Requests, answers, and failures of outbound calls, without the HTTP client.
 
-`providers.outbound.client` sends. The catalog and the tools are described with these, and load no HTTP client for it.
+`providers.outbound.client` sends. The catalog and the tools use these types without loading the HTTP client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ANSWER_LIMIT: Final = 1_000_000  # bytes
 
 
 class HttpError(Exception):
-    """Base of the tree; never raised itself. `reason` is one of our own constants: no URL, no header, no body."""
+    """Base class; never raised itself. `reason` is one of our own constants: no URL, no header, no body."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -29,54 +29,55 @@ class HttpError(Exception):
 
 
 class NotReached(HttpError):
-    """Nothing of the request was sent: repeating it is safe."""
+    """Nothing of the request was sent, so repeating it is safe."""
 
 
 class AddressRefused(NotReached):
-    """The URL, or an address its host resolves to, is not one that we connect to."""
+    """The URL, or an address that its host resolves to, isn't allowed."""
 
 
 class PeerBusy(NotReached):
-    """Too many of our own calls are in flight there: this says nothing about the peer."""
+    """Too many of our own calls are in flight there, which says nothing about the peer."""
 
 
 class NoAnswer(HttpError):
-    """The request left and no usable answer came: it is unknown whether it was carried out."""
+    """The request was sent and no usable answer came: it is unknown whether it was carried out."""
 
 
 class TooLarge(NoAnswer):
-    """The answer exceeds the limit; the rest was not read."""
+    """The answer exceeds the limit; the rest wasn't read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentity:
-    """A certificate and its private key (PEM) with which the caller shows who it is when TLS begins."""
+    """A client certificate and its private key (PEM), for the TLS handshake."""
 
     pem: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """One request, sent once. `peer` names the bulkhead: calls to one peer cannot use up another's connections."""
+    """One request, sent once. `peer` names the bulkhead, so that calls to one peer can't use up another's
+    connections."""
 
     method: str
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
-    timeout: float = TOTAL_TIMEOUT  # seconds for everything, connecting to last byte
+    timeout: float = TOTAL_TIMEOUT  # seconds in total, from connecting to the last byte
     max_bytes: int = ANSWER_LIMIT
     policy: AddressPolicy | None = None  # None: the policy of the client
     peer: str = ""
-    account: str = ""  # the account of the call: one account cannot use up the slots of the others
+    account: str = ""  # the account of the call, so that one account can't use up the slots of the others
     reuse: bool = True  # False: a separate connection, for requests whose loss costs a grant
-    is_foreign: bool = False  # a stranger chose the address: its name is looked up separately, on behalf of `account`
-    identity: ClientIdentity | None = None  # on a connection of its own, to this request's host only
+    is_foreign: bool = False  # a third party chose the address, which is looked up separately, on behalf of `account`
+    identity: ClientIdentity | None = None  # on a separate connection, only to this request's host
     share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundResponse:
-    """A whole answer. `headers` has lower-case names and the last value of a repeated header."""
+    """A complete answer. `headers` has lowercase names and the last value of a repeated header."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)

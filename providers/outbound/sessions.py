@@ -1,6 +1,5 @@
-"""The HTTP library of outbound calls, aiohttp: its sessions, checked addresses, and its failures in our words.
-
-The only module that knows it. `providers.outbound.client` loads this at the first call.
+"""The HTTP library of outbound calls, aiohttp: its sessions, checked addresses, and its failures as our exceptions.
+This is the only module that uses it. `providers.outbound.client` loads it at the first call.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ _CERTIFICATE_ALERT: Final = re.compile(r"\[SSL: (TLSV1|TLSV13|SSLV3)_ALERT_(UNKN
 async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Turn connection errors into ours at the innermost place.
 
-    aiohttp repeats GET, PUT and DELETE when its own disconnect errors come out of here. It does not know ours, so a
-    request reaches a server at most once.
+    aiohttp repeats GET, PUT and DELETE when it sees its own disconnect errors. It doesn't know ours, so a request
+    reaches a server at most once.
     """
     try:
         return await handler(request)
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         raise NotReached("TLS failed") from error
-    except aiohttp.ClientHttpProxyError as error:  # its answer to CONNECT: the request itself was not sent
+    except aiohttp.ClientHttpProxyError as error:  # its answer to CONNECT; the request itself wasn't sent
         raise NotReached("the outbound proxy refused") from error
     except aiohttp.ClientConnectorDNSError as error:
         raise NotReached("name not found") from error
@@ -69,12 +68,14 @@ async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 
 
 def _refuses_certificate(error: BaseException) -> bool:
-    """Whether the peer ended the handshake for our certificate, so that it read no request (RFC 8446 §4.4.2.4)."""
+    """Whether the peer ended the handshake because of our certificate, so that it read no request (RFC 8446
+    §4.4.2.4)."""
     return any(isinstance(part, str) and _CERTIFICATE_ALERT.search(part) for part in error.args)
 
 
 class _ReadErrors:
-    """Translates what aiohttp raises while an answer is awaited or read; a generator would cost each call more."""
+    """Translates aiohttp's errors while an answer is awaited or read. It is a class because a generator would add cost
+    to each call."""
 
     __slots__ = ()
 
@@ -111,7 +112,7 @@ class StreamedAnswer:
             return await _read(self._answer, self._limit)
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body piece by piece. Raises NoAnswer or TooLarge when it ends otherwise than it should."""
+        """The body piece by piece. Raises NoAnswer or TooLarge if it doesn't end as it should."""
         size = 0
         with READING:
             async for chunk in self._answer.content.iter_any():
@@ -137,7 +138,7 @@ def _results(host: str, port: int, addresses: Sequence[str]) -> list[ResolveResu
 
 
 class _GuardedResolver(AbstractResolver):
-    """Resolves once and returns the checked addresses, so that the connection goes to what was checked."""
+    """Resolves once and returns the checked addresses, so that the connection goes to a checked address."""
 
     def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
         self._policy = policy
@@ -149,7 +150,7 @@ class _GuardedResolver(AbstractResolver):
         addresses = await self._lookup(host, port)
         if not addresses:
             raise OSError("no address")
-        for address in addresses:  # one bad address spoils the name: a rebinding answer mixes good and bad
+        for address in addresses:  # one bad address disqualifies the name: a rebinding answer mixes good and bad
             if address_problem(address, self._policy, host=host) is not None:
                 raise AddressRefused("address not allowed")
         return _results(host, port, addresses)
@@ -159,7 +160,7 @@ class _GuardedResolver(AbstractResolver):
 
 
 class _ProxyResolver(AbstractResolver):
-    """Resolves the operator's proxy and nothing else: whatever goes through it names checked addresses."""
+    """Resolves only the operator's proxy: all requests through it name checked addresses."""
 
     def __init__(self, proxy: URL, lookup: Lookup) -> None:
         self._host = proxy.raw_host
@@ -177,9 +178,9 @@ class _ProxyResolver(AbstractResolver):
 
 
 class _ThroughProxy:
-    """One request through the proxy: looked up and checked here, as every other one, then named by its address.
-
-    A proxy that looked up the name itself could be led elsewhere than what was checked. TLS still ends at the name.
+    """One request through the proxy: its host is looked up and checked here, like every other one, and then named by
+    address. If the proxy looked up the name itself, it could reach an address other than the checked one. TLS still
+    verifies the name.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class HttpSessions:
         self, request: OutboundRequest, *, policy: AddressPolicy, seconds: float, has_timer: bool = True
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Send the request; the block has the answer whose body is still arriving."""
-        # Connecting always times out before the total does, so a total timeout means that bytes may have left.
+        # Connecting always times out before the total does, so a total timeout means that bytes may have been sent.
         limits = aiohttp.ClientTimeout(
             total=max(seconds, 0.01) if has_timer else None,
             connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
@@ -265,7 +266,7 @@ class HttpSessions:
         trust: ssl.SSLContext | bool = True  # the connector's
         proxy = None if self._proxy is None or is_direct(request.url, policy) else self._proxy
         if request.identity is not None:
-            # aiohttp shows a certificate to an https proxy, too
+            # aiohttp also shows a certificate to an https proxy
             if URL(request.url, encoded=True).scheme != "https" or (proxy is not None and proxy.scheme != "http"):
                 raise NotReached("no TLS connection to show a certificate in")
             trust = self._shown.context(policy.ca_file, request.identity)
@@ -306,7 +307,7 @@ class HttpSessions:
             connector = aiohttp.TCPConnector(
                 resolver=_GuardedResolver(policy, lookup) if proxy is None else _ProxyResolver(proxy, self._lookup),
                 ssl=_trust(policy.ca_file),
-                use_dns_cache=not is_foreign,  # a stranger could fill it
+                use_dns_cache=not is_foreign,  # a third party could fill it
                 limit=0,  # the bulkheads limit
                 force_close=not reuse,
                 keepalive_timeout=None if not reuse else 15,
@@ -323,7 +324,7 @@ class HttpSessions:
 
 
 def is_direct(url: str, policy: AddressPolicy) -> bool:
-    """Whether a request goes past the proxy: to this machine, and to hosts that the operator called private."""
+    """Whether a request bypasses the proxy: to this machine, and to hosts that the operator listed as private."""
     host = (URL(url, encoded=True).raw_host or "").lower()
     if is_loopback_host(host) or host in policy.private_hosts:
         return True
@@ -335,7 +336,7 @@ def is_direct(url: str, policy: AddressPolicy) -> bool:
 
 
 def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
-    """Whom a server's certificate is trusted from: the system's authorities, and this one."""
+    """The authorities trusted for server certificates: the system's, and this one."""
     if ca_file is None:
         return True
     context = ssl.create_default_context()
@@ -344,15 +345,15 @@ def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
 
 
 class _ShownCertificates:
-    """Contexts that show a certificate: made once for calls one after the other, as reading the system's authorities
-    takes long, and gone soon, so that the key is, too.
+    """Contexts that show a certificate. They are created once for consecutive calls, because reading the system's
+    authorities takes long, and are dropped soon, together with the key.
     """
 
     def __init__(self) -> None:
         self._made: dict[tuple[str | None, bytes], ssl.SSLContext] = {}
 
     def context(self, ca_file: str | None, identity: ClientIdentity) -> ssl.SSLContext:
-        """The one for these authorities and this certificate. Raises NotReached."""
+        """The context for these authorities and this certificate. Raises NotReached."""
         key = ca_file, hashlib.sha256(identity.pem).digest()
         if key not in self._made:
             while len(self._made) >= _MOST_SHOWN:
@@ -365,8 +366,8 @@ class _ShownCertificates:
 def show_certificate(trust: ssl.SSLContext | bool, identity: ClientIdentity) -> ssl.SSLContext:
     """The same trust with this certificate.
 
-    OpenSSL's function takes a file's name. On Linux the file is in memory only; elsewhere only this user can read it,
-    and it's removed at once.
+    OpenSSL's function takes a file name. On Linux the file is only in memory; elsewhere only this user can read it, and
+    it's removed at once.
     """
     context = trust if isinstance(trust, ssl.SSLContext) else ssl.create_default_context()
     try:

@@ -1,4 +1,4 @@
-"""A plain connection to a host that someone else named, to checked addresses only. What passes isn't read."""
+"""A plain connection to a host that someone else named, only to checked addresses. Its content isn't read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ async def open_tunnel(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the host, through the operator's `proxy` if there is one, except to this machine.
 
-    The proxy gets the checked address, as for other calls. Raises AddressRefused, or NotReached where no one answers.
+    The proxy gets the checked address, as for other calls. Raises AddressRefused, or NotReached if no one answers.
     """
     try:
         async with asyncio.timeout(_PATIENCE):
             addresses = await _lookup(host, port)
-            for address in addresses:  # one bad address spoils the name, as for the other outbound calls
+            for address in addresses:  # one bad address disqualifies the name, as for other outbound calls
                 if address_problem(address, policy, host=host) is not None:
                     raise AddressRefused("address not allowed")
             if proxy is None or is_loopback_host(host):

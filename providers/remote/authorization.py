@@ -1,8 +1,8 @@
 """How another MCP server authorizes its clients, discovered according to the MCP authorization specification.
 
-Protected resource metadata (RFC 9728), authorization server metadata (RFC 8414, OpenID Connect Discovery), and a client
-registered dynamically (RFC 7591) where no other way is left. Each address is checked before it is asked; no document
-can name another server's resource, and one without PKCE is refused.
+Protected resource metadata (RFC 9728), authorization server metadata (RFC 8414, OpenID Connect Discovery), and, as a
+last resort, a dynamically registered client (RFC 7591). Each address is checked before it is requested; no document can
+name another server's resource, and a server without PKCE is refused.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _LIMIT: Final = 256 * 1024  # bytes of a document
 _TIMEOUT: Final = 10.0
 _SCOPES: Final = 100
 _ACCEPT: Final = "application/json, text/event-stream"
-_LONGEST_ID: Final = 2000  # characters, of an address too
+_LONGEST_ID: Final = 2000  # characters, also of an address
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999
-# RFC 7592 §2.2: what an update leaves out
+# RFC 7592 §2.2: an update leaves these out
 _NOT_SENT: Final = frozenset(
     {"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at"}
 )
 _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
-# The one first that works with most: servers made with the official SDK want the client ID in the form.
+# The most widely supported method first: servers built with the official SDK want the client ID in the form.
 _METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
-# What a server that wants a key answers without one
+# Answers, to a request without a key, of a server that requires one
 _CLOSED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class AuthorizationUnknown(Exception):
-    """The server can't stand behind the vault; one line that says why."""
+    """The server can't be used behind the vault; one line with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class FoundAuthorization:
     registration_url: str | None
     takes_documents: bool
     methods: tuple[ClientAuth, ...]
-    says_methods: bool = True  # otherwise `methods` is what RFC 8414 §2 assumes
+    says_methods: bool = True  # otherwise `methods` is the default of RFC 8414 §2
 
     @property
     def may_be_public(self) -> bool:
-        """Whether a client without a secret may be known there: many servers say nothing, and take one."""
+        """Whether a client without a secret may be accepted there: many servers don't announce it, but accept one."""
         return "none" in self.methods or not self.says_methods
 
 
@@ -85,7 +85,7 @@ async def find_authorization(
 ) -> FoundAuthorization:
     """How this server authorizes; `issuer`: the authorization server that the operator trusts with it.
 
-    A server that names one of someone else's would get a token of theirs. Raises AuthorizationUnknown.
+    A server that names someone else's authorization server would get a token of theirs. Raises AuthorizationUnknown.
     """
     said = await _ask_without_token(url, outbound, policy)
     resource = await _resource_metadata(url, said.get("resource_metadata"), outbound, policy)
@@ -125,7 +125,7 @@ def _is_at_or_below(issuer: str, url: str) -> bool:
 
 
 async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> OutboundResponse:
-    """What the server answers to someone without a token who begins. Raises AuthorizationUnknown."""
+    """The server's answer to `initialize` without a token. Raises AuthorizationUnknown."""
     opening = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -143,7 +143,7 @@ async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> 
 
 
 async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
-    """The challenge with which the server answers someone without a token."""
+    """The server's challenge to a request without a token."""
     answer = await _open_session(url, outbound, policy)
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return challenge(answer.headers.get("www-authenticate", ""))
@@ -157,7 +157,8 @@ async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy
 async def check_without_oauth(
     url: str, credential: RemoteCredential, outbound: Outbound, *, policy: AddressPolicy
 ) -> None:
-    """That a server answers, and where it is said to be open, to everyone. Raises AuthorizationUnknown."""
+    """Check that a server answers and, if it is declared open, that it answers everyone. Raises
+    AuthorizationUnknown."""
     answer = await _open_session(url, outbound, policy)
     if answer.status < 300 or (answer.status in _CLOSED and not credential.is_open):
         return
@@ -175,7 +176,7 @@ async def check_without_oauth(
 async def _resource_metadata(
     url: str, named: str | None, outbound: Outbound, policy: AddressPolicy
 ) -> Mapping[str, object] | None:
-    """RFC 9728 §3: at the address that the challenge names, else for this path, else for the origin."""
+    """RFC 9728 §3: from the address in the challenge, otherwise for this path, otherwise for the origin."""
     parts = urlsplit(url)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
     places = [named] if named else [f"{origin}{_WELL_KNOWN}{path}", f"{origin}{_WELL_KNOWN}"]
@@ -199,7 +200,8 @@ async def _resource_metadata(
 
 
 def _is_within(url: str, resource: str) -> bool:
-    """Whether tokens for this resource are for the server at this URL: the same origin, and the path or one above."""
+    """Whether tokens for this resource are for the server at this URL: the same origin, and the same path or a
+    parent."""
     asked, said = urlsplit(url), urlsplit(resource)
     if (asked.scheme, asked.netloc.lower()) != (said.scheme, said.netloc.lower()) or said.query or said.fragment:
         return False
@@ -252,7 +254,7 @@ def _is_scope(scope: str) -> bool:
 async def _post(
     outbound: Outbound, url: str, content: Mapping[str, object], *, accept: str, policy: AddressPolicy
 ) -> OutboundResponse:
-    """POST JSON to a stranger's address. Raises HttpError."""
+    """POST JSON to a third party's address. Raises HttpError."""
     request = OutboundRequest(
         "POST",
         url,
@@ -268,7 +270,7 @@ async def _post(
 
 
 def client_metadata(redirect_uri: str, *, auth: ClientAuth, scopes: Sequence[str]) -> Mapping[str, object]:
-    """Who the vault is to an authorization server (RFC 7591 §2)."""
+    """The vault's client metadata for an authorization server (RFC 7591 §2)."""
     about: dict[str, object] = {
         "client_name": "Token Vault",
         "redirect_uris": [redirect_uri],
@@ -282,7 +284,8 @@ def client_metadata(redirect_uri: str, *, auth: ClientAuth, scopes: Sequence[str
 async def register(
     found: FoundAuthorization, redirect_uri: str, outbound: Outbound, *, policy: AddressPolicy
 ) -> RemoteRegistration:
-    """Register the vault dynamically (RFC 7591 §3), publicly where a secret would end. Raises AuthorizationUnknown."""
+    """Register the vault dynamically (RFC 7591 §3), as a public client if a secret would expire. Raises
+    AuthorizationUnknown."""
     wanted: ClientAuth = found.methods[0] if found.methods else "none"
     content = await _ask_to_register(found, redirect_uri, wanted, outbound, policy)
     if wanted != "none" and found.may_be_public and _end_of(content) is not None:
@@ -301,7 +304,7 @@ async def register(
 
 
 def _end_of(content: Mapping[str, object]) -> int | None:
-    """When the secret ends, if it does (RFC 7591 §3.2.1)."""
+    """When the secret expires, if it does (RFC 7591 §3.2.1)."""
     end = at(content, "client_secret_expires_at")
     if isinstance(end, bool) or not isinstance(end, int | float) or not end > 0:
         return None
@@ -327,7 +330,7 @@ async def _ask_to_register(
 def _read_registration(
     content: Mapping[str, object], wanted: ClientAuth, *, policy: AddressPolicy, at: str
 ) -> RemoteRegistration:
-    """Our client; `at`: where it was registered, whose origin alone is asked to renew it."""
+    """Our client; `at`: where it was registered. Only that origin is asked to renew it."""
     client_id, secret = text_at(content, "client_id"), text_at(content, "client_secret")
     said = text_at(content, "token_endpoint_auth_method") or wanted
     method: ClientAuth | None = next((one for one in _METHODS if one == said), None)
@@ -357,22 +360,22 @@ def _can_manage(url: str, token: str, *, policy: AddressPolicy, registered_at: s
 
 @dataclass(frozen=True, slots=True)
 class ShownClient:
-    """Our client as its server shows it now: what it changed holds from then on. `metadata`: what an update sends."""
+    """Our client as its server now shows it; the server's changes apply from then on. `metadata`: the content of an
+    update."""
 
     client: RemoteRegistration
     metadata: Mapping[str, object] = field(repr=False)
 
 
 def is_longer(client: RemoteRegistration, known: RemoteRegistration) -> bool:
-    """Whether its secret ends later than the known one, or never."""
+    """Whether its secret expires later than the known one, or never."""
     return known.ends_at is not None and (client.ends_at is None or client.ends_at > known.ends_at)
 
 
 async def read_client(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> ShownClient | None:
-    """Our client there (RFC 7592 §2.1); None where it can't be read. Raises AuthorizationUnknown if no one answers.
-
-    Some servers change the secret or the token by that: store them before anything else is asked. A later end without
-    its secret says nothing about the secret that the vault has.
+    """Our client there (RFC 7592 §2.1); None if it can't be read. Raises AuthorizationUnknown if no one answers. Some
+    servers change the secret or the token when it is read: store both before the next request. A later expiry without a
+    secret says nothing about the secret that the vault has.
     """
     content = await _manage("GET", known, None, outbound, policy)
     client = None if content is None else _client_after(content, known, policy)
@@ -385,7 +388,7 @@ async def read_client(known: RemoteRegistration, outbound: Outbound, *, policy: 
 
 
 async def update_client(shown: ShownClient, outbound: Outbound, *, policy: AddressPolicy) -> RemoteRegistration | None:
-    """The same client, updated so that its server makes a new secret (RFC 7592 §2.2); None where it refuses.
+    """The same client, updated so that its server issues a new secret (RFC 7592 §2.2); None if it refuses.
 
     Raises AuthorizationUnknown if no one answers.
     """
@@ -394,7 +397,7 @@ async def update_client(shown: ShownClient, outbound: Outbound, *, policy: Addre
 
 
 async def end_registration(known: RemoteRegistration, outbound: Outbound, *, policy: AddressPolicy) -> None:
-    """Tell the server that this client is gone (RFC 7592 §2.3). Raises AuthorizationUnknown."""
+    """Delete this client at the server (RFC 7592 §2.3). Raises AuthorizationUnknown."""
     if known.management_url:
         await _manage("DELETE", known, None, outbound, policy)
 
@@ -402,7 +405,7 @@ async def end_registration(known: RemoteRegistration, outbound: Outbound, *, pol
 def _client_after(
     content: Mapping[str, object], known: RemoteRegistration, policy: AddressPolicy
 ) -> RemoteRegistration | None:
-    """The client of this answer; what it doesn't say is as it was, also when the secret ends."""
+    """The client in this answer; missing values, including the secret's expiry, stay unchanged."""
     if text_at(content, "client_id") != known.client_id:
         return None
     whole = {
@@ -425,7 +428,7 @@ async def _manage(
     outbound: Outbound,
     policy: AddressPolicy,
 ) -> Mapping[str, object] | None:
-    """The answer at the client configuration endpoint; None where it refuses."""
+    """The answer of the client configuration endpoint; None if it refuses."""
     headers = {"Accept": "application/json", "Authorization": f"Bearer {known.management_token}"}
     if content is not None:
         headers["Content-Type"] = "application/json"

@@ -1,7 +1,8 @@
-"""How large a stranger's regular expression gets, read from its text: the engine writes counted repetitions out.
+"""Estimates from its text how large a third party's regular expression gets, because the engine expands counted
+repetitions.
 
-The engine takes linear time, but building `\\w{90}` takes a tenth of a second and five megabytes. The estimate errs
-towards too much.
+The engine takes linear time, but building `\\w{90}` takes a tenth of a second and five megabytes. The estimate errs on
+the high side.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import Final
 
 LONGEST: Final = 300  # characters of one pattern
-MOST: Final = 3000  # what the patterns of one schema may come to: about 10 MB and 0.2 s
+MOST: Final = 3000  # limit for all patterns of one schema: about 10 MB and 0.2 s
 _TABLES: Final = {"w": 25, "W": 25, "p": 25, "P": 25, "b": 25, "B": 25, "d": 5, "D": 5, "s": 3, "S": 3}  # of Unicode
 _NEGATED: Final = 5
 _SPACED: Final = re.compile(r"\(\?[a-zA-Z]*x")
@@ -26,7 +27,7 @@ def size_of(pattern: str) -> int:
     """What building it comes to, one for a plain character."""
     if len(pattern) > LONGEST or _SPACED.search(pattern) is not None:
         return MOST + 1
-    sizes, last, widest = [0], 0, 0  # of the open groups, of what a count repeats, of what a set holds
+    sizes, last, widest = [0], 0, 0  # for open groups, for what a count repeats, for what a set holds
     is_set = False
     for token in _TOKEN.finditer(pattern):
         if token["odd"] is not None or (is_set and token["set"] is not None):

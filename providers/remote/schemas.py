@@ -1,9 +1,8 @@
-"""JSON Schemas of other MCP servers: which parts the vault uses, and checking values by them in bounded time.
-
-A schema could fetch a document by `$ref`, double its work at each step, or hold a regular expression that never ends.
-So references are put in place, within a budget, and only keywords that take bounded time are taken; a tool with another
-one can't be used. Patterns run in an engine of linear time, and building them is budgeted, too. A check counts its
-steps, and gives up.
+"""JSON Schemas of other MCP servers: which parts the vault uses, and how it checks values in bounded time. A schema
+could fetch a document by `$ref`, double its work at each step, or contain a regular expression that never ends. So
+references are resolved within a budget, and only keywords that take bounded time are accepted; a tool with any other
+keyword can't be used. Patterns run in a linear-time engine, and building them has a budget, too. A check counts its
+steps, and gives up at a limit.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from providers.api.text import as_description
 from providers.outbound.json_values import is_array, is_object
 from providers.remote import patterns
 
-NODES: Final = 1000  # of a schema whose references are in place
+NODES: Final = 1000  # of a schema with resolved references
 DEPTH: Final = 24
 _PROSE: Final = 400  # characters of a description
 _NAME: Final = 100  # characters of a member's name
 _ITEMS: Final = 500  # of an enum
 _LOCAL: Final = ("#/$defs/", "#/definitions/")
-# Keywords by what they hold.
+# Keywords by what they contain.
 _SCHEMA: Final = frozenset({"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"})
 _SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED: Final = frozenset({"properties", "dependentSchemas"})
@@ -48,8 +47,8 @@ _REFUSED: Final = frozenset(
     }
 )
 
-QUICK: Final = 5_000  # steps of a check: at most some tenths of a second
-LONG: Final = 100_000  # the same in a thread: at most some seconds
+QUICK: Final = 5_000  # steps of a check: at most a few tenths of a second
+LONG: Final = 100_000  # the same in a thread: at most a few seconds
 Check = Callable[[object], str | None]
 
 
@@ -58,12 +57,12 @@ class SchemaRefused(Exception):
 
 
 def usable_schema(schema: object) -> dict[str, object]:
-    """The schema with its references in place, its texts cut and cleaned, and nothing unknown. Raises SchemaRefused."""
+    """The schema with resolved references, its texts cut and cleaned, and nothing unknown. Raises SchemaRefused."""
     if not is_object(schema):
-        raise SchemaRefused("a schema that is no object")
+        raise SchemaRefused("a schema that isn't an object")
     found = _SchemaReader(schema).read(schema, depth=0, within=())
     if not is_object(found) or found.get("type", "object") != "object":
-        raise SchemaRefused("a schema of something else than an object")
+        raise SchemaRefused("a schema of something other than an object")
     return {"type": "object", **found}
 
 
@@ -148,7 +147,7 @@ def _name(member: str) -> str:
 
 
 def _plain(keyword: str, value: object) -> object:
-    """A keyword that holds no schema; texts a model would read must be readable."""
+    """A keyword that contains no schema; texts for a model must be readable."""
     said = json.dumps(value)
     if len(said) > 20_000 or (is_array(value) and len(value) > _ITEMS):
         raise SchemaRefused(f"a schema with a long {keyword}")
@@ -171,7 +170,7 @@ def _texts_in(value: object) -> Iterator[str]:
 
 @lru_cache(maxsize=512)
 def _matcher(pattern: str) -> SchemaValidator | None:
-    """Finds the pattern in a text, in linear time; None if that engine can't."""
+    """Finds the pattern in a text, in linear time; None if the engine can't handle it."""
     try:
         return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex", strict=True))
     except SchemaError:
@@ -190,13 +189,14 @@ class _TooMuch(Exception):
 
 @dataclass(slots=True)
 class _Budget:
-    """What a check may still do. `sizes`: of the parts of the value, by identity."""
+    """The remaining budget of a check. `sizes`: those of the parts of the value, by identity."""
 
     left: int
     sizes: Mapping[int, int]
 
     def spend(self, wanted: object, instance: object, *, factor: int = 1) -> None:
-        """For one keyword. What the library says of a misfit repeats the part of the value, so its size counts."""
+        """Charge one keyword. The library's message about a mismatch repeats the part of the value, so its size
+        counts."""
         listed = len(wanted) if is_array(wanted) or is_object(wanted) else 0
         size = len(instance) if isinstance(instance, str) else self.sizes.get(id(instance), 1)
         self.left -= 1 + listed * factor // 4 + size // 500
@@ -208,7 +208,7 @@ _budget: ContextVar[_Budget] = ContextVar("_budget")
 
 
 def _sizes(value: object) -> Mapping[int, int]:
-    """By identity, about how many characters each list and object in the value has."""
+    """The approximate number of characters in each list and object of the value, by identity."""
     found: dict[int, int] = {}
     waiting: list[tuple[object, bool]] = [(value, False)]
     while waiting:
@@ -233,10 +233,8 @@ def _with_counting(keyword: Any) -> Any:
 
 
 def checker(schema: Mapping[str, object], *, steps: int = QUICK) -> Check:
-    """What is wrong with a value by a usable schema, in a text that repeats none of it; None if it fits.
-
-    A value whose check takes more than these steps doesn't fit. Raises SchemaRefused for a keyword whose own value is
-    wrong.
+    """What is wrong with a value according to a usable schema, in a text that repeats no part of it; None if it fits. A
+    value whose check takes more than these steps doesn't fit. Raises SchemaRefused for a keyword with an invalid value.
     """
     jsonschema = _library()
     draft, wrong = jsonschema.Draft202012Validator, jsonschema.ValidationError

@@ -1,7 +1,7 @@
 """One session with another MCP server, for one person: the official client over the vault's guarded HTTP client.
 
-The token is put in by `UpstreamAPI`, to the server's own address only; no redirect is followed, and nothing that the
-server asks of its client (sampling, elicitation, roots) is answered.
+`UpstreamAPI` adds the token, only for the server's own address; no redirect is followed, and the server's requests to
+its client (sampling, elicitation, roots) aren't answered.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def challenge(header: str) -> Mapping[str, str]:
 
 @dataclass(slots=True)
 class _WireState:
-    """What happened on the wire, where the client library would tell less."""
+    """What happened on the wire, because the client library reports less."""
 
-    trouble: ToolRefused | None = None  # of the last request that has an answer
+    trouble: ToolRefused | None = None  # status of the last request that has an answer
     is_calling: bool = False  # a tools/call may have reached the server
-    cause: Exception | None = None  # ours, which the client library would wrap or swallow
+    cause: Exception | None = None  # our exception, which the client library would wrap or swallow
 
 
 class _Transport(httpx2.AsyncBaseTransport):
@@ -88,7 +88,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body, method = await request.aread(), request.method
-        if method != "POST" and method != "DELETE":  # no stream of what the server says unasked
+        if method != "POST" and method != "DELETE":  # no stream of unsolicited messages
             return httpx2.Response(405, request=request)
         headers = {name: value for name, value in request.headers.items() if _PASSED.fullmatch(name)}
         is_call, is_answered = _SENT.search(body) is not None, method == "POST" and _ID.search(body) is not None
@@ -106,7 +106,7 @@ class _Transport(httpx2.AsyncBaseTransport):
             return httpx2.Response(503, request=request)
         except BaseException as error:
             await stack.aclose()
-            if isinstance(error, Exception) and was_calling:  # what follows a call must not hide its outcome
+            if isinstance(error, Exception) and was_calling:  # later requests must not hide the call's outcome
                 detail = self._api.mask_secrets(str(getattr(error, "detail", "") or error))
                 logger.warning(
                     "request after a call failed",
@@ -134,7 +134,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         return UpstreamUnavailable(f"{self._api.title}: {reason}. {advice}", unknown_outcome=is_unknown)
 
     def _refusal(self, answer: StreamedAnswer) -> ToolRefused | None:
-        """What a status means that the client library does not tell apart; None: its body may say more."""
+        """The meaning of a status that the client library doesn't distinguish; None: its body may say more."""
         headers = {name.lower(): value for name, value in answer.headers}
         title = self._api.title
         if answer.status < 400:
@@ -182,14 +182,14 @@ class _RemoteBody(httpx2.AsyncByteStream):
 
 @dataclass(slots=True)
 class RemoteSession:
-    """What one tool call may ask of the server."""
+    """The requests that one tool call may send to the server."""
 
     _session: ClientSession
     _api: UpstreamAPI = field(repr=False)
-    _wire: _WireState | None = None  # of a program's session, where nothing else sees calls pass
+    _wire: _WireState | None = None  # for a program's session, where nothing else sees the calls
 
     async def list_tools(self) -> Sequence[Mapping[str, object]]:
-        """Every page of `tools/list`, as it came; stops beyond the most that are taken."""
+        """Every page of `tools/list`, unchanged; stops beyond the maximum number of tools."""
         found: list[Mapping[str, object]] = []
         cursor: str | None = None
         for _ in range(_PAGES):
@@ -202,7 +202,7 @@ class RemoteSession:
         raise UpstreamRefused("too_large", f"The list of {self._api.title} has more than {_PAGES} pages.")
 
     async def call(self, name: str, arguments: Mapping[str, object]) -> CallToolResult:
-        """The result, whatever it says."""
+        """The result of the call, even if it is an error."""
         params = CallToolRequestParams(name=name, arguments=dict(arguments))
         if self._wire is not None:
             self._wire.is_calling = True
@@ -210,7 +210,7 @@ class RemoteSession:
 
 
 class RemoteSessions:
-    """Opens sessions; remembers which revision each server speaks."""
+    """Opens sessions; remembers the protocol revision of each server."""
 
     def __init__(self) -> None:
         self._modes: dict[str, str] = {}
@@ -234,7 +234,7 @@ class RemoteSessions:
         work: Callable[[RemoteSession], Awaitable[Answer]],
         exchanged: _WireState,
     ) -> Answer:
-        """The same in the session of a program that the vault runs."""
+        """Do this in the session of a program that the vault runs."""
         from mcp.shared.exceptions import MCPError
 
         try:

@@ -1,4 +1,5 @@
-"""What MCP servers offer, remembered by connection for a minute: each call is compared, few ask for the list."""
+"""The tools that MCP servers offer, remembered by connection for a minute, so that each call is compared without
+requesting the list."""
 
 from __future__ import annotations
 
@@ -16,21 +17,22 @@ if TYPE_CHECKING:
     from providers.remote.session import RemoteSession, RemoteSessions
 
 FRESH: Final = 60.0  # seconds
-AGAIN: Final = 10.0  # seconds until someone who only looks makes the vault ask again
+AGAIN: Final = 10.0  # seconds until a request that only looks makes the vault ask again
 _MOST: Final = 1000  # lists kept
-Offered = Mapping[str, str]  # by the server's name of a tool, its canonical form
-Digests = Mapping[str, bytes]  # the same as kept, hashed
+Offered = Mapping[str, str]  # the server's name of a tool -> its canonical form
+Digests = Mapping[str, bytes]  # the same in stored form, hashed
 OnSeen = Callable[[str, str, Offered], Awaitable[None]]  # server, connection
 
 
 class ToolHeld(ToolRefused):
-    """The server offers this tool in another form than the operator accepted, or no longer. Nothing was called."""
+    """The server no longer offers this tool, or offers it in a different form than the operator accepted. Nothing was
+    called."""
 
     code = "tool_held"
 
 
 class Sightings:
-    """The lists that this process saw. `on_seen` stores what is new; it must be set before the first call."""
+    """The lists that this process saw. `on_seen` stores new ones; set it before the first call."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_seen: OnSeen | None = None
@@ -39,23 +41,23 @@ class Sightings:
 
     @cached_property
     def client(self) -> RemoteSessions:
-        """What opens sessions; loaded at the first call."""
+        """The session opener, loaded at the first call."""
         from providers.remote.session import RemoteSessions
 
         return RemoteSessions()
 
     def recent(self, server: str, connection_id: str, *, within: float = FRESH) -> Digests | None:
-        """What this connection was offered within the last minute."""
+        """The tools that this connection was offered within the last minute."""
         at, offered = self._known.get((server, connection_id), (float("-inf"), {}))
         return offered if self._clock() - at < within else None
 
     def forget(self, server: str) -> None:
-        """Ask this server for its list again at the next call."""
+        """Make the next call request this server's list again."""
         for key in [one for one in self._known if one[0] == server]:
             del self._known[key]
 
     async def look(self, server: str, session: RemoteSession, api: UpstreamAPI) -> Digests:
-        """Ask for the list, keep it, and have it stored. Raises UpstreamRefused for a list that can't be used."""
+        """Request the list, keep it, and have it stored. Raises UpstreamRefused for a list that can't be used."""
         try:
             offered = await asyncio.to_thread(canonical_tools, await session.list_tools())
         except ListRefused as refused:
@@ -73,5 +75,5 @@ class Sightings:
 
 
 def digest_of(definition: str) -> bytes:
-    """What is kept of a tool's canonical form."""
+    """The kept hash of a tool's canonical form."""
     return hashlib.sha256(definition.encode()).digest()

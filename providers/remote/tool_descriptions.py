@@ -1,7 +1,6 @@
-"""What an MCP server says of a tool: which parts the vault uses, and the canonical form that shows a change.
-
-All of it is a stranger's text. The canonical form holds everything that could influence a model or a person, as it
-came; what is shown to agents is cut and cleaned.
+"""An MCP server's description of a tool: which parts the vault uses, and the canonical form that reveals changes. All
+of it is third-party text. The canonical form has everything that could influence a model or a person, unchanged; the
+parts shown to agents are cut and cleaned.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class ListRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RemoteDescription:
-    """A tool of which everything is usable. `claims` are its annotations: untrusted hints."""
+    """A fully usable tool. `claims` are its annotations, which are untrusted hints."""
 
     name: str
     description: str
@@ -43,9 +42,8 @@ class RemoteDescription:
 
 
 def canonical_tools(listed: Sequence[Mapping[str, object]]) -> Mapping[str, str]:
-    """By name, each tool of a list in its canonical form. Raises ListRefused for too much, or for one name twice.
-
-    A tool without a usable name is left out; one that is too long is only noted as such.
+    """Each tool of a list in its canonical form, by name. Raises ListRefused for too much, or for a duplicate name. A
+    tool without a usable name is left out; of one that is too long, only that fact is recorded.
     """
     if len(listed) > MOST:
         raise ListRefused(f"it offers more than {MOST} tools")
@@ -69,13 +67,13 @@ def canonical_tools(listed: Sequence[Mapping[str, object]]) -> Mapping[str, str]
 
 
 def _canonical(value: Mapping[str, object]) -> str:
-    """ASCII, members in order: equal exactly where the values are."""
+    """ASCII with sorted members: equal exactly if the values are equal."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-@lru_cache(maxsize=MOST)  # each change of any provider reads all accepted tools again
+@lru_cache(maxsize=MOST)  # every change of any provider reads all accepted tools again
 def read_tool(definition: str) -> RemoteDescription:
-    """The tool of a canonical form. Takes long, so it belongs in a thread. Raises SchemaRefused for an unusable one."""
+    """The tool in a canonical form. Slow, so call it in a thread. Raises SchemaRefused for an unusable one."""
     tool = parse_object(definition.encode()) or {}
     if "inputSchema" not in tool:
         raise SchemaRefused("a description of more than 64 KiB" if "bytes" in tool else "no schema of its arguments")
@@ -99,7 +97,7 @@ def read_tool(definition: str) -> RemoteDescription:
 
 
 def problem_of(definition: str) -> str:
-    """Why the tool of a canonical form can't be used; empty if it can."""
+    """Why the tool in a canonical form can't be used; empty if it can."""
     try:
         read_tool(definition)
     except SchemaRefused as refused:

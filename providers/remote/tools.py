@@ -1,7 +1,6 @@
-"""The tools of other MCP servers as tools of the vault: renamed, marked as theirs, checked both ways.
-
-Arguments must fit the schema that the operator accepted before anything is sent; a structured result must fit the
-accepted output schema or is refused. What a server claims about a tool's effect counts only where an operator says so.
+"""The tools of other MCP servers as tools of the vault: renamed, marked as third-party, and checked in both directions.
+Arguments must fit the schema that the operator accepted before anything is sent; a structured result that doesn't fit
+the accepted output schema is refused. A server's claim about a tool's effect counts only if the operator accepts it.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 200_000  # characters of one result
 _PIECE: Final = 60_000
-_ACCOUNT: Final = "account"  # of the vault's own; a server's argument of this name gets another
+_ACCOUNT: Final = "account"  # the vault's own argument; a server's argument with this name gets another one
 _BARE: Final = '{"inputSchema":{"type":"object"},"name":"bare"}'
 
 
 class RemoteOutput(ToolOutput):
-    """What a server answered: its structured result, or its texts. `origin` says whose words these are."""
+    """A server's answer: its structured result, or its texts. `origin` names the author of the text."""
 
     origin: str
     result: dict[str, object] | None = None
@@ -49,7 +48,7 @@ class RemoteOutput(ToolOutput):
 
 
 class ListedRemoteTool(ToolOutput):
-    """A tool by the server's name, and what the vault made of it."""
+    """A tool by the server's name, and its state in the vault."""
 
     name: str
     state: Annotated[str, Field(description="usable, or held for the operator's review")]
@@ -70,14 +69,14 @@ class RemoteToolSpec(ToolSpec):
 
     @cached_property
     def input_schema(self) -> dict[str, object]:
-        """The server's, with the account."""
+        """The server's arguments, with the account."""
         shown = _members(self.given.get("properties"))
         account = {"type": "string", "description": "Account, if several are connected"}
         return {**self.given, "properties": {**shown, _ACCOUNT: account}}
 
     @cached_property
     def output_schema(self) -> dict[str, object]:
-        """The vault's frame around the server's."""
+        """The vault's frame around the server's result."""
         texts: dict[str, object] = {"type": "array", "items": {"type": "string"}}
         result = {"type": ["object", "null"]} if self.returned is None else dict(self.returned)
         shown = {VAULT: {"type": "string"}, "origin": {"type": "string"}, "result": result, "text": texts}
@@ -89,7 +88,7 @@ class RemoteToolSpec(ToolSpec):
 
 
 def remote_tools(server: RemoteServer, sightings: Sightings, *, taken: Collection[str] = ()) -> tuple[ToolSpec, ...]:
-    """The tools that the operator accepted, and one that looks at the list. A tool that can't be used is left out."""
+    """The tools that the operator accepted, and one that reads the list. Unusable tools are left out."""
     found: list[ToolSpec] = [] if server.is_disabled else [_list_tool(server, sightings)]
     for tool in server.tools:
         try:
@@ -132,7 +131,7 @@ def _tool(server: RemoteServer, tool: RemoteTool, described: RemoteDescription, 
 
 
 def _rename_account(schema: Mapping[str, object]) -> Mapping[str, object]:
-    """The schema of the arguments, with another name for one that is called like ours."""
+    """The schema of the arguments, with another name for an argument that has our argument's name."""
     properties, required = _members(schema.get("properties")), schema.get("required")
     if _ACCOUNT not in properties:
         return schema
@@ -143,7 +142,7 @@ def _rename_account(schema: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _name_of_account(properties: Mapping[str, object]) -> str:
-    """What an argument of the server's named like ours is called here; "" without one."""
+    """Our name for a server's argument that has our argument's name; "" if there is none."""
     if _ACCOUNT not in properties:
         return ""
     name = f"{_ACCOUNT}_argument"
@@ -158,7 +157,7 @@ def _members(value: object) -> dict[str, object]:
 
 def _input_model(described: RemoteDescription) -> type[BaseModel]:
     class RemoteInput(ToolInput):
-        """Arguments as the accepted schema takes them."""
+        """The arguments, checked by the accepted schema."""
 
         model_config = ConfigDict(extra="allow")
 
@@ -173,7 +172,7 @@ def _input_model(described: RemoteDescription) -> type[BaseModel]:
 
 
 def _arguments(given: BaseModel, described: RemoteDescription) -> dict[str, object]:
-    """The arguments by the server's own names."""
+    """The arguments under the server's own names."""
     found: dict[str, object] = dict(given.model_extra or {})
     renamed = _name_of_account(_members(described.input_schema.get("properties")))
     if renamed and renamed in found:
@@ -241,7 +240,7 @@ def _read(server: RemoteServer, api: UpstreamAPI, described: RemoteDescription, 
 
 
 def _clean(value: object) -> object:
-    """The value without what a person would not see in its texts and names."""
+    """The value without invisible characters in its texts and names."""
     if isinstance(value, str):
         return as_seen(value, limit=len(value) + 1)
     if is_array(value):
@@ -296,5 +295,5 @@ def _list_tool(server: RemoteServer, sightings: Sightings) -> ToolSpec:
 
 
 def _state(seen: bytes, accepted: bytes | None) -> str:
-    """What can't be used at all is found at the operator's review, because that takes long."""
+    """Completely unusable tools are found at the operator's review, because checking takes long."""
     return "usable" if seen == accepted else "held for the operator's review"

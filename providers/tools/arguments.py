@@ -1,4 +1,4 @@
-"""Arguments that several tools share, and how to read them."""
+"""Arguments that several tools share, and functions that read them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from providers.tools.spec import ToolSpec
 
 
 def builtin_tools() -> tuple[ToolSpec, ...]:
-    """All of them, in the one fixed order in which clients see them: module by module, as written there."""
+    """All built-in tools, in the fixed order in which clients see them: module by module, in source order."""
     from providers.tools import facebook, gmail, google_calendar, google_drive, google_free_time, slack
 
     modules = (slack, google_calendar, google_free_time, gmail, google_drive, facebook)

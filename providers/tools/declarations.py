@@ -1,4 +1,4 @@
-"""The declarative model of a tool: what a TOML file says about one call to a provider's API.
+"""The declarative model of a tool: a TOML file's description of one call to a provider's API.
 
 One file holds tools of one provider. This module reads and checks files; `providers.tools.declared_tools` turns a
 declaration into a tool and runs it. The provider's request rules still decide what a call may reach.
@@ -22,7 +22,7 @@ from providers.tools.spec import Effect
 BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
-# Of an argument: also a parameter of a query that may be repeated, such as `statuses[]`, or `page[size]`.
+# Name of an argument's parameter, including a repeatable query parameter such as `statuses[]`, or `page[size]`.
 SentName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*(\[[A-Za-z0-9_-]*\])?$", max_length=120)
 ]
@@ -32,7 +32,7 @@ Scalar = str | int | bool
 
 
 class ToolFileRefused(Exception):
-    """A tool file cannot be used; one line that names file, tool and fix."""
+    """A tool file can't be used; one line that names file, tool and fix."""
 
 
 class _Part(BaseModel):
@@ -42,10 +42,10 @@ class _Part(BaseModel):
 class Argument(_Part):
     """One argument. Without `default` and with `required = true` it must be given.
 
-    It goes into the path if its name is there in braces, else into the query of a read and the body of a write, under
-    `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the provider's
-    `proxied.headers`, a `choice` a field of its credential that takes many values. `template` writes it into a longer
-    text, in place of `{}`, after each character of `escape` got a backslash.
+    It goes into the path if its name is there in braces, otherwise into the query of a read and the body of a write,
+    under `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the
+    provider's `proxied.headers`, a `choice` a field of its credential with several values. `template` puts it into a
+    longer text, in place of `{}`, after escaping each character of `escape` with a backslash.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -54,17 +54,17 @@ class Argument(_Part):
     default: Scalar | None = None
     choices: tuple[str, ...] = ()
     pattern: str | None = None
-    min: int | None = None  # of a number its value, of a text its length, of a list its size
+    min: int | None = None  # a number's value, a text's length, or a list's size
     max: int | None = None
     place: Literal["path", "query", "body", "header", "choice"] | None = None
     name: SentName | None = Field(default=None, alias="as")
     template: str | None = None
-    escape: str = ""  # characters that mean something in the provider's text format
+    escape: str = ""  # special characters of the provider's text format
     separator: str | None = None  # joins a list into one text
-    # of a time; utc: without an offset; zulu: UTC in milliseconds, with Z
+    # format of a time; utc: without an offset; zulu: UTC in milliseconds, with Z
     send: Literal["rfc3339", "utc", "zulu", "seconds", "milliseconds"] = "rfc3339"
-    graphemes: int | None = Field(default=None, ge=1)  # most of them in a text: what people see as one character
-    bytes: int | None = Field(default=None, ge=1)  # most of them in a text, in UTF-8
+    graphemes: int | None = Field(default=None, ge=1)  # maximum in a text, counting what people see as one character
+    bytes: int | None = Field(default=None, ge=1)  # maximum number in a text, in UTF-8
 
     @model_validator(mode="after")
     def _fits_together(self) -> Argument:
@@ -80,10 +80,9 @@ class Argument(_Part):
 
 
 class Output(_Part):
-    """One value of the result, read at `path` in the answer (the first of several that exists).
-
-    Absent values are null; texts are data and cut. A `word` is cleaned to visible ASCII; `base64` is decoded to text,
-    null if it is not text; `json` is any value, written as JSON text.
+    """One value of the result, read at `path` in the answer (the first of several that exists). Absent values are null;
+    texts are data, and are cut. A `word` is cleaned to visible ASCII; `base64` is decoded to text, or null if it isn't
+    text; `json` is any value, written as JSON text.
     """
 
     path: Path_ | tuple[Path_, ...]
@@ -100,20 +99,20 @@ class Output(_Part):
 class Result(_Part):
     """What to return of the answer. With `items`, a list of objects at that path (`items` for a top-level list).
 
-    An answer of another shape is refused, never shown as empty: no list at `items`, unless the service `omits_empty`
-    ones; no field of a read that has a value; another value at a path of `expect`; or `base64` that is not text. `else`
-    says what that means.
+    An answer with another shape is refused, never shown as empty: no list at `items`, unless the service `omits_empty`
+    ones; a read without any field that has a value; another value at a path of `expect`; or `base64` that isn't text.
+    `else` is the text for that.
     """
 
     items: Path_ | None = None
     fields: Mapping[Name, Output] = Field(default_factory=dict[str, Output])  # a write may return none
-    needs: Path_ | None = None  # must be present, else the answer says that nothing was done (GraphQL)
-    allows_null: bool = False  # of `needs`: null without `errors` says that it was done
+    needs: Path_ | None = None  # must be present, otherwise the answer means that nothing was done (GraphQL)
+    allows_null: bool = False  # about `needs`: null without `errors` means that it was done
     omits_empty: bool = False
     expect: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
     otherwise: Text | None = Field(default=None, alias="else")
-    next: Path_ | None = None  # of the value that the argument `cursor` brings back for the next page
-    line: Text  # a readable line per item, or for the whole; `{name}` is replaced by a value
+    next: Path_ | None = None  # path of the value to pass as `cursor` for the next page
+    line: Text  # a readable line per item, or for the whole answer; `{name}` is replaced by a value
 
 
 class Request(_Part):
@@ -145,13 +144,13 @@ class Tool(_Part):
     scopes: frozenset[str] = Field(min_length=1)
     effect: Effect
     approval: bool = False  # needs the person's approval each time
-    presentation: Presentation = DEFAULT  # how a call reads to the person who approves it
+    presentation: Presentation = DEFAULT  # how a call is shown to the person who approves it
     request: Request
     arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
     result: Result
 
     def __hash__(self) -> int:
-        return hash((self.name, self.request.path))  # equal tools have equal ones; mappings have no hash
+        return hash((self.name, self.request.path))  # equal tools have equal hashes; mappings have none
 
     @model_validator(mode="after")
     def _fits_together(self) -> Tool:
@@ -190,7 +189,7 @@ class ToolFile(_Part):
     @model_validator(mode="before")
     @classmethod
     def _add_shared_arguments(cls, content: object) -> object:
-        """Give each tool the shared arguments that it uses, before its own."""
+        """Add the shared arguments that each tool uses, before its own."""
         if not is_object(content) or not is_object(shared := content.get("arguments", {})):
             return content
         tools = content.get("tool")

@@ -1,7 +1,6 @@
-"""Tools made from declarations: models for their arguments and results, and the one way in which they call.
-
-An argument reaches its own place only: one path segment, one query parameter, one value in the body. Parts of the
-answer outside the declared fields are not returned.
+"""Tools made from declarations: models for their arguments and results, and the code that makes their calls. An
+argument reaches only its own place: one path segment, one query parameter, one value in the body. Parts of the answer
+outside the declared fields aren't returned.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     path = declared.request.path
     for name in declared.request.placeholders:
         path = path.replace(f"{{{name}}}", "x")
-    # the call itself checks whether the parameters fit too
+    # the call itself also checks whether the parameters fit
     rules = of_path(provider, api=declared.request.api, method=declared.request.method, path=path)
     held = expand(provider, declared.scopes)
     if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
@@ -147,7 +146,7 @@ def _fields(provider: Provider) -> Mapping[str, CredentialField]:
 
 
 def _place(declared: Tool, name: str, argument: Argument) -> str:
-    """Where an argument goes: "path", "query", "body", "header", or "choice"."""
+    """The place of an argument: "path", "query", "body", "header", or "choice"."""
     if argument.place is not None or name in declared.request.placeholders:
         return argument.place or "path"
     return "body" if declared.request.method in _WITH_BODY else "query"
@@ -230,7 +229,7 @@ class _FilledRequest:
     query: Mapping[str, str | int | bool]
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(repr=False)
-    choice: Mapping[str, str]  # of the account's values
+    choice: Mapping[str, str]  # choices from the account's values
 
 
 class _Runner:
@@ -296,14 +295,14 @@ class _Runner:
         return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
 
     def _is_done_with_null(self, answer: object) -> bool:
-        """Whether the answer at `needs` is null and no error, where the declaration takes that for done."""
+        """Whether the answer at `needs` is null without an error, if the declaration counts that as done."""
         parent, _, leaf = (self._tool.result.needs or "").rpartition(".")
         found = at(answer, parent)
         is_null = is_object(found) and leaf in found and found[leaf] is None
         return self._tool.result.allows_null and is_null and not at(answer, "errors")
 
     def _is_expected(self, values: Mapping[str, object]) -> bool:
-        """Whether a read brought anything, and text where it reads text. A write may well be answered with nothing."""
+        """Whether a read returned anything, and text where it reads text. A write may have an empty answer."""
         if self._tool.effect != "read":
             return True
         fields = self._tool.result.fields
@@ -356,7 +355,7 @@ class _Runner:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
 
     def _in_words(self, output: BaseModel) -> str:
-        """A readable form: the provider's text is in quotation marks, below a line that says what it is."""
+        """A readable form: the provider's text is in quotation marks, below a line that explains it."""
         result = self._tool.result
         if result.items is None:
             if result.allows_null and all(value in (None, []) for value in output.model_dump().values()):
@@ -380,7 +379,7 @@ class _Runner:
 
 
 def _wire(value: object, argument: Argument) -> object:
-    """The argument as the provider wants it."""
+    """The argument in the form that the provider wants."""
     made: object = value
     if argument.type == "time":
         made = _time(value, argument.send)
@@ -424,7 +423,7 @@ def _as_json(item: Mapping[str, object], output: Output) -> str | None:
 
 
 def _decode(item: Mapping[str, object], output: Output) -> str | None:
-    """Text that was sent as base64 (RFC 4648, either alphabet, any lines and padding)."""
+    """Decode text that was sent as base64 (RFC 4648, either alphabet, any lines and padding)."""
     found = next((found for path in output.paths if isinstance(found := at(item, path), str)), None)
     if found is None:
         return None
@@ -446,7 +445,7 @@ def _boolean(item: Mapping[str, object], output: Output) -> bool | None:
 
 
 def _texts(item: Mapping[str, object], output: Output) -> list[str]:
-    """Texts of an array, or those at the same path of each of its objects: `labels.name`, `tasks.task.id`."""
+    """The texts of an array, or those at the same path in each of its objects: `labels.name`, `tasks.task.id`."""
     return [as_data(one, limit=output.max) for one in islice(texts_at(item, output.paths[0]), 100)]
 
 
@@ -471,7 +470,7 @@ def _read(item: Mapping[str, object], output: Output) -> object:
 
 
 def _line(template: str, values: BaseModel) -> str:
-    """The template with each value in place: words and numbers as they are, other people's text in quotation marks."""
+    """The template with each value filled in: words and numbers unchanged, other people's text in quotation marks."""
     return _PLACE.sub(lambda found: _as_text(getattr(values, found[1])), template)
 
 

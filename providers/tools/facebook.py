@@ -1,7 +1,7 @@
 """Facebook's tools: list your Pages, publish a post on one.
 
-A post needs the token of the Page itself, which each post requests with the person's token. It is never stored, shown
-or released: the rule for that request has `tells_secrets`, so the proxy and declared tools refuse it.
+A post needs the token of the Page itself, which each post requests with the person's token. The Page's token is never
+stored, shown or released: the rule for that request has `tells_secrets`, so the proxy and declared tools refuse it.
 From developers.facebook.com/docs/pages-api (getting-started, posts, manage-pages), read on 2026-11-25, not run.
 """
 

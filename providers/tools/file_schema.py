@@ -10,7 +10,7 @@ from providers.tools.declarations import ToolFile
 
 TOOL: Final[Mapping[str, str]] = {
     "name, title, description": "What agents and people read. Say what a repeated call does.",
-    "scopes": "The least that the call needs.",
+    "scopes": "The minimum that the call needs.",
     "effect": "`read`, `create`, `update`, or `delete`.",
     "approval": "`true` if the person approves each call.",
     "request": (
@@ -22,7 +22,7 @@ TOOL: Final[Mapping[str, str]] = {
 ARGUMENT: Final[Mapping[str, str]] = {
     "type": "`text` (default), `integer`, `number`, `boolean`, `time` (RFC 3339 with offset), `date`, or `texts`.",
     "description": "What agents read. They don't see `pattern`, or a length with one or below 500: say the form here.",
-    "required, default": "Whether it must be given (default), or what counts if it isn't.",
+    "required, default": "Whether it must be given (default), or the value to use if it isn't.",
     "choices": "The texts that are accepted.",
     "pattern": "A regular expression for the whole text, from `^` to `$`.",
     "min, max": "Bounds of a number, of a text's length, or of a list's size.",
@@ -39,7 +39,7 @@ ARGUMENT: Final[Mapping[str, str]] = {
     "graphemes, bytes": "Most characters as people see them, and most bytes in UTF-8, of a text.",
 }
 OUTPUT: Final[Mapping[str, str]] = {
-    "path": "Where it is in the answer; the first of several that exists.",
+    "path": "Its path in the answer; the first of several that exists.",
     "type": (
         "`text` (cut to `max`, marked as data), `word` (visible ASCII), `base64` (decoded to text), `json` (any value, "
         "as JSON text), `integer`, `number`, `boolean`, `texts`."
@@ -49,11 +49,11 @@ OUTPUT: Final[Mapping[str, str]] = {
     "template": "A text around the value, such as a link.",
 }
 RESULT: Final[Mapping[str, str]] = {
-    "items": "Path of the list that is returned; `items` if the answer itself is it.",
+    "items": "Path of the list that is returned; `items` if the answer itself is the list.",
     "fields": "What is returned, nothing else. Needed for reads.",
     "line": "Readable text of each item, or of the whole; `{name}` is replaced by a value.",
     "omits_empty": "The service leaves out an empty list. Otherwise an answer without list or `fields` is refused.",
-    "needs, allows_null": "A path that must be there, or may be null where there are no `errors` (GraphQL).",
+    "needs, allows_null": "A path that must exist, or may be null if there are no `errors` (GraphQL).",
     "expect, else": "Values required at these paths, and what to say otherwise.",
     "next": "Path of the next cursor; adds the argument `cursor`.",
 }

@@ -1,6 +1,6 @@
 """Gmail's tools: search mail, read one message, write a draft, send.
 
-A message is read as text: its plain part, or else its HTML part without markup. Attachments are named, not fetched.
+A message is read as text: its plain part, or else its HTML part without markup. Attachments are listed, not fetched.
 `providers.tools.mail_text` is independent of Gmail.
 """
 
@@ -215,7 +215,7 @@ def _found_message(item: Mapping[str, object]) -> FoundMessage:
 
 
 def _date(item: Mapping[str, object]) -> str | None:
-    """When Gmail got it; the Date header is whatever the sender wrote."""
+    """When Gmail received it; the sender can put anything into the Date header."""
     milliseconds = integer_at(item, "internalDate")
     if milliseconds is None or not 0 <= milliseconds < 253_402_300_800_000:
         return None

@@ -1,7 +1,7 @@
 """Google Drive's tools: search files, read the text of one.
 
-Google's own documents are exported as text, text files are read as they are; for everything else only the name and kind
-are returned. Both tools need the same scope: an agent that may only see names must not search file contents.
+Google's own documents are exported as text, and text files are read unchanged; for everything else, only the name and
+kind are returned. Both tools need the same scope: an agent that may only see names must not search file contents.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Google Calendar's free time: the gaps that several calendars leave, in and outside working hours.
-
-Google says when calendars are busy; this module computes the gaps, in UTC, so that an hour is an hour on the days when
-the clocks change. A working day begins and ends by the clock of the time zone that the caller names.
+"""Google Calendar's free time: the gaps between busy times of several calendars, optionally within working hours.
+Google reports when calendars are busy; this module computes the gaps, in UTC, so that an hour is an hour on days when
+the clocks change. A working day begins and ends by the clock of the caller's time zone.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ def _zone(name: str) -> ZoneInfo:
     presentation=Presentation(done="{agent} looked for free time in the calendar of {account}"),
 )
 async def calendar_free(api: UpstreamAPI, arguments: FreeInput) -> FreeOutput:
-    """Find times at which given Google calendars are all free, with a least length, also within working hours. It sees
+    """Find times of a minimum length when all given Google calendars are free, optionally within working hours. It sees
     when calendars are busy, not with what.
     """
     begin, end = arguments.span
@@ -195,7 +194,7 @@ def _moment(text: str) -> datetime:
 
 
 def windows(begin: datetime, end: datetime, *, wanted: FreeInput) -> Iterator[Span]:
-    """The times between begin and end (UTC) that count at all: one for each working day, or the whole."""
+    """The times between begin and end (UTC) to consider: one for each working day, or the whole period."""
     if not wanted.weekdays_only and wanted.work_from is None and wanted.work_until is None:
         yield begin, end
         return

@@ -1,7 +1,6 @@
-"""What people see as one character: services such as Bluesky limit these. Pure.
-
-Unicode Standard Annex #29, as far as the standard library's categories tell: marks, emoji joined or with a skin tone,
-flags, Hangul syllables of letters, and CRLF count once.
+"""Counts what people see as one character, which services such as Bluesky limit. Pure. Follows Unicode Standard Annex
+#29 as far as the standard library's categories allow: marks, emoji joined or with a skin tone, flags, Hangul syllables
+of letters, and CRLF count once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _MARKS: Final = frozenset({"Mn", "Mc", "Me"})
 
 
 def count_graphemes(text: str) -> int:
-    """How many there are."""
+    """The number of graphemes."""
     found, flags, before = 0, 0, ""
     for one in text:
         is_flag = "\U0001f1e6" <= one <= "\U0001f1ff"

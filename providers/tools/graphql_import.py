@@ -1,7 +1,6 @@
-"""Makes a provider file and a tool file of a GraphQL schema, for a person to review before anything is on.
-
-Each operation becomes one fixed query document, which its request rule takes to the letter: no agent can send another
-one, and a tool that reads sends a query, never a mutation. Arguments go as variables.
+"""Makes a provider file and a tool file from a GraphQL schema, for a person to review before anything is turned on.
+Each operation becomes one fixed query document, which its request rule matches literally: no agent can send another
+one, and a tool that reads sends a query, never a mutation. Arguments are sent as variables.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "Float": "number",
     "Boolean": "boolean",
 }
-_SHAPELESS: Final = re.compile(r"json|map|any|object|upload|record|hash", re.IGNORECASE)  # scalars of unknown form
+_SHAPELESS: Final = re.compile(r"json|map|any|object|upload|record|hash", re.IGNORECASE)  # scalars with an unknown form
 _DELETES: Final = re.compile(r"delete|remove|destroy|archive|revoke|cancel|clear|purge", re.IGNORECASE)
 _CREATES: Final = frozenset({"create", "add", "insert", "new", "post", "send", "invite", "upload"})
 _UPDATES: Final = frozenset({"update", "set", "edit", "change"})
@@ -48,7 +47,7 @@ _LONGEST_QUERY: Final = 4_000  # characters
 
 @dataclass(slots=True)
 class _GraphQLInputs:
-    """What an operation takes: variables as they are declared and passed on, arguments of the tool."""
+    """An operation's input: the declared and passed variables, and the tool's arguments."""
 
     declared: list[str] = field(default_factory=list[str])
     passed: list[str] = field(default_factory=list[str])
@@ -58,7 +57,7 @@ class _GraphQLInputs:
 
 @dataclass(frozen=True, slots=True)
 class _GraphQLAnswer:
-    """What an operation is asked for: its selection, and where the tool's values are below `data`."""
+    """An operation's output: its selection, and the paths of the tool's values below `data`."""
 
     selection: str
     items: str
@@ -156,7 +155,8 @@ def _query(operation: GraphQLOperation, inputs: _GraphQLInputs, answer: _GraphQL
 
 
 def _effect(operation: GraphQLOperation) -> str:
-    """By the first word of its name, because a schema doesn't say: what is not plainly harmless counts as deleting."""
+    """The effect by the first word of its name, because a schema doesn't state it: anything not plainly harmless counts
+    as deleting."""
     if operation.root == "query":
         return "read"
     if _DELETES.search(operation.name):
@@ -178,7 +178,7 @@ def _tool_name(name: str, field_name: str, taken: set[str]) -> str:
 
 
 def _inputs(schema: GraphQLSchema, operation: GraphQLOperation) -> _GraphQLInputs:
-    """Raises LeftOut for something required that a tool can't send."""
+    """The input. Raises LeftOut for something required that a tool can't send."""
     made = _GraphQLInputs()
     for one in map(object_of, list_of(operation.content.get("args"))):
         name, kind = text_of(one.get("name")), schema.type_of(one.get("type"))
@@ -200,7 +200,7 @@ def _inputs(schema: GraphQLSchema, operation: GraphQLOperation) -> _GraphQLInput
 
 
 def _declared_type(kind: GraphQLType, added: Sequence[Table], *, is_needed: bool) -> str:
-    """The type of a variable that an agent may leave out: then the server's default counts, or an empty object.
+    """The type of a variable that an agent may leave out; the server's default then applies, or an empty object.
 
     GraphQL specification §5.8.5.
     """
@@ -213,7 +213,7 @@ def _declared_type(kind: GraphQLType, added: Sequence[Table], *, is_needed: bool
 def _add_members(schema: GraphQLSchema, kind: GraphQLType, name: str, made: _GraphQLInputs, *, is_needed: bool) -> None:
     members = list(map(object_of, list_of(kind.inner.get("inputFields"))))
     if not is_needed and any(schema.type_of(one.get("type")).is_required for one in members):
-        made.skipped.append(name)  # whole, since it can only be given whole
+        made.skipped.append(name)  # the whole object, because it can only be given as a whole
         return
     for one in members:
         inner, member = schema.type_of(one.get("type")), text_of(one.get("name"))
@@ -247,7 +247,7 @@ def _add(
 
 
 def _argument(kind: GraphQLType) -> Table | None:
-    """None for what no argument can be."""
+    """The argument's declaration; None if it can't be an argument."""
     if kind.kind == "ENUM":
         names = [text_of(object_of(one).get("name")) for one in list_of(kind.inner.get("enumValues"))]
         return None if kind.lists or not 0 < len(names) <= CHOICES else {"choices": names}
@@ -260,7 +260,7 @@ def _argument(kind: GraphQLType) -> Table | None:
 
 
 def _answer(schema: GraphQLSchema, operation: GraphQLOperation) -> _GraphQLAnswer:
-    """What to select: a list where the answer has one, otherwise its plain values. Raises LeftOut."""
+    """What to select: a list if the answer has one, otherwise its plain values. Raises LeftOut."""
     kind, base = schema.type_of(operation.content.get("type")), f"data.{operation.name}"
     if kind.kind in {"SCALAR", "ENUM"}:
         if kind.lists:

@@ -1,6 +1,6 @@
 """Reads the schema of a GraphQL API: the answer to an introspection query, or SDL where `graphql-core` is installed.
 
-`providers.tools.graphql_import` makes rules and tools of what it says. GraphQL specification (October 2021) §4.
+`providers.tools.graphql_import` makes rules and tools from it. GraphQL specification (October 2021) §4.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from providers.outbound.json_values import is_object
 from providers.tools.openapi_document import LARGEST, DocumentRefused, LeftOut, Schema, list_of, object_of, text_of
 
 OPERATIONS: Final = 2_000
-_WRAPPERS: Final = 8  # lists and non-nulls around a type
+_WRAPPERS: Final = 8  # levels of lists and non-nulls around a type
 _NAME: Final = re.compile(r"[_A-Za-z][_0-9A-Za-z]*")  # GraphQL specification §2.1.9
 _TOKENS: Final = 400_000  # of SDL
 _NO_SDL: Final = (
@@ -25,7 +25,7 @@ _NO_SDL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class GraphQLType:
-    """The type of an argument or field: what is inside its lists, and as it is written in a query."""
+    """The type of an argument or field: the type inside its lists, and its notation in a query."""
 
     inner: Schema
     written: str
@@ -77,7 +77,7 @@ class GraphQLSchema:
                 yield GraphQLOperation(root, object_of(one))
 
     def type_of(self, value: object) -> GraphQLType:
-        """What a type reference means. Raises LeftOut."""
+        """The type that a reference means. Raises LeftOut."""
         here, around = object_of(value), list[str]()
         for _ in range(_WRAPPERS):
             kind = text_of(here.get("kind"))

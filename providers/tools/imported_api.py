@@ -30,7 +30,8 @@ def is_api_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ImportedTables:
-    """Both files as tables. The request rule of each tool has its place; the other rules close what is no tool."""
+    """Both files as tables. Each tool has the place of its request rule; the other rules close calls that aren't
+    tools."""
 
     provider: Table
     tools: Sequence[Table]
@@ -38,14 +39,14 @@ class ImportedTables:
     closing: Sequence[Table]
 
     def content(self) -> str:
-        """As the vault stores it."""
+        """The form in which the vault stores it."""
         provider = {**self.provider, "rules": [*self.rules, *self.closing]}
         return json.dumps({"provider": provider, "tools": {"provider": provider["name"], "tool": list(self.tools)}})
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedFiles:
-    """An imported API, checked. `source` names it in refusals."""
+    """An imported API after validation. `source` names it in refusals."""
 
     source: Path
     provider: Provider
@@ -58,7 +59,7 @@ def content_of(made: ImportResult) -> str:
 
 
 def tables_of(content: str) -> ImportedTables:
-    """The tables of what the vault stores."""
+    """The tables in a stored import."""
     found = parse_object(content.encode()) or {}
     provider, file = found.get("provider"), found.get("tools")
     provider = dict(provider) if is_object(provider) else {}
@@ -71,7 +72,7 @@ def _tables(value: object) -> list[Table]:
 
 
 def read_imported(name: str, content: str) -> ImportedFiles:
-    """The API of that name. Raises ProviderFileRefused or ToolFileRefused with one line."""
+    """The API with that name. Raises ProviderFileRefused or ToolFileRefused with one line."""
     found, source = parse_object(content.encode()), Path(f"{name}-tools.toml")
     provider = None if found is None else found.get("provider")
     if found is None or not is_object(provider):
@@ -87,11 +88,12 @@ def read_imported(name: str, content: str) -> ImportedFiles:
 
 
 def with_choices(content: str, choices: Mapping[str, ImportChoice]) -> str:
-    """The same with what an admin chose for each tool: as it is, asked about each time, or left out with its call.
+    """The API with an admin's choice for each tool: unchanged, with approval each time, or left out together with its
+    call.
 
     A tool without a choice is left out. Raises InseparableTool.
     """
-    from providers.tools.openapi_import import without_calls  # which no start needs
+    from providers.tools.openapi_import import without_calls  # not needed at start
 
     tables = tables_of(content)
     kept = [index for index, tool in enumerate(tables.tools) if choices.get(str(tool["name"]), "leave") != "leave"]

@@ -1,4 +1,4 @@
-"""Mail between its wire form and text: reading the parts of a message, writing a plain one. Pure.
+"""Converts between mail and text: reads the parts of a message, and writes a plain one. Pure.
 
 Reads parts as Gmail's API returns them (`payload` with `headers`, `body.data`, `parts`); the standard library handles
 MIME itself.
@@ -30,7 +30,7 @@ class Attachment(ToolOutput):
 
 
 def header(item: object, name: str) -> str:
-    """The first header of that name; empty when there is none. `item` is a message or a part."""
+    """The first header with that name; empty when there is none. `item` is a message or a part."""
     place = "payload.headers" if at(item, "payload") is not None else "headers"
     for one in objects_at(item, place):
         if (text_at(one, "name") or "").lower() == name.lower():
@@ -66,8 +66,8 @@ def attachments(payload: object) -> list[Attachment]:
 def compose(
     *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str], subject: str, text: str, in_reply_to: str | None
 ) -> bytes:
-    """A plain message for RFC 5322; the server adds sender and date."""
-    from email.message import EmailMessage  # not at a start: these take a hundredth of it
+    """A plain message (RFC 5322); the server adds sender and date."""
+    from email.message import EmailMessage  # imported here, because these take a hundredth of a start
     from email.policy import SMTP
 
     message = EmailMessage(policy=SMTP)

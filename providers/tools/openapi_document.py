@@ -1,6 +1,6 @@
 """Reads an OpenAPI 3 document of your own API: with limits, and without following references outside it.
 
-`providers.tools.openapi_import` makes rules and tools of what it says.
+`providers.tools.openapi_import` makes rules and tools from it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _HOPS: Final = 20  # references that lead to references
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _VARIANTS: Final = ("allOf", "oneOf", "anyOf")
 _DEEPEST: Final = 6  # variants within variants
-_SPREAD: Final = 4 * LARGEST  # characters of a YAML document with everything written out that it repeats by name
-STEPS: Final = 2_000_000  # parts that are examined, as often as they are referred to
+_SPREAD: Final = 4 * LARGEST  # characters of a YAML document after expanding its aliases
+STEPS: Final = 2_000_000  # parts that are examined, counting each reference
 _STEPS_OF_ONE: Final = 20_000  # for one operation
 _MERGE: Final = "tag:yaml.org,2002:merge"
 
@@ -27,16 +27,16 @@ Schema = Mapping[str, object]
 
 
 class DocumentRefused(Exception):
-    """The document cannot be imported; one line that says why and what to do."""
+    """The document can't be imported; one line that says why and what to do."""
 
 
 class LeftOut(Exception):
-    """One operation cannot become a tool; a few words that say why."""
+    """One operation can't become a tool; a few words that say why."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAPIOperation:
-    """One operation, its parameters with those of its path."""
+    """One operation, with its parameters and those of its path."""
 
     method: str
     path: str
@@ -63,7 +63,8 @@ class OpenAPIDocument:
         self._steps = self._steps_of_one = 0
 
     def spend(self, steps: int = 1) -> None:
-        """Count the parts that are read. Raises LeftOut, or DocumentRefused once all operations took too many."""
+        """Count the parts that are read. Raises LeftOut, or DocumentRefused once all operations together took too
+        many."""
         self._steps += steps
         self._steps_of_one += steps
         if self._steps > STEPS:
@@ -141,7 +142,7 @@ class OpenAPIDocument:
         return None
 
     def members(self, schema: Schema, *, depth: int = 0) -> Mapping[str, Schema]:
-        """The members of an object, whichever of several shapes it has."""
+        """The members of an object, from all its possible shapes."""
         found: dict[str, Schema] = {}
         for name, value in object_of(schema.get("properties")).items():
             found[str(name)] = self.resolve(value)
@@ -161,7 +162,7 @@ class OpenAPIDocument:
         return names
 
     def kind(self, schema: Schema, *, depth: int = 0) -> str:
-        """The JSON type of a value; empty where it can have several."""
+        """The JSON type of a value; empty if it can have several."""
         told = schema.get("type")
         kinds = {str(one) for one in told if one != "null"} if is_array(told) else {str(told)} if told else set[str]()
         if not kinds and "properties" in schema:
@@ -195,9 +196,8 @@ def _read_yaml(text: bytes) -> object:
     import yaml  # only for such documents
 
     class Loader(yaml.CSafeLoader):
-        """Leaves what looks like a time as text: some examples have times that are none.
-
-        Merged keys are copied at once, also those of merged keys: a few lines can fill the memory.
+        """Leaves text that looks like a time as text, because some examples have invalid times. Merged keys are copied
+        at once, including nested ones, so a few lines could fill the memory.
         """
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -219,7 +219,8 @@ def _read_yaml(text: bytes) -> object:
 
 
 def _spread(value: object, known: dict[int, int]) -> int:
-    """The characters of a value, those of a part as often as it has the part. Raises ValueError in a circle."""
+    """The number of characters in a value, counting each repetition of a part. Raises ValueError for a circular
+    value."""
     if isinstance(value, str):
         return len(value) + 1
     parts = [*value, *value.values()] if is_object(value) else list_of(value)
@@ -232,15 +233,15 @@ def _spread(value: object, known: dict[int, int]) -> int:
 
 
 def text_of(value: object) -> str:
-    """The text that a value is; empty for anything else."""
+    """The value if it is a text; otherwise empty."""
     return value if isinstance(value, str) else ""
 
 
 def list_of(value: object) -> Sequence[object]:
-    """The array that a value is; empty for anything else."""
+    """The value if it is an array; otherwise empty."""
     return value if is_array(value) else ()
 
 
 def object_of(value: object) -> Schema:
-    """The object that a value is; empty for anything else."""
+    """The value if it is an object; otherwise empty."""
     return value if is_object(value) else {}

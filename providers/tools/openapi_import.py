@@ -1,7 +1,6 @@
-"""Makes a provider file and a tool file of an OpenAPI document, for a person to review before anything is on.
-
-One rule and one tool for each operation that a tool can call: JSON in and out, what is required among its arguments,
-nothing that is named like a credential. What is left out says why.
+"""Makes a provider file and a tool file from an OpenAPI document, for a person to review before anything is turned on.
+Makes one rule and one tool for each operation that a tool can call: with JSON in both directions, all required
+parameters among its arguments, and nothing that is named like a credential. Each omission has a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from providers.tools.openapi_document import (
     text_of,
 )
 
-TOOLS: Final = 100  # in one file; more serve no agent
+TOOLS: Final = 100  # in one file; more are of no use to agents
 ARGUMENTS: Final = 20
 FIELDS: Final = 12
 CHOICES: Final = 30
@@ -47,16 +46,16 @@ _EFFECTS: Final[Mapping[str, str]] = {
     "PATCH": "update",
     "DELETE": "delete",
 }
-_LARGEST_BOUND: Final = 2**53  # beyond which JSON's numbers are no integers everywhere
-_DEEPEST: Final = 6  # objects within objects of an answer
+_LARGEST_BOUND: Final = 2**53  # beyond this, some JSON parsers lose integers' precision
+_DEEPEST: Final = 6  # levels of nested objects in an answer
 _RULE_PATH: Final = re.compile(r"(/([A-Za-z0-9._~:@-]|\{\})+)+")
-_NEVER: Final = "(?!)"  # a pattern that no value matches, no absent one either
+_NEVER: Final = "(?!)"  # a pattern that no value matches, not even an absent one
 _KINDS: Final[Mapping[str, str]] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 Table = dict[str, object]
 
 
 class InseparableTool(Exception):
-    """The rule of this tool lets calls through that were left out."""
+    """The rule of this tool allows calls that were left out."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -73,7 +72,7 @@ class ReviewedTool:
     description: str
     effect: str
     scopes: Sequence[str]
-    left_out: Sequence[str]  # optional parameters that it does not take
+    left_out: Sequence[str]  # optional parameters that it doesn't take
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class ImportResult:
     provider: Table
     tools: Table
     review: Sequence[ReviewedTool]
-    left_out: Sequence[tuple[str, str]]  # method and path, and why
+    left_out: Sequence[tuple[str, str]]  # method and path, and the reason
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ class _ImportDraft:
     scopes: dict[str, Table] = field(default_factory=dict[str, Table])
     review: list[ReviewedTool] = field(default_factory=list[ReviewedTool])
     left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    closed: list[str] = field(default_factory=list[str])  # method and path of those and of what no one chose
+    closed: list[str] = field(default_factory=list[str])  # method and path of these, and of unchosen operations
 
 
 def import_document(
@@ -143,7 +142,7 @@ def import_document(
 
 
 def _close(made: _ImportDraft) -> None:
-    """Rules that no one can use, for operations that are no tools but whose path a tool's rule would let through."""
+    """Rules that no one can use, for operations that aren't tools but that a tool's rule would allow."""
     closed: dict[tuple[str, str], Table] = {}
     calls = [*(call for call, _ in made.left_out), *made.closed]
     for call in calls:  # which grows
@@ -165,9 +164,8 @@ def _close(made: _ImportDraft) -> None:
 
 
 def without_calls(rules: Sequence[Table], tools: Sequence[Table], left: Sequence[Table]) -> Sequence[Table]:
-    """Rules that close the calls of the rules that are `left`, where those of the tools would let them through.
-
-    A rule that takes one document to the letter leaves nothing open. Raises InseparableTool where one goes, too.
+    """Rules that close the calls of the `left` rules, if those of the tools would allow them. A rule that matches one
+    document literally leaves nothing open. Raises InseparableTool if such a call can't be closed separately.
     """
     calls = [f"{rule['method']} {rule['path']}" for rule in rules]
     names = {call: str(tool["name"]) for call, tool in zip(calls, tools, strict=True)}
@@ -186,7 +184,7 @@ def _template(path: str) -> str:
 
 
 def _intersection(rule: str, other: str) -> str | None:
-    """The template of the paths that fit both, as far as one can be written; None where no path does."""
+    """The template of the paths that fit both, if one can be written; None if no path fits both."""
     if rule.count("/") != other.count("/"):
         return None
     steps = list(zip(rule.split("/"), other.split("/"), strict=True))
@@ -256,7 +254,8 @@ def _rule(operation: OpenAPIOperation, arguments: Mapping[str, tuple[str, Table]
 def _scopes(
     document: OpenAPIDocument, operation: OpenAPIOperation, name: str
 ) -> tuple[Sequence[str], Mapping[str, str]]:
-    """What the call needs, and titles: the document's scopes, or one for reading and one for changing."""
+    """The scopes that the call needs, and their titles: the document's scopes, or one for reading and one for
+    changing."""
     schemes = document.oauth_schemes()
     security = document.security(operation)
     for alternative in list_of(security):
@@ -293,7 +292,7 @@ def _arguments(
     for place, sent, schema, required, words in _inputs(document, operation):
         about = None if CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
         if argument_name(sent, taken={}) == "cursor" or (place == "path" and not _fits_path(about)):
-            about = None  # paging needs the place of the next one in the answer, which documents don't tell
+            about = None  # paging needs the path of the next cursor in the answer, which documents don't have
         if place not in {"path", "query", "body"} or about is None or len(found) == ARGUMENTS:
             if required:
                 raise LeftOut(f"it needs {sent} ({place}), which a tool can't send")
@@ -403,7 +402,7 @@ def _with_names(path: str, arguments: Mapping[str, tuple[str, Table]]) -> str:
 
 
 def _answers(document: OpenAPIDocument, operation: OpenAPIOperation) -> Sequence[Schema]:
-    """The JSON of every answer that says that it worked, or of any status."""
+    """The JSON schemas of every success answer, or of answers with any status."""
     responses = object_of(operation.content.get("responses")).items()
     good = [response for status, response in responses if str(status).startswith("2")]
     rest = [response for status, response in responses if str(status) == "default"]
@@ -411,7 +410,7 @@ def _answers(document: OpenAPIDocument, operation: OpenAPIOperation) -> Sequence
 
 
 def _all_members(document: OpenAPIDocument, answers: Sequence[Schema]) -> Iterator[str]:
-    """The names of all members of the answers, each schema once, the outer ones first."""
+    """The names of all members of the answers, each schema once, outer ones first."""
     seen: set[int] = set()
     level = list(answers)
     for _ in range(_DEEPEST):
@@ -432,7 +431,7 @@ def _has(schema: Schema, name: str) -> bool:
 
 
 def _result(document: OpenAPIDocument, answer: Schema | None, *, is_read: bool) -> Table:
-    """What is returned: a list where the answer has one, otherwise its plain values."""
+    """What is returned: a list if the answer has one, otherwise its plain values."""
     if answer is not None:
         lists = {"items": answer} if document.kind(answer) == "array" else document.members(answer)
         of_objects = {

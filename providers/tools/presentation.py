@@ -1,7 +1,6 @@
-"""How a call of a tool reads to the person who is asked about it, declared with the tool.
-
-A sentence, which arguments are texts or people, what their ids mean at the provider, and what a change changes. The
-pages of the server draw it. A tool that declares nothing is shown by its title, with texts and addresses recognized.
+"""How a tool call is shown to the person who is asked about it, declared with the tool: a sentence, which arguments are
+texts or people, what their IDs mean at the provider, and what a change replaces. The server's pages show it. A tool
+without a presentation is shown by its title, with texts and addresses recognized.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PLACE: Final = re.compile(r"\{([a-z0-9_]+)\}")
 _TOLD: Final = frozenset({"agent", "account", "count"})
 _PEOPLE: Final = frozenset({"to", "cc", "bcc", "attendees", "recipients"})
 _TEXTS: Final = frozenset({"text", "body", "message", "description", "content"})
-_LONG: Final = 120  # characters from which a value is shown as a text
+_LONG: Final = 120  # minimum number of characters of a value that is shown as a text
 _NAME: Final = 120  # characters of a name
 _VALUE: Final = 8000
 _ANSWERED: Final = re.compile(r"\{([A-Za-z0-9_@$.-]+)\}")
@@ -34,13 +33,11 @@ class _DeclaredPresentation(BaseModel):
 
 
 class Lookup(_DeclaredPresentation):
-    """One read at the provider that says what arguments mean; `{argument}` in `path` and `query` stands for a value.
-
-    `graphql` is a query that is posted there instead, with `variables`, in which `{argument}` stands for one, too.
-
-    `names` has the name of what an argument identifies, a text with `{path}` for values of the answer; `before` the
-    paths of the value that an argument replaces, of which the first that is there counts. `only`: the whole pattern of
-    an argument without which nothing is read. `scopes` are the least that it needs, and only read.
+    """One read at the provider that resolves what arguments mean; `{argument}` in `path` and `query` stands for a
+    value. `graphql` is a query that is posted instead, with `variables`, in which `{argument}` also stands for a value.
+    `names` has the name of what an argument identifies, a text with `{path}` for values of the answer; `before` has the
+    paths of the value that an argument replaces, of which the first existing one counts. `only`: a pattern that the
+    whole argument must match; otherwise nothing is read. `scopes` are the minimum that it needs, and only read.
     """
 
     api: str
@@ -55,13 +52,13 @@ class Lookup(_DeclaredPresentation):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The arguments that it needs, those in the path first and in their order."""
+        """The arguments that it needs: those in the path first, in their order."""
         templates = (self.path, *self.query.values(), *self.variables.values())
         return tuple(dict.fromkeys(name for one in templates for name in _PLACE.findall(one)))
 
     @property
     def method(self) -> Literal["GET", "POST"]:
-        """How it is asked."""
+        """The method of the request."""
         return "POST" if self.graphql else "GET"
 
     @property
@@ -78,11 +75,11 @@ class Lookup(_DeclaredPresentation):
         return _fill(self.query, values)
 
     def body(self, values: Mapping[str, str]) -> Mapping[str, object]:
-        """What is posted: the GraphQL query with its values."""
+        """The body to post: the GraphQL query with its values."""
         return {"query": self.graphql, "variables": _fill(self.variables, values)}
 
     def read_names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
-        """The names in an answer, cleaned: text of the provider, or of the people who wrote it there."""
+        """The names in an answer, cleaned, because they are text by the provider or by people there."""
         found: dict[str, str] = {}
         for argument, template in self.names.items():
             values = {path: _plain(at(answer, path)) for path in _ANSWERED.findall(template)}
@@ -92,14 +89,14 @@ class Lookup(_DeclaredPresentation):
         return found
 
     def read_before(self, answer: Mapping[str, object]) -> Mapping[str, str]:
-        """The present values of what arguments would change; absent ones are empty."""
+        """The current values of what arguments would change; absent ones are empty."""
         return {
             argument: as_data(next(filter(None, (_plain(at(answer, path)) for path in paths)), ""), limit=_VALUE)
             for argument, paths in self.before.items()
         }
 
     def values_of(self, arguments: Mapping[str, object]) -> Mapping[str, str] | None:
-        """The values to ask with; None when one is missing or of another form."""
+        """The values for the request; None when one is missing or has another form."""
         found: dict[str, str] = {}
         for name in self.arguments:
             value = arguments.get(name)
@@ -116,11 +113,10 @@ class Presentation(_DeclaredPresentation):
     """How a tool presents its arguments.
 
     `sentence` completes "Cursor wants to ..." with `{argument}` for values; empty: the tool's title. `texts` are shown
-    as they will look, `people` one by one. `target` is what a standing approval binds: these arguments as they are, and
-    of `target_domains` the domains of their addresses; with neither, there is no standing approval for the tool.
-
-    `done` tells in the activity what a call did, with `{agent}`, `{account}`, and `{count}` for the number of results
-    and a blank, or nothing: "{agent} listed {count}issues as {account}". `done_one` is for a single result.
+    as they will look, `people` one by one. A standing approval binds the arguments in `target` unchanged and, for those
+    in `target_domains`, the domains of their addresses; with neither, the tool has no standing approvals. `done`
+    describes in the activity what a call did, with `{agent}`, `{account}`, and `{count}` for the number of results and
+    a space, or nothing: "{agent} listed {count}issues as {account}". `done_one` is for a single result.
     """
 
     sentence: Annotated[str, StringConstraints(max_length=200)] = ""
@@ -150,13 +146,13 @@ class Presentation(_DeclaredPresentation):
         return frozenset(named)
 
     def words_for(self, items: object) -> str:
-        """What a call with so many results did; empty where the tool does not say."""
+        """What a call with this many results did; empty if the tool doesn't declare it."""
         return self.done_one if items == 1 and self.done_one else self.done
 
     def target_of(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
-        """What a standing approval for this call binds; None where there can be none.
+        """What a standing approval for this call binds; None if none is possible.
 
-        The domains are those of all recipients together: a call to one more domain is another target.
+        The domains are those of all recipients together, so a call to one more domain has another target.
         """
         if not (self.target or self.target_domains):
             return None
@@ -178,7 +174,7 @@ class Presentation(_DeclaredPresentation):
         return tuple(zip(pieces[::2], [*pieces[1::2], ""], strict=True))
 
     def is_text(self, name: str, value: object) -> bool:
-        """Whether an argument is shown as the text that it becomes."""
+        """Whether an argument is shown as text."""
         if self.texts or not isinstance(value, str):
             return name in self.texts
         return name in _TEXTS or len(value) > _LONG or "\n" in value
@@ -188,7 +184,7 @@ class Presentation(_DeclaredPresentation):
         return name in (self.people or _PEOPLE) and bool(addresses(value))
 
     def recipients_of(self, arguments: Mapping[str, object]) -> frozenset[str]:
-        """Everyone whom a call with these arguments addresses."""
+        """All recipients of a call with these arguments."""
         found: set[str] = set()
         for name in self.people or _PEOPLE:
             if name in arguments:
@@ -216,7 +212,7 @@ def addresses(value: object) -> tuple[str, ...]:
 
 
 def problem(presentation: Presentation, provider: Provider, arguments: Iterable[str]) -> str | None:
-    """What is wrong with it for a tool of this provider with these arguments, as text; None if nothing is."""
+    """What is wrong with the presentation for a tool of this provider with these arguments; None if nothing is."""
     strange = sorted(presentation.named_arguments - set(arguments))
     if strange:
         return f"presentation names {', '.join(strange)}, which the tool doesn't take"

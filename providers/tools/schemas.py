@@ -1,4 +1,4 @@
-"""The schemas that clients are shown: what helps a model to fill in arguments, and nothing that wastes its tokens.
+"""The schemas that clients see: what helps a model fill in arguments, and nothing that wastes its tokens.
 
 A client puts every schema into its model's context. Titles repeat the names of members, patterns repeat what the
 descriptions say, and JSON Schema 2020-12 is MCP's dialect without `$schema` (MCP 2025-11-25, "JSON Schema Usage").
@@ -13,19 +13,20 @@ from pydantic import BaseModel
 
 from providers.outbound.json_values import is_array, is_object
 
-VAULT: Final = "_vault"  # no result has a member of this name: names of fields begin with a letter
+VAULT: Final = "_vault"  # no result has a member with this name, because names of fields begin with a letter
 _UNSEEN: Final = frozenset({"title", "pattern", "minLength"})
-_PROSE: Final = 500  # characters from which a writer has to know the limit, where no pattern says the form
+_PROSE: Final = 500  # limits in characters from which a model must know them, unless a pattern gives the form
 _NULL: Final = {"type": "null"}
 
 
 def input_schema(model: type[BaseModel]) -> dict[str, object]:
-    """Of a tool's arguments. An optional one is left out rather than null, which the server takes as well."""
+    """The schema of a tool's arguments. An optional one is omitted rather than null, although the server also accepts
+    null."""
     return _members(_lean(model.model_json_schema(mode="validation"), is_input=True))
 
 
 def output_schema(model: type[BaseModel]) -> dict[str, object]:
-    """Of a structured result, with the line that `server.mcp.tool_answers` puts first in each."""
+    """The schema of a structured result, with the line that `server.mcp.tool_answers` puts first in each."""
     lean = _members(_lean(model.model_json_schema(mode="serialization"), is_input=False))
     required = lean.get("required", [])
     return {
@@ -40,14 +41,14 @@ def _members(value: object) -> dict[str, object]:
 
 
 def _lean(node: object, *, is_input: bool) -> object:
-    """The schema without what only a validator needs."""
+    """The schema without the parts that only a validator needs."""
     if is_array(node):
         return [_lean(one, is_input=is_input) for one in node]
     if not is_object(node):
         return node
     kept: dict[str, object] = {}
     for name, value in node.items():
-        if name in ("properties", "$defs"):  # below are names of ours, not keywords
+        if name in ("properties", "$defs"):  # our own names are below this, not keywords
             kept[name] = {member: _lean(schema, is_input=is_input) for member, schema in _members(value).items()}
         elif name in ("default", "enum", "const", "required"):
             kept[name] = value
@@ -63,14 +64,14 @@ def _is_seen(name: str, value: object, node: object, *, is_input: bool) -> bool:
         is_prose = isinstance(value, int) and value >= _PROSE and is_object(node) and "pattern" not in node
         return is_input and is_prose
     if name == "description" and is_object(node) and "properties" in node:
-        return False  # the docstring of a model; the tool has a description of its own
+        return False  # the docstring of a model; the tool has its own description
     if name == "additionalProperties":
         return is_input
     return name not in _UNSEEN
 
 
 def _without_null(node: dict[str, object], *, is_input: bool) -> dict[str, object]:
-    """An optional value in one step instead of a choice of two schemas."""
+    """Write an optional value without a choice of two schemas."""
     choices = node.get("anyOf")
     if not is_array(choices) or _NULL not in choices:
         return node

@@ -1,7 +1,6 @@
-"""Find tools by what a person wants: words of a request against words of the tools (BM25), with no model behind it.
-
-Names, titles, services, descriptions and arguments count, the first of them most. People's words for things and deeds
-are translated to those of the tools by one small table; what has a shape, like `#room` or `OPS-42`, says what it is.
+"""Find tools by what a person wants: matches the words of a request with the words of the tools (BM25), without a
+model. Names, titles, services, descriptions and arguments count, names the most. One small table translates people's
+words for things and actions to those of the tools; a word with a shape, like `#room` or `OPS-42`, reveals what it is.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Final
 
 from providers.tools.spec import ToolSpec
 
-_K1: Final = 1.2  # how soon repeating a word stops to count
-_B: Final = 0.3  # how much a long text counts less; all of these are short
+_K1: Final = 1.2  # how soon repetitions of a word stop counting
+_B: Final = 0.3  # how much less a long text counts; all of these are short
 _NAME, _TITLE, _SERVICE, _ABOUT, _ARGUMENT = 3.0, 2.0, 2.0, 1.0, 0.5
-_MEANT: Final = 0.8  # of a word that was translated, against one that was said
+_MEANT: Final = 0.8  # weight of a translated word, relative to one in the request
 
 _WORD: Final = re.compile(r"[a-z0-9]+")
 _SHAPES: Final = (
@@ -37,7 +36,7 @@ _SHAPES: Final = (
     ),
     (re.compile(r"\b\d{1,2}(:\d\d)?\s?(am|pm|o'clock)\b|\b\d{1,2}:\d\d\b", re.IGNORECASE), "event calendar"),
 )
-# What people say: how the tools say it.
+# People's words -> the tools' words.
 _MEANINGS: Final = {
     # things
     "email inbox mailbox newsletter unread": "mail",
@@ -63,7 +62,7 @@ _MEANINGS: Final = {
     "company organization firm": "account salesforce",
     "fan": "facebook page",
     "site instance": "site",
-    # deeds
+    # actions
     "look where unread find any anyone anything mention mentioned about": "search",
     "show open summarize summary says exactly": "read",
     "say said": "message read comment",
@@ -90,7 +89,7 @@ _STOP: Final = frozenset(_COMMON.split())
 
 
 def _stem(word: str) -> str:
-    """A word without its endings; what is left need not be a word."""
+    """A word without its endings; the result need not be a word."""
     if word.endswith("ies") and len(word) > 4:
         word = word[:-3] + "y"
     elif word.endswith("s") and not word.endswith("ss") and len(word) > 3:
@@ -119,7 +118,7 @@ _TRANSLATED: Final = _translations()
 
 
 def _weights(request: str) -> Mapping[str, float]:
-    """The words to look for, with what each counts."""
+    """The words to search for, with their weights."""
     said = set(_words(request))
     meant = {word for one in said for word in _TRANSLATED.get(one, ())}
     for shape, words in _SHAPES:
@@ -129,18 +128,18 @@ def _weights(request: str) -> Mapping[str, float]:
 
 
 class ToolIndex:
-    """The words of tools. `titles`: provider to the name that people know it by."""
+    """The words of tools. `titles`: provider -> its display name."""
 
     def __init__(self, specs: Sequence[ToolSpec], *, titles: Mapping[str, str]) -> None:
         self._specs = tuple(specs)
         self.titles = titles
 
     @cached_property
-    def _words(self) -> _Words:  # made at the first search: hardly any process has one
+    def _words(self) -> _Words:  # built at the first search, because few processes have one
         return _Words([_count(spec, self.titles.get(spec.provider or "", "")) for spec in self._specs])
 
     def find(self, request: str, *, among: frozenset[str], limit: int) -> tuple[ToolSpec, ...]:
-        """The tools that fit best, of those with these names, best first; none where no word fits."""
+        """The best matches among the tools with these names, best first; none if no word matches."""
         weights = _weights(request)
         scored = [
             (self._words.score(weights, number), -number)
@@ -152,7 +151,7 @@ class ToolIndex:
 
 
 class _Words:
-    """How often each word stands in each text, and how rare it is."""
+    """How often each word occurs in each text, and how rare it is."""
 
     def __init__(self, counts: Sequence[Mapping[str, float]]) -> None:
         self._counts = counts
@@ -162,7 +161,7 @@ class _Words:
         self._rarity = {word: math.log(1 + (len(counts) - n + 0.5) / (n + 0.5)) for word, n in frequency.items()}
 
     def score(self, weights: Mapping[str, float], number: int) -> float:
-        """How well a text fits (Robertson, Zaragoza: The Probabilistic Relevance Framework, 2009)."""
+        """How well a text matches (Robertson, Zaragoza: The Probabilistic Relevance Framework, 2009)."""
         counts, share = self._counts[number], 1 - _B + _B * self._lengths[number] / self._mean
         return sum(
             weight * self._rarity[word] * counts[word] * (_K1 + 1) / (counts[word] + _K1 * share)
@@ -172,7 +171,7 @@ class _Words:
 
 
 def _count(spec: ToolSpec, service: str) -> Mapping[str, float]:
-    """How often each word stands in the tool's texts, by where it stands."""
+    """How often each word occurs in the tool's texts, weighted by place."""
     counts: dict[str, float] = {}
     texts: Iterable[tuple[float, str]] = (
         (_NAME, spec.name.replace("_", " ")),

@@ -1,7 +1,6 @@
-"""Tool sets: named parts of the tools, so that an agent sees what it needs instead of everything.
-
-A set only leaves tools out; it gives no permission. The sets here are always there; an operator adds others in the
-settings (`server.mcp.offer.registry`).
+"""Tool sets: named subsets of the tools, so that an agent sees what it needs instead of everything. A set only leaves
+tools out; it gives no permission. The sets here always exist; an operator adds others in the settings
+(`server.mcp.offer.registry`).
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from providers.tools.spec import ToolSpec
 EVERYTHING: Final = "everything"
 READ_ONLY: Final = "read-only"
 EVERYDAY: Final = "everyday"
-# To find, read and write in each service, the next thing that a person asks for. What deletes, and what lists the
-# furniture of a service, is left out; so are comments where an issue can be read and written. Services that are not
-# named here have few tools: those that delete nothing.
+# The most common tools to find, read and write in each service. Left out are tools that delete, tools that list a
+# service's structure, and comments if issues can be read and written. Services that aren't listed here have few tools:
+# those that delete nothing.
 _EVERYDAY: Final = (
     *("slack_post", "slack_reply", "slack_direct_message", "slack_history", "slack_thread", "slack_search"),
     *("calendar_list", "calendar_create", "calendar_update", "calendar_free"),
@@ -41,7 +40,7 @@ class ToolSet:
 
 
 def builtin_sets(specs: Sequence[ToolSpec], *, titles: Mapping[str, str]) -> tuple[ToolSet, ...]:
-    """The sets that are always there, and one for each service with tools. `titles`: provider to its name on pages."""
+    """The sets that always exist, and one for each service with tools. `titles`: provider -> its name on pages."""
     names = [spec.name for spec in specs]
     services = dict.fromkeys(spec.provider for spec in specs if spec.provider is not None)
     chosen = {spec.provider for spec in specs if spec.name in _EVERYDAY}
@@ -58,21 +57,20 @@ def builtin_sets(specs: Sequence[ToolSpec], *, titles: Mapping[str, str]) -> tup
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> frozenset[str]:
-    """The names that a pattern like `slack_*` is about."""
+    """The names that match a pattern like `slack_*`."""
     return frozenset(name for name in names if fnmatchcase(name, pattern))
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOffer:
-    """What the operator offers: the sets, and for each client the one it has, and how long its list may be.
-
-    A person can choose a set for each of their agents; the agent then has the tools that are in both.
+    """What the operator offers: the sets and, for each client, its set and the maximum length of its list. A person can
+    choose a set for each of their agents; the agent then has only the tools that are in both.
     """
 
     sets: Mapping[str, ToolSet]
     index: ToolIndex = field(repr=False)
     profile: str
-    list_limit: int  # tools in a list; 0: as many as there are
+    list_limit: int  # tools in a list; 0: no limit
     profiles: Mapping[str, str]  # by client id
     list_limits: Mapping[str, int]
     hidden: Mapping[str, frozenset[str]]  # by client id: what the operator removed for it
@@ -90,7 +88,7 @@ class ToolOffer:
         return self.sets[self.profiles.get(client_id, self.profile)]
 
     def is_long(self, client_id: str, names: Collection[str]) -> bool:
-        """Whether so many tools, and `connections`, are more than the operator wants in this client's list."""
+        """Whether this many tools, and `connections`, are more than the operator wants in this client's list."""
         limit = self.list_limits.get(client_id, self.list_limit)
         return 0 < limit < len(names) + 1
 
@@ -99,7 +97,7 @@ class ToolOffer:
         return self._having.get(name, frozenset())
 
     def names_for(self, client_id: str, *, chosen: str | None = None) -> frozenset[str]:
-        """The tools of this client, where its person chose that set: none, if the operator has removed it."""
+        """The tools of this client if its person chose that set; none if the operator has removed the set."""
         names = self.set_of(client_id).tools - self.hidden.get(client_id, frozenset())
         if chosen is None:
             return names

@@ -25,7 +25,7 @@ TEXT_BUDGET: Final = 40_000  # characters of messages in one answer
 
 
 def _seconds(value: str | None) -> str | None:
-    """A point in time as Slack writes it. The pattern has ensured an offset."""
+    """A point in time in Slack's form. The pattern has ensured an offset."""
     if value is None or value.replace(".", "", 1).isdecimal():
         return value
     return f"{datetime.fromisoformat(value).timestamp():.6f}"
@@ -41,7 +41,7 @@ Timestamp = Annotated[
     AfterValidator(_seconds),
 ]
 _CHANNEL_ID: Final = re.compile(r"C[A-Z0-9]{2,30}")
-_MOST_PAGES: Final = 20  # of channels that are read to find one by its name
+_MOST_PAGES: Final = 20  # pages of channels to read to find one by name
 _LARGE_PAGE: Final = 1000
 MessageId = Annotated[str, Field(pattern=r"^[0-9]{10}\.[0-9]{6}$")]
 
@@ -206,7 +206,7 @@ async def slack_channels(
         except RateLimited:
             if not channels:
                 raise
-            break  # a partial list is better than none; the cursor says where to continue
+            break  # a partial list is better than none; the cursor is where to continue
         page = [_channel(found) for found in objects_at(answer, "channels")]
         channels += page[:wanted]
         following = as_id(text_at(answer, "response_metadata.next_cursor"), limit=300) or None
@@ -279,7 +279,8 @@ async def slack_history(
 
 
 async def _channel_named(api: UpstreamAPI, name: str) -> str:
-    """The id of a public channel: conversations.history takes no name. Raises UpstreamRefused where there is none."""
+    """The ID of a public channel, because conversations.history accepts no name. Raises UpstreamRefused if there is
+    none."""
     params: dict[str, str | int | bool] = {"types": "public_channel", "limit": _LARGE_PAGE}
     for _ in range(_MOST_PAGES):
         answer = await api.get("web", "/conversations.list", params=params)

@@ -1,7 +1,7 @@
 """`@tool`: turn a typed function into a tool.
 
-Its signature is the input schema, its docstring the description, its result the output schema; the decorator takes the
-scopes and the effect on existing data.
+The signature becomes the input schema, the docstring the description, the result the output schema; the decorator takes
+the scopes and the effect on existing data.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def tool(
     approval: bool = False,
     presentation: Presentation = DEFAULT,
 ) -> Callable[[Function], ToolSpec]:
-    """Make a tool from an async function. `scopes` are the least its calls need, `approval` asks the person each time,
-    on a page that shows the call by its `presentation`.
+    """Make a tool from an async function. `scopes` are the minimum that its calls need; `approval` asks the person each
+    time, on a page that shows the call by its `presentation`.
 
     A parameter of type UpstreamAPI gets the provider's API with the call's token, one of type Progress the caller's
-    progress; every other one is an argument, described by `Annotated[..., Field(...)]`. A parameter whose type is a
-    ToolInput stands for all arguments, for rules across them. `account` is added automatically. Raises TypeError.
+    progress; every other parameter is an argument, described by `Annotated[..., Field(...)]`. A parameter whose type is
+    a ToolInput stands for all arguments, for rules across them. `account` is added automatically. Raises TypeError.
     """
 
     def declare(function: Function) -> ToolSpec:

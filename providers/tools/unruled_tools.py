@@ -1,8 +1,7 @@
-"""Two tools for a service whose calls no request rule judges: one reads, one calls anything else.
-
-They exist only where the operator's setting `unruled_calls` adds the scopes `any:read` and `any:call` to a provider, or
-where the rules of a service with a credential let every path through.
-`providers.api.api` sends to that provider's APIs only, follows no redirect, and masks the token in answers.
+"""Two tools for a service without request rules: one reads, one makes any other call. They exist only if the operator's
+setting `unruled_calls` adds the scopes `any:read` and `any:call` to a provider, or if the rules of a service with a
+credential allow every path. `providers.api.api` sends to that provider's APIs only, follows no redirect, and masks the
+token in answers.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _WRITES: Final[tuple[Method, ...]] = ("POST", "PUT", "PATCH", "DELETE")
 
 
 class ApiAnswer(ToolOutput):
-    """The answer of the API, as it is; a list is in `items`."""
+    """The answer of the API, unchanged; a list is in `items`."""
 
     answer: Annotated[dict[str, object], Field(description="JSON of the API; a list is in `items`")]
 
@@ -46,7 +45,8 @@ class _Arguments(ToolInput):
 
 
 def unruled_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
-    """The tools for what the operator lets through there; none by default. `asks`: the person approves each write."""
+    """The tools for the calls that the operator allows there; none by default. `asks`: the person approves each
+    write."""
     found: list[ToolSpec] = []
     if ANY_READ in provider.unruled_scopes:
         found.append(_tool(provider, ANY_READ, (), asks=False))
@@ -57,7 +57,7 @@ def unruled_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
 
 
 def open_tools(provider: Provider) -> tuple[ToolSpec, ...]:
-    """The same two for a service with a credential whose own rules let every path through, once it is turned on.
+    """The same two tools for a service with a credential whose own rules allow every path, once it is turned on.
 
     The person decides for each agent whether they approve its writes.
     """
@@ -75,7 +75,7 @@ def open_tools(provider: Provider) -> tuple[ToolSpec, ...]:
 
 
 def _scope_of(provider: Provider, api: str, method: Method) -> str | None:
-    """The scope with which every path can be called like this; None where the rules name paths."""
+    """The scope that allows every path with these methods; None if the rules name paths."""
     for rule in provider.rules_by_call.get((api, method), ()):
         if rule.path == EVERYTHING and not rule.where and not rule.needs and not rule.tells_secrets:
             return min(rule.scopes)
@@ -97,7 +97,7 @@ def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: 
         f"Use another tool where one fits. The vault checks {checked}.",
         provider=provider.name,
         scopes=frozenset({scope}),
-        effect="delete" if methods else "read",  # it may be one, so clients get the worst case
+        effect="delete" if methods else "read",  # it may be a deletion, so clients get the worst case
         input=model,
         output=ApiAnswer,
         call=_caller(provider, model, is_write=bool(methods)),
@@ -152,7 +152,7 @@ def _caller(provider: Provider, model: type[_Arguments], *, is_write: bool) -> C
 
 
 def _check(provider: Provider, path: str, *, query: set[str], body: set[str]) -> None:
-    """Refuse a path that two servers could read differently, and parameters that bring a credential or a method."""
+    """Refuse a path that two servers could read differently, and parameters with a credential or a method."""
     problem = path_problem(path) or ("the path has an encoded slash" if "%2f" in path.lower() else None)
     if problem is not None:
         raise RuleRefused(f"Nothing was sent: {problem}. Percent-encode it as RFC 3986 says.")
