@@ -58,7 +58,7 @@ test: .venv/.dev
 long: .venv/.dev
 	$(RUN) -m pytest -n 2 -m long $(TESTS)
 
-# the clients of key services, and services to run; they are added to the path of the suite's own environment
+# clients of key services, and services to run; added to the path of the suite's own environment
 keyservices: .venv/keyservices/.done
 	$(RUN) -m pytest -q tests/keyservices/keys_at_services.py tests/keyservices/secrets_at_openbao.py tests/keyservices/checkpoints_in_a_bucket.py tests/keyservices/aws_through_the_proxy.py
 
@@ -177,7 +177,7 @@ chart: .venv/helm/.done
 recordings: .venv/.dev
 	$(RUN) -m tests.generating.recordings
 
-# those of key services are large: they have a lock of their own, with the services for their tests
+# clients of key services are large, so they have their own lock, with the services for their tests
 EXTRAS := apprise keyring policy postgres telemetry
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
@@ -188,7 +188,7 @@ lock: .venv/.dev
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules tests/node/auth0/node_modules
 
-# tools with a lock of their own: of the documentation site, of the Helm chart, for fuzzing, and for mutants
+# tools with their own locks: for the documentation site, the Helm chart, fuzzing, and mutants
 .venv/site/.done .venv/helm/.done: .venv/%/.done: deploy/%/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
 	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<

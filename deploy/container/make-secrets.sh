@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes what the compose files read, once: the password of PostgreSQL, the address with it, and the vault's key.
+# Creates the secrets that the compose files read, once: PostgreSQL's password, the address with it, and the vault's key.
 #   sh make-secrets.sh FOLDER
 # Run it as root (or `podman unshare sh make-secrets.sh FOLDER`): user 10001 of the image must own the vault's files.
 set -eu

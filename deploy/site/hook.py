@@ -1,4 +1,4 @@
-"""Puts the pages that live outside of docs/ into the documentation site, and leads links to where they are there.
+"""Adds pages from outside docs/ to the documentation site, and corrects links to them.
 
 On the site, the README of the project is the home page. Links to files that the site doesn't have become plain text.
 """
@@ -32,7 +32,7 @@ _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside; docs/README.md moves, since the site has another home page."""
+    """Add the pages from outside; docs/README.md moves, because the site has another home page."""
     index = files.get_file_from_path("README.md")
     if index is not None:
         files.remove(index)
@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead every relative link to the place of its target on the site."""
+    """Point every relative link to its target's place on the site."""
     here = page.file.src_uri
     known = {file.src_uri for file in files}
     parts: list[str] = []

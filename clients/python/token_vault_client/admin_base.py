@@ -1,4 +1,4 @@
-"""What the generated Admin API client stands on: a service account's token, and one request."""
+"""Base of the generated Admin API client: a service account's token, and one request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx2
 
 from token_vault_client.refusals import refusal_of
 
-_MARGIN = 30  # seconds before its end in which a token is not used any more
+_MARGIN = 30  # seconds before its end when a token is no longer used
 
 
 class AdminBase:
@@ -52,7 +52,7 @@ class AdminBase:
         body: Mapping[str, object] | None = None,
         headers: Mapping[str, str | None] | None = None,
     ) -> Any:
-        """The answer's JSON, or None without one. Raises VaultRefused with the problem's `code`."""
+        """The answer's JSON, or None if it has none. Raises VaultRefused with the problem's `code`."""
         sent = {"Authorization": f"Bearer {self._token()}"}
         sent |= {name: value for name, value in (headers or {}).items() if value is not None}
         given = {name: _written(value) for name, value in (query or {}).items() if value is not None}

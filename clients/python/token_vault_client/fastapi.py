@@ -1,4 +1,4 @@
-"""FastAPI: a dependency that gives an endpoint the upstream token of its caller."""
+"""FastAPI: a dependency that gives an endpoint its caller's upstream token."""
 
 from __future__ import annotations
 

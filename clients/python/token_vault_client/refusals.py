@@ -1,4 +1,4 @@
-"""What a vault refuses, as exceptions."""
+"""A vault's refusals, as exceptions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class VaultRefused(Exception):
-    """The vault refused. `code` is stable; `description` says what to do; `members` has everything else it said."""
+    """The vault refused. `code` is stable; `description` says what to do; `members` has the rest of the answer."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class VaultRefused(Exception):
 
     @property
     def missing_scope(self) -> str | None:
-        """Scopes that can't be had, if that is why."""
+        """Scopes that aren't available, if that is the reason."""
         value = self.members.get("missing_scope")
         return value if isinstance(value, str) else None
 
@@ -36,7 +36,7 @@ class ConnectionNeeded(VaultRefused):
 
     @property
     def connect_uri(self) -> str:
-        """Where the person does that: give it to them."""
+        """The address where the person does that: show it to them."""
         return str(self.members.get("connect_uri", ""))
 
 

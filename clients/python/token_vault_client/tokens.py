@@ -1,4 +1,4 @@
-"""An upstream token, the request for one (RFC 8693), and the tokens that are kept for a while."""
+"""An upstream token, the request for one (RFC 8693), and a cache of tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
-_MARGIN = 30  # seconds before its end in which a token is not used any more
+_MARGIN = 30  # seconds before its end when a token is no longer used
 _KEPT = 1000
 
 
@@ -36,7 +36,7 @@ class UpstreamToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What is asked for."""
+    """The requested token."""
 
     audience: str
     scopes: frozenset[str]
@@ -62,7 +62,7 @@ class TokenRequest:
         return found
 
     def key(self) -> bytes:
-        """Under which the answer is kept: never the subject token itself."""
+        """The cache key of the answer, which never contains the subject token itself."""
         parts = (self.audience, " ".join(sorted(self.scopes)), self.subject, self.subject_type)
         said = "\0".join((*parts, self.account or "", self.resource or ""))
         return hashlib.sha256(said.encode()).digest()
@@ -77,7 +77,7 @@ def request_of(
     account: str | None = None,
     resource: str | None = None,
 ) -> TokenRequest:
-    """The request, with one scope string taken as one scope."""
+    """The request; a single scope string counts as one scope."""
     wanted = frozenset(scopes.split() if isinstance(scopes, str) else scopes)
     return TokenRequest(audience, wanted, subject, subject_type, account, resource)
 
@@ -96,13 +96,13 @@ def token_of(content: Mapping[str, object], *, now: float) -> UpstreamToken:
 
 
 class KeptTokens:
-    """Tokens until shortly before they end, the least recently used out first; only in memory."""
+    """Tokens until shortly before they end, in memory only; drops the least recently used one first."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, UpstreamToken] = OrderedDict()
 
     def find(self, request: TokenRequest) -> UpstreamToken | None:
-        """One that still works for a while. One without an end is never kept."""
+        """A token that still works for a while. Tokens without an end are never kept."""
         found = self._kept.get(request.key())
         if found is None or found.expires_at is None or found.expires_at - _MARGIN <= time.time():
             return None
@@ -110,12 +110,12 @@ class KeptTokens:
         return found
 
     def keep(self, request: TokenRequest, token: UpstreamToken) -> UpstreamToken:
-        """Keep it; the same token."""
+        """Keep the token, and return it."""
         self._kept[request.key()] = token
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return token
 
     def forget(self, request: TokenRequest) -> None:
-        """Ask the vault again next time."""
+        """Drop the token, so that the vault is asked again next time."""
         self._kept.pop(request.key(), None)

@@ -1,4 +1,4 @@
-"""A vault as a client of it sees it: exchange a person's token for one of their account, and tools that do so."""
+"""A vault from its client's side: exchange a person's token for a token of their account, and tools that do so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _subject: ContextVar[str | None] = ContextVar("token_vault_subject", default=Non
 
 @contextmanager
 def acting_for(subject: str) -> Generator[None]:
-    """Within the block, tools take tokens for the person of this access token; per task and thread of a framework."""
+    """Within the block, tools get tokens for the person of this access token; separate for each task and thread."""
     mark = _subject.set(subject)
     try:
         yield
@@ -39,7 +39,7 @@ def _subject_of(given: str | None) -> str:
 
 
 class _Client:
-    """What both kinds share."""
+    """What both classes share."""
 
     def __init__(self, url: str, *, client_id: str, client_secret: str | None = None) -> None:
         self.url = url.rstrip("/")
@@ -96,9 +96,8 @@ class Vault(_Client):
         return self._read(request, self._http.post(f"{self.url}/token", data=self._form(request), auth=auth))
 
     def tool(self, audience: str, scopes: Iterable[str] = (), *, account: str | None = None) -> Callable[[Made], Made]:
-        """Give a function the person's token as `token`, which no model sees; put it below a framework's decorator.
-
-        If the person must act first, the function answers with what to tell them.
+        """Give a function the person's token as `token`, which no model sees; put it below a framework's decorator. If
+        the person must act first, the function returns the text to show them.
         """
 
         def decorate(function: Made) -> Made:
@@ -203,7 +202,7 @@ class AsyncVault(_Client):
 
 
 def explain(needed: ConnectionNeeded) -> str:
-    """What an agent is told, and passes on to its person."""
+    """The text that an agent gets, and passes on to its person."""
     return f"Nothing was done: {needed.description} Ask the person to open {needed.connect_uri} and then try again."
 
 

@@ -1,7 +1,7 @@
-// Express: middleware that puts the upstream token of the caller into the request.
+// Express: middleware that adds the caller's upstream token to the request.
 import { ConnectionNeeded, type TokenOptions, type UpstreamToken, type Vault, VaultRefused } from "./index.js";
 
-/** What the middleware needs of Express, of any release. */
+/** The parts of Express that the middleware uses, in any release. */
 interface Request {
   headers: { authorization?: string };
   upstreamToken?: UpstreamToken;

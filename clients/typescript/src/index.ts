@@ -1,4 +1,4 @@
-// A vault as a client of it sees it: exchange a person's token for one of their account (RFC 8693).
+// A vault from its client's side: exchange a person's token for a token of their account (RFC 8693).
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHash } from "node:crypto";
 import { ConnectionNeeded, refusalOf } from "./refusals.js";
@@ -8,7 +8,7 @@ export { ConnectionNeeded, VaultRefused } from "./refusals.js";
 export const ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token";
 export const JWT = "urn:ietf:params:oauth:token-type:jwt";
 const EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange";
-const MARGIN = 30_000; // milliseconds before its end in which a token is not used any more
+const MARGIN = 30_000; // milliseconds before its end when a token is no longer used
 const KEPT = 1000;
 
 /** A token for a provider's API, or a handle that works through the vault's proxy at `apiBaseUrl`. */
@@ -40,7 +40,7 @@ export interface Credentials {
 
 const subjects = new AsyncLocalStorage<string>();
 
-/** Within `work`, tools take tokens for the person of this access token. */
+/** Within `work`, tools get tokens for the person of this access token. */
 export function actingFor<T>(subject: string, work: () => T): T {
   return subjects.run(subject, work);
 }
@@ -99,7 +99,7 @@ export function basic(clientId: string, clientSecret: string): string {
   return `Basic ${Buffer.from(pair).toString("base64")}`;
 }
 
-/** What an agent is told when its person must act first. */
+/** The text that an agent gets when its person must act first. */
 export function explain(needed: ConnectionNeeded): string {
   return `Nothing was done: ${needed.description} Ask the person to open ${needed.connectUri} and then try again.`;
 }

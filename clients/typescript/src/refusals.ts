@@ -1,6 +1,6 @@
-// What a vault refuses, as errors: OAuth errors (RFC 6749 §5.2) and problem documents (RFC 9457).
+// A vault's refusals, as errors: OAuth errors (RFC 6749 §5.2) and problem documents (RFC 9457).
 
-/** The vault refused. `code` is stable; `description` says what to do; `members` has everything else it said. */
+/** The vault refused. `code` is stable; `description` says what to do; `members` has the rest of the answer. */
 export class VaultRefused extends Error {
   constructor(
     readonly code: string,
