@@ -75,7 +75,7 @@ def test_every_field_of_a_provider_file_says_what_it_means() -> None:
         described = {name for name, _ in field_texts(texts)}
         assert {field.alias or name for name, field in model.model_fields.items()} <= described | {"live_tested"}
     known = schema()["properties"]
-    assert known["rotation"]["description"].startswith("`mode` of a used refresh token")
+    assert known["rotation"]["description"].startswith("`mode`: what happens to a used refresh token")
 
 
 def test_every_field_of_a_tool_file_says_what_it_means() -> None:
