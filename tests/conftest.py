@@ -164,7 +164,7 @@ def costly_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def certificates_read_once() -> Generator[None]:
-    """Share what each httpx2 client reads anew: the certificates of all authorities, for clients that speak http."""
+    """Share what each httpx2 client reads again: the certificates of all authorities, for clients that speak http."""
 
     @functools.cache
     def context_of(*, trust_env: bool, _file: str | None, _folder: str | None) -> ssl.SSLContext:

@@ -1,8 +1,7 @@
 """Connections: a user's accounts at providers with their sealed tokens; opened, listed, disconnected.
 
-Connecting an account again replaces its tokens. The previous grant becomes an ended connection of its own with a
-pending revocation. If ending it might also end the new grant, that revocation is `held` until the account is
-disconnected.
+Connecting an account again replaces its tokens. The previous grant becomes a separate ended connection with a pending
+revocation. If ending it might also end the new grant, that revocation is `held` until the account is disconnected.
 
 `vault.refresh.rotation` refreshes, `vault.upkeep.revocations` ends grants at the provider, and `vault.delegations`
 records who may use a connection. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed`

@@ -112,7 +112,7 @@ async def set_aside(
 
     If revoking a token may end everything the person gave our app, including the newer consent, the grant is held until
     the account is disconnected. `is_over`: the account has no newer consent, so the grant is due now. The sealed tokens
-    have a key of their own.
+    have their own key.
     """
     if policy.audience is not None:
         return None

@@ -102,7 +102,7 @@ async def give(
 
     Raises TemporarilyUnavailable while it is being refreshed, and TransitionRefused when it can't be given. The caller
     records who did it, as the last step of its transaction, and destroys the key of the person's connection after the
-    commit: on SQLite keys are a file of their own, which power loss may leave ahead of the tokens.
+    commit: on SQLite, keys are in a separate file, which power loss may leave ahead of the tokens.
     """
     await groups.hold_group(transaction, group.id)
     mine: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id, "user_id": connection.user_id, "now": now}

@@ -70,7 +70,7 @@ class AddressPolicy:
     """
 
     allow_loopback: bool = False
-    private_hosts: frozenset[str] = frozenset()  # lower case
+    private_hosts: frozenset[str] = frozenset()  # lowercase
     private_networks: tuple[Network, ...] = ()
     ca_file: str | None = None
 

@@ -30,7 +30,7 @@ class _Brief(_CrowdBody):
 
 
 def seed(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> dict[str, object]:
-    """The tokens of this many grants, each a family of its own."""
+    """The tokens of this many grants, each its own family."""
     wanted = _Seed.model_validate(body)
     if wanted.account not in PEOPLE or wanted.face not in sandbox.faces:
         raise ValueError("unknown face or account")

@@ -17,9 +17,9 @@ class RotationRule(StrEnum):
     """What happens to a refresh token when it is used."""
 
     NONE = "none"  # it stays
-    GRACE = "grace"  # it rotates; re-use within `grace_seconds` is answered
-    STRICT = "strict"  # it rotates; re-use is refused and nothing else happens
-    REUSE_REVOKES_FAMILY = "reuse_revokes_family"  # it rotates; re-use ends every token of its family
+    GRACE = "grace"  # it rotates; reuse within `grace_seconds` is answered
+    STRICT = "strict"  # it rotates; reuse is refused and nothing else happens
+    REUSE_REVOKES_FAMILY = "reuse_revokes_family"  # it rotates; reuse ends every token of its family
 
 
 class FaceRules(BaseModel):
@@ -38,7 +38,7 @@ class FaceRules(BaseModel):
         None  # live families with a refresh token per person and client; the oldest dies silently
     )
     code_lifetime: int = 60
-    # `scope` on refresh; sticky shrinks the grant for ever, refused takes only the very scopes that were granted
+    # `scope` on refresh; sticky shrinks the grant forever, refused takes only the very scopes that were granted
     narrowing: Literal["ignored", "real", "sticky", "refused"] = "ignored"
     refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
     revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint really ends

@@ -206,7 +206,7 @@ async def test_a_repeated_registration_is_answered_again_with_its_secret(room: A
     room.deployment.database.clock_offset += 90_000
     try:
         late = await room.call("POST", "/agents", json=body, headers=key, token=await room.token_with())
-        assert late.status_code == 201  # another client has keys of its own
+        assert late.status_code == 201  # another client has its own keys
     finally:
         room.deployment.database.clock_offset -= 90_000
 
@@ -478,7 +478,7 @@ async def test_our_own_failure_is_a_problem_document_too(room: AdminRoom) -> Non
 
 
 async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
-    """A permission of a removed agent is not shown any more."""
+    """A permission of a removed agent is not shown anymore."""
     user, connection, agent = await _account(room)
     client = await clients.get_client(room.deployment.database, agent)
     assert client is not None

@@ -56,7 +56,7 @@ async def vault(request: pytest.FixtureRequest, target: Target, pair: Pair) -> T
 
 @pytest.fixture(scope="module")
 async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Person]:
-    """Somebody at a vault without a sandbox."""
+    """Someone at a vault without a sandbox."""
     place = Place(tmp_path_factory.mktemp("plain"), free_port())
     place.configure()
     async with place.serve(), Person(place.url) as browser:
@@ -69,7 +69,7 @@ async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Per
 
 @pytest.fixture(scope="module")
 async def inside() -> AsyncGenerator[ScriptedServer]:
-    """A server of the operator's that nobody but the operator may reach."""
+    """A server of the operator's that no one but the operator may reach."""
     async with scripted_server(lambda _: Reply(200, b"inside")) as server:
         yield server
 

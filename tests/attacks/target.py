@@ -1,7 +1,7 @@
-"""The vault under attack: a process of its own, with sandbox providers and one provider that is scripted here.
+"""The vault under attack: a separate process, with sandbox providers and one provider that is scripted here.
 
 Nothing here looks into it. People are made by command, accounts are connected through its pages, tokens come from its
-endpoints, as for everybody.
+endpoints, as for everyone.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Target:
         return f"localhost:{self.place.port}"
 
     async def browser(self, name: str | None = None) -> Person:
-        """A browser without cookies, or one in which somebody just signed in."""
+        """A browser without cookies, or one in which someone just signed in."""
         person = await self.stack.enter_async_context(Person(self.url))
         if name is not None:
             page = await person.sign_in(name, PASSWORD)
@@ -288,7 +288,7 @@ class Target:
     async def connect(
         self, person: Person, provider: str, *, account: str = "alice", scopes: list[str] | None = None
     ) -> None:
-        """Connect an account through the pages; at the scripted provider, everybody is `account`."""
+        """Connect an account through the pages; at the scripted provider, everyone is `account`."""
         page = await person.open(f"/connections/connect?provider={provider}")
         answer = await person.submit(page, form="/connections/connect")
         location = answer.headers["location"]
@@ -395,7 +395,7 @@ def command_line(target: Target) -> Place:
 
 @asynccontextmanager
 async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
-    """One more process of the same vault, with the same public address, behind a port of its own; that port."""
+    """One more process of the same vault, with the same public address, behind its own port; that port."""
     place, port = target.place, free_port()
     assert isinstance(place, _SandboxPlace)
     config = folder / "replica.toml"

@@ -1,4 +1,4 @@
-"""DPoP (RFC 9449) and acting on behalf of somebody (RFC 8693) on Auth0's wire."""
+"""DPoP (RFC 9449) and acting on behalf of someone (RFC 8693) on Auth0's wire."""
 
 from __future__ import annotations
 

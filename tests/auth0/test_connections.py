@@ -41,7 +41,7 @@ class Habit:
 
     connection: str
     provider: str
-    life: int  # seconds of an access token; FOREVER: it stays until somebody ends it
+    life: int  # seconds of an access token; FOREVER: it stays until someone ends it
     refresh: Refresh
     source: str
     separator: str = " "

@@ -27,7 +27,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Exch
 
 
 async def worker(place: ExchangeRoom, **changes: object) -> tuple[Caller, User]:
-    """A worker that may use Slack, and somebody who lets it use theirs."""
+    """A worker that may use Slack, and someone who lets it use theirs."""
     rules = {"addresses": HERE, "connections": ["slack"], "scopes": ["chat:write", "channels:read"], **changes}
     caller = await place.caller(
         grant_types=("urn:ietf:params:oauth:grant-type:token-exchange",),

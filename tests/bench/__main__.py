@@ -117,7 +117,7 @@ def report(rows: Rows, ours: str) -> dict[str, Facts]:
 async def compare(
     folder: Path, upstream: int, processes: list[subprocess.Popen[str]], *, calls: int, is_proxy: bool
 ) -> dict[str, dict[str, float]]:
-    """Take the bare server and ours apart, in processes of their own: counting costs time."""
+    """Take the bare server and ours apart, in their own processes: counting costs time."""
     parts: dict[str, dict[str, float]] = {}
     bare_counts, our_counts, own = folder / "bare.json", folder / "ours.json", folder / "apart"
     own.mkdir()

@@ -232,7 +232,7 @@ async def _journal(where: Where, size: Size) -> int:
 
 
 def fill_all(data: str, url: str, connections: int, events: int, told: Any) -> None:
-    """In a process of its own, so that the measured one starts small."""
+    """In its own process, so that the measured one starts small."""
 
     async def go() -> None:
         where = Where(Path(data), url)
@@ -337,7 +337,7 @@ def commands(where: Where) -> None:
 
 
 def run_commands(where: Where, *asked: tuple[str, ...], **settings: str) -> None:
-    """Each in a process of its own, with its highest memory."""
+    """Each in its own process, with its highest memory."""
     header("Commands", "command", "seconds", "peak MiB", "lines")
     environment = {
         **os.environ, "TOKEN_VAULT_DATABASE__URL": where.url, "TOKEN_VAULT_DATA": str(where.data), **settings,

@@ -1,7 +1,7 @@
 """The signed activity at a million events: `python -m tests.bench.million_activity [--events 100000 1000000]`.
 
 Fills a SQLite database in a temporary folder for each size, then builds the tree, signs and sends a checkpoint,
-verifies, proves, and exports, each in a process of its own. What is linear grows as the events do.
+verifies, proves, and exports, each in its own process. What is linear grows as the events do.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def hash_of(number: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is. `alice` has the many events and 300 connections, `bob` is like everybody."""
+    """How much there is. `alice` has the many events and 300 connections, `bob` is like everyone."""
 
     connections: int
     events: int

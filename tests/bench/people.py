@@ -2,7 +2,7 @@
 
     python -m tests.bench.people [--rounds N] [--calls N]
 
-The calls are those of up to 500 people, each with an account and an agent's token of their own.
+The calls are those of up to 500 people, each with their own account and agent's token.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ async def python(contender: Contender, *, mode: str) -> AsyncGenerator[Way]:
 
 @asynccontextmanager
 async def typescript(contender: Contender) -> AsyncGenerator[Way]:
-    """`@modelcontextprotocol/sdk`'s client in a process of its own; needs `make node`."""
+    """`@modelcontextprotocol/sdk`'s client in its own process; needs `make node`."""
     process = await asyncio.create_subprocess_exec(
         node(),
         str(FOLDER / "mcp_bench.mjs"),

@@ -2,7 +2,7 @@
 
     python -m tests.bench.telemetry [--rounds N] [--calls N]
 
-While it is off, a call still enters its spans, and nobody listens: their number times the time of one, measured here.
+While it is off, a call still enters its spans, and no one listens: their number times the time of one, measured here.
 """
 
 from __future__ import annotations

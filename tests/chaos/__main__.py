@@ -1,8 +1,8 @@
-"""Runs the groups one after the other and prints one table. Names choose; `--list` says what each group does.
+"""Runs the groups one after the other and prints one table. Names select groups; `--list` describes each group.
 
-Exits with 0 when every figure was reached, else with 1. `--json` prints the same as JSON, `--small` takes the size of
-the suite, `--write FILE` keeps the table of what is done so far in a file. A group that breaks or outlasts its time is
-a figure that was missed; the others go on.
+Exits with 0 when every figure was reached, else with 1. `--json` prints the same as JSON, `--small` uses the suite's
+size, `--write FILE` keeps the table of finished groups in a file. A group that breaks or exceeds its time counts as a
+missed figure; the others continue.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from types import ModuleType
 import tests.chaos
 from tests.chaos.figures import Figure, Scale, machine, table
 
-LIMIT = 900.0  # seconds for one group, unless its module has a LIMIT of its own
+LIMIT = 900.0  # seconds for one group, unless its module has its own LIMIT
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one group came to. `load` is the machine's average of the last minute before and after it."""
+    """The result of one group. `load` is the machine's average of the last minute before and after it."""
 
     group: str
     seconds: float

@@ -1,6 +1,6 @@
-"""Random exchanges of many agents of several people: nobody reaches an account or a scope that isn't theirs.
+"""Random exchanges of many agents of several people: no one reaches an account or a scope that isn't theirs.
 
-Everything goes over HTTP. What the permissions allow is computed here; what arrived is what the simulator's books say.
+Everything goes over HTTP. The permissions' effect is computed here and compared with the simulator's books.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ CALLS = {
 
 @dataclass(frozen=True)
 class Holder:
-    """One agent of one person: who presents what."""
+    """One agent of one person, and what it presents."""
 
     user: str
     caller: Caller
@@ -77,7 +77,7 @@ class Holder:
 
 @dataclass
 class Crossings:
-    """What happened, and what must not."""
+    """What happened, and what must not happen."""
 
     tally: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Play:
         await self.shuffle()
 
     async def shuffle(self) -> None:
-        """New permissions for everybody."""
+        """New permissions for everyone."""
         for holder in self.holders:
             for connection, _ in self.connected[holder.user]:
                 names = sorted(GRANTED[connection.provider])

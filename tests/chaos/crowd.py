@@ -1,6 +1,6 @@
-"""A vault with many people, one account each, at the simulator: the base of scenarios about many connections.
+"""A vault with many people, each with one account at the simulator: the base of scenarios about many connections.
 
-Everybody has the same agent. The accounts are seeded, not connected by a browser; from then on everything is real.
+Everyone has the same agent. The accounts are seeded, not connected by a browser; from then on everything is real.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Crowd:
                 )
 
     async def worker(self) -> Worker:
-        """A process that exchanges for everybody."""
+        """A process that exchanges for everyone."""
         path = self.store.data.parent / "crowd.json"
         facts = {
             "data": str(self.store.data),
@@ -129,7 +129,7 @@ class Crowd:
 
 @asynccontextmanager
 async def open_crowd(store: Store, provider: Provider) -> AsyncGenerator[Crowd]:
-    """A vault at the store with an agent and nobody in it."""
+    """A vault at the store with an agent and no one in it."""
     async with AsyncExitStack() as stack:
         database = await store.open()
         stack.push_async_callback(database.close)

@@ -1,4 +1,4 @@
-"""A vault with accounts at a provider of every class at once; each class is a simulator in a process of its own.
+"""A vault with accounts at a provider of every class at once; each class is a simulator in its own process.
 
 The classes are operator's provider files, so that the processes under test run as they are.
 """
@@ -45,7 +45,7 @@ class HeldConnection:
 
 
 def write_files(folder: Path, classes: Sequence[Class]) -> None:
-    """Slack's provider file under other names, each with a class of its own."""
+    """Slack's provider file under other names, each with its own class."""
     slack = (SHELF / "slack.toml").read_text(encoding="utf-8")
     for one in classes:
         text = slack.replace('name = "slack"', f'name = "{NAMES[one.name]}"')
@@ -89,7 +89,7 @@ class Estate:
         }
 
     async def add_user(self, name: str, classes: Sequence[Class]) -> None:
-        """Somebody with an account at each of these providers, and an agent that may use them."""
+        """Someone with an account at each of these providers, and an agent that may use them."""
         now = self.database.now()
         async with self.database.transaction() as transaction:
             principal = await add_person(transaction, name, now=now)

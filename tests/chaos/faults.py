@@ -1,4 +1,4 @@
-"""The storage fails under load: refused with 503, back soon after, and nothing lost.
+"""The storage fails under load: calls are refused with 503, work again soon afterward, and nothing is lost.
 
 The token expires just before each fault, so that refreshes fall into it.
 """
@@ -154,7 +154,7 @@ def cut(seconds: float) -> Fault:
 
 
 def crowd_out(seconds: float) -> Fault:
-    """Somebody else takes every connection that the server gives, those that the workers had too.
+    """Someone else takes every connection that the server gives, those that the workers had too.
 
     It lasts from when the server has none left: taking them takes its time on a busy machine.
     """
@@ -191,7 +191,7 @@ def demote(seconds: float) -> Fault:
 
 @asynccontextmanager
 async def _aside(world: World) -> AsyncGenerator[Any]:
-    """A connection of nobody that the vault knows."""
+    """A connection of no one that the vault knows."""
     import asyncpg
 
     settings = {"application_name": "aside", "default_transaction_read_only": "off"}

@@ -1,4 +1,4 @@
-"""The result of a scenario: a promise, what was measured, and whether it holds."""
+"""The result of a scenario: a promise, the measured value, and whether it holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Scale(StrEnum):
-    """How much of it: SMALL fits the suite, FULL is `make chaos`."""
+    """The size of a scenario: SMALL fits the suite, FULL is `make chaos`."""
 
     SMALL = "small"
     FULL = "full"

@@ -1,4 +1,4 @@
-"""A provider hangs for forty of its people: others, there and at another provider, notice nothing.
+"""A provider hangs for forty of its people: others, there and at another provider, aren't affected.
 
 Spells in which it answers and in which it hangs alternate, so that both are measured in the same minute. The medians of
 the spells' p99 are compared: over a whole run, p99 shows slow commits of the disk.
@@ -36,7 +36,7 @@ SLOWER = 1.2  # at most this many times as slow
 HANGS = 1000.0  # milliseconds after which a call of the forty has hung
 NOISE = 2.0  # milliseconds that two measurements of the same thing may differ
 PAUSES = {"struck": 2.0, "same": 1.0, "other": 1.0}  # seconds between calls of one person, on average
-LULL = 3.0  # seconds after the hanging in which nobody is measured: those who waited all come at once
+LULL = 3.0  # seconds after the hanging in which no one is measured: those who waited all come at once
 
 
 @dataclass
@@ -66,7 +66,7 @@ def tool_call(port: int, token: str, tool: str, number: int) -> bytes:
 
 @dataclass
 class CrowdServer:
-    """A server and the tokens of everybody."""
+    """A server and the tokens of everyone."""
 
     port: int
     tokens: dict[str, str]
@@ -154,7 +154,7 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
 
 @dataclass
 class Load:
-    """Everybody's calls. What they come to counts for the spell that they began in."""
+    """Everyone's calls. What they come to counts for the spell that they began in."""
 
     served: CrowdServer
     spells: list[tuple[str, dict[str, Spell]]] = field(default_factory=list[tuple[str, dict[str, Spell]]])

@@ -1,4 +1,4 @@
-"""Many calls at the moment of expiry, from several processes: one refresh at the provider, and every call served."""
+"""Many calls at the moment of expiry, from several processes: one refresh at the provider, and every call is served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vault driven at random for longer than the suite allows; see `tests/vault/refresh/test_vault_machine.py`."""
+"""The vault, driven at random for longer than the suite allows; see `tests/vault/refresh/test_vault_machine.py`."""
 
 from __future__ import annotations
 

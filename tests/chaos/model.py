@@ -1,6 +1,6 @@
 """The model of refreshing at full size: every interleaving of kills, pauses, lost messages, and failing commits.
 
-One process per class of provider. Every rule is broken in turn, too, and the model has to notice.
+One process per class of provider. Every rule is also broken in turn, and the model must notice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def budgets(provider: Provider, scale: Scale) -> tuple[Budget, ...]:
 
 
 def explore_provider(provider: Provider, budget: Budget) -> Findings:
-    """In a process of its own."""
+    """In its own process."""
     return explore(provider, budget=budget)
 
 

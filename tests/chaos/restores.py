@@ -1,4 +1,4 @@
-"""An old backup is restored against a strict provider: by its books, no spent token is presented."""
+"""An old backup is restored with a strict provider: by the provider's books, no used token is presented."""
 
 from __future__ import annotations
 

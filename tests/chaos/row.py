@@ -1,4 +1,4 @@
-"""One row among many has damaged ciphertexts: its account is affected, and nothing else.
+"""One row among many has damaged ciphertexts: only its account is affected.
 
 Whatever walks over rows is run: calls, listings, upkeep, recovery, revocation, backup, and restore.
 """
@@ -94,7 +94,7 @@ async def upkeep(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
 
 
 async def revoke(crowd: Crowd, bad: Member, good: list[Member]) -> list[str]:
-    """Everybody disconnects, the bad row first; what went wrong for others."""
+    """Everyone disconnects, the bad row first; what went wrong for others."""
     troubles: list[str] = []
     async with open_vault(crowd) as deployment:
         for member in (bad, *good):
@@ -118,7 +118,7 @@ async def _shown_status(deployment: Deployment, member: Member) -> str:
 
 
 async def back_up_and_restore(crowd: Crowd) -> int:
-    """A backup over itself; how many connections it has afterwards."""
+    """A backup over itself; how many connections it has afterward."""
     source = key_source(KeySettings(), data=crowd.store.data)
     path = Path(crowd.store.data.parent / "row.backup")
     async with snapshot(crowd.store.url, data=crowd.store.data) as seen:
@@ -133,7 +133,7 @@ async def back_up_and_restore(crowd: Crowd) -> int:
 
 
 async def everybody(worker: Worker, count: int, *, rate: float = RATE) -> dict[str, Any]:
-    """One call of everybody, as fast as the machine carries it."""
+    """One call of everyone, as fast as the machine carries it."""
     return await worker.ask(load=count / rate, rate=rate, most=AT_ONCE)
 
 

@@ -65,7 +65,7 @@ class Wave:
 
 @dataclass
 class Tally:
-    """What came of all waves."""
+    """The result of all waves."""
 
     waves: int = 0
     failed: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])  # how, and seconds
@@ -149,7 +149,7 @@ class Slow:
         return {name for name, held in self.estate.held.items() if held.connection_id in ids}
 
     async def wait_for_providers(self, this: Wave) -> None:
-        """Wait until the providers have gone through with every slow request, also with those nobody waits for."""
+        """Wait until the providers have gone through with every slow request, also with those no one waits for."""
         until = time.monotonic() + ANSWERS[-1][1] + 5
         while time.monotonic() < until:
             books = await self.estate.refreshes()

@@ -1,4 +1,4 @@
-"""Many connections in use, with short-lived tokens: how many tokens are past their end although wanted.
+"""Many connections in use, with short-lived tokens: how many tokens are expired although they are in use.
 
 Every connection is called once in most of a token's life, because the product refreshes only what is in use. The debt
 is read in the database every second. `--connections`, `--minutes`, and `--life` set the load.

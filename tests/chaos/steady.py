@@ -1,4 +1,4 @@
-"""A healthy provider whose tokens live 60 s, and calls at a steady rate: nobody waits for a refresh.
+"""A healthy provider with tokens that live 60 s, and calls at a steady rate: no one waits for a refresh.
 
 The vault counts the exchanges that had to wait.
 """
@@ -22,7 +22,7 @@ async def steady(
         members = await crowd.add("slack", connections)
         await crowd.spread(members, life=life)
         worker = await crowd.worker()
-        await worker.ask(load=connections / rate, rate=rate)  # everybody has called once
+        await worker.ask(load=connections / rate, rate=rate)  # everyone has called once
         before = await worker.ask(facts=True)
         sent_before = sum((await provider.control("tally"))["refreshes"].values())
         answer = await worker.ask(load=life * lives, rate=rate, random=True)
@@ -45,7 +45,7 @@ async def steady(
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases at once, each with a provider of its own: neither is busy."""
+    """Both databases at once, each with its own provider: neither is busy."""
     life, lives, connections = (60, 3.0, 40) if scale is Scale.FULL else (10, 0.6, 10)
 
     async def one(place: Server | None) -> Figure:

@@ -1,4 +1,4 @@
-"""The parts of a scenario: a database, a strict provider in a process of its own, one connected account, workers.
+"""The parts of a scenario: a database, a strict provider in its own process, one connected account, workers.
 
 Everything listens on 127.0.0.1 or a socket in a temporary folder, and ends with its block.
 """
@@ -136,7 +136,7 @@ class World:
         return found
 
     async def spent_twice(self) -> int:
-        """How often a refresh token came that had come before, from the books."""
+        """How often a refresh token was presented again, from the books."""
         refreshes = await self.provider.refreshes()
         presented = [(one["family"], one["token_generation"]) for one in refreshes if one["family"] is not None]
         return len(presented) - len(set(presented))
@@ -149,7 +149,7 @@ def environment() -> dict[str, str]:
 
 @asynccontextmanager
 async def strict_provider(**rotation: object) -> AsyncGenerator[Provider]:
-    """The simulator as a process; by default re-use of a refresh token kills the family."""
+    """The simulator as a process; by default reuse of a refresh token kills the family."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "providers.simulator", "--port", "0", "--json",
         stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
@@ -190,7 +190,7 @@ async def _seed(
 
 
 async def add_person(transaction: Transaction, name: str, *, now: int) -> dict[str, str]:
-    """Somebody with an agent that may call tools: its principal."""
+    """Someone with an agent that may call tools: its principal."""
     user = await users.create_user(transaction, name, now=now)
     callback = "http://127.0.0.1/callback"
     client = Client(f"{name}-agent", ClientKind.MANUAL, "Chaos agent", "none", (callback,), now)
@@ -210,7 +210,7 @@ async def add_person(transaction: Transaction, name: str, *, now: int) -> dict[s
 def answer_of(
     tokens: Mapping[str, Any], *, scopes: frozenset[str] = SCOPES, account: Account | None = None
 ) -> TokenAnswer:
-    """What a consent at the simulator brought."""
+    """The answer to a consent at the simulator."""
     return TokenAnswer(
         tokens["access_token"],
         tokens["refresh_token"],
@@ -249,7 +249,7 @@ async def give_account(
 
 @dataclass
 class Server:
-    """A PostgreSQL server of our own that commits durably; `process` is its postmaster."""
+    """Our own PostgreSQL server that commits durably; `process` is its postmaster."""
 
     handle: Any
     folder: Path

@@ -22,7 +22,7 @@ from tests.support.processes import Place, free_port
 
 @pytest.fixture
 def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A vault after its first run, with the settings of a port of its own."""
+    """A vault after its first run, with the settings of its own port."""
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     data = tmp_path / "data"
     shutil.copytree(prepared_data, data)

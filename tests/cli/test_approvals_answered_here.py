@@ -1,4 +1,4 @@
-"""`approvals list|approve|refuse`: the owner of the data directory answers, at a terminal, and for nobody else."""
+"""`approvals list|approve|refuse`: the owner of the data directory answers, at a terminal, and for no one else."""
 
 from __future__ import annotations
 

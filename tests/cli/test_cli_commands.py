@@ -162,7 +162,7 @@ async def test_a_sandbox_gives_links_to_the_stand_ins_that_only_its_process_know
 
 @pytest.mark.parametrize("option", [(), ("--admin",)])
 async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, option: tuple[str, ...]) -> None:
-    """The only user may be somebody whom a provider let in: the operator must not connect accounts as them."""
+    """The only user may be someone whom a provider let in: the operator must not connect accounts as them."""
     place.configure({"providers": {"slack": {"client_id": "1.2"}}})
     made = await run(place, "users", "add", "somebody", "--password-stdin", *option, feed="a long enough password\n")
     assert made.exit_code == 0, made.stderr
@@ -211,7 +211,7 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
 
 
 async def connect(place: Place, provider: str) -> None:
-    """Somebody with one account there, as the settings have the provider."""
+    """Someone with one account there, as the settings have the provider."""
     async with open_deployment(load_settings(data=place.data), data=place.data) as opened, opened.transaction() as work:
         user = await users.create_user(work, "alice", now=opened.now())
         await open_account(

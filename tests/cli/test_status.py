@@ -87,7 +87,7 @@ async def test_on_a_terminal_it_stays_until_it_is_interrupted(place: Place) -> N
         assert process.returncode is None
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(20):
-            with suppress(OSError):  # its last lines: a program that nobody reads can't write them, and stays
+            with suppress(OSError):  # its last lines: a program that no one reads can't write them, and stays
                 while True:
                     seen += await asyncio.to_thread(os.read, ours, 65536)
             assert await process.wait() == 0

@@ -1,4 +1,4 @@
-"""What admins do with services at which people enter credentials: turn them on, and enter one for somebody."""
+"""What admins do with services at which people enter credentials: turn them on, and enter one for someone."""
 
 from __future__ import annotations
 

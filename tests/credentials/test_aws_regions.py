@@ -226,7 +226,7 @@ async def test_a_tool_takes_a_region_of_the_account(room: AwsRoom) -> None:
     token = json.dumps({**values, "region": "eu-west-1,us-east-2"})
 
     async def silent(done: int, total: int | None, message: str) -> None:
-        """Progress that nobody watches."""
+        """Progress that no one watches."""
 
     async def call(**arguments: str) -> None:
         api = UpstreamAPI(provider, room.keys.deployment.http, token=token, scopes=spec.scopes, now=1)

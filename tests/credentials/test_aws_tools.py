@@ -68,7 +68,7 @@ async def call(place: tuple[ScriptedServer, Provider, Outbound], name: str, **ar
     api = UpstreamAPI(provider, outbound, token=token, scopes=spec.scopes, now=1)
 
     async def silent(done: int, total: int | None, message: str) -> None:
-        """Progress that nobody watches."""
+        """Progress that no one watches."""
 
     return (await spec.call(api, spec.input.model_validate(arguments), silent)).model_dump()
 

@@ -1,4 +1,4 @@
-"""A client certificate that a person enters: shown to its service when TLS begins, and to nobody else."""
+"""A client certificate that a person enters: shown to its service when TLS begins, and to no one else."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def integer(value: int) -> bytes:
 
 
 def costly_pem(iterations: int) -> str:
-    """An encrypted key (RFC 5958 §3) with PBKDF2 (RFC 8018 §A.2) that nobody has the passphrase of."""
+    """An encrypted key (RFC 5958 §3) with PBKDF2 (RFC 8018 §A.2) that no one has the passphrase of."""
     pbkdf2 = der(48, bytes.fromhex("06092a864886f70d01050c"), der(48, der(4, b"saltsalt"), integer(iterations)))
     aes = der(48, bytes.fromhex("060960864801650304012a"), der(4, bytes(16)))
     scheme = der(48, bytes.fromhex("06092a864886f70d01050d"), der(48, pbkdf2, aes))

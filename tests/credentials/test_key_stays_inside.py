@@ -141,7 +141,7 @@ async def test_a_tool_fetches_no_answer_that_contains_a_new_key(room: KeyRoom) -
 
 
 async def _silent(done: int, total: int | None, message: str) -> None:
-    """Progress that nobody watches."""
+    """Progress that no one watches."""
 
 
 async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:

@@ -44,7 +44,7 @@ class Place:
     secrets: dict[str, dict[str, str]]
 
     async def person(self) -> tuple[User, Person, str]:
-        """Somebody, and the reference to their key, which is there."""
+        """Someone, and the reference to their key, which is there."""
         user = await self.room.user()
         path = PATH.format(user=user.name)
         self.secrets[path] = {"key": self.room.simulator.sandbox.keys.make(user.name)}
@@ -55,7 +55,7 @@ class Place:
         return self.secrets[PATH.format(user=user.name)]["key"]
 
     async def connect_account(self, provider: str = "mailroom", **more: str) -> tuple[User, Connection]:
-        """Somebody's account, connected by a reference."""
+        """Someone's account, connected by a reference."""
         user, person, reference = await self.person()
         return user, await self.room.connect_account(user, person, provider, key=reference, **more)
 
@@ -251,7 +251,7 @@ async def test_disconnecting_leaves_the_secret_at_its_source(place: Place) -> No
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.reason, receipt.is_final) == ("unsupported", "kept_elsewhere", True)
-    assert len(place.bao.arrivals) == before  # nobody reads it to find out
+    assert len(place.bao.arrivals) == before  # no one reads it to find out
 
 
 async def test_disconnecting_a_key_that_the_vault_holds_says_that_it_works(place: Place) -> None:

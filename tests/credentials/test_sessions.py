@@ -311,7 +311,7 @@ async def test_disconnecting_signs_out_and_proves_it(room: KeyRoom) -> None:
     await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
     await room.until_asked(connection.id)
     assert [one for one, (account, _) in keys.sessions.items() if account == user.name] == [other]
-    assert calls_of(room, user).count("sign_in") == 1  # nobody signs in to find out
+    assert calls_of(room, user).count("sign_in") == 1  # no one signs in to find out
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.is_final) == ("verified_dead", True)

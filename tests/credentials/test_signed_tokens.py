@@ -180,7 +180,7 @@ async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(r
     token = await exchange_token(room, admin, connection, frozenset({"write"}))
     assert (keys.tokens[token.value], keys.scopes[token.value]) == ("carol", {"write"})
     with pytest.raises(VaultError):
-        await exchange_token(room, admin, connection, READ)  # nothing else goes out, such as a token of its own
+        await exchange_token(room, admin, connection, READ)  # nothing else goes out, such as its own token
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
 

@@ -34,7 +34,7 @@ async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGener
 
 @pytest.fixture
 def company(shared_company: CompanyRoom) -> CompanyRoom:
-    shared_company.pass_time(120)  # beyond pauses, and a window of its own for starts per address
+    shared_company.pass_time(120)  # beyond pauses, and its own window for starts per address
     shared_company.allow("linear")
     directory = shared_company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
@@ -116,7 +116,7 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
     user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.pass_time(2 * 86400)
-    for _ in range(2):  # the vault asks twice at once, each time with an assertion of its own
+    for _ in range(2):  # the vault asks twice at once, each time with its own assertion
         company.simulator.fault(PROVIDER_TOKEN, "drop_after")
     with pytest.raises(TemporarilyUnavailable, match="The account stays connected"):
         await company.exchange(agent, "linear")

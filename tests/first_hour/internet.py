@@ -1,4 +1,4 @@
-"""An internet of one machine: in a network of its own, slack.com and googleapis.com are the simulator over https.
+"""An internet of one machine: in its own network, slack.com and googleapis.com are the simulator over https.
 
 Names and addresses exist in this process' network and mounts only (`tests.support.private`). The addresses are public
 ones, so the vault's guards stay in force. Programs learn of the run's certificate authority by SSL_CERT_FILE.
@@ -53,7 +53,7 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _UP = 0x8914, 0x8916, 0x41
 
 
 def settle(folder: Path) -> None:
-    """Bring the network up and put the names in place. Only ever inside namespaces of our own."""
+    """Bring the network up and put the names in place. Only ever inside our own namespaces."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP))
         address = socket.inet_aton("11.0.0.0")  # with its class A mask: all of 11.0.0.0/8 is this machine

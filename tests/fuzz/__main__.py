@@ -1,4 +1,4 @@
-"""`make fuzz`: each target under atheris for some seconds, each in a process of its own.
+"""`make fuzz`: each target under atheris for some seconds, each in its own process.
 
     python -m tests.fuzz [--seconds 60] [TARGET ...]
 

@@ -1,4 +1,5 @@
-"""Failovers of PostgreSQL under tool calls and refreshes: nothing spent twice, nothing lost, brief refusals."""
+"""Failovers of PostgreSQL under tool calls and refreshes: no token is used twice, nothing is lost, and refusals are
+brief."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tests.ha.pieces import DATABASES, Cluster, cluster
 from tests.ha.probes import Probe, Vault, outcomes, probe, reasons, refused_for, vault_at
 
 LIMIT = 1500.0  # seconds for all of them
-SPARE = 5.0  # seconds for which calls may be refused beyond the fail-over's own
+SPARE = 5.0  # seconds for which calls may be refused beyond the failover's own
 BEFORE, AFTER = 5.0, 15.0  # seconds of calls around a fault
 PROVIDER = 0.3  # seconds that the provider takes for a refresh
 LIFE = 5  # seconds of an access token

@@ -1,6 +1,6 @@
 """etcd, two PostgreSQL servers under Patroni, HAProxy and PgBouncer: started, looked at and broken.
 
-Their configuration is that of deploy/postgresql/, with addresses, folders and passwords of its own. Everything
+Their configuration is that of deploy/postgresql/, with its own addresses, folders and passwords. Everything
 listens on 127.0.0.1, keeps its data in one temporary folder, and ends with the block; as root the programs run as
 `postgres`.
 """

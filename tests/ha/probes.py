@@ -43,7 +43,7 @@ REFUSED = (
 
 @dataclass
 class Probe:
-    """Writes straight to each server, so that a fail-over's own time is known without any vault."""
+    """Writes straight to each server, so that a failover's own time is known without any vault."""
 
     cluster: Cluster
     written_at: list[float] = field(default_factory=list[float])
@@ -64,7 +64,7 @@ class Probe:
             await asyncio.sleep(EVERY)
 
     def longest_gap(self, since: float) -> float:
-        """Seconds for which nobody took a write, at most."""
+        """Seconds for which no one took a write, at most."""
         times = [*sorted(at for at in self.written_at if at >= since - 1), time.monotonic()]
         return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)
 
@@ -165,7 +165,7 @@ def outcomes(calls: list[Call]) -> Counter[str]:
 
 @asynccontextmanager
 async def vault_at(cluster: Cluster, database: str, provider: Provider) -> AsyncGenerator[Vault]:
-    """Two replicas with data directories of their own, as on two machines, and their accounts."""
+    """Two replicas, each with its own data directory, as on two machines, and their accounts."""
     async with AsyncExitStack() as stack:
         folder = Path(cluster.folder / f"vault-{database}")
         folder.mkdir(mode=0o700)

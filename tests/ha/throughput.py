@@ -75,7 +75,7 @@ async def prepare(store: Store, tokens: Path) -> str:
 
 @asynccontextmanager
 async def place(server: Server, *, replicas: int) -> AsyncGenerator[Place]:
-    """The replicas, ready to serve, each with a data directory of its own."""
+    """The replicas, ready to serve, each with its own data directory."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(fresh_store(server))
         tokens = store.data.parent / "tokens"

@@ -221,7 +221,7 @@ def test_the_guide_names_the_facts_that_an_answer_carries() -> None:
 
 def test_every_refusal_of_the_vault_is_described() -> None:
     modules()
-    raised = {kind.code for kind in subclasses(VaultError)} - {VaultError.code}  # a base, which nobody raises
+    raised = {kind.code for kind in subclasses(VaultError)} - {VaultError.code}  # a base, which no one raises
     assert written_codes("Refusals of the vault") == raised
 
 

@@ -115,7 +115,7 @@ async def node_backend(name: str, folder: Path, **variables: str) -> AsyncGenera
 
 @asynccontextmanager
 async def page_server(script: str, exchanging: ExchangeRoom) -> AsyncGenerator[tuple[str, Caller]]:
-    """A page with the script and two buttons at an origin of its own, and the public client that it is."""
+    """A page with the script and two buttons at its own origin, and the public client that it is."""
     listening = free_socket()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     caller = await exchanging.caller(public=True, redirect_uris=(url,))

@@ -1,7 +1,7 @@
 """How deep a request goes through our own code on its way to a provider: each layer must decide or translate.
 
 The stacks are taken at the moment at which the HTTP library is handed the request to the provider. A refresh belongs to
-no caller and runs as a task of its own, so it has a stack of its own, beside that of the caller who waits for it.
+no caller and runs as its own task, so it has its own stack, beside that of the caller who waits for it.
 """
 
 from __future__ import annotations

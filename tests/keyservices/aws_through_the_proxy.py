@@ -264,4 +264,4 @@ async def test_instances_come_in_pages(room: tuple[KeyRoom, str, str]) -> None:
 
 
 async def silent(done: int, total: int | None, message: str) -> None:
-    """Progress that nobody watches."""
+    """Progress that no one watches."""

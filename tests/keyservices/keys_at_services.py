@@ -203,7 +203,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 async def refuses(source: KeySource, stored: StoredKey) -> None:
     try:
         assert await source.open(stored) is None
-    except KeyUnavailable as refused:  # where a service says the same as of a failure of its own
+    except KeyUnavailable as refused:  # where a service says the same as of its own failure
         assert "check keys." in refused.description
 
 

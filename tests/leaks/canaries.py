@@ -1,6 +1,6 @@
 """The secrets of a run, and where they stand in a text or file: as they are, in base64, in hex, URL-encoded.
 
-A long secret is known by its first and last 20 characters, so that a shortened one is found, too. The look-up takes one
+A long secret is known by its first and last 20 characters, so that a shortened one is found, too. The lookup takes one
 step per character, whatever the number of secrets.
 """
 
@@ -86,7 +86,7 @@ class Canaries:
                 self._short.setdefault(written, (form, canary))
 
     def add_signed(self, kind: str, token: str) -> None:
-        """Know a signed token by its signature: anybody may know header and claims."""
+        """Know a signed token by its signature: anyone may know header and claims."""
         self.add(kind, token.rpartition(".")[2])
 
     def find(self, content: str | bytes, place: str) -> list[Sighting]:

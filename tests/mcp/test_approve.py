@@ -278,7 +278,7 @@ async def test_a_handshake_session_that_opens_links_is_asked_by_its_revisions_er
         assert url.startswith(f"{place.url}/approvals/")
         assert url in answer["error"]["message"]
         told = (await http.post("/mcp", json=message | {"id": 4}, headers=legacy_headers(session))).json()
-        assert url in told["result"]["content"][0]["text"]  # nobody opened it: the same question, in words
+        assert url in told["result"]["content"][0]["text"]  # no one opened it: the same question, in words
         browser = await browse("handshake-person")
         page = await browser.open(url)
         assert "CANARY-hello" in page.text

@@ -167,7 +167,7 @@ async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> 
 async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_code_in_words(place: Room) -> None:
     agent = await place.agent()
     first = await call(place, agent)
-    async with asyncio.timeout(connections_tool.WAIT):  # nobody is at the link, so nobody is waited for
+    async with asyncio.timeout(connections_tool.WAIT):  # no one is at the link, so no one is waited for
         answer = await call(place, agent, state=state_of(first), action="cancel")
     told = answer["result"]
     assert told["isError"]

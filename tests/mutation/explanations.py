@@ -14,7 +14,7 @@ LIST = Path(__file__).with_name("explanations.toml")
 class ExplainedMutant:
     """A mutant by what its lines say before and after; the line numbers may move.
 
-    `equivalent`: nobody can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
+    `equivalent`: no one can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
     depends on it; it counts as a survivor.
     """
 

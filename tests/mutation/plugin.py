@@ -41,7 +41,7 @@ TIMES = 10  # as often as long as it took unchanged; one that takes longer is tr
 LONGER = 3  # as long later it hangs
 QUICK = 8  # tests on either side, where the cheapest are enough
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
-MOST_AT_IMPORT = 60  # tests for a mutant that needs a process of its own, and
+MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process, and
 ALONE = 120  # seconds until such a process has imported everything
 OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: it only imports, so it reaches no line
 
@@ -334,7 +334,7 @@ class MutantTrials:
         return answer
 
     def _alone(self, mutant: PlannedMutant, tests: Sequence[str], *, longer: int = 1) -> object:
-        """The same in a process of its own, which imports the mutant."""
+        """The same in its own process, which imports the mutant."""
         described = self._work / "mutant.json"
         described.write_text(json.dumps({"path": str(self._tree / mutant.file), "text": mutant.new}), encoding="utf-8")
         report = self._work / "alone.txt"
@@ -378,7 +378,7 @@ class MutantTrials:
 
 
 class FailureReport:
-    """In a process of its own: write down which test failed."""
+    """In its own process: write down which test failed."""
 
     @staticmethod
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:

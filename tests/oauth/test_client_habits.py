@@ -86,7 +86,7 @@ HOUR, DAY = 3600, 86400
 
 
 async def registered_anew(world: World, name: str, *, port: int, then: str = "") -> dict[str, object]:
-    """A registration of its own at that port, signed in; `then` it may refresh, or be removed."""
+    """A separate registration at that port, signed in; `then` it may refresh, or be removed."""
     redirect_uri = f"http://127.0.0.1:{port}/callback"
     client = await world.register(client_name=name, redirect_uris=[redirect_uri])
     client_id = str(client["client_id"])
@@ -102,7 +102,7 @@ async def registered_anew(world: World, name: str, *, port: int, then: str = "")
 @pytest.mark.parametrize(
     ("first", "after", "second", "lifetime"),
     [
-        ({}, HOUR + 1, {}, DAY),  # it let its access end and registered anew: it would each hour
+        ({}, HOUR + 1, {}, DAY),  # it let its access end and registered again: it would each hour
         ({"then": "removed"}, HOUR + 1, {}, DAY),
         ({"then": "refreshes"}, HOUR + 1, {}, HOUR),
         ({}, HOUR - 60, {}, HOUR),  # a new start, not an end

@@ -1,4 +1,4 @@
-"""Agents that act for nobody: client credentials for the operator's own APIs (MCP OAuth Client Credentials)."""
+"""Agents that act for no one: client credentials for the operator's own APIs (MCP OAuth Client Credentials)."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def test_a_token_names_four_actors_at_most() -> None:
 async def test_a_chain_of_another_issuer_is_taken_whole_or_not_at_all(
     company: Company, act: object, is_good: bool
 ) -> None:
-    """As one of ours: at most four may act, and nobody of a longer chain is silently forgotten."""
+    """As one of ours: at most four may act, and no one of a longer chain is silently forgotten."""
     answer = await company.ask(company.token(act=act))
     if not is_good:
         assert refusal_code(answer) == "invalid_request"

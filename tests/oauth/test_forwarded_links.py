@@ -1,4 +1,4 @@
-"""Links with a ticket that somebody forwards: whose click does what.
+"""Links with a ticket that someone forwards: whose click does what.
 
 Links of devices are in test_rfc8628, connect links and callbacks in test_connect_flow, sign-in states in
 test_signin_openid, approvals in test_approve; all carry S-060 or S-061.
@@ -26,7 +26,7 @@ def without_tickets(page: str) -> str:
 async def test_the_answer_to_a_forwarded_request_leaves_through_the_browser_that_gives_it(
     world: World, stranger: Person, way: str
 ) -> None:
-    """The same page as `/authorize` itself shows, which anybody can link to, and nothing for whoever sent the link."""
+    """The same page as `/authorize` itself shows, which anyone can link to, and nothing for whoever sent the link."""
     client_id, (verifier, challenge) = await world.public_client(), pkce()
     request = world.authorize_url(client_id, challenge, state="chosen-by-stranger")
     if way == "pushed":

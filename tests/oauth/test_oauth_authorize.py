@@ -299,7 +299,7 @@ async def test_who_signs_in_for_a_request_is_not_asked_again_what_was_agreed(wor
 
 
 async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path: Path) -> None:
-    """Each one is kept; somebody without an account must not fill the store, nor shut out people with one."""
+    """Each one is kept; someone without an account must not fill the store, nor shut out people with one."""
     few = {"waiting_requests_per_address": 3}
     async with vault_with(tmp_path / "data", sign_in=few) as (vault, http), vault.person() as alice:
         world = World(vault, alice, http)
@@ -343,7 +343,7 @@ async def test_a_revoked_grant_is_no_consent(world: World) -> None:
 async def test_a_client_that_any_local_program_can_claim_to_be_is_asked_about_each_time(
     world: World, kind: ClientKind, redirect_uri: str, asked: str, method: str, is_asked: bool
 ) -> None:
-    """RFC 8252 §8.6: whoever knows the id of a public client could fetch a code silently, at a port of its own.
+    """RFC 8252 §8.6: whoever knows the id of a public client could fetch a code silently, at its own port.
 
     An id that was made for one installation is known to that one.
     """

@@ -64,7 +64,7 @@ async def test_userinfo_tells_who_the_person_is(world: World, method: str) -> No
 
 @asynccontextmanager
 async def signed_in(world: World) -> AsyncGenerator[Person]:
-    """A browser of its own in which alice signs in now."""
+    """A separate browser in which alice signs in now."""
     async with world.vault.person() as person:
         assert (await person.sign_in("alice", PASSWORD)).status_code == 200
         yield person

@@ -1,4 +1,4 @@
-"""Refresh tokens of our own: rotation, grace, re-use, bounds (OAuth 2.1 §4.3, RFC 9700 §4.14)."""
+"""Our own refresh tokens: rotation, grace, reuse, bounds (OAuth 2.1 §4.3, RFC 9700 §4.14)."""
 
 from __future__ import annotations
 

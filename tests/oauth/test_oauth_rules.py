@@ -198,7 +198,7 @@ def test_json_that_could_be_read_in_two_ways_is_refused(raw: bytes) -> None:
 @pytest.mark.parametrize("tail", [b"", b'"', b"\\", b'\\"', b"x"], ids=repr)
 @pytest.mark.parametrize("unit", [b'"\\', b'\\"', b'"', b'"\\\\', b'["', b'{"":'], ids=repr)
 def test_json_of_many_quotes_is_refused_in_linear_time(unit: bytes, tail: bytes) -> None:
-    """Quadratic time took 15 s for the 64 KiB that anybody may send to /register."""
+    """Quadratic time took 15 s for the 64 KiB that anyone may send to /register."""
     raw = b"[" * 31 + unit * (100_000 // len(unit)) + tail
     started = time.perf_counter()
     with pytest.raises((ValueError, RecursionError)):

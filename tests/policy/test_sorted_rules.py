@@ -129,7 +129,7 @@ def test_a_rule_sees_every_argument_that_is_no_plain_text(
 def test_the_ways_through_the_texts_of_rules_are_bounded(
     place: CasePlace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """What an agent can choose to send must not make the vault compile rules anew, call by call."""
+    """What an agent can choose to send must not make the vault compile rules again, call by call."""
     here = Rules(tmp_path_factory.mktemp("rules"), place)
     scope = 'principal, action == Action::"gmail_send", resource'
     rules = here.load(

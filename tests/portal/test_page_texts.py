@@ -1,4 +1,4 @@
-"""The catalogue of the pages' texts: every name that a page asks for is there, and no page says words of its own."""
+"""The catalog of the pages' texts: every name that a page asks for is there, and no page says its own words."""
 
 import ast
 import re
@@ -84,7 +84,7 @@ _CHOSEN = (
 
 
 def _words_of(template: str) -> list[str]:
-    """What a template says by itself, outside tags, expressions and the catalogue."""
+    """What a template says by itself, outside tags, expressions and the catalog."""
     data = "".join(value if kind == "data" else "\0" for _, kind, value in Environment(autoescape=True).lex(template))
     shown = [part for name in _SHOWN_ATTRIBUTES for part in re.findall(rf'\b{name}="([^"]*)"', data)]
     shown.append(re.sub(r"<[^>]*>", "\n", data))

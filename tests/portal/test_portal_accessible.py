@@ -1,4 +1,4 @@
-"""The pages as axe-core sees them: names, labels, headings, landmarks, contrast; in both colour schemes, on a phone."""
+"""The pages as axe-core sees them: names, labels, headings, landmarks, contrast; in both color schemes, on a phone."""
 
 from __future__ import annotations
 

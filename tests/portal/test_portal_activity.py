@@ -22,7 +22,7 @@ from vault.sign_in import sessions
 
 
 async def connect_person(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:
-    """Somebody with an agent that may use a Slack account."""
+    """Someone with an agent that may use a Slack account."""
     user, client = await room.user(), await room.agent(name=name)
     person = await room.signed_in(user)
     await room.connect(person, user, client)
@@ -84,7 +84,7 @@ async def test_a_refusal_says_why_and_where_it_is_fixed(room: Room, code: str, r
 
 
 def test_every_code_that_is_recorded_has_words(room: Room) -> None:
-    """What the vault, the tools and the proxy refuse with is in the catalogue, or is a form of call."""
+    """What the vault, the tools and the proxy refuse with is in the catalog, or is a form of call."""
     from server.errors import TABLE
 
     known = page_texts.section("why")

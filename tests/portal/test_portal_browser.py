@@ -38,7 +38,7 @@ async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 class Agent:
-    """A client's loopback listener, which sends the browser on to another origin afterwards, as some clients do."""
+    """A client's loopback listener, which sends the browser on to another origin afterward, as some clients do."""
 
     def __init__(self, url: str, *, then: str | None) -> None:
         self.url = url
@@ -322,7 +322,7 @@ async def test_what_a_code_looks_like_can_be_read_in_its_field(room: Room, page:
     await page.goto(f"{room.url}/device")
     await _sign_in(page, user.name)
     await expect(page.get_by_label("Code")).to_be_focused()
-    await page.evaluate(  # the same colour as text, which can be measured
+    await page.evaluate(  # the same color as text, which can be measured
         "() => { const seen = document.createElement('p'); seen.textContent = 'ABCD';"
         " seen.style.color = getComputedStyle(document.querySelector('.code'), '::placeholder').color;"
         " document.querySelector('main form').append(seen); }"

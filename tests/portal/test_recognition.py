@@ -1,4 +1,4 @@
-"""Software that registers anew: recognized on the consent page, and given what it had by one click, never silently."""
+"""Software that registers again: recognized on the consent page, and given what it had by one click, never silently."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ async def test_a_consent_gives_an_account_until_a_day_that_is_to_come(room: Room
 
 
 async def test_a_form_counts_only_whole() -> None:
-    """The person left while it was sent, so that nobody sees this answer."""
+    """The person left while it was sent, so that no one sees this answer."""
     head = [(b"content-type", b"application/x-www-form-urlencoded")]
 
     def make_request(last: Message) -> Request:

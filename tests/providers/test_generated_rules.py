@@ -206,7 +206,7 @@ def test_rules_that_cannot_be_taken_are_said(tmp_path: Path, names: str, content
 
 
 def test_the_parameters_of_github_are_those_of_its_document_but_for_two_that_reach_more() -> None:
-    """What its own document does not name, nobody can vouch for; what it names and the file does not is refused."""
+    """What its own document does not name, no one can vouch for; what it names and the file does not is refused."""
     lines = github.PARAMETERS.read_text(encoding="utf-8").splitlines()[1:]
     official = {tuple(line.partition(" ?")[0].split()): line.partition(" ?")[2].split(" :") for line in lines}
     left_out: set[tuple[str, str]] = set()

@@ -128,7 +128,7 @@ async def test_a_name_with_any_forbidden_address_is_not_connected_to(
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked(canary: ScriptedServer) -> None:
-    """A rebinding name server gives a good address first and another later; nobody asks it a second time."""
+    """A rebinding name server gives a good address first and another later; no one asks it a second time."""
     given = iter([["127.0.0.1"], ["127.0.0.2"]])
 
     async def lookup(host: str, port: int) -> Sequence[str]:

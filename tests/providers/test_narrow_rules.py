@@ -132,7 +132,7 @@ async def test_the_text_of_a_linkedin_post_means_nothing_but_itself(text: str, s
         api = UpstreamAPI(provider, outbound, token="t", scopes=spec.scopes, now=1)
 
         async def silent(done: int, total: int | None, message: str) -> None:
-            """Progress that nobody watches."""
+            """Progress that no one watches."""
 
         await spec.call(api, spec.input.model_validate({"person": "Ab-1_x", "text": text}), silent)
         assert server.arrivals[-1].json["commentary"] == sent

@@ -41,7 +41,7 @@ def get_provider(name: str) -> Provider:
 
 @dataclass
 class Place:
-    """A provider at a scripted server: what it answers to the account's look-up, a refresh, introspection."""
+    """A provider at a scripted server: what it answers to the account's lookup, a refresh, introspection."""
 
     server: ScriptedServer
     outbound: Outbound

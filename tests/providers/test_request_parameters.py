@@ -508,7 +508,7 @@ async def test_a_workflow_needs_the_permission_that_the_host_wants_for_it(place:
             answer = await writer.call(method, path, api="rest", json={"message": "x"})
             assert answer.status_code in {400, 403}, path
             assert "token-vault-refusal" in answer.headers
-    for path in ("/repos/o/r/pulls/1/merge", "/repos/o/r/releases"):  # commits may hold workflows; nobody sees which
+    for path in ("/repos/o/r/pulls/1/merge", "/repos/o/r/releases"):  # commits may hold workflows; no one sees which
         method = "PUT" if path.endswith("merge") else "POST"
         assert (await writer.call(method, path, api="rest", json={})).headers[
             "token-vault-refusal"

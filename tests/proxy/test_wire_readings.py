@@ -116,7 +116,7 @@ def judge(pieces: list[bytes], seen: list[strict_http.ParsedRequest], said: byte
         assert len(found) == len(expected), (data, found, expected, said)
 
 
-# Bad whitespace, which a recipient must read over (RFC 9112 §7.1.1) and the parser refuses: nobody is misread by that.
+# Bad whitespace, which a recipient must read over (RFC 9112 §7.1.1) and the parser refuses: no one is misread by that.
 _BLANK_IN_EXTENSION = re.compile(rb"\n[0-9A-Fa-f]{1,15}[^\r\n]*(?:[ \t][;=]|[;=][ \t])")
 
 

@@ -2,7 +2,7 @@
 
 Starting a vault takes longer than most tests. So in one fork the tests of one file meet one mutant after the other,
 after one of them ran without any. At the end each test that told a mutant runs again without one: if it fails, the
-room is no longer what it was, and its mutants are tried again in forks of their own, as are those that no test told.
+room is no longer what it was, and its mutants are tried again in their own forks, as are those that no test told.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.mutation.reach import Reach
 
 FILES = 3  # test files that a mutant meets, and
 EACH = 10  # tests of each; then
-LAST = 40  # tests in a fork of its own
+LAST = 40  # tests in its own fork
 Pending = list[tuple[PlannedMutant, list[str]]]
 Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key, with the tests of each test file
 
@@ -98,7 +98,7 @@ class TrialsInRooms(MutantTrials):
             told |= {row["key"]: row["by"] for row in rows if row["by"]}
             if isinstance(answer, list):
                 return told, doubtful | {str(one) for one in answer}
-            # it hung or broke at a mutant, which is left to a fork of its own
+            # it hung or broke at a mutant, which is left to its own fork
             doubtful |= {row["by"] for row in rows if row["by"]}
             left = left[len(rows) + 1 :] if answer in {HUNG, BROKE} else []
         return told, doubtful

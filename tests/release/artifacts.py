@@ -37,7 +37,7 @@ def commit_time(root: Path = ROOT) -> int:
 
 @contextmanager
 def copy_of_commit() -> Iterator[Path]:
-    """A copy of the commit that is checked out, in a folder of its own."""
+    """A copy of the commit that is checked out, in its own folder."""
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory(prefix="token-vault-release-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:

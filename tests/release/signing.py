@@ -1,6 +1,6 @@
 """Signing the files of a release with sigstore, where this machine has an identity: a CI job that may ask for one.
 
-Nobody keeps a key: the identity signs, with a certificate of some minutes, and the signature stands in a public log.
+No one keeps a key: the identity signs, with a certificate of some minutes, and the signature stands in a public log.
 Elsewhere the command is printed; it opens a browser.
 """
 

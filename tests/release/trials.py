@@ -108,7 +108,7 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
         use(run, folder / "root/usr/bin/token-vault", version=version)
 
     def in_debian(folder: Path, run: Callable[..., str]) -> None:
-        """A Debian of its own: apt installs the package and what it depends on, then its own user runs it."""
+        """A separate Debian: apt installs the package and what it depends on, then its own user runs it."""
         root = folder / "debian"
         run("debootstrap", "--variant=minbase", "--include=ca-certificates", codename(), root)
         shutil.copy(package, root / "root")

@@ -1,7 +1,7 @@
 """The version in every file that names it (`make version V=1.2.0`), and the changelog's newest section.
 
 Without a date the section stays "(unreleased)"; with one (`DATE=2026-12-01`) it becomes the release. A version after a
-dated one gets a section of its own.
+dated one gets its own section.
 
     python -m tests.release.version 1.2.0 [--date 2026-12-01]
 """
@@ -43,7 +43,7 @@ PLACES = (
 
 
 def versions_in_files(root: Path) -> set[str]:
-    """The versions that the files name; one, unless somebody edited a file by hand."""
+    """The versions that the files name; one, unless someone edited a file by hand."""
     found = {match[1] for place in PLACES for match in re.findall(place.pattern, _text(root, place))}
     heading = HEADING.search((root / "CHANGELOG.md").read_text(encoding="utf-8"))
     return found | ({heading[1]} if heading else set())

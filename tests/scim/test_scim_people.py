@@ -1,4 +1,4 @@
-"""People of a company's directory: made, changed, disabled, found, and nobody else's."""
+"""People of a company's directory: made, changed, disabled, found, and no one else's."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_disabled_persons_agents_stop_at_the_next_call(scim: ScimRoom, o
     assert answer.json()["active"] is False, answer.text
     assert await call() == 401
     silent = await scim.call("PUT", f"/Users/{made['id']}", {"schemas": [USER], "userName": name})
-    assert silent.json()["active"] is False  # nobody is enabled by silence
+    assert silent.json()["active"] is False  # no one is enabled by silence
     again = await scim.patch(f"/Users/{made['id']}", {"op": "replace", "path": "active", "value": True})
     assert again.json()["active"] is True
     assert await call() == 401  # what was ended stays ended
@@ -143,7 +143,7 @@ async def test_a_directory_changes_nothing_by_which_an_owner_signs_in(scim: Scim
 
 @pytest.mark.parametrize("is_by_admin", [True, False])
 async def test_a_directory_enables_only_whom_it_disabled_itself(scim: ScimRoom, *, is_by_admin: bool) -> None:
-    """An administrator who disables somebody decides, though the directory had done so before."""
+    """An administrator who disables someone decides, though the directory had done so before."""
     made = await scim.add_user(f"eve {is_by_admin}")
     path, eve = f"/Users/{made['id']}", await person(scim, str(made["id"]))
     off, on = ({"op": "replace", "path": "active", "value": value} for value in (False, True))
@@ -159,7 +159,7 @@ async def test_a_directory_enables_only_whom_it_disabled_itself(scim: ScimRoom, 
 
 
 async def test_a_patch_has_a_bounded_number_of_operations(scim: ScimRoom) -> None:
-    """Each goes through all values of its attribute: thousands would hold up everybody."""
+    """Each goes through all values of its attribute: thousands would hold up everyone."""
     user, group = await scim.add_user("patched"), await scim.add_group("Patched")
     one = {"op": "replace", "path": "displayName", "value": "P"}
     for where in (f"/Users/{user['id']}", f"/Groups/{group['id']}"):
@@ -167,7 +167,7 @@ async def test_a_patch_has_a_bounded_number_of_operations(scim: ScimRoom) -> Non
         assert (await scim.patch(where, *[one] * 100)).status_code == 200
     many = {"op": "add", "value": {"members": [{"value": f"x{number}"} for number in range(2001)]}}
     refusal(await scim.patch(f"/Groups/{group['id']}", *[one] * 99, many), 413)
-    refusal(await scim.patch(f"/Groups/{group['id']}", one, many), 400, "invalidValue")  # nobody has these IDs
+    refusal(await scim.patch(f"/Groups/{group['id']}", one, many), 400, "invalidValue")  # no one has these IDs
 
 
 async def test_a_person_has_a_bounded_number_of_values(scim: ScimRoom) -> None:

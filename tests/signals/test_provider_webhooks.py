@@ -67,7 +67,7 @@ async def send(place: SignalRoom, name: str, message: tuple[bytes, dict[str, str
 
 
 async def connect_slack(place: SignalRoom, *, account: str = "alice") -> tuple[User, Connection]:
-    """Somebody with a real account at the simulated Slack."""
+    """Someone with a real account at the simulated Slack."""
     user, person, client = await someone(place.room)
     await place.room.connect(person, user, client, account=account)
     (held,) = await accounts_of(place.room, user)
@@ -373,7 +373,7 @@ async def test_only_messages_about_grants_are_counted(place: SignalRoom, says: s
         return sum(int(str(row["spent"])) for row in rows), len(seen)
 
     before = await webhook_counts()
-    for _ in range(2):  # with another delivery's ID, which nobody signed
+    for _ in range(2):  # with another delivery's ID, which no one signed
         assert (await send(place, "github", github(place, body))).status_code == 204
     spent, seen = await webhook_counts()
     assert (spent - before[0], seen - before[1]) == ((2, 0) if says == "revoked" else (0, 0))

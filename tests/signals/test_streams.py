@@ -234,7 +234,7 @@ async def test_too_many_streams_are_refused(place: SignalRoom) -> None:
 
 @asynccontextmanager
 async def configured_transmitter(store: Store) -> AsyncGenerator[Transmitter]:
-    """A vault on disk whose settings name a transmitter of its own."""
+    """A vault on disk whose settings name its own transmitter."""
     async with running_transmitter(lambda: 0) as transmitter:
         (store.data / "config.toml").write_text(
             f'[signals.transmitters.company]\nissuer = "{transmitter.url}"\nmanagement_token = "{TOKEN}"\n'

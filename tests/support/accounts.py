@@ -14,7 +14,7 @@ from vault.upstream import TokenAnswer
 async def open_account(
     transaction: Transaction, deployment: Deployment, user_id: str, provider: str, answer: TokenAnswer
 ) -> Connection:
-    """Store the account of this answer, which has the scopes that were asked for."""
+    """Store the account of this answer, with the requested scopes."""
     return await connections.open_connection(
         transaction,
         deployment.keys,
@@ -34,14 +34,14 @@ async def allow(deployment: Deployment, agent: Principal, connection: Connection
 
 
 async def set_ask(deployment: Deployment, agent: Principal, connection: Connection, ask: Iterable[str]) -> None:
-    """Have the person asked each time: before what needs these scopes, and before these tools."""
+    """Ask the person each time before calls that need these scopes, and before these tools."""
     which, wanted = _ids(agent, connection), frozenset(ask)
     async with deployment.transaction() as transaction:
         assert await delegations.set_ask(transaction, **which, ask=wanted, now=deployment.now())
 
 
 async def revoke(deployment: Deployment, agent: Principal, connection: Connection) -> bool:
-    """Take all of it back; False if there was nothing."""
+    """Revoke all permissions; False if there were none."""
     async with deployment.transaction() as transaction:
         return await delegations.revoke(transaction, **_ids(agent, connection), now=deployment.now())
 

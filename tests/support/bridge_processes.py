@@ -53,7 +53,7 @@ class Machine:
 
     @asynccontextmanager
     async def client(self, *more: str, **options: object) -> AsyncGenerator[Client]:
-        """The official client with a bridge process of its own."""
+        """The official client with its own bridge process."""
         from mcp.client.stdio import stdio_client
 
         parameters = StdioServerParameters(

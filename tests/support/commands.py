@@ -1,4 +1,4 @@
-"""Commands of the program: in this process, or in one of their own on a terminal, as a person sees and answers them."""
+"""Commands of the program: in this process, or in a separate one on a terminal, as a person sees and answers them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def run(place: Place | Store, *command: str, feed: str | None = None) -> R
 
 
 async def content(place: Place | Store, *command: str, feed: str | None = None) -> object:
-    """What a command that succeeds prints with `--json`."""
+    """The output of a successful command with `--json`."""
     result = await run(place, *command, "--json", feed=feed)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)

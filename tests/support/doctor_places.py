@@ -1,4 +1,4 @@
-"""What `token-vault doctor` finds in a place, and strangers and servers for it to find."""
+"""What `token-vault doctor` finds in a place, and other programs and servers for it to find."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure(place: Place, *lines: str) -> None:
 
 
 async def examine(place: Place, *, fails: bool = False) -> Found:
-    """What the doctor says, by check; the worst where one check says several things."""
+    """The doctor's results by check; the worst if one check has several."""
     arguments = ["doctor", "--json", "--data", str(place.data)]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
     assert result.exit_code == (1 if fails else 0), result.output
@@ -61,7 +61,7 @@ def section_of(name: str, section: Mapping[str, object]) -> list[str]:
 
 @asynccontextmanager
 async def stranger_on_port(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
-    """A stranger on the port that says the same to everybody."""
+    """A stranger on the port that says the same to everyone."""
     content = json.dumps(body).encode()
     head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
 

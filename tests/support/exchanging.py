@@ -1,4 +1,4 @@
-"""One user with connected accounts and an agent, ready to exchange: the start of the vault's core tests."""
+"""One user with connected accounts and an agent, ready to exchange: the setup of the vault's core tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vault.storage.database import Database
 from vault.upstream import Downscope, RotationMode, UpstreamPolicy
 
 SLACK_SCOPES = frozenset({"chat:write", "channels:read"})
-WAIT = 20.0  # seconds: the bound of every wait in these tests
+WAIT = 20.0  # seconds: limit of every wait in these tests
 GRACE = 60  # seconds, of the rotating double that has one
 READ, WRITE, DRIVE = "calendar.readonly", "calendar.events", "drive"
 GOOGLE_SCOPES = frozenset({READ, WRITE, DRIVE, "openid"})
@@ -113,12 +113,12 @@ class Room:
             await delegations.allow(transaction, **which, scopes=scopes, now=self.now, expires_at=expires_at)
 
     async def set_ask(self, connection: Connection, *ask: str) -> None:
-        """Have alice asked before each call that needs these scopes."""
+        """Ask alice before each call that needs these scopes."""
         async with self.database.transaction() as transaction:
             await delegations.set_ask(transaction, **_ids(self.alice, connection), ask=frozenset(ask), now=self.now)
 
     async def revoke(self, connection: Connection, *, whose: SeededGrant | None = None) -> bool:
-        """Take back what the agent may do; False if that was nothing."""
+        """Revoke the agent's permission; False if it had none."""
         async with self.database.transaction() as transaction:
             return await delegations.revoke(transaction, **_ids(whose or self.alice, connection), now=self.now)
 
@@ -257,13 +257,13 @@ async def second_process(room: Room) -> AsyncGenerator[Room]:
 
 
 async def connection_status(room: Room, connection: Connection) -> str:
-    """The state of a connection as its person sees it."""
+    """The state of a connection, as shown to its person."""
     found = await connections.get_connection(room.database, connection.id, user_id=room.alice.user.id)
     assert found is not None
     return found.status(room.now)
 
 
 async def herd(*rooms: Room, each: int) -> list[UpstreamToken]:
-    """The tokens that this many exchanges at once get in each room."""
+    """The tokens that this many concurrent exchanges get in each room."""
     async with asyncio.timeout(WAIT):
         return list(await asyncio.gather(*(one.exchange() for one in rooms for _ in range(each))))

@@ -9,7 +9,7 @@ from vault.storage.snapshots import tables
 
 
 class Past:
-    """All rows of the main store as they were once."""
+    """All rows of the main store at an earlier time."""
 
     def __init__(self, rows: dict[str, Sequence[Row]]) -> None:
         self._rows = rows

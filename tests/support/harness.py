@@ -48,7 +48,7 @@ def free_socket() -> socket.socket:
 
 
 class _Server(QuickServer):
-    """Learns at once that it shall end, not at the next look, and leaves signals to pytest."""
+    """Notices at once that it must stop, not at the next check, and leaves signals to pytest."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ async def serve_app(
 
 @dataclass
 class Tokens:
-    """What an agent got from the token endpoint."""
+    """The tokens that an agent got from the token endpoint."""
 
     client_id: str
     access_token: str

@@ -1,4 +1,4 @@
-"""What tests inspect or hurry, and the product never has to."""
+"""What only tests inspect or speed up."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
 async def read_events(
     deployment: Deployment, *, user_id: str | None = None, limit: int = 10_000, newest_first: bool = False
 ) -> Sequence[Event]:
-    """What was recorded, oldest first: also what is written only after the answer that it is about."""
+    """The recorded events, oldest first, including those that are written after their answer."""
     await deployment.activity.settle()
     return await list_events(deployment.database, user_id=user_id, limit=limit, newest_first=newest_first)
 
 
 def note_repeats(activity: Activity) -> None:
-    """Note what was counted so far, before its minute is over."""
+    """Write counted refusals now, before their minute is over."""
     for event in activity._repeats.due(None):
         activity.note(event)
 
 
 async def count_waiting(transaction: Transaction) -> int:
-    """How many wait for a lock in this PostgreSQL database; others of the same server don't count."""
+    """How many sessions wait for a lock in this PostgreSQL database; other databases of the server don't count."""
     row = await transaction.fetch_one(
         "select count(*) as n from pg_locks where not granted and pid in (select h.pid from pg_locks h"
         " join pg_database d on d.oid = h.database where d.datname = current_database())"  # each holds its tables
@@ -50,7 +50,7 @@ async def count_waiting(transaction: Transaction) -> int:
 async def until_waiting(
     transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
 ) -> None:
-    """Until so many wait for a lock; on SQLite everybody waits for the one who writes, and nothing shows it."""
+    """Until so many wait for a lock; on SQLite everyone waits for the one who writes, and nothing shows it."""
     ends = time.perf_counter() + (0.2 if is_sqlite else 20)
     while time.perf_counter() < ends:
         if unless is not None and unless.done():

@@ -25,5 +25,5 @@ def use_memory() -> None:
 
 
 def short_folder() -> str:
-    """Where a socket's path stays short and others may go: not below a TMPDIR of somebody's own."""
+    """Where a socket's path stays short and others may go: not below a TMPDIR of someone's own."""
     return str(MEMORY) if tempfile.gettempdir() == str(MEMORY) else "/tmp"

@@ -101,7 +101,7 @@ _OWN_MARKUP = re.compile(
 
 
 def without_own_markup(html: str) -> str:
-    """The page without the vault's own script and icons: what is left of their kind came from somebody else."""
+    """The page without the vault's own script and icons: what is left of their kind came from someone else."""
     return _OWN_MARKUP.sub("", html)
 
 

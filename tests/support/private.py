@@ -1,4 +1,4 @@
-"""Programs in namespaces of their own: mounts and networks that nobody else on this machine sees."""
+"""Programs in their own namespaces: mounts and networks that no one else on this machine sees."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def opened_url(address: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nobody holds just now, nor the next one, which a sandbox takes.
+    """A loopback port that no one holds just now, nor the next one, which a sandbox takes.
 
     Below the range from which the kernel takes ports for outgoing connections, so that none gets it meanwhile. No port
     is given again soon, nor to two workers of the suite: whoever is given one may take a while to listen there.
@@ -134,7 +134,7 @@ class Place:
         return Client(parameters, **options)
 
     async def healthy(self, *, seconds: float = 30.0) -> dict[str, str]:
-        """What /healthz says, as soon as somebody answers."""
+        """What /healthz says, as soon as someone answers."""
         async with asyncio.timeout(seconds), httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""Whether a page refuses in the words that the catalogue has for it."""
+"""Whether a page refuses with the text from the catalog."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.http import page_texts
 
 
 def is_refused(answer: httpx2.Response, name: str, status: int) -> bool:
-    """Whether the page says this refusal, with its title and what to do."""
+    """Whether the page shows this refusal, with its title and what to do."""
     said = html.unescape(answer.text)
     words = page_texts.english()["refused"]
     return answer.status_code == status and words[f"{name}_title"] in said and words[name] in said

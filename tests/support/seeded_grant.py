@@ -67,5 +67,5 @@ async def let_in_again(database: Database) -> None:
 
 
 async def issue_code(transaction: Transaction, ring: KeyRing, *, at: int = NOW, **whose: str) -> str:
-    """An authorization code that nobody has used."""
+    """An authorization code that no one has used."""
     return await tickets.issue(transaction, ring, purpose=TicketPurpose.CODE, payload={}, lifetime=600, now=at, **whose)

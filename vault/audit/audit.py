@@ -124,7 +124,7 @@ async def restart_keyed_head(transaction: Transaction, key: bytes, *, now: int) 
 
 
 def format_details(details: Mapping[str, object]) -> str:
-    """JSON of plain values. Refuses anything else by type: secrets have types of their own."""
+    """JSON of plain values. Refuses anything else by type: secrets have their own types."""
     plain: dict[str, object] = {}
     for name, value in details.items():
         is_plain = type(value) in _UNBOUNDED or (type(value) is str and len(value) <= TEXT_LIMIT)

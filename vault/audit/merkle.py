@@ -27,7 +27,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def fold_complete(hashes: Sequence[bytes]) -> bytes:
-    """The root over neighbouring subtrees of one size; their number is a power of two."""
+    """The root over neighboring subtrees of one size; their number is a power of two."""
     row = list(hashes)
     while len(row) > 1:
         row = [node_hash(row[at], row[at + 1]) for at in range(0, len(row), 2)]

@@ -1,7 +1,7 @@
 """Back up a running vault, and restore a backup. `FORMATS.md` describes the bytes.
 
 A backup holds the main store: rows as they were at one instant (`vault.storage.snapshots`), sealed
-(`vault.keys.sealed_file`) under a key of its own that the KEK or a passphrase wraps. The key store is left out unless
+(`vault.keys.sealed_file`) under a separate key that the KEK or a passphrase wraps. The key store is left out unless
 requested: destroying a key there deletes the data, in old backups too. A restore verifies the whole file first,
 replaces everything in one transaction, and ends with `vault.backup.quarantine`. It also moves a vault from one database
 to the other.

@@ -438,7 +438,7 @@ def _unseal(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) 
 
 
 async def open_again(token: UpstreamToken, basis: Basis, *, vault: Vault) -> UpstreamToken:
-    """The token of an earlier decision, opened anew; `basis.rows` were read again just now.
+    """The token of an earlier decision, opened again; `basis.rows` were read again just now.
 
     Raises VaultError if it doesn't open, which the exchange reports.
     """

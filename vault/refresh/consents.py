@@ -1,7 +1,7 @@
 """The answer to a consent: kept on this host before it is stored, and stored however long the storage is unavailable.
 
 A provider redeems a code once, so its answer, like that of a refresh, is the only copy of a live grant. The answer goes
-into the answer journal first, sealed under a key of its own. If a process can't store it, that process retries, or the
+into the answer journal first, sealed under a separate key. If a process can't store it, that process retries, or the
 next start or another process of the host takes over. The `state` that led to it is settled in the same transaction, so
 that it is stored once. `vault.upkeep.revocations` ends a grant that can't be stored as a connection.
 """
@@ -48,7 +48,7 @@ UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """The reason why a person was sent to a provider, and what an agent gets afterwards.
+    """The reason why a person was sent to a provider, and what an agent gets afterward.
 
     `ask`: what the person is asked about each time. `ends_at`: when the agent's permission ends. `ticket_hash` names
     the `state` of the redirect; None for a consent given on one of our own pages, or by a company.

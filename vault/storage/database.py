@@ -183,7 +183,7 @@ class Database(Reader, Protocol):
     async def count_others(self) -> int:
         """Number of sessions that other processes of the vault have at the server now; 0 on SQLite.
 
-        Call it before opening further sessions of our own, which would count too.
+        Call it before opening further sessions of ours, which would count too.
         """
         ...
 

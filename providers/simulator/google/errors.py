@@ -1,4 +1,4 @@
-"""How Google's authorization endpoint refuses: it redirects the browser to an error page of its own.
+"""How Google's authorization endpoint refuses: it redirects the browser to its own error page.
 
 The reason is in `authError`, url-safe base64 of a small protobuf message: code, text, HTTP status. Seen in public
 repositories that quote live answers, and read, not run (2026-11-25); the words are those that people report.

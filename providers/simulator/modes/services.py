@@ -264,7 +264,7 @@ _SERVICES: Mapping[str, Mode] = {
         client_auth=frozenset({"basic"}),
         offline_scope="offline.access",
     ),
-    # help.salesforce.com, refresh token flow: no lifetime in the answer; re-use of a rotated token ends everything.
+    # help.salesforce.com, refresh token flow: no lifetime in the answer; reuse of a rotated token ends everything.
     "salesforce": Mode(
         "Salesforce",
         lenient(rotation=RotationRule.REUSE_REVOKES_FAMILY, narrowing="ignored"),
@@ -289,7 +289,7 @@ _SERVICES: Mapping[str, Mode] = {
 
 SERVICES: Mapping[str, Mode] = {
     **_SERVICES,
-    # The same with an API of its own: docs.github.com/rest: repos, issues, pagination.
+    # The same with its own API: docs.github.com/rest: repos, issues, pagination.
     "github": replace(
         _SERVICES["github-app"],
         title="GitHub",

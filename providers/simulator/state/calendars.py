@@ -19,7 +19,7 @@ _HOLIDAYS = "holidays@group.calendar.example.com"
 
 @dataclass(slots=True)
 class SimulatedEvent:
-    """An event; `weekly` events are masters that repeat for ever."""
+    """An event; `weekly` events are masters that repeat forever."""
 
     id: str
     summary: str
@@ -123,7 +123,7 @@ class Calendars:
 
 
 def new_event_id() -> str:
-    """An id in Google's alphabet (base32hex, lower case)."""
+    """An id in Google's alphabet (base32hex, lowercase)."""
     alphabet = "0123456789abcdefghijklmnopqrstuv"
     return "".join(secrets.choice(alphabet) for _ in range(26))
 

@@ -1,4 +1,4 @@
-"""Token families of one face: issue, refresh with rotation, grace and re-use detection, expire, revoke.
+"""Token families of one face: issue, refresh with rotation, grace and reuse detection, expire, revoke.
 
 Pure bookkeeping in memory; `now` comes in. Independent of HTTP, a provider's error codes, and clients' secrets. Labels
 (`slack-1:r0`, `slack-1:a2`) are what the books show in place of tokens.

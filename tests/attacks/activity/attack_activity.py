@@ -24,7 +24,7 @@ EXPORTS = ("/activity/export?format=csv", "/activity/export?format=jsonl", "/acc
 
 
 async def victims(target: Target) -> dict[str, str]:
-    """Ids that occur in alice's activity and nobody else's."""
+    """Ids that occur in alice's activity and no one else's."""
     if not isinstance(found := target.kept.get("alices"), dict):
         agent = await target.agent(target.alice)
         await target.call(agent, "slack_post", POST)
@@ -176,7 +176,7 @@ async def test_looking_for_what_is_new_does_not_keep_a_session_alive_or_hold_oth
     assert loop.time() - started < 5
 
 
-# Figures: a listener of its own, without a token
+# Figures: its own listener, without a token
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ async def test_figures_name_nobody(figures: tuple[Place, int]) -> None:
 async def test_silent_connections_to_the_figures_end_and_leave_the_pages_alone(
     figures: tuple[Place, int], sent: bytes
 ) -> None:
-    """1,100 of them: the process's open files and threads serve everybody else, too."""
+    """1,100 of them: the process's open files and threads serve everyone else, too."""
     place, port = figures
     held: list[asyncio.StreamWriter] = []
     try:

@@ -34,7 +34,7 @@ class Copy:
 
 
 def forge(copy: Copy, *, change: str, after: int) -> None:
-    """Change, and compute all later hashes anew, as anybody can who knows the format."""
+    """Change, and compute all later hashes again, as anyone can who knows the format."""
     main = copy.main
     main.execute(change)
     batches = main.execute("select * from event_batches where height > ? order by height", (after,)).fetchall()

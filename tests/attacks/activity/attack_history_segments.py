@@ -213,7 +213,7 @@ async def test_it_is_noticed_when(history: History, tmp_path: Path, way: str) ->
 
 @pytest.mark.parametrize("number", [MIDDLE, TAIL])
 async def test_it_is_noticed_with_all_hashes_made_anew(history: History, tmp_path: Path, number: int) -> None:
-    """Change an event, and compute every later hash as anybody can who knows the format."""
+    """Change an event, and compute every later hash as anyone can who knows the format."""
     copy = await history.copy(tmp_path)
     await copy.run(f"update events set user_id = 'somebody' where sequence = {number}")
     batches = await copy.rows("select * from event_batches order by height")

@@ -1,6 +1,6 @@
 """A vault that went back in time: everything that was issued before is brought to it once more.
 
-Each way has a vault of its own. After the moment that comes back, an agent is cut off; then the vault is stopped and
+Each way has its own vault. After the moment that comes back, an agent is cut off; then the vault is stopped and
 put back, by `restore` or as a copy of its files with `quarantine`.
 """
 
@@ -198,7 +198,7 @@ async def test_no_device_from_before_gets_a_token_or_an_answer(before: Before) -
 
 
 async def test_an_earlier_yes_is_asked_for_again_and_gives_again_what_was_allowed(before: Before) -> None:
-    """Also of an agent that was not cut off: nobody knows which ones were."""
+    """Also of an agent that was not cut off: no one knows which ones were."""
     target = before.target
     person = await target.browser("alice")
     for client in (before.agent.client_id, before.kept.client_id):

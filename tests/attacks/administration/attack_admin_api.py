@@ -424,7 +424,7 @@ async def test_a_declaration_needs_its_scope_reads_no_file_and_keeps_its_admin(t
         answer = await call(target, "POST", "/apply", token, json=asked)
         assert answer.status_code == 400
         assert "root:" not in answer.text
-    # What would be removed is everybody but whoever asks; nothing is, since it is a plan.
+    # What would be removed is everyone but whoever asks; nothing is, since it is a plan.
     planned = (await call(target, "POST", "/apply?plan=true&prune=true", token, json={"people": {}})).json()
     removed = {one["name"] for one in planned["changes"]}
     assert "mallory" in removed

@@ -88,7 +88,7 @@ async def test_an_honest_account_is_taken_over_and_its_token_is_nowhere(
 
 
 def look_alikes(name: str) -> dict[str, tuple[str, Record]]:
-    """Records that would make somebody else's account this person's, by what they chose or nobody proved."""
+    """Records that would make someone else's account this person's, by what they chose or no one proved."""
     return {
         "an address that nobody verified": ("auth0", record("auth0", name, email_verified=False)),
         "a nickname": ("auth0", record("auth0", "x@evil.example", nickname=name, username=name)),

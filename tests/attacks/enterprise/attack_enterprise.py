@@ -35,7 +35,7 @@ async def refusal_code(company: Company, assertion: str, **form: str) -> str:
 
 @pytest.fixture(scope="module")
 async def subject(company: Company) -> str:
-    """Somebody who is linked to acme, and for whom the honest assertion works."""
+    """Someone who is linked to acme, and for whom the honest assertion works."""
     employee = await company.employee()
     answer = await company.ask(employee.subject)
     assert answer.status_code == 200, answer.text
@@ -51,7 +51,7 @@ def unsigned_token(company: Company, claims: Claims) -> str:
 
 
 def by_public_key(company: Company, claims: Claims) -> str:
-    """HS256 with what everybody knows as the secret."""
+    """HS256 with what everyone knows as the secret."""
     import hmac
 
     head = b64({"alg": "HS256", "typ": "oauth-id-jag+jwt", "kid": "acme"})
@@ -266,7 +266,7 @@ async def test_a_name_that_was_used_counts_for_nobody_else(company: Company, sub
 
 
 async def test_a_refusal_is_not_undone_by_a_race(company: Company) -> None:
-    """Asserted for somebody who is disabled meanwhile: whatever was issued is worth nothing afterwards."""
+    """Asserted for someone who is disabled meanwhile: whatever was issued is worth nothing afterward."""
     employee = await company.employee()
     asking = [asyncio.ensure_future(company.ask(employee.subject)) for _ in range(10)]
     await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": True})

@@ -33,7 +33,7 @@ Claims = dict[str, object]
 
 @pytest.fixture(scope="module")
 async def victim(company: Company) -> Employee:
-    """Somebody whom no attack may end."""
+    """Someone whom no attack may end."""
     return await company.employee()
 
 
@@ -240,7 +240,7 @@ async def test_an_event_of_another_content_type_is_not_read(company: Company, vi
 
 
 async def test_an_event_counts_once_at_all_doors(company: Company) -> None:
-    """Whoever kept it signs nobody out again."""
+    """Whoever kept it signs no one out again."""
     employee = await company.employee()
     doors = [f"{company.target.url}/signals/{one}" for one in ("acme", "strict")]
     token = company.sign(company.event(REVOKED, company.subject_of(employee), aud=doors), typ="secevent+jwt")

@@ -87,7 +87,7 @@ secret = "secret of square"
 
 @dataclass
 class Employee:
-    """Somebody with a sign-in at a company, in a browser here."""
+    """Someone with a sign-in at a company, in a browser here."""
 
     id: str
     subject: str

@@ -1,4 +1,4 @@
-"""The wire of Auth0: where it is off; others' tokens, tickets, and codes; connecting for somebody else."""
+"""The wire of Auth0: where it is off; others' tokens, tickets, and codes; connecting for someone else."""
 
 from __future__ import annotations
 

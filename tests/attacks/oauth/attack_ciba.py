@@ -270,7 +270,7 @@ async def test_of_answers_that_race_one_counts(target: Target) -> None:
     assert len(done) == 1, answers
     fetched = await one.poll(auth_req_id)
     assert (fetched.status_code == 200) == (done == ["allow"])
-    for decision in ("allow", "deny"):  # nothing changes it afterwards
+    for decision in ("allow", "deny"):  # nothing changes it afterward
         assert await send_decision(one, path, form.fields, decision) == 410
 
 

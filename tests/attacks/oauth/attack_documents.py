@@ -168,7 +168,7 @@ async def test_a_redirect_that_was_taken_away_gets_nothing_more(site: Site) -> N
 
 async def test_a_page_that_a_person_looked_at_gives_nothing_to_the_new_name(site: Site) -> None:
     assert site.page is not None
-    assert is_asked(await site.ask("looked at"))  # somebody's request: the vault knows the new document
+    assert is_asked(await site.ask("looked at"))  # someone's request: the vault knows the new document
     answer = await site.target.alice.submit(site.page, form="/consent", button=("decision", "allow"))
     assert "code=" not in answer.headers.get("location", "")
     assert "Payroll" in answer.text

@@ -1,4 +1,4 @@
-"""RFC 7591 and 7592, as a stranger: what can be registered, and who can change it afterwards."""
+"""RFC 7591 and 7592, as a stranger: what can be registered, and who can change it afterward."""
 
 from __future__ import annotations
 

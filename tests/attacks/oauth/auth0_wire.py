@@ -1,4 +1,4 @@
-"""Applications that speak Auth0's wire, at a vault of their own, since that wire is off by default."""
+"""Applications that speak Auth0's wire, at their own vault, since that wire is off by default."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ QUESTION = re.compile(r'href="/approvals/(r[\w-]+)"')
 
 @dataclass
 class Shop:
-    """A client that an operator allowed to ask, and a person of its own, since requests are counted by person."""
+    """A client that an operator allowed to ask, and its own person, since requests are counted by person."""
 
     target: Target
     client: Mapping[str, str] = field(repr=False)

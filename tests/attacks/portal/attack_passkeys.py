@@ -1,4 +1,4 @@
-"""Passkeys over plain HTTP: answers repeated, moved, bent, or made by somebody else's device; others' passkeys."""
+"""Passkeys over plain HTTP: answers repeated, moved, bent, or made by someone else's device; others' passkeys."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def with_challenge(challenge: str) -> Callable[[Holder, str], str]:
 
 
 def by_another_key(one: Holder, options: str) -> str:
-    """Somebody else's device that says it holds this credential."""
+    """Someone else's device that says it holds this credential."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     known = one.device.credentials[-1]

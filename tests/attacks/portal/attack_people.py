@@ -18,7 +18,7 @@ QUESTION = "Give it what it had?"
 
 
 async def victim(target: Target) -> Person:
-    """A person of their own for one attack, with an account at Slack."""
+    """A separate person for one attack, with an account at Slack."""
     name = f"v{secrets.token_hex(4)}"
     await target.command("users", "add", name, "--password-stdin", feed=PASSWORD + "\n")
     person = await target.browser(name)
@@ -285,7 +285,7 @@ async def test_a_link_dies_with_its_agent(target: Target) -> None:
 
 
 async def test_an_answer_of_a_provider_counts_in_the_browser_that_left_only(target: Target) -> None:
-    """The same person in another browser: a stranger may have sent the address with an account of his own."""
+    """The same person in another browser: a stranger may have sent the address with his own account."""
     first, second = await target.browser("mallory"), await target.browser("mallory")
     page = await first.open("/connections/connect?provider=github")
     state = query_of((await first.submit(page, form="/connections/connect")).headers["location"])["state"]

@@ -131,7 +131,7 @@ async def test_a_proof_that_was_used_in_parallel_counts_once(target: Target) -> 
 
 
 async def test_an_exchange_without_the_key_does_not_loosen_a_bound_subject(target: Target) -> None:
-    """A token that is bound cannot become a handle that everybody can use."""
+    """A token that is bound cannot become a handle that everyone can use."""
     key, client = new_key(), target.clients["backend"]
     code, verifier = await target.code(client["client_id"], scope="tools exchange offline_access")
     made = proof(key, "POST", f"{target.url}/token")

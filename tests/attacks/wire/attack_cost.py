@@ -1,4 +1,4 @@
-"""Requests that could cost the vault far more than their sender: everybody else is served meanwhile."""
+"""Requests that could cost the vault far more than their sender: everyone else is served meanwhile."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """A tool of LlamaIndex that asks its person in the background, with auth0-ai-llamaindex as published: run by
-`ciba_program.py` in an environment of its own. Prints, as JSON, what the tool got.
+`ciba_program.py` in its own environment. Prints, as JSON, what the tool got.
 """
 
 from __future__ import annotations

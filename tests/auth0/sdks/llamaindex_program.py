@@ -1,4 +1,4 @@
-"""A tool of LlamaIndex with auth0-ai-llamaindex as published: run by `sdk_program.py` in an environment of its own.
+"""A tool of LlamaIndex with auth0-ai-llamaindex as published: run by `sdk_program.py` in its own environment.
 
 Prints, as JSON, the token that the tool got, and what it says where the account lacks a scope.
 """

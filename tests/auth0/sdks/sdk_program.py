@@ -1,7 +1,7 @@
-"""An application with Auth0's Python SDKs as published: run by `test_python_sdks.py` in an environment of its own.
+"""An application with Auth0's Python SDKs as published: run by `test_python_sdks.py` in its own environment.
 
 It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
-found, as JSON. Its only settings are a domain, a client, and an API of its own.
+found, as JSON. Its only settings are a domain, a client, and its own API.
 """
 
 from __future__ import annotations

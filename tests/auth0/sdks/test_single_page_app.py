@@ -1,4 +1,4 @@
-"""@auth0/auth0-spa-js, unmodified, in Chromium over TLS: log-in with PKCE, an API's token, and a linked account."""
+"""@auth0/auth0-spa-js, unmodified, in Chromium over TLS: login with PKCE, an API's token, and a linked account."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The servers that the measurements compare, and the upstream behind them. Each is a process of its own."""
+"""The servers that the measurements compare, and the upstream behind them. Each is its own process."""

@@ -1,4 +1,4 @@
-"""Commands killed at random moments: what was there stays whole, what they made is whole or absent.
+"""Commands killed at random moments: existing data stays whole, and what they create is whole or absent.
 
 A forked process makes a backup, restores one, or starts a vault for the first time, and is killed; then it is repeated.
 """
@@ -39,7 +39,7 @@ KILLS = {Scale.FULL: 60, Scale.SMALL: 4}  # of each command and database
 
 @dataclass
 class KillTally:
-    """How the kills fell, and what was wrong."""
+    """How the kills were distributed, and what was wrong."""
 
     before: int = 0  # the work had changed nothing
     after: int = 0  # it was done
@@ -117,7 +117,7 @@ class InterruptedCommand:
     def __init__(self, nursery: Nursery, chance: random.Random) -> None:
         self.nursery = nursery
         self.chance = chance
-        self.takes = 0.0  # seconds that the command takes when nobody kills it
+        self.takes = 0.0  # seconds that the command takes when no one kills it
 
     async def whole(self, order: Mapping[str, object]) -> None:
         """Run it to its end, by the clock."""
@@ -166,7 +166,7 @@ async def _count(database: Database, sql: str, **parameters: str) -> int:
 
 
 async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
-    """The file is whole or not there, and what is left of it is in nobody's way."""
+    """The file is whole or not there, and what is left of it is in no one's way."""
     await first_run(store)
     await people(store)
     seen, order = KillTally(), {"what": "backup", "url": store.url, "data": str(store.data)}

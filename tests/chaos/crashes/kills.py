@@ -1,4 +1,5 @@
-"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a start, and the books."""
+"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a start, and a check of the
+books."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ WIRE = ("arrived", "handled")  # the request is at the provider, which has not l
 
 @dataclass(frozen=True)
 class Class:
-    """How the simulator behaves, and what the provider's file says of it."""
+    """How the simulator behaves, and what the provider's file says about it."""
 
     name: str
     rotation: str
@@ -24,13 +25,13 @@ class Class:
 
     @property
     def survives_the_gap(self) -> bool:
-        """Whether an answer that died with its process can be had again."""
+        """Whether an answer that died with its process can be obtained again."""
         return self.rotation in ("none", "grace")
 
     def most_spent_twice(self, step: str) -> int | None:
         """How often a token may come again; None where that is harmless.
 
-        Where re-use is refused or revokes, one try after the death is right, but only of a token that may be unspent.
+        Where reuse is refused or revokes, one try after the death is right, but only of a token that may be unspent.
         """
         return None if self.survives_the_gap else int(step in IN_THE_GAP)
 
@@ -46,7 +47,7 @@ CLASSES = (
 
 
 def order(world: World, provider_class: Class, *, step: str) -> dict[str, object]:
-    """What a process is told: one account, at a provider of this class."""
+    """The orders for a process: one account, at a provider of this class."""
     return {
         "data": str(world.store.data),
         "settings": {
@@ -82,7 +83,7 @@ async def die_at(world: World, nursery: Nursery, provider_class: Class, step: st
 async def kill_at(
     world: World, nursery: Nursery, provider_class: Class, step: str, *, within: float = 1.0
 ) -> list[str]:
-    """Kill one process at the step, start another; what is wrong with how it went on. `within`: seconds."""
+    """Kill one process at the step, start another; returns what is wrong with how it continued. `within`: seconds."""
     await world.expire()
     await die_at(world, nursery, provider_class, step)
     heir = await nursery.start(order(world, provider_class, step=""))

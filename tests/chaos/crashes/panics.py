@@ -1,4 +1,4 @@
-"""Thousands of grants ended at once by `panic`, killed half-way in both of its phases: one true receipt for each.
+"""Thousands of grants ended at once by `panic`, killed halfway in both of its phases: one true receipt for each.
 
 Some are at a provider that lies: it accepts each revocation and ends nothing.
 """
@@ -28,7 +28,7 @@ STILL_ALIVE = 5  # the exit code of `panic`
 
 @dataclass
 class PanicRuns:
-    """The command in processes of its own, at one vault."""
+    """The command in its own processes, at one vault."""
 
     crowd: Crowd
     place: Place

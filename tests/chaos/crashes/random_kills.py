@@ -1,6 +1,6 @@
 """SIGKILL at random moments of real processes that refresh accounts of every class of provider at once.
 
-Then a fresh process, or one that stood by, goes on. A loss is within the gap when the providers' books show a
+Then a fresh process, or one on standby, continues. A loss is within the gap when the providers' books show a
 redemption whose only answer was on its way to the killed process.
 """
 
@@ -33,7 +33,7 @@ BUSY = 0.08  # seconds: the longest that a provider is made to take
 
 
 class Way(StrEnum):
-    """Who dies, and who goes on."""
+    """Which process dies, and which one continues."""
 
     ALONE = "alone"
     STARTING = "and its successor while starting"
@@ -61,7 +61,7 @@ class Round:
 
 @dataclass
 class Tally:
-    """What came of all rounds."""
+    """The result of all rounds."""
 
     kills: int = 0
     doubled: list[str] = field(default_factory=list[str])

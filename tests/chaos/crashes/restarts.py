@@ -1,6 +1,7 @@
-"""From the start of `token-vault serve` until what a killed process left is settled: the person is asked, or it works.
+"""Time from the start of `token-vault serve` until the work of a killed process is settled: the account works, or the
+person is asked.
 
-The process was killed with the answer to its refresh in its hands. The clock runs from before the new one exists, until
+The process was killed after receiving the answer to its refresh. The clock runs from before the new one exists until
 the account's fate is in the database.
 """
 
@@ -44,7 +45,7 @@ async def die_in_the_gap(estate: Estate, nursery: Nursery, held: HeldConnection)
 
 
 async def fate(estate: Estate, held: HeldConnection, *, before: int) -> str:
-    """Wait until the row says what became of the account."""
+    """Wait until the row has the account's fate."""
     query = "select state, generation from connections where id = :id"
     async with asyncio.timeout(PATIENCE):
         while True:

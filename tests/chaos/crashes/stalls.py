@@ -1,7 +1,7 @@
-"""A replica is stopped (SIGSTOP) while it writes: at random under load, and holding the locks that all want.
+"""A replica is stopped (SIGSTOP) while it writes: at random under load, and while it holds locks that all need.
 
-Our own session takes the row, the replica queues behind it and is stopped, and our session lets go: the stopped process
-is next.
+Our own session locks the row, the replica queues behind it and is stopped, and our session releases it: the stopped
+process is next.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEED = 11
 
 @dataclass(frozen=True)
 class StallOutcome:
-    """What the others came to while one was stopped."""
+    """The others' outcomes while one was stopped."""
 
     ok: int
     refused: int
@@ -76,7 +76,7 @@ async def replicas(store: Store, count: int) -> AsyncGenerator[list[Worker]]:
 
 @asynccontextmanager
 async def stop_for_block(worker: Worker) -> AsyncGenerator[None]:
-    """Stand still for the block."""
+    """Stop the process for the block."""
     worker.process.send_signal(signal.SIGSTOP)
     try:
         yield

@@ -1,6 +1,7 @@
-"""A process is stopped (SIGSTOP) with its refresh at the provider, the answer comes meanwhile, and it goes on later.
+"""A process is stopped (SIGSTOP) with its refresh at the provider, the answer arrives in the meantime, and the process
+continues later.
 
-Nobody may send the token again, however long it takes, and the answer that lay in the socket is kept.
+No one may send the token again, however long it takes, and the answer that lay in the socket is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ async def wait_for_refreshes(estate: Estate, count: int) -> None:
 
 
 async def ask_again(other: Mortal, *, seconds: float) -> Counter[str]:
-    """What another process says meanwhile."""
+    """The answers of another process in the meantime."""
     said, until = Counter[str](), time.monotonic() + seconds
     while time.monotonic() < until:
         said.update(outcome for outcome, _ in (await other.ask(exchange=None))["calls"].values())

@@ -21,7 +21,7 @@ STEPS = ("claimed", "answered", "journalled", "committed")
 
 
 def die() -> None:
-    """The end that leaves nobody time for anything."""
+    """The end that leaves no one time for anything."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -55,7 +55,7 @@ class DyingJournal(Journal):
 
 
 class DyingActivity(Activity):
-    """Dies when the answer is committed and nobody has been told."""
+    """Dies when the answer is committed and no one has been told."""
 
     async def record(self, event: Event) -> None:
         die()

@@ -1,4 +1,4 @@
-"""Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it anew.
+"""Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it again.
 
 `python -m tests.chaos.processes.nursery` reads one JSON object a line and forks for each; `open_nursery` is the
 driver's side. A process does what `mortal`, `remote` or `interruptions` says, until its driver
@@ -37,7 +37,7 @@ class Mortal:
         self.is_gone = False
 
     def tell(self, **command: object) -> None:
-        """A command whose answer nobody waits for yet."""
+        """A command whose answer no one waits for yet."""
         self._writer.write(json.dumps(command).encode() + b"\n")
 
     async def answer(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def main() -> None:
     from tests.chaos.processes import mortal, remote
 
     programs = {"mortal": mortal.live, "remote": remote.live, "interruptions": interruptions.live}
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the children here
     gc.freeze()
     for line in sys.stdin:
         _fork(json.loads(line), programs)

@@ -1,7 +1,7 @@
 """One real process that writes to a vault's storage when it is told to, over standard input and output.
 
 Arguments: the database's URL and the data directory. Each line in is `{"load": seconds, "kinds": [...]}`, each line out
-the outcome of every write. Kinds: `event` (an event that stands alone), `change` (a row of its own and an event in one
+the outcome of every write. Kinds: `event` (an event that stands alone), `change` (its own row and an event in one
 transaction), `shared` (a row that every process wants, a further statement, and an event).
 """
 

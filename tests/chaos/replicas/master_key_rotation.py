@@ -1,4 +1,4 @@
-"""The master key is rotated, and the former one retired, while two servers serve many people under load.
+"""The master key is rotated, and the former one is retired, while two servers serve many people under load.
 
 On SQLite both are on one host and share the key file; on PostgreSQL each has a data directory and a key file of its
 own, as on two hosts, and an operator copies the file.
@@ -97,7 +97,7 @@ async def expire_all(crowd: Crowd) -> None:
 
 @asynccontextmanager
 async def on_one_host(provider: Provider, crowd: Crowd, proxy: Proxy) -> AsyncGenerator[list[Replica]]:
-    """Two servers with the same data directory, each with a settings file of its own."""
+    """Two servers with the same data directory, each with its own settings file."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvkeys"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -176,7 +176,7 @@ async def _left_behind(crowd: Crowd, masters: list[dict[str, Any]]) -> list[str]
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases at once, each with a provider of its own: most of the time is waiting."""
+    """Both databases at once, each with its own provider: most of the time is waiting."""
 
     async def one(server: Server | None) -> Figure:
         async with strict_provider() as provider:

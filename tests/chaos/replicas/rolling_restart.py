@@ -1,4 +1,4 @@
-"""Two servers on one PostgreSQL behind a round robin are restarted one after the other under load: no call fails.
+"""Two servers on one PostgreSQL behind a round-robin proxy are restarted one after the other under load: no call fails.
 
 The round robin asks `/readyz` ten times a second, opens a connection per request, and never sends a request twice.
 """
@@ -43,7 +43,7 @@ PATIENCE = 40.0  # seconds for one call
 
 
 async def http(port: int, request: bytes) -> bytes:
-    """One request on a connection of its own, and everything that comes back."""
+    """One request on its own connection, and everything that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
@@ -118,7 +118,7 @@ async def proxy_before(ports: list[int]) -> AsyncGenerator[Proxy]:
 
 @dataclass
 class Replica:
-    """One `serve` process with a data directory of its own, as on a machine of its own."""
+    """One `serve` process with its own data directory, as on its own machine."""
 
     data: Path
     port: int
@@ -267,7 +267,7 @@ async def tally(calls: list[asyncio.Task[tuple[str, float]]]) -> tuple[int, int,
 async def replicas_of(
     provider: Provider, url: str, proxy: Proxy, *, key: Path, ports: list[int]
 ) -> AsyncGenerator[list[Replica]]:
-    """Replicas that are ready to be started, each with a data directory of its own."""
+    """Replicas that are ready to be started, each with its own data directory."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvroll"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

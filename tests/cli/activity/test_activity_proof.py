@@ -173,7 +173,7 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
 async def test_a_recovered_database_says_from_where_to_where_it_went(
     place: Place, folder: Path, tmp_path: Path
 ) -> None:
-    """The vault served before somebody noticed, so its events have the numbers of others."""
+    """The vault served before someone noticed, so its events have the numbers of others."""
     older = tmp_path / "older"
     await go_on_from_a_copy(place, older)
     put_back(place, older)
@@ -374,7 +374,7 @@ async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vaul
         shutil.copytree(place.data, older)
         await happen(place, 2)
         assert (await run(place, "activity", "checkpoint")).exit_code == 0
-        if notes != "kept":  # the twin: with the true history, what is left of the notes matters to nobody
+        if notes != "kept":  # the twin: with the true history, what is left of the notes matters to no one
             size = 3 if notes == "older" else 0
             change(place, f"delete from event_notes where size >= {size}")
         whole = await run(place, "activity", "verify")

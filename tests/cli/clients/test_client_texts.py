@@ -216,7 +216,7 @@ VALUES = st.recursive(
 
 @st.composite
 def loosely_written_json(draw: st.DrawFn, value: object) -> str:
-    """The value as somebody could write it, with comments, odd spacing, and perhaps a comma too many."""
+    """The value as someone could write it, with comments, odd spacing, and perhaps a comma too many."""
     if isinstance(value, dict | list) and value:
         parts = [
             draw(GAP)

@@ -103,7 +103,7 @@ async def test_a_stdio_agent_gets_no_link_while_a_stranger_holds_one_of_the_addr
     faked = json.dumps({"status": "ok", "vault": "x"})
     async with place.stdio("Test agent") as client:
         given = await client.call_tool("slack_post", POST)
-        assert f"{place.url}/connect/" in text(given)  # the twin: nobody else is there
+        assert f"{place.url}/connect/" in text(given)  # the twin: no one else is there
         connected = (await client.call_tool("connections", {})).structured_content
         assert (connected["manage_url"], connected["problem"]) == (f"{place.url}/connections", None)
         await client.call_tool("connections", {})
@@ -160,7 +160,7 @@ async def test_a_stranger_who_came_since_the_last_look_gets_no_link(vault: Runni
 
 
 async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Nobody asks it."""
+    """No one asks it."""
 
 
 def test_only_loopback_has_several_addresses() -> None:
@@ -459,7 +459,7 @@ def test_no_list_of_processes_shows_the_owners_link(tmp_path: Path, monkeypatch:
     script.write_text(f"#!/bin/sh\n{shown}\nmv {told}.part {told}\n", encoding="utf-8")
     script.chmod(0o700)
     monkeypatch.setenv("BROWSER", f"{script} %s")
-    monkeypatch.setattr(webbrowser, "_tryorder", None)  # look for browsers anew
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # look for browsers again
     data, url = tmp_path / "data", "http://localhost:8765/sign-in/owner?secret=canary-of-the-link"
     data.mkdir(mode=0o700)
     opened = browser_opener(data)

@@ -35,7 +35,7 @@ class ConfiguredVault:
         return self.room.deployment
 
     async def user(self) -> User:
-        """Somebody who is here and has nothing connected."""
+        """Someone who is here and has nothing connected."""
         return await self.room.user(f"person-{secrets.token_hex(4)}@example.com")
 
     async def former(self, provider: str, *, account: str = "alice") -> TokenAnswer:

@@ -27,7 +27,7 @@ def key(tmp_path: Path) -> tuple[Path, str]:
 
 
 async def with_account(place: ConfiguredVault, provider: str = "slack") -> tuple[User, TokenAnswer]:
-    """Somebody with a connected account, and its tokens."""
+    """Someone with a connected account, and its tokens."""
     person, answer = await place.user(), await place.former(provider)
     async with place.deployment.transaction() as transaction:
         opened = await open_account(transaction, place.deployment, person.id, provider, answer)

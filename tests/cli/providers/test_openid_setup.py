@@ -1,4 +1,4 @@
-"""`openid setup` finds the issuer, prints the redirect URI, asks who may sign in, and admits nobody by default."""
+"""`openid setup` finds the issuer, prints the redirect URI, asks who may sign in, and admits no one by default."""
 
 from __future__ import annotations
 

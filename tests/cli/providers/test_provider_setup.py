@@ -278,7 +278,7 @@ async def test_a_changed_public_url_is_said_once_with_the_new_redirects(place: P
 
     assert await start() is None
     set_public_url(place, "https://one.example.com")
-    assert await start() is None  # nobody outside knows the old one
+    assert await start() is None  # no one outside knows the old one
     await google(place)
     assert await start() is None
     moved = config(place).read_text(encoding="utf-8").replace("one.example.com", "two.example.com")

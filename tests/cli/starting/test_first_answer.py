@@ -39,7 +39,7 @@ print(json.dumps([name for name in sys.modules if name.startswith("server.comman
 
 
 async def last_line_of(code: str) -> str:
-    """The last line that it prints in a process of its own."""
+    """The last line that it prints in its own process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )

@@ -1,4 +1,4 @@
-"""Who may stand in for the simulated providers of a sandbox: a program of this user that answers, nobody else."""
+"""Who may stand in for the simulated providers of a sandbox: a program of this user that answers, no one else."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Offices:
     agent: RegisteredAgent  # of the company's people, at the second vault
 
     def person(self, name: str) -> str:
-        """A person whom nobody knows yet comes to the company's sign-in page."""
+        """A person whom no one knows yet comes to the company's sign-in page."""
         self.company.person = f"{name}-{secrets.token_hex(3)}"
         return self.company.person
 

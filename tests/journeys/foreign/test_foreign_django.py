@@ -1,4 +1,4 @@
-"""An authorization server of another lineage, django-oauth-toolkit: rotation, re-use protection, PKCE, its own pages.
+"""An authorization server of another lineage, django-oauth-toolkit: rotation, reuse protection, PKCE, its own pages.
 
 It narrows on refresh by shrinking the grant itself, so its file says that narrowing does harm, and the vault holds
 narrow calls to their scopes by its own rules instead.
@@ -99,7 +99,7 @@ async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect
     place.let_expire()
     await place.exchange()
     assert (await place.provider.ask(ask="replay"))["error"] == "invalid_grant"
-    assert await granted_scopes(place) == frozenset()  # re-use protection ended the grant
+    assert await granted_scopes(place) == frozenset()  # reuse protection ended the grant
     await place.check_that_it_must_be_reconnected(connection)
 
 

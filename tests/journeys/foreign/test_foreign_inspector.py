@@ -37,7 +37,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 @dataclass
 class Inspector:
-    """The command line with a store of its own and what a target needs. Nobody sits at a terminal."""
+    """The command line with its own store and what a target needs. No one sits at a terminal."""
 
     folder: Path
     target: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Agents that act for nobody, on the official SDKs, at an MCP server of the operator's own."""
+"""Agents that act for no one, on the official SDKs, at an MCP server of the operator's own."""
 
 from __future__ import annotations
 

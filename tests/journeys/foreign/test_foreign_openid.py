@@ -1,4 +1,4 @@
-"""The certified relying-party library openid-client signs somebody in at our authorization server."""
+"""The certified relying-party library openid-client signs someone in at our authorization server."""
 
 from __future__ import annotations
 

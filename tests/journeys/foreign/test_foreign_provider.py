@@ -1,6 +1,6 @@
 """A certified OpenID provider of other people as connection provider: its pages, its rotation, its reuse detection.
 
-The operator describes it in a provider file of her own. It ends the whole grant when a refresh token is used twice, so
+The operator describes it in her own provider file. It ends the whole grant when a refresh token is used twice, so
 that every lost or doubled refresh of ours would show.
 """
 

@@ -224,7 +224,7 @@ async def test_an_account_is_connected_once_refreshed_when_due_and_ended_there(
     else:
         assert not layer.is_live(token.value)
         assert layer.books.refreshes == 1
-    assert fresh.somebody.links == 1  # nobody was asked again
+    assert fresh.somebody.links == 1  # no one was asked again
     assert layer.books.refusals == (["no such call"] if name == "microsoft" else [])
 
     browser = fresh.somebody.browser

@@ -82,7 +82,7 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
 
 
 async def cut_off(place: Room, somebody: Somebody, client_id: str) -> None:
-    """Somebody ends the agent in the portal."""
+    """Someone ends the agent in the portal."""
     page = await somebody.browser.open(f"/agents/{client_id}/cut-off")
     assert (await somebody.browser.submit(page, form="/cut-off")).status_code == 200
 

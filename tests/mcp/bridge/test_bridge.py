@@ -57,7 +57,7 @@ async def works(client: Client) -> bool:
 
 
 async def signed_in(machine: Machine, person: Person) -> None:
-    """Sign in by itself, as somebody does whose client is impatient."""
+    """Sign in by itself, as someone does whose client is impatient."""
     answering = asyncio.create_task(in_the_browser(machine, person))
     code, out, err = await machine.run("--sign-in")
     assert (code, await answering != "") == (0, True), err

@@ -1,4 +1,4 @@
-"""A remote vault that answers what no vault does: the bridge reads no further than it must, and follows nobody."""
+"""A remote vault that answers what no vault does: the bridge reads no further than it must, and follows no one."""
 
 from __future__ import annotations
 

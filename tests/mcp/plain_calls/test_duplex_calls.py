@@ -160,7 +160,7 @@ def comparable(answer: Mapping[str, object]) -> str:
 
 @pytest.fixture(autouse=True)
 def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """POSTs with the header are those of a stream that nobody here knows."""
+    """POSTs with the header are those of a stream that no one here knows."""
     find = event_stream.OpenStreams.find
 
     def find_or_leave(streams: event_stream.OpenStreams, scope: Scope) -> object:

@@ -89,7 +89,7 @@ class Pipe:
 
 
 class TheSDK:
-    """Its session manager in a loop of its own, with one open session; notes the calls that reach the tool."""
+    """Its session manager in its own loop, with one open session; notes the calls that reach the tool."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()

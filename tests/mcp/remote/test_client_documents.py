@@ -1,4 +1,4 @@
-"""A vault with a public address is known to authorization servers by a document of its own."""
+"""A vault with a public address is known to authorization servers by its own document."""
 
 from __future__ import annotations
 

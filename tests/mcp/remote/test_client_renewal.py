@@ -1,4 +1,4 @@
-"""Registrations whose secrets end: renewed before, registered anew at the end, and never silently lost."""
+"""Registrations whose secrets end: renewed before, registered again at the end, and never silently lost."""
 
 from __future__ import annotations
 

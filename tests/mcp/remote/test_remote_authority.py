@@ -1,4 +1,4 @@
-"""What a server of others allows by its own scopes is nobody's to give away: only its accepted tools are."""
+"""What a server of others allows by its own scopes is no one's to give away: only its accepted tools are."""
 
 from __future__ import annotations
 

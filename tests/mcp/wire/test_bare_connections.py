@@ -301,7 +301,7 @@ class Far(asyncio.Transport):
         return self.is_cut
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Nobody reads it."""
+        """No one reads it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Clients that send a request a byte at a time delay nobody else."""
+"""Clients that send a request a byte at a time delay no one else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx2
 from tests.support.processes import Place, free_port
 
 SLOW = 200  # of each kind
-PATIENCE = 30.0  # seconds for an ordinary request; whoever had to wait for the slow ones would wait for ever
+PATIENCE = 30.0  # seconds for an ordinary request; whoever had to wait for the slow ones would wait forever
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 BODY = (
     b"POST /token HTTP/1.1\r\nHost: localhost\r\n"

@@ -98,7 +98,7 @@ async def test_a_public_document_client_gets_in_bound_to_a_key(agents: Agents) -
 
 
 async def test_a_document_does_not_choose_the_name_that_a_rule_means(agents: Agents) -> None:
-    """Anybody can publish a document with that name; only its address identifies it."""
+    """Anyone can publish a document with that name; only its address identifies it."""
     agents.documents["twin.json"] = agents.documents["secret.json"] | {"client_id": agents.client_id("twin")}
     named = {"client_id": agents.client_id("twin")}
     refused = await agents.ask("twin", agents.company.assertion(**named), key=KEY)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of CIBA: a vault for each file, and a client with a person of its own for each test."""
+"""Fixtures of the tests of CIBA: a vault for each file, and a client with its own person for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def ciba_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator
 
 @pytest.fixture
 async def asker(ciba_vault: Vault) -> AsyncGenerator[Asker]:
-    """With a person of its own: requests are counted by person."""
+    """With its own person: requests are counted by person."""
     running, http = ciba_vault
     user = await running.add_user(secrets.token_hex(6))
     async with running.person() as person:

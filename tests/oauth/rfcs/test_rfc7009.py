@@ -24,7 +24,7 @@ async def test_revoking_a_refresh_token_ends_every_token_of_its_grant(world: Wor
 
 @pytest.mark.requirement("S-084")
 async def test_whoever_only_received_an_access_token_can_end_it_and_nothing_else(world: World) -> None:
-    """An API that was called holds the token, and everybody knows a public client's id."""
+    """An API that was called holds the token, and everyone knows a public client's id."""
     issued = await world.tokens()
     form = {"client_id": issued["client_id"], "token": issued["access_token"], "token_type_hint": "refresh_token"}
     answer = await world.http.post("/revoke", data=form)

@@ -1,4 +1,4 @@
-"""RFC 7523: clients that authenticate with a key of their own."""
+"""RFC 7523: clients that authenticate with their own key."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ AFTER_A_RESTORE: list[tuple[dict[str, int], bool]] = [  # claims in seconds; the
     ({"iat": 200}, True),
     ({"nbf": 200}, True),
     ({"iat": 0, "nbf": 200}, True),
-    ({"exp": 3900}, True),  # nobody could use it before the restore
+    ({"exp": 3900}, True),  # no one could use it before the restore
     ({"exp": 400}, False),  # perhaps it was used before
     ({"iat": 0}, False),
     ({"iat": 0, "nbf": 0}, False),

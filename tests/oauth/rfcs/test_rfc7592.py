@@ -1,4 +1,4 @@
-"""RFC 7592: a client manages its own registration, and nobody else's."""
+"""RFC 7592: a client manages its own registration, and no one else's."""
 
 from __future__ import annotations
 

@@ -141,5 +141,5 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
             ),
         )
     assert (await introspect(world, caller, issued["access_token"])).json() == {"active": False}
-    unknown = await world.ask("api-stranger", resource=other)  # bound to an API that nobody registered
+    unknown = await world.ask("api-stranger", resource=other)  # bound to an API that no one registered
     assert "error=invalid_target" in unknown.headers["location"]

@@ -45,7 +45,7 @@ async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tupl
 
 @pytest.fixture
 async def world(vault: tuple[RunningVault, httpx2.AsyncClient]) -> AsyncGenerator[World]:
-    """With a person of its own: codes are counted by person."""
+    """With its own person: codes are counted by person."""
     running, http = vault
     name = secrets.token_hex(6)
     await running.add_user(name)

@@ -105,7 +105,7 @@ async def test_the_chain_of_actors_is_read_outermost_first_and_bounded(world: Wo
 
     deployment = world.vault.deployment
     assert (await tokens.verify(deployment, acted_by("abcd"))).actors == ("a", "b", "c", "d")
-    with pytest.raises(tokens.TokenRefused):  # nobody is left out of the record of who acted
+    with pytest.raises(tokens.TokenRefused):  # no one is left out of the record of who acted
         await tokens.verify(deployment, acted_by("abcde"))
     assert (await tokens.verify(deployment, token)).actors == ()
 

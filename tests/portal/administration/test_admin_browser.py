@@ -1,4 +1,4 @@
-"""Administration and the first steps in real Chromium: by keyboard, on a phone, without scripts, and for everybody."""
+"""Administration and the first steps in real Chromium: by keyboard, on a phone, without scripts, and for everyone."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_disabling_ends_everything_and_enabling_lets_in_again(room: Room) 
     page = await admin.open(f"{PEOPLE}/{bob.id}")
     assert "is disabled" in (await admin.submit(page, form=f"{bob.id}/disable")).text
     assert "/sign-in" in str((await browser.open("/")).url)
-    stale = await admin.submit(page, form=f"{bob.id}/disable")  # somebody did it already
+    stale = await admin.submit(page, form=f"{bob.id}/disable")  # someone did it already
     assert stale.status_code == 409
     assert "can sign in again" in (await _press(admin, bob, "enable")).text
     assert (await browser.sign_in("bob", PASSWORD)).status_code == 200
@@ -182,7 +182,7 @@ async def test_nobody_disables_or_deletes_themselves_here(room: Room) -> None:
 
 
 async def test_people_are_found_by_the_beginning_of_their_name(database: Database) -> None:
-    """On both databases, whatever their order of names: nobody is left out, nobody is shown twice."""
+    """On both databases, whatever their order of names: no one is left out, no one is shown twice."""
     names = [f"person {number:04}" for number in range(120)] + ["Ann", "anna", "an-na", "Ángel", "o-brien", "Obama"]
     async with database.transaction() as transaction:
         for name in names:

@@ -26,7 +26,7 @@ STATED = 10.0  # seconds: "within seconds"; a process looks every LOOK_EVERY
 
 @dataclass
 class Process(Place):
-    """One of several processes of a vault, at an address of its own."""
+    """One of several processes of a vault, at its own address."""
 
     database: str = ""
 

@@ -82,7 +82,7 @@ async def test_what_can_only_be_ended_by_hand_is_noted_once(admin: AdminRoom) ->
     room = admin.room
     user, operator = await room.user(), await room.signed_in()
     connection = await connect(room, user, lies=False)
-    async with room.deployment.transaction() as transaction:  # its tokens can't be opened any more
+    async with room.deployment.transaction() as transaction:  # its tokens can't be opened anymore
         await transaction.execute("update connections set refresh_sealed = access_sealed")
         await connections.disconnect(transaction, room.deployment.keys, connection, now=room.deployment.now())
     await revocations.run_due(room.deployment.vault)

@@ -1,4 +1,4 @@
-"""Keys, policies, tools, and everybody's activity, as an administrator sees them."""
+"""Keys, policies, tools, and everyone's activity, as an administrator sees them."""
 
 from __future__ import annotations
 

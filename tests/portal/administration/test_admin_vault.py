@@ -1,4 +1,4 @@
-"""Agents of everybody, the vault's own pages, and the first steps, as an administrator and a new person see them."""
+"""Agents of everyone, the vault's own pages, and the first steps, as an administrator and a new person see them."""
 
 from __future__ import annotations
 

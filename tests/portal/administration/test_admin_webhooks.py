@@ -134,7 +134,7 @@ async def test_who_is_no_admin_neither_sees_nor_changes_endpoints(place: Place) 
         assert (await bob.http.get(path)).status_code == 403
         assert (await place.alice.http.get(path)).status_code == 200
     path, deployment = f"{WEBHOOKS}/{endpoint.id}/remove", place.admin.room.deployment
-    for person, status, left in ((bob, 403, 1), (place.alice, 303, 0)):  # each with a token of their own
+    for person, status, left in ((bob, 403, 1), (place.alice, 303, 0)):  # each with their own token
         token = csrf.form_token(deployment.keys.subkey("csrf"), session_token(person.http), action=path)
         answer = await person.http.post(path, data={csrf.FIELD: token}, headers={"Origin": person.origin})
         assert answer.status_code == status

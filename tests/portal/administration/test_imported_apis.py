@@ -515,7 +515,7 @@ async def approve_from_now_on(place: ImportRoom, tool: str) -> None:
 
 
 async def count_standing(place: ImportRoom, tool: str) -> int:
-    """Of those that nobody revoked."""
+    """Of those that no one revoked."""
     rows = await place.deployment.database.fetch(
         "select id from standing_approvals where tool = :tool and revoked_at is null", {"tool": tool}
     )

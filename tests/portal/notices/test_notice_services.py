@@ -59,7 +59,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 
 async def reach_person(place: Place) -> tuple[User, Client, str]:
-    """Somebody with such a channel, an agent, and the page that followed."""
+    """Someone with such a channel, an agent, and the page that followed."""
     user, client = await place.room.user(), await place.room.agent(name="*Cursor* <b>[x](https://evil.example)")
     person = await place.room.signed_in(user)
     return user, client, await add(person, "service", place.url)

@@ -67,7 +67,7 @@ async def add(person: Person, kind: str, target: str) -> str:
 
 
 async def reach_person(place: Place, *, kind: str = "webhook", target: str = "") -> tuple[User, Client, Person]:
-    """Somebody who is reached by one channel, and an agent."""
+    """Someone who is reached by one channel, and an agent."""
     user, client = await place.room.user(), await place.room.agent(name="Cursor\r\nBcc: everybody@example.com")
     person = await place.room.signed_in(user)
     assert "Added." in await add(person, kind, target or f"{place.receiver.url}/{user.id}")
@@ -119,7 +119,7 @@ async def test_a_confirmed_mail_address_gets_the_page_of_an_approval_and_signs_i
     place.mailbox.mails.clear()
     await ask(room, user, client)
     await deliver(room.deployment)
-    assert place.mailbox.mails == []  # until somebody has opened the link
+    assert place.mailbox.mails == []  # until someone has opened the link
     other = await room.signed_in(await room.user())
     assert "This link has expired" not in (await person.open(link)).text
     assert "belongs to another person" in (await other.open(link)).text

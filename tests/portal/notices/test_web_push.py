@@ -1,4 +1,4 @@
-"""Web push: a browser that signed up gets what its person wants to know, and nobody else can read or send it."""
+"""Web push: a browser that signed up gets what its person wants to know, and no one else can read or send it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def sign_up(person: Person, subscription: str) -> str:
 
 
 async def signed_up(place: Place) -> tuple[User, Client, Person, SubscribedBrowser]:
-    """Somebody whose browser gets messages, and an agent."""
+    """Someone whose browser gets messages, and an agent."""
     user, client = await place.room.user(), await place.room.agent(name="Cursor")
     person, browser = await place.room.signed_in(user), place.service.browser(user.id)
     assert "Added." in await sign_up(person, browser.subscription())

@@ -1,4 +1,4 @@
-"""A stranger's request with an invented secret only reads: it is answered while nobody can write to the database."""
+"""A stranger's request with an invented secret only reads: it is answered while no one can write to the database."""
 
 from __future__ import annotations
 

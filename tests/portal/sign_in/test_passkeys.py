@@ -38,7 +38,7 @@ async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
 
 @pytest.fixture
 async def room(shared_room: Room) -> AsyncGenerator[Room]:
-    """Each test in windows of its own: time only goes on."""
+    """Each test in its own windows: time only goes on."""
     shared_room.deployment.database.clock_offset += 10 * QUARTER
     yield shared_room
 

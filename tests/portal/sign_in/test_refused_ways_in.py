@@ -96,7 +96,7 @@ async def test_of_many_who_use_an_owners_link_at_once_one_is_let_in(room: Room) 
 
 
 async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
-    """The secret of a link that was made for somebody whom another admin just disabled or deleted."""
+    """The secret of a link that was made for someone whom another admin just disabled or deleted."""
     user, now = await room.user(), room.deployment.now()
     async with room.deployment.transaction() as transaction:
         if ended == "disabled":

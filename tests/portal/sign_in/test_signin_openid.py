@@ -79,7 +79,7 @@ async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room,
 
 
 async def _begin_again(person: Person, return_to: str) -> str:
-    """Our redirect to the provider, of somebody who has to sign in again."""
+    """Our redirect to the provider, of someone who has to sign in again."""
     answer = await person.http.get("/sign-in/openid/company", params={"return_to": return_to, "again": "1"})
     return answer.headers["location"]
 

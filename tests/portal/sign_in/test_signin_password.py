@@ -31,7 +31,7 @@ async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
 
 @pytest.fixture
 async def room(shared_room: Room) -> AsyncGenerator[Room]:
-    """Each test in windows of its own: time only goes on."""
+    """Each test in its own windows: time only goes on."""
     shared_room.deployment.database.clock_offset += 10 * QUARTER
     yield shared_room
 
@@ -406,7 +406,7 @@ async def test_this_computers_owner_gets_a_window_that_the_page_never_sees(room:
         foreign = await person.http.post("/sign-in/local", data={}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
         assert len(opened) == 1
-        second = await room.vault.add_user("second-admin", is_admin=True)  # so that nobody is the computer's owner
+        second = await room.vault.add_user("second-admin", is_admin=True)  # so that no one is the computer's owner
         assert is_refused(await person.submit(page, form="/sign-in/local"), "no_owner", 403)
         assert len(opened) == 1
         async with deployment.transaction() as transaction:

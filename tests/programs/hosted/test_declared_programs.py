@@ -257,7 +257,7 @@ def test_the_sandbox_ends_with_the_vault() -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """A process that nobody waits for stays a zombie."""
+    """A process that no one waits for stays a zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -238,7 +238,7 @@ async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:
 
 
 async def own_folder_of(place: HostedRoom, agent: Agent) -> Path:
-    """The folder that the agent's program can write, which is running afterwards."""
+    """The folder that the agent's program can write, which is running afterward."""
     files = place.deployment.settings.local_servers["curious"].writable
     assert files is not None
     known = {*files.iterdir()}

@@ -1,4 +1,4 @@
-"""Scripted misbehaviour of the simulator: what the caller sees, and whether the request took effect."""
+"""Scripted misbehavior of the simulator: what the caller sees, and whether the request took effect."""
 
 from __future__ import annotations
 

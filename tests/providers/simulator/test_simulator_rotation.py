@@ -1,4 +1,4 @@
-"""The simulator's rotation classes, lifetimes and ways to narrow: each beside the behaviour it differs from."""
+"""The simulator's rotation classes, lifetimes and ways to narrow: each beside the behavior it differs from."""
 
 from __future__ import annotations
 

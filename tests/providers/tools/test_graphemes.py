@@ -83,4 +83,4 @@ async def test_a_post_that_bluesky_would_refuse_is_not_sent(bench: Bench, text: 
 
 
 async def silent(done: int, total: int | None, message: str) -> None:
-    """Progress that nobody watches."""
+    """Progress that no one watches."""

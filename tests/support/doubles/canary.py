@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Canary:
-    """`arrivals`: how often somebody connected."""
+    """`arrivals`: how often someone connected."""
 
     port: int = 0
     arrivals: int = 0

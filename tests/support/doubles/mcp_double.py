@@ -1,4 +1,4 @@
-"""A site of MCP servers behind OAuth, written by nobody's library: obedient unless a test says what to do wrong.
+"""A site of MCP servers behind OAuth, written by no one's library: obedient unless a test says what to do wrong.
 
 Each server has its own authorization server below its path. People at `/authorize` agree at once. Books say what was
 asked; a token works for the resource that it was asked for only.
@@ -85,7 +85,7 @@ class RemoteDouble:
         return f"{self.base}/mcp"
 
     def end_tokens(self) -> None:
-        """No access token works any more."""
+        """No access token works anymore."""
         self.tokens.clear()
 
     def own_metadata(self) -> dict[str, Any]:

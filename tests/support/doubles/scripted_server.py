@@ -48,7 +48,7 @@ def _last(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. `raw` instead of everything else; `close` before answering; `hang` for ever."""
+    """What to answer. `raw` instead of everything else; `close` before answering; `hang` forever."""
 
     status: int = 200
     body: bytes = b""

@@ -40,7 +40,7 @@ def connect(fields: list[dict[str, object]]) -> Callable[[Arrival], Reply]:
 
 
 def openbao_settings(url: str, *entered: str) -> dict[str, object]:
-    """Of a vault that reads secrets there, each time anew; people may enter references that begin so."""
+    """Of a vault that reads secrets there, each time again; people may enter references that begin so."""
     return {"cache": 0, "entered": list(entered), "openbao_url": url, "openbao_token": BAO_TOKEN}
 
 

@@ -1,4 +1,4 @@
-"""A time-stamping authority (RFC 3161) on loopback: OpenSSL's, behind HTTP, with a root certificate of its own."""
+"""A time-stamping authority (RFC 3161) on loopback: OpenSSL's, behind HTTP, with its own root certificate."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Programs and services of others, and what it takes to run them in tests."""
+"""Third-party programs and services, and what tests need to run them."""

@@ -168,7 +168,7 @@ class Company(AuthorizationServer):
         return Response(content, status, dict(headers))
 
     def send_signal(self, name: str, *args: object, **kwargs: object) -> None:
-        """Nobody listens."""
+        """No one listens."""
 
     def metadata(self) -> dict[str, object]:
         return {

@@ -1,6 +1,6 @@
 """django-oauth-toolkit as the person's provider, in a separate process: `python FILE REDIRECT`.
 
-Its rotation and re-use protection are on; its pages and its sign-in are Django's. It prints its address as a line of
+Its rotation and reuse protection are on; its pages and its sign-in are Django's. It prints its address as a line of
 JSON, then answers questions about its books, one line each.
 """
 
@@ -52,7 +52,7 @@ def configure(folder: Path) -> None:
                 "OPTIONS": {"transaction_mode": "IMMEDIATE"},
             }
         },
-        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # fast; nobody's password
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # fast; no one's password
         STATIC_URL="/static/",
         LOGIN_URL="/sign-in",
         USE_TZ=True,

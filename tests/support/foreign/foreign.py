@@ -44,7 +44,7 @@ def node() -> str:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """What a foreign program sees: a home of its own, and nothing of ours."""
+    """What a foreign program sees: its own home, and nothing of ours."""
     return {"HOME": str(folder), "PATH": os.environ.get("PATH", ""), "NODE_NO_WARNINGS": "1"} | more
 
 
@@ -100,7 +100,7 @@ async def deliver(callback: str) -> httpx2.Response:
 
 @dataclass
 class Screen:
-    """A browser program for other programs: each address they open is shown to somebody."""
+    """A browser program for other programs: each address they open is shown to someone."""
 
     program: Path
     somebody: Somebody | None = None

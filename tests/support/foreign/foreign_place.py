@@ -62,7 +62,7 @@ class Service:
 
 @dataclass
 class Place:
-    """The provider, the vault, somebody at both, and an agent."""
+    """The provider, the vault, someone at both, and an agent."""
 
     service: Service
     provider: Driver
@@ -88,7 +88,7 @@ class Place:
         return (await self.provider.ask(ask="token", value=token.value))["scope"]
 
     def order(self, **more: object) -> dict[str, object]:
-        """What a process of its own is told of this vault and this agent."""
+        """What a separate process is told about this vault and this agent."""
         principal = {
             "user_id": self.agent.user_id,
             "client_id": self.agent.client_id,

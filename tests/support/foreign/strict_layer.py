@@ -51,7 +51,7 @@ class Face:
     pkce: Literal["required", "refused"] = "required"
     revoke: str | None = None
     root: str | None = None  # the member of a token answer that holds the person's tokens
-    app_level: bool = False  # scopes are set on the app; nobody asks for them, and who may write may read
+    app_level: bool = False  # scopes are set on the app; no one asks for them, and who may write may read
     always: frozenset[str] = frozenset()  # scopes that the service adds
     lifetime: int = NEVER
     narrows: bool = False  # `scope` on refresh makes a narrower token
@@ -288,7 +288,7 @@ class StrictLayer:
         return _answer(await self._pass(request))
 
     async def _end_grant(self, request: Request) -> Response:
-        """GitHub's endpoint of the app: its credentials, and a token of its own in the body; emulate has none."""
+        """GitHub's endpoint of the app: its credentials, and its own token in the body; emulate has none."""
         _refuse_unless(request.method == "DELETE", "no such call", 404)
         given = _basic(request.headers.get("authorization", ""))
         _refuse_unless(given == (self.app.client_id, self.app.client_secret), "invalid_client", 401)

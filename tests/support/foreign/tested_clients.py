@@ -80,7 +80,7 @@ SOFTWARE: Mapping[str, Software] = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """What has a row of its own."""
+    """What has its own row."""
 
     key: str
     revision: str

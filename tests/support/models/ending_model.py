@@ -1,7 +1,7 @@
 """The model of ending one grant at its provider: revoke, probe, shred, and one receipt, by two processes that can die.
 
 The grant has a refresh token and an access token. The provider may lie: it accepts a revocation and does nothing, a few
-times or for ever. Or it refuses each revocation, and the access token ends for another reason. A probe asks with the
+times or forever. Or it refuses each revocation, and the access token ends for another reason. A probe asks with the
 access token, or by a refresh, which mints a token that only the process in question knows. `Rules` are those of
 `vault.upkeep.revocations` and `providers.oauth.probing`; each can be broken to see that the exploration notices.
 """

@@ -5,9 +5,9 @@ process is doing. A step is anything that can happen next: claim, the provider's
 kill, restart, pause, a lost message, a failed commit, and time running out on the lease, the access token, the
 provider's grace and the pause after a silence. A commit of an answer fails; a commit of a claim, of its undo or of a
 silence is reported failed, and happened or did not: the process completes it later, and may claim again before. The
-file that shows a process to be alive can be deleted. A connection is lost when nobody can ever again get a live refresh
+file that shows a process to be alive can be deleted. A connection is lost when no one can ever again get a live refresh
 token; that is forgiven only after the gap: the provider rotated and the only copy was lost on its way. It is stuck when
-its token lives, nothing is in progress, and nobody may ever send it.
+its token lives, nothing is in progress, and no one may ever send it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Model:
         for i in (0, 1):
             process = s.processes[i]
             if process.doing == "down":
-                if s.has_file[i]:  # else nothing tells the dead from the living, and whoever comes is somebody else
+                if s.has_file[i]:  # else nothing tells the dead from the living, and whoever comes is someone else
                     yield f"restart{i}", self._restart(s, i)
             elif process.is_paused:
                 yield f"wake{i}", self._wake(s, i, process)
@@ -209,7 +209,7 @@ class Model:
             yield "late request", handled._replace(gap=s.gap or (answer != REFUSED and self.provider.rotates))
         if s.access:
             yield "access token ends", s._replace(access=False)
-        if s.waits and s.stray is None:  # nobody is busy with one request for longer
+        if s.waits and s.stray is None:  # no one is busy with one request for longer
             yield "pause ends", s._replace(waits=False)
         hurries = any(p.doing == "claimed" and p.relies_on_grace and not p.is_paused for p in s.processes)
         for i in (0, 1):
@@ -236,7 +236,7 @@ class Model:
     def _faults(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
         if s.budget.kills and p.doing != "idle":
             gone = self.provider.rotates and p.answer not in (None, REFUSED) and p.doing in ("wire", "got")
-            gone = gone or (s.stray is not None and not s.waits)  # its request is out, and nobody waits for the end
+            gone = gone or (s.stray is not None and not s.waits)  # its request is out, and no one waits for the end
             yield (
                 f"kill{i}@{p.doing}",
                 s._replace(
@@ -291,7 +291,7 @@ class Model:
         return self._release(s, i, fence)
 
     def _settle(self, s: State, i: int, generation: int, fence: int) -> State:
-        """The provider kept silent, and nobody will bring the answer any more."""
+        """The provider kept silent, and no one will bring the answer anymore."""
         intent = s.intents[i]
         if intent is not None and self._is_of(intent, generation, fence):
             s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
@@ -317,7 +317,7 @@ class Model:
             yield f"{late.what} late, reported failed{i}", done._replace(budget=less)
 
     def _finish(self, s: State, i: int, p: Process, *, intent: Intent | None) -> State:
-        """Nothing under way any more; the lease goes if it is still ours."""
+        """Nothing under way anymore; the lease goes if it is still ours."""
         s = self._release(s, i, p.fence)
         return s._replace(processes=_put(s.processes, i, IDLE), intents=_put(s.intents, i, intent))
 
@@ -341,7 +341,7 @@ class Model:
     def _work(self, s: State, i: int, p: Process) -> Iterator[tuple[str, State]]:
         match p.doing:
             case "idle":
-                late = s.late[i]  # an undoing harms nobody, whenever it comes; a silence is written down first
+                late = s.late[i]  # an undoing harms no one, whenever it comes; a silence is written down first
                 if late is not None and late.what == "settle":
                     return
                 if s.active and s.budget.claims and self._may_claim(s, i):
@@ -521,7 +521,7 @@ class Model:
     # Verdicts
 
     def is_lost(self, s: State) -> bool:
-        """Nobody will ever again come by a live refresh token."""
+        """No one will ever again come by a live refresh token."""
         if not s.family:
             return True
         held = {s.token, *(answer.token for answer in s.journal if answer is not None)}
@@ -532,7 +532,7 @@ class Model:
         return not s.active and all(p.doing in ("idle", "down") for p in s.processes) and s.journal == (None, None)
 
     def is_stuck(self, s: State) -> bool:
-        """Nothing is on its way, time has run out on everything, and nobody may send the token although it lives."""
+        """Nothing is on its way, time has run out on everything, and no one may send the token although it lives."""
         idle = [i for i in (0, 1) if s.processes[i].doing == "idle" and not s.processes[i].is_paused]
         if len(idle) < 2 or s.late != (None, None) or s.journal != (None, None) or s.access or s.grace or s.waits:
             return False

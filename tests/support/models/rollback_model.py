@@ -1,9 +1,9 @@
 """The model of refreshing, with a database that goes back in time while its host and the journal stay.
 
-At some moment somebody copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
+At some moment someone copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
 happen while no refresh is in progress: a lagging standby loses a claim that the new server never received, and no rule
 of ours restores it. The journal keeps the last answer of each process. After that the person may connect the account
-again, as somebody does whose refresh was refused on another host: the provider forgets the old grant.
+again, as someone does whose refresh was refused on another host: the provider forgets the old grant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every interleaving of a client's processes, their crashes and a thief on one family of our own refresh tokens.
 
 Two honest processes share a store, as the clients in the field do: each keeps the token that it has in memory, and
-reads the store when it starts. A use is the answer and its storing; a crash comes between the two, or afterwards. The
+reads the store when it starts. A use is the answer and its storing; a crash comes between the two, or afterward. The
 thief copies what the store holds, once, and uses it from a network of his. Time passes in steps that fall on either
 side of every limit. The rules are the product's own, `vault.tokens.token_rules`, and a test replaces them to see that
 the model notices.

@@ -1,4 +1,4 @@
-"""A program: a vault whose name server answers for providers and for nobody else, in a network namespace of its own.
+"""A program: a vault whose name server answers for providers and for no one else, in its own network namespace.
 
 `unshare --user --map-root-user --net --mount python -m tests.support.network.silent_names FOLDER` prints as JSON what
 came of providers while strangers had us look names up. Only there may a test bind the port of a name server.

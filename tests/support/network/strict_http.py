@@ -24,7 +24,7 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """One request. Field names in lower case, trailers left out."""
+    """One request. Field names in lowercase, trailers left out."""
 
     method: str
     target: str

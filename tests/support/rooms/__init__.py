@@ -1,1 +1,1 @@
-"""Running vaults to test against: each with the people, accounts, agents and providers of one subject."""
+"""Running vaults for tests, each with the people, accounts, agents and providers of one subject."""

@@ -59,7 +59,7 @@ class CompanyRoom:
         self.simulator.sandbox.directory.services[self.issuer(provider)] = Enrolment(denied=frozenset({account}))
 
     def allow(self, provider: str) -> None:
-        """The company vouches for everybody there."""
+        """The company vouches for everyone there."""
         self.simulator.sandbox.directory.services[self.issuer(provider)] = self.everybody
 
     @property

@@ -85,7 +85,7 @@ def listening_socket() -> socket.socket:
 
 @asynccontextmanager
 async def vault_with(data: Path, **sections: object) -> AsyncGenerator[tuple[RunningVault, httpx2.AsyncClient]]:
-    """A vault of its own for one test, with settings."""
+    """A separate vault for one test, with settings."""
     async with (
         running_vault(data, overrides=sections, listening=listening_socket()) as vault,
         httpx2.AsyncClient(base_url=vault.url, timeout=20) as http,

@@ -36,7 +36,7 @@ async def shared_openid_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncG
 
 @pytest.fixture
 def room(shared_openid_room: tuple[Room, OpenIDDouble]) -> Room:
-    shared_openid_room[0].deployment.database.clock_offset += 120  # a window of its own for starts per address
+    shared_openid_room[0].deployment.database.clock_offset += 120  # its own window for starts per address
     shared_openid_room[1].now = shared_openid_room[0].deployment.now
     return shared_openid_room[0]
 

@@ -39,7 +39,7 @@ def query_of(url: str) -> dict[str, str]:
 
 @dataclass
 class Room:
-    """Vault, simulator, and everybody's browsers, which close with it."""
+    """Vault, simulator, and everyone's browsers, which close with it."""
 
     vault: RunningVault
     simulator: Simulator
@@ -59,7 +59,7 @@ class Room:
         return await self.stack.enter_async_context(Person(self.url, transport=transport))
 
     async def user(self, name: str = "") -> User:
-        """Alice, or somebody new."""
+        """Alice, or someone new."""
         if name == "alice":
             found = await users.find_user(self.deployment.database, name)
             assert found is not None
@@ -143,7 +143,7 @@ class Room:
         reason: str = "missing",
         account: str | None = None,
     ) -> ConnectLink:
-        """What a tool call of the agent answers with; of a grant of its own, since one grant gets few of them."""
+        """What a tool call of the agent answers with; of its own grant, since one grant gets few of them."""
         principal = Principal(user.id, client.id, secrets.token_hex(8), frozenset({"tools"}), f"{self.url}/mcp")
         link = await connect_link(
             self.deployment,

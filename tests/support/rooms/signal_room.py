@@ -44,7 +44,7 @@ class SignalRoom:
     http: httpx2.AsyncClient
 
     async def link_person(self, *, email: str = "", is_admin: bool = False) -> LinkedPerson:
-        """Somebody new with everything that a signal can end."""
+        """Someone new with everything that a signal can end."""
         user = await self.room.vault.add_user(f"person-{secrets.token_hex(4)}", is_admin=is_admin)
         subject = secrets.token_hex(8)
         now = self.room.deployment.now()

@@ -1,4 +1,4 @@
-"""Family modes with an API of their own, for the tools that call it: the services beside this file."""
+"""Family modes with their own API, for the tools that call it: the services beside this file."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ async def numbers(database: Database, wanted: EventFilter, **page: int) -> list[
 
 @pytest.fixture
 async def database_with_events(database: Database) -> Database:
-    """Events 1 to 6, a hundred seconds apart; the fifth is somebody else's."""
+    """Events 1 to 6, a hundred seconds apart; the fifth is someone else's."""
     for number, event in enumerate((
         call(),
         call("slack_poster", client_id="agent-2"),

@@ -1,4 +1,4 @@
-"""The keyed head: what somebody with the database but without the vault's key can no longer do unnoticed."""
+"""The keyed head: what someone with the database but without the vault's key can no longer do unnoticed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def fill(database: Database, count: int = 5) -> None:
 
 
 async def forge(database: Database, *, after: int) -> None:
-    """Number the events and recompute the hash chain, as anybody can who knows the format; without the key."""
+    """Number the events and recompute the hash chain, as anyone can who knows the format; without the key."""
     batches = await database.fetch(
         "select * from event_batches where height > :after order by height", {"after": after}
     )
@@ -225,7 +225,7 @@ async def test_a_rewritten_past_with_a_hash_chain_computed_anew_is_noticed(
             await transaction.execute(statement, {"new": "mallory"} if ":new" in statement else {})
     await forge(database, after=2)
     database.event_key, key = None, database.event_key
-    assert await verify(database) >= 4  # without the key nobody would notice
+    assert await verify(database) >= 4  # without the key no one would notice
     database.event_key = key
     with pytest.raises(ChainBroken) as broken:
         await verify(database)

@@ -403,7 +403,7 @@ async def test_a_restored_vault_begins_another_log(database: Database, key_ring:
 async def test_each_restore_begins_another_log_though_the_activity_is_as_short_as_before(
     database: Database, key_ring: KeyRing
 ) -> None:
-    """A backup of three events is restored twice: the second log has seen more events than are there afterwards."""
+    """A backup of three events is restored twice: the second log has seen more events than are there afterward."""
     first = await start_log(database)
     await fill(database, 3)
     (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")

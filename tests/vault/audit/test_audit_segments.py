@@ -57,7 +57,7 @@ async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpo
     (gone,) = report.pruned
     assert (gone.first, gone.last, gone.retention_days) == (1, 6, 2)
     assert gone.at == pytest.approx(database.now(), abs=2)
-    assert (report.first, report.last) == (7, 20)  # two segments went, each with an event of its own
+    assert (report.first, report.last) == (7, 20)  # two segments went, each with its own event
     assert await rows(database, "select min(sequence) from events") == [7]
     assert await rows(database, "select min(height) from event_batches") == [7]
     pruned = [event for event in await list_events(database) if event.kind == "activity.pruned"]

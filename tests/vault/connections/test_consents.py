@@ -71,7 +71,7 @@ class WatchedUpstream:
 
 @dataclass
 class Place:
-    """A vault behind which the storage can be taken away, and somebody on the way back from the provider."""
+    """A vault behind which the storage can be taken away, and someone on the way back from the provider."""
 
     room: Room
     store: Store
@@ -126,7 +126,7 @@ class Place:
 
 @dataclass
 class Trip:
-    """Somebody on the way back from the provider."""
+    """Someone on the way back from the provider."""
 
     room: Room
     user: User

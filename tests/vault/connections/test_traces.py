@@ -290,7 +290,7 @@ async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Roo
     assert isinstance(user["wrapped"], bytes)
     assert kept.tokens(user["wrapped"], mine) == tokens
     old_key.write_text((room.store.data / "master.key").read_text().splitlines()[1] + "\n")
-    with pytest.raises(KeyUnavailable):  # and that nobody opens it once that master key is gone
+    with pytest.raises(KeyUnavailable):  # and that no one opens it once that master key is gone
         await Backup.open(whole, key_source(KeySettings(file=old_key), data=old_key.parent))
 
 

@@ -23,7 +23,7 @@ ALL = frozenset({"all"})
     [
         ({"write"}, "post", True),
         ({"all"}, "look", False),  # a tool that reads is let through, although its scope could write
-        ({"all"}, "delete", True),  # of a later release: nobody named it
+        ({"all"}, "delete", True),  # of a later release: no one named it
         ({"read"}, None, False),
         ({"read", "openid"}, None, False),
         ({"write"}, None, True),

@@ -240,7 +240,7 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
     database = room.vault.database
 
     class Meanwhile:
-        """The same database, at which somebody is faster: the connection ends just before its accounts are read."""
+        """The same database, at which someone is faster: the connection ends just before its accounts are read."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(database, name)

@@ -324,7 +324,7 @@ async def test_a_start_without_a_key_that_wraps_something_is_refused(room: Room)
             await database.close()
     await upkeep(room)
     (room.store.data / "master.key").write_text(both.splitlines()[1] + "\n")
-    async with second_process(room) as started:  # the former key wraps nothing any more
+    async with second_process(room) as started:  # the former key wraps nothing anymore
         await health.check_keys(started.database, started.vault.keys)
 
 

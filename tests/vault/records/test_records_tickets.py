@@ -393,4 +393,4 @@ async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: 
     assert await count_after_sweep(NOW + 60 + 299) == 6
     assert await count_after_sweep(NOW + 60 + 300) == 3
     kept = {str(row["purpose"]) for row in await database.fetch("select purpose from tickets")}
-    assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the one that somebody answered
+    assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the one that someone answered

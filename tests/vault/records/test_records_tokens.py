@@ -1,4 +1,4 @@
-"""Refresh tokens: rotation, the honest repeat, re-use, and that nothing grows and nothing refused burns."""
+"""Refresh tokens: rotation, the honest repeat, reuse, and that nothing grows and nothing refused burns."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ async def test_two_networks_that_use_one_token_end_the_family(database: Database
         assert again.repetition is not None
         assert again.repetition.verdict is RepeatVerdict.MOVED
         token = newest.refresh_token
-    newest = await _rotate(database, token, now=NOW + 2 * DAY, request=_from(AWAY))  # makes the network known to nobody
+    newest = await _rotate(database, token, now=NOW + 2 * DAY, request=_from(AWAY))  # makes the network known to no one
     with pytest.raises(TokenReused) as refused:
         await _rotate(database, token, now=NOW + 2 * DAY + 1, request=_from(HOME))
     assert refused.value.verdict is RepeatVerdict.ELSEWHERE
@@ -353,7 +353,7 @@ async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has
     assert await sweep(NOW + GRACE - 1) == 0
     assert await sweep(NOW + GRACE) == 1
     rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
-    assert [row["generation"] for row in rows] == [2]  # nobody has used the third
+    assert [row["generation"] for row in rows] == [2]  # no one has used the third
     await _rotate(database, third.refresh_token, now=NOW + GRACE)
     rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
     assert [row["generation"] for row in rows] == [3]

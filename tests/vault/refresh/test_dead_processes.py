@@ -78,7 +78,7 @@ async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Sto
 async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
     sqlite_store: Store, rotation: RotationMode, minutes: int
 ) -> None:
-    """On SQLite each process reads a clock of its own."""
+    """On SQLite each process reads its own clock."""
     async with open_room(sqlite_store, rotation=rotation) as room, second_process(room) as other:
         await room.connect()
         room.pass_time(4000)
@@ -117,7 +117,7 @@ async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lea
         connection = await room.connect()
         room.pass_time(3600)
         async with room.held_refresh() as slow:
-            async with room.database.transaction() as transaction:  # somebody's earlier answer arrives first
+            async with room.database.transaction() as transaction:  # someone's earlier answer arrives first
                 await transaction.execute(
                     "update connections set generation = generation + 1, refresh_sealed = access_sealed where id = :id",
                     {"id": connection.id},

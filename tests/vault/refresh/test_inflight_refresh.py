@@ -1,4 +1,4 @@
-"""Providers whose refresh kills the old access token: calls on their way are made once more, and nobody sees it."""
+"""Providers whose refresh kills the old access token: calls on their way are made once more, and no one sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One refresh for everybody, and when it happens."""
+"""One refresh for everyone, and when it happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vault.refresh import leases
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
 from vault.upstream import RotationMode
 
-# One refresh for everybody
+# One refresh for everyone
 
 
 @pytest.mark.parametrize("rotation", list(RotationMode))

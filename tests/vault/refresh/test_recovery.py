@@ -1,4 +1,4 @@
-"""Refreshes that nobody finished are taken up without a caller, as the provider's class allows it."""
+"""Refreshes that no one finished are taken up without a caller, as the provider's class allows it."""
 
 from __future__ import annotations
 

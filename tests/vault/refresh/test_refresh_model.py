@@ -74,7 +74,7 @@ def stops_after_three(
     policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, **facts: int | None
 ) -> SendDecision:
     if sum(one.sends for one in unresolved) >= 3:
-        return SendDecision.WAIT  # for ever
+        return SendDecision.WAIT  # forever
     return may_send(policy, unresolved, now=now, **facts)
 
 

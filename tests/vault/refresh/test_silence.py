@@ -49,7 +49,7 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
     if fault is LOST_REQUEST:  # the provider never saw it: the try saves the connection
         assert room.slack.issued[(await room.exchange()).value]
         assert await connection_status(room, connection) == "active"
-    else:  # it is lost, and now everybody knows
+    else:  # it is lost, and now everyone knows
         with pytest.raises(ConnectionRequired) as ended:
             await room.exchange()
         assert ended.value.reason == "needs_reauth"
@@ -157,7 +157,7 @@ async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_wi
             await take_up(other.vault)
             pass_time(upkeep)
         if rotation is not RotationMode.NONE:
-            assert len(room.slack.sends) >= sent + len(accounts)  # nobody called
+            assert len(room.slack.sends) >= sent + len(accounts)  # no one called
         for account, connection in zip(accounts, connections_, strict=True):
             for process in (room, other):
                 assert (await process.exchange(account=account)).value in room.slack.issued
@@ -230,7 +230,7 @@ async def test_a_token_that_may_be_spent_is_sent_while_the_old_one_lives_only_if
 async def test_a_token_that_its_api_refused_early_is_replaced_after_the_token_endpoint_failed_once(
     store: Store, rotation: RotationMode
 ) -> None:
-    """The old token seems to live for an hour, but waiting for its end would help nobody."""
+    """The old token seems to live for an hour, but waiting for its end would help no one."""
     async with open_room(store, rotation=rotation) as room:
         connection = await room.connect()
         first = await room.exchange()

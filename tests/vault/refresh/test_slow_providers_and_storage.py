@@ -38,7 +38,7 @@ async def lock_database(store: Store) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def read_only(server: Server) -> AsyncGenerator[None]:
-    """Also for the connections that are open, as after a fail-over."""
+    """Also for the connections that are open, as after a failover."""
     import asyncpg
 
     aside = await asyncpg.connect(server.url, server_settings={"default_transaction_read_only": "off"})

@@ -1,7 +1,7 @@
 """A vault driven at random: connecting, calling, expiry, faults, deaths, restores, a second process; books as judge.
 
 The provider here ends the whole grant when a spent refresh token comes, so that a living grant shows that none came.
-The vault may lose an account only where an answer was lost on the way, which nobody can prevent (the law of the gap).
+The vault may lose an account only where an answer was lost on the way, which no one can prevent (the law of the gap).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule(step=st.sampled_from(DEATHS))
     def process_is_killed(self, step: str) -> None:
-        """A third process refreshes and gets SIGKILL at this step; nobody else is on the way then."""
+        """A third process refreshes and gets SIGKILL at this step; no one else is on the way then."""
         self.settle()
         self.expire()
         if self.do(self.refresh_and_die(step)):

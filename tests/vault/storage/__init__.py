@@ -1,1 +1,1 @@
-"""Tests of databases, backup and fail-over."""
+"""Tests of databases, backup and failover."""

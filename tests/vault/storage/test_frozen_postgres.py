@@ -20,7 +20,7 @@ from vault.records import Event
 from vault.refusals import StorageBusy
 
 SOCKET = ".s.PGSQL.5432"
-PATIENCE = 20.0  # seconds: both limits below, twice, and a busy machine; without them it is for ever
+PATIENCE = 20.0  # seconds: both limits below, twice, and a busy machine; without them it is forever
 
 
 class Relay:

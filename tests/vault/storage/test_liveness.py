@@ -243,7 +243,7 @@ def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp
     assert looking.is_gone("living") is False
     (path,) = (tmp_path / "owners").iterdir()
     path.unlink()
-    path.touch(mode=0o600)  # somebody put another one there: nobody's lock is on it
+    path.touch(mode=0o600)  # someone put another one there: no one's lock is on it
     living.hold("living")
     assert looking.is_gone("living") is False
     living.close()

@@ -147,7 +147,7 @@ async def test_a_living_process_of_another_host_is_told_from_a_dead_one(
     database = await pooled_store.open()
     try:
         with holder(pooled_store, elsewhere) as process:
-            # many transactions: a lock of a server connection would by now be anybody's
+            # many transactions: a lock of a server connection would by now be anyone's
             for _ in range(3):
                 await asyncio.gather(*(settings_of(database) for _ in range(20)))
                 assert not await database.is_dead("other")

@@ -113,7 +113,7 @@ async def writes(database: Database) -> bool:
 
 @asynccontextmanager
 async def silent_server() -> AsyncGenerator[str]:
-    """A server that is stopped: the kernel takes connections for it, and nobody says a word."""
+    """A server that is stopped: the kernel takes connections for it, and no one says a word."""
     folder = tempfile.mkdtemp(prefix="tvs")
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -25,7 +25,7 @@ from vault.upstream import Account, TokenAnswer
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[Store]:
-    """Somebody has an account at Slack, whose refresh tokens rotate here, and one at Google."""
+    """Someone has an account at Slack, whose refresh tokens rotate here, and one at Google."""
     settings = f'[database]\nurl = "{store.url}"\n[server]\nport = 1\n[providers.slack]\nclient_id = "ours"\n'
     (store.data / "config.toml").write_text(settings, encoding="utf-8")
     loaded = load_settings(data=store.data)

@@ -1,4 +1,4 @@
-"""PostgreSQL connections between two uses: they rest outside the pool while nobody waits and the server is there."""
+"""PostgreSQL connections between two uses: they rest outside the pool while no one waits and the server is there."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def fail(code: int) -> object:
 
 
 def flood() -> object:
-    """Write what nobody asked for, without an end."""
+    """Write what no one asked for, without an end."""
     while True:
         print("this is no JSON", flush=True)
 

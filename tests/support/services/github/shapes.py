@@ -63,7 +63,7 @@ def _sha(text: str) -> str:
 
 
 def own_user(person: Person, *, api: str, public: int, private: int) -> Shape:
-    """Somebody, as they see themselves; with how many repositories they have."""
+    """Someone, as they see themselves; with how many repositories they have."""
     unsaid = ("company", "location", "hireable", "bio")
     counts = ("public_gists", "followers", "following", "private_gists", "disk_usage", "collaborators")
     return {
