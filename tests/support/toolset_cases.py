@@ -212,6 +212,7 @@ SALESFORCE: Mapping[str, Case] = {
 }
 FACEBOOK: Mapping[str, Case] = {
     "facebook_pages": Case("facebook", "", {}, "Sandbox Garden"),
+    "facebook_page_read": Case("facebook", "", {"page": facebook.PAGE}, "12 followers", {"name": "Sandbox Garden"}),
     "facebook_post": Case(
         "facebook",
         "",

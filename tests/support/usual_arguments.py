@@ -21,6 +21,7 @@ STAND_INS: tuple[object, ...] = (
         "us-east-1",
         "txn_12345678",
         "urn:li:share:12345",
+        "urn:li:organization:12345",
         "tbl123456789",
         "rec123456789",
         "14d",

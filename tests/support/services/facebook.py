@@ -12,7 +12,13 @@ from tests.support.services.desk import Record, ServiceCall, reply, text
 
 PAGE, NOT_MINE = "104000000000001", "104000000000002"
 _PAGES: tuple[Record, ...] = (
-    {"id": PAGE, "name": "Sandbox Garden", "category": "Garden", "tasks": ["CREATE_CONTENT", "MODERATE"]},
+    {
+        "id": PAGE,
+        "name": "Sandbox Garden",
+        "category": "Garden",
+        "followers_count": 12,
+        "tasks": ["CREATE_CONTENT", "MODERATE"],
+    },
     {"id": NOT_MINE, "name": "Neighbours", "category": "Community", "tasks": ["ANALYZE"]},
 )
 _FIELDS = ("id", "name", "category", "tasks", "access_token")
