@@ -50,6 +50,7 @@ _UNSENT: Final = "Nothing was sent."
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left to repeat a call
 OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]
 Value = str | int | bool
+_FORM: Final = "application/x-www-form-urlencoded"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Form = Literal["object", "any", "text"]  # the required form of an answer: a JSON object, any JSON or nothing, text
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
@@ -395,7 +396,7 @@ class UpstreamAPI:
             method=call.method,
             url=base + path + end + ("?" + query if query else ""),
             headers=headers,
-            body=None if body is None else _JSON.encode(body).encode(),
+            body=None if body is None else _encode_body(body, headers),
             max_bytes=ANSWER_LIMIT,
             policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.api",
@@ -544,6 +545,13 @@ def path_of(template: str, segments: Sequence[str]) -> str:
 
 def _first(content: Mapping[str, object] | None, paths: Sequence[str]) -> str | None:
     return next((found for path in paths if (found := text_at(content, path)) is not None), None)
+
+
+def _encode_body(body: Mapping[str, object], headers: Mapping[str, str]) -> bytes:
+    """JSON, or a form (without objects) if the headers say so."""
+    if headers.get("content-type") != _FORM:
+        return _JSON.encode(body).encode()
+    return urlencode({name: _as_text(value) for name, value in body.items() if isinstance(value, str | int)}).encode()
 
 
 def _as_text(value: Value) -> str:

@@ -118,7 +118,7 @@ class Result(_Part):
 class Request(_Part):
     """The call: one method and path of one of the provider's APIs. `query`, `body`, and `headers` are sent unchanged.
 
-    Headers are among the provider's `proxied.headers`, or `content-type`.
+    Headers are among the provider's `proxied.headers`, or `content-type`, which makes the body a form if it names one.
     """
 
     api: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -34,6 +34,8 @@ STAND_INS: tuple[object, ...] = (
         "t3_5or86n",
         "gid://shopify/Product/12",
         "gid://shopify/Order/12",
+        "cus_12ab",
+        "ch_12ab",
         "123456789",
         "0123456789abcdef01234567",
         "https://api.calendly.com/users/AB-12",

@@ -126,7 +126,7 @@ KNOWN: Mapping[str, Mode] = {
         shape=Shape(grant_expiry_name="refresh_expires_in"),
         identity_scopes=frozenset({"user.info.basic"})),
     "spotify": service("Spotify", "basic", "strict", identity="id display_name", grant=183 * DAY),
-    "stripe-apps": service("Stripe Apps", "secret_user", "revokes", pkce="no", identity_in="answer",
+    "stripe-apps": service("Stripe Apps", "secret_user", "revokes", pkce="no", app=True, identity_in="answer",
         identity={"stripe_user_id": "{id}"}, account=("{id}", "{id}"), idle=YEAR, shape=Shape(expiry="absent")),
     "stripe-connect": service("Stripe Connect", "post", "?", life=FOREVER, refresh=False, identity_in="answer",
         identity={"stripe_user_id": "{id}"}, account=("{id}", "{id}"),

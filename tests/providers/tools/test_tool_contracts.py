@@ -48,8 +48,23 @@ CITED = frozenset(
         *("calendly", "clickup", "dropbox", "gitea", "gitlab", "helpscout", "hugging-face", "mailchimp", "pipedrive"),
         *("reddit", "ticktick", "todoist", "trello", "typeform", "webex", "zendesk", "airtable", "harvest", "xero"),
         *("github-app", "google-service-account", "aws", "bluesky", "linkedin", "snowflake-key-pair", "teller"),
-        *("docker-hub", "metabase", "keycloak-session", "cal-com", "monday", "docusign", "quickbooks", "shopify"),
-        *("attio", "gong", "instagram", "tiktok", "zoho"),
+        *(
+            "docker-hub",
+            "metabase",
+            "keycloak-session",
+            "cal-com",
+            "monday",
+            "docusign",
+            "quickbooks",
+            "shopify",
+            "attio",
+            "gong",
+            "instagram",
+            "tiktok",
+            "zoho",
+            "stripe-connect",
+            "stripe-apps",
+        ),
     }
 )
 NASTY = ("../../admin", "a&admin=true#b?c=d", '"}, "admin": {"x": "y', "a\r\nX-Evil: 1\x00\u202e")
@@ -231,11 +246,21 @@ async def test_a_header_that_cannot_be_sent_as_it_is_is_refused(bench: Bench) ->
     assert [one.headers["harvest-account-id"] for one in bench.server.arrivals] == ["1"]
 
 
+async def test_a_body_is_a_form_where_the_service_takes_no_json(bench: Bench) -> None:
+    refund = next(spec for spec in TOOLS if spec.name == "stripe_connect_refund")
+    sent, _ = await send_call(bench, refund, {"charge": "ch_12", "amount": 500}, json_reply({"id": "re_1"}))
+    assert sent.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert sent.form == {"charge": "ch_12", "amount": "500"}
+    invoice = next(spec for spec in TOOLS if spec.name == "quickbooks_customer_create")
+    sent, _ = await send_call(bench, invoice, {"company": "1", "name": "Dana"}, json_reply({"Customer": {"Id": "7"}}))
+    assert sent.json == {"DisplayName": "Dana"}
+
+
 def names_of(arrival: Arrival) -> tuple[set[str], list[str]]:
     """The parameters of a request and every way into its body."""
-    return set(parse_qs(urlsplit(arrival.target).query, keep_blank_values=True)), sorted(
-        ways(arrival.json if arrival.body else {})
-    )
+    is_form = arrival.headers.get("content-type") == "application/x-www-form-urlencoded"
+    body = arrival.form if is_form else arrival.json if arrival.body else {}
+    return set(parse_qs(urlsplit(arrival.target).query, keep_blank_values=True)), sorted(ways(body))
 
 
 def ways(value: object, way: str = "") -> Iterator[str]:
