@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -169,6 +170,8 @@ async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(pla
     said = plain(page.text)
     for shown in ("/quotes/{symbol}", "quotes:read", f"{place.simulator.url}/brokerage/v1", AUDIENCE, "&#34;pattern"):
         assert shown in said, shown
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page.text)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), "no level of headings is left out"
     assert "Ask me first." in said
     assert "\u202e" not in page.text
     done = await decide(place, page, path)
