@@ -175,6 +175,42 @@ def test_the_unit_is_hardly_exposed() -> None:
     assert done.returncode == 0
 
 
+def in_force(*names: str) -> tuple[dict[str, str], set[str]]:
+    """What files of a unit, read in this order, set last, and the system calls that they allow."""
+    if shutil.which("systemd-analyze") is None:
+        unavailable("tests of the unit need: apt-get install systemd")
+    once: dict[str, str] = {}
+    allowed: set[str] = set()
+    for name in names:
+        for line in (DEPLOY / "systemd" / name).read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition("=")
+            once[key] = value
+            if key == "SystemCallFilter":
+                calls = {call for word in value.removeprefix("~").split() for call in system_calls(word)}
+                allowed = allowed - calls if value.startswith("~") else allowed | calls
+    return once, allowed
+
+
+def system_calls(name: str) -> set[str]:
+    """The calls of a set of systemd's, or this one."""
+    if not name.startswith("@"):
+        return {name}
+    done = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True)
+    words = [line.strip() for line in done.stdout.splitlines()[1:] if line.strip() and "#" not in line]
+    return {call for word in words for call in system_calls(word)}
+
+
+def test_with_its_drop_in_the_unit_allows_what_a_sandbox_needs() -> None:
+    needed = {"capset", "mount", "openat2", "pivot_root", "prctl", "setpriority", "sethostname", "umount2", "unshare"}
+    once, allowed = in_force("token-vault.service", "local-servers.conf")
+    assert needed - allowed == set()
+    assert (once["RestrictSUIDSGID"], once["RestrictNamespaces"]) == ("no", "no")
+    assert not allowed & {"bpf", "init_module", "reboot", "setuid", "swapon"}
+    once, allowed = in_force("token-vault.service")
+    assert needed - allowed == {"capset", "mount", "pivot_root", "setpriority", "sethostname", "umount2"}
+    assert (once["RestrictSUIDSGID"], once["RestrictNamespaces"]) == ("yes", "yes")
+
+
 def test_the_unit_names_settings_that_exist_and_runs_as_its_own_user() -> None:
     lines = (DEPLOY / "systemd" / "token-vault.service").read_text(encoding="utf-8").splitlines()
     entries = [line.partition("=")[::2] for line in lines if "=" in line and not line.startswith("#")]

@@ -82,7 +82,9 @@ def find_problem() -> SandboxProblem | None:
         return SandboxProblem("bubblewrap isn't installed", _INSTALL)
     try:
         tried = _try_sandbox()
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:  # where system calls that it needs are refused, bubblewrap waits forever
+        return SandboxProblem(f"bubblewrap doesn't make a sandbox within {_PATIENCE:.0f} s", _ALLOW)
+    except OSError as error:
         return SandboxProblem(f"bubblewrap can't be run ({error})", _INSTALL)
     if tried.returncode == 0:
         return None

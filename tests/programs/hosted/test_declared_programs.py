@@ -172,6 +172,13 @@ def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.Mo
         told = str(sandbox.find_problem())
         assert text in told
         assert fix in told
+    fake.write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    with monkeypatch.context() as short:
+        short.setattr(sandbox, "_PATIENCE", 0.2)
+        told = str(sandbox.find_problem())
+    assert "doesn't make a sandbox" in told
+    assert "local-servers.conf" in told
+    assert "/usr/share" not in told, "the command is no part of the answer"
     fake.write_text("#!/bin/sh\nexit 97\n")
     assert "CONFIG_SECCOMP_FILTER" in str(sandbox.find_problem())
     fake.write_text("#!/bin/sh\nexit 0\n")
