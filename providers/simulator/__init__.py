@@ -1,4 +1,4 @@
-"""A strict upstream for tests, demo and sandbox: OAuth and APIs like Slack's and Google's, faults, counts of tokens.
+"""A strict upstream for tests, demo and sandbox: OAuth and APIs like Slack's and Google's, faults, and token counts.
 
 It shares no code with the rest of the project, so that agreement with it means something.
 """

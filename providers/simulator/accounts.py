@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Face = str  # the name of one simulated provider; those of `families` begin with `families.`
+Face = str  # names of simulated providers; those of `families` begin with `families.`
 FACES: tuple[Face, ...] = ("slack", "google", "company")
 
 
@@ -37,9 +37,9 @@ class RegisteredClient:
     """An OAuth client known to both faces. `redirect_uris` None accepts any loopback http or any https address.
 
     `is_public`: a Slack app with PKCE turned on. It needs no secret, and each of its refresh tokens ends after 30 days.
-    `user_scopes`: what a Slack app may ask a person for; None: all. `rotates`: its token rotation is on. `api_enabled`:
-    the client's project at Google has the Calendar API. `test_users`: the people, by the names of `PEOPLE`, whom a
-    Google app in Testing admits; None: it is published.
+    `user_scopes`: the scopes that a Slack app may request from a person; None: all. `rotates`: token rotation is on.
+    `api_enabled`: the client's project at Google has the Calendar API. `test_users`: the people, by the names in
+    `PEOPLE`, whom a Google app in Testing admits; None: it is published.
     """
 
     client_id: str

@@ -1,4 +1,4 @@
-"""Puts the simulator's endpoints at their addresses. Decides nothing."""
+"""Maps the simulator's endpoints to their addresses. Decides nothing."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _own_routes(sandbox: Sandbox) -> list[Route]:
         return home_page(posts=ledger["posts"], events=ledger["events"], families=ledger["families"])
 
     async def trap(request: Request) -> Response:
-        """The target of scripted redirects: a caller must never bring a credential here."""
+        """The target of scripted redirects: a caller must never send a credential here."""
         credential = request.headers.get("authorization")
         sandbox.books.write(
             "trapped",
@@ -203,7 +203,7 @@ def _own_routes(sandbox: Sandbox) -> list[Route]:
 
 
 async def _control(sandbox: Sandbox, request: Request) -> Response:
-    """JSON content type only: a page in the person's browser cannot send that across origins."""
+    """JSON content type only, because a page in the person's browser can't send that across origins."""
     command = COMMANDS.get(request.path_params["command"])
     if command is None:
         return JSONResponse({"error": "unknown command", "known": sorted(COMMANDS)}, status_code=404)

@@ -38,7 +38,8 @@ def authorization_handler(
     fixed_scopes: frozenset[str] | None,
     extra: SuccessParameters,
 ) -> Handler:
-    """GET validates and shows the page, POST decides. `fixed_scopes` cannot be unticked; None: none can."""
+    """GET validates and shows the page, POST decides. The person can't clear `fixed_scopes`; None: no scope can be
+    cleared."""
 
     def answer(call: SimulatedCall) -> Response:
         if call.method == "POST":
@@ -57,7 +58,7 @@ def authorization_handler(
 
 
 def _refuse(face: Face, refusal: RequestRefused, *, redirect_uri: str) -> Response:
-    """Slack says it on this page, Google redirects the browser to an error page; both before anyone signs in."""
+    """Slack shows it on this page, Google redirects the browser to an error page; both before anyone signs in."""
     if face == "google":
         return RedirectResponse(error_location(refusal.error, refusal.description), status_code=302)
     error, description = _SLACK_WORDS.get(refusal.error, refusal.error), refusal.description

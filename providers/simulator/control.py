@@ -177,7 +177,7 @@ def _omit_refresh_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answ
 
 
 def _expire(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Make access tokens expire now; refresh tokens stay good."""
+    """Make access tokens expire now; refresh tokens stay valid."""
     chosen = {id(family) for family in _Selection.model_validate(body).families(sandbox)}
     now, count = sandbox.clock.now(), 0
     for face in sandbox.faces.values():
@@ -189,7 +189,7 @@ def _expire(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _revoke_grant(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """What the person does on the provider's own page: the whole grant ends."""
+    """End the whole grant, as the person does on the provider's own page."""
     ended: list[str] = []
     for family in list(_Selection.model_validate(body).families(sandbox)):
         if family.ended is None:
@@ -215,7 +215,7 @@ def _client(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _app(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Create an app, or change one, as at the provider's console."""
+    """Create or change an app, as at the provider's console."""
     wanted = _App.model_validate(body)
     sandbox.register(RegisteredClient(**{name: getattr(wanted, name) for name in _App.model_fields}))
     return {}
@@ -235,7 +235,7 @@ def _id_token(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
 
 
 def _trust(sandbox: Sandbox, body: Mapping[str, JsonValue]) -> Answer:
-    """Whose tokens the brokerage accepts, and for which audience."""
+    """Set the issuer whose tokens the brokerage accepts, and the audience."""
     wanted = _Trust.model_validate(body)
     sandbox.market = Market(wanted.issuer, wanted.audience)
     return {}

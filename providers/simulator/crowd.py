@@ -1,4 +1,4 @@
-"""Control for load tests: many grants at once, and books that stay small.
+"""Control for load tests: creates many grants at once, and keeps the books small.
 
 `seed` opens grants as if their people had just consented; `brief_books` keeps only the newest entries; `tally` counts
 what happened, including dropped entries.

@@ -23,7 +23,7 @@ SettingsSection = dict[str, str | dict[str, str]]
 
 
 class _Protocol(HttpToolsProtocol):
-    """Leaves the connection in the ASGI state, so that a scripted fault can close it under an answer."""
+    """Puts the connection into the ASGI state, so that a scripted fault can close it during an answer."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -31,7 +31,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class QuickServer(uvicorn.Server):
-    """Ends as soon as its connections are closed: uvicorn itself first waits, and looks again ten times a second."""
+    """Ends as soon as its connections are closed; uvicorn itself first waits, and checks ten times a second."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -51,7 +51,7 @@ class QuickServer(uvicorn.Server):
 
 
 class Simulator:
-    """A running simulator, seen from the process that runs it. `sandbox` is all that it holds."""
+    """A running simulator, as seen from its process. `sandbox` has all its state."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -66,7 +66,7 @@ class Simulator:
         return self.sandbox.clock.now()
 
     def books(self) -> dict[str, list[Entry]]:
-        """What happened so far; see `books.py`, and `families` for the state of every grant."""
+        """Everything that has happened so far; see `books.py`, and `families` for the state of every grant."""
         return self.sandbox.ledger()
 
     def control(self, command: str, /, **body: JsonValue) -> Answer:
@@ -133,13 +133,13 @@ class Simulator:
         }
 
     def enroll(self, mode: str, *, scopes: Collection[str] | None = None) -> dict[str, JsonValue]:
-        """Let the company vouch for its people at this mode of the families' server; for `providers.NAME.id_jag`."""
+        """Make the company vouch for its people at this mode of the families' server; for `providers.NAME.id_jag`."""
         issuer = self.sandbox.issuer_of(mode)
         self.sandbox.directory.services[issuer] = Enrolment(None if scopes is None else frozenset(scopes))
         return {"audience": issuer, "resource": f"{issuer}/api"}
 
     def trust(self, issuer: str, *, audience: str) -> None:
-        """Let the brokerage accept the tokens that this issuer makes for this audience."""
+        """Make the brokerage accept this issuer's tokens for this audience."""
         self.control("trust", issuer=issuer, audience=audience)
 
     def settings(self) -> Mapping[str, SettingsSection]:
@@ -148,7 +148,7 @@ class Simulator:
 
 
 def _listen(port: int) -> socket.socket:
-    """The protocol is named because asyncio turns Nagle's algorithm off only then: otherwise 40 ms per answer."""
+    """Names the protocol, because asyncio turns off Nagle's algorithm only then; otherwise each answer takes 40 ms."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

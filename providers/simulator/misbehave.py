@@ -1,4 +1,4 @@
-"""The wrong answers: each fault kind as a response, including closing the connection under it."""
+"""Wrong answers: each fault kind as a response, including closing the connection during it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DroppedConnection(Response):
 
 
 class _Cut(Response):
-    """Announces the whole body and closes the connection after half of it."""
+    """Announces the whole body, and closes the connection after half of it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -37,7 +37,7 @@ class _Cut(Response):
 
 
 class _Huge(Response):
-    """A well-formed JSON beginning that goes on and on; stops when the caller does."""
+    """A well-formed beginning of JSON that continues endlessly; stops when the caller does."""
 
     def __init__(self, size: int) -> None:
         super().__init__(media_type="application/json", headers={"content-length": str(size)})
@@ -77,7 +77,7 @@ def distort(fault: Fault, answer: Response | None, *, face: Face, trap: str) -> 
 
 
 def _refusal(fault: Fault, face: Face) -> Response:
-    """The kinds that speak the provider's own language."""
+    """The kinds that use the provider's own error format."""
     if fault.kind == "rate_limited":
         headers = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
         body: dict[str, JsonValue] = (

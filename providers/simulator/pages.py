@@ -27,7 +27,7 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, slots=True)
 class ConsentView:
-    """What the consent page shows. `choices` can be unticked one by one."""
+    """What the consent page shows. `choices` can be cleared one by one."""
 
     handle: str
     action: str
@@ -45,7 +45,7 @@ def consent_page(face: Face, view: ConsentView) -> HTMLResponse:
 
 
 def sign_in_page(face: Face, *, client: str, action: str, hidden: Mapping[str, str]) -> HTMLResponse:
-    """Who signs in to the company; `hidden` is the request that it answers."""
+    """The company's sign-in page; `hidden` is the request that it answers."""
     values: dict[str, object] = {"client": client, "action": action, "hidden": hidden}
     return _render("sign_in.html", face, {**values, "people": list(PEOPLE.values())})
 
@@ -56,7 +56,7 @@ def refused_page(face: Face, *, error: str, description: str, status: int = 400)
 
 
 def home_page(*, posts: Sequence[object], events: Sequence[object], families: Sequence[object]) -> HTMLResponse:
-    """What happened in the sandbox."""
+    """The events in the sandbox."""
     template = _TEMPLATES.get_template("home.html")
     return HTMLResponse(
         template.render(accent=_NO_ACCENT, service="Slack or Google", posts=posts, events=events, families=families),

@@ -49,9 +49,9 @@ async def consent(
     scopes: Collection[str] | None = None,
     trust: ssl.SSLContext | None = None,
 ) -> str:
-    """Answer an authorization request; returns the address that the browser is sent to, which is not fetched.
+    """Answer an authorization request; returns the address that the browser is sent to, without fetching it.
 
-    `scopes` says which boxes stay ticked, where the page has boxes; None leaves all. `trust` is for a simulator behind
+    `scopes`: the boxes that stay selected, if the page has boxes; None: all. `trust` is for a simulator behind
     https. Raises ConsentRefused.
     """
     trust = trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain http: no need to load authorities

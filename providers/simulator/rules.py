@@ -1,6 +1,6 @@
 """How one face of the simulator treats tokens: rotation, grace, lifetimes, narrowing, revocation. All scriptable.
 
-The defaults are what Slack (with token rotation) and Google do; the rest is known behavior of other providers.
+The defaults are those of Slack (with token rotation) and Google; the rest is known behavior of other providers.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class FaceRules(BaseModel):
     # `scope` on refresh; sticky shrinks the grant forever, refused takes only the very scopes that were granted
     narrowing: Literal["ignored", "real", "sticky", "refused"] = "ignored"
     refresh_ends_access: bool = False  # a refresh kills the access tokens issued before it
-    revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint really ends
+    revoke: Literal["grant", "token", "family", "lies"]  # what the revocation endpoint actually ends
     additive_scopes: bool = False  # a new consent keeps what earlier ones granted
-    http_for_public_apps_only: bool = False  # Slack takes http redirects of apps with PKCE only; a sandbox takes all
+    http_for_public_apps_only: bool = False  # Slack takes http redirects only of apps with PKCE; a sandbox takes all
     tells_refresh_lifetime: bool = False  # the answer names `refresh_token_expires_in`, where the family ends at all
     api_enabled: bool = True  # false: the project of this client has not turned the API on
     page_size: int = Field(default=100, gt=0)  # the server's own cap on a page of a list
 
 
 def default_rules(face: Face) -> FaceRules:
-    """What the real service does, as far as it is documented."""
+    """The real service's documented behavior."""
     if face == "slack":
         return FaceRules(
             rotation=RotationRule.STRICT, access_lifetime=43200, revoke="token", additive_scopes=True, page_size=4

@@ -1,6 +1,5 @@
-"""What all faces' endpoints share: spend a code or a refresh token, end a grant, and keep the books of each call.
-
-Each face reads its requests and words its answers and refusals.
+"""What all faces' endpoints share: use a code or a refresh token, end a grant, and record each call in the books. Each
+face parses its own requests and builds its own answers and refusals.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from providers.simulator.state.tokens import (
 def note_redemption(
     sandbox: Sandbox, call: SimulatedCall, face: str, *, client: RegisteredClient, method: str
 ) -> Entry:
-    """The entry of a code that came; `method` is how the client authenticated."""
+    """The entry for a presented code; `method` is how the client authenticated."""
     return sandbox.books.write(
         "redemptions",
         sandbox.clock.now(),
@@ -44,7 +43,7 @@ def note_redemption(
 def redeem(
     sandbox: Sandbox, call: SimulatedCall, entry: Entry, *, redirect_uri: str | None, verifier: str | None
 ) -> Code:
-    """Spend the code of the call for the entry's client. Raises CodeRefused, with the reason in the entry."""
+    """Use the code of the call for the entry's client. Raises CodeRefused, with the reason in the entry."""
     state = sandbox.face(str(entry["face"]))
     try:
         return state.authorizations.redeem(
@@ -70,7 +69,7 @@ def refresh(
     asked: frozenset[str],
     spend: Callable[[str], RefreshAnswer],
 ) -> RefreshAnswer:
-    """Spend the refresh token of the call by `spend`, which gets its value. The books record the outcome.
+    """Use the refresh token of the call with `spend`, which gets its value. The books record the outcome.
 
     Raises PresentedTokenRefused.
     """
@@ -120,7 +119,7 @@ def check_active(sandbox: Sandbox, face: str, value: str) -> SimulatedRefreshTok
 
 
 def note_client_refused(sandbox: Sandbox, call: SimulatedCall, face: str, reason: str) -> None:
-    """Into the books: a request to the token endpoint whose client did not authenticate."""
+    """Record a request to the token endpoint whose client didn't authenticate."""
     page = "refreshes" if call.text("grant_type") == "refresh_token" else "redemptions"
     sandbox.books.write(
         page,
@@ -150,7 +149,7 @@ def note_revocation(
 
 
 def revoke(sandbox: Sandbox, entry: Entry, known: AccessToken | SimulatedRefreshToken) -> None:
-    """End what the rules of the face say."""
+    """End what the face's rules require."""
     face = str(entry["face"])
     state = sandbox.face(face)
     match state.rules.revoke:

@@ -1,6 +1,6 @@
 """The HTTP edge of the simulator: parses a request once, applies a scripted fault, answers.
 
-Handlers are plain functions: what they change takes effect at once and whole, before any byte of the answer is sent.
+Handlers are plain functions: their changes take effect at once and completely, before any byte of the answer is sent.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def endpoint(
 
 
 def _family(sandbox: Sandbox, face: Face, call: SimulatedCall) -> str | None:
-    """Whose tokens a request brings."""
+    """The owner of a request's tokens."""
     tokens = sandbox.faces[face].tokens
     access = tokens.find_access(call.bearer or call.text("token") or "")
     known = access or tokens.find_refresh(call.text("refresh_token") or "")
@@ -117,7 +117,7 @@ def _family(sandbox: Sandbox, face: Face, call: SimulatedCall) -> str | None:
 
 
 async def _wait(sandbox: Sandbox, name: str, *, fault: Fault, request: Request) -> bool:
-    """Wait as the fault says. False when the caller gave up, or the simulator stops, before it was over."""
+    """Wait as the fault requires. False if the caller gave up, or the simulator stopped, before the end."""
     over: asyncio.Task[None] | None = None
     leaving = asyncio.Event().wait() if fault.persists else _wait_for_disconnect(request.receive)
     gone = asyncio.create_task(leaving, name="simulator-caller")

@@ -1,4 +1,5 @@
-"""What the Admin API does: the same as pages and commands, with an event that says who, and a refusal with its twin."""
+"""The Admin API does the same as pages and commands, with an event that names the admin, and each refusal with its
+twin."""
 
 from __future__ import annotations
 

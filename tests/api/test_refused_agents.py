@@ -1,4 +1,4 @@
-"""What no agent can be: each refusal by one change of an agent that is registered without it."""
+"""Agents that can't be registered: each differs in one way from an agent that can."""
 
 from __future__ import annotations
 

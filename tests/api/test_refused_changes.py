@@ -1,4 +1,4 @@
-"""What an admin's change is refused for, and that it is made without that reason alone."""
+"""Reasons to refuse an admin's change, each with a change that succeeds without only that reason."""
 
 from __future__ import annotations
 

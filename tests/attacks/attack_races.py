@@ -1,4 +1,5 @@
-"""Endings against running work: a disconnected or disabled party gets nothing more, and an approval counts once."""
+"""Races between endings and running work: a disconnected or disabled party gets nothing more, and an approval counts
+once."""
 
 from __future__ import annotations
 

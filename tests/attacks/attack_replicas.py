@@ -1,4 +1,4 @@
-"""A vault of two processes on PostgreSQL: what counts once, or has ended, at one of them, does so at the other."""
+"""A vault with two processes on PostgreSQL: what was used or ended at one of them is used or ended at the other."""
 
 from __future__ import annotations
 

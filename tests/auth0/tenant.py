@@ -1,4 +1,4 @@
-"""What an application of Auth0's takes for its tenant: this vault at https://localhost:PORT/, and its person."""
+"""The vault as the tenant of an Auth0 application, at https://localhost:PORT/, and its person."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Crowd:
         return Worker(process)
 
     async def spent_twice(self) -> int:
-        """How many refreshes the provider refused, which means here: tokens that had been spent."""
+        """How many refreshes the provider refused, which means here: tokens that had been used."""
         counts = (await self.provider.control("tally"))["refreshes"]
         return sum(count for outcome, count in counts.items() if outcome.startswith("refused"))
 

@@ -17,7 +17,7 @@ from vault.storage.snapshots import snapshot
 
 
 async def restore_and_call(world: World, *, refreshes: int) -> Figure:
-    """Back up, refresh, restore, call again; the provider ends the grant if a spent token comes."""
+    """Back up, refresh, restore, call again; the provider ends the grant if a used token comes."""
     source = key_source(KeySettings(), data=world.store.data)
     path = Path(world.store.data.parent / "chaos.backup")
     async with snapshot(world.store.url, data=world.store.data) as seen:

@@ -1,4 +1,5 @@
-"""A shell completes the names of people, agents, accounts, providers, and tools, and opens or makes nothing for it."""
+"""A shell completes the names of people, agents, accounts, providers, and tools, without creating or upgrading
+anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keys`: the master key changes by three commands, and each refusal says the next step."""
+"""`keys`: three commands change the master key, and each refusal names the next step."""
 
 from __future__ import annotations
 

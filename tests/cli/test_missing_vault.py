@@ -1,4 +1,5 @@
-"""A mistyped --data never makes a vault: only `serve`, `stdio`, `demo`, and `init` do, and `restore` from a backup."""
+"""A mistyped --data never creates a vault: only `serve`, `stdio`, `demo`, and `init` do, and `restore` from a
+backup."""
 
 from __future__ import annotations
 

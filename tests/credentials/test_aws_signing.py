@@ -1,4 +1,4 @@
-"""Requests that the vault signs with an access key, beside what botocore signs for the same request."""
+"""Requests that the vault signs with an access key, compared with botocore's signatures for the same requests."""
 
 from __future__ import annotations
 

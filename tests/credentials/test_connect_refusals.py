@@ -1,4 +1,4 @@
-"""What refuses while an account is being connected, each with the same way that passes without that reason."""
+"""Refusals while an account is being connected, each with the same steps that succeed without that reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An API that refuses a call with 401: whether the key's connection ends, and who is told."""
+"""An API that refuses a call with 401: whether the key's connection ends, and who is notified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the vault signs for shipped services, beside what their own SDKs sign with the same key."""
+"""The vault's signatures for shipped services, compared with those of the services' SDKs for the same key."""
 
 from __future__ import annotations
 

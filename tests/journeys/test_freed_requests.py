@@ -1,4 +1,4 @@
-"""What a request leaves behind: nothing that only Python's search for cycles can free.
+"""A request leaves nothing behind that only Python's cycle collector can free.
 
 Such objects stay in memory until the next search, so each request works in memory that no cache of the processor has.
 """

@@ -1,4 +1,4 @@
-"""One id through everything that a request leaves: its answer, the activity, the log, refusals, and spans."""
+"""One ID in everything that a request produces: its answer, the activity, the log, refusals, and spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a secret may be: in the answer that hands it out.
+"""Where a secret may appear: in the answer that returns it.
 
 A secret's kind is the file that makes it and its size in bytes (`vault/handles.py 32`), or a word for it. No secret may
 be in a file of the vault.

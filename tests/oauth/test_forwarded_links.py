@@ -1,4 +1,4 @@
-"""Links with a ticket that someone forwards: whose click does what.
+"""Links with a ticket that someone forwards: what each person's click does.
 
 Links of devices are in test_rfc8628, connect links and callbacks in test_connect_flow, sign-in states in
 test_signin_openid, approvals in test_approve; all carry S-060 or S-061.

@@ -113,7 +113,7 @@ async def test_an_answer_does_not_wait_until_its_use_is_noted(room: Room, store:
     person = await room.signed_in(await room.user())
     client, redeem = await code_for(room, person)
     async with room.deployment.database.transaction() as holding:
-        if not store.is_sqlite:  # elsewhere the code can't be spent meanwhile
+        if not store.is_sqlite:  # elsewhere the code can't be used meanwhile
             await holding.execute(HOLD, {"id": client.id})
             assert (await redeem()).status_code == 200
             await until_waiting(holding, number=1, is_sqlite=False)

@@ -1,4 +1,4 @@
-"""What pages refuse, in the words that a person reads, each with the same request that passes without that reason."""
+"""Refusals of pages, in the words that a person reads, each with the same request that passes without that reason."""
 
 from __future__ import annotations
 

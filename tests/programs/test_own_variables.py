@@ -1,4 +1,4 @@
-"""What `token-vault run` takes out of a program's environment: what opens the vault's own secrets, and no more."""
+"""`token-vault run` removes from a program's environment only the variables that open the vault's own secrets."""
 
 from __future__ import annotations
 

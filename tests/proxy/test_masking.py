@@ -1,4 +1,4 @@
-"""What is replaced in a stream is replaced wherever the pieces were cut."""
+"""Strings in a stream are replaced wherever the pieces were cut."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A brokerage with an API and no OAuth of its own: it verifies the tokens of the one issuer that it trusts.
+"""A brokerage with an API but no OAuth: it verifies the tokens of the one issuer that it trusts.
 
 Like a developer's own API: the issuer's metadata names its keys (RFC 8414), and a token must be signed with one of
-them, be of the type and for the audience of this API, and be current (RFC 9068 §4). The books record whom it acts for
-and its scopes.
+them, be of the type and for the audience of this API, and be current (RFC 9068 §4). The books record whom a token acts
+for and its scopes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
 
 
 def _verify(market: Market, token: str | None, *, now: float) -> Mapping[str, object]:
-    """The claims of a valid token (RFC 9068 §4). The key is the issuer's, whatever the token says."""
+    """The claims of a valid token (RFC 9068 §4). The key is the issuer's, whatever the token claims."""
     if token is None or market.keys is None:
         raise _BearerRefusal("invalid_token", "no token, or no keys to verify it", status=401)
     try:

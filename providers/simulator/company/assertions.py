@@ -23,7 +23,7 @@ _KEY_ID = "company-1"
 
 
 class AssertionInvalid(Exception):
-    """The assertion is no good there. `reason` is for the books."""
+    """The assertion isn't valid there. `reason` is for the books."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class AssertionInvalid(Exception):
 
 @cache
 def _key() -> RSAKey:
-    """Made when first needed: it takes a noticeable moment."""
+    """Created when first needed, because it takes a noticeable time."""
     return RSAKey.generate_key(2048, parameters={"kid": _KEY_ID, "use": "sig", "alg": "RS256"}, private=True)
 
 
@@ -109,7 +109,7 @@ def assertion(
 
 
 def redeem(sandbox: Sandbox, token: str, *, audience: str, client: RegisteredClient) -> tuple[str, frozenset[str]]:
-    """Whose access this assertion gives to which scopes, once (-03 §4.4.1). Raises AssertionInvalid."""
+    """The person and scopes of this assertion, accepted once (-03 §4.4.1). Raises AssertionInvalid."""
     claims = _verify(sandbox, token, typ=ID_JAG_TYPE)
     if claims.get("aud") != audience:
         raise AssertionInvalid("audience")

@@ -81,7 +81,7 @@ def _endpoint_name(call: SimulatedCall) -> str:
 
 
 def _authorize(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """Sign in: no one is asked to agree to anything."""
+    """Sign in, without asking anyone for consent."""
     sent = {**call.query, **{name: str(value) for name, value in call.arguments.items()}}
     client = sandbox.clients.get(sent.get("client_id", ""))
     if client is None:
@@ -236,7 +236,8 @@ def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -
 
 
 def _read_subject(sandbox: Sandbox, kind: str, token: str, *, client: RegisteredClient) -> tuple[str, float]:
-    """The person, and when they signed in. Of a refresh token: live, this client's, and left as it is (§4.3.3)."""
+    """The person, and when they signed in. A refresh token must be live and this client's, and stays unchanged
+    (§4.3.3)."""
     if kind == ID_TOKEN:
         return assertions.read_id_token(sandbox, token, client_id=client.client_id)
     tokens = sandbox.face(FACE).tokens

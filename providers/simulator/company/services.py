@@ -1,4 +1,4 @@
-"""Seven services at which the company vouches for its people, each with one call that reads. For the demo and tests."""
+"""Seven services where the company vouches for its people, each with one call that reads. For the demo and tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SERVICES: Sequence[EnrolledService] = (
 
 
 def open_services(sandbox: Sandbox) -> Mapping[str, EnrolledService]:
-    """Let the families' server answer their calls; by provider."""
+    """Make the families' server answer their calls; returns them by provider."""
     for service in SERVICES:
         known = SERVED[service.like]
         operation = Operation("GET", service.path, frozenset({service.scope}))

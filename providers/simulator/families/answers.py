@@ -1,4 +1,4 @@
-"""Words the answers of a family mode: tokens and refusals in the mode's shape."""
+"""Builds the answers of a family mode: tokens and refusals in the mode's shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_STORE = {"cache-control": "no-store"}
 
 
 def tokens_answer(mode: Mode, call: SimulatedCall, issued: SimulatedTokens, *, now: float) -> Response:
-    """The answer that carries new tokens (RFC 6749 §5.1, as this mode says it)."""
+    """The answer with new tokens (RFC 6749 §5.1, in this mode's form)."""
     shape = mode.shape
     left = round(issued.expires_at - now)
     said: dict[str, JsonValue] = {"access_token": issued.access_token, "token_type": "bearer"}
@@ -60,7 +60,7 @@ def tokens_answer(mode: Mode, call: SimulatedCall, issued: SimulatedTokens, *, n
 
 
 def success(mode: Mode, call: SimulatedCall, body: Mapping[str, JsonValue], *, status: int | None = None) -> Response:
-    """A successful answer, with the flag that this mode puts in each."""
+    """A successful answer, with the flag that this mode adds to each."""
     shape = mode.shape
     if shape.ok_flag is not None:
         body = {shape.ok_flag: True, **body}
@@ -71,7 +71,7 @@ def success(mode: Mode, call: SimulatedCall, body: Mapping[str, JsonValue], *, s
 
 
 def refusal(mode: Mode, error: str, description: str, *, status: int = 400) -> Response:
-    """RFC 6749 §5.2, with the mode's own word for the error and its own status."""
+    """An error (RFC 6749 §5.2), with the mode's own code and status."""
     shape = mode.shape
     body: dict[str, JsonValue] = {}
     for name, text in zip(shape.error_names, (mode.error_codes.get(error, error), description), strict=True):

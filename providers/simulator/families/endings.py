@@ -1,4 +1,4 @@
-"""The endpoints of a family mode that end tokens, and say whether one is over."""
+"""The endpoints of a family mode that end tokens, and report whether one has ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def _deauthorize(sandbox: Sandbox, call: SimulatedCall, *, account: str) -> Response:
-    """End what the app may do in this account: of the app that is named, and by the id that the account has here."""
+    """End the named app's access to this account, by the account's ID here."""
     name = face_name(call)
     mode, face = sandbox.mode(name), sandbox.face(name)
     client_id = call.text("client_id") or ""

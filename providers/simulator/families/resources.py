@@ -1,4 +1,5 @@
-"""What a family mode's tokens open: its identity endpoint, its operations, a probe for any scope, token status."""
+"""What a family mode's tokens give access to: its identity endpoint, its operations, a probe for any scope, token
+status."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def identity(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def probe(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """Answers only a token that carries the scope named in the query, itself or through one that includes it."""
+    """Answers only a token that has the scope in the query, directly or through one that includes it."""
     token, entry = _present(sandbox, call, "probe")
     if token is None:
         return _refuse_token(entry)
@@ -46,7 +47,7 @@ def probe(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def operation(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """One call of the mode's API; an operation outside its table does not exist."""
+    """One call of the mode's API; an operation outside its table doesn't exist."""
     mode = sandbox.mode(face_name(call))
     found = _operation(mode, call)
     token, entry = _present(sandbox, call, "api" if found is None else f"{found.method} {found.path}")

@@ -29,7 +29,7 @@ from providers.simulator.wire import Endpoint, Handler, endpoint
 
 
 def family_routes(sandbox: Sandbox) -> list[Route]:
-    """All endpoints; the mode says which of them it has."""
+    """All endpoints; the mode determines which of them exist."""
     at = "/families/{mode}"
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 

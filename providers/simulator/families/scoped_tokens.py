@@ -1,4 +1,4 @@
-"""Tokens with less authority made from an access token: GitHub's scoped tokens, and the core of RFC 8693 at Box."""
+"""Tokens with less authority, issued for an access token: GitHub's scoped tokens, and the core of RFC 8693 at Box."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DerivationRefused(Exception):
 def derive(
     sandbox: Sandbox, name: str, derivation: Derivation, *, fault: str | None = None
 ) -> tuple[SimulatedTokens, AccessToken]:
-    """The narrower token and its parent. Raises DerivationRefused; nothing is spent either way."""
+    """The narrower token and its parent. Raises DerivationRefused; no token is used up either way."""
     mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
     parent = face.tokens.find_access(derivation.token)
     entry = sandbox.books.write(
@@ -151,7 +151,7 @@ def scoped_token(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def github_user(person: Person, *, api: str) -> dict[str, JsonValue]:
-    """Someone at GitHub, as others see them; `api` is the base of absolute addresses."""
+    """A GitHub user, as others see them; `api` is the base of absolute addresses."""
     at = f"{api}/users/{person.name}"
     number = int(f"9{person.google_id}"[-9:])
     return {

@@ -38,7 +38,7 @@ _CLIENT_ERRORS = {
 
 
 def endpoint_name(call: SimulatedCall) -> str:
-    """What faults and books call this request."""
+    """The name of this request in faults and books."""
     text = " ".join(str(value) for value in (*call.arguments.values(), *call.query.values()))
     if EXCHANGE in text:
         return "token.exchange"
@@ -48,7 +48,7 @@ def endpoint_name(call: SimulatedCall) -> str:
 
 
 def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """RFC 6749 §3.2, by the rules of the mode that the address names."""
+    """RFC 6749 §3.2, by the rules of the mode in the address."""
     name = face_name(call)
     mode = sandbox.mode(name)
     try:
@@ -222,7 +222,7 @@ def resource_of(mode: Mode, scope: str) -> str:
 
 
 def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -> Response:
-    """RFC 8693, as far as a provider has it: an access token of ours for one with less authority."""
+    """RFC 8693, as far as providers support it: exchanges one of our access tokens for one with less authority."""
     name = face_name(call)
     mode, now = sandbox.mode(name), sandbox.clock.now()
     if call.text("subject_token_type") != ACCESS_TOKEN_TYPE:

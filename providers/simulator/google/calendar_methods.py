@@ -1,4 +1,4 @@
-"""What each Calendar v3 method of the Google face does, and the scopes of which any one is enough.
+"""What each Calendar v3 method of the Google face does, and its scopes, any one of which is enough.
 
 The accepted scopes are those of Google's discovery document, without partial views (free/busy, public, app-created).
 """
@@ -22,7 +22,7 @@ _WRITE_EVENTS = frozenset(CALENDAR + suffix for suffix in ("", ".events", ".even
 _READ_LIST = frozenset(CALENDAR + suffix for suffix in ("", ".readonly", ".calendarlist", ".calendarlist.readonly"))
 _READ_CALENDAR = frozenset(CALENDAR + suffix for suffix in ("", ".readonly", ".calendars", ".calendars.readonly"))
 _FREE_BUSY = frozenset(CALENDAR + suffix for suffix in ("", ".readonly", ".freebusy", ".events.freebusy"))
-_HORIZON = timedelta(weeks=8)  # how far a weekly event is expanded when timeMax is missing
+_HORIZON = timedelta(weeks=8)  # how far a weekly event is expanded without timeMax
 _FREE_TEXT = (
     "description",
     "location",

@@ -78,22 +78,22 @@ class GoogleRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method: its name in the discovery document, the scopes of which one suffices, what it does, whose it is."""
+    """A method: its name in the discovery document, its scopes (one suffices), its function, and its API."""
 
     name: str
     scopes: frozenset[str]
     run: Callable[[GoogleCaller], Response]
     api: str = "calendar"
-    rpc: str = ""  # its name in error answers, where that is another
+    rpc: str = ""  # its name in error answers, if different
 
     @property
     def fault_name(self) -> str:
-        """`events.insert` for `Events.Insert`: what a scripted fault says."""
+        """`events.insert` for `Events.Insert`, as scripted faults name it."""
         return ".".join(part[0].lower() + part[1:] for part in self.name.split("."))
 
     @property
     def not_enabled(self) -> str:
-        """What is said where the client's project has not turned this API on."""
+        """The error if the client's project hasn't enabled this API."""
         return (
             f"{_TITLES[self.api]} has not been used in project 100000000001 before or it is disabled. Enable it by "
             f"visiting https://console.developers.google.com/apis/api/{_HOSTS[self.api]}/overview?project=100000000001 "
@@ -162,7 +162,7 @@ class GoogleCaller:
 
 
 def partial_answer(body: dict[str, JsonValue], fields: str | None) -> dict[str, JsonValue]:
-    """What of an answer was asked for: `id,files(id,name),payload/headers`. Raises GoogleRefused."""
+    """The requested part of an answer: `id,files(id,name),payload/headers`. Raises GoogleRefused."""
     if fields is None or fields == "*":
         return body
     made: dict[str, JsonValue] = {}
@@ -195,7 +195,7 @@ def _token(offset: int, path: Mapping[str, str]) -> str:
 
 
 def _offset(token: str | None, path: Mapping[str, str]) -> int:
-    """A page token is good for the list that issued it, and for no other."""
+    """A page token is valid only for the list that issued it."""
     if token is None:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""What each Drive v3 method of the Google face does, and the scopes of which any one is enough.
+"""What each Drive v3 method of the Google face does, and its scopes, any one of which is enough.
 
 The accepted scopes are those of Google's discovery document, without partial views (files of one app).
 """
@@ -46,7 +46,7 @@ def _list(caller: GoogleCaller) -> Response:
 
 
 def _fits(file: SimulatedFile, query: str) -> bool:
-    """Whether the file is one of those that a query wants: conditions joined by `and`. Raises GoogleRefused."""
+    """Whether the file matches a query: conditions joined by `and`. Raises GoogleRefused."""
     rest, fits = query.strip(), True
     while rest:
         condition = _CONDITION.match(rest)

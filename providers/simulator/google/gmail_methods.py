@@ -1,4 +1,4 @@
-"""What each Gmail v1 method of the Google face does, and the scopes of which any one is enough.
+"""What each Gmail v1 method of the Google face does, and its scopes, any one of which is enough.
 
 The accepted scopes are those of Google's discovery document. `users/me` is the only user.
 """
@@ -92,7 +92,7 @@ def _get(caller: GoogleCaller) -> Response:
 
 
 def _part(message: MIMEPart, identifier: str, *, with_content: bool) -> dict[str, JsonValue]:
-    """A part and those below it, as Gmail shows them: text in place, files by reference."""
+    """A part and its nested parts, as Gmail shows them: text inline, files by reference."""
     made: dict[str, JsonValue] = {
         "mimeType": message.get_content_type(),
         "headers": [{"name": name, "value": str(value)} for name, value in message.items()],

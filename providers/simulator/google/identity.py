@@ -20,7 +20,7 @@ _KEY_ID = "sandbox-1"
 
 @cache
 def _key(purpose: str) -> RSAKey:
-    """Made when first needed and kept for the process: a 2048-bit key takes a noticeable moment."""
+    """Created when first needed and kept for the process, because a 2048-bit key takes a noticeable time."""
     return RSAKey.generate_key(2048, parameters={"kid": _KEY_ID, "use": "sig", "alg": "RS256"}, private=True)
 
 

@@ -1,7 +1,8 @@
 """The Google face's OAuth: authorize, token, revoke, userinfo, OpenID discovery and keys, in Google's own shapes.
 
-A refresh token comes only with `access_type=offline`, and only at the first consent or with `prompt=consent`. It never
-rotates by default; `scope` on refresh yields a token with exactly those scopes. Granted scopes have their long names.
+A refresh token is issued only with `access_type=offline`, and only at the first consent or with `prompt=consent`. It
+never rotates by default; `scope` on refresh yields a token with exactly those scopes. Granted scopes have their long
+names.
 """
 
 from __future__ import annotations

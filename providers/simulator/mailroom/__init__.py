@@ -1,1 +1,1 @@
-"""A service without OAuth: people make API keys there, and delete them again."""
+"""A service without OAuth, where people create and delete API keys."""

@@ -1,6 +1,6 @@
-"""A mail service with API keys: in a header, as a bearer token, as Basic, or in the query. The books say which way.
+"""A mail service with API keys: in a header, as a bearer token, as Basic, or in the query. The books record which way.
 
-`/echo` repeats what it was sent in an error, as careless services do; `/elsewhere` redirects to another address.
+`/echo` repeats its input in an error, as careless services do; `/elsewhere` redirects to another address.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def mailroom_routes(sandbox: Sandbox) -> list[Route]:
 
 
 def _key_of(call: SimulatedCall) -> tuple[str, str]:
-    """The key of a request, and by which way it came."""
+    """The key of a request, and the way in which it was sent."""
     if key := call.headers.get("x-mailroom-key"):
         return key, "header"
     if key := call.headers.get(SESSION):

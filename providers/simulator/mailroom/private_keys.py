@@ -1,7 +1,6 @@
-"""The mail service's ways for private keys: assertions, installations of an app, and a signed token as it is.
-
-Each check is as strict as the strictest service that is known: RFC 7523 §3 with an assertion used once, GitHub's
-installation tokens, and Apple's tokens of at most 20 minutes that may list operations.
+"""The mail service's uses of private keys: assertions, installations of an app, and a signed token used directly. Each
+check is as strict as the strictest known service: RFC 7523 §3 with an assertion used once, GitHub's installation
+tokens, and Apple's tokens of at most 20 minutes that may list operations.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from providers.simulator.state.sandbox import Sandbox
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LIFETIME: Final = 3600  # seconds, of an access token
-DIRECT: Final = "mailroom-v1"  # the audience of a token that is used as it is
+DIRECT: Final = "mailroom-v1"  # the audience of a token that is used directly
 SCOPES: Final = frozenset({"read", "write"})
 
 
@@ -50,7 +49,7 @@ def answer_assertion(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def _check_assertion(sandbox: Sandbox, call: SimulatedCall) -> tuple[str, frozenset[str]]:
-    """Whom an assertion is about, and its scopes. Raises SignatureRefused."""
+    """The subject of an assertion, and its scopes. Raises SignatureRefused."""
     signer, claims = _verify(sandbox, call.text("assertion") or "", algorithm="RS256", longest=3600)
     if call.text("grant_type") != GRANT:
         raise SignatureRefused("unsupported_grant_type", "")
@@ -100,7 +99,7 @@ def answer_installation(sandbox: Sandbox, call: SimulatedCall) -> Response:
 
 
 def account_of_signed(sandbox: Sandbox, token: str, *, operation: str) -> tuple[str, bool] | None:
-    """Whose a token is that is used as it is, and whether it may do this; None for one that isn't valid."""
+    """The owner of a token that is used directly, and whether it may do this; None for an invalid one."""
     try:
         signer, claims = _verify(sandbox, token, algorithm="ES256", longest=1200)
     except SignatureRefused:

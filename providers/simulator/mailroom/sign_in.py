@@ -1,6 +1,5 @@
-"""The mail service's sign-in: a session for user and password, which is renewed, ends by time, and signs out.
-
-Each renewal replaces both of its tokens; the ones before are refused from then on.
+"""The mail service's sign-in: a session for user and password, which can be renewed, expires, and can be signed out.
+Each renewal replaces both tokens; the previous ones are refused from then on.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def renew(sandbox: Sandbox, call: SimulatedCall, *, face: str) -> Response:
 
 
 def sign_out(sandbox: Sandbox, call: SimulatedCall, *, face: str) -> Response:
-    """The end of the session with this token, or with this refresh token."""
+    """End the session with this token, or with this refresh token."""
     sessions, renewal = sandbox.keys.sessions, call.bearer
     named = next((one for one, held in sessions.items() if held[1] == renewal), call.headers.get(SESSION, ""))
     found = sessions.pop(named, None)

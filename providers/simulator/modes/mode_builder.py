@@ -1,6 +1,5 @@
-"""Builds the mode of one service from a line of words: who asks, what a refresh does, how long things last.
-
-`known` has the table of services.
+"""Builds the mode of one service from a line of words: client authentication, refresh behavior, lifetimes. `known` has
+the table of services.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ROTATION = {
 }
 _PKCE: Mapping[str, Literal["required", "optional", "ignored", "refused"]] = {
     "must": "required",
-    "may": "required",  # a file that knows of it sends it
+    "may": "required",  # a file with this fact sends it
     "no": "refused",
     "?": "optional",
 }

@@ -1,4 +1,5 @@
-"""The options of one mode of the families' server: reading requests, wording answers, treating tokens. Data only."""
+"""The options of one mode of the families' server: how it reads requests, builds answers, and treats tokens. Data
+only."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ class Shape:
     """How an answer of the token endpoint differs from RFC 6749 §5.1."""
 
     root: str | None = None  # dotted path of the member that holds the tokens
-    ok_flag: str | None = None  # said in every answer; errors then come with status 200
+    ok_flag: str | None = None  # in every answer; errors then have status 200
     errors_with_200: bool = False
-    names: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's member -> the one that is said
+    names: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's member -> the one in answers
     status: int = 200
     expiry: Literal["seconds", "text", "milliseconds", "iso", "epoch", "absent"] = "seconds"
     expiry_name: str = "expires_in"
@@ -32,8 +33,8 @@ class Shape:
     separator: str = " "
     extra: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])  # next to the tokens, at the top
     form_unless_asked: bool = False  # urlencoded, unless the request accepts application/json
-    grant_expiry_name: str | None = None  # says in how many seconds the grant ends
-    error_names: tuple[str, str] = ("error", "error_description")  # where errors are said, as dotted paths
+    grant_expiry_name: str | None = None  # member with the seconds until the grant ends
+    error_names: tuple[str, str] = ("error", "error_description")  # where errors are, as dotted paths
     said: Mapping[str, str] = field(default_factory=dict[str, str])  # a scope -> what the answer calls it
     unsaid: frozenset[str] = frozenset()  # scopes that no answer names (offline_access at Microsoft)
 
@@ -112,9 +113,7 @@ class Mode:
     shape: Shape = Shape()
     callback: Mapping[str, str] = field(default_factory=dict[str, str])  # what the redirect carries with the code
     code_name: str = "code"
-    error_codes: Mapping[str, str] = field(
-        default_factory=dict[str, str]
-    )  # the standard's code -> the one that is said
+    error_codes: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's code -> the one in answers
     authorize_errors: Literal["page", "redirect"] = "page"
     # Scopes
     covers: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
@@ -127,18 +126,18 @@ class Mode:
     identity_method: Literal["GET", "POST"] = "GET"
     identity: Mapping[str, str] = field(default_factory=lambda: {"sub": "{id}", "email": "{email}", "name": "{name}"})
     identity_in: Literal["endpoint", "answer"] = "endpoint"
-    identity_query: str | None = None  # a text that the body of an identity request must hold (GraphQL)
-    identity_scopes: frozenset[str] = frozenset()  # one of which the identity endpoint wants
-    busy: str | None = None  # the token endpoint's own code for patience
+    identity_query: str | None = None  # a text that the body of an identity request must contain (GraphQL)
+    identity_scopes: frozenset[str] = frozenset()  # one of these is required at the identity endpoint
+    busy: str | None = None  # the token endpoint's own code for rate limits
     outage: str | None = None  # and for not knowing what happened
-    rotation_known: bool = True  # whether anyone says what a used refresh token does
+    rotation_known: bool = True  # whether any source documents what a used refresh token does
     account: tuple[str, str] = ("{id}", "{email}")  # what is an account's id here, and what a person calls it
     operations: tuple[Operation, ...] = ()
-    api: str = "echo"  # the API of this name in `Sandbox.apis` answers; without one, what was called is said
+    api: str = "echo"  # the API with this name in `Sandbox.apis` answers; without one, the answer names the call
     token_prefix: str = ""
 
     def expand(self, scopes: frozenset[str]) -> frozenset[str]:
-        """The scopes and all that they include."""
+        """The scopes and everything that they include."""
         found, waiting = set(scopes), list(scopes)
         while waiting:
             for included in self.covers.get(waiting.pop(), frozenset()):

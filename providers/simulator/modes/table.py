@@ -1,7 +1,7 @@
 """The modes by name: single peculiarities first, then services that combine several.
 
 A service's mode states what its documentation says (read 2026-11-25, not run against the service). It covers only what
-tokens, their narrowing and their end depend on.
+affects tokens, their narrowing and their end.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _REQUESTS: Mapping[str, Mode] = {
     "needs-token-parameter": Mode("Token parameter", required_token={"expiring": "1"}),
 }
 
-# How answers are worded.
+# How answers are built.
 _ANSWERS: Mapping[str, Mode] = {
     "under-root": Mode("Tokens under a member", shape=Shape(root="data.token")),
     "ok-flag": Mode("ok flag", shape=Shape(ok_flag="ok")),

@@ -45,7 +45,7 @@ class Caller:
         return value if isinstance(value, str) and value else None
 
     def flag(self, name: str) -> bool:
-        """A boolean argument in any of the spellings Slack takes."""
+        """A boolean argument in any spelling that Slack accepts."""
         return (self.text(name) or "").lower() in {"1", "true"}
 
     def require(self, *scopes: str) -> None:

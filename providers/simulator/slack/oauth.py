@@ -47,7 +47,7 @@ _CODE_ERRORS = {
 
 
 def slack_error(code: str, **facts: JsonValue) -> JSONResponse:
-    """A refusal as Slack says it."""
+    """A refusal in Slack's form."""
     return JSONResponse({"ok": False, "error": code, **facts})
 
 
@@ -91,7 +91,7 @@ def read_user_authorization(sandbox: Sandbox, query: Mapping[str, str], client: 
 
 
 def token_endpoint_name(call: SimulatedCall) -> str:
-    """What faults and books call this request."""
+    """The name of this request in faults and books."""
     return "token.refresh" if call.text("grant_type") == "refresh_token" else "token.code"
 
 
@@ -112,7 +112,7 @@ def token(sandbox: Sandbox, call: SimulatedCall, *, user_only: bool = False) -> 
 
 
 def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
-    """`auth.revoke`: ends the token that is presented, and what the rules say besides. `test=1` only tries."""
+    """`auth.revoke`: ends the presented token, and what else the rules require. `test=1` only tests it."""
     face, value = sandbox.faces["slack"], call.bearer or call.text("token")
     if value is None:
         return slack_error("not_authed")

@@ -1,4 +1,3 @@
-"""What a running simulator keeps: clock, books, faults, tokens, and the records of each face. It knows no face's wire.
-
-`sandbox` builds all of it and clears it.
+"""The state of a running simulator: clock, books, faults, tokens, and the records of each face, independent of HTTP.
+`sandbox` creates and clears it.
 """

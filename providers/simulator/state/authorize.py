@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from providers.simulator.accounts import Face, RegisteredClient
 from providers.simulator.state.tokens import fingerprint
 
-REQUEST_LIFETIME = 600  # seconds that a consent page stays good
+REQUEST_LIFETIME = 600  # seconds that a consent page stays valid
 _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
@@ -42,7 +42,7 @@ class SimulatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ConsentDecision:
-    """What the person answered on the consent page."""
+    """The person's answer on the consent page."""
 
     account: str
     allow: bool
@@ -97,7 +97,7 @@ class Authorizations:
         return self._consents.get((account, client_id), frozenset())
 
     def forget_consent(self, account: str, client_id: str) -> None:
-        """The person, or the client, ended the whole grant: open codes die with it."""
+        """End open codes, because the person or the client ended the whole grant."""
         self._consents.pop((account, client_id), None)
         for code in self._codes.values():
             if code.account == account and code.request.client.client_id == client_id:
@@ -125,7 +125,7 @@ class Authorizations:
         return value
 
     def redirect_uri_of(self, value: str) -> str | None:
-        """Where a code was sent, for servers that do not ask again."""
+        """Where a code was sent, for servers that don't ask again."""
         code = self._codes.get(fingerprint(value))
         return None if code is None else code.request.redirect_uri
 

@@ -1,7 +1,6 @@
-"""The simulator's books: what arrived, was redeemed, refreshed, called, posted and revoked, in order.
-
-Tests check the books instead of trusting the vault's own word. They hold labels and fingerprints, never a token, code
-or secret.
+"""The simulator's books: everything that was requested, redeemed, refreshed, called, posted and revoked, in order.
+Tests check the books instead of trusting the vault's own account. They contain labels and fingerprints, never a token,
+code or secret.
 """
 
 from __future__ import annotations

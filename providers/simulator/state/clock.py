@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """Seconds since the epoch, unharmed by steps of the machine's clock."""
+    """Seconds since the epoch, unaffected by steps of the machine's clock."""
 
     def __init__(self) -> None:
         self._origin = time.time() - time.monotonic()

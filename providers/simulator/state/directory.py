@@ -1,4 +1,4 @@
-"""What the company's administrator set: who may sign in, and at which services it vouches for whom. Pure."""
+"""The company administrator's settings: who may sign in, and at which services the company vouches for whom. Pure."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Directory:
         return value
 
     def subject_of(self, account: str) -> str:
-        """What the company calls a person, everywhere."""
+        """The company's identifier for a person, the same everywhere."""
         return f"{self.prefix}-{account}"
 
     def account_of(self, subject: str) -> str | None:
-        """The person that it calls so."""
+        """The person with this identifier."""
         name = subject.rpartition("-")[2]
         return name if name in PEOPLE and subject == self.subject_of(name) else None

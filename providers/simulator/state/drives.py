@@ -18,7 +18,7 @@ SHORTCUT = "1ShortcutSandbox"
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFile:
-    """A file; `days` ago it was changed. `content` of Google's own kinds is what an export gives."""
+    """A file, changed `days` ago. For Google's own kinds, `content` is the export."""
 
     id: str
     name: str

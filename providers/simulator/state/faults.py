@@ -17,11 +17,11 @@ FaultKind = Literal[
     "rate_limited",  # 429 with Retry-After in the provider's shape
     "html",  # a proxy's page in place of JSON
     "empty",  # 200 and no body
-    "ok_false",  # HTTP 200 that says it failed
-    "invalid_grant",  # a false refusal: the token is in fact good
+    "ok_false",  # HTTP 200 with an error
+    "invalid_grant",  # a false refusal: the token is valid
     "redirect",  # 307 to somewhere else
     "huge",  # a body far above any sane limit
-    "cut",  # the true answer, half of it
+    "cut",  # half of the true answer
     "alter",  # the true answer with members changed or removed
     "drop",  # the connection closes without an answer
     "hang",  # no answer until the caller gives up
@@ -75,7 +75,7 @@ class Fault(BaseModel):
         return fields
 
     def matches(self, endpoint: str) -> bool:
-        """Whether this rule is meant for that endpoint."""
+        """Whether this rule applies to that endpoint."""
         return self.endpoint == "" or endpoint == self.endpoint or endpoint.startswith(f"{self.endpoint}.")
 
 

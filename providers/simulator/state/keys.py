@@ -20,7 +20,7 @@ class Signer:
 
 @dataclass
 class Keys:
-    """What was made and not deleted: key -> account; client id -> secret and account; and the tokens that these got."""
+    """Existing credentials: key -> account; client ID -> secret and account; and the tokens issued for them."""
 
     accounts: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     clients: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]], repr=False)
@@ -39,7 +39,7 @@ class Keys:
         return key
 
     def delete(self, key: str) -> None:
-        """Nothing accepts the key from now on."""
+        """Delete the key: nothing accepts it from now on."""
         self.accounts.pop(key, None)
 
     def make_password(self, account: str) -> str:

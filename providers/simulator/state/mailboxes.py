@@ -23,7 +23,7 @@ _NEWSLETTER = (
 
 @dataclass(slots=True)
 class Mail:
-    """A message as one person has it; `draft` is the id of the draft that it is."""
+    """One person's copy of a message; `draft` is its draft ID, if it is a draft."""
 
     id: str
     thread_id: str
@@ -37,7 +37,7 @@ class Mail:
 
     @property
     def text(self) -> str:
-        """Its readable part, as far as a search and a snippet need it."""
+        """Its readable part, for searches and snippets."""
         part = self.message.get_body(("plain", "html"))
         return "" if part is None else str(part.get_content())
 

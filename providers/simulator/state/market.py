@@ -14,7 +14,7 @@ FIRST: Final[Mapping[str, int]] = {"ACME": 10}  # what everyone owns at first
 
 @dataclass
 class Market:
-    """`issuer` and `audience`: whose tokens count, and for which audience. None count while they are empty."""
+    """`issuer` and `audience` of accepted tokens. None are accepted while these are empty."""
 
     issuer: str = ""
     audience: str = ""

@@ -34,7 +34,7 @@ _MINTS: dict[Face, Mint] = {"slack": slack_token, "google": google_token, "compa
 
 
 class IdTokenChanges(BaseModel):
-    """How the next ID tokens differ from correct ones."""
+    """Changes to the next ID tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,9 +45,8 @@ class IdTokenChanges(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAPI:
-    """The API of a mode, called once its token was found to allow the operation; its data is in `added`.
-
-    `refusal` says in the service's own words that a token is dead (401) or allows too little (403).
+    """The API of a mode, called after the token was found to allow the operation; its data is in `added`. `refusal` is
+    the service's own answer for a dead token (401) or one that allows too little (403).
     """
 
     answer: Callable[[Sandbox, SimulatedCall, AccessToken], Response]

@@ -20,7 +20,7 @@ Mint = Callable[[Literal["access", "refresh"], Kind], str]
 
 
 def fingerprint(token: str) -> str:
-    """What the books keep of a token: enough to compare, useless as a token."""
+    """The books' record of a token: enough to compare, useless as a token."""
     return hashlib.sha256(token.encode()).hexdigest()[:24]
 
 
@@ -62,7 +62,7 @@ class SimulatedRefreshToken:
     spent_at: float | None = None
     answer: SimulatedTokens | None = field(
         default=None, repr=False
-    )  # what its use was answered with, for a grace that re-sends
+    )  # the answer to its use, for a grace that resends it
     successor: SimulatedRefreshToken | None = field(default=None, repr=False)
 
 
@@ -125,9 +125,8 @@ class TokenStore:
     def refresh(
         self, value: str, *, client_id: str, scopes: frozenset[str] | None, now: float, rotates: bool = True
     ) -> RefreshAnswer:
-        """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client spends nothing.
-
-        `rotates` False: this request is answered without a new one, whatever the rules say.
+        """Use a refresh token. Raises RefreshRefused; a refusal for its scope or client doesn't use it up. `rotates`
+        False: the answer has no new one, whatever the rules are.
         """
         token = self._refresh.get(fingerprint(value))
         if token is None:
@@ -161,7 +160,7 @@ class TokenStore:
         return replace(issued, expires_at=now + seconds)
 
     def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> SimulatedTokens:
-        """A token of less authority, from an access token; it ends with its parent and spends nothing."""
+        """A token with less authority, for an access token; it ends with its parent and uses up no token."""
         family = parent.family
         value = self._mint("access", family.kind)
         label = f"{family.label}:a{family.access_issued}"

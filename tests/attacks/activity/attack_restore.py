@@ -1,4 +1,4 @@
-"""A vault that went back in time: everything that was issued before is brought to it once more.
+"""A vault that went back in time: everything that was issued before is presented again.
 
 Each way has its own vault. After the moment that comes back, an agent is cut off; then the vault is stopped and
 put back, by `restore` or as a copy of its files with `quarantine`.

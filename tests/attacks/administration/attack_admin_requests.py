@@ -1,4 +1,4 @@
-"""Requests to the Admin API: bodies, queries, paths, and methods that are none; foreign pages; secrets in answers."""
+"""Requests to the Admin API: invalid bodies, queries, paths, and methods; foreign pages; secrets in answers."""
 
 from __future__ import annotations
 

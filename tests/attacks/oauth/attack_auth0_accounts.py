@@ -1,4 +1,4 @@
-"""Accounts over the wire of Auth0: others' accounts, more than was allowed, endings, and requests that are none."""
+"""Accounts over the wire of Auth0: others' accounts, more than was allowed, endings, and invalid requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes below HTTP: what two servers could read differently, and what costs more than it should."""
+"""Bytes below HTTP: requests that two servers could read differently, or that cost more than they should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Release policies: who can get what, what is selected, and the effect on a token. Pure."""
+"""Release policies: which client can get which token, the selected policy, and its effect. Pure."""
 
 from __future__ import annotations
 

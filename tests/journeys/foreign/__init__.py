@@ -1,1 +1,2 @@
-"""Programs of others at the vault, and servers of others as its providers: clients, agent SDKs, OAuth servers."""
+"""Third-party programs as clients of the vault, and third-party servers as its providers: clients, agent SDKs, OAuth
+servers."""

@@ -1,1 +1,1 @@
-"""MCP servers of others behind the vault."""
+"""Third-party MCP servers behind the vault."""

@@ -1,4 +1,5 @@
-"""What adding, reviewing, and removing an MCP server is refused for, and that it is done without that reason alone."""
+"""Reasons to refuse adding, reviewing, and removing an MCP server, each with a request that succeeds without only that
+reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""MCP servers of others behind the vault: added by address, connected per person, called as the operator accepted."""
+"""Third-party MCP servers behind the vault: added by address, connected per person, called in the form that the
+operator accepted."""
 
 from __future__ import annotations
 

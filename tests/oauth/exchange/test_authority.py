@@ -1,4 +1,4 @@
-"""RFC 8693: nothing wider than what the person, the account, the operator and the subject allow."""
+"""RFC 8693: no more authority than the person, the account, the operator and the subject token allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent is told about an account that it cannot use: the same over MCP, at /token and by the proxy."""
+"""An agent gets the same answer about an account that it can't use over MCP, at /token, and from the proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an imported API is refused for, and that it is done without that reason alone."""
+"""Reasons to refuse an imported API, each with an import that succeeds without only that reason."""
 
 from __future__ import annotations
 

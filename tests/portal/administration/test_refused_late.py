@@ -1,4 +1,4 @@
-"""What an administrator or a directory is refused without a page that leads there, each beside the same that passes."""
+"""Refusals to an administrator or a directory that no page leads to, each with the same request that passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer to an access request is refused for, each beside the same that passes."""
+"""Reasons to refuse an answer to an access request, each with the same answer that passes."""
 
 from __future__ import annotations
 

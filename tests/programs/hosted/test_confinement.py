@@ -1,4 +1,4 @@
-"""What a hostile MCP server can't reach in its sandbox, each beside what it can."""
+"""What a hostile MCP server can't reach in its sandbox, each next to something that it can reach."""
 
 from __future__ import annotations
 

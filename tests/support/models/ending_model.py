@@ -143,7 +143,7 @@ class Model:
             return s
         if s.lies:
             return s._replace(lies=s.lies - 1)
-        if self.provider.rotates and s.minted:  # the row's token is spent, so that ending it ends nothing
+        if self.provider.rotates and s.minted:  # the row's token is used, so that ending it ends nothing
             return s
         if self.provider.ends_grant:
             return s._replace(refresh=False, access=False, minted=False)

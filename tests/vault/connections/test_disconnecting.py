@@ -1,4 +1,5 @@
-"""Disconnecting: the account is refused at once, its grant ended at the provider, however late or often it answers."""
+"""Disconnecting: the account is refused at once, and its grant is ended at the provider, however late or often that
+answers."""
 
 from __future__ import annotations
 
@@ -181,7 +182,7 @@ async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Roo
     async with room.held_refresh() as slow:
         pending = await room.disconnect(connection)
         assert pending.due_at is not None
-        assert pending.due_at > room.now  # the token that we hold may be spent already
+        assert pending.due_at > room.now  # the token that we hold may be used already
         assert await revocations.revoke_upstream(room.vault, connection.id) == "pending"
         room.slack.gate.set()
         with pytest.raises(ConnectionRequired):

@@ -1,4 +1,4 @@
-"""What is left of a connection that was disconnected, and of a person who was deleted: on this host, nothing."""
+"""A disconnected connection and a deleted person leave nothing on this host."""
 
 from __future__ import annotations
 

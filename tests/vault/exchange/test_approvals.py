@@ -1,4 +1,4 @@
-"""Approvals in the vault: asked each time, decided once, spent once, bound to every byte of the call."""
+"""Approvals in the vault: asked each time, decided once, used once, bound to every byte of the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exchange: what an agent gets, what it is refused and why, and what is written down first."""
+"""The exchange: what an agent gets, what it is refused and why, and what is recorded first."""
 
 from __future__ import annotations
 

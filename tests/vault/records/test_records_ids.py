@@ -1,4 +1,4 @@
-"""Ids are made by chance, and can stand on a command line."""
+"""IDs are random, and work as command-line arguments."""
 
 from __future__ import annotations
 

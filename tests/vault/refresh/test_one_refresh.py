@@ -1,4 +1,4 @@
-"""One refresh for everyone, and when it happens."""
+"""Concurrent callers share one refresh; and when it happens."""
 
 from __future__ import annotations
 

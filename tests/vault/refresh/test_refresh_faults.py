@@ -99,5 +99,5 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
 
 
 def refused_refreshes(place: Room) -> list[object]:
-    """Refreshes that the provider refused: here, of tokens that had been spent."""
+    """Refreshes that the provider refused: here, of tokens that had been used."""
     return [one for one in place.simulator.books()["refreshes"] if str(one["outcome"]).startswith("refused")]

@@ -1,4 +1,4 @@
-"""What the provider refuses, and what that ends."""
+"""Refusals by the provider, and what they end."""
 
 from __future__ import annotations
 

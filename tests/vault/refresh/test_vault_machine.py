@@ -1,6 +1,6 @@
 """A vault driven at random: connecting, calling, expiry, faults, deaths, restores, a second process; books as judge.
 
-The provider here ends the whole grant when a spent refresh token comes, so that a living grant shows that none came.
+The provider here ends the whole grant when a used refresh token comes, so that a living grant shows that none came.
 The vault may lose an account only where an answer was lost on the way, which no one can prevent (the law of the gap).
 """
 
@@ -280,7 +280,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_spent_refresh_token_is_presented(self) -> None:
-        """The provider ends a grant exactly when a spent token of it comes."""
+        """The provider ends a grant exactly when a used token of it comes."""
         if self.rooms:
             for number, family in enumerate(self.room.slack.families):
                 assert family.is_alive or number in self.gaps, "a spent token was presented"

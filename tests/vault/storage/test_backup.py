@@ -1,4 +1,4 @@
-"""Backups and restoring: what is in the file, what is refused, and that a restored vault presents no spent token."""
+"""Backups and restoring: what is in the file, what is refused, and that a restored vault presents no used token."""
 
 from __future__ import annotations
 

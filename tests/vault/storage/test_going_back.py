@@ -1,4 +1,4 @@
-"""A database that went back in time: nothing that was spent since is presented, and it is noticed."""
+"""A database that went back in time: nothing that was used since is presented, and it is noticed."""
 
 from __future__ import annotations
 

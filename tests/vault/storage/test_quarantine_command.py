@@ -1,4 +1,4 @@
-"""`restore` and `quarantine` keep away from a vault in use, and `quarantine` does what a restore does at its end."""
+"""`restore` and `quarantine` refuse a vault in use, and `quarantine` does what a restore does at its end."""
 
 from __future__ import annotations
 

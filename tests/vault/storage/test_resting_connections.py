@@ -1,4 +1,5 @@
-"""PostgreSQL connections between two uses: they rest outside the pool while no one waits and the server is there."""
+"""PostgreSQL connections between two uses: they rest outside the pool while no one waits and the server is
+available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that stands still with the lock to write of a SQLite file is named to whoever waits for it in vain."""
+"""A stopped process that holds the write lock of a SQLite file is named to those who wait for it in vain."""
 
 from __future__ import annotations
 
