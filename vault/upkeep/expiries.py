@@ -73,8 +73,8 @@ async def _announce(database: Database, sql: str) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """Also store announced ends as single-use values, the only form that the previous release reads. Grants of at most
-    two days, such as an access token of an hour without a refresh token, aren't announced.
+    """Announce a page of ends; also store each as a single-use value, the only form that the previous release reads.
+    Grants of at most two days, such as an access token of an hour without a refresh token, aren't announced.
     """
     ends = [(row, _end(row, now=now)[0]) for row in rows]
     async with database.transaction() as transaction:
