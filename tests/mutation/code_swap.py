@@ -1,11 +1,13 @@
-"""Give functions that are imported already the code of a mutant."""
+"""Give functions, constants, and defaults that are imported already what a mutant makes of them."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from inspect import CO_OPTIMIZED
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
 Name = tuple[str, int]  # qualified name, and how often it came before in the file
 
@@ -35,6 +37,70 @@ def swap_functions(path: str, old: str, new: str, functions: Iterable[FunctionTy
             one.__code__ = replacement
             done += 1
     return done > 0
+
+
+def swap_values(old: str, new: str, module: ModuleType, importers: Iterable[ModuleType]) -> bool:
+    """Change what is another after import: constants, attributes of classes, defaults; False when that isn't all."""
+    changes: list[Callable[[], object]] = []
+    try:
+        before, after = _namespace(old, module), _namespace(new, module)
+        for owner, name, value in _changes(before, after, module):
+            changes.append(partial(setattr, owner, name, value))
+            if owner is module:
+                was = vars(module)[name]
+                changes += [partial(setattr, one, name, value) for one in importers if vars(one).get(name) is was]
+    except Exception:  # noqa: BLE001  whatever the mutant's code raises: a process of its own shows it
+        return False
+    for change in changes:
+        change()
+    return bool(changes)
+
+
+def _namespace(text: str, module: ModuleType) -> dict[str, object]:
+    found: dict[str, object] = {"__name__": module.__name__, "__file__": module.__file__}
+    exec(compile(text, str(module.__file__), "exec", dont_inherit=True), found)
+    return found
+
+
+def _changes(
+    before: Mapping[str, object], after: Mapping[str, object], live: ModuleType | type
+) -> Iterator[tuple[object, str, object]]:
+    if before.keys() != after.keys():
+        raise ValueError("other names")
+    for name, was in before.items():
+        now, there = after[name], vars(live).get(name)
+        if isinstance(was, staticmethod | classmethod):
+            was, now, there = (getattr(one, "__func__", None) for one in (was, now, there))
+        if isinstance(was, FunctionType):
+            for part in ("__defaults__", "__kwdefaults__"):
+                value = getattr(now, part)
+                if _shown(getattr(was, part)) != _shown(value):
+                    yield there, part, _plain(value)
+        elif isinstance(was, type) and was.__module__ == getattr(live, "__module__", live.__name__):
+            if isinstance(now, type) and isinstance(there, type):
+                yield from _changes(vars(was), vars(now), there)
+        elif not name.startswith("__") and _shown(was) != _shown(now):
+            yield live, name, _plain(now)
+
+
+def _shown(value: object) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _plain(value: object) -> object:
+    """The value, unless it holds something that the new text made: its classes aren't those that others know."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes() | re.Pattern():
+            pass
+        case tuple() | list() | set() | frozenset():
+            for one in value:  # pyright: ignore[reportUnknownVariableType]
+                _plain(one)  # pyright: ignore[reportUnknownArgumentType]
+        case dict():
+            for one in [*value, *value.values()]:  # pyright: ignore[reportUnknownVariableType]
+                _plain(one)  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            raise TypeError(type(value))
+    return value
 
 
 def _functions(module: CodeType) -> Iterator[tuple[Name, CodeType]]:

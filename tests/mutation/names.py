@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+UNNAMED = "?"
+
 
 def name_at_import(old: str, new: str) -> str:
     """The constant, field, or function (for the default of a parameter); empty for code inside of a function."""
@@ -22,7 +24,7 @@ def _changed_name(old: list[ast.stmt], new: list[ast.stmt]) -> str:
             case ((ast.Assign(targets=[ast.Name(id=name), *_]) | ast.AnnAssign(target=ast.Name(id=name))), _):
                 return name
             case _:
-                return "?"
+                return UNNAMED
     return ""
 
 
@@ -45,3 +47,28 @@ def lines_of_function(text: str, line: int) -> list[int]:
     around = [one for one in functions if one.lineno <= line <= (one.end_lineno or one.lineno)]
     innermost = max(around, key=lambda one: one.lineno, default=None)
     return [] if innermost is None else list(range(innermost.lineno, (innermost.end_lineno or innermost.lineno) + 1))
+
+
+def classes_around(text: str, line: int) -> list[str]:
+    """The classes that the line is part of."""
+    classes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.ClassDef)]
+    return [one.name for one in classes if one.lineno <= line <= (one.end_lineno or one.lineno)]
+
+
+def is_used_at_import(text: str, name: str) -> bool:
+    """Whether code that runs at import reads the name, so that what it makes would be another with another value."""
+    todo: list[ast.AST] = [ast.parse(text)]
+    while todo:
+        node = todo.pop()
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                todo += [*node.decorator_list, *node.args.defaults, *(one for one in node.args.kw_defaults if one)]
+            case ast.Lambda():
+                pass
+            case ast.AnnAssign(value=value):
+                todo += [value] if value else []
+            case ast.Name(id=found, ctx=ast.Load()) | ast.Attribute(attr=found) if found == name:
+                return True
+            case _:
+                todo += ast.iter_child_nodes(node)
+    return False

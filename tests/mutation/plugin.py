@@ -16,6 +16,7 @@ import importlib
 import importlib.machinery
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,14 +26,15 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, FunctionType
 
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
-from tests.mutation.code_swap import functions_of, swap_functions
+from tests.mutation.code_swap import functions_of, swap_functions, swap_values
+from tests.mutation.names import UNNAMED, classes_around, is_used_at_import
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -83,6 +85,7 @@ class MutantTrials:
         self._unreliable: set[str] = set()
         self._reliable: set[str] = set()  # passed without a mutant after it had failed with one
         self._wording = Wording({})
+        self._texts: dict[str, str] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -272,11 +275,12 @@ class MutantTrials:
             return "unreached", "", 0
         change = (str(self._tree / mutant.file), mutant.old, mutant.new)
         once: set[str] = set()
+        is_swapped = bool(mutant.name) and self._is_swappable(mutant)
         while True:
             reliable = [one for one in tests if one not in self._unreliable | once]
             if not reliable:
                 return "undecided", "", 0
-            if mutant.name:
+            if mutant.name and not is_swapped:
                 left += len(reliable[MOST_AT_IMPORT:])
                 reliable = reliable[:MOST_AT_IMPORT]
                 by = self._alone(mutant, reliable)
@@ -289,7 +293,8 @@ class MutantTrials:
             if by in {HUNG, BROKE, "import"}:
                 return ("hung" if by == HUNG else "killed"), by, len(reliable)
             if by == "unchanged":
-                return self._outcome(PlannedMutant(**{**mutant.__dict__, "name": "?"}), tests, reach, left=left)
+                is_swapped, mutant = False, replace(mutant, name=UNNAMED)
+                continue
             kind, _, test = by.partition(" ")
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
@@ -298,7 +303,7 @@ class MutantTrials:
                 self._unreliable.add(test)
                 continue
             self._reliable.add(test)
-            is_once_enough = self._is_quick or bool(mutant.name)
+            is_once_enough = self._is_quick or (bool(mutant.name) and not is_swapped)
             if not is_once_enough and self._run([test], reach, change=change, longer=LONGER) is None:
                 say(f"failed only once: {test}")
                 once.add(test)
@@ -314,7 +319,7 @@ class MutantTrials:
 
         def work() -> object:
             self._own_folder(self._items[tests[0]].config)
-            if change is not None and not swap_functions(*change, self._functions.get(change[0], ())):
+            if change is not None and not self._swap(*change):
                 return "unchanged"
             self._use_prepared()
             for test, following, limit in zip(tests, [*tests[1:], None], limits, strict=True):
@@ -332,6 +337,24 @@ class MutantTrials:
         if answer in {HUNG, BROKE} and (test := step_name(self._step)):
             return f"{'hung' if answer == HUNG else 'killed'} {test}"
         return answer
+
+    def _swap(self, path: str, old: str, new: str) -> bool:
+        if swap_functions(path, old, new, self._functions.get(path, ())):
+            return True
+        ours = [one for one in sys.modules.values() if str(getattr(one, "__file__", "")).startswith(str(self._tree))]
+        module = next((one for one in ours if one.__file__ == path), None)
+        return module is not None and swap_values(old, new, module, ours)
+
+    def _is_swappable(self, mutant: PlannedMutant) -> bool:
+        """Whether nothing that another file made at import depends on it."""
+        names = {mutant.name, *classes_around(mutant.old, mutant.line)}
+        word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+        if mutant.name == UNNAMED:
+            return False
+        if not self._texts:
+            self._texts = {str(one.relative_to(self._tree)): one.read_text() for one in self._tree.rglob("*.py")}
+        others = [text for file, text in self._texts.items() if file != mutant.file and word.search(text)]
+        return not any(is_used_at_import(text, name) for text in others for name in names)
 
     def _alone(self, mutant: PlannedMutant, tests: Sequence[str], *, longer: int = 1) -> object:
         """The same in its own process, which imports the mutant."""

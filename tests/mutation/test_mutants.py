@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.mutation.__main__ import key_of, report
 from tests.mutation.children import HUNG, begin_step, in_child, step_name
-from tests.mutation.code_swap import functions_of, swap_functions
+from tests.mutation.code_swap import functions_of, swap_functions, swap_values
 from tests.mutation.explanations import explained_mutants, stale
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
-from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
+from tests.mutation.names import (
+    classes_around,
+    is_used_at_import,
+    lines_of_function,
+    lines_of_statement,
+    name_at_import,
+)
 from tests.mutation.reach import FileRecord, Reach, Wording
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
@@ -133,3 +141,30 @@ def test_a_rare_way_through_a_function_comes_first(tmp_path: Path) -> None:
 def test_tests_that_speak_of_the_same_come_first() -> None:
     texts = {"a": "register a client", "b": "register an unused client", "c": "unused", "d": "register"}
     assert Wording(texts).nearest({"a", "b", "d"}, "clients.reap_unused(client)")[:2] == ["b", "a"]
+
+
+def test_a_constant_and_a_default_are_changed_where_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (
+        "from dataclasses import dataclass\nLIMIT = 300\nOTHER = object()\n"
+        "@dataclass(frozen=True, slots=True)\nclass A:\n    size: int = 2\n"
+        "def small(a, *, most=LIMIT - 1):\n    return a < LIMIT, most\n"
+    )
+    module, reader = ModuleType("sample"), ModuleType("reader")
+    monkeypatch.setitem(sys.modules, "sample", module)
+    module.__file__ = str(tmp_path / "sample.py")
+    exec(compile(old, module.__file__, "exec"), vars(module))
+    reader.__dict__["LIMIT"] = module.LIMIT
+    for before, after in (("LIMIT = 300", "LIMIT = 299"), ("size: int = 2", "size: int = 3")):
+        assert swap_values(old, old.replace(before, after), module, [module, reader])
+    assert (reader.__dict__["LIMIT"], module.small(299), module.A().size) == (299, (False, 298), 3)
+    assert not swap_values(old, old.replace("object()", "not object()"), ModuleType("sample"), [])
+    assert not swap_values(old, old.replace("300", "1 / 0"), module, [module])
+
+
+def test_a_name_is_used_at_import_outside_of_functions_and_annotations() -> None:
+    used = ["B = A + 1", "def f(x=A): ...", "@f(A)\ndef g(): ...", "class C:\n    a: int = b.A"]
+    unused = ["def f():\n    return A", "from b import A", "x: A = 1", "A = 1", "f = lambda: A"]
+    assert [one for one in [*used, *unused] if is_used_at_import(one, "A")] == used
+    assert classes_around("class A:\n    b = 1\nc = 2\n", 2) == ["A"]
