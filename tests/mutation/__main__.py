@@ -29,7 +29,10 @@ from tests.mutation.names import lines_of_function, lines_of_statement, name_at_
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("vault", "server/oauth", "server/proxy")
-FOLDERS_OF_TESTS = ("vault", "oauth", "proxy", "mcp", "enterprise", "policy", "signals", "scim", "api", "portal")
+FOLDERS_OF_TESTS = (
+    *("vault", "oauth", "proxy", "mcp", "enterprise", "policy", "signals", "scim", "api", "portal"),
+    *("credentials", "secret_sources"),
+)
 TESTS = tuple(f"tests/{one}" for one in (*FOLDERS_OF_TESTS, "providers/test_lookups.py"))
 DEAD = frozenset({"killed", "hung"})
 Row = dict[str, str]  # file, operator, before, after, and which one it is of those that are the same in all of these

@@ -39,8 +39,8 @@ from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 15  # seconds for a test, without its waits for a processor, and
-TIMES = 10  # as often as long as it took unchanged; one that takes longer is tried again, and
-LONGER = 3  # as long later it hangs
+TIMES = 5  # as often as long as it took unchanged; one that takes longer is tried again, and
+LONGER = 2  # as long later it hangs
 QUICK = 8  # tests on either side, where the cheapest are enough
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
 MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process, and
@@ -262,7 +262,8 @@ class MutantTrials:
             return found, len(usable) - len(found)
         lines = mutant.old.splitlines()
         text = "\n".join([mutant.key, *(lines[one - 1] for one in [*mutant.lines, *mutant.around[:1]])])
-        nearest = self._wording.nearest(usable, text)
+        line = lines[mutant.line - 1]  # its own words first: a long statement has many others
+        nearest = list(dict.fromkeys(self._wording.nearest(usable, line) + self._wording.nearest(usable, text)))
         rest = reach.in_order(mutant.file, usable.difference(nearest), around=mutant.around, seconds=self._seconds)
         return [*nearest, *rest], len(usable) - len(nearest) - len(rest)
 
@@ -290,7 +291,9 @@ class MutantTrials:
             if not isinstance(by, str):
                 is_decided = not left and len(reliable) == len(tests)
                 return "survived" if is_decided else "undecided", "", len(reliable)
-            if by in {HUNG, BROKE, "import"}:
+            if by == BROKE:  # before any test began
+                return "undecided", by, 0
+            if by in {HUNG, "import"}:
                 return ("hung" if by == HUNG else "killed"), by, len(reliable)
             if by == "unchanged":
                 is_swapped, mutant = False, replace(mutant, name=UNNAMED)
@@ -349,7 +352,7 @@ class MutantTrials:
         """Whether nothing that another file made at import depends on it."""
         names = {mutant.name, *classes_around(mutant.old, mutant.line)}
         word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
-        if mutant.name == UNNAMED:
+        if mutant.name == UNNAMED or "repr=" in mutant.key:
             return False
         if not self._texts:
             self._texts = {str(one.relative_to(self._tree)): one.read_text() for one in self._tree.rglob("*.py")}
