@@ -82,14 +82,18 @@ async def test_the_tree_is_that_of_the_events_however_it_grew(database: Database
     await verify_chain(database, log)
 
 
-async def test_a_tree_that_is_too_short_is_said_so(database: Database, key_ring: KeyRing) -> None:
+async def test_a_tree_that_is_too_short_names_the_first_event_without_a_hash(
+    database: Database, key_ring: KeyRing
+) -> None:
     log = await start_log(database)
-    await many(database, 3)
+    await many(database, 5)
     tree = await extend(database, log)
-    unstored = Tree(database, 0, 0, await load_leaves(database, 0, 3))
-    assert await unstored.root_at(3) == await tree.root_at(3)
-    with pytest.raises(ChainBroken, match="the tree is shorter"):
-        await unstored.root_at(4)
+    hashes = await load_leaves(database, 0, 5)
+    assert await Tree(database, 0, 0, hashes).root_at(5) == await tree.root_at(5)
+    for stored, fresh, why in ((0, hashes, "the tree is shorter"), (6, b"", "hashes of the tree were removed")):
+        with pytest.raises(ChainBroken, match=why) as broken:
+            await Tree(database, 7, stored, fresh).root_at(6)
+        assert broken.value.sequence == 7 + 5
 
 
 async def test_levels_above_are_kept(database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,9 +184,14 @@ def test_a_frozen_wrapped_key_stays_readable() -> None:
     assert key.id == vector["id"]
     wrapped, context = bytes.fromhex(vector["wrapped"]), bytes.fromhex(vector["context"])
     assert key.unwrap(wrapped, context) == bytes.fromhex(vector["unwrapped"])
-    for broken in (wrapped[:-1], b"\x07" + wrapped[1:], b""):
-        with pytest.raises(CiphertextRejected):
+    shortest = 1 + 12 + 16  # version, nonce, tag
+    for broken, detail in (
+        *((part, "its format is unknown") for part in (b"\x07" + wrapped[1:], b"", wrapped[: shortest - 1])),
+        *((part, "the key or the context is another one") for part in (wrapped[:shortest], wrapped[:-1])),
+    ):
+        with pytest.raises(CiphertextRejected) as rejected:
             key.unwrap(broken, context)
+        assert rejected.value.detail == detail
     with pytest.raises(CiphertextRejected):
         key.unwrap(wrapped, b"another context")
 
