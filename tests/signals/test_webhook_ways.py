@@ -56,10 +56,20 @@ async def test_the_outbox_of_endpoints_works_on_both_databases(store: Store) -> 
             assert (
                 await endpoints.rotate(transaction, deployment.keys, "unknown", previous_until=until, now=now) is None
             )
+            secrets = [made.secret, changed.secret]
+            signing = ((0, 60, "210"), (60, 7200, "320"), (61, 7200, "4320"), (62, 7200, "5432"), (63, 0, "6"))
+            for later, lifetime, numbers in signing:
+                at = now + later
+                changed = await endpoints.rotate(
+                    transaction, deployment.keys, made.id, previous_until=at + lifetime, now=at
+                )
+                assert changed is not None
+                secrets.append(changed.secret)
+                assert changed.signing_secrets(at) == tuple(secrets[int(one)] for one in numbers), later
             assert await endpoints.disable(transaction, made.id)
             assert await endpoints.enable(transaction, made.id)
         (known,) = await endpoints.list_endpoints(deployment.database, deployment.keys)
-        assert (known.secret, known.previous, known.failure) == (changed.secret, made.secret, "")
+        assert (known.secret, known.previous, known.failure) == (secrets[-1], secrets[-2], "")
         async with deployment.transaction() as transaction:
             assert await endpoints.remove(transaction, made.id)
 

@@ -64,12 +64,12 @@ class EventEndpoint:
     secret: str = field(repr=False)
     events: frozenset[str]
     created_at: int
-    sent_at: int | None = None
-    failed_at: int | None = None
-    failure: str = ""  # why the last event wasn't accepted; empty if it was
-    previous: str = field(default="", repr=False)
-    previous_until: int = 0
-    older: tuple[tuple[str, int], ...] = field(default=(), repr=False)  # secrets before that one, each with its end
+    sent_at: int | None
+    failed_at: int | None
+    failure: str  # why the last event wasn't accepted; empty if it was
+    previous: str = field(repr=False)
+    previous_until: int
+    older: tuple[tuple[str, int], ...] = field(repr=False)  # secrets before that one, each with its end
 
     @property
     def is_gone(self) -> bool:
@@ -84,7 +84,7 @@ class EventEndpoint:
     def signing_secrets(self, now: int) -> tuple[str, ...]:
         """The secrets that sign now, newest first."""
         earlier = ((self.previous, self.previous_until), *self.older)
-        return (self.secret, *(secret for secret, until in earlier if secret and now < until))
+        return (self.secret, *(secret for secret, until in earlier if now < until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ async def rotate(
     def change(target: str) -> str:
         held: dict[str, str] = json.loads(target)
         earlier = [(held.get("previous", ""), int(held.get("previous_until", 0))), *_older(held)]
-        kept = [one for one in earlier if one[0] and now < one[1] and now < previous_until][:_MOST_OLDER]
+        kept = [one for one in earlier if now < one[1] and now < previous_until][:_MOST_OLDER]
         held |= {"secret": _new_secret(), "previous": held["secret"], "previous_until": str(previous_until)}
         held["older"] = json.dumps(kept)
         return json.dumps(held, separators=(",", ":"))
