@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from vault.records import TENANT, Delegation, format_scope, parse_scope
@@ -73,10 +73,10 @@ class CompanyPermission:
     created_at: int
     renewed_at: int
     expires_at: int
-    given: Scopes = field(default_factory=dict[str, frozenset[str]])
-    ended_at: int | None = None
-    ended_reason: str | None = None
-    cut_off_at: int | None = None  # by the person; None also in a row that an earlier release ended
+    given: Scopes
+    ended_at: int | None
+    ended_reason: str | None
+    cut_off_at: int | None  # by the person; None also in a row that an earlier release ended
 
     @property
     def ended_by_person_at(self) -> int | None:

@@ -305,8 +305,8 @@ def extended_event(
     *,
     client_id: str,
     scopes: frozenset[str],
-    ask: frozenset[str] = frozenset(),
-    expires_at: int | None = None,
+    ask: frozenset[str],
+    expires_at: int | None,
 ) -> Event:
     """The event recorded when an agent gets more scopes of a connection, as passed to `extend`."""
     details: dict[str, object] = {

@@ -57,9 +57,9 @@ class DirectoryToken:
 
     name: str
     created_at: int
-    expires_at: int | None = None
-    used_at: int | None = None
-    previous_until: int | None = None
+    expires_at: int | None
+    used_at: int | None
+    previous_until: int | None
 
 
 # People

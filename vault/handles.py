@@ -67,7 +67,7 @@ class HandleState:
     handle: Handle
     facts: tuple[Value, ...] = field(repr=False)
     until: int | None
-    is_own: bool = True  # for a group's account, `facts` lack the group's members, so a decision is good for one use
+    is_own: bool  # for a group's account, `facts` lack the group's members, so a decision is good for one use
 
 
 _STANDING: Final = """

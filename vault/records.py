@@ -105,7 +105,7 @@ class User:
     id: str
     name: str
     created_at: int
-    password_hash: str | None = field(default=None, repr=False)
+    password_hash: str | None = field(repr=False)
     role: Role = Role.MEMBER
     disabled_at: int | None = None
     stopped_at: int | None = None
@@ -291,10 +291,10 @@ class Ticket:
     payload: Mapping[str, object] = field(repr=False)
     created_at: int
     expires_at: int
-    user_id: str | None = None
-    client_id: str | None = None
-    binding: bytes | None = field(default=None, repr=False)  # hash of the browser session it belongs to
-    consumed_at: int | None = None
+    user_id: str | None
+    client_id: str | None
+    binding: bytes | None = field(repr=False)  # hash of the browser session it belongs to
+    consumed_at: int | None
     tenant: str = TENANT
 
     def check(self, now: int) -> None:
@@ -401,7 +401,7 @@ class Delegation:
     connection_id: str
     scopes: frozenset[str]
     created_at: int
-    expires_at: int | None = None
+    expires_at: int | None
     revoked_at: int | None = None
     ask: frozenset[str] = frozenset()
     is_default: bool = False  # this is the default account when the agent names none

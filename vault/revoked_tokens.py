@@ -19,7 +19,7 @@ MAX_DEPTH: Final = 32  # longest chain of tokens made from one another: an ID of
 _KEPT: Final = 60  # seconds past a token's expiry: a stream that it opened may live longer, and is still checked
 
 
-def new_token_id(parent: str = "") -> str:
+def new_token_id(parent: str) -> str:
     """The ID (`jti`) of a new token, made from the token with the ID `parent` or from none."""
     own = secrets.token_urlsafe(16)
     return f"{parent}.{own}" if parent else own

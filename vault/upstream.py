@@ -258,7 +258,7 @@ class VouchedAccess(Protocol):
         """The first access token, with its account. Raises UpstreamError."""
         ...
 
-    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> VouchedAccess | NotRenewed:
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None) -> VouchedAccess | NotRenewed:
         """Access with an assertion for the identity provider's refresh token, which needs no ID token."""
         ...
 

@@ -72,7 +72,7 @@ class PendingAuthorization:
     warnings: tuple[str, ...]
     asks_always: bool
     wanted: AuthorizationRequest = field(repr=False)
-    session: bytes | None = field(default=None, repr=False)  # hash of the session that typed the device's code
+    session: bytes | None = field(repr=False)  # hash of the session that typed the device's code
 
     def belongs_to(self, session: Session) -> bool:
         """Whether this browser may see and answer the request; see `_is_answerable`."""

@@ -88,8 +88,8 @@ def choose_scopes(
     asked: frozenset[str] | None,
     *,
     client: Client,
-    api_scopes: frozenset[str] = frozenset(),
-    ordinary: frozenset[str] = ORDINARY_SCOPES,
+    api_scopes: frozenset[str],
+    ordinary: frozenset[str],
 ) -> frozenset[str]:
     """The scopes to ask the person about: those requested, minus unknown ones and those beyond this client.
 

@@ -51,11 +51,11 @@ class AccessClaims:
     issued_at: int
     expires_at: int
     token_id: str
-    actors: tuple[str, ...] = ()
-    key_thumbprint: str | None = None
-    auth_time: int | None = None
-    is_strong: bool = False
-    details: object = None  # authorization details as they were signed
+    actors: tuple[str, ...]
+    key_thumbprint: str | None
+    auth_time: int | None
+    is_strong: bool
+    details: object  # authorization details as they were signed
     principal: Principal = field(init=False, repr=False, compare=False)  # who calls with this token
 
     def __post_init__(self) -> None:

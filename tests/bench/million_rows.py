@@ -356,7 +356,7 @@ async def fill(place: Place, size: Size, *, key: bytes, began: Link) -> None:
         if link.sequence - first.sequence >= SEGMENT and link.sequence < size.events - UNSEALED:
             made = Checkpoint(
                 first_height=first.height + 1, first_sequence=first.sequence + 1, first_at=first_at,
-                last_at=int(str(batch[6])), link=link,
+                last_at=int(str(batch[6])), link=link, unkeyed=0,
             )  # fmt: skip
             sealed.append(
                 (

@@ -139,13 +139,13 @@ class AccessRequest:
     state: AccessState
     created_at: int
     expires_at: int
-    decided_at: int | None = None
-    decided_by: str | None = None
-    answer: str = ""
-    made_permission: bool = False
-    ended_at: int | None = None
-    ended_reason: str | None = None
-    confirmed_at: int | None = None
+    decided_at: int | None
+    decided_by: str | None
+    answer: str
+    made_permission: bool
+    ended_at: int | None
+    ended_reason: str | None
+    confirmed_at: int | None
 
     @property
     def is_open(self) -> bool:

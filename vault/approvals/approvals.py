@@ -106,9 +106,9 @@ class Approval:
     state: ApprovalState
     created_at: int
     expires_at: int
-    decided_at: int | None = None
-    consumed_at: int | None = None
-    ping: Ping | None = field(repr=False, default=None)
+    decided_at: int | None
+    consumed_at: int | None
+    ping: Ping | None = field(repr=False)
 
     @property
     def is_request(self) -> bool:

@@ -39,7 +39,7 @@ class DueNotice:
 
     approval_id: str
     attempts: int
-    sealed: bytes | None = field(repr=False, default=None)
+    sealed: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class IssuedTokens:
     """
 
     grant_id: str
-    refresh_token: str | None = field(repr=False, default=None)
-    refresh_expires_at: int | None = None
+    refresh_token: str | None = field(repr=False)
+    refresh_expires_at: int | None
     may_be_there: bool = False
 
 

@@ -142,7 +142,7 @@ class StandingApproval:
     used: int
     created_at: int
     expires_at: int
-    revoked_at: int | None = None
+    revoked_at: int | None
 
     def used_today(self, now: int) -> int:
         """Calls used on this day (UTC)."""

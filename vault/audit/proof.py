@@ -71,7 +71,7 @@ class Checkpoint:
     first_at: int
     last_at: int
     link: Link
-    unkeyed: int = 0
+    unkeyed: int
     pruned_at: int | None = None
     retention_days: int | None = None
 
@@ -167,7 +167,7 @@ class Report:
     unkeyed: tuple[tuple[int, int], ...]
     unkeyed_count: int
     link: Link
-    is_complete: bool = True
+    is_complete: bool
 
 
 async def head(reader: Reader) -> Head:
@@ -200,7 +200,7 @@ async def is_keyed(reader: Reader) -> bool:
     return bool(rows)
 
 
-async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Sequence[Checkpoint]:
+async def load_checkpoints(reader: Reader, key: bytes, *, after: int) -> Sequence[Checkpoint]:
     """A page of checkpoints that begin after batch `after`, oldest first. Raises ChainBroken."""
     rows = await reader.fetch(
         "select * from event_checkpoints where tenant = :tenant and first_height > :after "

@@ -110,7 +110,7 @@ class RestoredConnection:
     provider: str
     label: str
     verdict: RestoreVerdict
-    until: int | None = None  # with UNTIL_EXPIRY
+    until: int | None  # with UNTIL_EXPIRY
 
     @property
     def event(self) -> Event:

@@ -102,10 +102,10 @@ class McpTool:
     effect: str
     asks: bool
     accepted_at: int | None
-    shown: str | None = None  # its name here, once it was accepted
-    is_retired: bool = False  # an operator acknowledged that it is gone
-    seen_at: int = 0
-    is_left: bool = False  # an operator reviewed this form and left it out until it changes
+    shown: str | None  # its name here, once it was accepted
+    is_retired: bool  # an operator acknowledged that it is gone
+    seen_at: int
+    is_left: bool  # an operator reviewed this form and left it out until it changes
 
     @property
     def state(self) -> str:

@@ -59,7 +59,7 @@ class _RefusedAccess:
         """Raises UpstreamError."""
         raise UpstreamError(self.refused.code, self.refused.description)
 
-    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> Refusal:
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None) -> Refusal:
         """The refusal."""
         return self.refused
 

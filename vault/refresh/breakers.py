@@ -47,9 +47,7 @@ class Breakers:
     def __init__(self) -> None:
         self._states: dict[str, _Breaker] = {}
 
-    def waits(
-        self, provider: str, connection_id: str, *, now: int, generation: int = 0, answered_at: int | None = None
-    ) -> int:
+    def waits(self, provider: str, connection_id: str, *, now: int, generation: int, answered_at: int | None) -> int:
         """Seconds until the provider may be asked for this connection; 0 when it may be now, possibly as the only
         probe.
 

@@ -432,10 +432,10 @@ class SealedAnswer:
     access_sealed: bytes | None = field(repr=False)  # None: don't use the answer's access token
     expires_at: int
     scopes: frozenset[str]
-    scope_key: str | None = None
-    idle_expires_at: int | None = None  # end of the grant, unless it is refreshed again
-    may_have_narrowed: bool = True  # False: the provider issues none, so there are none to delete
-    ends_narrowed: bool = False  # the provider ended earlier access tokens, including narrowed ones
+    scope_key: str | None
+    idle_expires_at: int | None  # end of the grant, unless it is refreshed again
+    may_have_narrowed: bool  # False: the provider issues none, so there are none to delete
+    ends_narrowed: bool  # the provider ended earlier access tokens, including narrowed ones
 
 
 async def store_narrowed(

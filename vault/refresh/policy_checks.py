@@ -30,7 +30,7 @@ class PolicyQuestion:
     account: str
     scopes: frozenset[str]
     purpose: str  # a tool's name, or another use of the account
-    label: str = ""  # the account's display name
+    label: str  # the account's display name
     call: ToolCall | None = field(default=None, repr=False)
     wire: Mapping[str, str] = field(default_factory=dict[str, str])
     address: str = ""  # where the request came from; empty or no address: unknown

@@ -86,9 +86,7 @@ def may_send(
     return SendDecision.SEND if has_run_out else SendDecision.WAIT
 
 
-def pause_after(
-    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, is_over: bool = False
-) -> int:
+def pause_after(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, is_over: bool) -> int:
     """Seconds until the next try of a token whose newest send, one of these, got no answer.
 
     `is_over`: an answer came, even if only an error, so the provider is done with the request.

@@ -55,7 +55,7 @@ class Rollback:
 
     lost_events: int  # at least this many; 0 if other events took their place
     older_rows: int  # connections for which this host's journal held newer answers
-    is_rekeyed: bool = False  # the record of where the vault's key came into use is gone or differs
+    is_rekeyed: bool  # the record of where the vault's key came into use is gone or differs
 
 
 def read(data: Path) -> Sighting | None:

@@ -103,7 +103,7 @@ async def find_session(
 
 
 async def get_session(
-    reader: Reader, token_hash: bytes, *, now: int, idle_lifetime: int = IDLE_LIFETIME
+    reader: Reader, token_hash: bytes, *, now: int, idle_lifetime: int
 ) -> tuple[Session, User] | None:
     """Like `find_session`, by the hash only."""
     row = await reader.fetch_one(

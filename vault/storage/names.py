@@ -45,7 +45,7 @@ _STATEMENTS: Final = {  # kind -> the completed name, then what distinguishes it
 class Whose:
     """The person whose names to list, by the key of their name or by an identity; for people, the key to begin at."""
 
-    name_key: str = ""
+    name_key: str
     issuer: str = ""
     subject: str = ""
 

@@ -61,9 +61,9 @@ class TokenRepeat:
     spent_on: frozenset[str]  # the token and those after it
     repeated_on: str | None
     known: frozenset[str]  # networks on which the family was used before this token was
-    moves: int = 0  # tokens whose repeat from another network was answered in the window
-    is_authenticated: bool = False  # with a secret or key of the client
-    is_bound: bool = False
+    moves: int  # tokens whose repeat from another network was answered in the window
+    is_authenticated: bool  # with a secret or key of the client
+    is_bound: bool
 
 
 def judge(repeat: TokenRepeat, *, grace: int) -> RepeatVerdict:

@@ -99,7 +99,7 @@ class AcceptedRefresh:
     resource: str
     facts: LiveGrant
     expires_at: int  # when the refresh token ends, unless it is used
-    key_thumbprint: str | None = None
+    key_thumbprint: str | None
     repetition: Repetition | None = None  # the newest token again
 
     @property

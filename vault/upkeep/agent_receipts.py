@@ -180,7 +180,7 @@ async def get_receipt(reader: Reader, receipt_id: str) -> AgentReceipt | None:
 async def list_receipts(
     reader: Reader,
     *,
-    client_id: str | None = None,
+    client_id: str | None,
     open_at: int | None = None,
     before: tuple[int, str] | None = None,
     limit: int,

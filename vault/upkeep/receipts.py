@@ -106,7 +106,7 @@ class EndedGrant:
     provider: str
     ended_at: int
     attempts: int
-    pages: Sequence[str] = ()  # the page where the person ends it themselves
+    pages: Sequence[str]  # the page where the person ends it themselves
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,10 @@ class AssertionExplanation:
     """`reason` is one of `REFUSALS`, or empty if a token would be issued. The rest as far as it is known."""
 
     reason: str
-    company: str = ""
-    client: Client | None = None
-    person: User | None = None
-    known_by: str = ""  # link, directory, address, or new
+    company: str
+    client: Client | None
+    person: User | None
+    known_by: str  # link, directory, address, or new
     rules: tuple[str, ...] = ()
     scopes: frozenset[str] = frozenset()
     accounts: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])

@@ -46,7 +46,7 @@ def allowed_by(
     *,
     groups: frozenset[str],
     tool: Callable[[str], ToolSpec | None],
-    further: Mapping[str, AllowedAgents] | None = None,
+    further: Mapping[str, AllowedAgents] | None,
 ) -> Allowance:
     """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused.
 

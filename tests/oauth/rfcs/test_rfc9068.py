@@ -120,7 +120,9 @@ async def test_a_token_is_for_the_audiences_that_a_caller_names(world: World) ->
 
 def test_what_is_remembered_of_tokens_is_bounded() -> None:
     verdicts = tokens._Verdicts()
-    claims = tokens.AccessClaims("s", "c", "g", "a", frozenset(), 0, 1, "j")
+    claims = tokens.AccessClaims(
+        "s", "c", "g", "a", frozenset(), 0, 1, "j", (), None, None, is_strong=False, details=None
+    )
     for number in range(5000):
         verdicts.remember(number.to_bytes(4, "big"), claims)
         assert verdicts.get((0).to_bytes(4, "big")) is claims  # in use, so it stays

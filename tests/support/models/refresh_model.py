@@ -295,7 +295,7 @@ class Model:
         intent = s.intents[i]
         if intent is not None and self._is_of(intent, generation, fence):
             s = s._replace(intents=_put(s.intents, i, intent._replace(is_settled=True)))
-        pause = self.rules.pause_after(self.policy, self._unresolved_sends(s, i), now=NOW)
+        pause = self.rules.pause_after(self.policy, self._unresolved_sends(s, i), now=NOW, is_over=False)
         return self._release(s, i, fence)._replace(waits=pause > 0 and generation == s.generation)
 
     @staticmethod

@@ -97,6 +97,9 @@ USUAL = TokenRepeat(
     spent_on=frozenset({HOME}),
     repeated_on=HOME,
     known=frozenset({HOME}),
+    moves=0,
+    is_authenticated=False,
+    is_bound=False,
 )
 
 

@@ -131,7 +131,7 @@ async def test_a_row_is_known_to_be_older_also_where_the_newer_answer_cannot_be_
     )
     assert await adopt_all(room.vault) == 0
     found = await sightings.look(room.database, room.store.data)
-    assert found == Rollback(0, 1)
+    assert found == Rollback(0, 1, is_rekeyed=False)
 
 
 async def test_other_events_in_the_place_of_those_that_were_seen_are_noticed(room: Room) -> None:
@@ -141,7 +141,7 @@ async def test_other_events_in_the_place_of_those_that_were_seen_are_noticed(roo
     await past.come_back(room.database)
     for kind in ("another", "and one more"):
         await room.vault.activity.record(Event(kind))
-    assert await sightings.look(room.database, room.store.data) == Rollback(0, 0)
+    assert await sightings.look(room.database, room.store.data) == Rollback(0, 0, is_rekeyed=False)
     sightings.forget(room.store.data)
     assert await recovery.watch(room.vault) is None
 
