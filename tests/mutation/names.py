@@ -49,6 +49,22 @@ def lines_of_function(text: str, line: int) -> list[int]:
     return [] if innermost is None else list(range(innermost.lineno, (innermost.end_lineno or innermost.lineno) + 1))
 
 
+def names_made_of(text: str, name: str) -> set[str]:
+    """The name, and those of the file's constants that are made of it, directly or not."""
+    found = {name}
+    for node in ast.parse(text).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=made)], value=ast.expr(lineno=_) as value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=made), value=ast.expr(lineno=_) as value):
+                pass
+            case _:
+                continue
+        if any(isinstance(one, ast.Name) and one.id in found for one in ast.walk(value)):
+            found.add(made)
+    return found
+
+
 def classes_around(text: str, line: int) -> list[str]:
     """The classes that the line is part of."""
     classes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.ClassDef)]
