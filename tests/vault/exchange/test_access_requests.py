@@ -338,8 +338,9 @@ async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared_a
     others = [shared_account.access(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
     for one in others:
         await shared_account.ask(one)
-    with pytest.raises(TemporarilyUnavailable):
+    with pytest.raises(TemporarilyUnavailable) as refused:
         await shared_account.ask(shared_account.access(target="one more"))
+    assert refused.value.retry_after == 3600
     async with shared_account.room.database.transaction() as transaction:
         await access_requests.deny(transaction, request, by=shared_account.carol.user.id, now=shared_account.room.now)
     assert await shared_account.ask(shared_account.access(target="one more"))

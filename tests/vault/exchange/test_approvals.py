@@ -208,8 +208,9 @@ async def test_a_question_is_asked_once_while_it_is_open(room: Room) -> None:
 async def test_an_agent_has_no_more_than_twenty_questions_open(room: Room) -> None:
     connection = await room.connect()
     asked = [(await ask(room, connection, call_of({"n": number})))[0] for number in range(MOST_OPEN)]
-    with pytest.raises(TemporarilyUnavailable, match="waiting for the person"):
+    with pytest.raises(TemporarilyUnavailable, match="waiting for the person") as refused:
         await ask(room, connection, call_of({"n": MOST_OPEN}))
+    assert refused.value.retry_after == 60
     assert await ask(room, connection, call_of({"n": 0})) == (asked[0], False)
     await decide(room, asked[0], yes=False)
     assert (await ask(room, connection, call_of({"n": MOST_OPEN})))[1]

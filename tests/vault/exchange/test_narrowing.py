@@ -339,8 +339,9 @@ async def test_a_provider_that_does_not_answer_is_asked_again_later_and_nothing_
     await place.connect()
     endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
     place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "drop_after")
-    with pytest.raises(TemporarilyUnavailable):
+    with pytest.raises(TemporarilyUnavailable) as refused:
         await place.narrow()
+    assert refused.value.retry_after == 2
     assert (await place.narrow()).narrowing is Narrowing.UPSTREAM
     assert place.simulator.books()["refreshes"] == []
 
@@ -367,8 +368,9 @@ async def test_a_provider_that_does_not_know_our_client_is_not_asked_again_at_on
     wrong = replace(place.provider.registration, client_secret="wrong-secret")
     strange = OAuthUpstream(place.provider.with_registration(wrong), place.upstream._outbound)
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: strange})
-    with pytest.raises(TemporarilyUnavailable, match="Ask an admin"):
+    with pytest.raises(TemporarilyUnavailable, match="Ask an admin") as refused:
         await place.narrow()
+    assert refused.value.retry_after == 60
     assert [event.details["reason"] for event in await place.room.events("narrowing.failed")] == ["invalid_client"]
     place.room.vault = replace(place.room.vault, upstreams={place.family.provider: place.upstream})
     with pytest.raises(TemporarilyUnavailable):

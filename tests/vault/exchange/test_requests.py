@@ -86,8 +86,9 @@ async def test_a_call_can_not_spend_a_request_nor_a_denied_one_be_spent(room: Ro
 
 async def test_too_many_open_requests_are_refused(room: Room) -> None:
     last, _ = [await ask(room) for _ in range(MOST_OPEN)][-1]
-    with pytest.raises(TemporarilyUnavailable):
+    with pytest.raises(TemporarilyUnavailable) as refused:
         await ask(room)
+    assert refused.value.retry_after == 60
     await decide(room, last)
     await ask(room)
 

@@ -249,8 +249,9 @@ async def test_while_it_is_being_refreshed_it_is_not_given(room: Room) -> None:
             "update connections set lease_owner = :owner, lease_until = :until where id = :id",
             {"owner": "x", "id": own.id, "until": room.now + 30},
         )
-    with pytest.raises(TemporarilyUnavailable):
+    with pytest.raises(TemporarilyUnavailable) as refused:
         await give(room, own, group)
+    assert refused.value.retry_after == 2
     room.pass_time(30)
     assert (await give(room, own, group)).user_id == group.id
 

@@ -136,7 +136,8 @@ async def test_a_refusal_ends_nothing_while_another_process_may_hold_a_newer_tok
         async with room.database.transaction() as transaction:
             await transaction.execute("update connections set lease_until = :now", {"now": room.now})
         room.slack.families[0].is_alive = False
-        with pytest.raises(TemporarilyUnavailable):
+        with pytest.raises(TemporarilyUnavailable) as refused:
             await room.exchange()
+        assert refused.value.retry_after == 5
         assert len(room.slack.sends) == 1
         assert (await room.row(connection)).state.value == "active"

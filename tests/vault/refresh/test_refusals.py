@@ -46,8 +46,11 @@ async def test_a_refusal_of_our_registration_touches_no_connection(room: Room) -
     room.pass_time(3600)
     room.slack.faults.append(INVALID_CLIENT)
     for _ in range(2):
-        with pytest.raises(TemporarilyUnavailable, match=r"slack rejected this server's request \(invalid_client\)"):
+        with pytest.raises(
+            TemporarilyUnavailable, match=r"slack rejected this server's request \(invalid_client\)"
+        ) as refused:
             await room.exchange()
+        assert 55 < refused.value.retry_after <= 60
     assert len(room.slack.sends) == 1
     assert await connection_status(room, connection) == "active"
     assert "connection.refresh_refused" in await room.kinds()
@@ -166,6 +169,7 @@ async def test_a_secret_that_cannot_be_read_is_not_the_provider_s_fault(room: Ro
     with pytest.raises(TemporarilyUnavailable) as refused:
         await room.exchange()
     text = refused.value.description
+    assert refused.value.retry_after == 2
     assert ("can't read its client secret of slack" in text, "slack can't be asked for a new token" in text) == (
         lacks_secret,
         not lacks_secret,
@@ -210,8 +214,9 @@ async def test_a_provider_that_is_not_set_up_any_more_loses_nothing(room: Room) 
     connection = await room.connect()
     room.pass_time(3600)
     room.slack.is_configured = False
-    with pytest.raises(TemporarilyUnavailable):
+    with pytest.raises(TemporarilyUnavailable, match="no longer set up") as refused:
         await room.exchange()
+    assert refused.value.retry_after == 60
     assert await connection_status(room, connection) == "active"
     room.slack.is_configured = True
     assert await room.exchange()

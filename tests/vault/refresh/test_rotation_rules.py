@@ -101,8 +101,9 @@ async def test_a_claim_that_slept_too_long_is_let_go_unsent(
         monkeypatch.setattr(rotation, "PATIENCE", 1.3)
         if slept:
             monkeypatch.setattr(rules, "SEND_DEADLINE", 0)  # any claim has taken longer than that
-            with pytest.raises(TemporarilyUnavailable):
+            with pytest.raises(TemporarilyUnavailable, match="being refreshed") as refused:
                 await room.exchange()
+            assert refused.value.retry_after == 5
         else:
             assert await room.exchange()
         await room.settle()
