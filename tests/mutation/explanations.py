@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ LIST = Path(__file__).with_name("explanations.toml")
 
 @dataclass(frozen=True)
 class ExplainedMutant:
-    """A mutant by what its lines say before and after; the line numbers may move.
+    """A mutant by what its lines say before and after, without comments; the line numbers may move.
 
     `equivalent`: no one can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
     depends on it; it counts as a survivor.
@@ -25,6 +26,11 @@ class ExplainedMutant:
     reason: str
 
 
+def without_comments(text: str) -> str:
+    """The lines without their comments, which may be reworded."""
+    return re.sub(r"\s+# .*$", "", text, flags=re.MULTILINE)
+
+
 def explained_mutants() -> list[ExplainedMutant]:
     """All rows of the list."""
     return [ExplainedMutant(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
@@ -33,5 +39,6 @@ def explained_mutants() -> list[ExplainedMutant]:
 def stale(row: ExplainedMutant, root: Path) -> bool:
     """Whether the lines that it changes are gone."""
     path = root / row.file
-    present = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} if path.exists() else set[str]()
+    text = without_comments(path.read_text(encoding="utf-8")) if path.exists() else ""
+    present = {line.strip() for line in text.splitlines()}
     return not all(line in present for line in row.before.splitlines())

@@ -12,7 +12,7 @@ import pytest
 from tests.mutation.__main__ import key_of, report
 from tests.mutation.children import HUNG, begin_step, in_child, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
-from tests.mutation.explanations import explained_mutants, stale
+from tests.mutation.explanations import ExplainedMutant, explained_mutants, stale, without_comments
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import (
     classes_around,
@@ -118,6 +118,13 @@ def test_tests_of_a_line_are_found_after_it_moved_the_likeliest_first(tmp_path: 
 def test_each_explained_mutant_is_still_in_the_code() -> None:
     assert [row.before for row in explained_mutants() if stale(row, ROOT)] == []
     assert all(row.kind in {"equivalent", "accepted"} and row.reason for row in explained_mutants())
+
+
+def test_an_explanation_survives_another_comment(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("A = 1  # seconds\n", encoding="utf-8")
+    for before, is_gone in (("A = 1", False), ("A = 2", True)):
+        assert stale(ExplainedMutant("a.py", before, "A = 3", "accepted", "why"), tmp_path) == is_gone
+    assert without_comments("A = 1  # one\nB = '#'  # two") == "A = 1\nB = '#'"
 
 
 def test_a_mutant_is_named_by_what_its_lines_say() -> None:
