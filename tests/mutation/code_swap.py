@@ -74,16 +74,16 @@ def _changes(
         if isinstance(was, FunctionType):
             for part in ("__defaults__", "__kwdefaults__"):
                 value = getattr(now, part)
-                if _shown(getattr(was, part)) != _shown(value):
+                if _text_of_value(getattr(was, part)) != _text_of_value(value):
                     yield there, part, _plain(value)
         elif isinstance(was, type) and was.__module__ == getattr(live, "__module__", live.__name__):
             if isinstance(now, type) and isinstance(there, type):
                 yield from _changes(vars(was), vars(now), there)
-        elif not name.startswith("__") and _shown(was) != _shown(now):
+        elif not name.startswith("__") and _text_of_value(was) != _text_of_value(now):
             yield live, name, _plain(now)
 
 
-def _shown(value: object) -> str:
+def _text_of_value(value: object) -> str:
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 

@@ -49,7 +49,7 @@ def lines_of_function(text: str, line: int) -> list[int]:
     return [] if innermost is None else list(range(innermost.lineno, (innermost.end_lineno or innermost.lineno) + 1))
 
 
-def names_made_of(text: str, name: str) -> set[str]:
+def dependent_names(text: str, name: str) -> set[str]:
     """The name, and those of the file's constants that are made of it, directly or not."""
     found = {name}
     for node in ast.parse(text).body:

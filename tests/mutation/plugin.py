@@ -34,7 +34,7 @@ import pytest
 
 from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
-from tests.mutation.names import UNNAMED, classes_around, is_used_at_import, names_made_of
+from tests.mutation.names import UNNAMED, classes_around, is_used_at_import, dependent_names
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -252,7 +252,7 @@ class MutantTrials:
         if mutant.name and "repr=" in mutant.key:
             return [OF_RECORDS], 0
         if mutant.name:
-            names = names_made_of(mutant.old, mutant.name)
+            names = dependent_names(mutant.old, mutant.name)
             tests = {test for name in names for test in reach.of_name(name)} or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
         usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}

@@ -20,7 +20,7 @@ from tests.mutation.names import (
     lines_of_function,
     lines_of_statement,
     name_at_import,
-    names_made_of,
+    dependent_names,
 )
 from tests.mutation.reach import FileRecord, Reach, Wording
 
@@ -175,5 +175,5 @@ def test_a_name_is_used_at_import_outside_of_functions_and_annotations() -> None
     used = ["B = A + 1", "def f(x=A): ...", "@f(A)\ndef g(): ...", "class C:\n    a: int = b.A"]
     unused = ["def f():\n    return A", "from b import A", "x: A = 1", "A = 1", "f = lambda: A"]
     assert [one for one in [*used, *unused] if is_used_at_import(one, "A")] == used
-    assert names_made_of("A = 1\nB: int = A\nC = [one + B for one in D]\nE = 2\n", "A") == {"A", "B", "C"}
+    assert dependent_names("A = 1\nB: int = A\nC = [one + B for one in D]\nE = 2\n", "A") == {"A", "B", "C"}
     assert classes_around("class A:\n    b = 1\nc = 2\n", 2) == ["A"]
