@@ -90,9 +90,14 @@ async def test_a_look_without_an_answer_is_repeated_a_bounded_number_of_times(ro
     connection = await room.connect()
     await hint(room, connection)
     room.slack.faults.extend([INVALID_CLIENT] * 20)
-    for _ in range(grant_checks.TRIES + 4):
-        await grant_checks.run_due(room.vault)
-        room.pass_time(grant_checks.PAUSE * 2**grant_checks.TRIES)
+    for tries in range(1, grant_checks.TRIES):
+        assert await grant_checks.run_due(room.vault) == 1
+        room.pass_time(grant_checks.PAUSE * 2 ** (tries - 1) - 30)
+        assert await grant_checks.run_due(room.vault) == 0
+        room.pass_time(31)
+    assert await grant_checks.run_due(room.vault) == 1
+    room.pass_time(grant_checks.PAUSE * 2**grant_checks.TRIES)
+    assert await grant_checks.run_due(room.vault) == 0
     assert len(room.slack.sends) == grant_checks.TRIES
     room.slack.faults.clear()
     await hint(room, connection)

@@ -191,6 +191,16 @@ async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room:
     assert not any("lost" in one for one in said), said
 
 
+@pytest.mark.parametrize(("others", "expected"), [(0, 0), (breakers.SILENCES - 1, 1)])
+async def test_the_log_says_when_a_provider_is_silent_to_many(
+    room: Room, caplog: pytest.LogCaptureFixture, *, others: int, expected: int
+) -> None:
+    for number in range(others):
+        room.vault.tasks.breakers.note_silence("slack", f"of somebody {number}", now=room.now)
+    await go_silent(room, LOST_ANSWER)
+    assert [one.message for one in caplog.records].count("provider is silent") == expected
+
+
 async def test_a_request_that_its_provider_may_still_handle_is_not_followed_by_another(room: Room) -> None:
     """Rule 12."""
     connection = await go_silent(room, LOST_REQUEST)
