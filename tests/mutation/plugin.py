@@ -34,7 +34,7 @@ import pytest
 
 from tests.mutation.children import BROKE, HUNG, begin_step, in_child, own_seconds, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
-from tests.mutation.names import UNNAMED, classes_around, is_used_at_import, dependent_names
+from tests.mutation.names import UNNAMED, classes_around, dependent_names, is_used_at_import
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"

@@ -16,11 +16,11 @@ from tests.mutation.explanations import ExplainedMutant, explained_mutants, stal
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import (
     classes_around,
+    dependent_names,
     is_used_at_import,
     lines_of_function,
     lines_of_statement,
     name_at_import,
-    dependent_names,
 )
 from tests.mutation.reach import FileRecord, Reach, Wording
 
