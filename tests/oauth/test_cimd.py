@@ -156,6 +156,10 @@ async def test_a_document_that_breaks_a_rule_is_no_client(room: World, site: Sit
     assert not [address for address, answer in zip(addresses, answers, strict=True) if is_asked(answer)]
     assert site.count(good) == 0  # no redirect was followed
     assert is_asked(await room.ask(good))
+
+    described = site.publish("described.json")
+    site.documents["described.json"].headers["content-type"] = "Application/JSON; charset=utf-8"
+    assert is_asked(await room.ask(described))
     assert is_asked(await room.ask(site.publish(padding="x" * 4500)))
 
 

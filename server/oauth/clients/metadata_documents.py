@@ -116,7 +116,7 @@ def _read(
     client_id: str, answer: OutboundResponse, *, known: Client | None, deployment: Deployment, now: int
 ) -> Client:
     """The client that the document describes. Raises OAuthError or ValueError."""
-    content_type = answer.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if answer.status != HTTPStatus.OK or not _JSON_TYPE.fullmatch(content_type):
         raise ValueError("the document isn't a JSON object")
     content = json_object(answer.body)
