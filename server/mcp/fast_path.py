@@ -49,7 +49,7 @@ _Strict = Annotated[int, Field(strict=True)]
 class _Meta(BaseModel):
     """Of a handshake revision. Whatever else stands there means nothing to the SDK either."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     progress_token: _Strict | str | None = Field(default=None, alias="progressToken")
     traceparent: object = None  # W3C trace context
@@ -66,7 +66,8 @@ class _Envelope(_Meta):
 
 
 class _Params(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")  # no answer of a person, nothing sealed to open
+    # no answer of a person, nothing sealed to open
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
     arguments: dict[str, object] = Field(default_factory=dict[str, object], repr=False)
@@ -91,7 +92,7 @@ class _DuplexParams(_Params):
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     jsonrpc: Literal["2.0"]
     id: _Strict | str

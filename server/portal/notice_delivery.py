@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from server.deployment import Deployment
-from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+from server.lifecycle.upkeep_step import NOTICES_EVERY, UpkeepStep
 from vault.notices import outbox
 
 

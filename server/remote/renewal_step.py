@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from server.deployment import Deployment
-from server.lifecycle.maintenance import UpkeepStep
+from server.lifecycle.upkeep_step import UpkeepStep
 from vault import registrations
 
 _EVERY: Final = 600.0  # seconds

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 
-from server.lifecycle.maintenance import sweep
+from server.lifecycle.periodic_steps import sweep
 from tests.oauth.rfcs.test_rfc9449 import KEY, proof
 from tests.support.harness import RunningVault, running_vault
 from tests.support.rooms.oauth_world import World

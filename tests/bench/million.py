@@ -28,7 +28,9 @@ from typing import Any
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
-from server.lifecycle.maintenance import FIRST, SHED, STEPS, SWEEPS, UpkeepStep
+from server.lifecycle.maintenance import FIRST
+from server.lifecycle.periodic_steps import SHED, STEPS, SWEEPS
+from server.lifecycle.upkeep_step import UpkeepStep
 from server.settings import load_settings
 from tests.bench.million_rows import OPEN, ORIGIN, PostgresPlace, Size, SqlitePlace, fill, is_ended, name
 from tests.support.harness import PASSWORD, free_socket, serve_app

@@ -14,7 +14,7 @@ from typing import Any
 from providers.definitions.catalog import load_catalog
 from server.app import open_deployment
 from server.deployment import Deployment
-from server.lifecycle.maintenance import sweep
+from server.lifecycle.periodic_steps import sweep
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale

@@ -11,10 +11,13 @@ import httpx2
 import pytest
 
 import server.lifecycle.maintenance
+import server.lifecycle.periodic_steps
 import vault.audit.segments
 import vault.storage.clock
 from server.deployment import Deployment
-from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, keep_activity, run_step, upkeep
+from server.lifecycle.maintenance import run_step, upkeep
+from server.lifecycle.periodic_steps import SHED, STEPS, SWEEPS, keep_activity
+from server.lifecycle.upkeep_step import UpkeepStep
 from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
@@ -62,12 +65,12 @@ async def test_a_step_that_fails_breaks_or_hangs_stops_no_other(
 
     monkeypatch.setattr(server.lifecycle.maintenance, "FIRST", (UpkeepStep("first", 30.0, fails),))
     monkeypatch.setattr(
-        server.lifecycle.maintenance,
+        server.lifecycle.periodic_steps,
         "STEPS",
         (UpkeepStep("one", 30.0, breaks), UpkeepStep("two", 30.0, hangs), UpkeepStep("three", 30.0, fails)),
     )
     monkeypatch.setattr(
-        server.lifecycle.maintenance, "SWEEPS", (UpkeepStep("four", 600.0, breaks), UpkeepStep("five", 600.0, last))
+        server.lifecycle.periodic_steps, "SWEEPS", (UpkeepStep("four", 600.0, breaks), UpkeepStep("five", 600.0, last))
     )
     async with upkeep(opened_vault.deployment), asyncio.timeout(10):
         await done.wait()

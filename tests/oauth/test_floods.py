@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from server.lifecycle.maintenance import SHED, sweep
+from server.lifecycle.periodic_steps import SHED, sweep
 from server.oauth.pushed_requests import LIMIT
 from server.runtime.rate_limits import Budgets
 from tests.oauth.rfcs.test_rfc9449 import KEY, proof

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.lifecycle.maintenance import STEPS
+from server.lifecycle.periodic_steps import STEPS
 from server.signals import poll_delivery
 from tests.support.doubles.transmitter_double import CAEP, RISC
 from tests.support.rooms.signal_room import TOKEN, LinkedPerson, SignalRoom

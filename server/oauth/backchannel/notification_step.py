@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from server.deployment import Deployment
-from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+from server.lifecycle.upkeep_step import NOTICES_EVERY, UpkeepStep
 from vault.approvals import client_notices
 
 

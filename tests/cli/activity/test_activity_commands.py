@@ -11,7 +11,7 @@ import pytest
 
 from server.app import open_deployment
 from server.event_texts import event_fields, in_a_line
-from server.lifecycle.maintenance import sweep
+from server.lifecycle.periodic_steps import sweep
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.commands import content, run

@@ -10,7 +10,7 @@ from html import unescape
 import httpx2
 import pytest
 
-from server.lifecycle.maintenance import sweep
+from server.lifecycle.periodic_steps import sweep
 from server.oauth.backchannel import authentication_request, ciba_grant
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource

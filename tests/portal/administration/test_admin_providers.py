@@ -14,7 +14,7 @@ import pytest
 
 from server.app import open_deployment
 from server.deployment import Deployment
-from server.lifecycle.maintenance import STEPS
+from server.lifecycle.periodic_steps import STEPS
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.harness import PASSWORD

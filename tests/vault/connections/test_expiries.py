@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from providers.definitions.catalog import ProviderOverrides, load_catalog
-from server.lifecycle.maintenance import keep_alive
+from server.lifecycle.periodic_steps import keep_alive
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
 from vault import replay

@@ -232,9 +232,12 @@ def test_what_opens_a_vault_loads_no_web_server() -> None:
         "starlette.applications",
         "server.mcp.transports",
         "server.portal",
+        "server.lifecycle.periodic_steps",
+        "server.oauth.backchannel.notifications",
     )
     found = f"print([name for name in {heavy} if name in sys.modules])"
-    look = f"import sys, server.app, server.lifecycle.maintenance; {found}"
+    opening = "server.app, server.oauth.backchannel.notification_step, server.lifecycle.maintenance"
+    look = f"import sys, {opening}; {found}"
     assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"
     both = look.replace(
         "server.lifecycle.maintenance;", "server.lifecycle.maintenance, server.stdio, server.mcp.transports;"
