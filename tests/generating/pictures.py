@@ -51,7 +51,7 @@ PICTURES: Final[Mapping[str, Picture]] = {
     "approvals": Picture("/approvals"),
     "access-requests": Picture("/access-requests"),
     "access-request": Picture("/access-requests/{request}"),
-    "access-request-new": Picture("/access-requests/new", "/access-requests/new?group=Engineering"),
+    "access-request-new": Picture("/access-requests/new", "/access-requests/new?group={askable}"),
     "activity": Picture("/activity"),
     "person": Picture("/account"),
     "password": Picture("/account/password"),
@@ -93,6 +93,10 @@ PICTURES: Final[Mapping[str, Picture]] = {
 }
 # Shown after a form: the picture is drawn there by `screenshots`.
 AFTERWARDS: Final = ("first-run", "answered", "confirm", "deleted")
+FURNISHED: Final = (  # pages that need nothing but the showcase
+    "home", "accounts", "account", "connect", "agents", "agent", "cut-off", "approval", "approvals", "activity",
+    "person", "notifications", "first-steps", "device", "admin-providers", "admin-provider", "admin-people",
+)  # fmt: skip
 WITHOUT: Final[Mapping[str, str]] = {  # route -> why it has no picture
     "/static/{path:path}": "files",
     "/sign-in/local": "signs in and leads on",
@@ -121,12 +125,5 @@ def names_of(shown: Showcase) -> dict[str, str]:
 
 def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
     """Name of a picture -> address, of those pages that need nothing but the showcase."""
-    names, found = names_of(shown), dict[str, str]()
-    for name, picture in PICTURES.items():
-        try:
-            path = picture.path_of(names)
-        except KeyError:
-            continue
-        if not (picture.is_open or picture.press or name == "error"):
-            found[name] = path
-    return found
+    names = names_of(shown)
+    return {name: PICTURES[name].path_of(names) for name in FURNISHED}

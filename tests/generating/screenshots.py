@@ -190,6 +190,7 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
                 "group": office.group.id,
                 "server": SERVER,
                 "api": API,
+                "askable": "Engineering",
                 "stored": STORED,
                 "endpoint": office.endpoint.id,
             }
