@@ -168,7 +168,7 @@ async def _read(request: Request) -> SimulatedCall | None:
             return None
         arguments = dict(form)
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    is_bearer = scheme.lower() in {"bearer", "oauth2"}
+    is_bearer = scheme.lower() in {"bearer", "oauth2", "zoho-oauthtoken"}
     return SimulatedCall(
         method=request.method,
         path=request.url.path,
