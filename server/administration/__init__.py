@@ -1,4 +1,4 @@
-"""What an admin does, written once: the pages, the commands, and the Admin API call these functions.
+"""The actions of an admin, which the pages, the commands, and the Admin API share.
 
-`actor` says who acts; a change checks that they still may, and is recorded with their name.
+`actor` identifies who acts; each change checks that they still may, and is recorded with their name.
 """

@@ -1,7 +1,8 @@
-"""What people connected and allowed: end a connection, take it from an agent, ask for more, end a standing approval.
+"""People's connections and permissions: end a connection, remove it from an agent, require more approvals, end a
+standing approval.
 
-No one but the person gives access; others can look, ask for approval more often, and end it. They can enter a
-credential of the person's, which no agent can use before the person allows it.
+Only the person gives access; others can view it, require approval more often, and end it. They can enter a credential
+for the person, which no agent can use until the person allows it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vault.upstream import Account
 
 @dataclass(frozen=True, slots=True)
 class EndedConnection:
-    """How it ended at the provider; `pages` are where the person removes the rest there, if anything is left."""
+    """How the grant ended at the provider; on `pages`, the person can remove what is left there."""
 
     connection: Connection
     at_provider: str
@@ -43,7 +44,7 @@ async def connection_of(actor: Actor, person: User, connection_id: str) -> Conne
 
 
 async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
-    """End it here, and revoke its grant at the provider; a running server retries what is left."""
+    """End the connection here and revoke its grant at the provider; a running server retries a failed revocation."""
     deployment = actor.deployment
     by = "" if actor.user is None else actor.user.name
     async with actor.change() as transaction:
@@ -58,31 +59,32 @@ async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
 
 FAULTS: Final = {
     "missing": "a value is missing",
-    "shape": "a value doesn't have the form that its provider file names",
+    "shape": "a value doesn't have the format that the provider file requires",
     "short": "a secret is shorter than 8 characters",
     "unknown": "the provider file has no such field",
-    "key": "no private key that the provider file's algorithm can sign with, or its passphrase is wrong",
+    "key": "not a private key for the provider file's algorithm, or its passphrase is wrong",
     "costly": "its private key takes too long to open: encrypt it with fewer iterations, or use one of up to 4096 bits",
-    "ended": "the certificate isn't valid anymore",
+    "ended": "the certificate has expired",
     "early": "the certificate isn't valid yet",
-    "admin": "only admins may enter it",
+    "admin": "only admins can enter it",
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",
     "other_account": "it belongs to another account",
-    "acts_for": "the account acts for a person: enter whom",
-    "not_named": "the service doesn't say whether it belongs to the replaced account",
-    "name_it": "the service doesn't say whose it is: set label",
+    "acts_for": "the account acts for a person: enter that person",
+    "not_named": "the service doesn't report whether it belongs to the replaced account",
+    "name_it": "the service doesn't report its account: set label",
     "too_often": "too many attempts for this person; wait a few minutes",
-    "region": "the settings allow other regions only: enter one of those in regions of this provider",
-    "reference": "the settings allow no such reference: enter the secret itself, or add the path to secrets.entered",
-    "unread": "the secret can't be read there: correct the reference, or see the log",
+    "region": "the settings don't allow this region: enter one from this provider's regions setting",
+    "reference": "the settings don't allow this reference: enter the secret itself, or add the path to secrets.entered",
+    "unread": "the secret can't be read from its source: correct the reference, or see the log",
     "bad_end": "its end isn't in the future",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class EnteredValues:
-    """What someone entered for a person: the fields, a name for the account, and the last day, such as 2031-05-01."""
+    """The data that someone entered for a person: the fields, a name for the account, and its last day, such as
+    2031-05-01."""
 
     values: Mapping[str, str] = field(repr=False)
     label: str = ""
@@ -90,7 +92,7 @@ class EnteredValues:
 
 
 async def _same_account(actor: Actor, person: User, provider: Provider, account: Account | None) -> Connection | None:
-    """The live connection of this account; where the service names none, one that has the same name."""
+    """The live connection of this account; if the service doesn't identify the account, the one with the same name."""
     for one in await connections.find(actor.deployment.database, person.id, provider=provider.name):
         if account is not None and (one.account == account.id or credentials.has_same_label(one, account)):
             return one
@@ -100,11 +102,11 @@ async def _same_account(actor: Actor, person: User, provider: Provider, account:
 async def connect_by_credential(
     actor: Actor, person: User, provider: Provider, *, entered: EnteredValues, replaces: str = ""
 ) -> Connection:
-    """Connect the person's account by what someone entered for them; no agent may use it yet.
+    """Connect the person's account with a credential that someone entered for them; no agent may use it yet.
 
-    `replaces`: the connection that gets the new credential instead; its permissions stay. Raises ChangeRefused, which
-    names fields and no values, also for an account that is connected already; ConnectRefused while the service is
-    turned off.
+    `replaces`: the connection that gets the new credential and keeps its permissions. Raises ChangeRefused, which names
+    fields but no values, including for an account that is already connected; ConnectRefused while the service is turned
+    off.
     """
     deployment = actor.deployment
     credentials.check_is_on(deployment, provider)
@@ -123,7 +125,7 @@ async def connect_by_credential(
     if replaced is None and (known := await _same_account(actor, person, provider, answer.account)):
         raise ChangeRefused(
             "connected",
-            f"the account is connected already: set replaces to {known.id}",
+            f"the account is already connected: set replaces to {known.id}",
             kind="conflict",
             field="replaces",
         )
@@ -136,7 +138,7 @@ async def connect_by_credential(
 
 
 async def permission_of(actor: Actor, person: User, *, client_id: str, connection_id: str) -> Delegation:
-    """What the agent may do with the connection. Raises ChangeRefused."""
+    """The agent's permission for the connection. Raises ChangeRefused."""
     found = await delegations.get(
         actor.deployment.database, user_id=person.id, client_id=client_id, connection_id=connection_id
     )
@@ -146,7 +148,7 @@ async def permission_of(actor: Actor, person: User, *, client_id: str, connectio
 
 
 async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], tools: Sequence[str]) -> frozenset[str]:
-    """Ask the person each time for exactly these scopes and tools; what they were asked before."""
+    """Require the person's approval each time for exactly these scopes and tools; returns the previous ones."""
     deployment, known = actor.deployment, [one.name for one in actor.deployment.tools]
     for name in tools:
         if name not in known and f"tool:{name}" not in held.ask:
@@ -165,7 +167,7 @@ async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], too
 
 
 async def revoke(actor: Actor, held: Delegation) -> None:
-    """Take the connection away from the agent. Raises ChangeRefused when it has none anymore."""
+    """Remove the agent's access to the connection. Raises ChangeRefused if it no longer has any."""
     now, which = actor.deployment.now(), {"user_id": held.user_id, "client_id": held.client_id}
     async with actor.change() as transaction:
         await company_permissions.wait_for_renewals(transaction, **which)
@@ -176,7 +178,7 @@ async def revoke(actor: Actor, held: Delegation) -> None:
 
 
 async def end_standing(actor: Actor, person: User, standing_id: str) -> StandingApproval:
-    """End the person's standing approval: its calls ask them again. Raises ChangeRefused."""
+    """End the person's standing approval, so that its calls ask them again. Raises ChangeRefused."""
     by = "" if actor.user is None else actor.user.name
     ended = await standing_offers.end(actor.deployment, standing_id, user=person, method=actor.method, by=by)
     if ended is None:

@@ -1,8 +1,9 @@
-"""Requests for what only others can give: who may ask for what, who answers, and what the answer becomes.
+"""Requests for access that only others can give: who may request what, who answers, and the effect of the answer.
 
-For a group's account beyond its rule, and for a group's accounts, its managers and administrators answer; for an agent
-that a company's rules don't let in, administrators. What is a person's own they allow by themselves, on their pages.
-`vault.approvals.access_requests` stores requests, `vault.upkeep.access_ends` ends what they gave.
+Requests to use a group's account beyond its rule, or all of a group's accounts, are answered by its managers and by
+administrators; requests for an agent that a company's rules don't admit, by administrators. People allow access to
+their own accounts themselves, on their pages.
+`vault.approvals.access_requests` stores requests, and `vault.upkeep.access_ends` ends the access that they gave.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from vault.upkeep import access_ends
 
 DAY: Final = 86400
 MOST_REASON: Final = 500  # characters
-PER_DAY: Final = 30  # requests of one person
+PER_DAY: Final = 30  # requests by one person
 _NOTHING: Final = frozenset[str]()
 _NO_REQUEST: Final = "This request doesn't exist."
 
 
 @dataclass(frozen=True, slots=True)
 class AccessInput:
-    """What a form, program, or agent asks for: one of `account` (a connection's id), `group`, and `company` (names).
+    """A request from a form, program, or agent, for one of `account` (a connection's ID), `group`, and `company`
+    (names).
 
-    `client_id`: the agent that it is for, but for a group's accounts. `is_by_agent`: it files the request itself.
+    `client_id`: the agent that it is for; empty for a group's accounts. `is_by_agent`: the agent files it.
     """
 
     account: str = ""
@@ -51,7 +53,7 @@ class AccessInput:
 
 @dataclass(frozen=True, slots=True)
 class AccessAnswer:
-    """An approval of all or some requested scopes, for at most the requested days. `scopes` None: all of them.
+    """An approval of all or some of the requested scopes, for at most the requested days. `scopes` None: all of them.
 
     For a company, `scopes` holds the names of the rules that then apply to this person and agent.
     """
@@ -63,7 +65,7 @@ class AccessAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DescribedRequest:
-    """A request with the names of what it is about."""
+    """A request with the names of the objects that it concerns."""
 
     request: AccessRequest
     person: User | None
@@ -76,7 +78,7 @@ class DescribedRequest:
 
     @property
     def names(self) -> dict[str, object]:
-        """For an event, those that are known."""
+        """The known names, for an event."""
         known = {"provider": self.provider, "account": self.account, "group": self.group}
         return {name: value for name, value in known.items() if value}
 
@@ -85,10 +87,10 @@ class DescribedRequest:
 
 
 async def requested_access(deployment: Deployment, user: User, asking: AccessInput) -> RequestedAccess:
-    """What the person asks for, checked. Raises ChangeRefused."""
+    """The requested access, checked. Raises ChangeRefused."""
     longest = deployment.settings.access_requests.longest_days
     if longest == 0:
-        raise ChangeRefused("requests_off", "Access requests are off on this vault.", kind="forbidden")
+        raise ChangeRefused("requests_off", "Access requests are turned off on this vault.", kind="forbidden")
     reason = " ".join(visible(asking.reason).split())
     if not 1 <= len(reason) <= MOST_REASON:
         said = f"Give a reason of 1 to {MOST_REASON} characters."
@@ -121,13 +123,13 @@ async def shared_accounts(deployment: Deployment, user: User) -> tuple[SharedCon
 
 
 async def shared_account(deployment: Deployment, user: User, connection_id: str) -> SharedConnection | None:
-    """The account of one of the person's groups."""
+    """The account with this ID in one of the person's groups, or None."""
     found = await shared_accounts(deployment, user)
     return next((one for one in found if one.connection.id == connection_id), None)
 
 
 def beyond_rule(deployment: Deployment, shared: SharedConnection) -> frozenset[str]:
-    """What of the account the group's rule leaves out, within the operator's limit."""
+    """The account's scopes that the group's rule doesn't include, within the operator's limit."""
     policy = deployment.vault.policies.get(shared.connection.provider)
     if policy is None:
         return _NOTHING
@@ -143,7 +145,7 @@ async def _for_account(
     if await connections.get_connection(database, asking.account, user_id=user.id) is not None:
         raise ChangeRefused(
             "own_account",
-            "This account is yours: allow it on the agent's page; you don't need a request.",
+            "This account is yours: allow it on the agent's page, without a request.",
             field="scopes",
         )
     shared = await shared_account(deployment, user, asking.account)
@@ -175,7 +177,7 @@ async def _for_company(deployment: Deployment, asking: AccessInput, access: Requ
 
 
 async def askable_groups(deployment: Deployment, user: User) -> tuple[Group, ...]:
-    """The groups that the person isn't in, and whose accounts the operator lets everyone ask for."""
+    """The groups that the person isn't in and that the operator allows everyone to request accounts of."""
     database, now = deployment.database, deployment.now()
     found: list[Group] = []
     for name in deployment.settings.access_requests.groups:
@@ -198,9 +200,9 @@ async def _for_group(
 
 
 async def ask(deployment: Deployment, user: User, asking: AccessInput, *, via: str = "") -> tuple[AccessRequest, bool]:
-    """File the request; the open one for the same thing is found again, if it asks for that. `via`: the agent's name.
+    """File the request, or return the open one if it is the same. `via`: the agent's name.
 
-    Raises ChangeRefused, and TemporarilyUnavailable for someone who asks too much.
+    Raises ChangeRefused, or TemporarilyUnavailable after too many requests.
     """
     access, now = await requested_access(deployment, user, asking), deployment.now()
     async with deployment.transaction() as transaction:
@@ -232,7 +234,7 @@ async def ask(deployment: Deployment, user: User, asking: AccessInput, *, via: s
 
 
 async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, ...]:
-    """The open requests that this person, with the roles of their groups, may answer; oldest first."""
+    """The open requests that this person may answer, including by the roles of their groups; oldest first."""
     database, now = deployment.database, deployment.now()
     if user.role.administers:
         return await stored.list_pending(database, now=now)
@@ -243,7 +245,7 @@ async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, 
 
 
 async def visible_to(deployment: Deployment, user: User, request_id: str) -> AccessRequest:
-    """The request, for the person who asked and for those who answer. Raises ChangeRefused."""
+    """The request, for the person who made it and those who may answer. Raises ChangeRefused."""
     found = await request_with_id(deployment, request_id)
     is_own = found.access.user_id == user.id
     if not is_own and not await may_answer(deployment, user, found.access, reader=deployment.database):
@@ -252,7 +254,7 @@ async def visible_to(deployment: Deployment, user: User, request_id: str) -> Acc
 
 
 async def request_with_id(deployment: Deployment, request_id: str) -> AccessRequest:
-    """The request, of anyone. Raises ChangeRefused."""
+    """The request, whoever made it. Raises ChangeRefused."""
     found = await stored.get(deployment.database, request_id)
     if found is None:
         raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
@@ -263,18 +265,18 @@ async def request_with_id(deployment: Deployment, request_id: str) -> AccessRequ
 
 
 def most_days(deployment: Deployment, request: AccessRequest) -> int:
-    """The longest that an answer can allow: what was asked for, within the operator's limit."""
+    """The longest duration that an answer can allow: the requested one, within the operator's limit."""
     return min(request.access.lifetime // DAY, deployment.settings.access_requests.longest_days)
 
 
 async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRequest:
-    """Turn the request, or a part, into a permission with an end. Raises ChangeRefused and TransitionRefused."""
+    """Turn the request, or a part of it, into a permission with an end. Raises ChangeRefused and TransitionRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold(actor, transaction, request_id)
         access, most = request.access, most_days(deployment, request)
         if not 1 <= answer.days <= most:
-            said = f"Allow it for 1 to {most} days: as long as was asked for, or shorter."
+            said = f"Allow it for 1 to {most} days: for the requested time or less."
             raise ChangeRefused("request_days", said, field="days", most=str(most))
         asker = await users.get_user(transaction, access.user_id)
         if asker is None or asker.disabled_at is not None:
@@ -302,7 +304,8 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
 
 
 async def confirm(actor: Actor, request_id: str) -> AccessRequest:
-    """The person says that they want what their agent asked for. Raises ChangeRefused and TransitionRefused."""
+    """Record that the person wants the access that their agent requested. Raises ChangeRefused and
+    TransitionRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await stored.hold(transaction, request_id)
@@ -329,7 +332,7 @@ async def deny(actor: Actor, request_id: str, *, words: str = "") -> AccessReque
 
 
 async def end(actor: Actor, request_id: str) -> AccessRequest:
-    """Withdraw a request, or end what it gave; by the person who asked or an approver. Raises ChangeRefused."""
+    """Withdraw a request, or end the access it gave, for its person or an approver. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold_for_either(actor, transaction, request_id)
@@ -337,12 +340,12 @@ async def end(actor: Actor, request_id: str) -> AccessRequest:
         via = "" if actor.agent is None else actor.agent.name or actor.agent.id
         reason = "by_person" if _is_asker(actor, request) else "by_approver"
         if not await access_ends.end(transaction, request, reason=reason, by=by, via=via, now=now):
-            raise ChangeRefused("access_over", "This request is over already.", kind="conflict")
+            raise ChangeRefused("access_over", "This request is already over.", kind="conflict")
         return await _again(transaction, request)
 
 
 async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days: int) -> AccessRequest:
-    """Reduce what was allowed, for at most `days` more. The same people as for `end` may do this."""
+    """Reduce what was allowed, for at most `days` more. Allowed for the same people as `end`."""
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold_for_either(actor, transaction, request_id)
@@ -373,8 +376,8 @@ async def _narrow_made(
 
 
 async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
-    """The request, answered by no one else until the transaction ends, by someone who may. Raises ChangeRefused."""
-    if actor.user is not None:  # a change that ends this person's rights, or the account, comes before or after
+    """The request, locked until the transaction ends, for someone who may answer it. Raises ChangeRefused."""
+    if actor.user is not None:  # serializes with changes that end this person's rights or the account
         await users.hold_admins(transaction)
         await users.hold_user(transaction, actor.user.id)
     request = await stored.hold(transaction, request_id)
@@ -386,7 +389,7 @@ async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> Acce
 
 
 async def _hold_for_either(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
-    """The request, for the person who asked and for those who may answer. Raises ChangeRefused."""
+    """The request, for the person who made it and those who may answer it. Raises ChangeRefused."""
     request = await stored.hold(transaction, request_id)
     if request is None or not (
         _is_asker(actor, request) or await may_answer(actor.deployment, actor.user, request.access, reader=transaction)
@@ -402,7 +405,7 @@ def _is_asker(actor: Actor, request: AccessRequest) -> bool:
 async def _given_scopes(
     deployment: Deployment, transaction: Transaction, request: AccessRequest, answer: AccessAnswer, *, now: int
 ) -> frozenset[str]:
-    """What the answer gives: checked again, since things change while a request waits. Raises ChangeRefused."""
+    """The scopes that the answer gives, checked again since things may have changed meanwhile. Raises ChangeRefused."""
     access = request.access
     if access.kind is Kind.GROUP:
         group = await groups.get_group(transaction, access.group_id)
@@ -417,7 +420,7 @@ async def _given_scopes(
         return rules
     scopes = access.scopes if answer.scopes is None else answer.scopes
     if not scopes or not scopes <= access.scopes:
-        said = "Allow some of the permissions that were asked for, and no others."
+        said = "Allow only permissions that were requested."
         raise ChangeRefused("request_scopes", said, field="scopes")
     if await shared_connections.usable(transaction, access.target, user_id=access.user_id, now=now) is None:
         raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
@@ -427,9 +430,10 @@ async def _given_scopes(
 async def _carry_out(
     transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
 ) -> bool:
-    """Apply the approval to everything but the row; returns whether it allowed the agent the account.
+    """Apply the approval, except to the request's own row; returns whether this gave the agent the account.
 
-    A person who asked for an agent allowed it by asking; an agent that asked by itself already has the account.
+    A person's own request for an agent counts as their permission; an agent that filed the request has the account
+    already.
     """
     access = request.access
     if access.kind is Kind.GROUP:
@@ -446,7 +450,7 @@ async def _carry_out(
 
 
 def _is_made_by(request: AccessRequest | None, held: Delegation) -> bool:
-    """Whether the agent has the account by this request alone, so that it lasts as long."""
+    """Whether the agent has the account only through this request, so that both end together."""
     return request is not None and request.made_permission and held.expires_at == request.expires_at
 
 
@@ -475,7 +479,7 @@ def _words(words: str) -> str:
 
 
 async def describe(deployment: Deployment, request: AccessRequest, *, reader: Reader | None = None) -> DescribedRequest:
-    """The request with the names of what it is about, as far as they still exist."""
+    """The request with the names of the objects that it concerns, if they still exist."""
     database, access = reader or deployment.database, request.access
     group = await groups.get_group(database, access.group_id) if access.group_id else None
     account = None
@@ -498,7 +502,7 @@ async def describe(deployment: Deployment, request: AccessRequest, *, reader: Re
 
 
 async def set_manager(actor: Actor, group: Group, person: User, *, is_manager: bool) -> bool:
-    """Let the person answer for the group, or no longer. False when that is already so."""
+    """Make the person a manager of the group, or no longer. False if nothing changed."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await groups.hold_group(transaction, group.id)

@@ -1,8 +1,8 @@
-"""Take accounts out of this vault: a JSON document of their tokens, encrypted to the operator's age key.
+"""Export accounts from this vault: a JSON document with their tokens, encrypted to the operator's age key.
 
 The document, version 1: `format`, `version`, `exported_at`, `vault` (its address), and `accounts`, each with `user`,
 `provider`, `account` (the provider's id), `label`, `nickname`, `scopes`, `client_id` (of the OAuth app that the tokens
-belong to), `refresh_token`, or `access_token` where the provider gives no other, `grant_expires_at` (Unix time, or
+belong to), `refresh_token`, or `access_token` if the provider gives no refresh token, `grant_expires_at` (Unix time, or
 null), `metadata`, and `connected_at`. `import token-vault` reads it.
 """
 
@@ -19,15 +19,15 @@ from vault.audit import audit
 from vault.backup.exports import HeldTokens, open_tokens
 from vault.records import Connection, ConnectionState, User
 
-BATCH = 500  # events of one transaction
-DEAD = "its person must reconnect it first"
+BATCH = 500  # events per transaction
+DEAD = "its owner must reconnect it first"
 BUSY = "is being refreshed: export again in a minute"
 SHUT = "its tokens can't be opened"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedAccount:
-    """One account and its tokens; `obstacle` says why it is left out."""
+    """One account and its tokens; `obstacle` is the reason if it is left out."""
 
     owner: User
     connection: Connection
@@ -38,7 +38,7 @@ class ExportedAccount:
 async def collect(
     actor: Actor, *, person: User | None = None, provider: str | None = None
 ) -> tuple[ExportedAccount, ...]:
-    """The live accounts, of everyone or one person, at all providers or one; nothing is recorded yet."""
+    """The live accounts of everyone or one person, at all providers or one. Records nothing yet."""
     return tuple([one async for one in _walk(actor, person=person, provider=provider)])
 
 
@@ -50,7 +50,7 @@ async def _walk(actor: Actor, *, person: User | None, provider: str | None) -> A
             for one in await connections.list_connections(deployment.database, owner.id):
                 known = deployment.catalog.get(one.provider)
                 if provider not in {None, one.provider} or (known is not None and known.audience is not None):
-                    continue  # an API of one's own has no tokens to take away
+                    continue  # an API of one's own has no tokens to export
                 yield await _read(actor, owner, one)
 
 
@@ -68,7 +68,7 @@ async def _read(actor: Actor, owner: User, connection: Connection) -> ExportedAc
 
 
 async def export(actor: Actor, accounts: Sequence[ExportedAccount], *, recipients: tuple[str, ...]) -> bytes:
-    """The encrypted document. Each account's person finds it in their activity, before anyone has it.
+    """The encrypted document. The export is recorded in each person's activity before the document is returned.
 
     Raises SealRefused.
     """

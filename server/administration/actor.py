@@ -1,7 +1,7 @@
-"""Who changes something for everyone, and the refusal of such a change.
+"""The actor of an administrative change, and the refusal of such a change.
 
-A person must be an admin at that moment: each change reads their role in its own transaction. The owner of the data
-directory needs no account.
+A person must be an admin at the time of the change: each change reads their role in its transaction. The owner of the
+data directory needs no account.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vault.records import Client, Event, User
 from vault.storage.database import Transaction
 
 Method = Literal["administration", "admin_api", "command_line", "scim"]
-RECENT: Final = 1800  # seconds since sign-in in which an admin can change something
+RECENT: Final = 1800  # seconds after sign-in during which an admin can make changes
 
 
 class ChangeRefused(PersonRefused):
-    """A change that cannot be made. `reason` names the page's texts (`refused.REASON`); `field` is what to correct.
+    """A change that can't be made. `reason` names the page's text (`refused.REASON`); `field` is the field to correct.
 
-    `values` are what these texts are filled in with.
+    `values` fill in the placeholders of that text.
     """
 
     code = "change_refused"
@@ -41,7 +41,7 @@ class ChangeRefused(PersonRefused):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, and how. `user` is None for the owner of the data directory, and for a company's directory.
+    """Who acts, and how. `user` is None for the owner of the data directory and for a company's directory.
 
     `agent` is the Admin API's client, `directory` the name of the directory's token.
     """
@@ -59,16 +59,16 @@ class Actor:
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Transaction]:
-        """A transaction in which the person still is an admin when it is their turn. Raises ChangeRefused."""
+        """A transaction that starts by checking that the person is still an admin. Raises ChangeRefused."""
         async with self.deployment.transaction() as transaction:
             await self.check(transaction)
             yield transaction
 
     async def check(self, transaction: Transaction) -> None:
-        """Raises ChangeRefused unless the person still is an admin when it is the transaction's turn."""
+        """Raises ChangeRefused unless the person is still an admin within this transaction."""
         if self.user is None:
             return
-        await users.hold_admins(transaction)  # a change that ends this person's rights comes before or after
+        await users.hold_admins(transaction)  # serializes with changes that end this person's rights
         current = await users.get_user(transaction, self.user.id)
         now_is = None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
         if now_is is None or not now_is.role.administers:
@@ -77,7 +77,7 @@ class Actor:
     def event(
         self, kind: str, /, *, user_id: str | None = None, client_id: str | None = None, **about: object
     ) -> Event:
-        """What was done: in the activity of the person it is about, or else in the admin's own."""
+        """The event of the change, in the activity of the affected person, or else in the admin's own."""
         details = {**about, **({} if self.user is None else {"by": self.user.name})}
         if self.agent is not None:
             details |= {"via": self.agent.name or self.agent.id}

@@ -1,7 +1,7 @@
-"""Agents: register one, set how far upstream tokens go to it, and remove it for everyone.
+"""Agents: register one, set how it receives upstream tokens, and remove it for everyone.
 
-A service account is an agent for the Admin API without a person present: it is made in the name of an admin, with the
-grant behind all its tokens (`server.oauth.service_accounts`).
+A service account is an agent that uses the Admin API without a person present. It is created in the name of an admin,
+with the grant behind all its tokens (`server.oauth.service_accounts`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _ADDRESS_LIMIT: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker may do: call from these addresses, use these providers or connections, request these scopes."""
+    """The limits of a worker: the addresses it calls from, its providers or connections, and its scopes."""
 
     addresses: tuple[str, ...] = ()
     connections: tuple[str, ...] = ()
@@ -72,12 +72,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class BackchannelSpec:
-    """A client that asks people in the background (CIBA): how answers reach it, what it sends.
+    """A client that asks people in the background (CIBA): how it gets answers, and what it sends.
 
-    `is_pushed`: at `notify` it is sent the tokens themselves. `signing_alg`: it signs its requests with its key.
+    `is_pushed`: the tokens themselves are sent to `notify`. `signing_alg`: the client signs its requests with its key.
     """
 
-    notify: str = ""  # an https address; empty: it polls
+    notify: str = ""  # an https address; empty if it polls
     details_types: tuple[str, ...] = ()
     is_pushed: bool = False
     signing_alg: str = ""
@@ -86,7 +86,7 @@ class BackchannelSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccountSpec:
-    """A service account: the admin in whose name it acts, and what it may do."""
+    """A service account: the admin in whose name it acts, and its scopes."""
 
     person: User
     scopes: frozenset[str]
@@ -94,14 +94,14 @@ class ServiceAccountSpec:
 
 @dataclass(frozen=True, slots=True)
 class OwnApisSpec:
-    """An agent that acts for itself: the only scopes that it can get at its `resources`; none named: all of theirs."""
+    """An agent that acts for itself: the scopes that it can get at its `resources`; empty for all of their scopes."""
 
     scopes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class NewAgent:
-    """An agent to register. `jwks` are public keys, for signing instead of a secret; `client_id` None: a new one."""
+    """An agent to register. `jwks`: public keys, instead of a secret. `client_id`: None for a new one."""
 
     name: str
     redirect_uris: tuple[str, ...] = ()
@@ -110,21 +110,21 @@ class NewAgent:
     resources: tuple[str, ...] = ()
     by_device: bool = False
     exchanges: bool = False
-    speaks_auth0: bool = False  # it was written for Auth0's wire
+    speaks_auth0: bool = False  # it was written for Auth0's API
     release: str | None = None
     origins: tuple[str, ...] = ()
     worker: WorkerSpec = WorkerSpec()
     asking: BackchannelSpec | None = None
     service: ServiceAccountSpec | None = None
     by_itself: OwnApisSpec | None = None
-    declared: str = ""  # the name under which a declaration manages it
+    declared: str = ""  # the name by which a declaration manages it
     client_id: str | None = None
     secret: str | None = field(repr=False, default=None)  # instead of a new one
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredAgent:
-    """A new agent with its secret, which is known only now."""
+    """A new agent with its secret, which is only available now."""
 
     client: Client
     secret: str | None = field(repr=False, default=None)
@@ -139,7 +139,7 @@ async def agent_with_id(actor: Actor, client_id: str) -> Client:
 
 
 async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
-    """Store a new agent. Raises ChangeRefused for one that contradicts itself or cannot be."""
+    """Store a new agent. Raises ChangeRefused if its options are invalid or contradict each other."""
     now = actor.deployment.now()
     value = (wanted.secret or secrets.token_urlsafe(32)) if wanted.has_secret else None
     client = await client_of(actor, wanted)
@@ -217,11 +217,13 @@ def _check_combination(wanted: NewAgent) -> None:
         if wanted.redirect_uris or exchanges or wanted.by_device or wanted.resources or wanted.asking is not None:
             raise _refuse("service_account", "a service account has no sign-in, exchange, or resources")
         if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
-            raise _refuse("service_account.scopes", f"choose among {', '.join(sorted(ADMIN_SCOPES))}")
+            raise _refuse("service_account.scopes", f"choose from {', '.join(sorted(ADMIN_SCOPES))}")
     elif wanted.by_itself is not None:
         _check_acts_for_nobody(wanted, exchanges=exchanges)
     elif not wanted.redirect_uris and not exchanges and wanted.asking is None:
-        raise _refuse("redirect_uris", "name where to return to after sign-in; only an agent that exchanges needs none")
+        raise _refuse(
+            "redirect_uris", "give a redirect URI for sign-in; only an agent that just exchanges tokens needs none"
+        )
     if wanted.asking is not None:
         _check_asking(wanted, wanted.asking)
     if not wanted.redirect_uris and _auth_method(wanted) == "none":
@@ -241,7 +243,10 @@ def _check_acts_for_nobody(wanted: NewAgent, *, exchanges: bool) -> None:
 def _check_own_apis(deployment: Deployment, resources: tuple[str, ...]) -> None:
     for resource in resources:
         if not client_tokens.is_own_api(deployment, resource):
-            problem = f"{resource}: an agent that acts for itself can't call the vault, or an API that people permit"
+            problem = (
+                f"{resource}: an agent that acts for itself can't call the vault or an API that needs "
+                "people's permission"
+            )
             raise _refuse("resources", problem)
 
 
@@ -251,9 +256,9 @@ def _check_asking(wanted: NewAgent, asking: BackchannelSpec) -> None:
     if asking.notify and (not asking.notify.startswith("https://") or len(asking.notify) > _ADDRESS_LIMIT):
         raise _refuse("ciba.notify", "use an https address")
     if asking.is_pushed and not asking.notify:
-        raise _refuse("ciba.notify", "name the address to which tokens are pushed")
+        raise _refuse("ciba.notify", "give the address that tokens are pushed to")
     if asking.signing_alg and asking.signing_alg not in FOREIGN_ALGORITHMS:
-        raise _refuse("ciba.signing_alg", f"choose among {', '.join(FOREIGN_ALGORITHMS)}")
+        raise _refuse("ciba.signing_alg", f"choose from {', '.join(FOREIGN_ALGORITHMS)}")
     if asking.signing_alg and wanted.jwks is None:
         raise _refuse("ciba.signing_alg", "an agent that signs its requests needs a key instead of a secret")
 
@@ -288,12 +293,12 @@ async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
         found["jwks"] = {"keys": list(keys)}
     for origin in wanted.origins:
         if origin_of(origin) != origin:
-            raise _refuse("origins", f"{origin}: write it as https://host[:port]")
+            raise _refuse("origins", f"{origin}: use the form https://host[:port]")
     if wanted.origins:
         found[ORIGINS] = list(wanted.origins)
     if wanted.release is not None:
         if wanted.release not in RELEASES[:2]:
-            raise _refuse("release", "choose proxy or narrowed; full is set for one provider at a time")
+            raise _refuse("release", "choose proxy or narrowed; full can only be set for one provider at a time")
         found[release.MEMBER] = {release.DEFAULT: wanted.release}
     if wanted.worker.is_asked:
         found[workers.MEMBER] = workers.stored_rules(await _worker_rules(actor, wanted))
@@ -320,7 +325,7 @@ def _asking_members(asking: BackchannelSpec) -> dict[str, object]:
 
 
 def asking_of(client: Client) -> BackchannelSpec | None:
-    """How a registered client asks people; None: it can't."""
+    """How a registered client asks people; None if it can't."""
     if BACKCHANNEL_GRANT not in client.grant_types:
         return None
     return BackchannelSpec(
@@ -357,7 +362,7 @@ async def _worker_rules(actor: Actor, wanted: NewAgent) -> workers.WorkerRules:
 
 
 async def check_target(actor: Actor, named: str, *, field: str) -> str:
-    """The name of the provider, or the ID of the connection, that rules are about. Raises ChangeRefused."""
+    """The provider name or connection ID that a rule names. Raises ChangeRefused."""
     found = actor.deployment.catalog.get(named)
     if found is not None:
         return found.name
@@ -368,9 +373,10 @@ async def check_target(actor: Actor, named: str, *, field: str) -> str:
 
 
 async def set_release(actor: Actor, client: Client, *, target: str, policy: str) -> tuple[Client, str]:
-    """How an agent receives upstream tokens of a provider or connection; the changed agent, and the policy before."""
+    """Set how an agent receives upstream tokens of a provider or connection; returns the agent and the previous
+    policy."""
     if policy not in RELEASES:
-        raise _refuse("release", f"no release policy {policy}; choose one of: {', '.join(RELEASES)}")
+        raise _refuse("release", f"no release policy {policy}; choose from: {', '.join(RELEASES)}")
     if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
         raise ChangeRefused(
             "agent_refused",
@@ -383,7 +389,7 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
     if policy != "proxy" and name in actor.deployment.catalog.remote:
         raise ChangeRefused(
             "agent_refused",
-            f"{name} is an MCP server: its tokens don't leave the vault. Agents call its tools.",
+            f"{name} is an MCP server: its tokens can't leave the vault. Agents call its tools instead.",
             kind="conflict",
             field="release",
         )
@@ -398,7 +404,7 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
 
 
 async def update(actor: Actor, changed: Client) -> None:
-    """Store a changed registration of an agent that a declaration made; its secret and tokens stay."""
+    """Store the changed registration of an agent that a declaration created; its secret and tokens stay."""
     async with actor.change() as transaction:
         if not await clients.update_client(transaction, changed):
             raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
@@ -407,7 +413,7 @@ async def update(actor: Actor, changed: Client) -> None:
 
 
 async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
-    """End the agent: its grants, tokens, codes and permissions of everyone, at the next call."""
+    """Remove the agent: everyone's grants, tokens, codes, and permissions for it end at its next call."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         ended = await clients.remove_client(transaction, client.id, now=now)
@@ -415,7 +421,7 @@ async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
             raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
         event = actor.event("client.removed", client_id=client.id, agent=client.name, grants=len(ended))
         await audit.append(transaction, event, now=now)
-    await agent_receipts.issue_owed(actor.deployment.vault)  # upkeep signs more than a batch
+    await agent_receipts.issue_owed(actor.deployment.vault)  # upkeep signs more than one batch
     return ended
 
 

@@ -1,6 +1,6 @@
-"""Checks of identity assertions that the vault asks for: the identity provider, the services, and late refusals.
+"""Checks of identity assertions that the vault requests: the identity provider, the services, and recent refusals.
 
-By what their metadata says, which is optional: what it leaves out isn't a finding.
+Based on their metadata, which is optional: missing members aren't findings.
 draft-ietf-oauth-identity-assertion-authz-grant-04 §7.1 and §7.2.
 """
 
@@ -26,13 +26,13 @@ from vault.refresh.company import refusal_text
 
 ISSUED: Final = "identity_chaining_requested_token_types_supported"  # §7.1
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 200  # refused events that are examined
+_MOST: Final = 200  # number of refused events to examine
 
 Metadata = Mapping[str, object]
 
 
 async def check_assertions(deployment: Deployment) -> list[Finding]:
-    """Nothing where no sign-in has `id_jag`."""
+    """No findings if no sign-in has `id_jag`."""
     vouching = {name: one for name, one in deployment.settings.sign_in.openid.items() if one.id_jag}
     if not vouching:
         return []
@@ -41,8 +41,10 @@ async def check_assertions(deployment: Deployment) -> list[Finding]:
         found += await _check_identity(deployment, name, one)
     services = [one for one in deployment.catalog if one.company_scopes]
     if not services:
-        fix = "set providers.NAME.id_jag for the services that take assertions"
-        found.append(note("id_jag", "no provider takes identity assertions, so no account connects by itself", fix=fix))
+        fix = "set providers.NAME.id_jag for the services that accept assertions"
+        found.append(
+            note("id_jag", "no provider accepts identity assertions, so no account connects by itself", fix=fix)
+        )
     for provider in services:
         found += await _check_service(deployment, provider)
     return found + await _check_refused(deployment)
@@ -59,11 +61,11 @@ async def _check_identity(deployment: Deployment, name: str, registered: OpenIDS
     if text_at(metadata, "token_endpoint") is None:
         return [problem(check, "its metadata names no token_endpoint", fix="ask the identity provider's admin")]
     wrong = [note(check, text, fix=fix) for text, fix in _identity_problems(metadata)]
-    return wrong or [ok(check, f"{registered.issuer} can be asked for assertions")]
+    return wrong or [ok(check, f"{registered.issuer} can issue assertions")]
 
 
 def _identity_problems(metadata: Metadata) -> Iterator[tuple[str, str]]:
-    """What its metadata rules out, and what to do."""
+    """Problems that its metadata shows, each with what to do."""
     if _says_no(metadata, ISSUED, ID_JAG) or _says_no(metadata, "grant_types_supported", EXCHANGE):
         fix = "turn on cross-app access (ID-JAG) there for the vault's sign-in client, or unset id_jag"
         yield "its metadata says that it issues no identity assertions", fix
@@ -78,17 +80,20 @@ async def _check_service(deployment: Deployment, provider: Provider) -> list[Fin
         return []
     try:
         metadata = await fetch_metadata(facts.audience, deployment.http, policy=provider.registration.reach)
-    except NoMetadata:  # many publish none
+    except NoMetadata:  # many services publish none
         return [ok(check, f"{facts.audience} publishes nothing about assertions, so only a connection shows")]
     wrong = [note(check, text, fix=fix) for text, fix in _service_problems(provider, metadata)]
-    return wrong or [ok(check, f"{facts.audience} can be sent assertions")]
+    return wrong or [ok(check, f"{facts.audience} accepts assertions")]
 
 
 def _service_problems(provider: Provider, metadata: Metadata) -> Iterator[tuple[str, str]]:
     setting = f"providers.{provider.name}.id_jag"
     bearer_missing = _says_no(metadata, "grant_types_supported", JWT_BEARER)
     if bearer_missing or _says_no(metadata, "authorization_grant_profiles_supported", PROFILE):
-        yield "the service's metadata says that it takes no identity assertions", f"ask the service, or unset {setting}"
+        yield (
+            "the service's metadata says that it doesn't accept identity assertions",
+            f"ask the service, or unset {setting}",
+        )
     token_url = text_at(metadata, "token_endpoint")
     if token_url is not None and token_url != provider.hosts.token_url:
         yield (
@@ -98,7 +103,7 @@ def _service_problems(provider: Provider, metadata: Metadata) -> Iterator[tuple[
 
 
 def _says_no(metadata: Metadata, member: str, value: str) -> bool:
-    """Whether the list is there, and the value isn't in it."""
+    """Whether the metadata has the list but the value isn't in it."""
     listed = metadata.get(member)
     return is_array(listed) and value not in listed
 

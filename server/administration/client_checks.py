@@ -28,7 +28,7 @@ def _check_agent(deployment: Deployment, client: Client, known: dict[str, Api]) 
     limit = client_tokens.scope_limit(client)
     for resource in client.resources:
         if not client_tokens.is_own_api(deployment, resource):
-            sentence = f"{client.name} gets no tokens for {resource}: the vault, or a provider file, has this audience"
+            sentence = f"{client.name} gets no tokens for {resource}: the vault or a provider file has this audience"
             fix = "give the provider file another audience, or register the agent again without this --resource"
             yield problem(CHECK, sentence, fix=fix)
         elif resource not in known:

@@ -1,4 +1,4 @@
-"""What companies let agents do for people: end it, and let an agent in again that a person or an admin ended."""
+"""Permissions that companies give agents for people: end one, and resume one that a person or an admin ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def permission_of(actor: Actor, person: User, *, client_id: str, company: 
 
 
 async def end(actor: Actor, permission: CompanyPermission) -> None:
-    """End it with its tokens and what it gave of accounts; assertions are refused until it is resumed."""
+    """End the permission with its tokens and its access to accounts; assertions are refused until it is resumed."""
     now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
@@ -36,13 +36,13 @@ async def end(actor: Actor, permission: CompanyPermission) -> None:
 
 
 async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermission:
-    """Undo an admin's end, or else the person's. Raises ChangeRefused if neither ended it.
+    """Resume a permission that an admin, or else the person, ended. Raises ChangeRefused if neither ended it.
 
-    Undoing an admin's end keeps a person's cut-off, so that it isn't undone unknowingly, and keeps what changed since
+    Undoing an admin's end keeps a person's cut-off, so that nobody undoes it unknowingly, and keeps changes made since
     `permission` was read.
     """
     if permission.ended_at is None:
-        raise ChangeRefused("not_ended", "This agent's assertions are accepted already.", kind="conflict")
+        raise ChangeRefused("not_ended", "This agent's assertions are already accepted.", kind="conflict")
     now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)

@@ -1,4 +1,4 @@
-"""Checks of companies that let agents in: their keys, what their rules name, assertions that were refused lately."""
+"""Checks of companies that admit agents: their keys, the names in their rules, and recently refused assertions."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from vault.audit import search
 from vault.audit.search import EventFilter
 
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 200  # refused events that are examined
+_MOST: Final = 200  # number of refused events to examine
 
 
 async def check_companies(deployment: Deployment) -> list[Finding]:
-    """Nothing without companies."""
+    """No findings without companies."""
     found: list[Finding] = []
     for name, trusted in deployment.settings.enterprise.items():
         wrong = [*await _check_keys(deployment, name, trusted), *await _check_rules(deployment, name, trusted)]
         agents = len({one for rule in trusted.allow.values() for one in rule.agents})
-        found += wrong or [ok(f"enterprise.{name}", f"its keys can be read, and its rules let {agents} agents in")]
+        found += wrong or [ok(f"enterprise.{name}", f"its keys can be read, and its rules admit {agents} agents")]
     return found + (await _check_refused(deployment) if found else [])
 
 
@@ -55,7 +55,7 @@ async def _check_keys(deployment: Deployment, name: str, trusted: EnterpriseSett
 async def _check_profile(
     deployment: Deployment, trusted: EnterpriseSettings, policy: AddressPolicy, *, check: str
 ) -> list[Finding]:
-    """Whether its metadata rules assertions out; most say nothing (draft -04 §7.1)."""
+    """Whether its metadata rules out assertions; most metadata doesn't mention them (draft -04 §7.1)."""
     try:
         metadata = await fetch_metadata(trusted.issuer, deployment.http, policy=policy)
     except NoMetadata:  # with `jwks_uri` it needs none
@@ -70,7 +70,7 @@ async def _check_profile(
 async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSettings) -> list[Finding]:
     check = f"enterprise.{name}"
     if not trusted.allow:
-        sentence = "it has no rule, so none of its agents gets in"
+        sentence = "it has no rule, so none of its agents is admitted"
         return [note(check, sentence, fix=f"add [enterprise.{name}.allow.RULE] with agents")]
     found: list[Finding] = []
     for rule_name, rule in trusted.allow.items():
@@ -79,7 +79,7 @@ async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSet
         for agent in rule.agents:
             if is_metadata_client(agent) and not document_host_allowed(agent, deployment.settings):
                 fix = "add its host to registration.allowed_hosts"
-                found.append(note(check, f"documents of {agent} aren't accepted here", fix=fix))
+                found.append(note(check, f"the document of {agent} isn't accepted here", fix=fix))
             if not await _is_known(deployment, agent):
                 fix = f"correct {where}.agents, or register it: token-vault clients add {agent}"
                 found.append(note(check, f"the vault knows no agent {agent}", fix=fix))
@@ -87,7 +87,7 @@ async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSet
 
 
 def _unknown_names(deployment: Deployment, rule: AllowedAgents) -> Iterator[tuple[str, str]]:
-    """What the vault doesn't know of a rule, and what to correct."""
+    """Names in a rule that the vault doesn't know, and what to correct."""
     for scope in sorted(set(rule.scopes) - SCOPES):
         yield f"{scope} isn't a scope of this vault", f"use {', '.join(sorted(SCOPES))} in scopes"
     providers = [one.name for one in deployment.catalog.all_providers()]
@@ -102,7 +102,7 @@ def _unknown_names(deployment: Deployment, rule: AllowedAgents) -> Iterator[tupl
 
 
 async def _is_known(deployment: Deployment, agent: str) -> bool:
-    """By its id, its document's address, or its name."""
+    """Find an agent by its ID, its document's address, or its name."""
     if is_metadata_client(agent) or await clients.get_client(deployment.database, agent) is not None:
         return True
     async for page in clients.walk_clients(deployment.database):

@@ -1,4 +1,4 @@
-"""Explain what companies' rules, and the permissions that they left, mean for one agent and person. Changes nothing."""
+"""Explain what companies' rules and existing permissions mean for one agent and person. Changes nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vault.company_permissions import CompanyPermission
 from vault.records import Client, User
 
 _LATELY: Final = 86400  # seconds
-_MOST: Final = 50  # refused events that are examined
+_MOST: Final = 50  # number of refused events to examine
 
 
 @dataclass(frozen=True, slots=True)
 class CompanyStep:
-    """What one company means for an agent and a person. `fix` is empty where nothing is in the way."""
+    """The effect of one company's rules for an agent and a person. `fix` is empty if nothing is in the way."""
 
     company: str
     sentence: str
@@ -31,7 +31,7 @@ class CompanyStep:
 
 
 async def explain_companies(deployment: Deployment, client: Client, person: User | None) -> tuple[CompanyStep, ...]:
-    """One step for each company whose rules name this agent, or that let it in before, and for late refusals."""
+    """One step for each company whose rules name this agent or that admitted it before, and for recent refusals."""
     held: Mapping[str, CompanyPermission] = {}
     if person is not None:
         mine = await company_permissions.list_for_user(deployment.database, person.id)
@@ -53,19 +53,21 @@ async def _company_step(
 ) -> CompanyStep:
     listed = ", ".join(sorted(rules))
     if held is None:
-        return CompanyStep(name, f"{name} lets this agent in by {listed}, but it brought no assertion of this person")
+        return CompanyStep(
+            name, f"{name} admits this agent by {listed}, but the agent presented no assertion for this person"
+        )
     try:
         await check_not_ended(deployment.database, held)
     except AssertionRefused as refusal:
         return _refused_step(name, refusal.reason)
     if held.ended_at is not None or not held.is_live(deployment.now()):
-        return CompanyStep(name, f"what {name} allowed has ended; another assertion renews it")
+        return CompanyStep(name, f"the permission from {name} has ended; a new assertion renews it")
     words = "; ".join(f"{provider}: {' '.join(sorted(some))}" for provider, some in held.accounts.items())
-    return CompanyStep(name, f"{name} lets this agent in ({words or 'no accounts'})", until=held.expires_at)
+    return CompanyStep(name, f"{name} admits this agent ({words or 'no accounts'})", until=held.expires_at)
 
 
 async def _late_refusals(deployment: Deployment, client: Client) -> tuple[CompanyStep, ...]:
-    """Of assertions for anyone that this agent brought in the last day, each reason once."""
+    """The reasons for refusing this agent's assertions, for anyone, in the last day; each reason once."""
     wanted = EventFilter(client_id=client.id, outcome="refused", since=deployment.now() - _LATELY)
     found = await search.search(deployment.database, None, wanted, limit=_MOST)
     refused = {

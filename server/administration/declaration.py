@@ -1,6 +1,6 @@
-"""What a declaration file says: people, groups, agents, APIs, providers, and MCP servers as they should be.
+"""A declaration file: people, groups, agents, APIs, providers, and MCP servers as they should be.
 
-A section that is missing is not managed. Unknown keys are refused with what was probably meant.
+A missing section isn't managed. Unknown keys are refused with a suggestion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vault.records import Role
 
 
 class DeclarationRefused(Exception):
-    """The file cannot be used. The message is one line that names the place and the fix."""
+    """The file can't be used. The one-line message names the place and the fix."""
 
 
 class _DeclaredPart(BaseModel):
@@ -25,17 +25,17 @@ class _DeclaredPart(BaseModel):
 
 
 class DeclaredIdentity(_DeclaredPart):
-    """Who a person is at an identity provider."""
+    """A person's identity at an identity provider."""
 
     issuer: str = Field(min_length=1, max_length=500)
     subject: str = Field(min_length=1, max_length=255)
 
 
 class DeclaredPerson(_DeclaredPart):
-    """A person, by name. New ones get a one-time sign-in link."""
+    """A person, by name. A new person gets a one-time sign-in link."""
 
     admin: bool = False
-    role: Role | None = Field(default=None, description="Instead of `admin`, a role of their own")
+    role: Role | None = Field(default=None, description="The person's role, instead of `admin`")
     disabled: bool = False
     identities: list[DeclaredIdentity] = Field(default=[], max_length=20)
 
@@ -47,13 +47,13 @@ class DeclaredPerson(_DeclaredPart):
 
 
 class DeclaredGroup(_DeclaredPart):
-    """A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others."""
+    """A group, by name. `members`: the people that the vault adds; a directory and sign-ins can add others."""
 
     members: list[str] = Field(default=[], max_length=5000)
 
 
 class DeclaredWorker(_DeclaredPart):
-    """What a worker may do."""
+    """The limits of a worker."""
 
     addresses: list[str] = Field(min_length=1, max_length=100)
     connections: list[str] = Field(min_length=1, max_length=100)
@@ -71,18 +71,20 @@ class DeclaredAsking(_DeclaredPart):
 
 
 class DeclaredByItself(_DeclaredPart):
-    """An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get."""
+    """An agent that acts for itself at its `resources`. `scopes`: the only scopes that it can get."""
 
     scopes: list[str] = Field(default=[], max_length=200)
 
 
 class DeclaredAgent(_DeclaredPart):
-    """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
+    """An agent, by a name in the file. `confidential` creates a secret, which is returned once."""
 
     id: str | None = Field(
         default=None, pattern=r"^[a-z][a-z0-9-]{2,63}$", description="Client ID, for the settings. Default: a new one"
     )
-    title: str | None = Field(default=None, max_length=200, description="Shown to people. Default: the name")
+    title: str | None = Field(
+        default=None, max_length=200, description="Name shown to people. Default: the name in the file"
+    )
     redirect_uris: list[str] = Field(default=[], max_length=30)
     confidential: bool = False
     jwks: dict[str, object] | None = None
@@ -98,7 +100,7 @@ class DeclaredAgent(_DeclaredPart):
 
 
 class DeclaredApi(_DeclaredPart):
-    """An API of your own, by its identifier. `clients` are agents of the file, or client IDs."""
+    """An API of your own, by its identifier. `clients` are agents in the file, or client IDs."""
 
     name: str | None = Field(default=None, max_length=200)
     scopes: list[str] = Field(default=[], max_length=200)
@@ -109,28 +111,30 @@ class DeclaredProvider(_DeclaredPart):
     """Our registration at a provider, by its name."""
 
     client_id: str = Field(min_length=1, max_length=200)
-    client_secret: SecretStr | None = Field(default=None, description="Missing: keeps the stored one")
+    client_secret: SecretStr | None = Field(default=None, description="If missing, the stored one is kept")
     client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
     inputs: dict[str, str] = Field(default={}, max_length=30)
     testing: bool = False
 
 
 class DeclaredMcpServer(_DeclaredPart):
-    """An MCP server behind the vault, by its name. Its tools are reviewed by a person."""
+    """An MCP server behind the vault, by its name. A person reviews its tools."""
 
     url: str = Field(min_length=1, max_length=2000)
     title: str = Field(default="", max_length=60)
     sign_in: Literal["oauth", "key", "open"] = "oauth"
     key_header: str = Field(default="", max_length=100)
     issuer: str | None = Field(default=None, max_length=2000)
-    client_id: str | None = Field(default=None, min_length=1, max_length=2000, description="Default: it registers us")
+    client_id: str | None = Field(
+        default=None, min_length=1, max_length=2000, description="Default: the server registers the vault"
+    )
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
     disabled: bool = False
 
 
 class DeclaredImportedApi(_DeclaredPart):
-    """An API whose tools come from its description, by its name."""
+    """An API with tools from its description, by its name."""
 
     kind: Literal["openapi", "graphql"] = "openapi"
     document: str | None = Field(default=None, max_length=5_000_000, description="The OpenAPI document or schema")
@@ -140,10 +144,10 @@ class DeclaredImportedApi(_DeclaredPart):
     server: str = Field(default="", max_length=2000)
     only: list[str] = Field(default=[], max_length=100)
     reviewed: str | None = Field(
-        default=None, max_length=64, description="The import that you reviewed, by its digest: only that is turned on"
+        default=None, max_length=64, description="Digest of the import that you reviewed: only that import is turned on"
     )
     tools: dict[str, Literal["accept", "ask", "leave"]] = Field(
-        default={}, max_length=500, description="Decisions about tools; the others as the review proposes"
+        default={}, max_length=500, description="Decisions about tools; for others, the review's proposals apply"
     )
 
 
@@ -163,7 +167,7 @@ class Declaration(_DeclaredPart):
 
 
 def parse_declaration(content: Mapping[str, object]) -> Declaration:
-    """The declaration in parsed TOML or JSON. Raises DeclarationRefused."""
+    """The declaration from parsed TOML or JSON. Raises DeclarationRefused."""
     try:
         return Declaration.model_validate(content)
     except ValidationError as error:
@@ -192,7 +196,7 @@ def _valid_names(place: tuple[int | str, ...]) -> str:
 
 
 def read_declaration(file: Path) -> Declaration:
-    """The declaration in a TOML file, with the secrets that it keeps in files beside it. Raises DeclarationRefused."""
+    """The declaration from a TOML file, with secrets from the files that it names. Raises DeclarationRefused."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -229,7 +233,7 @@ def _with_secret(place: str, declared: Secretive, folder: Path) -> Secretive:
 
 
 def _text_of(place: str, member: str, named: Path | None, folder: Path, *, beside: object) -> str | None:
-    """The text of the file that is named in a member's place, if one is. Raises DeclarationRefused."""
+    """The content of the file that is named in place of a member, if there is one. Raises DeclarationRefused."""
     if named is None:
         return None
     if beside is not None:

@@ -1,4 +1,4 @@
-"""The settings as they are in effect: every value, or that a secret is set, and where it comes from. Pure."""
+"""The effective settings: every value (or, for a secret, that it is set) and where it comes from. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Origin = Literal["default", "environment", "file"]
 
 @dataclass(frozen=True, slots=True)
 class EffectiveSetting:
-    """One setting: its name as in the file, its value in words (None: a secret that is set), and its origin."""
+    """One setting: its name in the file, its value as text (None for a secret that is set), and its origin."""
 
     name: str
     value: str | None
@@ -26,7 +26,7 @@ class EffectiveSetting:
 
 
 def effective_settings(settings: Settings, environment: Mapping[str, str]) -> list[tuple[str, list[EffectiveSetting]]]:
-    """By section, in the order of the settings."""
+    """The settings by section, in the order of the settings model."""
     names = {name.upper() for name in environment if name.upper().startswith(PREFIX)}
     found: list[tuple[str, list[EffectiveSetting]]] = []
     for section in type(settings).model_fields:
@@ -42,7 +42,7 @@ def _rows(path: tuple[str, ...], value: object, *, is_set: bool, names: set[str]
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             inner: object = getattr(value, name)
-            # a variable of the environment makes pydantic set the whole section
+            # an environment variable makes pydantic set the whole section
             is_own = name in value.model_fields_set and inner != field.get_default(call_default_factory=True)
             yield from _rows((*path, name), inner, is_set=is_set and is_own, names=names)
         return
@@ -64,7 +64,7 @@ def _tables(value: object) -> Iterator[tuple[str, BaseModel]]:
 
 
 def _variables(path: tuple[str, ...]) -> Iterator[str]:
-    """The variable of the setting, and those that hold a table with it as JSON."""
+    """The setting's environment variable, and those that can contain it as part of a JSON table."""
     for length in range(len(path), 0, -1):
         yield PREFIX + "__".join(path[:length]).upper()
 

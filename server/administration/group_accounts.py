@@ -1,6 +1,6 @@
-"""Accounts that belong to groups: given by the person who connected them, ended by admins.
+"""Accounts of groups: given by the person who connected them, and ended by admins.
 
-Only the person gives an account away, or the owner of the data directory for them.
+Only that person can give an account away, or the owner of the data directory for them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _NO_CONNECTION: Final = "There is no such connection."
 async def give(
     actor: Actor, person: User, connection_id: str, group: Group, *, reads_only: bool, asks_writes: bool
 ) -> Connection:
-    """Make the person's account the group's: its members' agents use it under this rule, and the person's no more.
+    """Transfer the person's account to the group: its members' agents use it under this rule, the person's own no
+    longer.
 
-    Giving an account that the group has already replaces its tokens and the rule. Raises ChangeRefused, and what
-    `vault.shared_connections.give` does.
+    Giving an account that the group already has replaces its tokens and the rule. Raises ChangeRefused and the
+    exceptions of `vault.shared_connections.give`.
     """
     deployment, now = actor.deployment, actor.deployment.now()
     if actor.user is not None and actor.user.id != person.id:
@@ -76,7 +77,7 @@ def _rule(connection: Connection, policy: UpstreamPolicy, *, reads_only: bool, a
 async def change_rule(
     actor: Actor, group: Group, connection_id: str, *, reads_only: bool | None, asks_writes: bool | None
 ) -> SharedConnection:
-    """Change what members' agents can do with a group's account, from their next call on; None keeps that part.
+    """Change what members' agents can do with a group's account, starting with their next call; None keeps a part.
 
     Raises ChangeRefused.
     """
@@ -106,7 +107,8 @@ async def change_rule(
 
 
 async def _destroy_key(deployment: Deployment, given: Connection) -> None:
-    """The key of the person's connection, whose tokens now are sealed for the group. Retention does it otherwise."""
+    """Destroy the key of the person's connection, now that its tokens are sealed for the group; otherwise retention
+    does."""
     with contextlib.suppress(StorageUnavailable, TemporarilyUnavailable):
         async with deployment.transaction() as transaction:
             await deployment.keys.destroy_connection_key(transaction, given.id)

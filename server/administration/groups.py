@@ -1,4 +1,4 @@
-"""Groups that admins make, and people whom they put into any group. A directory changes its groups itself."""
+"""Groups that admins create, and people that they add to any group. A directory changes its groups itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def create(actor: Actor, name: str) -> Group:
 
 
 async def rename(actor: Actor, group: Group, name: str) -> Group:
-    """Another name, which rules that name the group must follow. Raises GroupNameRefused or GroupNameTaken."""
+    """Rename the group; rules that use the old name must be changed. Raises GroupNameRefused or GroupNameTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await _check_own(transaction, group)
@@ -43,7 +43,7 @@ async def rename(actor: Actor, group: Group, name: str) -> Group:
 
 
 async def save(actor: Actor, name: str, members: Sequence[str]) -> None:
-    """Make the group if there is none, and these people, no others, its members by the vault. Raises ChangeRefused."""
+    """Create the group if necessary, and make exactly these people its members by the vault. Raises ChangeRefused."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         group = await groups.find_group(transaction, name)
@@ -80,7 +80,7 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
             transaction, group.id, source=LOCAL, besides=MEMBERSHIP
         ):
             raise ChangeRefused(
-                "group_refused", f"groups: a sign-in put someone into {group.name} in the meantime", kind="conflict"
+                "group_refused", f"groups: a sign-in added someone to {group.name} in the meantime", kind="conflict"
             )
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
@@ -95,7 +95,7 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
 
 
 async def add_member(actor: Actor, group: Group, person: User) -> bool:
-    """Put the person into the group. False when an admin did already."""
+    """Add the person to the group. False if an admin already did."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await groups.hold_group(transaction, group.id)
@@ -108,22 +108,23 @@ async def add_member(actor: Actor, group: Group, person: User) -> bool:
 
 
 async def remove_member(actor: Actor, group: Group, person: User) -> None:
-    """Take the person out. Raises ChangeRefused for one whom a directory or a sign-in put there, or no one."""
+    """Remove the person. Raises ChangeRefused if a directory or a sign-in added them, or if they aren't in the
+    group."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await groups.remove_member(transaction, group.id, person.id, source=LOCAL):
             if person.id in await groups.members_by(transaction, group.id, source=MEMBERSHIP):
-                said = "An access request put this person into the group: end that request."
+                said = "An access request added this person to the group: end that request."
                 raise ChangeRefused("member_by_request", said, kind="conflict")
             is_there = await groups.is_member(transaction, group.id, person.id, now=now)
-            said = "A directory or a sign-in put this person into the group: change it there."
+            said = "A directory or a sign-in added this person to the group: change it there."
             raise ChangeRefused("not_member", said if is_there else "This person isn't in the group.", kind="conflict")
         event = actor.event("user.groups_changed", user_id=person.id, joined=[], left=[group.name])
         await audit.append(transaction, event, now=now)
 
 
 async def _check_own(transaction: Transaction, group: Group) -> None:
-    """A directory may have taken the group over since it was read. Raises ChangeRefused or TransitionRefused."""
+    """Check that no directory has taken over the group since it was read. Raises ChangeRefused or TransitionRefused."""
     await groups.hold_group(transaction, group.id)
     if (await group_with_id(transaction, group.id)).is_provisioned:
         raise ChangeRefused("group_managed", "A directory manages this group: change it there.", kind="conflict")

@@ -1,4 +1,5 @@
-"""The master key: add one, make it current, retire the former. Only the owner of the data directory can do this."""
+"""The master key: add one, make it current, and retire the old one. Only the owner of the data directory can do
+this."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from vault.refusals import TransitionRefused
 from vault.upkeep import key_rotation
 
 LOOK_EVERY: Final = 1.0  # seconds
-STARTING: Final = 10  # seconds after which a process that starts has said that it is there
+STARTING: Final = 10  # seconds within which a starting process announces itself
 
 
 async def add(actor: Actor) -> str:
-    """Enter a key that waits in the source, or a new one; its ID. Nothing is wrapped under it yet."""
+    """Add a key that is waiting in the source, or a new one; returns its ID. Nothing is wrapped under it yet."""
     deployment = actor.deployment
     source, now = deployment.keys.held.source, deployment.now()
     known = await masters.list_masters(deployment.database)
     for one in known:
         if one.state == "added":
-            raise TransitionRefused(f"{one.id} was added already: rotate to it, or retire it")
+            raise TransitionRefused(f"{one.id} was already added: rotate to it, or retire it")
     made = await source.create({one.stored.fingerprint for one in known})
     async with actor.change() as transaction:
         await masters.add_master(transaction, made.record, state="added", described=source.describe(), now=now)
@@ -34,10 +35,11 @@ async def add(actor: Actor) -> str:
 
 
 async def rotate(actor: Actor, key_id: str | None, *, patience: int, tell: Tell = tell_nobody) -> tuple[str, int]:
-    """Make the added key current once every process has it, and wrap people's keys under it; its ID and how many.
+    """Make the added key current once every process has it, and wrap people's keys under it; returns its ID and the
+    count.
 
-    `patience`: seconds to wait for processes that don't have it. Without `key_id`, a rotation that was interrupted
-    goes on.
+    `patience`: seconds to wait for processes that don't have it yet. Without `key_id`, an interrupted rotation is
+    continued.
     """
     deployment = actor.deployment
     await deployment.keys.learn_masters(deployment.database)
@@ -57,7 +59,8 @@ async def rotate(actor: Actor, key_id: str | None, *, patience: int, tell: Tell 
 
 
 async def _await_holders(actor: Actor, row: MasterRow, *, patience: int, tell: Tell) -> None:
-    """Wait for each process that serves, those too that began just before the key was added and have not said so."""
+    """Wait for every serving process, including those that started just before the key was added and aren't announced
+    yet."""
     deployment = actor.deployment
     for passed in range(patience):
         now = deployment.now()
@@ -69,9 +72,9 @@ async def _await_holders(actor: Actor, row: MasterRow, *, patience: int, tell: T
 
 
 async def retire(actor: Actor, key_id: str) -> MasterRow:
-    """End a key that nothing needs anymore, and wipe what the database files still hold of it."""
+    """Retire a key that is no longer needed, and wipe its remains from the database files."""
     deployment = actor.deployment
-    await key_rotation.rewrap_all(deployment.database, deployment.keys)  # what a call that began before may have left
+    await key_rotation.rewrap_all(deployment.database, deployment.keys)  # a call that began earlier may have left data
     async with actor.change() as transaction:
         now = deployment.now()
         found = _find(await masters.list_masters(transaction), key_id)

@@ -1,4 +1,4 @@
-"""The state of the vault as a whole: the cheap checks of the doctor, and the upkeep that is late."""
+"""The state of the vault as a whole: the doctor's cheap checks, and overdue upkeep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vault.upkeep.revocations import count_overdue
 
 
 async def find_troubles(deployment: Deployment) -> list[Finding]:
-    """The doctor's checks that cost little, and the upkeep that is late."""
+    """The findings of the doctor's cheap checks, and overdue upkeep."""
     database, found = deployment.database, list[Finding]()
     for check, name, sentence in (
         (

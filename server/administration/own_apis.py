@@ -31,7 +31,8 @@ async def api_with_url(actor: Actor, url: str) -> Api:
 async def save(
     actor: Actor, url: str, *, name: str | None, scopes: Sequence[str] | None, linked: Sequence[Client] = ()
 ) -> Api:
-    """Register an API, or change a registered one; None keeps a value. Links the clients and unlinks none."""
+    """Register an API, or change a registered one; None keeps a value. Links the given clients without unlinking
+    others."""
     deployment, now = actor.deployment, actor.deployment.now()
     check_identifier(deployment, url)
     for scope in scopes or ():
@@ -65,7 +66,7 @@ async def remove(actor: Actor, url: str) -> None:
 
 
 async def unlink(actor: Actor, url: str, client: Client) -> bool:
-    """Unlink a client from an API, which stays. False when it was not linked."""
+    """Unlink a client from an API. False if it wasn't linked."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await apis.unlink_client(transaction, url, client_id=client.id, now=now):
@@ -75,7 +76,7 @@ async def unlink(actor: Actor, url: str, client: Client) -> bool:
 
 
 def check_identifier(deployment: Deployment, url: str, *, field: str = "resource") -> None:
-    """An identifier can be an audience (RFC 8707 §2) and isn't one of the vault's own. Raises ChangeRefused."""
+    """Check that an identifier can be an audience (RFC 8707 §2) and isn't the vault's own. Raises ChangeRefused."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in {"https", "http", "urn"} and bool(parts.netloc or parts.path) and not parts.fragment
@@ -88,7 +89,7 @@ def check_identifier(deployment: Deployment, url: str, *, field: str = "resource
 
 
 def check_scope(scope: str, *, field: str) -> None:
-    """It can be a scope of an API. Raises ChangeRefused."""
+    """Check that this can be a scope of an API. Raises ChangeRefused."""
     if scope in SCOPES or _SCOPE.fullmatch(scope) is None:
         problem = "choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself"
         raise _refuse(field, f"{scope}: {problem}")
@@ -99,5 +100,5 @@ def _refuse(field: str, description: str) -> ChangeRefused:
 
 
 def _bare(url: str) -> str:
-    """As someone reads it who is careless about case and a slash at the end."""
+    """The identifier without differences in case and trailing slash, for comparison."""
     return url.removesuffix("/").lower()

@@ -1,6 +1,6 @@
-"""People: add, disable, make or remove admins, help back in, link an identity, and delete.
+"""People: add, disable, make or remove admins, restore access, link an identity, and delete.
 
-The owner of the data directory may do all of it to anyone. An admin can't end their own account or leave the vault
+The owner of the data directory can do all of this to anyone. Admins can't end their own account or leave the vault
 without an admin.
 """
 
@@ -20,7 +20,7 @@ from vault.storage.database import Reader, Transaction
 
 @dataclass(frozen=True, slots=True)
 class AddedPerson:
-    """A new person, and the link with which they sign in once, if they have no password yet."""
+    """A new person, and their one-time sign-in link if they have no password yet."""
 
     user: User
     link: str | None = field(repr=False, default=None)
@@ -35,9 +35,9 @@ async def person_with_id(reader: Reader, user_id: str) -> User:
 
 
 async def hold_person(transaction: Transaction, person_id: str) -> User:
-    """The person, locked until the transaction ends, also against changes by admins. Raises ChangeRefused."""
+    """The person, locked until the transaction ends, including against changes by admins. Raises ChangeRefused."""
     if (await person_with_id(transaction, person_id)).is_admin:
-        await users.hold_admins(transaction)  # first, like every action of an admin
+        await users.hold_admins(transaction)  # locked first, as in every action of an admin
     await users.hold_user(transaction, person_id)
     return await person_with_id(transaction, person_id)
 
@@ -47,7 +47,7 @@ async def add_person(
 ) -> AddedPerson:
     """A new person with a password, or with a one-time link. `role` instead of `is_admin`, if given.
 
-    Raises NameRefused, NameTaken, PasswordRefused, and ChangeRefused for an owner whom no owner adds.
+    Raises NameRefused, NameTaken, PasswordRefused, or ChangeRefused if someone other than an owner adds an owner.
     """
     now, hashed = actor.deployment.now(), None
     if password is not None:
@@ -66,12 +66,12 @@ async def add_person(
 
 
 async def _first_role(transaction: Transaction) -> Role:
-    """Of a new admin: an owner where no one administers yet."""
+    """The role of a new admin: an owner if the vault has no admin yet."""
     return Role.ADMINISTRATOR if await users.list_admins(transaction) else Role.OWNER
 
 
 async def make_link(actor: Actor, person: User) -> str:
-    """A one-time link with which the person signs in anew."""
+    """Create a one-time link with which the person can sign in again."""
     if person.disabled_at is not None:
         raise ChangeRefused("person_changed", "This person is disabled: enable them first.", kind="conflict")
     async with actor.change() as transaction:
@@ -82,16 +82,16 @@ async def make_link(actor: Actor, person: User) -> str:
 
 
 async def set_disabled(actor: Actor, person: User, *, is_disabled: bool) -> bool:
-    """End all sessions and agents of the person and let them in no more, or let them in again.
+    """End all sessions and agents of the person and block sign-in, or allow it again.
 
-    False when that is already so.
+    False if nothing changed.
     """
     async with actor.change() as transaction:
         return await change_disabled(actor, transaction, person, is_disabled=is_disabled)
 
 
 async def change_disabled(actor: Actor, transaction: Transaction, person: User, *, is_disabled: bool) -> bool:
-    """`set_disabled` within a change that does more."""
+    """`set_disabled` as part of a larger change."""
     now = actor.deployment.now()
     if is_disabled:
         _check_other(actor, person)
@@ -111,14 +111,14 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
-    """Let the person administer this vault, or no more; someone must be left who can. False when already so."""
+    """Make the person an admin, or no longer; at least one admin must remain. False if nothing changed."""
     if (await person_with_id(actor.deployment.database, person.id)).is_admin == is_admin:
         return False
     return await set_role(actor, person, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
 
 
 async def set_role(actor: Actor, person: User, role: Role) -> bool:
-    """Give the person another role of their own. Only an owner makes and unmakes owners. False when already so."""
+    """Change the person's own role. Only an owner can add or remove owners. False if nothing changed."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         current = await hold_person(transaction, person.id)
@@ -131,7 +131,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
             await _keep_an_admin(actor, transaction, current)
         if current.role is Role.OWNER:
             await _keep_an_owner(actor, transaction, current)
-        if role.administers:  # an administrator may know a link that they made for someone with fewer rights
+        if role.administers:  # an administrator may know a link that they created when the person had fewer rights
             await tickets.expire_purpose(transaction, person.id, purpose=TicketPurpose.BOOTSTRAP, now=now)
         await users.set_role(transaction, person.id, role)
         kind = "user.role_changed"
@@ -142,7 +142,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
 
 
 async def check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
-    """The person as they are now. Neither an administrator nor a company's directory can change an owner.
+    """The current record of the person. Neither an administrator nor a company's directory can change an owner.
 
     Raises ChangeRefused.
     """
@@ -161,7 +161,7 @@ async def _check_owner(actor: Actor, transaction: Transaction) -> None:
 
 
 async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> None:
-    """Bind the person to who they are elsewhere. Raises IdentityTaken."""
+    """Link the person to an external identity. Raises IdentityTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await check_may_touch(actor, transaction, person)

@@ -1,7 +1,7 @@
-"""What a company's directory does with people and groups: make, change, disable, and remove those that are its own.
+"""A company directory's changes to people and groups: create, change, disable, and remove those that it manages.
 
-A directory sees provisioned people only. A person who was here before becomes one when an administrator says so
-(`take_over`): otherwise a directory could make itself someone's identity provider by knowing their name.
+A directory sees provisioned people only. An existing person becomes one only when an administrator decides so
+(`take_over`): otherwise a directory that knows a name could make itself that person's identity provider.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vault.storage.database import Reader, Transaction
 
 @dataclass(frozen=True, slots=True)
 class PersonSpec:
-    """How the directory wants a person to be."""
+    """The state of a person that the directory wants."""
 
     user_name: str
     external_id: str | None = None
@@ -32,14 +32,14 @@ class PersonSpec:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """How the directory wants a group to be: `members` are all whom it puts there."""
+    """The state of a group that the directory wants; `members` are all the people that it adds."""
 
     name: str
     external_id: str | None
     members: Iterable[str]
 
 
-# What is there while no one else changes it -> what is wanted.
+# From the current state, which is locked, to the wanted state.
 DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonSpec]]
 DecideGroup = Callable[[Reader, Group], Awaitable[GroupSpec]]
 CheckGroup = Callable[[Reader, Group], Awaitable[None]]
@@ -63,29 +63,29 @@ async def add_person(actor: Actor, spec: PersonSpec) -> ProvisionedPerson:
 
 
 async def take_over(actor: Actor, user: User, *, external_id: str | None) -> ProvisionedPerson:
-    """Let the directory manage a person who is here already, under the name that they have. Raises UserNameTaken."""
+    """Let the directory manage an existing person under their current name. Raises UserNameTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if await directory.get_person(transaction, user.id) is not None:
-            raise ChangeRefused("person_changed", "The directory manages this person already.", kind="conflict")
+            raise ChangeRefused("person_changed", "The directory already manages this person.", kind="conflict")
         await directory.store_person(transaction, _record_of(user, PersonSpec(user.name, external_id), now=now))
         await audit.append(transaction, actor.event("user.provisioned", user_id=user.id), now=now)
     return await _person(actor.deployment.database, user.id)
 
 
 async def change_person(actor: Actor, user_id: str, decide: DecidePerson) -> ProvisionedPerson:
-    """Make the person as the directory wants them, who sees them as they are until the change is made.
+    """Change the person as `decide` wants, given their current state, in one transaction.
 
-    Raises NameRefused, NameTaken, UserNameTaken, ChangeRefused, or what `decide` does.
+    Raises NameRefused, NameTaken, UserNameTaken, ChangeRefused, or the exceptions of `decide`.
     """
     now = actor.deployment.now()
     async with actor.change() as transaction:
         user = await people.hold_person(transaction, user_id)
         person = await _person(transaction, user_id)
         spec = await decide(transaction, person)
-        if spec.user_name != person.user_name or spec.external_id != person.external_id:  # by which they sign in
+        if spec.user_name != person.user_name or spec.external_id != person.external_id:  # which they sign in with
             await people.check_may_touch(actor, transaction, user)
-        if person.name == person.user_name != spec.user_name:  # a person taken over may have a name of their own
+        if person.name == person.user_name != spec.user_name:  # a person that was taken over may have a different name
             await users.rename_user(transaction, user.id, spec.user_name)
         changed = replace(
             person,
@@ -122,9 +122,9 @@ async def _person(reader: Reader, user_id: str) -> ProvisionedPerson:
 
 
 async def add_group(actor: Actor, name: str, *, external_id: str | None, members: Iterable[str]) -> Group:
-    """A new group; one that only sign-ins made so far, and that gives nothing, becomes the directory's.
+    """Create a group, or take over an existing one that only sign-ins created and that gives nothing.
 
-    Raises what `vault.groups` does.
+    Raises the exceptions of `vault.groups`.
     """
     now = actor.deployment.now()
     async with actor.change() as transaction:
@@ -144,9 +144,9 @@ async def add_group(actor: Actor, name: str, *, external_id: str | None, members
 
 
 async def change_group(actor: Actor, group_id: str, decide: DecideGroup) -> Group:
-    """Make the group as the directory wants it, who sees it as it is until the change is made.
+    """Change the group as `decide` wants, given its current state, in one transaction.
 
-    Raises what `vault.groups` does, ChangeRefused, and what `decide` does.
+    Raises ChangeRefused and the exceptions of `vault.groups` and `decide`.
     """
     now = actor.deployment.now()
     async with actor.change() as transaction:
@@ -163,7 +163,7 @@ async def change_group(actor: Actor, group_id: str, decide: DecideGroup) -> Grou
 
 
 async def remove_group(actor: Actor, group_id: str, check: CheckGroup) -> None:
-    """Take the directory's members out; the group itself goes unless someone is in it by another source."""
+    """Remove the directory's members, and the group itself unless another source added members."""
     now, ended = actor.deployment.now(), tuple[str, ...]()
     async with actor.change() as transaction:
         group = await _held_group(transaction, group_id)
@@ -183,7 +183,7 @@ async def remove_group(actor: Actor, group_id: str, check: CheckGroup) -> None:
 
 
 async def _is_ours(actor: Actor, transaction: Transaction, group: Group) -> bool:
-    """Whether a group that no directory made has something to give: members of an admin, accounts, or a role."""
+    """Whether a group that no directory created has members added by an admin, accounts, or a role."""
     await groups.hold_group(transaction, group.id)
     roles = {groups.name_key(name) for name in actor.deployment.settings.admin.group_roles}
     return bool(
@@ -224,7 +224,7 @@ async def _group(reader: Reader, group_id: str) -> Group:
 
 
 async def make_token(actor: Actor, name: str, *, days: int | None, grace: int) -> tuple[str, bool]:
-    """A token for a directory, shown once, and whether it replaces one, which works for `grace` seconds more."""
+    """A directory's new token, shown once, and whether it replaces one, which stays valid for `grace` seconds."""
     if not (name and len(name) <= 60 and all(letter.isalnum() or letter in "._-" for letter in name)):
         raise ChangeRefused("token_name", "Use up to 60 letters, digits, and . _ - for the token's name.", field="name")
     now = actor.deployment.now()
@@ -238,7 +238,7 @@ async def make_token(actor: Actor, name: str, *, days: int | None, grace: int) -
 
 
 async def end_token(actor: Actor, name: str) -> None:
-    """End a directory's token, and the one before its rotation. Raises ChangeRefused when there is none."""
+    """End a directory's token and its predecessor. Raises ChangeRefused if there is none."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await directory.remove_token(transaction, name):

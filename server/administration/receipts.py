@@ -1,4 +1,4 @@
-"""Receipts of ended grants: reading them, checking one, trying again, and noting what was ended by hand."""
+"""Receipts of ended grants: reading and verifying them, retrying revocations, and noting grants ended by hand."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ _ALGORITHM = "RS256"
 
 
 class ReceiptRefused(Exception):
-    """Not a receipt, or not signed with one of these keys. One line."""
+    """Not a receipt, or not signed with one of these keys. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """One ended grant: its receipt, None before the first attempt, and when it is tried next."""
+    """An ended grant: its receipt (None before the first attempt) and the time of the next attempt."""
 
     connection_id: str
     user_id: str
     provider: str
     receipt: Receipt | None
     next_at: int | None
-    pages: Mapping[str, str]  # where the person ends it themselves, by the kind of account
-    is_held: bool = False  # not ended, because that could end a live connection of the same account, too
+    pages: Mapping[str, str]  # where the person can end it themselves, by kind of account
+    is_held: bool = False  # not revoked, because that could also end a live connection of the same account
 
     @property
     def result(self) -> str:
-        """That of its receipt, `waiting` before the first attempt, or `held`."""
+        """The receipt's result, `waiting` before the first attempt, or `held`."""
         if self.receipt is not None and (not self.is_held or self.receipt.result == receipts.ReceiptResult.STILL_ALIVE):
             return self.receipt.result
         return revocations.HELD if self.is_held else "waiting"
 
     @property
     def reason(self) -> str:
-        """That of its receipt, if it has one that still says why."""
+        """The receipt's reason, `held`, or empty without a receipt."""
         if self.is_held:
             return revocations.HELD
         return "" if self.receipt is None else self.receipt.reason
 
 
 def verify(token: str, jwks: Mapping[str, object]) -> dict[str, object]:
-    """The claims of a receipt that one of these public keys verifies (RFC 7515 §5.2). Raises ReceiptRefused."""
+    """The claims of a receipt, verified with one of these public keys (RFC 7515 §5.2). Raises ReceiptRefused."""
     try:
         header = unverified_header(token)
         typ = agent_receipts.TYPE if header.get("typ") == agent_receipts.TYPE else receipts.TYPE
@@ -71,7 +71,7 @@ def _key_with_id(jwks: Mapping[str, object], kid: object) -> object:
 
 
 async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]:
-    """Grants that someone, or a later attempt, has to do something about; at most so many of each sort."""
+    """Grants that need someone's action or another attempt; at most `limit` of each sort."""
     waiting = await revocations.list_waiting(deployment.database, limit=limit, now=deployment.now())
     held = await revocations.list_held(deployment.database, limit=limit)
     left = await receipts.list_page(deployment.database, only_open=True, limit=limit)
@@ -83,7 +83,7 @@ async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]
 
 
 async def list_all(deployment: Deployment, *, before: tuple[int, str] | None, limit: int) -> tuple[Receipt, ...]:
-    """Every receipt, the newest first."""
+    """All receipts, newest first."""
     return await receipts.list_page(deployment.database, only_open=False, before=before, limit=limit)
 
 
@@ -103,7 +103,7 @@ async def list_of_agents(
     before: tuple[int, str] | None = None,
     limit: int,
 ) -> tuple[AgentReceipt, ...]:
-    """Receipts of ended agents, or of one, by account; the newest first."""
+    """Receipts of all ended agents or of one, by account; newest first."""
     open_at = deployment.now() if only_open else None
     return await agent_receipts.list_receipts(
         deployment.database, client_id=client_id, open_at=open_at, before=before, limit=limit
@@ -119,7 +119,7 @@ async def get_of_agent(reader: Reader, receipt_id: str) -> AgentReceipt:
 
 
 async def retry(actor: Actor, connection_id: str) -> str:
-    """Try now what would be tried later; the outcome. Raises ChangeRefused when there is nothing to try."""
+    """Try the next attempt now and return its outcome. Raises ChangeRefused if there is nothing to try."""
     async with actor.change():
         pass
     outcome = await revocations.retry(actor.deployment.vault, connection_id)
@@ -131,7 +131,10 @@ async def retry(actor: Actor, connection_id: str) -> str:
 async def _not_retried(reader: Reader, connection_id: str) -> ChangeRefused:
     pending = await revocations.find_revocation(reader, connection_id)
     if pending is not None and pending.done_at is None:
-        words = "This account is connected again, and revoking this grant could end that, too. Disconnect it first."
+        words = (
+            "This account is connected again, and revoking this grant could end that connection, too. "
+            "Disconnect it first."
+        )
         return ChangeRefused("grant_held", words, kind="conflict")
     words = (
         "This grant isn't tried again: its tokens are destroyed. If it's outstanding, end it on the provider's page."

@@ -1,7 +1,8 @@
-"""Change the vault to match a declaration: first the plan, then each change by the functions of pages and commands.
+"""Change the vault to match a declaration: make a plan, then apply each change with the functions of pages and
+commands.
 
-Applying again changes nothing. Nothing is removed unless asked for: then what a present section does not name, of
-agents only those that a declaration made.
+Applying again changes nothing. Nothing is removed unless requested: then everything that a present section doesn't
+name, but only agents that a declaration created.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ SECRET: Final = "(secret)"
 
 @dataclass(frozen=True, slots=True)
 class AppliedChange:
-    """A change that was made. `secret` is a new sign-in link or client secret, known only now."""
+    """A change that was made. `secret` is a new sign-in link or client secret, only available now."""
 
     change: PlannedChange
     secret: str | None = field(repr=False, default=None)
 
 
 async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
-    """What is to do, in the order in which it is done. Raises ChangeRefused for what can never be."""
+    """The changes to make, in order. Raises ChangeRefused for a declaration that can't be applied."""
     found: list[PlannedChange] = []
     if wanted.people is not None:
         found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
@@ -62,7 +63,8 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
 
 
 async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
-    """Make the changes one after the other. The first refusal ends it; what was done stays, and applying goes on."""
+    """Make the changes one after the other until one is refused. Changes that were made stay; applying again
+    continues."""
     return tuple([AppliedChange(one, await one.run()) for one in changes])
 
 
@@ -107,7 +109,7 @@ def _names_of(declared: DeclaredPerson) -> list[str]:
 
 
 def name_of(identity: LinkedIdentity) -> str:
-    """An identity in words."""
+    """An identity as text."""
     return f"{identity.subject} at {identity.issuer}"
 
 
@@ -133,7 +135,7 @@ async def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -
 
 
 async def declared_agents(actor: Actor) -> dict[str, Client]:
-    """The agents that a declaration made, by the name there."""
+    """The agents that a declaration created, by their name there."""
     found: dict[str, Client] = {}
     async for page in clients.walk_clients(actor.deployment.database):
         found |= {str(one.metadata[DECLARED]): one for one in page if DECLARED in one.metadata}

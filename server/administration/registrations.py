@@ -1,7 +1,7 @@
 """Our registrations at providers: the state of each, and entering, testing, and removing one.
 
-What is entered is sealed in the database and counts in every process within seconds. A registration in the settings
-comes first and cannot be changed here. A stored secret is never shown again.
+An entered registration is sealed in the database and takes effect in every process within seconds. A registration in
+the settings takes precedence and can't be changed here. A stored secret is never shown again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _TEST_WAIT: Final = 20.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a provider that is set up does: in a sentence, and whether that is good. `since`: of a trouble."""
+    """The health of a provider that is set up: a text, and whether it is good. `since`: when a problem began."""
 
-    kind: str  # a text of `provider_health`
+    kind: str  # a key in the texts `provider_health`
     is_good: bool
     count: int = 0
     to_reconnect: int = 0
@@ -43,13 +43,13 @@ class Health:
 
     @property
     def number(self) -> str:
-        """The number of accounts, as it is shown."""
+        """The number of accounts as shown."""
         return f"{SEEN_AT_PROVIDER - 1}+" if self.count >= SEEN_AT_PROVIDER else str(self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationInput:
-    """What an admin enters. An empty secret keeps the stored one."""
+    """The values that an admin enters. An empty secret keeps the stored one."""
 
     client_id: str
     client_secret: str = field(repr=False, default="")
@@ -58,7 +58,7 @@ class RegistrationInput:
 
 
 def provider_named(deployment: Deployment, name: str) -> Provider:
-    """The provider. Raises ChangeRefused for one that needs no registration, too."""
+    """The provider. Raises ChangeRefused if it doesn't exist or needs no registration."""
     found = deployment.catalog.get(name)
     if found is None or found.name != name or found.audience is not None:
         raise ChangeRefused("no_provider", "There is no provider with this name.", kind="not_found")
@@ -66,13 +66,13 @@ def provider_named(deployment: Deployment, name: str) -> Provider:
 
 
 def is_known_here(deployment: Deployment, provider: Provider) -> bool:
-    """Whether it is set up, or someone tried to."""
+    """Whether the provider is set up, or someone tried to set it up."""
     is_unusable = provider.name in deployment.live.current.unusable
     return is_unusable or deployment.vault.upstreams[provider.name].is_configured
 
 
 async def health_of(deployment: Deployment, provider: Provider) -> Health:
-    """What this process and the database know of it."""
+    """The provider's health, from this process and the database."""
     reason = deployment.live.current.unusable.get(provider.name)
     if reason is not None:
         return Health("unusable", is_good=False, reason=reason)
@@ -90,20 +90,20 @@ async def health_of(deployment: Deployment, provider: Provider) -> Health:
 
 
 def guide_of(deployment: Deployment, provider: Provider) -> Guide:
-    """What to enter at its console."""
+    """The values to enter at the provider's console."""
     settings = deployment.settings
     return guide_for(provider, deployment.tools, public_url=settings.public_url, is_loopback=settings.is_loopback)
 
 
 async def own_registration(actor: Actor, provider: Provider, *, revision: str | None) -> StoredRegistration | None:
-    """What is stored, if it still has the `revision` that the caller knows (None: whichever).
+    """The stored registration, if it still has the `revision` that the caller knows (None for any).
 
-    Raises ChangeRefused when it changed, or when the settings have it.
+    Raises ChangeRefused if it has changed or is set in the settings.
     """
     if is_set_here(actor.deployment.settings, provider.name):
         raise ChangeRefused(
             "in_settings",
-            f"{provider.title} is set in the settings file, which comes first: change it there.",
+            f"{provider.title} is set in the settings file, which takes precedence: change it there.",
             kind="conflict",
             provider=provider.title,
         )
@@ -116,7 +116,7 @@ async def own_registration(actor: Actor, provider: Provider, *, revision: str | 
 async def save(
     actor: Actor, provider: Provider, wanted: RegistrationInput, *, stored: StoredRegistration | None
 ) -> StoredRegistration:
-    """Store our registration there in place of the `stored` one, if it can be right. Raises ChangeRefused."""
+    """Store our registration in place of the `stored` one, if it is plausible. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     entered = await _check_input(deployment, provider, wanted, stored)
     try:
@@ -153,7 +153,8 @@ async def remove(actor: Actor, provider: Provider, *, stored: StoredRegistration
 
 
 async def ask_provider(deployment: Deployment, provider: Provider) -> list[Finding] | None:
-    """Whether the provider knows our registration, as `token-vault doctor` asks; None if it doesn't answer in time."""
+    """Whether the provider knows our registration, as checked by `token-vault doctor`; None if it doesn't answer in
+    time."""
     try:
         async with asyncio.timeout(_TEST_WAIT):
             return await check_provider(deployment, provider)
@@ -209,7 +210,7 @@ async def _secret(
 
 
 async def _take_effect(deployment: Deployment, *, had_secret: bool) -> None:
-    """Here at once; other processes look by themselves."""
+    """Apply the change in this process immediately; other processes notice it by themselves."""
     await deployment.live.refresh(deployment.database, deployment.keys)
     if had_secret:
         await revocations.scrub(deployment.vault, ())

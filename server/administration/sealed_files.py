@@ -1,4 +1,4 @@
-"""Files for other programs, encrypted with age (age-encryption.org/v1): to an operator's key, and back."""
+"""Files for other programs, encrypted to an operator's key with age (age-encryption.org/v1), and decrypted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Identity = pyrage.x25519.Identity | pyrage.ssh.Identity
 
 
 class SealRefused(Exception):
-    """A key that can't be used, or a file that doesn't open with it; the text may be shown."""
+    """A key that can't be used, or a file that it can't decrypt; the text may be shown."""
 
 
 def seal(content: bytes, *, recipients: tuple[str, ...]) -> bytes:
@@ -26,18 +26,18 @@ def _recipient(text: str) -> _Recipient:
     try:
         return kind.from_str(text.strip())
     except pyrage.RecipientError as error:
-        raise SealRefused(f"{text[:80]} isn't an age recipient: use what age-keygen -y prints") from error
+        raise SealRefused(f"{text[:80]} isn't an age recipient: use the output of age-keygen -y") from error
 
 
 def open_sealed(content: bytes, *, identity: Path) -> bytes:
-    """The content. `identity` is a file as age-keygen writes it, or an SSH key. Raises SealRefused."""
+    """The decrypted content. `identity` is a file from age-keygen, or an SSH key. Raises SealRefused."""
     try:
         keys = _identities(identity.read_bytes())
         return pyrage.decrypt(content, keys)
     except (OSError, UnicodeDecodeError, pyrage.IdentityError) as error:
         raise SealRefused(f"can't read the key {identity}: {error}") from error
     except pyrage.DecryptError as error:
-        raise SealRefused(f"this file doesn't open with the key {identity}: {error}") from error
+        raise SealRefused(f"this file can't be decrypted with the key {identity}: {error}") from error
 
 
 def _identities(content: bytes) -> list[_Identity]:

@@ -1,4 +1,4 @@
-"""The keys that the vault signs its own tokens with: rotate them."""
+"""Rotation of the keys that the vault signs its own tokens with."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from vault.storage.database import Transaction
 
 
 async def rotate(actor: Actor) -> str:
-    """Publish a new signing key, which signs an hour later; its key ID."""
+    """Publish a new signing key, which is used an hour later; returns its key ID."""
     deployment, now = actor.deployment, actor.deployment.now()
 
     async def record(transaction: Transaction, kid: str) -> None:
         await audit.append(transaction, actor.event("signing_key.rotated", kid=kid), now=now)
 
     async with actor.change():
-        pass  # only someone who may do this creates a key
+        pass  # checked first, so that only an admin creates a key
     return await deployment.keys.signing.rotate(deployment.database, now=now, record=record)

@@ -1,4 +1,4 @@
-"""Webhooks, which get events of accounts: all that an admin does with them, in the browser, commands, or Admin API."""
+"""Webhooks for account events: an admin's actions on them in the browser, commands, or the Admin API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vault.audit import audit
 from vault.notices import endpoints, outbox
 from vault.notices.endpoints import EventEndpoint, FailedDelivery
 
-OVERLAP: Final = 24  # hours that a rotated secret goes on signing, unless something else is asked for
+OVERLAP: Final = 24  # hours that the old secret keeps signing after a rotation, by default
 LONGEST_OVERLAP: Final = 168  # hours
 _GONE: Final = "This endpoint was removed."
 _LONGEST: Final = 2000  # characters of an address
@@ -24,14 +24,14 @@ _LONGEST: Final = 2000  # characters of an address
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """A failed delivery, and where it was to go."""
+    """A failed delivery and its endpoint."""
 
     delivery: FailedDelivery
     url: str = field(repr=False)
 
 
 async def add(actor: Actor, url: str, *, events: Sequence[str]) -> EventEndpoint:
-    """A new endpoint for these types, or all without any; its secret is shown this once. Raises ChangeRefused."""
+    """Add an endpoint for these types, or for all if empty; its secret is shown only now. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     problem = "too long" if len(url) > _LONGEST else url_problem(url, deployment.http.policy)
     if problem is not None:
@@ -43,7 +43,7 @@ async def add(actor: Actor, url: str, *, events: Sequence[str]) -> EventEndpoint
     async with actor.change() as transaction:
         if len(await endpoints.list_endpoints(transaction, deployment.keys)) >= endpoints.MOST:
             raise ChangeRefused(
-                "endpoint_refused", f"there are {endpoints.MOST} endpoints already: remove one", kind="conflict"
+                "endpoint_refused", f"there are already {endpoints.MOST} endpoints: remove one", kind="conflict"
             )
         made = await endpoints.add(
             transaction, deployment.keys, url=url, events=frozenset(events or endpoints.TYPES), now=now
@@ -70,7 +70,7 @@ async def endpoint_with_id(actor: Actor, endpoint_id: str) -> EventEndpoint:
 
 
 async def remove(actor: Actor, endpoint: EventEndpoint) -> None:
-    """Remove it, with what waits for it and what it didn't accept."""
+    """Remove the endpoint with its waiting and failed events."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await endpoints.remove(transaction, endpoint.id):
@@ -80,7 +80,7 @@ async def remove(actor: Actor, endpoint: EventEndpoint) -> None:
 
 
 async def test(actor: Actor, endpoint: EventEndpoint) -> str:
-    """Send an event of the type `token_vault.test` now; why it was not accepted, empty if it was."""
+    """Send an event of the type `token_vault.test` now; returns why it wasn't accepted, or empty if it was."""
     failure = await notices.send_test(actor.deployment, endpoint)
     now = actor.deployment.now()
     async with actor.change() as transaction:
@@ -90,7 +90,7 @@ async def test(actor: Actor, endpoint: EventEndpoint) -> str:
 
 
 async def rotate(actor: Actor, endpoint: EventEndpoint, *, overlap: int) -> EventEndpoint:
-    """A new secret, known only now; the one before signs as well for `overlap` hours. Raises ChangeRefused."""
+    """Create a new secret, only available now; the old one also signs for `overlap` hours. Raises ChangeRefused."""
     now = actor.deployment.now()
     if not 0 <= overlap <= LONGEST_OVERLAP:
         raise ChangeRefused(
@@ -107,7 +107,7 @@ async def rotate(actor: Actor, endpoint: EventEndpoint, *, overlap: int) -> Even
 
 
 async def set_disabled(actor: Actor, endpoint: EventEndpoint, *, is_disabled: bool) -> bool:
-    """Keep events from it, or send them again from now on, also where it answered 410. False if it was so already."""
+    """Stop or resume sending events to the endpoint, even if it answered 410. False if nothing changed."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
         change = endpoints.disable if is_disabled else endpoints.enable
@@ -119,7 +119,7 @@ async def set_disabled(actor: Actor, endpoint: EventEndpoint, *, is_disabled: bo
 
 
 async def list_failed(deployment: Deployment) -> list[FailedEvent]:
-    """What endpoints didn't accept in all attempts, by endpoint, the newest first."""
+    """Events that endpoints didn't accept in any attempt, by endpoint, newest first."""
     return [
         FailedEvent(delivery, one.url)
         for one in await list_all(deployment)
@@ -128,7 +128,7 @@ async def list_failed(deployment: Deployment) -> list[FailedEvent]:
 
 
 async def resend(actor: Actor, endpoint: EventEndpoint, *, sequence: int | None = None) -> int:
-    """Send one failed event again, or all of an endpoint, which gets events again if it had asked for none; how many.
+    """Resend one or all failed events of an endpoint, and undo its stop by a 410; returns the number of events.
 
     Raises ChangeRefused for an event that did not fail, and for an endpoint that is disabled.
     """

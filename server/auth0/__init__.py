@@ -1,7 +1,7 @@
-"""The wire of Auth0's Token Vault and My Account API, for clients that were written for it.
+"""The interface of Auth0's Token Vault and My Account API, for clients that were written for it.
 
-The paths are those at which such clients call, at the root of the host. Each is our own endpoint, or a translation of
-one: exchange, permissions and activity are the same.
+The paths are those that such clients call, at the root of the host. Each is our own endpoint or a translation of one:
+exchange, permissions, and activity are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.deployment import Deployment
 
 
 def routes(deployment: Deployment) -> list[Route]:
-    """The routes, if the operator turned them on."""
+    """The routes, if the operator has turned them on."""
     if not deployment.settings.auth0.enabled:
         return []
     from server.auth0 import accounts, connect, grants, management

@@ -1,6 +1,6 @@
-"""The My Account API's connected accounts: list, disconnect, and which connections there are.
+"""The My Account API's connected accounts: list and disconnect them, and list the available connections.
 
-An application sees and ends the accounts that its person lets it use, and no others.
+An application can see and end only the accounts that its user lets it use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PREFIX: Final = "cac_"
 _MOST: Final = 20
 _USUAL: Final = 10
 _FILTERS: Final = 20
-_PATIENCE: Final = 8.0  # seconds for the provider
+_PATIENCE: Final = 8.0  # seconds to wait for the provider
 _NUMBER: Final = re.compile(r"[0-9]{1,3}")
 
 
@@ -47,7 +47,8 @@ def routes(deployment: Deployment) -> list[Route]:
 
 
 async def list_accounts(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """The accounts that the person lets this client use, oldest first: `connection`, `take` (1 to 20), and `from`."""
+    """List the accounts that the person lets this client use, oldest first. Query: `connection`, `take` (1 to 20),
+    `from`."""
     wanted = request.query_params.getlist("connection")
     if len(wanted) > _FILTERS:
         raise invalid({"connection": f"at most {_FILTERS} can be named"})
@@ -73,7 +74,7 @@ async def list_usable(deployment: Deployment, *, user_id: str, client_id: str) -
 
 
 def account(deployment: Deployment, connection: Connection, *, asked: Sequence[str] = ()) -> dict[str, object]:
-    """One account, by a name that was `asked` for; `state` only where its person has to connect it again."""
+    """An account as JSON, by a requested name; `state` is present only if its person must connect it again."""
     content: dict[str, object] = {
         "id": PREFIX + connection.id,
         "connection": connection_name(deployment, connection, asked=asked),
@@ -95,14 +96,14 @@ def _time(seconds: int) -> str:
 def page_of(
     request: Request, ids: Sequence[str], *, usual: int = _USUAL, most: int = _MOST
 ) -> tuple[Sequence[str], str | None]:
-    """The ids of the page that was asked for, and where the next one begins. Some clients send `next` as `next`."""
+    """The IDs on the requested page, and the cursor of the next one. Some clients send that cursor as `next`."""
     asked = request.query_params
     take = asked.get("take", str(usual))
     if _NUMBER.fullmatch(take) is None or not 1 <= int(take) <= most:
         raise invalid({"take": f"a number from 1 to {most}"})
     start = asked.get("from") or asked.get("next")
     if start is not None and start not in ids:
-        raise invalid({"from": "this cursor is unknown or over: start again without one"})
+        raise invalid({"from": "this cursor is unknown or expired: start again without one"})
     first = 0 if start is None else ids.index(start)
     rest = ids[first + int(take) :]
     return ids[first : first + int(take)], rest[0] if rest else None
@@ -113,7 +114,7 @@ def _next(following: str | None) -> Mapping[str, object]:
 
 
 async def list_names(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """What a person can connect here, by Auth0's names, `take`, and `from`."""
+    """List the connections that a person can make here, by Auth0's names. Query: `take`, `from`."""
     known = {
         name: one
         for one in deployment.catalog
@@ -129,7 +130,7 @@ async def list_names(deployment: Deployment, request: Request, principal: Princi
 
 
 async def disconnect(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """End the account here at once and, unlike at Auth0, also at the provider."""
+    """End the account here immediately and, unlike Auth0, also at the provider."""
     wanted = str(request.path_params["id"]).removeprefix(PREFIX)
     found = next(
         (
@@ -145,7 +146,7 @@ async def disconnect(deployment: Deployment, request: Request, principal: Princi
         await connections.disconnect(
             transaction, deployment.keys, found, now=deployment.now(), client_id=principal.client_id
         )
-    with suppress(TimeoutError):  # what is left is due, and repeated
+    with suppress(TimeoutError):  # the rest is due and will be retried
         async with asyncio.timeout(_PATIENCE):
             await revocations.revoke_upstream(deployment.vault, found.id)
     return no_content()

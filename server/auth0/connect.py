@@ -1,6 +1,7 @@
-"""The My Account API's way to connect an account: start it, send the browser, complete it with the code it brings.
+"""Connecting an account through the My Account API: start, send the browser, and complete with the code that it
+returns.
 
-The person decides on our own page, signed in as the user of the application's token.
+The person decides on our own page, where they are signed in as the user of the application's token.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ _LIMITS: Final = {
 }
 _SCOPES: Final = 100
 _SCOPE_LIMIT: Final = 255
-_PER_GRANT: Final = 30  # in a link's lifetime, as for agents
+_PER_GRANT: Final = 30  # within a link's lifetime, as for agents
 
 
 def routes(deployment: Deployment) -> list[Route]:
-    """The two calls, and the address for the browser between them."""
+    """The routes of the two calls, and of the browser's address between them."""
     audience, base = me_audience(deployment), "/me/v1/connected-accounts"
     scope = "create:me:connected_accounts"
 
     async def send_browser(request: Request) -> Response:
-        """Anyone's browser, with `ticket`: leads to the page on which the person decides."""
+        """Redirect any browser with a `ticket` to the page where the person decides."""
         return pages.go("/connect/" + quote(request.query_params.get("ticket", "")[:100] or "-", safe=""))
 
     return [
@@ -67,7 +68,7 @@ def routes(deployment: Deployment) -> list[Route]:
 
 
 def _texts(content: dict[str, object], *required: str) -> dict[str, str]:
-    """The members that are texts, within their limits; an empty `state` counts as none."""
+    """The text members, within their limits; an empty `state` counts as missing."""
     faults = {name: "required" for name in required if not content.get(name)}
     found: dict[str, str] = {}
     for name, limit in _LIMITS.items():
@@ -95,7 +96,8 @@ def _scopes(content: dict[str, object]) -> frozenset[str]:
 
 
 async def connect(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """Begin to connect an account: a secret of this session, and an address and ticket for the person's browser."""
+    """Start connecting an account; returns a secret for this session, and an address and ticket for the person's
+    browser."""
     content = await read_object(request, _STARTED)
     given, wanted = _texts(content, "connection", "redirect_uri"), _scopes(content)
     provider = provider_of(deployment, given["connection"])
@@ -157,7 +159,7 @@ def _login_hint(content: dict[str, object]) -> str:
 async def _redeem_code(
     deployment: Deployment, principal: Principal, code: str, *, secret: str, redirect_uri: str, verifier: str | None
 ) -> tuple[str, str]:
-    """The id of the connection, and what the application calls it. A request that does not fit leaves the code unused.
+    """The connection's ID, and the application's name for it. A request that doesn't match leaves the code unused.
 
     Raises TransitionRefused.
     """
@@ -179,7 +181,7 @@ async def _redeem_code(
 
 
 async def complete(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """Finish it: the account behind the code that the browser brought."""
+    """Finish connecting; returns the account behind the code that the browser returned."""
     content = await read_object(request, _COMPLETED)
     given = _texts(content, "auth_session", "connect_code", "redirect_uri")
     try:

@@ -1,6 +1,6 @@
-"""Why Auth0's wire refuses an application: what must be so before the exchange itself decides. Changes nothing.
+"""Why the Auth0 interface refuses an application: the preconditions before the exchange itself. Changes nothing.
 
-Auth0's clients show one error for all of these; here, each step has its own sentence and fix.
+Auth0's clients show the same error for all of them; here, each step has its own sentence and fix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vault.upstream import Downscope
 
 @dataclass(frozen=True, slots=True)
 class WireStep:
-    """One precondition; it fails if there is a `fix`."""
+    """One precondition; it fails if it has a `fix`."""
 
     step: str
     sentence: str = ""
@@ -30,12 +30,12 @@ class WireStep:
 
 @dataclass(frozen=True, slots=True)
 class WireQuestion:
-    """Which application, for whom, with which connection by Auth0's name, ours, or its id."""
+    """The application, the person, and the connection, by Auth0's name, our name, or its ID."""
 
     client: Client
     person: User | None
     connection: str
-    provider: str | None = None  # of the connection, where that was found
+    provider: str | None = None  # the connection's provider, if found
 
 
 Found = tuple[str, str] | None  # sentence and fix
@@ -43,7 +43,7 @@ Check = Callable[[Deployment, WireQuestion], Awaitable[Found]]
 
 
 async def explain_wire(deployment: Deployment, question: WireQuestion) -> Sequence[WireStep]:
-    """Every step, each checked by itself."""
+    """All steps, each checked independently."""
     found: list[WireStep] = []
     for name, check in _CHECKS.items():
         failure = await check(deployment, question)
@@ -52,14 +52,14 @@ async def explain_wire(deployment: Deployment, question: WireQuestion) -> Sequen
 
 
 def is_about_auth0(client: Client) -> bool:
-    """Whether an operator registered this application for Auth0's wire, on or off."""
+    """Whether an operator registered this application for Auth0's interface, even if it is turned off."""
     return client.metadata.get(MEMBER) is True
 
 
 async def _check_setting(deployment: Deployment, question: WireQuestion) -> Found:
     if deployment.settings.auth0.enabled:
         return None
-    return "Auth0's wire is off, so /oauth/token and /me/v1 answer 404.", "set auth0.enabled = true"
+    return "Auth0's interface is turned off, so /oauth/token and /me/v1 answer 404.", "set auth0.enabled = true"
 
 
 async def _issuer(deployment: Deployment, question: WireQuestion) -> Found:
@@ -73,14 +73,14 @@ async def _registration(deployment: Deployment, question: WireQuestion) -> Found
     client = question.client
     if client.kind is ClientKind.MANUAL and is_about_auth0(client):
         return None
-    sentence = f"{client.name} isn't registered for this wire, so its sign-in carries no permission to exchange."
+    sentence = f"{client.name} isn't registered for this interface, so its sign-in includes no permission to exchange."
     return sentence, "register it with token-vault clients add NAME --auth0"
 
 
 async def _secret(deployment: Deployment, question: WireQuestion) -> Found:
     if not question.client.is_public:
         return None
-    sentence = f"{question.client.name} has no secret or key, and a public client gets no provider's token."
+    sentence = f"{question.client.name} has no secret or key, and public clients get no provider tokens."
     return sentence, "register its back end with --confidential or --key"
 
 
@@ -110,10 +110,10 @@ async def _sign_in(deployment: Deployment, question: WireQuestion) -> Found:
         return None
     held = [one for one in await grants.list_grants(deployment.database, person.id) if one.client_id == client.id]
     if not held:
-        return f"{person.name} isn't signed in at {client.name}.", "let the person sign in at the application"
+        return f"{person.name} isn't signed in at {client.name}.", "have the person sign in at the application"
     if not any(EXCHANGE_SCOPE in one.scopes for one in held):
         sentence = f"{person.name} signed in at {client.name} before it was allowed to exchange."
-        return sentence, "let the person sign out of the application and sign in again"
+        return sentence, "have the person sign out of the application and sign in again"
     return None
 
 
@@ -124,14 +124,14 @@ async def _refresh_token(deployment: Deployment, question: WireQuestion) -> Foun
 
 
 async def _api(deployment: Deployment, question: WireQuestion) -> Found:
-    """An application without a sign-in of its own exchanges the access tokens that it receives as an API."""
+    """Check an application without its own sign-in, which exchanges the access tokens that it receives as an API."""
     client, database = question.client, deployment.database
     if client.redirect_uris or workers.MEMBER in client.metadata:
         return None
     for one in await apis.list_apis(database):
         if await apis.is_linked(database, one.resource, client_id=client.id):
             return None
-    sentence = f"{client.name} isn't linked to an API, so every access token that it presents is for another audience."
+    sentence = f"{client.name} isn't linked to an API, so every access token that it presents has the wrong audience."
     return sentence, f"token-vault apis add URL --client {client.id}"
 
 
@@ -140,8 +140,8 @@ async def _release(deployment: Deployment, question: WireQuestion) -> Found:
     if name is None or (policy := deployment.vault.policies.get(name)) is None:
         return None
     if policy.is_remote:
-        sentence = f"{name} is an MCP server: its tokens don't leave the vault."
-        return sentence, f"let the application call its tools at {deployment.url('/mcp')}"
+        sentence = f"{name} is an MCP server: its tokens can't leave the vault."
+        return sentence, f"have the application call its tools at {deployment.url('/mcp')}"
     chosen = release.policy_of(question.client, provider=name, connection_id=question.connection)
     narrows = policy.downscope is not Downscope.NONE
     if chosen is release.ReleasePolicy.FULL or (chosen is release.ReleasePolicy.NARROWED and narrows):

@@ -1,7 +1,7 @@
-"""Auth0's Custom Token Exchange: a token of another issuer gets a client one for an API, or for the My Account API.
+"""Auth0's Custom Token Exchange: a client exchanges another issuer's token for one for an API or the My Account API.
 
-The issuer is one of `[issuers]`, which names this client: it stands for the person's sign-in at a first-party
-application. What the client may do with accounts is decided by the person's permissions, as ever.
+The issuer must be one of `[issuers]` and must name this client: its token replaces the person's sign-in at a
+first-party application. As always, the person's permissions decide what the client may do with accounts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OURS: Final = frozenset({ACCESS_TOKEN, REFRESH_TOKEN})
 
 
 async def exchange_token(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
-    """RFC 8693 as such clients send it: their type of a foreign token is any name, and the token a JWT all the same."""
+    """RFC 8693 as such clients send it: they use any name as the token type, but the token is always a JWT."""
     kind = asked.form.require("subject_token_type")
     if kind in _OURS or not speaks_auth0(deployment, asked.client):
         return await exchange.exchange(deployment, asked)
@@ -35,10 +35,10 @@ async def exchange_token(deployment: Deployment, asked: TokenRequest) -> Exchang
         issuer = jose.unverified_claims(token).get("iss")
     except jose.TokenMalformed as error:
         raise subjects.refusal(str(error)) from error
-    if issuer == asked.client.id:  # a worker's own
+    if issuer == asked.client.id:  # a worker's own token
         return await exchange.exchange(deployment, asked)
     resource = named_resource(deployment, asked.form, client=asked.client)
-    if kind == JWT and resource != me_audience(deployment):  # scopes then stay within the foreign token's
+    if kind == JWT and resource != me_audience(deployment):  # the scopes then stay within those of the foreign token
         return await exchange.exchange(deployment, asked)
     return await _token_for(deployment, asked, token, issuer=issuer, resource=resource)
 
@@ -48,7 +48,7 @@ async def _token_for(
 ) -> ExchangeAnswer:
     client, now = asked.client, asked.now
     if resource is None:
-        raise OAuthError("invalid_request", "set audience to say what the token is for")
+        raise OAuthError("invalid_request", "set audience to the API that the token is for")
     audience = await known_resource(deployment, resource, client=client)
     if audience == admin_resource(deployment.public_url):
         raise OAuthError("invalid_target", "another issuer's token gives no access to the Admin API")

@@ -1,6 +1,7 @@
-"""The grants of Auth0's token endpoint that ours lacks: a connected account's token, and one token for several APIs.
+"""Grants of Auth0's token endpoint that ours lacks: a connected account's token, and one refresh token for several
+APIs.
 
-Both are translations: the exchange decides what a client gets, and the refresh token's rules hold.
+Both are translations: the exchange decides what a client gets, and the rules for refresh tokens apply.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ _log = logging.getLogger("token_vault.auth0")
 FEDERATED: Final = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
 _ACCOUNT_TOKEN: Final = "http://auth0.com/oauth/token-type/federated-connection-access-token"
 _WORKER_TOKEN: Final = "http://auth0.com/oauth/token-type/token-vault-access-token"
-# What the person has to act on looks the same to Auth0's clients: they then ask to connect the account.
+# Refusals that the person must act on look the same to Auth0's clients, which then ask to connect the account.
 _NOT_CONNECTED: Final = frozenset({"missing", "needs_reauth", "delegation", "ambiguous"})
 
 
 @dataclass(frozen=True, slots=True)
 class AccountToken(ExchangeAnswer):
-    """The answer with the five members that Auth0's clients read.
+    """The answer, with the five members that Auth0's clients read.
 
-    Their tools compare names: `scope` has each one that the provider granted, also those that another includes.
+    Their tools compare names, so `scope` lists every granted scope, including those implied by another one.
     """
 
     issued_token_type: str = _ACCOUNT_TOKEN
@@ -54,9 +55,9 @@ class AccountToken(ExchangeAnswer):
 
 
 async def account_token(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
-    """A token of an account at `connection`, for a refresh token, an access token or a worker's JWT.
+    """A token for an account at `connection`, in exchange for a refresh token, an access token, or a worker's JWT.
 
-    Unlike Auth0's, `scope` counts: the token has these scopes, or the request is refused.
+    Unlike at Auth0, `scope` is honored: the token has these scopes, or the request is refused.
     """
     form = asked.form
     requested = form.get("requested_token_type")
@@ -91,7 +92,7 @@ async def account_token(deployment: Deployment, asked: TokenRequest) -> Exchange
 
 
 async def _as_auth0(deployment: Deployment, error: OAuthError, asked: TokenRequest, *, provider: str) -> OAuthError:
-    """The code that Auth0's clients branch on; our own members stay, with the link for the person."""
+    """The refusal with the code that Auth0's clients branch on; keeps our own members, with the link for the person."""
     reason = error.members.get("reason")
     if reason in _NOT_CONNECTED:
         kind, words = "no_connected_account", f"Federated connection Refresh Token not found. {error.description}"
@@ -105,7 +106,7 @@ async def _as_auth0(deployment: Deployment, error: OAuthError, asked: TokenReque
 
 
 async def _names_nobody(deployment: Deployment, asked: TokenRequest, *, provider: str) -> bool:
-    """Whether the hint names none of the accounts that this client may use, although it may use some."""
+    """Whether the hint matches none of the accounts that this client may use, although it may use some."""
     hint = asked.form.get("login_hint")
     token, grace = asked.form.require("subject_token"), deployment.refresh_lifetimes.grace
     found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
@@ -117,14 +118,14 @@ async def _names_nobody(deployment: Deployment, asked: TokenRequest, *, provider
 
 
 async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | ExchangeAnswer:
-    """A refresh, also for the My Account API: `audience` names it (a multi-resource refresh token).
+    """Refresh a token, also for the My Account API if `audience` names it (a multi-resource refresh token).
 
-    A confidential client's refresh token is not used up by that: an exchange under way with it goes on.
+    This doesn't use up a confidential client's refresh token, so an exchange in progress with it isn't disturbed.
     """
     audience = asked.form.get("audience")
     if audience is None or not speaks_auth0(deployment, asked.client):
         return await token.refresh(deployment, asked)
-    named_resource(deployment, asked.form, client=asked.client)  # refuses two that differ
+    named_resource(deployment, asked.form, client=asked.client)  # refuses two different values
     if audience.rstrip("/") + "/" != me_audience(deployment):
         return await token.refresh(deployment, replace(asked, resource=audience))
     wanted = ME_SCOPES if asked.scopes is None else asked.scopes & ME_SCOPES
@@ -151,8 +152,8 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
 
 
-# Auth0's SDK for single-page applications adds these to the API's own scopes, and takes no answer without an ID token
-# and each of them. OpenID Connect Core §5.4 lets claims that are not known be left out.
+# Auth0's SDK for single-page applications adds these to the API's own scopes, and requires an answer with an ID token
+# and all of them. OpenID Connect Core §5.4 allows leaving out unknown claims.
 _IDENTITY: Final = frozenset({"openid", "profile", "email", "offline_access"})
 DIALECT: Final = token.Dialect(
     {

@@ -1,6 +1,7 @@
-"""The one call of Auth0's Management API that concerns connected accounts: an administrator lists a person's.
+"""The call of Auth0's Management API for connected accounts: an administrator lists a person's accounts.
 
-Tokens are those of our Admin API: a service account gets one by its credentials for the audience `PUBLIC_URL/api/v2/`.
+Its tokens are those of our Admin API: a service account gets one with its credentials for the audience
+`PUBLIC_URL/api/v2/`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from server.sign_in import roles
 from vault import connections, users
 from vault.records import Principal
 
-_USUAL: Final = 50  # accounts of a page, as the node SDK asks for
+_USUAL: Final = 50  # accounts per page, as requested by the Node SDK
 _MOST: Final = 100
 
 
 def routes(deployment: Deployment) -> list[Route]:
-    """The route, for tokens of the Admin API; none where that is switched off."""
+    """The route, for tokens of the Admin API; empty if that is turned off."""
     if not deployment.settings.admin.api:
         return []
     path, audience = "/api/v2/users/{id}/connected-accounts", admin_resource(deployment.public_url)
@@ -52,7 +53,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
 
 
 async def list_for_admin(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """Every account of a person, never a token. The token, an admin's, may be for `PUBLIC_URL/api/v2/`."""
+    """List all accounts of a person, never tokens. The admin's token may be for `PUBLIC_URL/api/v2/`."""
     admin = await users.get_user(deployment.database, principal.user_id)
     if admin is not None:
         admin = await roles.with_groups(deployment, admin)

@@ -9,7 +9,7 @@ from providers.definitions.catalog import Provider
 from server.deployment import Deployment
 from vault.records import Connection
 
-# Where Auth0's name of a social or enterprise connection is another than that of our provider file.
+# Auth0's names of social or enterprise connections that differ from our provider file's.
 CONNECTIONS: Final[Mapping[str, str]] = {
     "google-oauth2": "google",
     "google-apps": "google",
@@ -22,7 +22,7 @@ CONNECTIONS: Final[Mapping[str, str]] = {
     "paypal-sandbox": "paypal",
     "salesforce-sandbox": "salesforce",
 }
-# SDKs compare this name with the one they asked for: it is that of Auth0's own connection.
+# SDKs compare this name, which is Auth0's, with the one that they requested.
 _SHOWN: Final[Mapping[str, str]] = {
     "google": "google-oauth2",
     "microsoft": "windowslive",
@@ -32,18 +32,18 @@ _SHOWN: Final[Mapping[str, str]] = {
 
 
 def provider_of(deployment: Deployment, connection: str) -> Provider | None:
-    """The provider behind the name of a connection: the operator's names, Auth0's, then ours."""
+    """The provider behind a connection name, by the operator's names, then Auth0's, then ours."""
     named = deployment.settings.auth0.connections.get(connection) or CONNECTIONS.get(connection) or connection
     return deployment.catalog.get(named)
 
 
-NAME: Final = "auth0_connection"  # fact of a connection: the name with which an application had it connected
+NAME: Final = "auth0_connection"  # metadata of a connection: the name that an application used when connecting it
 
 
 def connection_name(deployment: Deployment, connection: Connection, *, asked: Sequence[str] = ()) -> str:
-    """What answers call this account's connection, since several names can stand for one provider.
+    """The name of this account's connection in answers, since several names can mean the same provider.
 
-    The name that the application asks with, that with which one had it connected, or the provider's first.
+    The name in the application's request, the name used when connecting, or the provider's first name.
     """
     kept = connection.metadata.get(NAME, "")
     for name in (kept, *asked) if kept in asked else (*asked, kept):
@@ -53,7 +53,7 @@ def connection_name(deployment: Deployment, connection: Connection, *, asked: Se
 
 
 def stands_for(deployment: Deployment, name: str, connection: Connection) -> bool:
-    """Whether an application that names this connection means, among others, this account."""
+    """Whether this connection name can refer to this account."""
     found = provider_of(deployment, name)
     return found is not None and found.name == connection.provider
 
@@ -65,5 +65,5 @@ def names_of(deployment: Deployment, provider: str) -> Sequence[str]:
 
 
 def strategy_of(provider: str) -> str:
-    """Auth0's name of the kind of connection."""
+    """Auth0's name for the kind of connection."""
     return _SHOWN.get(provider, provider)

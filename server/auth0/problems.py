@@ -1,4 +1,4 @@
-"""The answers of the My Account API: JSON, and problems in Auth0's form (RFC 7807 with numbered types)."""
+"""The answers of the My Account API: JSON, and problems in Auth0's format (RFC 7807 with numbered types)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Handler = Callable[[Deployment, Request, Principal], Awaitable[Response]]
 
 
 class MeProblem(Exception):
-    """A refused request; `number` distinguishes the problems of one status, `fields` are faults by JSON pointer."""
+    """A refused request. `number` distinguishes problems with the same status; `fields` are errors by JSON pointer."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ def no_content() -> Response:
 
 
 async def read_object(request: Request, known: frozenset[str]) -> dict[str, object]:
-    """The members of a JSON body. Raises MeProblem, also for members that this API does not have."""
+    """The members of a JSON body. Raises MeProblem, including for members that this API doesn't have."""
     try:
         content = await wire.read_json_object(request, limit=_BODY_LIMIT, code="invalid_request")
     except OAuthError as error:
@@ -96,7 +96,7 @@ def invalid(fields: Mapping[str, str]) -> MeProblem:
 
 
 class MeRoute:
-    """ASGI: the handlers of one path of the My Account API, each for a token of one scope."""
+    """ASGI app for one path of the My Account API, with a handler for each method and a scope for each handler."""
 
     def __init__(self, deployment: Deployment, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> None:
         self._deployment = deployment
@@ -136,6 +136,6 @@ class MeRoute:
 
 
 def me_route(deployment: Deployment, path: str, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> Route:
-    """`handlers`: by method, the scope that the token must have, and the function."""
+    """`handlers`: the required token scope and the function, by method."""
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     return Route(path, MeRoute(deployment, audience, handlers).__call__, methods=methods)

@@ -1,7 +1,7 @@
-"""How the bridge gets a token: the stored one, else a refresh, else the person signs in again.
+"""Gets the bridge's token: the stored one, else by a refresh, else by a new sign-in.
 
-One of an agent's processes renews at a time; the others use what it stored. A refresh token works once, so a renewal is
-a task that no caller can cancel, and its answer is stored before it is used.
+Only one of an agent's processes renews at a time; the others use the credentials that it stores. A refresh token works
+once, so a renewal is a task that callers can't cancel, and its answer is stored before it is used.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from server.bridge.sign_in import SignInFlow
 from vault.refusals import VaultError
 
 PATIENCE: Final = 50.0  # seconds that a message waits for the person; several clients give up after a minute
-_EARLY: Final = 30  # seconds before expiry from which an access token is renewed
-_QUIET: Final = 300.0  # seconds after a refused sign-in in which the person is not asked again
-_SETTLING: Final = 10.0  # seconds for a running refresh when the process ends
+_EARLY: Final = 30  # seconds before expiry at which an access token is renewed
+_QUIET: Final = 300.0  # seconds after a refused sign-in during which the person isn't asked again
+_SETTLING: Final = 10.0  # seconds to wait for a running refresh when the process ends
 _ENDED: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 
 
 class Access:
-    """Tokens for one agent at one vault. `say` tells the person something; use `open`, which ends its tasks."""
+    """Tokens for one agent at one vault. `say` shows the person a message. Use `open`, which ends its tasks."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Access:
         self._is_asking = False
         self._told = ""
         self._why = ""
-        self._refusal: tuple[float, SignInNeeded] | None = None  # until when it answers what would ask again
+        self._refusal: tuple[float, SignInNeeded] | None = None  # until when it is returned instead of asking again
 
     @asynccontextmanager
     async def open(self, asking: SignInFlow | SignInProcess) -> AsyncGenerator[Access]:
-        """Use this in a block; at its end a running refresh gets some seconds to be stored."""
+        """Open this for a block; at the end, a running refresh gets a few seconds to finish and be stored."""
         self._asking = asking
         try:
             yield self
@@ -69,11 +69,11 @@ class Access:
 
     @property
     def held_token(self) -> str | None:
-        """A live stored access token, if any: for requests that do not justify asking the person."""
+        """A valid stored access token, if any, for requests that don't justify asking the person."""
         return self._held.access_token if self._held is not None and _is_fresh(self._held) else None
 
     async def token(self) -> str:
-        """An access token that lives a while longer. Raises BridgeRefused."""
+        """An access token that stays valid for a while. Raises BridgeRefused."""
         return self.held_token or (await self._wait_for_renewal(None)).access_token
 
     async def after(self, refused: str) -> str:
@@ -82,12 +82,12 @@ class Access:
         if held is not None and held != refused:
             return held
         found = await self._wait_for_renewal(refused)
-        if found.access_token == refused:  # from a renewal that had already begun
+        if found.access_token == refused:  # from a renewal that was already running
             found = await self._wait_for_renewal(refused)
         return found.access_token
 
     async def sign_in(self) -> None:
-        """Make sure that the vault accepts what is stored here, otherwise ask the person, however long they take."""
+        """Make sure that the vault accepts the stored credentials; otherwise ask the person, without a time limit."""
         self._renewal = asyncio.create_task(self._renew(None, is_sure=False))
         await asyncio.shield(self._renewal)
 
@@ -104,7 +104,7 @@ class Access:
         return self._renewal.result()
 
     def _tell_failure(self, renewal: asyncio.Task[Credentials]) -> None:
-        """Tell the person about a failure even if no message waits for it."""
+        """Report a failure to the person even if no message is waiting for it."""
         error = None if renewal.cancelled() else renewal.exception()
         if isinstance(error, VaultError):
             self._say(_sentence(error.description))
@@ -112,7 +112,7 @@ class Access:
     async def _renew(self, refused: str | None, *, is_sure: bool = True) -> Credentials:
         asking = self._asking
         if asking is None:
-            raise RuntimeError("tokens are there only inside of `open`")
+            raise RuntimeError("tokens are only available inside `open`")
         for was_sent in (False, True):
             async with one_at_a_time(self._data, self._vault, on_wait=self._tell_wait):
                 found = await self._load(refused, is_sure=is_sure)
@@ -120,12 +120,12 @@ class Access:
                     return found
                 if not isinstance(asking, SignInProcess):
                     return await self._signed_in(found, asking)
-            if not was_sent:  # without the lock, which that process needs
+            if not was_sent:  # after releasing the lock, which that process needs
                 await self._sign_in_outside(asking)
         raise SignInNeeded("The sign-in left no credentials: try again.")
 
     async def _load(self, refused: str | None, *, is_sure: bool) -> Credentials | None:
-        """The stored credentials, renewed if needed; without tokens, or None, when the person must sign in."""
+        """The stored credentials, renewed if needed; without tokens, or None, if the person must sign in."""
         stored = await asyncio.to_thread(self._store.load)
         if stored is None:
             return None
@@ -161,7 +161,7 @@ class Access:
         """
         if self._refusal is not None and asyncio.get_running_loop().time() < self._refusal[0]:
             raise self._refusal[1]
-        await self._authority.endpoints()  # otherwise the process reports itself that the vault is unreachable
+        await self._authority.endpoints()  # otherwise the process itself reports that the vault is unreachable
         self._is_asking = True
         try:
             await process.run(self.tell)
@@ -172,27 +172,27 @@ class Access:
             self._is_asking = False
 
     def tell(self, text: str) -> None:
-        """Tell the person something, including in the answer to a message that waits for them."""
+        """Show the person a message, including in the answer to an MCP message that waits for them."""
         self._told, self._why = self._why + text, ""
         self._say(self._told)
 
     async def _keep(self, credentials: Credentials) -> Credentials:
-        """Store before use."""
+        """Store the credentials before they are used."""
         await asyncio.to_thread(self._store.save, credentials)
         self._held = credentials
         return credentials
 
     def _tell_wait(self) -> None:
         self._told = (
-            f"Another process of {self._vault.agent} is renewing its access or asking for your sign-in: "
+            f"Another process of {self._vault.agent} is renewing its access or waiting for your sign-in: "
             "finish that first."
         )
 
 
 async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, vault: RemoteVault, data: Path) -> bool:
-    """End the grant at the vault and erase what is stored; False when nothing was.
+    """End the grant at the vault and erase the stored credentials; False if there were none.
 
-    Erases even if the vault cannot be reached; BridgeRefused then says how to end the grant there.
+    Erases them even if the vault can't be reached; BridgeRefused then explains how to end the grant there.
     """
     async with one_at_a_time(data, vault, on_wait=lambda: None):
         stored = await asyncio.to_thread(store.load)
@@ -201,7 +201,7 @@ async def sign_out(authority: AuthorizationServer, store: CredentialStore, *, va
                 await authority.revoke(stored)
         except BridgeRefused as refusal:
             raise BridgeRefused(
-                f"erased here, but couldn't tell {vault.origin} ({refusal.description}): revoke the "
+                f"erased here, but couldn't notify {vault.origin} ({refusal.description}): revoke the "
                 f"agent's access at {vault.origin}/agents"
             ) from refusal
         finally:

@@ -1,4 +1,4 @@
-"""The address of a remote vault, as a person writes it. Pure."""
+"""The address of a remote vault as a person enters it. Pure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 @dataclass(frozen=True, slots=True)
 class RemoteVault:
-    """A token vault elsewhere, and the agent that calls it from here."""
+    """A remote token vault, and the agent that calls it from this machine."""
 
     origin: str
     agent: str
-    is_for_programs: bool = False  # `run`: its tokens get handles for calls
+    is_for_programs: bool = False  # for `run`: its tokens are exchanged for proxy handles
 
     @property
     def resource(self) -> str:
-        """Its MCP endpoint: where messages go, and the audience of its tokens."""
+        """The vault's MCP endpoint: the target of messages and the audience of tokens."""
         return f"{self.origin}/mcp"
 
     @property
@@ -35,7 +35,7 @@ class RemoteVault:
 
     @property
     def name(self) -> str:
-        """A short name for files; the same for every process of this agent at this vault."""
+        """A short name for files; the same for all processes of this agent at this vault."""
         return hashlib.sha256("\n".join((self.origin, *self._who)).encode()).hexdigest()[:24]
 
     @property
@@ -49,7 +49,7 @@ class RemoteVault:
 
 
 def remote_vault(url: str, *, agent: str, is_for_programs: bool = False) -> RemoteVault:
-    """The vault at its origin or MCP address. Raises BridgeRefused; https is required except on this machine."""
+    """The vault at this origin or MCP address. Raises BridgeRefused; https is required except on this machine."""
     if not _AGENT.fullmatch(agent):
         raise BridgeRefused("use letters, digits, spaces, '.', '_' and '-' in --client, at most 64 characters")
     wrong = BridgeRefused("set --url to the address of a vault, such as https://vault.example or its /mcp")

@@ -1,7 +1,7 @@
-"""The authorization server of a remote vault, as its client sees it (RFC 6749, 7009, 7591, 7592, 7636, 8414, 8628).
+"""The client of a remote vault's authorization server (RFC 6749, 7009, 7591, 7592, 7636, 8414, 8628).
 
-The vault is its own authorization server: issuer and every endpoint must have the origin that the person named, so that
-no document can send a code or a token elsewhere.
+The vault is its own authorization server: the issuer and all endpoints must have the origin that the person entered, so
+that no document can send a code or a token elsewhere.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from vault.records import format_scope
 
 HEADERS: Final = {"user-agent": f"token-vault-bridge/{VERSION}"}
 _SCOPES: Final = frozenset({"connections", "offline_access", "tools"})
-REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port counts (RFC 8252 §7.3)
+REDIRECT_URI: Final = "http://127.0.0.1/callback"  # any port is accepted (RFC 8252 §7.3)
 _TIMEOUT: Final = 15.0  # seconds
-_PATIENCE: Final = 60.0  # seconds for a whole answer that comes in drops
+_PATIENCE: Final = 60.0  # seconds for a whole answer that arrives slowly
 _URL_LIMIT: Final = 2000  # characters
 _ANSWER_LIMIT: Final = 1_000_000  # bytes
 _URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+")
@@ -40,18 +40,18 @@ _SLOWER: Final = 5  # seconds, after slow_down (RFC 8628 §3.5)
 
 
 def scope_of(vault: RemoteVault) -> str:
-    """What to ask for: programs need handles, which an exchange gives."""
+    """The scopes to request: programs need handles, which require the exchange."""
     return format_scope(_SCOPES | {EXCHANGE_SCOPE} if vault.is_for_programs else _SCOPES)
 
 
 def plain_client(vault: RemoteVault) -> httpx2.AsyncClient:
-    """A client without a token. Environment proxies apply, but never for this machine itself."""
+    """An HTTP client without a token. Environment proxies apply, except for this machine itself."""
     return httpx2.AsyncClient(trust_env=not vault.is_loopback, headers=HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
 class VaultEndpoints:
-    """Where the remote authorization server takes each request; None: it does not support it."""
+    """The endpoints of the remote authorization server; None for one that it doesn't support."""
 
     authorize: str
     token: str
@@ -62,7 +62,7 @@ class VaultEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class DevicePrompt:
-    """What to tell the person, and what to poll with."""
+    """What to show the person, and what to poll with."""
 
     verification_uri: str
     user_code: str
@@ -81,7 +81,8 @@ class _Answer:
         return value if isinstance(value, str) else ""
 
     def word(self, name: str) -> str:
-        """A value of visible ASCII characters, as codes, ids and tokens are (RFC 6749 appendix A); otherwise empty."""
+        """The value if it consists of visible ASCII characters, as codes, IDs, and tokens do (RFC 6749 appendix A);
+        else empty."""
         value = self.text(name)
         return value if _VISIBLE.fullmatch(value) else ""
 
@@ -91,12 +92,12 @@ class _Answer:
 
     @property
     def error(self) -> str:
-        """The OAuth code, cut to a displayable length."""
+        """The OAuth error code, cut to a displayable length."""
         return "".join(c for c in self.text("error")[:60] if c.isascii() and (c.isalnum() or c == "_"))
 
 
 class AuthorizationServer:
-    """Requests to the remote authorization server, over a client that carries no token."""
+    """Requests to the remote authorization server, with a client that sends no token."""
 
     def __init__(self, http: httpx2.AsyncClient, vault: RemoteVault) -> None:
         self._http = http
@@ -104,7 +105,7 @@ class AuthorizationServer:
         self._endpoints: VaultEndpoints | None = None
 
     async def endpoints(self) -> VaultEndpoints:
-        """From its metadata document (RFC 8414 §3); read once."""
+        """The endpoints in its metadata document (RFC 8414 §3), which is read once."""
         if self._endpoints is None:
             answer = await self._ask("GET", f"{self._vault.origin}/.well-known/oauth-authorization-server")
             self._endpoints = self._read(answer)
@@ -116,7 +117,7 @@ class AuthorizationServer:
             raise BridgeRefused(f"no vault answers at {self._vault.origin}: correct --url")
         if not is_same_issuer(issuer, self._vault.origin):
             raise BridgeRefused(
-                f"the vault at {self._vault.origin} has another public address: set --url to that address"
+                f"the vault at {self._vault.origin} has a different public address: set --url to that address"
             )
         found = {name: self._own(answer.text(f"{name}_endpoint")) for name in _ENDPOINTS}
         authorize, token = found["authorization"], found["token"]
@@ -127,7 +128,7 @@ class AuthorizationServer:
         )
 
     def _own(self, url: str) -> str | None:
-        """An endpoint if it is below the vault's own origin, and in characters of a URI (RFC 3986 §2).
+        """The endpoint if it is below the vault's own origin and consists of URI characters (RFC 3986 §2).
 
         Other characters could end the header or the terminal line that contains it.
         """
@@ -136,7 +137,7 @@ class AuthorizationServer:
         return url if is_own else None
 
     async def register(self) -> Credentials:
-        """RFC 7591: a public client by the name of this agent and machine."""
+        """Register a public client with the name of this agent and machine (RFC 7591)."""
         endpoint = (await self.endpoints()).register
         asked: dict[str, object] = {
             "client_name": " on ".join(filter(None, (self._vault.agent, platform.node()))),
@@ -154,7 +155,9 @@ class AuthorizationServer:
         }
         answer = None if endpoint is None else await self._ask("POST", endpoint, content=asked)
         if answer is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise BridgeRefused("the vault accepts no more registrations from here right now: try again in an hour")
+            raise BridgeRefused(
+                "the vault accepts no more registrations from this machine right now: try again in an hour"
+            )
         if answer is None or answer.status != HTTPStatus.CREATED or not answer.word("client_id"):
             option = " --exchange" if self._vault.is_for_programs else ""
             raise BridgeRefused(
@@ -166,7 +169,8 @@ class AuthorizationServer:
         return Credentials(answer.word("client_id"), url or "", answer.word("registration_access_token") if url else "")
 
     async def is_registered(self, credentials: Credentials) -> bool:
-        """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True when it cannot tell."""
+        """Whether the vault still knows a client that registered itself (RFC 7592 §2.1); True if it can't be
+        determined."""
         if not credentials.registration_url:
             return True
         answer = await self._ask("GET", credentials.registration_url, bearer=credentials.registration_token)
@@ -178,12 +182,12 @@ class AuthorizationServer:
         return await self._tokens(Credentials(client_id), form | {"redirect_uri": redirect_uri})
 
     async def refresh(self, credentials: Credentials) -> Credentials:
-        """The next tokens. Raises GrantOver when the vault no longer accepts the refresh token."""
+        """Refresh the tokens. Raises GrantOver if the vault no longer accepts the refresh token."""
         form = {"grant_type": "refresh_token", "refresh_token": credentials.refresh_token}
         return await self._tokens(credentials, form)
 
     async def ask_device(self, client_id: str) -> DevicePrompt:
-        """RFC 8628 §3.1."""
+        """Request a device code and a user code (RFC 8628 §3.1)."""
         endpoint = (await self.endpoints()).device
         if endpoint is None:
             raise BridgeRefused(f"{self._vault.origin} doesn't support sign-in with a code: omit --device")
@@ -204,7 +208,7 @@ class AuthorizationServer:
         )
 
     async def poll_device(self, client_id: str, prompt: DevicePrompt) -> Credentials:
-        """Tokens as soon as the person has approved (§3.4, §3.5)."""
+        """Poll until the person has approved, and return the tokens (§3.4, §3.5)."""
         interval = prompt.interval
         form = {"grant_type": DEVICE_GRANT, "device_code": prompt.device_code}
         while True:
@@ -220,12 +224,12 @@ class AuthorizationServer:
                 interval = min(2 * interval, 60)  # §3.5: back off and continue
 
     async def revoke(self, credentials: Credentials) -> None:
-        """End the grant (RFC 7009), and the registration if it was our own (RFC 7592 §2.3)."""
+        """End the grant (RFC 7009), and the registration if this agent made it (RFC 7592 §2.3)."""
         endpoint = (await self.endpoints()).revoke
         if endpoint is not None and credentials.refresh_token:
             form = {"client_id": credentials.client_id, "token": credentials.refresh_token}
             answer = await self._ask("POST", endpoint, form=form)
-            # 401: the client is gone, and all it held with it
+            # 401: the client is gone with everything it held
             if answer.status not in {HTTPStatus.OK, HTTPStatus.UNAUTHORIZED}:
                 raise self._refusal(answer)
         if credentials.registration_url:
@@ -277,7 +281,9 @@ class AuthorizationServer:
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > _ANSWER_LIMIT:
-                        raise BridgeRefused(f"the answer of {self._vault.origin} is too large for a vault: check --url")
+                        raise BridgeRefused(
+                            f"the answer from {self._vault.origin} is too large for a vault: check --url"
+                        )
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise unreachable(self._vault, error) from error
         try:
@@ -287,7 +293,7 @@ class AuthorizationServer:
 
 
 def unreachable(vault: RemoteVault, error: Exception) -> RemoteUnreachable:
-    """One sentence about why there is no answer, without any part of the request."""
+    """A sentence that explains why there is no answer, without any part of the request."""
     if isinstance(error, httpx2.ConnectError) and "certificate" in str(error).lower():
         return RemoteUnreachable(f"this machine doesn't trust the TLS certificate of {vault.origin}: ask its admin")
     return RemoteUnreachable(

@@ -1,7 +1,7 @@
 """The sign-in as a separate process, which continues when an impatient client ends the bridge.
 
-Several clients give a server half a minute to start and then kill it with all its children: too little for a person who
-types a password. The process shares only the stored credentials and their lock with the bridge.
+Several clients give a server half a minute to start and then kill it with all its children, which is too short for a
+person who types a password. The process shares only the stored credentials and their lock with the bridge.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _FAILURE: Final = "token-vault: "  # start of the program's last line
 
 
 class SignInProcess:
-    """`stdio --url ... --sign-in --json` as a command line, and its environment."""
+    """The command line `stdio --url ... --sign-in --json` and its environment."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._command = tuple(command)
         self._environment = dict(environment)
 
     async def run(self, tell: Callable[[str], None]) -> None:
-        """Run until the person is signed in; `tell` gets every line for them. Raises BridgeRefused or SignInNeeded.
+        """Run until the person is signed in; `tell` receives every line for them. Raises BridgeRefused or SignInNeeded.
 
         Cancelling this leaves the process running.
         """

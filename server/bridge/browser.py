@@ -1,6 +1,6 @@
-"""Sign in with this machine's browser: a loopback listener that takes one answer (RFC 8252, RFC 7636, RFC 9207).
+"""Sign-in with this machine's browser: a loopback listener that accepts one answer (RFC 8252, RFC 7636, RFC 9207).
 
-The person gets a short address of the listener, which redirects to the long one; the long one's `state` is never shown.
+The person gets a short address of the listener, which redirects to the long one, so that its `state` is never shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEADERS: Final = (
 
 
 class BrowserSignIn:
-    """One attempt. `address` is what the person opens; `answer` waits for the code that comes back."""
+    """One attempt. The person opens `address`; `answer` waits for the code."""
 
     def __init__(self, vault: RemoteVault, *, authorize: str, client_id: str, port: int) -> None:
         self._vault = vault
@@ -53,7 +53,7 @@ class BrowserSignIn:
         return f"http://{self._host}/callback"
 
     async def code(self) -> str:
-        """The authorization code. Raises BridgeRefused when the person or the vault refuses."""
+        """The authorization code. Raises BridgeRefused if the person or the vault refuses."""
         return await self._answer
 
     def _authorize_url(self) -> str:
@@ -67,7 +67,7 @@ class BrowserSignIn:
         return authorization_url(self._authorize, query, code_verifier=self.verifier)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one browser request; the page repeats nothing of it, whatever it is."""
+        """Serve one browser request; the page never repeats any part of it."""
         try:
             async with asyncio.timeout(_READ_TIME):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -75,7 +75,7 @@ class BrowserSignIn:
             async with asyncio.timeout(_READ_TIME):
                 await writer.drain()
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            pass  # a browser that opens connections ahead, or has left
+            pass  # a browser that opened a connection in advance, or has left
         finally:
             writer.close()
 
@@ -84,7 +84,7 @@ class BrowserSignIn:
         hosts = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("host:")]
         method, _, rest = first.partition(" ")
         target = urlsplit(rest.partition(" ")[0])
-        if method != "GET" or hosts != [self._host]:  # another name for this address: DNS rebinding
+        if method != "GET" or hosts != [self._host]:  # a different name for this address: DNS rebinding
             return _page(HTTPStatus.BAD_REQUEST, "bridge.address")
         if hmac.compare_digest(target.path.encode(), self._start.encode()):
             return _redirect(self._authorize_url())
@@ -101,7 +101,7 @@ class BrowserSignIn:
         code, error = values.get("code", ""), values.get("error", "")
         if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
             self._answer.set_exception(
-                BridgeRefused("the answer to the sign-in came from another server: nothing was done")
+                BridgeRefused("the answer to the sign-in came from a different server: nothing was done")
             )
             return _page(HTTPStatus.BAD_REQUEST, "bridge.other_server")
         if error or not code:
@@ -115,7 +115,7 @@ class BrowserSignIn:
 async def browser_sign_in(
     vault: RemoteVault, authority: AuthorizationServer, *, client_id: str
 ) -> AsyncGenerator[BrowserSignIn]:
-    """An attempt whose listener runs as long as the block."""
+    """An attempt with a listener that runs for the duration of the block."""
     authorize = (await authority.endpoints()).authorize
     attempts: list[BrowserSignIn] = []
 
@@ -137,8 +137,8 @@ async def redeem_code(attempt: BrowserSignIn, authority: AuthorizationServer, *,
 
 
 def _page(status: HTTPStatus, name: str) -> bytes:
-    """The page that says the text of that name, below its title."""
-    from server.http.page_texts import text  # read when a person comes: a bridge starts without it
+    """The page with the text of that name and its title."""
+    from server.http.page_texts import text  # loaded only when a person signs in, so that the bridge starts faster
 
     title, words = text(f"{name}_title"), text(name)
     body = (

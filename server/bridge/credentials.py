@@ -1,7 +1,8 @@
-"""Stored credentials of a sign-in at a remote vault: in the system's keyring, or a file only its owner can read.
+"""Stored credentials of a sign-in at a remote vault: in the system's keyring, or in a file that only its owner can
+read.
 
 One process at a time renews them, under a lock that the operating system releases when its holder ends. Calls here
-block: a keyring may ask its person.
+block, since a keyring may prompt the person.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PASSING: Final = frozenset({"access_token", "expires_at"})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An agent's registration at the vault, and the tokens of its person."""
+    """An agent's registration at the vault, and its person's tokens."""
 
     client_id: str
     registration_url: str = ""
@@ -38,16 +39,16 @@ class Credentials:
     expires_at: int = 0
 
     def without_tokens(self) -> Credentials:
-        """The registration alone."""
+        """The registration without tokens."""
         return replace(self, refresh_token="", access_token="", expires_at=0)
 
 
 class CredentialStore(Protocol):
-    """Where credentials are kept between processes."""
+    """The place where processes share credentials."""
 
     @property
     def place(self) -> str:
-        """In words, for the person."""
+        """A description for the person."""
         ...
 
     def load(self) -> Credentials | None: ...
@@ -61,7 +62,7 @@ def credential_store(data: Path, vault: RemoteVault) -> CredentialStore:
     """The keyring if there is one, otherwise a file in the data directory."""
     path = data / "remote" / f"{vault.name}.json"
     try:
-        import keyring  # an optional dependency; some of its back ends take long to load
+        import keyring  # an optional dependency; some of its backends are slow to load
     except ImportError:
         return FileStore(path, why="the keyring package isn't installed: pip install 'mcp-token-vault[keyring]'")
     file = FileStore(path, why="this machine has no usable keyring")
@@ -154,12 +155,12 @@ class KeyringStore:
         from keyring.errors import KeyringError
 
         for account in (self._account, f"{self._account} access"):
-            with suppress(KeyringError):  # also: there is none
+            with suppress(KeyringError):  # also raised if there is none
                 keyring.delete_password(_SERVICE, account)
 
 
 def _parse(*texts: str) -> Credentials | None:
-    """Credentials of this version; anything else counts as none, so that the person signs in again."""
+    """Credentials in this version's format; anything else counts as none, so that the person signs in again."""
     members: dict[str, object] = {}
     try:
         for text in texts:
@@ -177,7 +178,7 @@ def _parse(*texts: str) -> Credentials | None:
 
 @asynccontextmanager
 async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[], None]) -> AsyncGenerator[None]:
-    """Allow only one process of this agent in the block. `on_wait` is called once if another one is in it."""
+    """Allow only one process of this agent in the block. `on_wait` is called once if another process is in it."""
     path = data / "remote" / f"{vault.name}.lock"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ async def one_at_a_time(data: Path, vault: RemoteVault, *, on_wait: Callable[[],
                 await asyncio.sleep(_LOOK)
         yield
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # also releases the lock
 
 
 def _is_taken(descriptor: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the bridge refuses, as sentences for its person on standard error or in the answer to their client."""
+"""The bridge's refusals, as sentences for the person on standard error or in the answer to their client."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from server.errors import PersonRefused
 
 
 class BridgeRefused(PersonRefused):
-    """The remote vault cannot be used this way."""
+    """The remote vault can't be used this way."""
 
     code = "remote_refused"
 
 
 class RemoteUnreachable(BridgeRefused):
-    """The remote vault does not answer. Everything stored is unchanged."""
+    """The remote vault doesn't answer. Stored data is unchanged."""
 
     code = "remote_unreachable"
 
@@ -24,7 +24,7 @@ class SignInNeeded(BridgeRefused):
 
 
 class GrantOver(BridgeRefused):
-    """The vault no longer accepts what is stored here. `error` is the OAuth code."""
+    """The vault no longer accepts the stored credentials. `error` is the OAuth error code."""
 
     code = "remote_grant_over"
 

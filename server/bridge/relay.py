@@ -1,7 +1,7 @@
 """Forwards MCP messages unchanged between standard input and output and the remote endpoint.
 
-Supports both protocol eras: takes what the HTTP transport needs besides the body from the message. If the vault
-restarted and lost a handshake session, opens a new one with the client's own `initialize`.
+Supports both protocol eras: the headers that the HTTP transport needs are taken from the message. If the vault
+restarted and lost a handshake session, the relay opens a new one with the client's own `initialize`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from server.runtime.stdio_streams import standard_streams
 
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"
-_HEADER: Final = re.compile(r"[!-~]{1,200}")  # what may stand in a header; without it the vault says what is missing
+# values that a header can hold; for others it is omitted, and the vault reports it as missing
+_HEADER: Final = re.compile(r"[!-~]{1,200}")
 _TASKS: Final = ("tasks/get", "tasks/update", "tasks/cancel")  # SEP-2663
 _NAMES: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(_TASKS, "taskId")}
 _READY: Final = "notifications/initialized"
-_GREETING: Final = "token-vault-bridge"  # the id of our own `initialize`
+_GREETING: Final = "token-vault-bridge"  # the ID of our own `initialize`
 
 
 class ReadEnd(Protocol):
@@ -66,12 +67,12 @@ class Relay:
         self._remote = remote
         self._pending: dict[RequestId, JSONRPCRequest] = {}
         self._opening: JSONRPCRequest | None = None  # the client's `initialize`
-        self._version: str | None = None  # that it led to
+        self._version: str | None = None  # the version that it negotiated
         self._is_ready = False  # the client has sent `initialized`
 
     async def run(self) -> None:
         """Run until the client closes standard input."""
-        async with standard_streams() as (inbox, outbox), inbox, outbox:  # its writer ends when its stream is closed
+        async with standard_streams() as (inbox, outbox), inbox, outbox:  # closing the stream ends its writer
             again: JSONRPCRequest | None = None
             while True:
                 self._remote.session_lost = False
@@ -88,7 +89,7 @@ class Relay:
     async def _carry(
         self, inbox: ReadEnd, outbox: WriteEnd, incoming: ReadEnd, outgoing: WriteEnd
     ) -> JSONRPCRequest | None:
-        """Forward until the client is gone (None), or until one of its requests needs a new session."""
+        """Forward until the client is gone (None) or one of its requests needs a new session (that request)."""
         pumps = (asyncio.create_task(self._up(inbox, outgoing)), asyncio.create_task(self._down(incoming, outbox)))
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +119,7 @@ class Relay:
     def _note(self, notification: JSONRPCNotification) -> None:
         if notification.method == _READY:
             self._is_ready = True
-        elif notification.method == "notifications/cancelled":  # of 2026-07-28: nothing will answer it
+        elif notification.method == "notifications/cancelled":  # in 2026-07-28, a cancelled request gets no answer
             which: object = (notification.params or {}).get("requestId")
             if isinstance(which, str | int):
                 self._pending.pop(which, None)
@@ -142,7 +143,8 @@ class Relay:
         raise RuntimeError("the transport to the remote vault ended")
 
     def _headers(self, message: JSONRPCMessage) -> dict[str, str] | None:
-        """The headers that MCP requires with a message: for 2026-07-28 all that routes it, before that the version."""
+        """The headers that MCP requires with a message: since 2026-07-28 all routing headers, before that only the
+        version."""
         params: dict[str, object] = (message.params or {}) if isinstance(message, JSONRPCRequest) else {}
         version = _member(params.get("_meta"), PROTOCOL_VERSION_META_KEY)
         if version is None or not isinstance(message, JSONRPCRequest) or not _HEADER.fullmatch(message.method):
@@ -156,9 +158,9 @@ class Relay:
         self._version = version if isinstance(version, str) and _HEADER.fullmatch(version) else None
 
     async def _resume(self, again: JSONRPCRequest, incoming: ReadEnd, outgoing: WriteEnd, outbox: WriteEnd) -> bool:
-        """Open a new session as the client did, and resend the request that found the old one gone: it did not run.
+        """Open a new session as the client did, and resend the request that met the lost session, which didn't run.
 
-        Other running requests were lost with the old session and get an error that says so.
+        Other running requests were lost with the old session and get an error that explains this.
         """
         for request in self._pending.values():
             await self._tell(request, "The vault restarted during this call: check whether it was done.", outbox)

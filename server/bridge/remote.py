@@ -1,7 +1,7 @@
-"""HTTP to the remote vault's MCP endpoint: adds the token, renews it, and turns every failure into a JSON-RPC error.
+"""HTTP to the remote vault's MCP endpoint: adds and renews the token, and turns every failure into a JSON-RPC error.
 
 The SDK's transport ends with the first exception of its HTTP client. This module therefore raises nothing for temporary
-failures: the message that met the failure gets an error that says the fix, and the next one is tried again.
+failures: the affected message gets an error that includes the fix, and the next message is tried again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vault.refusals import VaultError
 
 SESSION_LOST: Final = "token_vault_session_lost"  # `data` of the error for a message that met an unknown session
 _SESSION: Final = "mcp-session-id"
-_READ: Final = frozenset({"content-type", _SESSION})  # headers of a whole answer that count
+_READ: Final = frozenset({"content-type", _SESSION})  # headers that are kept from a whole answer
 _BACK_OFF: Final = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds between attempts to open the stream of notifications
-_ANSWER_LIMIT: Final = 4 * 2**20  # bytes; a vault's are far smaller, and an event of a stream may have 1 MiB
-_LAST_WORDS: Final = 3.0  # seconds for ending a session
+_ANSWER_LIMIT: Final = 4 * 2**20  # bytes; a vault's answers are far smaller, and an event of a stream may have 1 MiB
+_LAST_WORDS: Final = 3.0  # seconds to wait for ending a session
 _UNSENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
 
@@ -33,15 +33,15 @@ class RemoteClient(httpx2.AsyncClient):
     """The client for the SDK's transport."""
 
     def __init__(self, vault: RemoteVault, access: Access) -> None:
-        timeout = httpx2.Timeout(30.0, read=300.0)  # like the SDK's own; a stream gets a sign of life every 15 s
+        timeout = httpx2.Timeout(30.0, read=300.0)  # like the SDK's own; a stream gets a keep-alive every 15 s
         super().__init__(timeout=timeout, trust_env=not vault.is_loopback, headers=HEADERS)
         self._vault = vault
         self._access = access
         self.session_lost = False
-        self._stream_at = 0.0  # when the next stream may be opened: the vault may ask for it at once, over and over
+        self._stream_at = 0.0  # when the next stream may be opened, since the vault may ask for immediate reconnects
 
     async def send(self, request: httpx2.Request, **options: object) -> httpx2.Response:
-        """Never raises for temporary failures; see the module."""
+        """Send a request. Never raises for temporary failures; see the module docstring."""
         match request.method:
             case "GET":
                 return await self._open_stream(request)
@@ -57,9 +57,9 @@ class RemoteClient(httpx2.AsyncClient):
                 return answer
 
     async def _open_stream(self, request: httpx2.Request) -> httpx2.Response:
-        """The stream of notifications, as soon as the vault is reachable; its transport ends the wait.
+        """Open the stream of notifications as soon as the vault is reachable; the transport ends the wait.
 
-        Does not justify asking the person: it waits until a call has brought a token.
+        It doesn't justify asking the person, so it waits until a call has obtained a token.
         """
         now = asyncio.get_running_loop().time()
         self._stream_at = max(now, self._stream_at) + _BACK_OFF[0]
@@ -110,14 +110,14 @@ class RemoteClient(httpx2.AsyncClient):
         request.headers["authorization"] = f"Bearer {token}"
         answer = await super().send(request, stream=True, follow_redirects=False)
         for name in _READ & set(answer.headers):
-            if not answer.headers[name].isascii():  # it could not be sent back, nor copied
+            if not answer.headers[name].isascii():  # such a header can't be sent back or copied
                 del answer.headers[name]
         return answer if _is_stream(answer) else await self._read(request, answer)
 
     async def _read(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
-        """The whole answer: here, where a connection that breaks is noticed, and no further than a vault's goes.
+        """Read the whole answer here, where a broken connection is noticed, up to the size limit.
 
-        Without the headers that lead elsewhere: a redirect isn't a vault's answer, and the token stays here.
+        Keeps no headers that lead elsewhere: a redirect isn't a vault's answer, and the token must not follow it.
         """
         body = bytearray()
         try:
@@ -127,7 +127,7 @@ class RemoteClient(httpx2.AsyncClient):
                     return _error(
                         request,
                         HTTPStatus.BAD_GATEWAY,
-                        f"the answer of {self._vault.origin} is too large for a vault: check --url",
+                        f"the answer from {self._vault.origin} is too large for a vault: check --url",
                     )
         finally:
             await answer.aclose()
@@ -135,7 +135,7 @@ class RemoteClient(httpx2.AsyncClient):
         return httpx2.Response(answer.status_code, headers=kept, content=bytes(body), request=request)
 
     async def _check(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
-        """The answer, if it comes from an MCP endpoint; otherwise an error in words."""
+        """The answer if it comes from an MCP endpoint; otherwise an error with a sentence."""
         status = answer.status_code
         if status < 300 or _is_stream(answer) or b'"jsonrpc"' in answer.content or status == HTTPStatus.NOT_FOUND:
             return answer
@@ -143,7 +143,7 @@ class RemoteClient(httpx2.AsyncClient):
         match status:
             case _ if status < 400:
                 text, status = (
-                    f"{origin} sends the agent elsewhere, which is not followed: check --url",
+                    f"{origin} redirects elsewhere, which the bridge doesn't follow: check --url",
                     HTTPStatus.BAD_GATEWAY,
                 )
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
@@ -166,7 +166,7 @@ def _is_stream(answer: httpx2.Response) -> bool:
 
 
 def _error(request: httpx2.Request, status: int, text: str, *, data: str | None = None) -> httpx2.Response:
-    """A JSON-RPC error as an HTTP answer; the transport adds the id of its request."""
+    """A JSON-RPC error as an HTTP answer; the transport adds the ID of the request."""
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", "`")) else ".")
     error = JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=INTERNAL_ERROR, message=text, data=data))
     body = error.model_dump_json(by_alias=True, exclude_unset=True).encode()

@@ -74,8 +74,8 @@ async def test_what_metadata_leaves_out_is_no_finding(scene: Scene) -> None:
         ({"identity_chaining_requested_token_types_supported": []}, "sign_in", "issues no identity assertions"),
         ({"grant_types_supported": [JWT_BEARER]}, "sign_in", "issues no identity assertions"),
         ({"scopes_supported": ["openid"]}, "sign_in", "no scope offline_access"),
-        ({"authorization_grant_profiles_supported": []}, "linear", "takes no identity assertions"),
-        ({"grant_types_supported": [EXCHANGE]}, "linear", "takes no identity assertions"),
+        ({"authorization_grant_profiles_supported": []}, "linear", "accept identity assertions"),
+        ({"grant_types_supported": [EXCHANGE]}, "linear", "accept identity assertions"),
         ({"token_endpoint": "https://elsewhere.example/token"}, "linear", "elsewhere.example"),
     ],
 )

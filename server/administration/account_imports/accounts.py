@@ -1,4 +1,4 @@
-"""One account of an import file, whatever the file's form, and reading JSON exports."""
+"""One account of an import file of any format, and reading JSON exports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import ChangeRefused
 
-LONGEST: Final = 16 * 1024  # characters of one value
+LONGEST: Final = 16 * 1024  # maximum length of a value
 MOST: Final = 100_000  # accounts
 _LARGEST: Final = 512 * 1024 * 1024  # bytes
 NO_REFRESH_TOKEN: Final = "the file has no refresh token for it: the person must connect it again"
@@ -19,13 +19,13 @@ NO_REFRESH_TOKEN: Final = "the file has no refresh token for it: the person must
 
 @dataclass(frozen=True, slots=True)
 class ImportedAccount:
-    """One account as its file has it.
+    """One account as it is in its file.
 
-    `people` are the names that its person may have here; a new person gets the first. `provider` and `scopes` are in
-    the source's words; `scopes` is None where it doesn't say what was granted. `account` is the provider's id of the
-    account, in the form of our provider file if `account_is_ours`. `answer` is the token endpoint's, where the source
-    keeps it. `access_is_lasting`: the access token has no end, so it can stand for a refresh token. `client_id` and
-    `token_url` are those of the OAuth app, empty if unknown. `obstacle` says why the account can't be taken over.
+    `people`: the names that its person may have here; a new person gets the first. `provider` and `scopes` are the
+    source's names; `scopes` is None if the source doesn't report what was granted. `account`: the provider's ID of the
+    account, in the form of our provider file if `account_is_ours`. `answer`: the token endpoint's answer, if the source
+    keeps it. `access_is_lasting`: the access token doesn't expire, so it can replace a refresh token. `client_id` and
+    `token_url` are those of the OAuth app, empty if unknown. `obstacle`: why the account can't be imported.
     """
 
     line: int
@@ -48,7 +48,7 @@ class ImportedAccount:
 
     @property
     def user(self) -> str:
-        """The person, as reports name them."""
+        """The person's name in reports."""
         return self.people[0] if self.people else ""
 
 
@@ -57,7 +57,8 @@ def unreadable(file: Path, why: str) -> ChangeRefused:
 
 
 def read_records(file: Path, *members: str) -> Sequence[Mapping[str, object]]:
-    """The objects of a JSON file: an array, JSON lines, one object, or an object that has them in one of `members`.
+    """The objects in a JSON file: an array, JSON lines, one object, or an object that contains them in one of
+    `members`.
 
     Raises ChangeRefused.
     """
@@ -98,15 +99,15 @@ def _objects(file: Path, content: object, members: tuple[str, ...]) -> list[Mapp
     if is_object(content):
         content = next((content[name] for name in members if is_array(content.get(name))), [content])
     if not is_array(content):
-        raise unreadable(file, "it holds no JSON object")
+        raise unreadable(file, "it contains no JSON object")
     found = [one for one in content if is_object(one)]
     if len(found) != len(content):
-        raise unreadable(file, "it holds values that aren't JSON objects")
+        raise unreadable(file, "it contains values that aren't JSON objects")
     return found
 
 
 def text_of(record: Mapping[str, object], *names: str) -> str:
-    """The first of these members that is a text that can be shown, or a whole number; empty if none is."""
+    """The first of these members that is a printable text or an integer; empty if none is."""
     for name in names:
         value = record.get(name)
         if isinstance(value, str) and value.strip():
@@ -117,16 +118,16 @@ def text_of(record: Mapping[str, object], *names: str) -> str:
 
 
 def verified_email(record: Mapping[str, object]) -> str:
-    """The address, unless the source says that no one proved to have it.
+    """The email address, unless the source reports that it isn't verified.
 
-    Names that people choose there, such as nicknames, turn no one into a person of this vault.
+    Names that people choose there, such as nicknames, don't identify people of this vault.
     """
     said = record.get("email_verified", record.get("emailVerified", True))
     return text_of(record, "email") if said in (True, "true", "t", "1") else ""
 
 
 def object_of(record: Mapping[str, object], name: str) -> Mapping[str, object]:
-    """The member if it is an object, or else an empty one."""
+    """The member if it is an object, else an empty object."""
     value = record.get(name)
     return value if is_object(value) else {}
 
@@ -138,5 +139,5 @@ def objects_of(record: Mapping[str, object], name: str) -> Sequence[Mapping[str,
 
 
 def names_of(*candidates: str) -> tuple[str, ...]:
-    """The names that are there, each once."""
+    """The names that aren't empty, each once."""
     return tuple(dict.fromkeys(name for name in candidates if name))

@@ -3,8 +3,8 @@
 Read 2026-11-27, not run: `UserIdentitySchema` and `ConnectedAccount` of the Management API (node-auth0 7.2.0), and its
 pages on identity provider tokens. `GET /api/v2/users` gives `identities[].refresh_token` with the scope
 `read:user_idp_tokens`, for connections whose provider gives one. Token Vault's own tokens, of `GET
-/api/v2/users/{id}/connected-accounts` and of the older token sets, are never given: these accounts are named, and their
-people connect again.
+/api/v2/users/{id}/connected-accounts` and of the older token sets, are never exported: these accounts are reported, and
+their people must connect again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from server.administration.account_imports.accounts import (
     verified_email,
 )
 
-_OWN: Final = frozenset({"auth0", "email", "sms"})  # sign-in at Auth0 itself: no account at a provider
-KEPT: Final = "Auth0 doesn't give out tokens of connected accounts: the person must connect it again"
-ASK: Final = "no refresh token: ask for users with the scope read:user_idp_tokens, or let the person connect it again"
+_OWN: Final = frozenset({"auth0", "email", "sms"})  # sign-in at Auth0 itself, not an account at a provider
+KEPT: Final = "Auth0 doesn't export tokens of connected accounts: the person must connect it again"
+ASK: Final = "no refresh token: request users with the scope read:user_idp_tokens, or have the person connect it again"
 
 
 def read(file: Path) -> tuple[ImportedAccount, ...]:

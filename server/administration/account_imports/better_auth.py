@@ -3,7 +3,7 @@
 Read 2026-11-27, not run: better-auth/better-auth@451aa4b, 1.7.1 (packages/core/src/db/schema/account.ts,
 packages/better-auth/src/oauth2/utils.ts and crypto/index.ts). `scope` is separated by commas. With
 `account.encryptOAuthTokens` a token is XChaCha20-Poly1305 as hex digits, from 1.5 after `$ba$VERSION$`; such rows are
-named and left out.
+reported and left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){40,}")  # at least the nonce and t
 
 
 def read(file: Path) -> tuple[ImportedAccount, ...]:
-    """One account for each row that isn't a password. Names of columns in camel or snake case. Raises ChangeRefused."""
+    """One account for each row that isn't a password. Column names can be in camel or snake case. Raises
+    ChangeRefused."""
     rows = enumerate(read_records(file, "account", "accounts"), start=1)
     return tuple(_account(line, row) for line, row in rows if text_of(row, "providerId", "provider_id") != "credential")
 

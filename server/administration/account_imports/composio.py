@@ -1,9 +1,9 @@
-"""Accounts from Composio: connected accounts as its API v3 gives them.
+"""Accounts from Composio: connected accounts as returned by its API v3.
 
 Read 2026-11-27, not run: ComposioHQ/composio@3e989ec (docs/public/openapi.json `GET /api/v3/connected_accounts`,
 its page on connected accounts, changelog of 2025-12-10). `state.val` has the tokens, if the project's setting
-"Mask Connected Account Secrets" is off. Accounts of an OAuth app that Composio manages belong to that app: they can't
-leave. `user_id` is announced to go; the account's id is not in it, so the provider is asked with the access token.
+"Mask Connected Account Secrets" is off. Accounts of an OAuth app that Composio manages belong to that app and can't be
+imported. `user_id` is deprecated; the account's ID is missing, so the provider is asked with the access token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.administration.account_imports.accounts import (
     text_of,
 )
 
-MANAGED: Final = "Composio's own OAuth app holds it: the person must connect it again"
+MANAGED: Final = "it belongs to Composio's own OAuth app: the person must connect it again"
 MASKED: Final = 'its tokens are masked: turn off "Mask Connected Account Secrets" in the project and fetch it again'
 _MASKED: Final = re.compile(r"REDACTED|.{0,8}\.\.\.")
 NAMES: Final[Mapping[str, str]] = {

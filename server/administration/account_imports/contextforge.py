@@ -1,9 +1,9 @@
 """Accounts from ContextForge: its `oauth_tokens` with their gateways, from its SQLite file or as JSON.
 
 Read 2026-11-27, not run: IBM/mcp-context-forge@ecba50e, 1.0.8 (mcpgateway/db.py `OAuthToken` and `Gateway`,
-services/encryption_service.py, services/oauth_manager.py). Tokens are Fernet under a key that Argon2id makes of
-AUTH_ENCRYPTION_SECRET. `user_id` is often the client ID, so the provider is asked with the access token whose account
-it is. The gateway's `oauth_config` names the OAuth app.
+services/encryption_service.py, services/oauth_manager.py). Tokens are encrypted with Fernet, with a key that Argon2id
+derives from AUTH_ENCRYPTION_SECRET. `user_id` is often the client ID, so the provider is asked with the access token
+which account it is. The gateway's `oauth_config` names the OAuth app.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from server.administration.account_imports.accounts import (
     unreadable,
 )
 
-LOCKED: Final = "its tokens are encrypted: give the file of AUTH_ENCRYPTION_SECRET with --secret-file"
+LOCKED: Final = "its tokens are encrypted: pass the file with AUTH_ENCRYPTION_SECRET as --secret-file"
 WRONG: Final = "its tokens can't be opened with this AUTH_ENCRYPTION_SECRET"
 _SQLITE: Final = b"SQLite format 3\0"
 _MARK: Final = "v2:"
@@ -44,12 +44,12 @@ _VIEWS: Final = "select 1 from sqlite_master where type <> 'table' and name in (
 
 
 class _NotOpened(Exception):
-    """A token that can't be read; the text says why."""
+    """A token that can't be read; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """The most that a bundle of the file may ask of Argon2id: passes, KiB, and lanes."""
+    """The maximum Argon2id costs that the file may demand: passes, KiB, and lanes."""
 
     passes: int = 16
     memory: int = 1024 * 1024
@@ -58,13 +58,13 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What opens the tokens: the text of AUTH_ENCRYPTION_SECRET, empty if it wasn't given."""
+    """Decrypts the tokens with the text of AUTH_ENCRYPTION_SECRET, which is empty if it wasn't given."""
 
     text: str = field(default="", repr=False)
 
 
 def read(file: Path, secret: Secret) -> tuple[ImportedAccount, ...]:
-    """One account for each row, of the SQLite file, or of JSON with the columns of the same query.
+    """One account for each row of the SQLite file, or of JSON with the columns of the same query.
 
     Raises ChangeRefused.
     """
@@ -81,7 +81,7 @@ def _is_sqlite(file: Path) -> bool:
 
 
 def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
-    """The rows of a file that no one writes: SQLite doesn't even create its own files next to it."""
+    """The rows of a file that nobody is writing; opened so that SQLite creates no files of its own next to it."""
     journal = file.with_name(f"{file.name}-wal")
     try:
         if journal.exists() and journal.stat().st_size:
@@ -91,8 +91,8 @@ def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as opened:
             opened.row_factory = sqlite3.Row
             opened.execute("pragma trusted_schema = off")
-            if opened.execute(_VIEWS).fetchone() is not None:  # which could be anything, without end
-                raise unreadable(file, "oauth_tokens and gateways must be tables, as ContextForge makes them")
+            if opened.execute(_VIEWS).fetchone() is not None:  # a view could be anything, even endless
+                raise unreadable(file, "oauth_tokens and gateways must be tables, as ContextForge creates them")
             return [dict(row) for row in opened.execute(_ROWS)]
     except (OSError, sqlite3.Error) as error:
         raise unreadable(file, str(error)) from error
@@ -153,7 +153,7 @@ def _open(stored: str, secret: Secret) -> str:
 
 
 def _key(bundle: Mapping[str, object], secret: Secret) -> bytes:
-    """Raises ValueError for costs that no one sets."""
+    """Raises ValueError for implausible costs."""
     costs = [value for name in ("t", "m", "p") if isinstance(value := bundle[name], int)]
     limits = _Limits()
     highest = (limits.passes, limits.memory, limits.lanes)

@@ -1,4 +1,4 @@
-"""Accounts from a CSV file: the form for any source that has none of its own here."""
+"""Accounts from a CSV file: the format for any source without its own reader here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _rows(file: Path, reader: csv.DictReader[str]) -> Iterator[ImportedAccount]:
         if account is None or empty or odd or too_long or None in row or count > MOST:
             what = "too many or too long values"
             if empty or odd:
-                what = f"{empty[0]} is empty" if empty else f"{odd[0]} has characters that can't be shown"
+                what = f"{empty[0]} is empty" if empty else f"{odd[0]} has unprintable characters"
             raise ChangeRefused("import_unreadable", f"{file}, line {reader.line_num}: {what}")
         yield ImportedAccount(
             reader.line_num,

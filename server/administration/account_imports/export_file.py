@@ -20,11 +20,11 @@ from server.administration.account_imports.accounts import (
 from server.administration.actor import ChangeRefused
 from server.administration.sealed_files import FORMAT, SealRefused, open_sealed
 
-_LATEST: Final = 253_402_300_799  # the end of the year 9999, which every database can hold
+_LATEST: Final = 253_402_300_799  # the end of the year 9999, which every database can store
 
 
 def read(file: Path, *, identity: Path) -> tuple[ImportedAccount, ...]:
-    """One account for each that was exported. `identity` is the file of the age key. Raises ChangeRefused."""
+    """One account for each exported one. `identity` is the file with the age key. Raises ChangeRefused."""
     try:
         content = parse_json(file, open_sealed(file.read_bytes(), identity=identity).decode())
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
-"""Accounts from Nango: connections as its API gives them, one by one, with their credentials.
+"""Accounts from Nango: connections as returned by its API one by one, with their credentials.
 
 Read 2026-11-27, not run: NangoHQ/nango@2f4c0af (docs/spec.yaml `ConnectionFull`, packages/types/lib/auth/api.ts,
 getConnection.ts, formatters/connection.ts). `GET /connections/{id}?provider_config_key=...&refresh_token=true` needs a
-key with `environment:connections:read_credentials`; it refreshes first where that is due, so its access token lives.
-`GET /connections` has no credentials. The account's id is not in it: the provider is asked with the access token.
+key with `environment:connections:read_credentials`; it refreshes first if necessary, so the access token is valid. `GET
+/connections` has no credentials. The account's ID is missing, so the provider is asked with the access token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from server.administration.account_imports.accounts import (
 
 ASK: Final = "no credentials: fetch the connection with refresh_token=true and a key that can read credentials"
 REDACTED: Final = "Nango redacted the tokens: use the API with a key that can read credentials"
-# Nango's templates that use the OAuth apps of one of our providers.
+# Nango's templates that use the OAuth apps of our providers.
 NAMES: Final[Mapping[str, str]] = {
     "github": "github-oauth-app",
     "github-app-oauth": "github",

@@ -1,8 +1,8 @@
-"""Judge the accounts of a file, and take over those that can be.
+"""Check the accounts in a file, and import those that can be imported.
 
-An imported account has no access token yet, so its first use refreshes through the same journal as every other one.
-Where the file doesn't know the provider's id of an account, the provider is asked with the access token that the file
-has; nothing is changed there.
+An imported account has no access token yet, so its first use refreshes through the same journal as every other one. If
+the file lacks the provider's ID of an account, the provider is asked with the access token in the file; nothing is
+changed there.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ NEW: Final = "new"
 KNOWN: Final = "already connected"
 TWICE: Final = "the file has this account twice"
 NOBODY: Final = "no such user, or disabled"
-_AT_ONCE: Final = 8  # look-ups at providers
-_PLAIN_ID: Final = re.compile(r"\{[^{}]*\}")  # an account's id is a single value of the answer
+_AT_ONCE: Final = 8  # lookups at providers
+_PLAIN_ID: Final = re.compile(r"\{[^{}]*\}")  # an account's ID is a single value of the answer
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRules:
-    """How the source's words are read here.
+    """How the source's names are translated.
 
-    `names`: the source's name of a provider, and ours. `people`: the source's name of a person, and ours. `scopes`: by
-    our provider, for accounts whose source doesn't say what was granted. `creates_people`: a person who isn't here yet
-    is made, without a password.
+    `names`: our provider by the source's name. `people`: our person by the source's name. `scopes`: by our provider,
+    for accounts whose source doesn't report what was granted. `creates_people`: create people who don't exist here yet,
+    without a password.
     """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -51,7 +51,7 @@ class ImportRules:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAccount:
-    """What would be stored. `left_out` are granted scopes that our provider file doesn't have."""
+    """The account to store. `left_out` are granted scopes that our provider file doesn't have."""
 
     person: str
     is_new_person: bool
@@ -63,7 +63,7 @@ class PlannedAccount:
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of an account, or would: NEW, KNOWN, or why it cannot be taken over."""
+    """The result for an account, actual or planned: NEW, KNOWN, or why it can't be imported."""
 
     row: ImportedAccount
     outcome: str
@@ -79,11 +79,11 @@ class ImportOutcome:
 
 
 class _Obstacle(Exception):
-    """Why an account can't be taken over, for the report."""
+    """Why an account can't be imported, for the report."""
 
 
 async def judge(actor: Actor, rows: Sequence[ImportedAccount], rules: ImportRules) -> tuple[ImportOutcome, ...]:
-    """What importing each account would do; nothing is stored."""
+    """The planned result for each account; stores nothing."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(row: ImportedAccount) -> ImportOutcome:
@@ -125,17 +125,19 @@ def _provider(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Provide
     if not deployment.vault.upstreams[found.name].is_configured:
         raise _Obstacle(f"{found.name} isn't set up: enter the OAuth app that these tokens belong to")
     if row.client_id and row.client_id != found.registration.client_id:
-        raise _Obstacle(f"it belongs to another OAuth app than the one of {found.name} here: {row.client_id[:100]}")
+        raise _Obstacle(
+            f"it belongs to a different OAuth app than the one for {found.name} here: {row.client_id[:100]}"
+        )
     return found
 
 
 def _scopes(provider: Provider, row: ImportedAccount, rules: ImportRules) -> tuple[frozenset[str], frozenset[str]]:
-    """What counts as granted here, and what is left out since our provider file doesn't have it."""
+    """The scopes granted here, and those left out because our provider file doesn't have them."""
     said = _named_scopes(provider, row.scopes) or rules.scopes.get(provider.name)
     if said is None and is_array(row.scopes) and row.account_is_ours:
         return frozenset(), frozenset()
     if said is None:
-        raise _Obstacle(f"the file doesn't say what was granted: add --scopes {provider.name}='SCOPE ...'")
+        raise _Obstacle(f"the file doesn't list the granted scopes: add --scopes {provider.name}='SCOPE ...'")
     unknown = said - provider.scopes.keys() - provider.always_granted
     if unknown and (row.account_is_ours or unknown == said):
         raise _Obstacle(f"{provider.name} doesn't have the scope {min(unknown)}")
@@ -143,14 +145,14 @@ def _scopes(provider: Provider, row: ImportedAccount, rules: ImportRules) -> tup
 
 
 def _named_scopes(provider: Provider, said: object) -> frozenset[str]:
-    """The scopes of an array, or of a text, whatever separates them in the source."""
+    """The scopes in an array or in a text with any separator."""
     given = said if is_array(said) else re.split(r"[\s,]+", said) if isinstance(said, str) else ()
     synonyms = provider.scope.synonyms
     return frozenset(synonyms.get(name, name) for name in given if isinstance(name, str) and name)
 
 
 async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tuple[str, User | None]:
-    """The person's name here, and who that is; None for someone to be made."""
+    """The person's name here, and the person; None for someone to create."""
     named = next((rules.people[name] for name in row.people if name in rules.people), None)
     for name in row.people if named is None else (named,):
         found = await users.find_user(actor.deployment.database, name)
@@ -164,17 +166,17 @@ async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tup
 
 
 async def _account(actor: Actor, provider: Provider, row: ImportedAccount) -> Account:
-    """The provider's id of the account: from the file, or from the provider."""
+    """The provider's ID of the account: from the file, or from the provider."""
     named = account_named(row.account, row.label)
     if row.account_is_ours and named is not None:
         return named
     is_usable = _PLAIN_ID.fullmatch(provider.identity.id) is not None
-    why = "the file doesn't say which account this is"
+    why = "the file doesn't identify the account"
     if row.access_token:
         try:
             return await actor.deployment.vault.upstreams[provider.name].identify(row.access_token, row.answer)
         except UpstreamError as error:
-            why = f"{error.description} ({error.code}): fetch the file again while its access tokens live"
+            why = f"{error.description} ({error.code}): fetch the file again while its access tokens are valid"
     if named is None or not is_usable or row.access_is_lasting:
         raise _Obstacle(why)
     return named
@@ -188,7 +190,7 @@ async def _judge_account(actor: Actor, person: User | None, planned: PlannedAcco
 
 
 async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount) -> str:
-    """Store one account, in a transaction of its own; NEW, KNOWN, or why not. Running it again stores nothing twice."""
+    """Store one account in its own transaction; returns NEW, KNOWN, or why not. Repeating it stores nothing twice."""
     deployment, provider = actor.deployment, planned.provider
     person = await users.find_user(deployment.database, planned.person)
     if person is not None and (person.disabled_at is not None or await _judge_account(actor, person, planned) == KNOWN):
@@ -226,7 +228,7 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
 
 
 def _answer(row: ImportedAccount, planned: PlannedAccount, *, now: int) -> TokenAnswer:
-    """The grant as if the provider had just answered. With a refresh token there is no access token worth using."""
+    """The grant as if the provider had just answered. If there is a refresh token, the access token is left out."""
     ends_in = None if row.grant_expires_at is None else max(0, row.grant_expires_at - now)
     return TokenAnswer(
         "-" if row.refresh_token else row.access_token,

@@ -1,4 +1,4 @@
-"""The groups of a declaration: which are to be made, and who is in them by the vault itself."""
+"""The groups of a declaration: which to create, and the members that the vault itself adds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def plan(
     *,
     prunes: bool,
 ) -> list[PlannedChange]:
-    """What is to do, for people who are there or in the same file. Raises ChangeRefused."""
+    """The changes to make, for people who exist or are in the same file. Raises ChangeRefused."""
     reader, found = actor.deployment.database, list[PlannedChange]()
     _check_names(wanted)
     people = _People(actor, named, removes_others=prunes and named is not None)
@@ -47,7 +47,7 @@ async def plan(
 
 
 def _check_names(wanted: Mapping[str, DeclaredGroup]) -> None:
-    """Raises ChangeRefused for names that no group can have, and for two of one group."""
+    """Raises ChangeRefused for names that no group can have, and for two names of the same group."""
     known: dict[str, str] = {}
     for name in wanted:
         try:
@@ -61,7 +61,7 @@ def _check_names(wanted: Mapping[str, DeclaredGroup]) -> None:
 
 
 class _People:
-    """The names of members, each looked up once. `removes_others`: who is not in the file is removed before."""
+    """The names of members, each looked up once. `removes_others`: people who aren't in the file are removed first."""
 
     def __init__(self, actor: Actor, named: Mapping[str, DeclaredPerson] | None, *, removes_others: bool) -> None:
         self._reader = actor.deployment.database
@@ -71,7 +71,7 @@ class _People:
         self._known: dict[str, str] = {}
 
     async def name_of(self, name: str, *, group: str) -> str:
-        """The person's name as it is written, or will be. Raises ChangeRefused."""
+        """The person's name as it is or will be stored. Raises ChangeRefused."""
         key = users.name_key(name)
         if key not in self._known:
             person = await users.find_user(self._reader, name)
@@ -85,13 +85,13 @@ class _People:
 
 
 async def _members(actor: Actor, group: Group) -> list[str]:
-    """Who is in it by the vault, not by a directory or a sign-in."""
+    """The members that the vault added, not a directory or a sign-in."""
     found = await stored.members(actor.deployment.database, group.id, now=actor.deployment.now())
     return sorted(one.name for one in found if LOCAL in one.sources)
 
 
 async def _own_groups(reader: Reader) -> list[Group]:
-    """Those that neither a directory nor a sign-in filled."""
+    """The groups without members from a directory or a sign-in."""
     found, after = list[Group](), ""
     while True:
         page, after = await stored.list_page(reader, after=after, limit=_PAGE)

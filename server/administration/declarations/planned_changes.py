@@ -20,7 +20,7 @@ class FieldDifference:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """One thing to make, change or remove. `run` does it; what it returns is shown once: a link or a secret."""
+    """One object to create, change, or remove. `run` does it and returns a link or a secret, which is shown once."""
 
     verb: Verb
     kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]

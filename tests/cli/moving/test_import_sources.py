@@ -56,7 +56,7 @@ async def test_auth0_gives_identities_and_names_connected_accounts(place: Config
         "connected_accounts": [{"id": "cac_1", "connection": "google-oauth2", "scopes": [EVENTS]}],
     }
     file = write_json(tmp_path / "users.json", {"users": [user]})
-    unsaid = "the file doesn't say what was granted: add --scopes google='SCOPE ...'"
+    unsaid = "the file doesn't list the granted scopes: add --scopes google='SCOPE ...'"
     assert await place.outcomes("auth0", file) == [auth0.ASK, NO_REFRESH_TOKEN, unsaid, auth0.KEPT]
     granted = f"google={EVENTS}"
     assert (await place.outcomes("auth0", file, "--apply", "--scopes", granted))[2] == "imported"
@@ -103,7 +103,7 @@ async def test_nango_gives_connections_with_credentials(place: ConfiguredVault, 
         ({**whole, "credentials": {**credentials, "refresh_token": None}}, nango.ASK),
         (
             {**whole, "credentials": {**credentials, "config_override": {"client_id": "another"}}},
-            "it belongs to another OAuth app than the one of slack here: another",
+            "it belongs to a different OAuth app than the one for slack here: another",
         ),
         (
             {**whole, "credentials": {**credentials, "config_override": {"client_id": CLIENT_ID}}},
@@ -226,10 +226,10 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: ConfiguredVault,
     told = await place.outcomes("contextforge", file, "--secret-file", secret, "--apply")
     assert told[:3] == [
         "imported",
-        "it belongs to another OAuth app than the one of slack here: another",
+        "it belongs to a different OAuth app than the one for slack here: another",
         "unknown provider",
     ]
-    assert "fetch the file again while its access tokens live" in told[3]  # its `user_id` is the client's
+    assert "fetch the file again while its access tokens are valid" in told[3]  # its `user_id` is the client's
     assert told[4] == NO_REFRESH_TOKEN
     assert file.read_bytes() == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["mcp.db", "secret", "wrong"]

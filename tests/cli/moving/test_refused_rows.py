@@ -11,7 +11,7 @@ from server.administration.account_imports.transfers import NEW, NOBODY, ImportR
 from server.administration.actor import Actor
 from tests.cli.moving.configured_vault import SCOPES, ConfiguredVault
 
-UNSAID = "the file doesn't say which account this is"
+UNSAID = "the file doesn't identify the account"
 ROW = ImportedAccount(1, ("somebody new",), "google", account="4711", refresh_token="rt")
 RULES = ImportRules(scopes=SCOPES, creates_people=True)
 

@@ -39,8 +39,8 @@ def write_content(folder: Path, content: bytes) -> Path:
         (b'{"a": "\xc3\xa4"}', ""),
         (b'{"a": "\xc3"}', "can't decode"),
         (b'[{"a": 1}]', ""),
-        (b'"a"', "it holds no JSON object"),
-        (b'[{"a": 1}, 2]', "it holds values that aren't JSON objects"),
+        (b'"a"', "it contains no JSON object"),
+        (b'[{"a": 1}, 2]', "it contains values that aren't JSON objects"),
     ],
 )
 def test_a_file_holds_json_objects(tmp_path: Path, content: bytes, why: str) -> None:

@@ -99,4 +99,4 @@ async def test_an_application_of_auth0s_is_told_to_call_the_tools_instead(place:
     question = WireQuestion(caller.client, None, connection.id, name)
     (release,) = [one for one in await explain_wire(place.deployment, question) if one.step == "release"]
     assert "don't leave the vault" in release.sentence
-    assert release.fix == f"let the application call its tools at {place.room.url}/mcp"
+    assert release.fix == f"have the application call its tools at {place.room.url}/mcp"
