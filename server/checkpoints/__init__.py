@@ -1,1 +1,1 @@
-"""Sign checkpoints of the activity, get witnesses and time stamps, and copy them off this host."""
+"""Sign checkpoints of the activity, have them cosigned and time-stamped, and copy them off this host."""

@@ -1,4 +1,5 @@
-"""Compare the activity with the checkpoints outside this host, which a thief of database and key can't change."""
+"""Compare the activity with the checkpoints outside this host, which someone who steals the database and key can't
+change."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from vault.audit.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedCheckpoint:
-    """A checkpoint that the activity fits. `stamped_at` is the authority's time, in seconds.
+    """A checkpoint that the activity matches. `stamped_at` is the authority's time, in seconds.
 
     `restart` removed some of its events.
     """
@@ -42,9 +43,9 @@ class ConfirmedCheckpoint:
 
 @dataclass(slots=True)
 class Comparison:
-    """What the destinations say: `confirmed`, checkpoints from `before_restore` that can't be compared, `problems`.
+    """The result: `confirmed` checkpoints, those from `before_restore` that can't be compared, and `problems`.
 
-    `unstamped` are sentences.
+    `unstamped`: sentences about checkpoints without a time stamp.
     """
 
     confirmed: list[ConfirmedCheckpoint] = field(default_factory=list[ConfirmedCheckpoint])
@@ -55,12 +56,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class KeptCheckpoint:
-    """A checkpoint as it was found."""
+    """A checkpoint as stored."""
 
     where: str
     text: str
     stamp: bytes | None
-    size: int | None = None  # what its name says
+    size: int | None = None  # the size in its name
 
 
 async def compare(
@@ -75,11 +76,11 @@ async def compare(
 ) -> Comparison:
     """Compare the newest checkpoint of each destination, and these files. Raises ChainBroken, naming the first event.
 
-    Where several checkpoints were kept, those between the last that fits and the first that doesn't say where it is.
-    `grow` adds what was appended since the tree was made: a running vault may have signed it.
+    If several checkpoints were kept, the first wrong event lies between the last one that matches and the first that
+    doesn't. `grow` adds events appended since the tree was made, which a running vault may have signed.
     """
     found = Comparison()
-    # a restore ended the log, and the next one isn't begun
+    # a restore ended the log, and the next log hasn't been started
     is_over = await restart_after(tree.reader, logs[-1]) is not None
     last = None if to.witness is None or is_over else await newest_note(tree.reader, logs[-1])
     signed = [0 if last is None else last.head.size, *await _list_sizes(to.copies, logs[-1])]
@@ -96,7 +97,9 @@ async def compare(
         except DestinationFailed as error:
             found.problems.append(f"{copies.name}: {error}")
     if to.witness is not None and is_over:
-        found.problems.append(f"{to.witness.name} knows no log since the restore: run token-vault activity checkpoint")
+        found.problems.append(
+            f"{to.witness.name} knows no log from after the restore: run token-vault activity checkpoint"
+        )
     elif to.witness is not None:
         await _ask_witness(found, to.witness, tree, logs[-1], last, now=now, grow=grow)
     return found
@@ -112,7 +115,8 @@ async def _ask_witness(
     now: int,
     grow: Callable[[], Awaitable[Tree]],
 ) -> None:
-    """Have the last checkpoint cosigned, or the tree itself where that is gone or older than what the witness saw."""
+    """Have the last checkpoint cosigned, or the tree itself if that checkpoint is gone or older than the witness's
+    state."""
     try:
         events = await _ask(witness, tree, log, last, now=now, grow=grow)
     except DestinationFailed as error:
@@ -137,13 +141,13 @@ async def _ask(
     now: int,
     grow: Callable[[], Awaitable[Tree]],
 ) -> int:
-    """How many leaves the witness confirmed."""
+    """The number of leaves that the witness confirmed."""
     if last is not None:
         await check_consistent(tree, last.head)
         try:
             await witness.cosign(last, tree)
         except WitnessAhead as error:
-            if error.size > tree.size:  # a running vault may have appended and delivered since
+            if error.size > tree.size:  # a running vault may have appended and delivered events since
                 tree = await grow()
         else:
             return last.head.size
@@ -156,7 +160,7 @@ async def _ask(
 async def _list_sizes(every: Sequence[Copies], log: Log) -> list[int]:
     found: list[int] = []
     for copies in every:
-        with suppress(DestinationFailed):  # said when it is compared
+        with suppress(DestinationFailed):  # reported when it is compared
             found += await copies.list_sizes(log.origin)
     return found
 
@@ -230,7 +234,7 @@ async def _confirm(
     at = logs.index(log)
     restart = await restart_after(tree.reader, log, later=logs[at + 1 :])
     if restart is None and at < len(logs) - 1:
-        restart = Restart(0, 0, "", 0)  # what ended it was pruned
+        restart = Restart(0, 0, "", 0)  # the event that ended it was pruned
     if restart is not None and confirmed.events > restart.known:
         found.before_restore.append(replace(confirmed, restart=restart))
         return
@@ -240,7 +244,7 @@ async def _confirm(
 
 def _check_name(signed: TreeHead, kept: KeptCheckpoint) -> TreeHead:
     if kept.size not in {None, signed.size}:
-        raise NoteRefused(f"its name says {kept.size} events, and it vouches for {signed.size}")
+        raise NoteRefused(f"its name says {kept.size} events, but it covers {signed.size}")
     return signed
 
 
@@ -250,11 +254,11 @@ async def _check_missing(found: Comparison, copies: Copies, logs: Sequence[Log],
         for origin in await copies.list_origins(place):
             if origin not in known:
                 found.problems.append(
-                    f"{copies.name}: it has checkpoints of a log that this vault has no key of: {origin}"
+                    f"{copies.name}: it has checkpoints of a log that this vault has no key for: {origin}"
                 )
     for origin in sorted(known):
         if replaced := await copies.list_replaced(origin):
-            found.problems.append(f"{copies.name}: {len(replaced)} files were deleted or written again: {replaced[0]}")
+            found.problems.append(f"{copies.name}: {len(replaced)} files were deleted or overwritten: {replaced[0]}")
     if delivery is None or delivery.delivered_at is None:
         return
     there = await copies.list_sizes(delivery.origin)

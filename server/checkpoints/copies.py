@@ -30,20 +30,20 @@ _NEEDS: Final = "pip install 'mcp-token-vault[checkpoints]'"
 
 
 class DestinationFailed(Exception):
-    """A destination didn't do its part; the message says what to check."""
+    """A destination failed; the message explains what to check."""
 
 
 class Copies(Protocol):
-    """A place that keeps every checkpoint. Its methods raise DestinationFailed."""
+    """A destination that keeps every checkpoint. Its methods raise DestinationFailed."""
 
     name: str
 
     async def check(self) -> str:
-        """Try it without leaving anything there; a sentence that says what was found."""
+        """Test it without leaving anything behind; returns a sentence with the result."""
         ...
 
     async def keep(self, issued: SignedCheckpoint) -> None:
-        """Store a checkpoint and its time stamp, unless they are there."""
+        """Store a checkpoint and its time stamp, unless they are already there."""
         ...
 
     async def list_origins(self, place: str) -> list[str]:
@@ -55,7 +55,7 @@ class Copies(Protocol):
         ...
 
     async def list_replaced(self, origin: str) -> list[str]:
-        """The names of a log's files there that someone deleted or wrote again, though the first version is kept."""
+        """The names of a log's files that someone deleted or overwrote, although the first version is kept."""
         ...
 
     async def load(self, origin: str, size: int) -> tuple[str, bytes | None]:
@@ -75,22 +75,23 @@ def sizes_of(names: Iterable[str]) -> list[int]:
 
 
 def files_of(issued: SignedCheckpoint, there: str | None, *, where: str) -> Mapping[str, bytes]:
-    """The files to keep of a checkpoint, by name. Its time stamp comes first: then one that is there is complete.
+    """The files to store for a checkpoint, by name. Its time stamp comes first, so that an existing checkpoint is
+    complete.
 
-    `there` is the checkpoint of that size which is there already; a time stamp is of its very bytes. Raises
-    DestinationFailed when it is of other events.
+    `there` is the existing checkpoint of that size, whose exact bytes a time stamp covers. Raises DestinationFailed if
+    it covers other events.
     """
     stamp = {} if issued.stamp is None else {file_name(issued.head.size, STAMP): issued.stamp}
     if there is None:
         return stamp | {file_name(issued.head.size, NOTE): str(issued.note).encode()}
     if there.partition("\n\n")[0] != str(issued.note).partition("\n\n")[0]:
         size = issued.head.size
-        raise DestinationFailed(f"{where} has another checkpoint of {size} events: run token-vault activity verify")
+        raise DestinationFailed(f"{where} has a different checkpoint of {size} events: run token-vault activity verify")
     return stamp if there == str(issued.note) else {}
 
 
 class FolderCopies:
-    """Copies in a folder, better on another host's volume."""
+    """Copies in a folder, preferably on another host's volume."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.expanduser()
@@ -128,7 +129,7 @@ class FolderCopies:
             raise _failure_of(folder, error) from error
 
     async def list_origins(self, place: str) -> list[str]:
-        """Those of which there is a folder with a checkpoint."""
+        """The logs that have a folder with a checkpoint."""
 
         def read() -> list[str]:
             try:
@@ -139,11 +140,11 @@ class FolderCopies:
         return await asyncio.to_thread(read)
 
     async def list_replaced(self, origin: str) -> list[str]:
-        """None: a folder keeps no versions."""
+        """Always empty, since a folder keeps no versions."""
         return []
 
     async def list_sizes(self, origin: str) -> list[int]:
-        """Those in the log's folder; none without one."""
+        """The sizes in the log's folder; empty if there is none."""
 
         def read() -> list[int]:
             try:
@@ -191,7 +192,7 @@ class _Body(Protocol):
 
 
 class _S3(Protocol):
-    """What is used of boto3's client."""
+    """The part of boto3's client that is used here."""
 
     def put_object(self, **options: object) -> Mapping[str, object]: ...
     def get_object(self, **options: object) -> Mapping[str, _Body]: ...
@@ -200,7 +201,7 @@ class _S3(Protocol):
 
 
 class BucketCopies:
-    """Copies in a bucket, each locked until `bucket_days` are over. boto3 finds credentials as usual."""
+    """Copies in a bucket, each locked for `bucket_days`. boto3 finds credentials as usual."""
 
     def __init__(self, bucket: str, settings: CheckpointSettings) -> None:
         self._bucket = bucket
@@ -209,7 +210,7 @@ class BucketCopies:
         self.name = f"bucket {bucket}"
 
     async def check(self) -> str:
-        """Ask whether the bucket has object lock."""
+        """Check whether the bucket has object lock."""
         found = await self._ask(lambda s3: s3.get_object_lock_configuration(Bucket=self._bucket))
         rule = found.get("ObjectLockConfiguration")
         if not isinstance(rule, dict) or rule.get("ObjectLockEnabled") != "Enabled":  # pyright: ignore[reportUnknownMemberType] -- boto3's
@@ -217,7 +218,7 @@ class BucketCopies:
         return f"has object lock; checkpoints stay {self._settings.bucket_days} days ({self._settings.bucket_lock})"
 
     async def keep(self, issued: SignedCheckpoint) -> None:
-        """Put the objects, unless they are there."""
+        """Put the objects, unless they already exist."""
         until = datetime.fromtimestamp(issued.created_at, UTC) + timedelta(days=self._settings.bucket_days)
         folder = self._folder(issued.head.origin)
         there = await self._get(folder + file_name(issued.head.size, NOTE))
@@ -243,19 +244,19 @@ class BucketCopies:
             return
 
     async def list_origins(self, place: str) -> list[str]:
-        """Those with a prefix of their own, also if everything there was deleted."""
+        """The logs with a prefix in the bucket, even if everything there was deleted."""
         under = self._folder(place)
         found = [one async for page in self._list(under, Delimiter="/") for one in _rows(page, "CommonPrefixes")]
         return sorted(f"{place}/{str(one['Prefix']).removeprefix(under).strip('/')}" for one in found)
 
     async def list_sizes(self, origin: str) -> list[int]:
-        """Those under the log's prefix, also if they were deleted since."""
+        """The sizes under the log's prefix, even if the objects were deleted since."""
         folder = self._folder(origin)
         versions = [one async for page in self._list(folder) for one in _rows(page, "Versions")]
         return sizes_of({str(one["Key"]).removeprefix(folder) for one in versions})
 
     async def list_replaced(self, origin: str) -> list[str]:
-        """Those with a delete marker, or with more than one version."""
+        """The files with a delete marker or more than one version."""
         folder = self._folder(origin)
         versions, deleted = list[str](), set[str]()
         async for page in self._list(folder):
@@ -285,18 +286,18 @@ class BucketCopies:
         return note.decode(errors="replace"), await self._get(folder + file_name(size, STAMP))
 
     async def _get(self, key: str) -> bytes | None:
-        """The first version: what came later, object lock doesn't prevent."""
+        """The first version, since object lock doesn't prevent later versions."""
         found = [one async for page in self._list(key) for one in _rows(page, "Versions") if one["Key"] == key]
         if not found:
             return None
-        version = found[-1]["VersionId"]  # they come newest first
+        version = found[-1]["VersionId"]  # versions are listed newest first
         return await self._ask(lambda s3: s3.get_object(Bucket=self._bucket, Key=key, VersionId=version)["Body"].read())
 
     def _folder(self, origin: str) -> str:
         return f"{self._settings.bucket_prefix}{origin}/"
 
     async def _ask(self, question: Callable[[_S3], T]) -> T:
-        """Ask in a thread. Raises DestinationFailed."""
+        """Call boto3 in a thread. Raises DestinationFailed."""
         errors = load("botocore.exceptions")
         try:
             return await asyncio.to_thread(lambda: question(self._open()))

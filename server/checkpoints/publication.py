@@ -1,7 +1,7 @@
-"""Sign checkpoints of the activity when they are due, and bring each to every destination that the settings name.
+"""Sign checkpoints of the activity when they are due, and deliver each to every destination in the settings.
 
-In this order: the witness cosigns, the authority stamps what it cosigned, the copies keep both. A destination that
-fails delays no other; it gets the newest checkpoint at the next try.
+The order: the witness cosigns, the authority stamps the cosigned checkpoint, and the copies keep both. A failing
+destination doesn't delay the others; it gets the newest checkpoint at the next attempt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("token_vault.activity")
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """What the settings name."""
+    """The destinations in the settings."""
 
     witness: Witness | None
     authority: TimeStampAuthority | None
@@ -37,21 +37,21 @@ class Destinations:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all, in the order in which they get a checkpoint."""
+        """The names of all destinations, in the order in which they get a checkpoint."""
         every = (self.witness, self.authority, *self.copies)
         return tuple(one.name for one in every if one is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What became of a checkpoint at one destination; `failure` None: it is there."""
+    """The delivery of a checkpoint to one destination; `failure` is None if it was delivered."""
 
     destination: str
     failure: str | None
 
 
 def destinations_of(deployment: Deployment) -> Destinations:
-    """The destinations that the settings name."""
+    """The destinations from the settings."""
     settings, http = deployment.settings.checkpoints, deployment.http
     copies: list[Copies] = []
     if settings.directory is not None:
@@ -69,7 +69,7 @@ def destinations_of(deployment: Deployment) -> Destinations:
 
 
 async def current_log(deployment: Deployment) -> Log:
-    """The log of this vault's activity; the first call makes it."""
+    """The log of this vault's activity; the first call creates it."""
     host = urlsplit(deployment.public_url).hostname or "token-vault"
     return await begin_log(deployment.database, place=f"{host}/activity", now=deployment.now())
 
@@ -77,9 +77,9 @@ async def current_log(deployment: Deployment) -> Log:
 async def publish(
     deployment: Deployment, *, at_once: bool = False
 ) -> tuple[SignedCheckpoint | None, tuple[DeliveryResult, ...]]:
-    """Sign a checkpoint if one is due, or `at_once`, and bring the newest one to where it isn't yet.
+    """Sign a checkpoint if one is due or `at_once`, and deliver the newest one to destinations that lack it.
 
-    Raises ChainBroken: then nothing was signed.
+    Raises ChainBroken, in which case nothing was signed.
     """
     database, now = deployment.database, deployment.now()
     log = await current_log(deployment)
@@ -96,7 +96,7 @@ async def publish(
     if turn is None:
         why = "another process is sending checkpoints: try again"
         return issued, tuple(DeliveryResult(one, None if _is_there(known, one, issued) else why) for one in to.names)
-    try:  # read again: another process may have sent a later one meanwhile
+    try:  # read again, since another process may have sent a later one in the meantime
         issued = await newest_note(database, log) or issued
         return await _deliver(deployment, log, issued, to, await deliveries.list_deliveries(database))
     finally:
@@ -117,7 +117,7 @@ async def _deliver(
         results.append(DeliveryResult(to.authority.name, failure))
     if issued != before:
         await keep_note(deployment.database, issued)
-    is_stamped = issued.stamp != before.stamp  # then a copy that is there gets the time stamp that it lacks
+    is_stamped = issued.stamp != before.stamp  # an existing copy then gets the time stamp that it lacks
     results += [await _copy(one, issued) for one in to.copies if is_stamped or not _is_there(known, one.name, issued)]
     for one in results:
         await deliveries.note_delivery(
@@ -142,7 +142,7 @@ async def _cosign(witness: Witness, issued: SignedCheckpoint, tree: Tree) -> tup
     except WitnessAhead as error:
         return issued, f"it has seen {error.size} events: run token-vault activity verify"
     except WitnessContradicts as error:
-        return issued, f"it has seen another history of {error.size} events: run token-vault activity verify"
+        return issued, f"it has seen a different history of {error.size} events: run token-vault activity verify"
 
 
 async def _stamp(authority: TimeStampAuthority, issued: SignedCheckpoint) -> tuple[SignedCheckpoint, str | None]:
@@ -161,7 +161,7 @@ async def _copy(copies: Copies, issued: SignedCheckpoint) -> DeliveryResult:
 
 
 async def check_destinations(deployment: Deployment) -> list[tuple[str, bool, str]]:
-    """Try each destination without a checkpoint: its name, whether it works, and a sentence."""
+    """Test each destination without a checkpoint; returns its name, whether it works, and a sentence."""
     to = destinations_of(deployment)
     found: list[tuple[str, bool, str]] = []
     log = await current_log(deployment)
@@ -188,8 +188,8 @@ async def check_destinations(deployment: Deployment) -> list[tuple[str, bool, st
 
 
 async def publish_due(deployment: Deployment) -> None:
-    """A step of the upkeep."""
+    """Publish checkpoints, as a step of the upkeep."""
     try:
         await publish(deployment)
-    except ChainBroken as broken:  # nothing is signed until someone has checked
+    except ChainBroken as broken:  # nothing is signed until someone has checked the activity
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400

@@ -1,6 +1,6 @@
-"""Time stamps of checkpoints by an authority of the operator's choice (RFC 3161), asked for and verified.
+"""Request and verify time stamps of checkpoints from an authority that the operator chooses (RFC 3161).
 
-The stamp is over the bytes of the whole checkpoint: `openssl ts -verify -data FILE -in FILE.tsr -CAfile CA` reads it.
+The stamp covers the bytes of the whole checkpoint: `openssl ts -verify -data FILE -in FILE.tsr -CAfile CA` verifies it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _NEEDS: Final = "checkpoints.timestamp_url needs a further package: pip install 
 
 
 class TimeStampAuthority:
-    """The authority at `checkpoints.timestamp_url`; its stamps lead to `ca_file`, and have `policy` unless empty."""
+    """The authority at `checkpoints.timestamp_url`; its stamps must chain to `ca_file` and have `policy` unless
+    empty."""
 
     def __init__(self, url: str, http: Outbound, *, ca_file: Path, policy: str) -> None:
         self._url = url
@@ -36,7 +37,7 @@ class TimeStampAuthority:
         self.name = f"time stamps {url}"
 
     async def stamp(self, content: bytes) -> bytes:
-        """A verified time stamp over these bytes, as the authority's whole answer in DER. Raises DestinationFailed."""
+        """A verified time stamp for these bytes: the authority's whole answer in DER. Raises DestinationFailed."""
         try:
             from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
         except ImportError as error:
@@ -78,7 +79,7 @@ class TimeStampAuthority:
             found: TimeStampResponse = decode_timestamp_response(stamp)
             builder.build().verify_message(found, content)
         except (VerificationError, ValueError) as error:
-            raise DestinationFailed(f"a time stamp of {self._url} isn't valid: {error}") from error
+            raise DestinationFailed(f"a time stamp from {self._url} isn't valid: {error}") from error
         return int(found.tst_info.gen_time.timestamp())
 
     def _roots(self) -> list[x509.Certificate]:

@@ -1,4 +1,5 @@
-"""Ask a witness to cosign a checkpoint (https://c2sp.org/tlog-witness). It remembers the largest tree it has seen."""
+"""Ask a witness to cosign a checkpoint (https://c2sp.org/tlog-witness). It remembers the largest tree that it has
+seen."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class WitnessAhead(Exception):
 
 
 class WitnessContradicts(Exception):
-    """The tree isn't a continuation of the one that the witness cosigned, of `size` leaves."""
+    """The tree doesn't continue the one that the witness cosigned, of `size` leaves."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -98,5 +99,5 @@ class Witness:
     def _size_of(self, answer: OutboundResponse) -> int:
         text = answer.body.strip()
         if not text.isdigit() or len(text) > 18:
-            raise DestinationFailed(f"{self.name} refused without saying which tree it knows")
+            raise DestinationFailed(f"{self.name} refused without reporting which tree it knows")
         return int(text)

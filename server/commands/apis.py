@@ -1,4 +1,5 @@
-"""`apis ...`: a developer's own APIs, whose access tokens this vault issues, and the clients that are those APIs."""
+"""`apis ...`: a developer's own APIs, which this vault issues access tokens for, and the clients that are those
+APIs."""
 
 from __future__ import annotations
 

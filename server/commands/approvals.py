@@ -1,8 +1,8 @@
-"""`approvals ...`: what agents ask the owner of the data directory to approve.
+"""`approvals ...`: calls that agents ask the owner of the data directory to approve.
 
-Anyone who can read the data directory is its owner and answers for the owner only; other people see their agents'
-arguments, and answer, on their own pages. Approving needs a terminal, because an agent that runs commands on this
-machine could otherwise approve its own calls. That doesn't protect against a program that acts as the owner.
+Anyone who can read the data directory counts as its owner and answers for the owner only; other people see their
+agents' arguments and answer on their own pages. Approving needs a terminal, because otherwise an agent that runs
+commands on this machine could approve its own calls. This doesn't protect against a program that acts as the owner.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve, and those approved in advance.")
-_REQUEST = "(request)"  # of a client, which is about no tool
+_REQUEST = "(request)"  # for a client's own request, which has no tool
 ApprovalName = Annotated[
     str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_approvals)
 ]
@@ -113,7 +113,7 @@ def list_(setup: Setup) -> None:
 
 @command(app, "approve")
 def approve(setup: Setup, approval: ApprovalName) -> None:
-    """Show a call or request exactly as it is, and approve it if you confirm. Needs a terminal."""
+    """Show a call or request exactly, and approve it if you confirm. Needs a terminal."""
     if not sys.stdin.isatty():
         fail("a person must confirm an approval: run this on a terminal, or approve it on the page /approvals")
     _answer(setup, approval, is_approved=True)
@@ -176,7 +176,7 @@ def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:
 
 
 def _confirm(row: dict[str, object]) -> None:
-    """Show what is asked, on standard error to keep results clean, and ask. Ends the command without confirmation."""
+    """Show the question on standard error, to keep results clean, and ask. Ends the command without confirmation."""
     arguments = row["arguments"]
     verified = "" if row["agent_name_verified"] else " (it chose this name itself)"
     effect = " (can change or delete)" if row["destructive"] else ""

@@ -36,7 +36,7 @@ def backup(
     ] = False,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Write an encrypted backup, also of a running vault."""
+    """Write an encrypted backup; works with a running vault."""
     file = file.expanduser().absolute()
     made = setup.run(_backup(setup, file, with_keys=with_keys, passphrase_file=passphrase_file))
     if not with_keys:
@@ -79,7 +79,7 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
 
 
 def sealing_key(settings: Settings, data: Path, passphrase_file: Path | None) -> KeySource:
-    """What opens a backup: the vault's own keys, or a passphrase."""
+    """The key that opens a backup: the vault's own keys, or a passphrase."""
     from vault.keys.sources import key_source
 
     return passphrase_of(passphrase_file) or key_source(settings.keys, data=data)

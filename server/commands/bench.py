@@ -1,4 +1,4 @@
-"""`bench`: what this machine can do, measured with a temporary vault."""
+"""`bench`: the performance of this machine, measured with a temporary vault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def bench(
     setup: Setup,
     *,
-    seconds: Annotated[int, typer.Option("--seconds", min=1, max=60, help="Seconds per figure; six are taken.")] = 3,
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=1, max=60, help="Seconds per measurement; there are six.")
+    ] = 3,
     database: Annotated[
         str | None,
         typer.Option(

@@ -48,7 +48,7 @@ def client_config(
     """Print an MCP client's configuration for this vault, and its file."""
     kind = _choose_transport(client, transport)
     if url is not None or kind == "stdio":
-        check_host()  # an entry that starts this program here
+        check_host()  # an entry that starts this program on this machine
     if url is not None and sandbox:
         fail("use either --sandbox or --url")
     if write and undo:
@@ -83,7 +83,7 @@ def _machine() -> Machine:
 
 
 def _remote_vault(setup: Setup, client: str, transport: TransportName, *, url: str) -> VaultLocation:
-    """The vault that the bridge goes to; of the settings, only the data directory matters to it."""
+    """The vault that the bridge connects to; it uses no settings except the data directory."""
     from server.bridge.address import remote_vault
     from server.setup.client_config import VaultLocation
 
@@ -108,7 +108,7 @@ def _vault(setup: Setup, transport: TransportName, *, sandbox: bool) -> VaultLoc
 
 def _options(setup: Setup) -> tuple[str, ...]:
     options: list[str] = []
-    # A client does not see this shell's variables; XDG_DATA_HOME moves the default directory.
+    # Clients don't see this shell's variables; XDG_DATA_HOME changes the default directory.
     if setup.data is not None or "XDG_DATA_HOME" in os.environ:
         options += ["--data", str(setup.directory())]
     if setup.config is not None:
@@ -117,10 +117,10 @@ def _options(setup: Setup) -> tuple[str, ...]:
 
 
 def program() -> Program:
-    """The program as installed here, by absolute path."""
+    """The absolute path of the installed program."""
     from server.setup.client_kinds import Program
 
-    # Clients start programs without this shell's variables, but TLS trust must not depend on who starts us.
+    # Clients start programs without this shell's variables, but TLS trust must not depend on who starts the program.
     trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
     script = Path(sys.executable).with_name("token-vault.exe" if sys.platform == "win32" else "token-vault")
     if script.is_file():
@@ -129,7 +129,7 @@ def program() -> Program:
 
 
 def _source_folder() -> Mapping[str, str]:
-    """The package's folder when it runs from its sources and is not installed."""
+    """The package's folder if it runs from its sources without being installed."""
     try:
         metadata.distribution("mcp-token-vault")
     except metadata.PackageNotFoundError:
@@ -166,7 +166,8 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
         notes.append(f"The client won't pass {', '.join(unseen)} to the vault: put these settings in a settings file.")
     if "archive-v0" in Path(sys.prefix).parts and made.transport == "stdio" and is_there:  # uv's cache
         notes.append(
-            "uvx runs this program from its cache, which uv can delete: use `uv tool install` for a lasting one."
+            "uvx runs this program from its cache, which uv can delete: use `uv tool install` for a permanent "
+            "installation."
         )
     backup = None if made.place is None else backup_of(made.place.file)
     kept = str(backup) if outcome == "written" and backup is not None and backup.exists() else None

@@ -1,4 +1,4 @@
-"""`clients ...`: list agents, register one by hand, and set how far upstream tokens go to it."""
+"""`clients ...`: list agents, register one manually, and set how it receives upstream tokens."""
 
 from __future__ import annotations
 
@@ -109,19 +109,19 @@ def remove(setup: Setup, client: ClientName) -> None:
 
 
 def _held_tokens(removed: Client, given: tuple[AgentReceipt, ...]) -> str:
-    """What the agent may still hold of providers, in a sentence."""
+    """The provider tokens that the agent may still hold, as a sentence."""
     held = [one for one in given if one.reason != "shared_grant"]
     if not held:
         return ""
     ends = [one.expires_at for one in held if one.expires_at is not None]
-    until = "one has no end" if len(ends) < len(held) else f"the last one works until {when(max(ends))}"
+    until = "one doesn't expire" if len(ends) < len(held) else f"the last one works until {when(max(ends))}"
     return (
         f" It holds tokens of {len(held)} accounts, which stay connected: {until}. "
         f"See token-vault receipts agents {removed.id}"
     )
 
 
-_OPTIONS: Final = {  # what each field of a refused agent is called here
+_OPTIONS: Final = {  # the option for each field of a refused agent
     "redirect_uris": "--redirect-uri",
     "origins": "--origin",
     "jwks": "--key",
@@ -156,7 +156,7 @@ def add(
     ] = None,
     device: Annotated[bool, typer.Option("--device", help="Allow sign-in with a code on another device.")] = False,
     exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
-    auth0: Annotated[bool, typer.Option("--auth0", help="Allow what clients of Auth0's Token Vault use.")] = False,
+    auth0: Annotated[bool, typer.Option("--auth0", help="Allow what clients of Auth0's Token Vault need.")] = False,
     ciba: Annotated[
         bool, typer.Option("--ciba", help="Allow it to ask people for approval in the background (CIBA).")
     ] = False,
@@ -274,7 +274,7 @@ def release_(
 def _check_combination(
     options: Mapping[str, object], worker: tuple[tuple[str, ...], ...], *, key: Path | None, admin: str | None
 ) -> None:
-    """Contradictory options end the command in its own words."""
+    """Refuse contradictory options with texts that name the options."""
     is_worker = any(worker)
     needs_nobody = admin is not None or options["by_itself"] is not None
     if not (options["redirect_uris"] or options["exchanges"] or options["asks"]) and not is_worker and not needs_nobody:

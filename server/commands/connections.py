@@ -74,7 +74,7 @@ def connect(
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option("--label", help="The account's name, if the service doesn't say it.", show_default=False),
+        typer.Option("--label", help="The account's name, if the service doesn't report it.", show_default=False),
     ] = None,
     ends: Annotated[
         str | None,
@@ -86,7 +86,7 @@ def connect(
     ] = None,
     user: UserOption = None,
 ) -> None:
-    """Print a one-time link to the page that connects an account, or connect it by a credential."""
+    """Print a one-time link to the page that connects an account, or connect it with a credential."""
     if credential is not None:
         form = {"label": label or "", "last_day": ends or ""}
         _connect_by_credential(setup, provider, credential, form=form, replaces=replaces, user=user)
@@ -101,7 +101,7 @@ def connect(
         async with setup.open() as deployment:
             found = provider_called(deployment.catalog, provider)
             is_set_up = deployment.vault.upstreams[found.name].is_configured
-            if not is_set_up and not is_sandbox(deployment.data):  # a running sandbox knows its stand-ins
+            if not is_set_up and not is_sandbox(deployment.data):  # a running sandbox knows its simulated providers
                 fail(
                     f"{found.title} isn't set up. Run token-vault providers setup {found.name}, then restart the "
                     f"vault, or set it up at {deployment.url(f'/administration/providers/{found.name}')}"
@@ -126,7 +126,7 @@ def _connect_by_credential(
         async with setup.open() as deployment:
             found = provider_called(deployment.catalog, provider)
             if found.credential is None:
-                fail(f"{found.title} is connected on its own page: leave out --credential")
+                fail(f"{found.title} connects on its own page: omit --credential")
             values = _values_in(file, tuple(found.credential.fields))
             owner = await user_named(deployment.database, user)
             actor = Actor(deployment, None, "command_line")
@@ -142,7 +142,7 @@ def _connect_by_credential(
 
 
 def _values_in(file: Path, fields: Sequence[str]) -> dict[str, str]:
-    """The values of the fields: a JSON object, or for a single field its value alone."""
+    """The values of the fields: a JSON object, or just the value if there is only one field."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

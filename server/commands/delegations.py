@@ -1,4 +1,4 @@
-"""`delegations ...`: what people let agents use."""
+"""`delegations ...`: the accounts that people allow agents to use."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def revoke(
 
 
 async def _find_delegation(deployment: Deployment, owner: User, client: str, connection: str) -> Delegation:
-    """What the named agent may do with the named connection."""
+    """The permission of the named agent for the named connection."""
     from vault import delegations
 
     held = [one for one in await delegations.list_for_user(deployment.database, owner.id) if one.revoked_at is None]

@@ -12,7 +12,7 @@ from server.terminal.context import Setup
 def demo(
     setup: Setup,
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep it running and print how to use it.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running and print how to use it.")] = False,
     enterprise: Annotated[bool, typer.Option("--enterprise", help="Show a company with seven services.")] = False,
 ) -> None:
     """Show the whole flow against the sandbox with an unmodified MCP client."""

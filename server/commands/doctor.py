@@ -1,4 +1,4 @@
-"""`doctor`: known problems of an installation, and how to fix them. Records no event and opens no token."""
+"""`doctor`: check an installation for known problems, and print fixes. Records no events and opens no tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def doctor(setup: Setup) -> None:
     """Check the installation and print a fix for each problem.
 
-    The exit code is 1 if there is a problem; notes don't count.
+    The exit code is 1 if there is a problem; notes don't affect it.
     """
     from server.doctor.findings import Verdict
 
@@ -31,7 +31,7 @@ def doctor(setup: Setup) -> None:
 
 
 async def _examine(setup: Setup) -> list[Finding]:
-    """All checks that can run; what cannot be read or opened is itself a finding."""
+    """Run all checks that can run; something that can't be read or opened is itself a finding."""
     from server.doctor.files import check_files
     from server.doctor.findings import correct_setting, note, ok, problem
     from server.settings import SettingsRefused
@@ -56,7 +56,7 @@ async def _examine(setup: Setup) -> list[Finding]:
 
 
 async def _examine_without_vault(setup: Setup, settings: Settings) -> list[Finding]:
-    """Address and providers, from a vault that is gone afterwards: the doctor creates none."""
+    """Check address and providers with a temporary vault: the doctor doesn't create a permanent one."""
     from tempfile import TemporaryDirectory
 
     from server.runtime.catalog import OWN_FILES

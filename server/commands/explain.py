@@ -1,7 +1,8 @@
 """`explain`: which precondition of an exchange fails, and how to fix it.
 
-Nothing is recorded, and only the operator's own policy is asked. For an application of Auth0's wire, also what that
-wire needs before the exchange (`server.auth0.explanation`); for an agent of a company's, what the company allows it.
+Records nothing, and only queries the operator's own policy. For an application that uses Auth0's interface, it also
+explains what that interface needs before the exchange (`server.auth0.explanation`); for a company's agent, what the
+company allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _GIVES = {
 
 @dataclass(frozen=True, slots=True)
 class _HandedOut:
-    """How far an upstream token goes to this client over HTTP."""
+    """How this client receives an upstream token over HTTP."""
 
     policy: str
     gives: str
@@ -65,7 +66,7 @@ def explain(
     user: UserOption = None,
     scopes: Annotated[
         list[str] | None,
-        typer.Option("--scopes", help="Scopes to request; repeat for several. Default: all that it was given."),
+        typer.Option("--scopes", help="Scopes to request; repeat for several. Default: all of its scopes."),
     ] = None,
 ) -> None:
     """Explain why an agent can't use an account.
@@ -121,12 +122,12 @@ async def _explain(
 
 
 async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, str]:
-    """As `user_named`; None with a suggestion for an unknown name, which is a finding here."""
+    """Like `user_named`, but returns None with a suggestion for an unknown name, which is a finding here."""
     return (await user_named(reader, None), "") if named is None else await find_user(reader, named)
 
 
 async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
-    """What an exchange at /token would issue; None if it cannot get that far."""
+    """The result of an exchange at /token; None if it doesn't get that far."""
     from server.oauth.exchange import release
     from server.oauth.rules import TOKEN_EXCHANGE
     from vault import clients, connections, users
@@ -194,7 +195,7 @@ def _show(
         return
     for one in wire:
         if one.fix:
-            say_with_label(f"{one.step:{_WIDTH}}", f"Auth0's wire: {one.sentence}")
+            say_with_label(f"{one.step:{_WIDTH}}", f"Auth0's interface: {one.sentence}")
             say_with_label(f"{'':{_WIDTH}}fix: ", one.fix)
     for one in companies:
         until = "" if one.until is None else f" until {when(one.until)}"

@@ -1,4 +1,4 @@
-"""`init`: an empty vault, for those who set it up before the first start."""
+"""`init`: create an empty vault, to set it up before the first start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keys ...`: which keys this vault has, and how one follows another."""
+"""`keys ...`: list this vault's keys and rotate them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keys_() -> None:
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List master and signing keys, with each one's state and what still needs it."""
+    """List master and signing keys, with their state and what still needs them."""
 
     async def read() -> list[dict[str, object]]:
         from vault.keys.inventory import list_keys
@@ -87,8 +87,8 @@ def rotate(
     key_id, count = setup.run(work())
     setup.show_one(
         {"id": key_id, "wrapped_again": count},
-        sentence=f"{key_id} is the master key now. This command wrapped the keys of {count:,} people under it. "
-        "Retire the former one in a minute: token-vault keys retire ID.",
+        sentence=f"{key_id} is now the master key. This command wrapped the keys of {count:,} people under it. "
+        "Retire the old one in a minute: token-vault keys retire ID.",
     )
 
 
@@ -106,7 +106,8 @@ def retire(setup: Setup, key: Annotated[str, typer.Argument(help="ID of the key.
     setup.run(work())
     setup.show_one(
         {"id": key, "state": "retired"},
-        sentence=f"Retired {key}. Backups made under it still need it: keep a copy apart as long as you keep them, and "
+        sentence=f"Retired {key}. Backups made under it still need it: keep a separate copy as long as you keep "
+        "them, and "
         "remove it from every process.",
     )
 

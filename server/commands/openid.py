@@ -25,7 +25,7 @@ NOBODY, DOMAINS, EVERYBODY = "nobody", "domains", "everybody"
 
 @command(app, "list")
 def list_openid(setup: Setup) -> None:
-    """List the OpenID Connect providers for sign-in, and whom each lets in."""
+    """List the OpenID Connect providers for sign-in, and who can sign in with each."""
     settings = setup.settings()
     rows = [
         {
@@ -63,7 +63,7 @@ def set_up_openid(
         list[str] | None,
         typer.Option(
             "--domain",
-            help="Let in verified email addresses of this domain. Repeat for several.",
+            help="Admit verified email addresses in this domain. Repeat for several.",
             show_default=False,
         ),
     ] = None,
@@ -187,7 +187,7 @@ def _secret(*, from_stdin: bool) -> str:
 
 
 def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
-    """Whether everyone may sign in, otherwise the domains whose people may. The operator must say one of them."""
+    """Whether everyone may sign in, or else the domains that may. The operator must choose one of them."""
     from server.terminal.questions import ask
 
     if everybody and domains:
@@ -202,7 +202,7 @@ def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]
 
 
 def _who_problem(text: str) -> str | None:
-    """What is wrong with an answer to who may sign in."""
+    """The problem with an answer to the question of who can sign in."""
     from server.provider_settings import is_domain
 
     if text.lower() in {NOBODY, EVERYBODY}:

@@ -1,4 +1,4 @@
-"""`quarantine`: make a database safe after it went back in time by other means than `restore`."""
+"""`quarantine`: make a database safe after it went back in time without `restore`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def quarantine(
         typer.Option(
             "--recovered-to",
             min=0,
-            help="Number of the last event from before, if the vault served since. Default: the last one.",
+            help="Number of the last event from before, if the vault has run since. Default: the last one.",
             show_default=False,
         ),
     ] = None,

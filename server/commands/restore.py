@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vault.backup.quarantine import RestoredConnection
     from vault.storage.database import Database
 
-FIRST: Final = 10  # accounts that are named without --verbose
+FIRST: Final = 10  # accounts that are listed without --verbose
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="List every account, not only the first ones.")]
 RunningOption = Annotated[
     bool,
@@ -36,7 +36,7 @@ def restore(
     setup: Setup,
     file: FileArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault and all that is in it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault with everything in it.")] = False,
     ignore_running: RunningOption = False,
     passphrase_file: PassphraseOption = None,
     verbose: VerboseOption = False,
@@ -64,7 +64,7 @@ async def _restore(setup: Setup, file: Path, how: _How) -> tuple[RestoredConnect
 
     settings = setup.settings()
     data = prepare_data_directory(setup.directory())
-    policies = await open_policies(settings, data=data)  # an app without a secret may get other refresh tokens
+    policies = await open_policies(settings, data=data)  # an app without a secret may get different refresh tokens
     opened = await backups.Backup.open(file, sealing_key(settings, data, how.passphrase_file))
     async with alone_with(settings, data, vault=opened.header.vault, ignores_running=how.ignores_running) as database:
         with show_progress() as tell:
@@ -84,7 +84,8 @@ async def _restore(setup: Setup, file: Path, how: _How) -> tuple[RestoredConnect
 async def alone_with(
     settings: Settings, data: Path, *, vault: str | None, ignores_running: bool
 ) -> AsyncGenerator[Database]:
-    """The database, with no other process using it: one that went on would mix its memory with what is restored."""
+    """The database, while no other process uses it: such a process would mix its cached state with the restored
+    data."""
     from vault.storage.database_url import open_database
     from vault.storage.presence import Presence
 
@@ -123,7 +124,8 @@ def refuse_serving(settings: Settings, vault: str) -> None:
 
 
 def report(setup: Setup, judged: tuple[RestoredConnection, ...], *, done: str, is_whole: bool) -> None:
-    """Print what happens to each account, or to the first ones; `done` begins the sentence that counts them."""
+    """Print the result for each account, or for the first ones; `done` is the start of the sentence that counts
+    them."""
     from vault.backup.quarantine import RestoreVerdict, sort_for_people
 
     rows = [

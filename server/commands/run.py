@@ -1,4 +1,4 @@
-"""`run`: a program whose calls get credentials at the vault's proxy, and which has none itself."""
+"""`run`: run a program without credentials; the vault's proxy adds them to its calls."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def run(
         typer.Option("--account", help="An account to use where there are several; repeatable.", show_default=False),
     ] = None,
     allow_other_hosts: Annotated[
-        bool, typer.Option("--allow-other-hosts", help="Allow calls to hosts of no account, unchanged.")
+        bool, typer.Option("--allow-other-hosts", help="Allow calls to hosts that belong to no account, unchanged.")
     ] = False,
     wait: Annotated[
-        int, typer.Option("--wait", min=0, max=3600, help="Seconds for which a call waits for your permission.")
+        int, typer.Option("--wait", min=0, max=3600, help="Seconds that a call waits for your permission.")
     ] = 120,
     print_env: Annotated[
         bool,
         typer.Option(
             "--print-env",
-            help="Don't run a program: print the environment for a shell, and serve it until you stop this.",
+            help="Don't run a program: print the environment for a shell, and serve it until you stop this command.",
         ),
     ] = False,
     url: UrlOption = None,
@@ -112,7 +112,9 @@ def _agent_name(command: list[str], agent: str | None, *, prints: bool) -> str:
         fail("--print-env needs --agent NAME")
     name = agent or name_of_agent(command)
     if name is None:
-        fail(f"{Path(command[0]).name} runs other programs, and what one may do isn't meant for all: add --agent NAME.")
+        fail(
+            f"{Path(command[0]).name} runs other programs, which would all get the same permissions: add --agent NAME."
+        )
     if not is_local_name(name):
         fail(RULE.replace("--client", "--agent"))
     if command and find_program(command[0]) is None:
@@ -137,7 +139,7 @@ async def _run(setup: Setup, options: ProgramOptions, *, sandbox: bool, may_open
 
 
 async def _run_elsewhere(setup: Setup, options: ProgramOptions, there: _Elsewhere) -> ProgramRecord:
-    """Sign in at the vault first, if this agent isn't yet."""
+    """Sign in at the vault first, if this agent isn't signed in yet."""
     from functools import partial
 
     from server.bridge.access import Access

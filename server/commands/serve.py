@@ -1,4 +1,4 @@
-"""`serve`: the vault as a process that agents and people reach over HTTP."""
+"""`serve`: serve the vault to agents and people over HTTP."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
 async def place_data(
     setup: Setup, overrides: Mapping[str, object], *, sandbox: bool
 ) -> AsyncGenerator[tuple[Settings, Path]]:
-    """Settings and data directory; with --sandbox those of the sandbox, whose upstreams run as long as the block."""
+    """Settings and data directory; with --sandbox, those of the sandbox, with simulated providers during the block."""
     settings = setup.settings(overrides)
     if not sandbox:
         yield settings, setup.directory()
@@ -96,7 +96,7 @@ async def place_data(
     from server.lifecycle.sandbox import place, standing_in
     from server.runtime.data_directory import prepare_data_directory
 
-    prepare_data_directory(setup.directory())  # the folder above the sandbox's own must be closed, too
+    prepare_data_directory(setup.directory())  # the parent of the sandbox's folder must be private, too
     port = settings.server.port + 1
     placed = place(setup.directory(), settings, port=port)
     async with standing_in(port=port, issuer=settings.issuer):
@@ -122,7 +122,7 @@ def _say_who_comes_in(deployment: Deployment) -> None:
 
 
 async def _say_first_run(deployment: Deployment) -> None:
-    """Print it once the address in it answers."""
+    """Print the text as soon as the address in it answers."""
     from server.sign_in.password import first_admin_secret
 
     secret = await first_admin_secret(deployment)
@@ -134,9 +134,10 @@ async def _say_first_run(deployment: Deployment) -> None:
 
 
 async def _until_told(companion: Companion, app: DeferredApp, deployment: Deployment) -> None:
-    """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger.
+    """Serve until SIGINT or SIGTERM. Waits for another process of this vault to free the address, but not for other
+    programs.
 
-    Listens first, and loads the application then: supervisors and other processes wait for the address.
+    Listens before loading the application, because supervisors and other processes wait for the address.
     """
     from server.app import HEAD_START
     from server.lifecycle.loopback import Holder
@@ -170,12 +171,12 @@ async def _until_told(companion: Companion, app: DeferredApp, deployment: Deploy
         await app.load()
         await _say_first_run(deployment)
         await asyncio.wait({running, ending}, timeout=HEAD_START, return_when=asyncio.FIRST_COMPLETED)
-        await deployment.http.load()  # so that the first call does not wait for it
+        await deployment.http.load()  # so that the first call doesn't wait for it
         tune()
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
-        await asyncio.sleep(notice)  # /readyz says no, load balancers notice, calls that still come are answered
+        await asyncio.sleep(notice)  # /readyz fails and load balancers notice; calls that still arrive are answered
     finally:
         ending.cancel()
         running.cancel()

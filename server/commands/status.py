@@ -1,4 +1,4 @@
-"""`status`: the state of the vault, on one screen that refreshes itself."""
+"""`status`: the state of the vault, on a screen that refreshes itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status(
     setup: Setup,
     *,
     once: Annotated[
-        bool, typer.Option("--once", help="Print it once. Without a terminal, that is the default.")
+        bool, typer.Option("--once", help="Print it once. This is the default without a terminal.")
     ] = False,
 ) -> None:
     """Show the state of the vault, renewed until Ctrl+C."""
@@ -48,7 +48,7 @@ async def _show(setup: Setup, *, is_live: bool) -> None:
 
 
 async def _renew(reader: StatusReader, url: str) -> None:
-    """Draw again and again; while the storage is away, the last look stays and says so."""
+    """Redraw repeatedly; while the storage is unavailable, keep the last state and show a note."""
     from rich.console import Console
     from rich.live import Live
 

@@ -1,4 +1,4 @@
-"""`stdio`: MCP on standard input and output, for this machine's vault or as a bridge to a remote one."""
+"""`stdio`: serve MCP on standard input and output, for this machine's vault or as a bridge to a remote one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stdio(
         bool, typer.Option("--sign-out", help="With --url: revoke access, erase credentials, then exit.")
     ] = False,
 ) -> None:
-    """Serve MCP over stdio, as the owner of the data directory or for a vault elsewhere."""
+    """Serve MCP over stdio, as the owner of the data directory or for a vault on another machine."""
     from server.runtime.logs import configure
 
     configure(verbose=verbose)
@@ -67,7 +67,7 @@ def stdio(
 
 
 def _serve_owner(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
-    """Serve the owner's agent; an agent that waits for a vault that can't start gets the reason."""
+    """Serve the owner's agent; if the vault can't start, a waiting agent gets the reason."""
     from server.mcp.local_names import RULE, is_local_name
 
     if not is_local_name(client):
@@ -116,7 +116,7 @@ class BridgeOptions:
 
 
 async def bridge(setup: Setup, options: BridgeOptions) -> None:
-    """Forward until the client closes standard input; or only sign in, or out."""
+    """Forward until the client closes standard input, or just sign in or out."""
     from server.bridge.access import Access, sign_out
     from server.bridge.address import remote_vault
     from server.bridge.authority import AuthorizationServer, plain_client
@@ -155,7 +155,7 @@ async def bridge(setup: Setup, options: BridgeOptions) -> None:
             access.open(_sign_in_process(setup, options, resource=vault.resource)),
             RemoteClient(vault, access) as remote,
         ):
-            asyncio.get_running_loop().call_later(_SETTLED, tune)  # not while the client waits
+            asyncio.get_running_loop().call_later(_SETTLED, tune)  # not while the client is waiting
             await Relay(vault, remote).run()
 
 
@@ -172,7 +172,7 @@ async def _sign_in(setup: Setup, access: Access, options: BridgeOptions, *, orig
 
 
 def _sign_in_process(setup: Setup, options: BridgeOptions, *, resource: str) -> SignInProcess:
-    """This program again, to sign in."""
+    """The command line of this program that signs in."""
     from server.bridge.background_sign_in import SignInProcess
     from server.commands.client_config import program
 
@@ -188,6 +188,6 @@ def _sign_in_process(setup: Setup, options: BridgeOptions, *, resource: str) -> 
 
 
 def _tell(text: str) -> None:
-    """Tell the person on standard error; the bridge that started a sign-in process may be gone by now."""
+    """Print a message on standard error; the bridge that started a sign-in process may be gone by now."""
     with suppress(OSError):
         note(text)

@@ -1,4 +1,4 @@
-"""`try-exchange`: a token and a `curl` line for a first token exchange."""
+"""`try-exchange`: print a `curl` line for a first token exchange."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def try_exchange(
         say(f"export {key}={shlex.quote(value)}")
     note(f"\nTry it:\n{line}\n")
     if not sandbox:
-        note(f"The first answer has a link: {name} opens it and agrees, then the same line works.")
+        note(f"The first answer has a link: when {name} has opened it and agreed, the same line works.")
     note("These are credentials: they work until their access token expires, or until you run this again.")
 
 
@@ -64,7 +64,7 @@ async def _prepare(setup: Setup, user: str | None, *, sandbox: bool) -> tuple[di
 
 
 async def _check_served(deployment: Deployment, *, sandbox: bool) -> None:
-    """End unless this vault answers at its own address: the token would go to someone else, or nowhere."""
+    """End unless this vault answers at its own address; otherwise the token would be sent to another server."""
     import asyncio
 
     from server.lifecycle.loopback import Holder, address_of, foreign_holder, look

@@ -1,4 +1,4 @@
-"""`users ...`: who may use this vault."""
+"""`users ...`: the people who can use this vault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False
 
 
 def user_fields(user: User) -> dict[str, object]:
-    """A user as printed; never the password's hash."""
+    """A user as printed; never includes the password hash."""
     return {
         "name": user.name,
         "id": user.id,
@@ -95,9 +95,9 @@ def change_role(
     name: UserName,
     role: Annotated[str, typer.Argument(help="owner, administrator, auditor, or member.", show_default=False)],
 ) -> None:
-    """Give a user another role. An auditor reads what admins read and changes nothing."""
+    """Change a user's role. An auditor can read what admins can read, but can't change anything."""
     user = setup.run(_change_role(setup, name, role))
-    setup.show_one(user_fields(user), sentence=f"{user.name} is {user.role.value} now.")
+    setup.show_one(user_fields(user), sentence=f"{user.name} is now {user.role.value}.")
 
 
 async def _change_role(setup: Setup, name: str, role: str) -> User:

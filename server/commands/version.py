@@ -1,4 +1,4 @@
-"""`version`: which release this is."""
+"""`version`: print the version of this release."""
 
 from __future__ import annotations
 

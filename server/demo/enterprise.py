@@ -1,7 +1,7 @@
-"""A company's person signs in once, and their agent reads at seven services without a consent page.
+"""An employee signs in once, and their agent reads from seven services without a consent page.
 
-The sandbox's company vouches for its people: to the vault for the agent that it allows, and to each service for the
-vault. The agent is the MCP package's own client for identity assertions. Every step goes over real HTTP.
+The sandbox's company issues assertions for its people: to the vault for the agent that it allows, and to each service
+for the vault. The agent is the MCP package's own client for identity assertions. Every step uses real HTTP.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class CompanyStage:
     person: DemoPerson
     console: Console
     program: CompanyProgram
-    agent: tuple[str, str] = field(repr=False)  # its id and secret at the vault
+    agent: tuple[str, str] = field(repr=False)  # its ID and secret at the vault
     wallet: Wallet = field(default_factory=Wallet)
 
     @property
     def consent_pages(self) -> int:
-        """How many pages asked the person to agree to something, at the services and here."""
+        """The number of pages that asked the person to agree to something, at the services and here."""
         books = self.simulator.books()
         ours = [page for page in self.person.visited if page.startswith(_CONSENT_PAGES)]
         return len(books["authorizations"]) + len(books["consents"]) + len(ours)
@@ -80,10 +80,10 @@ class CompanyStage:
 
 
 async def play(*, data: Path | None) -> bool:
-    """Play the story; False when a step failed."""
+    """Play the story; False if a step failed."""
     console = Console(highlight=False)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_without_warnings("token_vault.rotation"))  # a step ends an account on purpose
+        stack.enter_context(_without_warnings("token_vault.rotation"))  # one step ends an account on purpose
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
         stage = await stack.enter_async_context(_stage(directory, console))
         return await play_all(console, lambda: _story(stage))
@@ -137,7 +137,7 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[CompanyStage]:
 
 
 def provider_settings(simulator: Simulator, service: EnrolledService) -> Mapping[str, object]:
-    """For `[providers.NAME]`: a service of the company at the simulator."""
+    """The settings `[providers.NAME]` for a service of the company at the simulator."""
     base = f"{simulator.url}/families/{service.mode}"
     known = read_provider(SHELF / f"{service.provider}.toml")
     return {
@@ -154,7 +154,8 @@ def provider_settings(simulator: Simulator, service: EnrolledService) -> Mapping
 
 
 async def _register(deployment: Deployment) -> tuple[str, str]:
-    """What `token-vault clients add --confidential --exchange` does, for a client that never gets a service's token."""
+    """Register a client as `token-vault clients add --confidential --exchange` does; it never gets a service's
+    token."""
     secret, now = secrets.token_urlsafe(32), deployment.now()
     client = VaultClient(
         id=new_id(),
@@ -186,12 +187,12 @@ async def _story(stage: CompanyStage) -> None:
     await _call_all(stage)
     await _renew(stage)
     await _stop_vouching(stage)
-    heading = "What the vault recorded, besides the calls"
+    heading = "What the vault recorded, apart from the calls"
     await show_activity(stage.console, stage.deployment, heading, without=_CALLS)
 
 
 async def _sign_in(stage: CompanyStage) -> None:
-    async with show_step(stage.console, f"{PERSON}, whom the vault has never seen, signs in at the company") as facts:
+    async with show_step(stage.console, f"{PERSON}, who is new to the vault, signs in at the company") as facts:
         answer = await stage.person.open("/sign-in/openid/company")
         back = await _at_company(stage, answer.headers["location"])
         await stage.person.open(back)
@@ -205,18 +206,18 @@ async def _sign_in(stage: CompanyStage) -> None:
 
 
 async def _at_company(stage: CompanyStage, url: str) -> str:
-    """Sign in on the company's page; where it sends the browser."""
+    """Sign in on the company's page; returns the address that it redirects to."""
     async with httpx2.AsyncClient(timeout=15, trust_env=False) as http:
         page = await http.get(url)
         insist("Sandbox company" in page.text, "the company shows no sign-in page")
         asked = dict(httpx2.QueryParams(url.partition("?")[2]))
         answer = await http.post(urljoin(url, "/company/authorize"), data={**asked, "account": PERSON})
-    stage.simulator.sandbox.directory.signed_in = PERSON  # the browser's session there: asked no more
+    stage.simulator.sandbox.directory.signed_in = PERSON  # the browser's session there, so that it isn't asked again
     return answer.headers["location"]
 
 
 async def _admit(stage: CompanyStage) -> None:
-    title = f"{AGENT} gets in by an assertion of the company, with the MCP package's own client"
+    title = f"{AGENT} is admitted by an assertion from the company, with the MCP package's own client"
     async with show_step(stage.console, title) as facts, _agent(stage) as agent:
         tools = await agent.list_tools()
         facts.append(f"MCP {agent.protocol_version}, {len(tools.tools)} tools, token scopes: {_token(stage)[1]}")
@@ -224,7 +225,7 @@ async def _admit(stage: CompanyStage) -> None:
 
 @asynccontextmanager
 async def _agent(stage: CompanyStage) -> AsyncGenerator[Client]:
-    """An MCP client that gets its tokens by assertions (SEP-990)."""
+    """An MCP client that gets its tokens with assertions (SEP-990)."""
 
     async def fetch(audience: str, resource: str) -> str:
         return await stage.program.assertion(audience, resource=resource)
@@ -254,7 +255,8 @@ def _token(stage: CompanyStage) -> tuple[str, str]:
 
 
 async def _call(stage: CompanyStage, service: EnrolledService) -> httpx2.Response:
-    """One call through the vault: an exchange for a handle, and a request with it. The refusal's answer, if refused."""
+    """Make a call through the vault: exchange for a handle, and send a request with it. Returns the refusal if
+    refused."""
     form = {
         "grant_type": TOKEN_EXCHANGE,
         "subject_token_type": ACCESS_TOKEN,
@@ -274,7 +276,7 @@ async def _call(stage: CompanyStage, service: EnrolledService) -> httpx2.Respons
 
 
 async def _call_all(stage: CompanyStage) -> None:
-    async with show_step(stage.console, f"{AGENT} reads at {len(SERVICES)} services as {PERSON}") as facts:
+    async with show_step(stage.console, f"{AGENT} reads from {len(SERVICES)} services as {PERSON}") as facts:
         for service in SERVICES:
             answer = await _call(stage, service)
             insist(answer.status_code == HTTPStatus.OK, f"{service.provider}: {answer.status_code} {answer.text[:200]}")
@@ -285,7 +287,9 @@ async def _call_all(stage: CompanyStage) -> None:
 
 async def _renew(stage: CompanyStage) -> None:
     service = SERVICES[0]
-    async with show_step(stage.console, f"The token at {service.provider} ends; a new assertion renews it") as facts:
+    async with show_step(
+        stage.console, f"The token for {service.provider} expires; a new assertion renews it"
+    ) as facts:
         before = len(_list_redeemed(stage))
         stage.simulator.control("expire", face=f"families.{service.mode}")
         answer = await _call(stage, service)
@@ -305,7 +309,7 @@ async def _stop_vouching(stage: CompanyStage) -> None:
         issuer = stage.simulator.sandbox.issuer_of(service.mode)
         stage.simulator.sandbox.directory.services[issuer] = Enrolment(denied=frozenset({PERSON}))
         stage.simulator.control("expire", face=f"families.{service.mode}")
-        await _call(stage, service)  # the token still seems good here: the service refuses it, then the company
+        await _call(stage, service)  # the token still seems valid here: the service refuses it, then the company does
         answer = await _call(stage, service)
         insist(answer.status_code != HTTPStatus.OK, "the call went through")
         facts.append(str(answer.json().get("error_description", answer.text))[:300])

@@ -14,11 +14,11 @@ import httpx2
 
 from providers.simulator.person import consent
 
-_LEVEL = "level.asked"  # on a connect page: what the agent may do of what it asks
+_LEVEL = "level.asked"  # on a connect page: the requested permissions that the agent gets
 
 
 class DemoFailed(Exception):
-    """A step did not do what it should."""
+    """A step didn't have the expected result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class DemoPerson:
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
-        self.visited: list[str] = []  # the paths of all pages
+        self.visited: list[str] = []  # the paths of all visited pages
         self._http = httpx2.AsyncClient(base_url=origin, follow_redirects=False, timeout=15, trust_env=False)
 
     async def __aenter__(self) -> Self:
@@ -64,7 +64,7 @@ class DemoPerson:
         return await self._follow(await self._http.get(url))
 
     async def submit(self, page: httpx2.Response, action: str, answers: Mapping[str, str]) -> httpx2.Response:
-        """Send the form of the page whose address contains `action`."""
+        """Submit the page's form with an address that contains `action`."""
         parser = _Forms()
         parser.feed(page.text)
         form = next((form for form in parser.found if action in form.action), None)
@@ -83,7 +83,7 @@ class DemoPerson:
             raise DemoFailed(f"the first-run page answered {page.status_code}")
 
     async def sign_in_and_consent(self, authorize_url: str, *, name: str, password: str) -> dict[str, str]:
-        """Go through an agent's browser window: sign in if needed, consent; returns the redirect's query."""
+        """Go through an agent's browser window: sign in if needed, and consent. Returns the query of the redirect."""
         page = await self.open(authorize_url)
         if "/sign-in" in page.url.path:
             page = await self.submit(page, "/sign-in", {"name": name, "password": password})
@@ -93,7 +93,7 @@ class DemoPerson:
         return {key: values[0] for key, values in parse_qs(query).items()}
 
     async def connect(self, link: str, *, account: str) -> httpx2.Response:
-        """Open a connect link, agree, agree at the provider if it asks, and come back."""
+        """Open a connect link, agree, agree at the provider if asked, and return."""
         path = link.removeprefix(self._origin)
         page = await self.open(path)
         return await self._at_provider(
@@ -101,7 +101,7 @@ class DemoPerson:
         )
 
     async def connect_from_portal(self, provider: str, *, account: str) -> httpx2.Response:
-        """Connect an account without an agent, with what the page proposes."""
+        """Connect an account without an agent, with the choices that the page proposes."""
         page = await self.open(f"/connections/connect?provider={provider}")
         return await self._at_provider(await self.submit(page, "/connections/connect", {}), account=account)
 

@@ -1,4 +1,4 @@
-"""What every demo needs: steps on the screen, a free port, the served vault, and what an agent keeps."""
+"""Shared parts of the demos: steps on the screen, a free port, the served vault, and an agent's stored state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vault.audit import audit
 async def show_activity(
     console: Console, deployment: Deployment, heading: str, *, without: frozenset[str] = frozenset()
 ) -> None:
-    """Print every recorded event in a line, except those of the kinds `without`."""
+    """Print every recorded event on a line, except those of the kinds `without`."""
     console.print(Text(f"\n{heading}", "bold"))
     await deployment.activity.settle()
     events = await audit.list_events(deployment.database, limit=200)
@@ -38,7 +38,7 @@ async def show_activity(
 
 @dataclass
 class Wallet:
-    """What the agent keeps between its runs: its registration and its tokens for the vault."""
+    """The state that the agent keeps between runs: its registration and its tokens for the vault."""
 
     tokens: OAuthToken | None = field(default=None, repr=False)
     client: OAuthClientInformationFull | None = field(default=None, repr=False)
@@ -69,7 +69,7 @@ async def show_step(console: Console, title: str) -> AsyncGenerator[list[str]]:
 
 
 async def play_all(console: Console, play: Callable[[], Awaitable[None]]) -> bool:
-    """Play a story; False, with the reason on the screen, when a step failed."""
+    """Play a story; False, with the reason on the screen, if a step failed."""
     failures: list[str] = []
     try:
         await play()
@@ -89,13 +89,13 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def insist(is_so: bool, otherwise: str) -> None:
-    """Raises DemoFailed unless it is so."""
+    """Raises DemoFailed unless the condition holds."""
     if not is_so:
         raise DemoFailed(otherwise)
 
 
 def listen() -> socket.socket:
-    """The usual port if it is free, so that a kept demo has the usual address; otherwise any other."""
+    """The usual port if it is free, so that a demo with --keep has the usual address; otherwise any other port."""
     for port in (DEFAULT_PORT, 0):
         with contextlib.suppress(OSError):
             return socket.create_server(("127.0.0.1", port))

@@ -1,7 +1,7 @@
-"""The whole story in one run: sandbox upstreams, a vault and an unmodified MCP client, every step over real HTTP.
+"""The whole story in one run: sandbox providers, a vault, and an unmodified MCP client; every step uses real HTTP.
 
-Each step says what happened, to whom, with which scopes, and how long it took; a step that fails ends the demo.
-`server.demo.person` scripts the person; everything else is the product as it is served.
+Each step prints what happened, to whom, with which scopes, and how long it took; a failing step ends the demo.
+`server.demo.person` scripts the person; everything else is the real product.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stage:
 
     @asynccontextmanager
     async def agent(self) -> AsyncGenerator[Client]:
-        """An ordinary MCP client, with what the agent kept."""
+        """An ordinary MCP client with the agent's stored state."""
         answer: dict[str, str] = {}
 
         async def open_browser(url: str) -> None:
@@ -80,7 +80,7 @@ class Stage:
             return AuthorizationCodeResult(code=answer["code"], state=answer.get("state"), iss=answer.get("iss"))
 
         async def cannot_be_asked(context: object, params: object) -> object:
-            raise DemoFailed("the agent was asked although the demo drives the rounds itself")
+            raise DemoFailed("the client called the elicitation callback, although the demo handles the rounds itself")
 
         endpoint = self.deployment.url("/mcp")
         sign_in = OAuthClientProvider(
@@ -103,7 +103,7 @@ class Stage:
 
 
 async def play(*, keep: bool, data: Path | None) -> bool:
-    """Play the story; False when a step failed."""
+    """Play the story; False if a step failed."""
     console = Console(highlight=False)
     async with AsyncExitStack() as stack:
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
@@ -119,7 +119,7 @@ async def play(*, keep: bool, data: Path | None) -> bool:
 
 @asynccontextmanager
 async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
-    """Sandbox, vault and person, and the first admin made on the first-run page."""
+    """Start the sandbox and the vault, and create the first admin on the first-run page."""
     listening = listen()
     port: int = listening.getsockname()[1]
     started = time.monotonic()
@@ -250,16 +250,16 @@ async def _disconnect(stage: Stage) -> None:
         await stage.person.disconnect(next(one.id for one in found if one.provider == "slack"))
         insist(len(stage.simulator.books()["revocations"]) > 0, "Slack got no revocation")
         facts.append("revoked at Slack")
-    async with stage.step("The next call says so"), stage.agent() as agent:
+    async with stage.step("The next call reports it"), stage.agent() as agent:
         asked = await _ask(agent, "slack_post", POST)
         insist(bool(_link(asked)), "there is no link")
 
 
 async def _ask(agent: Client, tool: str, arguments: Mapping[str, object]) -> InputRequiredResult:
-    """Call a tool that has to ask for the person."""
+    """Call a tool that must ask for the person."""
     result = await agent.session.call_tool(tool, dict(arguments), allow_input_required=True)
     if not isinstance(result, InputRequiredResult):
-        raise DemoFailed(f"{tool} did not ask for the person: {_text(result)}")
+        raise DemoFailed(f"{tool} didn't ask for the person: {_text(result)}")
     return result
 
 
@@ -275,7 +275,7 @@ def _link(asked: InputRequiredResult) -> str:
     for request in (asked.input_requests or {}).values():
         if isinstance(request.params, ElicitRequestURLParams):
             return request.params.url
-    raise DemoFailed("the answer carries no link")
+    raise DemoFailed("the answer has no link")
 
 
 def _text(result: CallToolResult) -> str:
@@ -290,7 +290,7 @@ def _facts(result: CallToolResult) -> list[str]:
 def _exchange_facts(result: CallToolResult) -> Mapping[str, object]:
     meta: object = (result.meta or {}).get(META_KEY)
     if not isinstance(meta, dict):
-        raise DemoFailed("the answer does not say how its scopes were enforced")
+        raise DemoFailed("the answer doesn't report how its scopes were enforced")
     return {str(key): value for key, value in meta.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
 
 
@@ -307,7 +307,7 @@ async def _connected_accounts(stage: Stage, provider: str) -> list[str]:
 
 
 async def _keep(stage: Stage) -> None:
-    """Say how to continue, and stay until the person ends it."""
+    """Print how to continue, and keep running until the person stops it."""
     deployment = stage.deployment
     owner = await users.find_user(deployment.database, PERSON)
     link = await owner_link(deployment, owner.id if owner else "")

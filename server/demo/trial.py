@@ -1,7 +1,7 @@
-"""A backend to try token exchange with: a client with a secret, and a token of the owner for it.
+"""A backend to try token exchange with: a client with a secret, and a token for it from the owner.
 
-Anyone who can read the data directory is its owner, as over stdio, so there is no sign-in. The person decides what the
-client may use: on the sandbox a script agrees; on any other vault the first answer has a link.
+As over stdio, anyone who can read the data directory counts as its owner, so there is no sign-in. The person decides
+what the client may use: in the sandbox, a script agrees; on any other vault, the first answer has a link.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REDIRECT: Final = "https://invoices.example/callback"
 
 
 async def make_backend(deployment: Deployment, user: User) -> dict[str, str]:
-    """The shell variables of a new backend; the one of the last time is removed."""
+    """The shell variables for a new backend; the previous backend is removed."""
     secret = secrets.token_urlsafe(32)
     async with deployment.transaction() as transaction:
         client, grant = await _make_client(transaction, deployment, user, NAME, secret=secret)
@@ -47,7 +47,7 @@ async def make_backend(deployment: Deployment, user: User) -> dict[str, str]:
 
 
 async def make_sandbox(deployment: Deployment, user: User) -> dict[str, str]:
-    """The variables of a backend and of an API, both with what a person let them use; a handle of the backend."""
+    """The variables of a backend and of an API, both with a person's permissions, and a handle for the backend."""
     backend = await make_backend(deployment, user)
     secret = secrets.token_urlsafe(32)
     async with deployment.transaction() as transaction:
@@ -77,7 +77,7 @@ async def make_sandbox(deployment: Deployment, user: User) -> dict[str, str]:
 
 
 def curl_line(variables: Mapping[str, str], *, audience: str = "slack", scope: str = "chat:write") -> str:
-    """An exchange as one command line with everything in it."""
+    """An exchange as one complete command line."""
     form = " ".join(f"-d {name}={value}" for name, value in _form(variables["ACCESS_TOKEN"], audience, scope).items())
     return f"curl -s {variables['VAULT']}/token -u {variables['CLIENT_ID']}:{variables['CLIENT_SECRET']} {form}"
 
@@ -95,7 +95,7 @@ def _form(subject: str, audience: str, scope: str) -> dict[str, str]:
 async def _exchange(
     http: httpx2.AsyncClient, person: DemoPerson, credentials: tuple[str, str], form: Mapping[str, str]
 ) -> str:
-    """The token of an exchange; the person follows the link if the answer has one."""
+    """The token from an exchange; the person opens the link if the answer has one."""
     answer = (await http.post("/token", data=dict(form), auth=credentials)).json()
     if "connect_uri" in answer:
         await person.connect(str(answer["connect_uri"]), account="alice")
@@ -115,7 +115,7 @@ async def _make_client(
     resource: str = "",
     resources: tuple[str, ...] = (),
 ) -> tuple[Client, Grant]:
-    """The client, signed in as the user; those of the same name that came before it are removed."""
+    """The client, signed in as the user; earlier clients of the same name are removed."""
     now = deployment.now()
     for former in await clients.list_of_user(transaction, user.id, name=name):
         if former.kind is ClientKind.MANUAL:

@@ -1,6 +1,6 @@
-"""The checks behind `token-vault doctor`: what is wrong with this installation, and the fix for each.
+"""The checks of `token-vault doctor`: problems with this installation, and a fix for each.
 
-`files` checks the disk before anything is opened; `database` the database's history and the path to it; `refreshes`
-providers that do not answer; `activity` what can be proved; `address` the public URL, as a client sees it; `providers`
-our registrations. The command opens the vault and prints.
+`files` checks the disk before anything is opened; `database` checks the database's history and the connection to it;
+`refreshes`, providers that don't answer; `activity`, the verifiable record; `address`, the public URL as a client sees
+it; and `providers`, our registrations. The command opens the vault and prints.
 """

@@ -1,4 +1,4 @@
-"""Whether what happened can still be proved: the activity since its last checkpoint."""
+"""Check of the activity since its last sealed checkpoint: whether it is intact."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from server.doctor.findings import Finding, note, ok, problem
 from vault.audit.deliveries import list_deliveries
 from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
-LIMIT: Final = 100_000  # events to read; a running vault seals what it verified every ten minutes
+LIMIT: Final = 100_000  # events to read; a running vault seals verified events every ten minutes
 _CHECK: Final = "activity"
 _WHOLE: Final = "to read it all, run token-vault activity verify"
 
 
 async def check_activity(deployment: Deployment) -> list[Finding]:
-    """Verify the activity from the last sealed checkpoint to the head, and say where checkpoints don't arrive.
+    """Verify the activity from the last sealed checkpoint to the end, and report where checkpoints don't arrive.
 
     Reads only.
     """
@@ -27,7 +27,7 @@ async def _check_deliveries(deployment: Deployment) -> list[Finding]:
 
     names = destinations_of(deployment).names
     known = await list_deliveries(deployment.database) if names else {}
-    fix = "token-vault activity checkpoint tries again, and says what fails"
+    fix = "token-vault activity checkpoint tries again and prints what fails"
     return [
         problem(_CHECK, f"{name} doesn't get the signed checkpoints: {known[name].failure}", fix=fix)
         for name in names
@@ -42,7 +42,7 @@ async def _check_chain(deployment: Deployment) -> list[Finding]:
         last = None if key is None else await last_checkpoint(database, key)
         report = await prove(database, since=last, limit=LIMIT)
     except ChainBroken as broken:
-        fix = "find out who writes to the database besides the vault; run token-vault activity verify for details"
+        fix = "find out who else writes to the database; run token-vault activity verify for details"
         return [problem(_CHECK, broken.description, fix=fix)]
     if report.unkeyed:
         first, end = report.unkeyed[0]

@@ -1,4 +1,4 @@
-"""Checks of the address: who holds the port, and what a client sees under the public URL."""
+"""Checks of the address: who uses the port, and what a client sees at the public URL."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from server.doctor.findings import Finding, note, ok, problem
 from server.lifecycle.loopback import Holder, Sight, address_of, foreign_holder, look
 
 TIMEOUT: Final = 5.0  # seconds
-SKEW: Final = 30  # seconds that clocks may differ: proofs and tokens are accepted within about that
+SKEW: Final = 30  # seconds that clocks may differ: about the tolerance for proofs and tokens
 _WRONG_HOST: Final = frozenset({62, 63, 64})  # OpenSSL's X509_V_ERR_HOSTNAME, _EMAIL and _IP_ADDRESS _MISMATCH
 _SERVE: Final = "start token-vault serve, or a stdio client"
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedAnswer:
-    """An answer as a client sees it, or why there is none."""
+    """An answer as a client sees it, or the reason why there is none."""
 
     status: int = 0
     content: Mapping[str, object] | None = None
@@ -36,7 +36,7 @@ class FetchedAnswer:
 
 
 def fetch(url: str) -> FetchedAnswer:
-    """Request our own public address. Blocking, bounded, follows nothing. The URL is the operator's own."""
+    """Request our own public address. Blocking, with a time limit, without redirects. The operator chose the URL."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
@@ -60,7 +60,7 @@ def fetch(url: str) -> FetchedAnswer:
 
 
 async def check_serving(deployment: Deployment) -> Iterator[Finding]:
-    """Port, public URL, clock."""
+    """Check the port, the public URL, and the clock."""
     sight = await asyncio.to_thread(look, address_of(deployment))
     health = await asyncio.to_thread(fetch, deployment.url("/healthz"))
     metadata = await asyncio.to_thread(fetch, deployment.url("/.well-known/oauth-authorization-server"))
@@ -83,7 +83,7 @@ def _port(deployment: Deployment, sight: Sight) -> Finding:
 
 
 def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metadata: FetchedAnswer) -> Finding:
-    """Whether a client with the public URL finds this vault there, under that exact name."""
+    """Check whether a client finds this vault at the public URL, under that exact name."""
     url, check = deployment.public_url, "public_url"
     if holder is Holder.NOBODY and health.failure:
         return note(check, f"{url} can't be checked while the vault isn't running", fix=_SERVE)
@@ -97,7 +97,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
         host = urlsplit(url).hostname
         return problem(
             check,
-            f"the certificate at {url} isn't for {host}",
+            f"the certificate at {url} isn't valid for {host}",
             fix="configure the proxy with a certificate for that name, or correct server.public_url",
         )
     if health.failure == "tls":
@@ -107,7 +107,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
             fix="configure the proxy for https, or correct server.public_url",
         )
     if health.failure:
-        # Straight to this machine there is no proxy that could be down: whatever holds the port does not answer.
+        # For this machine itself, no proxy can be down: the program that uses the port doesn't answer.
         is_direct = urlsplit(url).scheme == "http" and urlsplit(url).port == deployment.settings.server.port
         fix = (
             "fix the port first, see above"
@@ -122,7 +122,7 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
     if health.status == HTTPStatus.MISDIRECTED_REQUEST:
         return problem(
             check,
-            f"requests for {url} arrive here with another Host header",
+            f"requests for {url} arrive here with a different Host header",
             fix="configure the proxy to pass Host unchanged, or add what it sends to server.allowed_hosts",
         )
     if health.content is None or health.content.get("vault") != deployment.vault_id:
@@ -135,14 +135,14 @@ def _public(deployment: Deployment, holder: Holder, health: FetchedAnswer, metad
     if seen != url:
         return problem(
             check,
-            f"clients are told that the vault is {seen}, but the settings say {url}",
+            f"the vault tells clients that its address is {seen}, but the settings have {url}",
             fix="restart the running process; if the address is new, enter the new redirect URL at the providers",
         )
     return ok(check, f"{url} reaches this vault by that name")
 
 
 def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
-    """Our clock against that of an answer, and against the database's."""
+    """Compare our clock with an answer's and with the database's."""
     here = time.time()
     apart = abs(here - deployment.now())
     if apart > SKEW:
@@ -162,7 +162,7 @@ def check_clock(deployment: Deployment, seen: FetchedAnswer) -> Finding:
 
 
 def instant(date: str) -> float | None:
-    """The instant of a Date header."""
+    """The time in a Date header."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except ValueError:

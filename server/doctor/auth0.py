@@ -1,4 +1,5 @@
-"""Checks of Auth0's wire: what its SDKs expect of the address and issuer, and names of connections without provider."""
+"""Checks of the Auth0 interface: the address and issuer that Auth0's SDKs expect, and connection names without a
+provider."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ CHECK = "auth0"
 
 
 def check_auth0(deployment: Deployment) -> list[Finding]:
-    """Nothing where the wire is off."""
+    """No findings if the interface is turned off."""
     settings = deployment.settings
     if not settings.auth0.enabled:
         return []
     return [*_check_address(deployment), *_check_names(deployment)] or [
-        ok(CHECK, "its SDKs accept this vault's address and issuer, and every connection name leads to a provider")
+        ok(
+            CHECK,
+            "Auth0's SDKs accept this vault's address and issuer, and every connection name belongs to a provider",
+        )
     ]
 
 
@@ -30,7 +34,7 @@ def _check_address(deployment: Deployment) -> list[Finding]:
         sentence = "most of Auth0's SDKs accept only an issuer with a slash at its end"
         found.append(note(CHECK, sentence, fix="set server.issuer_slash = true"))
     if parts.port is not None and parts.scheme == "https":
-        sentence = "@auth0/nextjs-auth0 takes no port in a domain"
+        sentence = "@auth0/nextjs-auth0 accepts no port in a domain"
         found.append(note(CHECK, sentence, fix="serve on port 443, or don't use that SDK"))
     return found
 

@@ -1,8 +1,8 @@
-"""Requests a provider's authorization page like a signed-out browser, and reads what it says.
+"""Requests a provider's authorization page like a signed-out browser, and reads its errors.
 
-This is the only place where a provider compares our redirect URI and scopes before a person is there. Google answers an
-error by redirecting to an error page whose `authError` holds the code; Slack writes it on the page. Nothing is granted
-by it. A provider may keep its objections until someone signs in, so no objection proves nothing.
+This is the only place where a provider checks our redirect URI and scopes before a person is involved. Google redirects
+to an error page with the code in `authError`; Slack shows the error on the page. Nothing is granted. A provider may
+report errors only after someone signs in, so the absence of errors proves nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WORD: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 
 async def check_authorize_page(deployment: Deployment, provider: Provider, *, redirect: str) -> Finding | None:
-    """What the page objects to; None when it could not be requested."""
+    """The errors on the page; None if it couldn't be requested."""
     name, title = provider.name, provider.title
     everything = provider.scope.default.union(*_of_tools(deployment, provider))
     try:
@@ -74,18 +74,18 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
 
 
 def page_of(deployment: Deployment, provider: Provider) -> str:
-    """Where an admin sets it up in the browser."""
+    """The page where an admin sets up the provider in the browser."""
     return deployment.url(f"/administration/providers/{provider.name}")
 
 
 def page_of_entered(deployment: Deployment, provider: Provider) -> str | None:
-    """That page if our registration was entered there, so that no setting is wrong."""
+    """That page if our registration was entered there, in which case the settings aren't the cause."""
     is_entered = registered_in(deployment.settings, deployment.live.current, provider.name) == "browser"
     return page_of(deployment, provider) if is_entered else None
 
 
 def fix_of_client(deployment: Deployment, provider: Provider, what: str) -> str:
-    """How to correct our registration, where it is. `what` names the part in the settings."""
+    """How to correct our registration where it is stored. `what` is its part in the settings."""
     entered = page_of_entered(deployment, provider)
     if entered is not None:
         return f"enter the client ID and secret again at {entered}"
@@ -120,7 +120,7 @@ async def _ask(
 
 
 def objection(answer: OutboundResponse) -> str | None:
-    """The error code in an authorization page's answer; None when it lets the person continue."""
+    """The error code in an authorization page's answer; None if the person can continue."""
     found = [*_in_location(answer.headers.get("location", "")), *_in_page(answer)]
     return found[0] if found else None
 
@@ -134,7 +134,7 @@ def _in_location(location: str) -> Iterator[str]:
 
 
 def _in_page(answer: OutboundResponse) -> Iterator[str]:
-    """A sign-in page may contain any word in its scripts, so only whole sentences count there."""
+    """The scripts of a sign-in page may contain any word, so only whole sentences count there."""
     text = answer.body.decode(errors="replace")
     for sentence, code in _SENTENCES.items():
         if sentence in text:

@@ -1,6 +1,6 @@
-"""Checks of services at which people enter credentials: whether those still work, by the file's own probe.
+"""Checks of services with entered credentials: whether those still work, with the probe in the provider file.
 
-Reading whose an account is spends nothing. A connection whose credential the service refuses has to be connected anew.
+Reading an account's identity uses nothing up. A connection must be reconnected if its service refuses the credential.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from vault.refresh import grant_checks
 from vault.refresh.grant_checks import LiveAccount
 from vault.refusals import ConnectionRequired, VaultError
 
-_MOST: Final = 50  # connections that are examined
+_MOST: Final = 50  # number of connections to examine
 
 
 async def check_credentials(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """One service: whether people can connect it, and whether the credentials that they entered work."""
+    """Check one service: whether people can connect it, and whether the entered credentials work."""
     check, title = f"{provider.name}.credential", provider.title
     if not deployment.vault.upstreams[provider.name].is_configured:
         fix = f"run token-vault providers setup {provider.name}, or remove providers.{provider.name}.enabled"
         return [note(check, f"{title} is turned off, so no accounts can be connected", fix=fix)]
     if provider.identity.source != "endpoint":
-        return [note(check, f"{title} has no call that says whether a credential works", fix="watch the activity")]
+        return [note(check, f"{title} has no call that tests a credential", fix="watch the activity")]
     accounts = await grant_checks.live_accounts(deployment.database, provider.name, limit=_MOST)
     dead = [one for one in accounts if await _is_dead(deployment, one)]
     if not dead:
@@ -49,5 +49,5 @@ async def _describe(deployment: Deployment, provider: Provider, account: LiveAcc
     return problem(
         f"{provider.name}.credential",
         f"{provider.title} no longer accepts the credential of {who}",
-        fix="let its person replace it on the Connections page",
+        fix="have its owner replace it on the Connections page",
     )

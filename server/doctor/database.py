@@ -1,4 +1,4 @@
-"""Checks of the database: whether it is the one that this host last saw, and what is between it and the vault."""
+"""Checks of the database: whether it is the one that this host last saw, and whether a pooler is in front of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from vault.storage.database import Database
 
 
 async def check_history(deployment: Deployment) -> Finding:
-    """A database that went back in time holds refresh tokens that were spent since; presenting one can end a grant."""
+    """Check whether the database went back in time: it would contain used refresh tokens, and using one can end a
+    grant."""
     found = await sightings.look(deployment.database, deployment.data)
     if found is None:
         return ok("history", "the database includes everything this host has seen of it")
@@ -24,7 +25,7 @@ async def check_history(deployment: Deployment) -> Finding:
         if found.is_rekeyed
         else "",
     ]
-    said = " and ".join(sign for sign in signs if sign) or "other events replaced the ones that this host saw"
+    said = " and ".join(sign for sign in signs if sign) or "different events replaced the ones that this host saw"
     return problem(
         "history",
         f"the database went back in time: {said}",
@@ -37,14 +38,14 @@ async def check_history(deployment: Deployment) -> Finding:
 
 
 def check_pooler(database: Database) -> Iterator[Finding]:
-    """PgBouncer's defaults work, but some of them prolong a failover.
+    """Check for PgBouncer, whose defaults work, although some of them prolong a failover.
 
-    Only its admin console shows them, and that has no login for us and doesn't speak our driver's protocol.
+    Only its admin console shows them, which has no login for the vault and doesn't support our driver's protocol.
     """
     if database.is_pooled:
         yield note(
             "pooler",
-            "database.url leads through a connection pooler, and it works; its own settings were not checked",
+            "database.url leads through a connection pooler, and it works; its own settings weren't checked",
             fix="check SHOW CONFIG in PgBouncer's admin console, and set in pgbouncer.ini: query_wait_timeout = 5 "
             "(less than 8, because the vault's connection attempts leave after 8 s; the default is 120), "
             "server_login_retry = 1, server_connect_timeout = 2",

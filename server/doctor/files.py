@@ -12,13 +12,13 @@ from server.settings import Settings
 from vault.keys.sources.private_file import read_private
 from vault.refusals import KeyUnavailable
 
-FORWARDED = "FORWARDED_ALLOW_IPS"  # uvicorn's; server.trusted_proxies replaces it here
+FORWARDED = "FORWARDED_ALLOW_IPS"  # read by uvicorn; server.trusted_proxies replaces it here
 
 
 def check_files(
     settings: Settings, *, data: Path, config: Path | None, environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Packages, data directory, key, secrets, and which proxies the vault trusts."""
+    """Check the packages, data directory, key, secrets, and trusted proxies."""
     yield from check_packages()
     yield _folder(data)
     yield _key(settings, data)
@@ -28,7 +28,7 @@ def check_files(
 
 
 def _sign_in(settings: Settings) -> Iterator[Finding]:
-    """Who may sign in through a provider, if the operator did not say or lets everyone in."""
+    """Check who can sign in through a provider, if the operator didn't choose or admits everyone."""
     for name, one in settings.sign_in.openid.items():
         setting = f"sign_in.openid.{name}.create_users"
         if one.create_users:
@@ -46,7 +46,7 @@ def _sign_in(settings: Settings) -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """The packages that make the web server fast; `pip install uvicorn` alone brings neither."""
+    """Check the packages that make the web server fast; `pip install uvicorn` alone installs neither."""
     missing = [
         name
         for name in ("httptools", "uvloop")
@@ -89,7 +89,7 @@ def _key(settings: Settings, data: Path) -> Finding:
 
 
 def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
-    """Files with secrets that others can read."""
+    """Find files with secrets that other users can read."""
     files: dict[str, Path | None] = {
         f"providers.{name}.client_secret_file": one.client_secret_file for name, one in settings.providers.items()
     }
@@ -112,12 +112,12 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
     for name, file in files.items():
         path = None if file is None else file.expanduser()
         if path is not None and path.is_file() and path.stat().st_mode & 0o077:
-            sentence = f"{name} {path} holds a secret, and other users can read it"
+            sentence = f"{name} {path} contains a secret, and other users can read it"
             yield problem("secrets", sentence, fix=f"run chmod 600 {path}")
 
 
 def _proxy(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Rate limits count by address: a forged header must not choose it, and a proxy must not hide it."""
+    """Check trusted proxies: rate limits count by address, which a header must not forge and a proxy must not hide."""
     trusted = settings.server.trusted_proxies
     if environment.get(FORWARDED, "").strip():
         yield note(

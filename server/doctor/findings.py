@@ -1,4 +1,4 @@
-"""One finding of the doctor: what was checked, its state, and what to do."""
+"""A finding of the doctor: what was checked, its state, and what to do."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SETTING: Final = re.compile(r"\w+(\.[\w-]+)*")  # or an environment variable
 
 
 class Verdict(StrEnum):
-    """How a check ended. Only a problem makes the exit code 1."""
+    """The result of a check. Only a problem sets the exit code to 1."""
 
     OK = "ok"
-    NOTE = "note"  # works, but someone should know
+    NOTE = "note"  # works, but the operator should know
     PROBLEM = "problem"
 
 
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 class Finding:
     """The result of one check. A note or problem always has a fix.
 
-    `wrong` is the part of a registration at a provider to correct; a page where that can be done says so itself.
+    `wrong` is the part of a registration at a provider to correct, for pages where that can be done.
     """
 
     check: str
@@ -35,22 +35,22 @@ class Finding:
 
 
 def ok(check: str, sentence: str) -> Finding:
-    """Nothing to do."""
+    """A finding that needs no action."""
     return Finding(check, Verdict.OK, sentence)
 
 
 def note(check: str, sentence: str, *, fix: str, wrong: Part = "") -> Finding:
-    """It works, but."""
+    """A finding that works, but should be known."""
     return Finding(check, Verdict.NOTE, sentence, fix, wrong)
 
 
 def problem(check: str, sentence: str, *, fix: str, wrong: Part = "") -> Finding:
-    """It does not work, or is not safe."""
+    """A finding that doesn't work or isn't safe."""
     return Finding(check, Verdict.PROBLEM, sentence, fix, wrong)
 
 
 def correct_setting(refused: Exception) -> str:
-    """The fix for settings that were refused: their message begins with the name of the wrong one."""
+    """The fix for refused settings, from the message, which starts with the name of the wrong setting."""
     name, _, rest = str(refused).partition(": ")
     if _SETTING.fullmatch(name) is None:
         return "correct the settings file"

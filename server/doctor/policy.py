@@ -1,4 +1,4 @@
-"""Whether every process of the vault uses the same rules of its operator."""
+"""Check whether all processes of the vault use the same operator's rules."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SHOWN: Final = 12  # characters of a digest
 
 
 async def check_policy(deployment: Deployment) -> list[Finding]:
-    """The rules of this folder, and those of the processes that serve; nothing where there are no rules."""
+    """Compare the rules in this folder with those of running processes; no findings without rules."""
     digest = None if deployment.policy is None else deployment.policy.digest
     now = deployment.now()
     seen = [one for one in await replicas.list_replicas(deployment.database) if now - one.seen_at < replicas.LATE]
     other = [one for one in seen if one.policy != digest]
     if other:
         named = ", ".join(f"{one.host} ({_short(one.policy)})" for one in other[:5])
-        fix = "bring the same files to policy.folder on every host; a changed folder counts within seconds"
-        sentence = f"processes use other rules than the folder here ({_short(digest)}): {named}"
+        fix = "copy the same files to policy.folder on every host; changes take effect within seconds"
+        sentence = f"processes use different rules from the folder here ({_short(digest)}): {named}"
         return [problem(_CHECK, sentence, fix=fix)]
     if deployment.policy is not None and (refused := deployment.policy.shadow_problem) is not None:
         return [problem(_CHECK, str(refused), fix="correct the shadow rules: token-vault policy check")]

@@ -1,8 +1,8 @@
-"""Checks of our registrations at the providers: https, client id and secret, scopes, their clock.
+"""Checks of our registrations at the providers: https, client ID and secret, scopes, and their clock.
 
-`server.doctor.authorize_page` has the provider compare redirect URI and scopes. The token endpoint is called with a
-code that cannot exist: `invalid_client` means that it does not know our client, `invalid_grant` (Slack: `invalid_code`)
-that it accepted id and secret. Nothing is spent or changed.
+`server.doctor.authorize_page` checks the redirect URI and scopes at the provider. The token endpoint is called with a
+code that can't exist: `invalid_client` means that it doesn't know our client, and `invalid_grant` (Slack:
+`invalid_code`) that it accepted ID and secret. Nothing is used up or changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
 
 
 async def check_providers(deployment: Deployment) -> list[Finding]:
-    """Every provider that is set up or that the settings name, and what the tools need from it."""
+    """Check every provider that is set up or named in the settings, and the scopes that tools need from it."""
     findings: list[Finding] = []
     for provider in deployment.catalog:
         if provider.audience is not None:
@@ -54,7 +54,7 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
 
 
 async def check_provider(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """Our registration at one provider, as it says itself: https, redirect URI, client id and secret, scopes."""
+    """Check our registration with the provider itself: https, redirect URI, client ID and secret, and scopes."""
     if provider.credential is not None:
         return await check_credentials(deployment, provider)
     certificate = check_certificate(provider, now=int(time.time()))
@@ -79,7 +79,7 @@ async def check_provider(deployment: Deployment, provider: Provider) -> list[Fin
 
 
 async def _check_secret(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """Whether a secret that is kept elsewhere can be read."""
+    """Check whether a secret that is kept elsewhere can be read."""
     reference = provider.registration.client_secret or ""
     if not is_set_here(deployment.settings, provider.name) or not is_reference(reference):
         return []
@@ -101,10 +101,10 @@ def _redirect_finding(deployment: Deployment, provider: Provider) -> Finding:
 
 
 async def _check_redirect(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """The redirect URI for comparison, and what the provider's own page objects to."""
+    """The redirect URI to compare, and the errors on the provider's own page."""
     redirect = _redirect(deployment, provider)
     objected = None
-    if not needs_https(provider, deployment.public_url):  # already reported, with the fix
+    if not needs_https(provider, deployment.public_url):  # already reported, with its fix
         objected = await check_authorize_page(deployment, provider, redirect=redirect)
     if objected is None or not objected.check.endswith(".redirect"):
         return [_redirect_finding(deployment, provider), *([] if objected is None else [objected])]
@@ -122,7 +122,7 @@ def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 
 async def _check_reachable(deployment: Deployment, provider: Provider) -> list[Finding]:
-    """Whether it answers, its clock, and whether it accepts our client id and secret."""
+    """Check whether it answers, its clock, and whether it accepts our client ID and secret."""
     check = f"{provider.name}.client"
     try:
         answer = await deployment.http.send(
@@ -138,7 +138,7 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
         sentence = f"{provider.title} is at an address that the vault doesn't connect to: {error.reason}"
         fix = f"list its host or network in providers.{provider.name}.private"
         if is_loopback_host(urlsplit(provider.hosts.token_url).hostname or ""):
-            fix = "set sandbox.loopback_upstreams = true, for a trial on this machine"
+            fix = "for a trial on this machine, set sandbox.loopback_upstreams = true"
         return [problem(check, sentence, fix=fix)]
     except HttpError as error:
         sentence = f"{provider.title} doesn't answer: {error.reason}"
@@ -161,7 +161,7 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
 
 
 async def _refusal(deployment: Deployment, provider: Provider) -> str:
-    """The code with which it refuses a code that it never issued."""
+    """The error code with which it refuses an authorization code that it never issued."""
     try:
         await deployment.vault.upstreams[provider.name].redeem(
             code=_NO_CODE, redirect_uri=_redirect(deployment, provider), code_verifier=_NO_VERIFIER
@@ -189,12 +189,12 @@ def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
         fix = f"register exactly {_redirect(deployment, provider)} there, or correct server.public_url"
         return problem(check, f"{title} doesn't know our redirect URL ({code})", fix=fix, wrong="redirect")
     if code == "temporarily_unavailable":
-        return note(check, f"{title} couldn't say whether it knows us", fix="run doctor again")
+        return note(check, f"{title} couldn't report whether it knows this vault", fix="run doctor again")
     return note(check, f"{title} answered {code} to a made-up code", fix="check its documentation")
 
 
 def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
-    """Tools that the operator's own limit always prevents."""
+    """Find tools that the operator's own limit always blocks."""
     limit = deployment.vault.policies[provider.name].operator_scopes
     if limit is None:
         return
@@ -208,7 +208,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
     }
     if lacking:
         scopes = frozenset[str]().union(*lacking.values())
-        say = problem if scopes & provider.scope.default else note  # an operator may well do without further tools
+        say = problem if scopes & provider.scope.default else note  # an operator may not need more tools
         yield say(
             f"{provider.name}.scopes",
             f"{', '.join(sorted(lacking))} can never run: the setting excludes {' '.join(sorted(scopes))}",
@@ -217,7 +217,8 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 
 async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
-    """Connections that hold less than connecting asks for: the app may lack a scope, or the person left one out."""
+    """Find connections with fewer scopes than requested: the app may lack a scope, or the person may have left it
+    out."""
     lacking: dict[tuple[str, str], list[census.GrantedScopes]] = {}
     for one in await census.count_granted(deployment.database):
         provider = deployment.catalog.get(one.provider)

@@ -1,4 +1,4 @@
-"""Checks which providers did not answer a refresh."""
+"""Check for providers that didn't answer a refresh."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vault.refresh import recovery
 
 
 async def check_refreshes(deployment: Deployment) -> list[Finding]:
-    """The vault waits for a provider that did not answer: no one has to reconnect."""
+    """Report accounts that wait for a provider that didn't answer; nobody has to reconnect."""
     waiting = await recovery.list_waiting(deployment.database)
     if not waiting:
         return [ok("refreshes", "no account is waiting for its provider")]

@@ -1,4 +1,4 @@
-"""Checks of signals: whether transmitters' keys are there, whether people can be found, and endpoints that fail."""
+"""Checks of signals: whether transmitters' keys are available, whether people can be found, and failing endpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECK = "signals"
 
 
 async def check_signals(deployment: Deployment) -> list[Finding]:
-    """Nothing where no signals are set up."""
+    """No findings if no signals are set up."""
     found: list[Finding] = []
     for name, one in deployment.settings.signals.transmitters.items():
         found += await _check_transmitter(deployment, name, one)
@@ -35,15 +35,17 @@ async def _check_transmitter(deployment: Deployment, name: str, transmitter: Tra
         url = transmitter.jwks_uri or await security_events.find_keys(deployment, transmitter, policy=policy)
     except KeysAway as away:
         fix = f"correct {setting}.issuer, or set {setting}.jwks_uri"
-        return [*found, problem(CHECK, f"no events of {name} can be verified: {away}", fix=fix)]
+        return [*found, problem(CHECK, f"events from {name} can't be verified: {away}", fix=fix)]
     keys = await keys_behind(deployment.http, url, kid=None, policy=policy, on_behalf_of=None, now=deployment.now())
     if not keys:
-        fix = f"correct {setting}.jwks_uri; the vault takes ES256, ES384, RS256, PS256, and Ed25519"
+        fix = f"correct {setting}.jwks_uri; the vault accepts ES256, ES384, RS256, PS256, and Ed25519"
         return [
             *found,
-            problem(CHECK, f"no events of {name} can be verified: there is no usable key at {url}", fix=fix),
+            problem(CHECK, f"events from {name} can't be verified: there is no usable key at {url}", fix=fix),
         ]
-    return found or [ok(CHECK, f"the keys of {name} are there, and people are linked under {transmitter.people_of}")]
+    return found or [
+        ok(CHECK, f"the keys of {name} are available, and people are linked under {transmitter.people_of}")
+    ]
 
 
 def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> Sequence[Finding]:
@@ -58,11 +60,11 @@ def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterS
     signs_in = {one.issuer for one in deployment.settings.sign_in.openid.values()}
     trusted = {one.identity_issuer or one.issuer for one in deployment.settings.issuers.values()}
     if transmitter.people_of not in signs_in | trusted and transmitter.provider is None:
-        sentence = f"no sign-in uses {transmitter.people_of}, so events of {name} find only people linked by hand"
+        sentence = f"no sign-in uses {transmitter.people_of}, so events from {name} only find people linked by hand"
         fix = f"set {setting}.identity_issuer to the issuer of the sign-in, or run token-vault users link"
         found.append(note(CHECK, sentence, fix=fix))
     elif transmitter.people_of not in signs_in and "stop_agents" in _rules(transmitter):
-        sentence = f"only an admin can resume agents that {name} stopped: no sign-in uses its issuer"
+        sentence = f"only an admin can resume agents that {name} stopped, because no sign-in uses its issuer"
         found.append(note(CHECK, sentence, fix="set up that sign-in: token-vault openid setup"))
     if transmitter.provider is not None and deployment.catalog.get(transmitter.provider) is None:
         near = f"correct {setting}.provider; token-vault providers list has the names"
@@ -82,7 +84,9 @@ def _check_providers(deployment: Deployment) -> list[Finding]:
     for name, one in deployment.settings.signals.providers.items():
         setting = f"signals.providers.{name}"
         if name not in SCHEMES:
-            sentence = f"webhooks of {name} can't be verified: the vault knows those of {', '.join(sorted(SCHEMES))}"
+            sentence = (
+                f"webhooks from {name} can't be verified: the vault supports those from {', '.join(sorted(SCHEMES))}"
+            )
             found.append(problem(CHECK, sentence, fix=f"remove {setting}"))
             continue
         try:
@@ -94,19 +98,19 @@ def _check_providers(deployment: Deployment) -> list[Finding]:
             continue
         provider = deployment.catalog.get(name)
         if provider is None or not deployment.vault.upstreams[name].is_configured:
-            sentence = f"webhooks of {name} are set up, but the provider isn't"
+            sentence = f"webhooks from {name} are set up, but the provider isn't"
             found.append(note(CHECK, sentence, fix=f"run token-vault providers setup {name}, or remove {setting}"))
         else:
-            found.append(ok(CHECK, f"webhooks of {name} arrive at {one.url or deployment.url(f'/webhooks/{name}')}"))
+            found.append(ok(CHECK, f"webhooks from {name} arrive at {one.url or deployment.url(f'/webhooks/{name}')}"))
     return found
 
 
 async def check_people_and_endpoints(deployment: Deployment) -> list[Finding]:
-    """Transmitters under whose issuer no one is linked, and endpoints that don't accept events."""
+    """Find transmitters without linked people under their issuer, and endpoints that don't accept events."""
     found: list[Finding] = []
     for name, one in deployment.settings.signals.transmitters.items():
         if one.provider is None and not await users.has_identities(deployment.database, issuer=one.people_of):
-            sentence = f"no one here is linked under {one.people_of}, so no event of {name} has an effect"
+            sentence = f"no one here is linked under {one.people_of}, so events from {name} have no effect"
             fix = f"correct signals.transmitters.{name}.identity_issuer, or let people sign in there once"
             found.append(note(CHECK, sentence, fix=fix))
     for one in await endpoints.list_endpoints(deployment.database, deployment.keys):

@@ -408,7 +408,7 @@ async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
     async with asyncio.timeout(60):
         code, out, err = await place.run("demo")
     assert code == 0, out + err
-    for line in ("one refresh at Slack", "without any prompt", "The next call says so", "connection.closed"):
+    for line in ("one refresh at Slack", "without any prompt", "The next call reports it", "connection.closed"):
         assert line in out
     assert "✗" not in out
     assert "make demo KEEP=1" in out

@@ -241,7 +241,7 @@ async def test_a_proxy_in_front_that_does_it_wrong(
     [
         (True, "localhost", ()),
         (False, "localhost", ("certificate", "doesn't trust its issuer", "SSL_CERT_FILE")),
-        (True, "other.example", ("certificate", "isn't for localhost", "server.public_url")),
+        (True, "other.example", ("certificate", "isn't valid for localhost", "server.public_url")),
     ],
 )
 async def test_the_certificate_of_the_public_url(

@@ -43,7 +43,7 @@ async def test_the_master_key_is_changed_by_three_commands(place: Place) -> None
     assert "rotate to it, or retire it" in twice.stderr
     rotated = await run(place, "keys", "rotate", "--wait", "0")
     assert rotated.exit_code == 0, rotated.output
-    assert f"{new} is the master key now" in rotated.stdout
+    assert f"{new} is now the master key" in rotated.stdout
     pass_time(place)
     retired = await run(place, "keys", "retire", old)
     assert retired.exit_code == 0, retired.output

@@ -239,8 +239,8 @@ async def test_the_command_says_what_it_counted(used_vault: Room, folder: Path) 
     place = Store("", used_vault.vault.deployment.data)
     said = await run(place, "policy", "replay", "--since", "1h", "--folder", str(folder))
     assert said.exit_code == 0, said.output
-    assert "against 3 uses of accounts: 0 forbidden, 0 asked about, 2 allowed, 1 could not be judged." in said.output
-    assert "1 could not be judged: not recorded: arguments" in said.output
+    assert "against 3 uses of accounts: 0 forbidden, 0 asked about, 2 allowed, 1 couldn't be judged." in said.output
+    assert "1 couldn't be judged: not recorded: arguments" in said.output
     (folder / "rules.cedar").write_text(RULE)
     found = await content(place, "policy", "replay", "--folder", str(folder))
     assert (found["uses"], found["forbid"], found["could_not_be_judged"]) == (3, 1, 0)

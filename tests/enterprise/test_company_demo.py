@@ -16,6 +16,6 @@ async def test_a_company_person_and_their_agent_read_at_seven_services_without_a
     is_done = await play(data=tmp_path)
     said = capsys.readouterr().out
     assert is_done, said
-    assert "reads at 7 services as alice" in said
+    assert "reads from 7 services as alice" in said
     assert "Consent pages so far: 0" in said
     assert "(access_denied): ask its admin." in said

@@ -57,14 +57,14 @@ _TYPED: Final = {
 }  # words typed here
 _LINKS: Final = {
     "tool set": "../guides/tools.md#offer-fewer-tools",
-    "A rule": "../operate/policy.md",
+    "The rule": "../operate/policy.md",
     "repeated": "../../SECURITY.md#repeated-refresh-tokens",
-    "An admin reviews it": "../guides/mcp-servers.md",
+    "An admin must review it": "../guides/mcp-servers.md",
     "Wait as long as the text says": "../guides/tools.md#rate-limits-and-retries",
-    "what is judged": "../operate/limits.md",
+    "too large to check": "../operate/limits.md",
     "Register the page's origin": "../guides/token-exchange.md#pages-and-introspection",
     "there are several": "../guides/token-exchange.md#when-it-does-not-work",
-    "Auth0's wire": "../guides/auth0.md",
+    "Auth0's interface": "../guides/auth0.md",
     "Admin API": "../operate/admin-api.md",
     "agents that act for themselves": "../operate/enterprise.md#let-agents-act-for-themselves",
     "a company's assertion": "../operate/enterprise.md",

@@ -117,14 +117,14 @@ async def test_the_copies_in_a_bucket_find_a_database_that_went_back(
     assert (await run(place, "activity", "checkpoint")).exit_code == 0
     whole = await run(place, "activity", "verify")
     assert whole.exit_code == 0, whole.output
-    assert "Events up to 2 fit the checkpoint in bucket locked" in whole.stdout
+    assert "Events up to 2 match the checkpoint in bucket locked" in whole.stdout
     folder = f"token-vault/{(await content(place, 'activity', 'checkpoint'))['origin']}/"  # pyright: ignore
     for one in service[1].list_objects_v2(Bucket="locked", Prefix=folder)["Contents"]:
         service[1].delete_object(Bucket="locked", Key=one["Key"])
     hidden = await run(place, "activity", "verify")
     assert hidden.exit_code == 1
-    assert "Events up to 2 fit the checkpoint in bucket locked" in hidden.stdout
-    assert "2 files were deleted or written again" in hidden.stdout
+    assert "Events up to 2 match the checkpoint in bucket locked" in hidden.stdout
+    assert "2 files were deleted or overwritten" in hidden.stdout
     shutil.rmtree(place.data)
     shutil.copytree(tmp_path / "older", place.data)
     found = await run(place, "activity", "verify")

@@ -305,7 +305,7 @@ class Declaration(TypedDict):
 
 
 class DeclaredAgent(TypedDict):
-    """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
+    """An agent, by a name in the file. `confidential` creates a secret, which is returned once."""
 
     id: NotRequired[str | None]
     title: NotRequired[str | None]
@@ -324,7 +324,7 @@ class DeclaredAgent(TypedDict):
 
 
 class DeclaredApi(TypedDict):
-    """An API of your own, by its identifier. `clients` are agents of the file, or client IDs."""
+    """An API of your own, by its identifier. `clients` are agents in the file, or client IDs."""
 
     name: NotRequired[str | None]
     scopes: NotRequired[list[str]]
@@ -342,26 +342,26 @@ class DeclaredAsking(TypedDict):
 
 
 class DeclaredByItself(TypedDict):
-    """An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get."""
+    """An agent that acts for itself at its `resources`. `scopes`: the only scopes that it can get."""
 
     scopes: NotRequired[list[str]]
 
 
 class DeclaredGroup(TypedDict):
-    """A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others."""
+    """A group, by name. `members`: the people that the vault adds; a directory and sign-ins can add others."""
 
     members: NotRequired[list[str]]
 
 
 class DeclaredIdentity(TypedDict):
-    """Who a person is at an identity provider."""
+    """A person's identity at an identity provider."""
 
     issuer: str
     subject: str
 
 
 class DeclaredImportedApi(TypedDict):
-    """An API whose tools come from its description, by its name."""
+    """An API with tools from its description, by its name."""
 
     kind: NotRequired[Literal["openapi", "graphql"]]
     document: NotRequired[str | None]
@@ -375,7 +375,7 @@ class DeclaredImportedApi(TypedDict):
 
 
 class DeclaredMcpServer(TypedDict):
-    """An MCP server behind the vault, by its name. Its tools are reviewed by a person."""
+    """An MCP server behind the vault, by its name. A person reviews its tools."""
 
     url: str
     title: NotRequired[str]
@@ -389,7 +389,7 @@ class DeclaredMcpServer(TypedDict):
 
 
 class DeclaredPerson(TypedDict):
-    """A person, by name. New ones get a one-time sign-in link."""
+    """A person, by name. A new person gets a one-time sign-in link."""
 
     admin: NotRequired[bool]
     role: NotRequired[Role | None]
@@ -408,7 +408,7 @@ class DeclaredProvider(TypedDict):
 
 
 class DeclaredWorker(TypedDict):
-    """What a worker may do."""
+    """The limits of a worker."""
 
     addresses: list[str]
     connections: list[str]

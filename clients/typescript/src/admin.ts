@@ -267,7 +267,7 @@ export interface Declaration {
   imported_apis?: Record<string, DeclaredImportedApi> | null;
 }
 
-/** An agent, by a name of the file. `confidential` makes a secret, which is answered once. */
+/** An agent, by a name in the file. `confidential` creates a secret, which is returned once. */
 export interface DeclaredAgent {
   id?: string | null;
   title?: string | null;
@@ -285,7 +285,7 @@ export interface DeclaredAgent {
   client_credentials?: DeclaredByItself | null;
 }
 
-/** An API of your own, by its identifier. `clients` are agents of the file, or client IDs. */
+/** An API of your own, by its identifier. `clients` are agents in the file, or client IDs. */
 export interface DeclaredApi {
   name?: string | null;
   scopes?: Array<string>;
@@ -301,23 +301,23 @@ export interface DeclaredAsking {
   user_code?: boolean;
 }
 
-/** An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get. */
+/** An agent that acts for itself at its `resources`. `scopes`: the only scopes that it can get. */
 export interface DeclaredByItself {
   scopes?: Array<string>;
 }
 
-/** A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others. */
+/** A group, by name. `members`: the people that the vault adds; a directory and sign-ins can add others. */
 export interface DeclaredGroup {
   members?: Array<string>;
 }
 
-/** Who a person is at an identity provider. */
+/** A person's identity at an identity provider. */
 export interface DeclaredIdentity {
   issuer: string;
   subject: string;
 }
 
-/** An API whose tools come from its description, by its name. */
+/** An API with tools from its description, by its name. */
 export interface DeclaredImportedApi {
   kind?: "openapi" | "graphql";
   document?: string | null;
@@ -330,7 +330,7 @@ export interface DeclaredImportedApi {
   tools?: Record<string, "accept" | "ask" | "leave">;
 }
 
-/** An MCP server behind the vault, by its name. Its tools are reviewed by a person. */
+/** An MCP server behind the vault, by its name. A person reviews its tools. */
 export interface DeclaredMcpServer {
   url: string;
   title?: string;
@@ -343,7 +343,7 @@ export interface DeclaredMcpServer {
   disabled?: boolean;
 }
 
-/** A person, by name. New ones get a one-time sign-in link. */
+/** A person, by name. A new person gets a one-time sign-in link. */
 export interface DeclaredPerson {
   admin?: boolean;
   role?: Role | null;
@@ -360,7 +360,7 @@ export interface DeclaredProvider {
   testing?: boolean;
 }
 
-/** What a worker may do. */
+/** The limits of a worker. */
 export interface DeclaredWorker {
   addresses: Array<string>;
   connections: Array<string>;

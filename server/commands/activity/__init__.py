@@ -1,4 +1,4 @@
-"""`activity ...`: what happened, and the proof of it: `event_list`, `verification`, `proof`, `export`, and `log`."""
+"""`activity ...`: the record of what happened, and proofs of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.terminal.context import command
 
 
 class _Activity(typer.core.TyperGroup):
-    """`activity` without a subcommand lists."""
+    """`activity` without a subcommand lists events."""
 
     default_command = "list"
 

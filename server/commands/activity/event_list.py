@@ -1,4 +1,4 @@
-"""`activity`: what happened."""
+"""`activity`: list events."""
 
 from __future__ import annotations
 

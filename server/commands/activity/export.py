@@ -1,4 +1,4 @@
-"""`activity export`: events for another program, with what ties them to the signed log."""
+"""`activity export`: events for another program, with the hashes that tie them to the signed log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PAGE = 500  # events read at a time
 _NAMES = 10_000  # names kept from page to page
 _LOOK = 0.5  # seconds between reads with --follow
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before a page is sent again
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a page is sent again
 
 
 def export(
@@ -52,7 +52,9 @@ def export(
     position: Annotated[
         Path | None,
         typer.Option(
-            "--position", help="File with the last event that was sent; goes on after it.", show_default=False
+            "--position",
+            help="File with the number of the last event sent; the export continues after it.",
+            show_default=False,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Keep exporting new events.")] = False,
@@ -74,7 +76,7 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class EventRange:
-    """Which events: after a number, until another or the end, and with `is_endless` those to come."""
+    """The events to export: after a number, until another or the end, and with `is_endless` future ones, too."""
 
     after: int
     until: int | None
@@ -106,7 +108,7 @@ async def _write(
 
 
 async def _send(setup: Setup, to: str, format_: str | None, span: EventRange, *, position: Path | None) -> int:
-    """Send page by page; with `--follow` a page that isn't received is sent again, else it ends the command."""
+    """Send page by page. With `--follow`, a page that isn't received is sent again; otherwise it ends the command."""
     from server.commands.activity.receivers import FORMAT_OF, NotReceived, receiver_at
     from server.terminal.progress import show_progress
 
@@ -142,7 +144,7 @@ async def _send(setup: Setup, to: str, format_: str | None, span: EventRange, *,
 
 
 def _start(position: Path | None, *, after: int) -> int:
-    """The event after which to begin."""
+    """The number of the event to start after."""
     if position is None or not position.exists():
         return after
     known = position.read_text(encoding="ascii", errors="replace").strip()
@@ -191,6 +193,6 @@ async def _pages(
         elif not span.is_endless or (until is not None and last >= until):
             return
         else:
-            names.clear()  # they may change between reads
+            names.clear()  # names may change between reads
             asked.clear()
             await asyncio.sleep(_LOOK)

@@ -1,4 +1,4 @@
-"""`activity prove`: that one event happened, for someone who has neither the vault nor reason to trust it."""
+"""`activity prove`: prove that an event happened to someone who has no access to the vault and doesn't trust it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ async def _prove(setup: Setup, sequence: int) -> tuple[str, dict[str, object]]:
             fail(f"there is no event {sequence} yet")
         found = await list_leaves(database, key, after=sequence - 1, limit=1)
         if not found or found[0][0].sequence != sequence:
-            fail(f"event {sequence} was pruned: its hash is still in the tree, what it said isn't in the vault")
+            fail(f"event {sequence} was pruned: its hash is still in the tree, but its content isn't in the vault")
         data, size = found[0][1], issued.head.size
         path = await Tree(database, log.base, await count_leaves(database)).prove(index, size)
         if root_of_inclusion(leaf_hash(data), index, size, path) != issued.head.root:
-            raise ChainBroken(sequence, "it doesn't fit the signed checkpoint")
+            raise ChainBroken(sequence, "it doesn't match the signed checkpoint")
         proof = write_proof(index=index, path=path, note=issued.note, extra=data)
         return proof, {"sequence": sequence, "index": index, "events": size, "origin": log.origin}

@@ -1,4 +1,4 @@
-"""Where `activity export --to` sends events: a syslog receiver over TCP or TLS, or an OpenTelemetry collector."""
+"""Receivers for `activity export --to`: syslog over TCP or TLS, or an OpenTelemetry collector."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ FORMAT_OF: Final = {"tcp": "syslog", "tls": "syslog", "http": "otlp", "https": "
 
 
 class NotReceived(Exception):
-    """The receiver didn't take the events. One line."""
+    """The receiver didn't accept the events. The message is one line."""
 
 
 class Receiver(Protocol):
-    """Takes lines of its format."""
+    """A receiver of lines in its format."""
 
     async def send(self, lines: Sequence[str]) -> int:
-        """Send them in order; how many were refused for good. After a failure all may be sent again.
+        """Send the lines in order; returns how many were permanently refused. After a failure, all may be sent again.
 
         Raises NotReceived.
         """
         ...
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         ...
 
 
@@ -52,7 +52,7 @@ def receiver_at(address: str, http: Outbound) -> Receiver:
 
 
 class SyslogReceiver:
-    """Frames messages by their length (RFC 6587 §3.4.1, over TLS RFC 5425 §4.3). Nothing says that they arrived."""
+    """Sends messages framed by length (RFC 6587 §3.4.1, over TLS RFC 5425 §4.3). Their arrival isn't confirmed."""
 
     def __init__(self, host: str, port: int, *, is_tls: bool) -> None:
         self._host = host
@@ -61,7 +61,7 @@ class SyslogReceiver:
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, lines: Sequence[str]) -> int:
-        """Write them, on a new connection if the last one ended."""
+        """Write the messages, on a new connection if the last one was closed."""
         encoded = [line.encode() for line in lines]
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -77,7 +77,7 @@ class SyslogReceiver:
         return 0
 
     async def close(self) -> None:
-        """End the connection after what was written."""
+        """Close the connection after flushing it."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
@@ -92,7 +92,7 @@ class OtlpReceiver:
         self._policy = policy_for_host_of(url)
 
     async def send(self, lines: Sequence[str]) -> int:
-        """One request for all. What a partial success leaves out must not be sent again."""
+        """Send all in one request. Records that a partial success left out must not be sent again."""
         logs = [one for line in lines for one in json.loads(line)["resourceLogs"]]
         request = OutboundRequest(
             "POST",
@@ -113,11 +113,11 @@ class OtlpReceiver:
         return _count_rejected(answer.json_content())
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing, since no connection is kept open."""
 
 
 def _count_rejected(content: object) -> int:
-    """How many records a partial success left out (OTLP specification, "Partial Success")."""
+    """The number of records that a partial success left out (OTLP specification, "Partial Success")."""
     partial: object = content.get("partialSuccess") if isinstance(content, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
     count: object = partial.get("rejectedLogRecords", 0) if isinstance(partial, dict) else 0  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
     return int(count) if isinstance(count, int | str) and str(count).isdigit() else 0

@@ -1,4 +1,4 @@
-"""`activity verify`: the proof that the record of what happened is complete, here and where its checkpoints went."""
+"""`activity verify`: verify that the activity is complete, here and at the destinations of its checkpoints."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def verify(
     local: Annotated[bool, typer.Option("--local", help="Don't ask the destinations of checkpoints.")] = False,
     allow_unkeyed: Annotated[
         bool,
-        typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one."),
+        typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran alongside this one."),
     ] = False,
     allow_restored: Annotated[
         bool,
         typer.Option("--allow-restored", help="Accept checkpoints of events that a restore removed."),
     ] = False,
 ) -> None:
-    """Verify that no event was changed, removed, or inserted, also against the checkpoints that left this host."""
+    """Verify that no event was changed, removed, or inserted, also with the checkpoints outside this host."""
     files = checkpoint or []
     for path in files:
         if not path.is_file():
@@ -88,7 +88,8 @@ async def _verify(
                 report, run = await _walk(deployment, logs, since=sealed, tell=tell)
             _check_missed(await sightings.look(database, deployment.data), report)
             comparison = await _compare(deployment, logs, run, files=files, is_local=is_local)
-            await seal(database, now=deployment.now(), limit=None)  # so that doctor need not start at the first event
+            # so that doctor doesn't have to start at the first event
+            await seal(database, now=deployment.now(), limit=None)
         except ChainBroken as found:
             broken = found
             if logs and key is not None:
@@ -159,7 +160,7 @@ async def _compare(
 
 
 def _check_missed(missed: Rollback | None, report: Report) -> None:
-    """Raise ChainBroken for events that this host saw and that are gone: an emptied database is self-consistent."""
+    """Raise ChainBroken if events that this host saw are gone: an emptied database is consistent in itself."""
     from vault.audit.proof import ChainBroken
 
     if missed is None:
@@ -167,9 +168,9 @@ def _check_missed(missed: Rollback | None, report: Report) -> None:
     why = (
         f"this host saw {missed.lost_events} more"
         if missed.lost_events
-        else "this host saw other events, or another start of the vault's key, in their place"
+        else "this host saw different events, or a different start of the vault's key, in their place"
     )
-    raise ChainBroken(report.last + 1, f"{why}; token-vault doctor says what to do", after=report.trusted)
+    raise ChainBroken(report.last + 1, f"{why}; token-vault doctor explains what to do", after=report.trusted)
 
 
 def _instant(text: str) -> int:
@@ -204,7 +205,7 @@ def _as_json(report: Report) -> dict[str, object]:
 
 
 def _sentences(report: Report) -> list[str]:
-    """What was proved, what was taken as proved before, and what cannot be proved."""
+    """The events that were verified, those verified earlier, and those that can't be verified."""
     found = [
         f"Events {one.first} to {one.last} ({when(one.first_at)} to {when(one.last_at)}) were pruned after "
         f"a retention of {one.retention_days} days, the last of them at {when(one.at)}."
@@ -244,9 +245,9 @@ def _compared_as_json(comparison: Comparison) -> dict[str, object]:
 
 
 def _sentences_of(comparison: Comparison) -> list[str]:
-    """What the checkpoints that left this host confirm, and what is wrong with them."""
+    """The events that checkpoints outside this host confirm, and problems with these checkpoints."""
     found = [
-        f"Events up to {one.events} fit the checkpoint in {one.where}"
+        f"Events up to {one.events} match the checkpoint in {one.where}"
         f"{'' if one.stamped_at is None else f', which was stamped at {when(one.stamped_at)}'}."
         for one in comparison.confirmed
     ]
@@ -257,7 +258,7 @@ def _sentences_of(comparison: Comparison) -> list[str]:
 
 
 def _recovery(one: ConfirmedCheckpoint) -> str:
-    """What a restore or a recovery removed of what a checkpoint vouches for."""
+    """The events covered by a checkpoint that a restore or a recovery removed."""
     restart = one.restart
     if restart is None or not restart.sequence:
         return (

@@ -25,11 +25,9 @@ def apply(
     ],
     *,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would change. Exit code 2 if something would.")
+        bool, typer.Option("--plan", help="Show what would change. The exit code is 2 if anything would.")
     ] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Also remove what a section of the file doesn't name.")
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Also remove what the file's sections don't name.")] = False,
 ) -> None:
     """Create or change people, groups, agents, APIs, and providers as a file says."""
     from server.administration.declaration import DeclarationRefused, read_declaration
@@ -78,7 +76,7 @@ def _lines(one: PlannedChange) -> list[str]:
     lines = [f"{sign} {one.kind} {one.name}"]
     for found in one.differences:
         if one.verb == "create" and not found.after:
-            continue  # as it is without being said
+            continue  # the default, if not given
         before, after = (json.dumps(value, ensure_ascii=False, default=str) for value in (found.before, found.after))
         lines.append(f"    {found.name}: {after}" if one.verb == "create" else f"    {found.name}: {before} -> {after}")
     return lines

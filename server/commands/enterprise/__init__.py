@@ -1,1 +1,1 @@
-"""`enterprise`: agents that a company's identity provider lets in."""
+"""`enterprise`: agents that a company's identity provider admits."""

@@ -1,4 +1,4 @@
-"""`enterprise ...`: companies whose identity provider lets agents in, and what their assertions lead to."""
+"""`enterprise ...`: companies with an identity provider that admits agents, and the effect of their assertions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vault.company_permissions import CompanyPermission
     from vault.records import User
 
-app = typer.Typer(no_args_is_help=True, help="Agents that a company's identity provider lets in.")
+app = typer.Typer(no_args_is_help=True, help="Agents that a company's identity provider admits.")
 _WIDTH = 10
 UserArgument = Annotated[
     str,
@@ -50,13 +50,13 @@ def list_(setup: Setup) -> None:
     setup.show(
         rows,
         columns=("company", "rule", "agents", "groups", "accounts"),
-        empty="No company lets agents in. See enterprise.NAME in the settings",
+        empty="No company admits agents. See enterprise.NAME in the settings",
     )
 
 
 @command(app, "permissions")
 def list_permissions(setup: Setup, *, user: UserOption = None) -> None:
-    """List what companies let a user's agents do."""
+    """List what companies allow a user's agents to do."""
 
     async def read() -> list[dict[str, object]]:
         from vault import clients, company_permissions
@@ -70,7 +70,7 @@ def list_permissions(setup: Setup, *, user: UserOption = None) -> None:
             ]
 
     columns = ("company", "agent", "scopes", "accounts", "expires_at", "ended_at")
-    setup.show(setup.run(read()), columns=columns, empty="No company lets agents act for this user.")
+    setup.show(setup.run(read()), columns=columns, empty="No company allows agents to act for this user.")
 
 
 def _fields(found: CompanyPermission) -> dict[str, object]:
@@ -88,7 +88,7 @@ def _fields(found: CompanyPermission) -> dict[str, object]:
 
 @command(app, "end")
 def end(setup: Setup, user: UserArgument, client: ClientName, *, company: CompanyOption = None) -> None:
-    """End what a company lets an agent do for a user. What the user allowed stays."""
+    """End a company's permission for an agent and user. Permissions from the user stay."""
 
     async def change() -> CompanyPermission:
         from server.administration import companies
@@ -102,12 +102,12 @@ def end(setup: Setup, user: UserArgument, client: ClientName, *, company: Compan
 
     found = setup.run(change())
     again = f"token-vault enterprise resume {user} {client}"
-    setup.show_one(_fields(found), sentence=f"Its tokens no longer work. To let it in again: {again}")
+    setup.show_one(_fields(found), sentence=f"Its tokens no longer work. To admit it again: {again}")
 
 
 @command(app, "resume")
 def resume(setup: Setup, user: UserArgument, client: ClientName, *, company: CompanyOption = None) -> None:
-    """Let an agent in again that a user or admin ended."""
+    """Resume a company's permission that a user or admin ended."""
 
     async def change() -> CompanyPermission:
         from server.administration import companies
@@ -135,13 +135,13 @@ async def _permission_called(deployment: Deployment, user: str, client: str, com
         if one.client_id == agent.id and company in {None, one.company}
     ]
     if len(held) > 1:
-        fail(f"several companies let it in: {', '.join(one.company for one in held)}. Choose one with --company")
-    return held[0] if held else fail("no company lets that agent act for this user")
+        fail(f"several companies admit it: {', '.join(one.company for one in held)}. Choose one with --company")
+    return held[0] if held else fail("no company allows that agent to act for this user")
 
 
 @command(app, "explain")
 def explain(setup: Setup) -> None:
-    """Explain what an assertion on standard input would lead to. Uses nothing up."""
+    """Explain the effect of an assertion on standard input. The assertion isn't used up."""
     if sys.stdin.isatty():
         fail("pass the assertion on standard input")
     token = sys.stdin.read().strip()

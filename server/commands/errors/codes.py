@@ -1,4 +1,4 @@
-"""The command. A code can mean something else at each surface, so it says all."""
+"""The command. A code can have a different meaning at each surface, so all are printed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _WIDTH = 11
 def errors(
     setup: Setup, code: Annotated[str, typer.Argument(help="The code, as in an answer, the activity, or the log.")]
 ) -> None:
-    """Say what an error code means and what to do, at each surface that has it."""
+    """Explain an error code and what to do, for each surface that uses it."""
     from providers.definitions.suggestions import did_you_mean
     from server.commands.errors.texts import all_codes, meanings_of
 
     meanings = meanings_of(code)
     if not meanings:
         near = did_you_mean(code, all_codes())
-        fail(f"{code} isn't described here. Its text says what to do; it may be the provider's own code.{near}")
+        fail(f"{code} isn't described here. Its text explains what to do; it may be the provider's own code.{near}")
     if setup.as_json:
         setup.show_json({"code": code, "meanings": meanings})
         return

@@ -1,4 +1,4 @@
-"""What each error code means, and what to do: `token-vault errors` prints it, and docs/reference/errors.md lists it.
+"""The meaning of each error code, and what to do, for `token-vault errors` and docs/reference/errors.md.
 
 Codes are stable, texts can change. "Check first" means that a write might have been carried out.
 """
@@ -13,7 +13,7 @@ VAULT: Final[dict[str, str]] = {
     ),
     "approval_required": "The person must approve the call. Open the link, then repeat the call once.",
     "tool_not_offered": "The tool is outside the agent's tool set.",
-    "policy_refused": "A rule that the text names, or `exchange.policy_url`, forbids it.",
+    "policy_refused": "The rule named in the text, or `exchange.policy_url`, forbids it.",
     "upstream_unauthorized": "The service refused this call (401), but not the key: it may not allow the call.",
     "account_required": "There are several accounts. Call again with `account`.",
     "invalid_scope": "Scopes are unknown, or outside `providers.NAME.scopes`.",
@@ -21,9 +21,9 @@ VAULT: Final[dict[str, str]] = {
     "invalid_target": "The resource isn't the grant's, or no token can be limited to the item.",
     "invalid_token": "A handle is unknown, expired, or lacks its DPoP proof. Exchange again.",
     "temporarily_unavailable": "Wait for the time in the text. Don't reconnect.",
-    "ciphertext_rejected": "A stored secret doesn't open. Reconnect; if many fail, restore the key store.",
+    "ciphertext_rejected": "A stored secret can't be opened. Reconnect; if many fail, restore the key store.",
     "value_unstorable": "Send text without control characters, and smaller numbers.",
-    "key_unavailable, storage_unavailable": "The key or database is missing, unreadable, or of another vault.",
+    "key_unavailable, storage_unavailable": "The key or database is missing, unreadable, or from another vault.",
     "chain_broken": "The activity was changed in the database.",
     "change_refused, request_refused": "The cause is a code of the Admin API.",
     (
@@ -36,7 +36,7 @@ VAULT: Final[dict[str, str]] = {
     "step_up_required": "The sign-in isn't recent or strong enough (`sign_in.passkey_for`).",
     "passkey_taken, too_many_passkeys": "Add another passkey, or remove one.",
     "transition_refused, connect_refused, approve_refused, page_refused, conflict": (
-        "It was used, is over, or is someone else's. Start again."
+        "It was already used, has expired, or belongs to someone else. Start again."
     ),
     "backup_refused": "The file isn't a backup, is damaged or of another vault, or would overwrite something.",
     "pages_elsewhere": "Another program uses the port. End it, or change `server.port`.",
@@ -50,8 +50,8 @@ TOOLS: Final[dict[str, str]] = {
     ),
     "provider_not_configured": "The provider has no client ID here.",
     "call_not_allowed": "No scope or request rule covers the call. Nothing was done.",
-    "insufficient_scope": "The MCP server wants a permission that it doesn't publish. Ask its operator.",
-    "tool_held": "The MCP server changed this tool. An admin reviews it.",
+    "insufficient_scope": "The MCP server requires a permission that it doesn't publish. Ask its operator.",
+    "tool_held": "The MCP server changed this tool. An admin must review it.",
     "upstream_unauthorized": "Even a new token is refused. Reconnect the account.",
     "rate_limited": "Wait as long as the text says. Nothing was done.",
     "upstream_unavailable, timeout": "There was no usable answer, or none in 15 seconds. Check first.",
@@ -74,7 +74,7 @@ PROXY: Final[dict[str, str]] = {
     ),
     "scope_missing": "Exchange again with one of `scopes`.",
     "unsupported_body": "Send JSON or a form, uncompressed, without files.",
-    "body_too_large": "The body is over `proxy.body_limit`, or over what is judged (`proxy.read_limit`).",
+    "body_too_large": "The body is over `proxy.body_limit`, or too large to check (`proxy.read_limit`).",
     "too_many_calls": "Wait for `Retry-After`.",
     "rate_limited": "Over `proxy.per_agent_hourly`. Wait for `Retry-After`.",
     "token_renewed": "Nothing was done. Send the call again.",
@@ -96,11 +96,11 @@ RUN: Final[dict[str, str]] = {
     "unknown_target": "The account's API is at another host.",
     "invalid_request, invalid_body": "The two versions of Token Vault differ, or the call is damaged or too long.",
     "pages_elsewhere": "Another program uses the vault's port, so there is no link for your permission. End it.",
-    "vault_unreachable": "The vault at `--url` gave no answer. Check first.",
+    "vault_unreachable": "The vault at `--url` didn't answer. Check first.",
 }
 ADMIN: Final[dict[str, str]] = {
     "invalid_request, unsupported_body, body_too_large, method_not_allowed": (
-        "Send what the OpenAPI document says; `errors` points at each wrong value."
+        "Follow the OpenAPI document; `errors` points at each wrong value."
     ),
     "invalid_token, key_not_proved": "Send a token for the Admin API, and a new proof of its DPoP key.",
     "no_token": "No access token was sent, or no directory token has this name.",
@@ -114,15 +114,15 @@ ADMIN: Final[dict[str, str]] = {
     ): "Nothing has this ID or name, or it was removed. List what there is.",
     "conflict": "This `Idempotency-Key` belongs to another registration. Use a new one.",
     "changed, changed_meanwhile, import_changed, registration_changed, person_changed": (
-        "It changed since you read it. Read it again, and decide anew."
+        "It has changed since you read it. Read it again, then decide."
     ),
     "access_over, endpoint_disabled, asker_gone": "It ended, or is off. Start again, or enable it.",
     "agent_refused, api_refused, ask_refused, endpoint_refused, group_refused, import_refused, server_refused": (
         "The text names the wrong value and what is allowed."
     ),
-    "import_unreadable, unreadable": "The file or stored secret can't be read. Give it again.",
+    "import_unreadable, unreadable": "The file or stored secret can't be read. Provide it again.",
     "connected": "The account exists. To replace its credential, send `replaces`.",
-    "credential": "The credential has another shape, or its service refuses it. The text says which.",
+    "credential": "The credential has the wrong format, or its service refuses it. The text explains which.",
     "input_missing, registration_refused": "The provider's registration lacks a value, or has a wrong one.",
     "in_settings, named_by_setting": "A setting decides this. Change the settings file.",
     "named_by_rule": "A rule names it. Change the rule first.",
@@ -134,14 +134,14 @@ ADMIN: Final[dict[str, str]] = {
     "grant_held, nothing_to_retry, nothing_to_settle": (
         "This grant can't be ended that way: it is in use, over, or the provider's to end."
     ),
-    "not_given, not_yours_to_give, nothing_to_read": "Only who connected an account can give it, and only some can be.",
-    "not_approver": "The people whom the request names have to answer.",
-    "not_ended": "The agent's assertions are taken already. Nothing to do.",
+    "not_given, not_yours_to_give, nothing_to_read": "Only its owner can give an account, and only some accounts.",
+    "not_approver": "The people that the request names must answer.",
+    "not_ended": "The agent's assertions are already accepted. Nothing to do.",
     "own_account": "Allow it on the agent's page: it is your own account.",
     (
         "nothing_more, request_agent, request_days, request_limit, request_open, request_reason, request_rules, "
         "request_scopes, requests_off"
-    ): "The access request can't be made or answered like this; see the text.",
+    ): "The access request can't be made or answered this way; see the text.",
     "token_name": "Use up to 60 letters, digits, and `. _ -`.",
 }
 OAUTH: Final[dict[str, str]] = {
@@ -162,15 +162,15 @@ OAUTH: Final[dict[str, str]] = {
     "access_denied": "The person refused, or registration is closed.",
     "authorization_pending, slow_down, expired_token": ("Poll after `interval`; poll 5 seconds slower; ask again."),
     "unknown_user_id, expired_login_hint_token, invalid_binding_message, invalid_authorization_details": (
-        "From `/bc-authorize`: the hint matches no one, or the text says what is allowed."
+        "From `/bc-authorize`: the hint matches no one, or see the text for what is allowed."
     ),
     "missing_user_code, invalid_user_code": (
         "This client must send the code that the person has set on the Approvals page."
     ),
     "invalid_redirect_uri, invalid_client_metadata": "Use https, loopback, or an allowed scheme and host.",
-    "invalid_dpop_proof": "The proof is missing, old, used, or of another request.",
+    "invalid_dpop_proof": "The proof is missing, too old, already used, or for another request.",
     "federated_connection_refresh_token_not_found, user_not_found": (
-        "On Auth0's wire: no account for this client, or none that `login_hint` names. Open `connect_uri`."
+        "On Auth0's interface: no account for this client, or none that `login_hint` names. Open `connect_uri`."
     ),
     "insufficient_scope": "The token lacks `tools`, `openid`, or a scope of the Admin API.",
     "insufficient_user_authentication": "Authorize with `max_age` (RFC 9470).",
@@ -201,7 +201,7 @@ SURFACES: Final = {
 
 
 def meanings_of(code: str) -> dict[str, str]:
-    """What a code means at each surface that has it."""
+    """The meaning of a code at each surface that uses it."""
     return {
         surface: text
         for surface, table in SURFACES.items()
@@ -211,5 +211,5 @@ def meanings_of(code: str) -> dict[str, str]:
 
 
 def all_codes() -> list[str]:
-    """Every code that is explained."""
+    """All codes with an explanation."""
     return sorted({code for table in SURFACES.values() for codes in table for code in codes.split(", ")})

@@ -83,7 +83,7 @@ async def _export(
 
 
 def _confirm(count: int, file: Path) -> None:
-    """Ends the command without confirmation."""
+    """Ask for confirmation; ends the command without it."""
     if not sys.stdin.isatty():
         fail("confirm it with --yes: whoever opens the file can act as these people")
     if not typer.confirm(

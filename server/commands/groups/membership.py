@@ -192,7 +192,7 @@ def rule(
 ) -> None:
     """Change what members' agents can do with a group's account, from their next call on. The rest stays."""
     if reads_only is None and ask_writes is None:
-        fail("say what to change: --reads-only, --no-reads-only, --ask-writes, or --no-ask-writes")
+        fail("choose what to change: --reads-only, --no-reads-only, --ask-writes, or --no-ask-writes")
 
     async def run() -> dict[str, object]:
         from server.administration import group_accounts

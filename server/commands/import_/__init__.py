@@ -1,1 +1,1 @@
-"""`import ...`: accounts that people connected in another vault, a file for each kind of source."""
+"""`import ...`: accounts that people connected in another vault, with a command for each kind of source."""

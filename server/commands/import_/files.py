@@ -28,7 +28,7 @@ CreateOption = Annotated[
 ]
 PeopleOption = Annotated[
     Path | None,
-    typer.Option("--people", help="CSV file with the columns source and user: who is who.", show_default=False),
+    typer.Option("--people", help="CSV file with the columns source and user, which maps people.", show_default=False),
 ]
 ProviderOption = Annotated[
     list[str] | None,
@@ -39,7 +39,7 @@ ProviderOption = Annotated[
 ScopesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--scopes", help="PROVIDER='SCOPE ...': what was granted where the file doesn't say. Repeat for several.",
+        "--scopes", help="PROVIDER='SCOPE ...': granted scopes, if the file doesn't list them. Repeat for several.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -47,17 +47,15 @@ SecretOption = Annotated[
     Path | None,
     typer.Option("--secret-file", help="File with AUTH_ENCRYPTION_SECRET, if it is set.", show_default=False),
 ]
-KeyOption = Annotated[
-    Path, typer.Option("--key", help="File of the age key, as age-keygen writes it.", show_default=False)
-]
+KeyOption = Annotated[Path, typer.Option("--key", help="File with the age key, from age-keygen.", show_default=False)]
 Reader = Callable[[Path], Sequence["ImportedAccount"]]
 Names = Callable[["Deployment"], Mapping[str, str]]
-Source = tuple[Reader, Names]  # reads the file, and what it calls our providers
+Source = tuple[Reader, Names]  # reads the file, with its names for our providers
 
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """The options of a source that has other names than we do."""
+    """The options of a source with names that differ from ours."""
 
     people: Path | None = None
     providers: Sequence[str] = ()
@@ -119,7 +117,7 @@ def csv_(
 
 
 def _command_of(name: str) -> Callable[[Callable[[], Source]], None]:
-    """Register the command of a source, which takes the choices that all sources have; its help is the docstring."""
+    """Register a source's command with the options that all sources share; its help is the docstring."""
 
     def register(load: Callable[[], Source]) -> None:
         def run(
@@ -253,7 +251,7 @@ def _run(
     apply: bool,
     names: Names = lambda _: {},
 ) -> None:
-    """Judge the file's accounts, store them with `apply`, and report each."""
+    """Check the file's accounts, store them if `apply`, and report each."""
 
     rows = read(file.expanduser())
 
@@ -282,7 +280,7 @@ def _run(
     else:
         note(f"{done} would be imported, {len(refused)} refused. To store them, run the same with --apply")
     if any(one.row.obstacle for one in refused):
-        note(f"People whose accounts have no tokens here connect them again at {page}")
+        note(f"People must reconnect accounts without tokens here at {page}")
     if refused:
         raise typer.Exit(1)
 

@@ -1,1 +1,1 @@
-"""`mcp ...`: MCP servers of others behind the vault."""
+"""`mcp ...`: external MCP servers behind the vault."""

@@ -1,4 +1,4 @@
-"""`mcp ...`: put MCP servers of others behind the vault, and review what they offer."""
+"""`mcp ...`: put external MCP servers behind the vault, and review their tools."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def add(
         str | None,
         typer.Option(
             "--key-header",
-            help="It takes a key that people enter, in this header: `NAME`, or `NAME: SCHEME`.",
+            help="It accepts a key that people enter, in this header: `NAME`, or `NAME: SCHEME`.",
             show_default="OAuth",
         ),
     ] = None,
-    is_open: Annotated[bool, typer.Option("--open", help="It asks for no sign-in and no key.")] = False,
+    is_open: Annotated[bool, typer.Option("--open", help="It needs no sign-in and no key.")] = False,
 ) -> None:
     """Put an MCP server behind the vault. Its tools can be called once you accept them."""
     from server.remote.servers import NewServer, key_of
@@ -91,7 +91,7 @@ async def _add(setup: Setup, wanted: NewServer, *, client_id: str | None, secret
 def _way_in(row: Mapping[str, object]) -> str:
     if row["authorize_url"]:
         return f"people sign in at {row['authorize_url']}"
-    return f"people enter a key, sent in {row['header']}" if row["header"] else "it asks for no sign-in"
+    return f"people enter a key, sent in {row['header']}" if row["header"] else "it needs no sign-in"
 
 
 def _authorization(server: McpServer) -> dict[str, object]:
@@ -118,7 +118,7 @@ def list_(setup: Setup) -> None:
 
 @command(app, "review")
 def review(setup: Setup, name: Name) -> None:
-    """Show the tools that are held: new ones, and what changed in others."""
+    """Show the tools that wait for a review: new ones, and changes to others."""
     from server.remote import servers
 
     async def read() -> tuple[McpServer, str]:
@@ -178,7 +178,7 @@ def accept(
         typer.Option("--no-approval", help="This tool needs no approval each time. Repeat for several."),
     ] = None,
     trust_hints: Annotated[
-        bool, typer.Option("--trust-hints", help="Trust the server about which tools only read.")
+        bool, typer.Option("--trust-hints", help="Trust the server's claims about which tools only read.")
     ] = False,
 ) -> None:
     """Let agents be offered tools in exactly the form that you reviewed."""
@@ -197,7 +197,7 @@ def accept(
 
 @command(app, "disable")
 def disable(setup: Setup, name: Name) -> None:
-    """Offer agents nothing of an MCP server. Accounts, permissions, and decisions stay."""
+    """Stop offering an MCP server's tools to agents. Accounts, permissions, and decisions stay."""
     _set_disabled(setup, name, is_disabled=True)
 
 

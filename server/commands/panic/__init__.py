@@ -1,1 +1,1 @@
-"""`panic`: end many accesses at once, also at the providers."""
+"""`panic`: end a lot of access at once, also at the providers."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vault.records import Tell
     from vault.upkeep.panics import EndedCounts, Kind
 
-RETRIED, BY_HAND, STILL_ALIVE = 3, 4, 5  # exit codes, the graver the higher
-_LOOK = 1.0  # seconds between looks at what is due
+RETRIED, BY_HAND, STILL_ALIVE = 3, 4, 5  # exit codes, higher for more serious results
+_LOOK = 1.0  # seconds between checks for due revocations
 
 
 def panic(
@@ -42,10 +42,10 @@ def panic(
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Otherwise only show what would end.")] = False,
     wait: Annotated[int, typer.Option("--wait", min=0, max=86400, help="Seconds to keep retrying what fails.")] = 60,
 ) -> None:
-    """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run.
+    """End much access at once, also at the providers, and verify that it has ended. Without `--yes`, a dry run.
 
-    Run it again to go on after an interruption; a running server goes on, too. Exit code 0: nothing is outstanding;
-    3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some tokens still work.
+    Run it again to continue after an interruption; a running server also continues. Exit code 0: nothing is
+    outstanding; 3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some tokens still work.
     """
     named: dict[Kind, str] = {}
     if user is not None:
@@ -77,15 +77,15 @@ def exit_code(found: EndedCounts) -> int:
 
 
 def in_words(found: EndedCounts) -> str:
-    """What is known of all ended grants, and what to do."""
+    """The state of all ended grants, and what to do."""
     parts = [
         (found.verified_dead, "verified dead"),
         (found.settled, "ended by hand"),
-        (found.unverified, "revoked, says the provider, which can't be asked"),
+        (found.unverified, "revoked according to the provider, but can't be verified"),
         (found.still_alive, "still alive"),
         (found.by_hand, "to end on the provider's page"),
-        (found.held, "left alone, because the account is connected elsewhere"),
-        (found.retried, "unreachable, tried again"),
+        (found.held, "kept, because the account is connected elsewhere"),
+        (found.retried, "unreachable, will be retried"),
         (found.waiting, "waiting"),
     ]
     said = ", ".join(f"{number} {words}" for number, words in parts if number) or "none"
@@ -144,7 +144,7 @@ async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCount
 async def _revoke(
     deployment: Deployment, kind: Kind, subject: str, *, since: int, wait: int, tell: Tell
 ) -> EndedCounts:
-    """Attempt what is due until nothing is outstanding that a later attempt could change, or the time is up."""
+    """Retry due revocations until no later attempt could change anything, or the time is up."""
     from vault.upkeep import panics, revocations
 
     stop, before, counted = time.monotonic() + wait, None, 0.0
@@ -155,7 +155,7 @@ async def _revoke(
         counted = time.monotonic()
         found = await panics.count_ended(deployment.database, kind, subject, since=since)
         tell("revoke at the providers", found.total - found.waiting - found.retried, found.total)
-        if found != before:  # it gets on: a provider may only have asked for patience
+        if found != before:  # there is progress: a provider may just have asked to wait
             stop, before = time.monotonic() + wait, found
         if tried:
             continue

@@ -1,4 +1,4 @@
-"""`policy ...`: write, test, and try the operator's rules before they are on."""
+"""`policy ...`: write, test, and try the operator's rules before turning them on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SHOWN: Final = 12  # characters of a digest
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What rules are loaded against: the tools and providers, and the vault, if there is one."""
+    """The context for loading rules: the tools and providers, and the vault, if there is one."""
 
     folder: Path
     zone: ZoneInfo
@@ -134,7 +134,7 @@ def explain(
 def replay(
     setup: Setup,
     *,
-    since: Annotated[str, typer.Option("--since", help="How far back: 90d, 12h, or 30m.")] = "90d",
+    since: Annotated[str, typer.Option("--since", help="How far back, such as 90d, 12h, or 30m.")] = "90d",
     folder: FolderOption = None,
     show: Annotated[int, typer.Option("--show", min=0, max=1000, help="How many affected uses to print.")] = 20,
 ) -> None:
@@ -147,7 +147,7 @@ def replay(
 
 @asynccontextmanager
 async def _place(setup: Setup, folder: Path) -> AsyncGenerator[_Place]:
-    """Open what there is without the rules in force, which may be the ones to correct."""
+    """Open the vault, if there is one, without the active rules, which may be the ones to correct."""
     from zoneinfo import ZoneInfo
 
     from server.app import open_deployment, providers_of_settings
@@ -177,7 +177,7 @@ def _folder(setup: Setup, folder: Path | None) -> Path:
     settings = setup.settings().policy
     found = folder or settings.shadow_folder or settings.folder
     if found is None:
-        fail("no folder with rules: set policy.folder, or give --folder")
+        fail("no folder with rules: set policy.folder, or pass --folder")
     return found.expanduser()
 
 
@@ -210,7 +210,7 @@ async def _check(setup: Setup, folder: Path | None) -> None:
         return
     for one in found:
         say(f"doubtful: {one}")
-    say(f"The rules fit the tools: {len(rules.rules)} (digest {rules.digest[:_SHOWN]}).")
+    say(f"The rules match the tools: {len(rules.rules)} (digest {rules.digest[:_SHOWN]}).")
 
 
 async def _test(setup: Setup, folder: Path | None) -> list[CaseResult]:
@@ -347,13 +347,13 @@ def _report_fields(report: ReplayReport) -> dict[str, object]:
 def _sentences(report: ReplayReport, rules: RuleSet) -> list[str]:
     uses = report.uses
     counts = (
-        f"{uses['forbid']} forbidden, {uses['ask']} asked about, {uses['allow']} allowed, {uses['open']} could not be "
+        f"{uses['forbid']} forbidden, {uses['ask']} asked about, {uses['allow']} allowed, {uses['open']} couldn't be "
         "judged."
     )
     against = f"Rules with digest {rules.digest[:_SHOWN]} against {sum(uses.values())} uses of accounts"
     lines = [f"{against}: {counts}"]
     lines += [f"  {count} {outcome} by {rule}" for (rule, outcome), count in report.by_rule.most_common() if rule]
-    lines += [f"  {count} could not be judged: {why}" for why, count in report.open_for.most_common()]
+    lines += [f"  {count} couldn't be judged: {why}" for why, count in report.open_for.most_common()]
     if report.refused_then:
         lines.append(f"{report.refused_then} more were refused at the time, and are not counted.")
     return lines

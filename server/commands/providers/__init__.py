@@ -1,4 +1,4 @@
-"""`providers ...`: services that accounts can be connected to. `files`, `setup` and `test` hold the commands."""
+"""`providers ...`: services that accounts can be connected to. The commands are in `files`, `setup`, and `test`."""
 
 from __future__ import annotations
 

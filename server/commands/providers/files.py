@@ -1,4 +1,4 @@
-"""`providers list | show | check | schema | new`: what the vault knows about services, and whether a file is valid."""
+"""`providers list | show | check | schema | new`: the services that the vault knows, and checks of provider files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def list_providers(setup: Setup) -> None:
-    """List the services: which are set up, and how well each is verified, by its facts.
+    """List the services: which are set up, and how well the facts about each are verified.
 
     `live_tested` is the day of the last successful `providers test --live` here.
     """
@@ -94,7 +94,7 @@ def show_provider(setup: Setup, name: ProviderName) -> None:
 
 
 def _source_text(source: Source) -> str:
-    """The source, and when it was read or named."""
+    """The source, with the date when it was read or named."""
     return f"{source.name} ({source.date})"
 
 
@@ -210,7 +210,7 @@ def _new_file(name: str, endpoints: Endpoints, *, title: str, scopes: Sequence[s
 
     content = content_of(name, endpoints, title=title, scopes=scopes, is_openid=is_openid)
     content["apis"] = {"main": api}
-    lines = ["# What is not said here is taken in the strictest way. See `token-vault providers schema`."]
+    lines = ["# The strictest default applies to whatever is missing here. See `token-vault providers schema`."]
     lines += [f"{key} = {json.dumps(value)}" for key, value in content.items() if isinstance(value, str)]
     for key, table in content.items():
         if isinstance(table, dict) and key != "scopes":

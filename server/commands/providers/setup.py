@@ -1,4 +1,4 @@
-"""`providers setup`: what to enter at a provider's console, and where to store the result here."""
+"""`providers setup`: print what to enter at a provider's console, and store the result here."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def set_up(
 
 
 def _turn_on(setup: Setup, provider: Provider, files: Files, given: list[str]) -> None:
-    """Let people connect accounts of a service by credentials of their own."""
+    """Let people connect accounts of a service with their own credentials."""
     write_setup(setup, files, {"enabled": True}, None, inputs=_inputs(provider, given))
     if setup.as_json:
         setup.show_json({"provider": provider.name, "enabled": True, "config": str(files.config)})
@@ -141,7 +141,7 @@ def _print(guide: Guide) -> None:
 
 
 def _answers(guide: Guide, client_id: str | None, *, service: str, from_stdin: bool) -> tuple[str, str | None]:
-    """Client id and secret; asks for what was not given, until it can be right."""
+    """Client ID and secret; asks for missing values until they are plausible."""
     from server.setup.provider_consoles import id_problem, secret_problem
     from server.terminal.questions import ask
 
@@ -168,7 +168,7 @@ def _answers(guide: Guide, client_id: str | None, *, service: str, from_stdin: b
 
 
 def _valid(given: str, *, problem_of: Callable[[str], str | None]) -> str:
-    """A value from the command line: no one can be asked again."""
+    """A checked value from the command line, where there is no second chance to ask."""
     problem = problem_of(given.strip())
     return given.strip() if problem is None else fail(problem)
 
@@ -181,7 +181,7 @@ def write_setup(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a registration, and read the settings back: they must be accepted."""
+    """Write a registration, and read the settings back to check that they are accepted."""
     from server.runtime.data_directory import prepare_data_directory
     from server.setup.provider_registration import write
     from server.setup.settings_file import ConfigFileRefused

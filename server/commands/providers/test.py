@@ -1,4 +1,4 @@
-"""`providers test`: drive a connection's whole life by a provider file, at the simulator or at the service itself."""
+"""`providers test`: test a provider file through a connection's whole life, with the simulator or the real service."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_provider(
     from server.terminal.progress import show_progress
 
     if mode is not None and mode not in SERVED:
-        fail(f"no mode {mode!r}; choose one of: {', '.join(sorted(MODES))}")
+        fail(f"no mode {mode!r}; choose from: {', '.join(sorted(MODES))}")
     chosen = _choose_providers(setup, name)
     with show_progress() as tell:
         found = setup.run(examine_all(chosen, mode=mode, tell=tell))
@@ -125,7 +125,7 @@ def _test_live(setup: Setup, name: str) -> None:
 
 
 def live_tests(setup: Setup) -> dict[str, str]:
-    """Provider to the last day on which `--live` passed."""
+    """The last day on which `--live` passed, by provider."""
     try:
         found: object = json.loads((setup.directory() / LIVE_TESTS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

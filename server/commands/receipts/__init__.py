@@ -1,1 +1,1 @@
-"""`receipts ...`: signed receipts of what became of ended grants at their providers."""
+"""`receipts ...`: signed receipts for ended grants at their providers."""

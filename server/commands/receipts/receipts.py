@@ -69,7 +69,7 @@ def _ending_fields(ending: Ending) -> dict[str, object]:
 def list_(
     setup: Setup,
     *,
-    all_: Annotated[bool, typer.Option("--all", help="Also those that need nothing more.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Include those that need no more action.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
 ) -> None:
     """List ended grants that are outstanding: still alive, unreachable, held, or left to end by hand."""
@@ -89,7 +89,7 @@ def list_(
 
 @command(app, "show")
 def show(setup: Setup, receipt: AnyReceiptId) -> None:
-    """Print the signed receipt of an ended grant or agent; with `--json`, also what it says."""
+    """Print the signed receipt of an ended grant or agent; with `--json`, also its content."""
 
     async def read() -> tuple[dict[str, object], str]:
         from server.administration import receipts
@@ -112,11 +112,11 @@ def agents(
     agent: Annotated[str | None, typer.Argument(help="ID of an agent; all without it.", show_default=False)] = None,
     *,
     outstanding: Annotated[
-        bool, typer.Option("--outstanding", help="Only those whose agent may hold a token that still works.")
+        bool, typer.Option("--outstanding", help="Only those with an agent that may hold a token that still works.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
 ) -> None:
-    """List receipts of removed agents: for each account, until when a provider's token works that the agent got."""
+    """List receipts of removed agents: for each account, how long the provider tokens that the agent got still work."""
 
     async def read() -> list[dict[str, object]]:
         from server.administration import receipts
@@ -136,10 +136,10 @@ def verify(
     *,
     keys: Annotated[
         Path | None,
-        typer.Option("--keys", help="A key set, as `receipts keys` prints it. Needs no vault.", show_default=False),
+        typer.Option("--keys", help="A key set from `receipts keys`. Needs no vault.", show_default=False),
     ] = None,
 ) -> None:
-    """Verify a receipt's signature and print what it says. Exit code 1 if it isn't valid."""
+    """Verify a receipt's signature and print its content. The exit code is 1 if it isn't valid."""
     from server.administration.receipts import ReceiptRefused
     from server.administration.receipts import verify as verified
 
@@ -154,7 +154,7 @@ def verify(
 
 @command(app, "keys")
 def keys(setup: Setup) -> None:
-    """Print the public keys that verify receipts, also of replaced signing keys, as a JSON Web Key Set."""
+    """Print the public keys that verify receipts, including replaced ones, as a JSON Web Key Set."""
     setup.show_json(setup.run(_kept_keys(setup)))
 
 
@@ -196,7 +196,7 @@ async def _kept_keys(setup: Setup) -> dict[str, object]:
 
 
 def _receipt_in(file: Path) -> str:
-    """The signed form: alone, or as the member `receipt` of what `receipts show --json` prints."""
+    """The signed receipt: on its own, or as the member `receipt` of the output of `receipts show --json`."""
     content = sys.stdin.read() if str(file) == "-" else _read(file)
     if not content.lstrip().startswith("{"):
         return content.strip()

@@ -1,1 +1,1 @@
-"""`requests ...`: what people asked others for, and the answers."""
+"""`requests ...`: access requests and their answers."""

@@ -1,4 +1,4 @@
-"""`requests ...`: what people asked others for, and the answers."""
+"""`requests ...`: access requests and their answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Words = Annotated[str | None, typer.Option("--words", help="Message to the perso
 def list_(
     setup: Setup,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Also those that were answered.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include answered requests.")] = False,
 ) -> None:
     """List the requests that wait for an answer."""
 
@@ -54,7 +54,7 @@ def approve(
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", help="Of a company: the rule that applies; repeatable.", show_default=False),
+        typer.Option("--rule", help="For a company: the rule to apply; repeatable.", show_default=False),
     ] = None,
     words: Words = None,
 ) -> None:

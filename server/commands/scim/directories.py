@@ -1,4 +1,4 @@
-"""`scim ...`: tokens for a company's directory (SCIM 2.0), and people that it takes over."""
+"""`scim ...`: tokens for a company's directory (SCIM 2.0), and existing users that it takes over."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Show or set whether a stream delivers."""
+    """Show or set a stream's status."""
 
     async def ask(client: StreamClient) -> tuple[Status, str]:
         from server.signals.streams import STATUSES, status_named
@@ -138,9 +138,9 @@ def verify(
     transmitter: Name,
     stream: StreamId,
     *,
-    wait: Annotated[int, typer.Option("--wait", help="Seconds to wait for it.", min=0, max=600)] = 30,
+    wait: Annotated[int, typer.Option("--wait", help="Seconds to wait for the event.", min=0, max=600)] = 30,
 ) -> None:
-    """Request a verification event and wait for a running server to get it. Exit code 1 if none comes."""
+    """Request a verification event and wait until a running server receives it. The exit code is 1 if none arrives."""
 
     async def ask(client: StreamClient) -> bool:
         from server.signals import verifications
@@ -153,7 +153,7 @@ def verify(
         return False
 
     has_come = _ask(setup, transmitter, ask)
-    sentence = "The event came." if has_come else f"No event came within {wait} seconds. It may still come."
+    sentence = "The event arrived." if has_come else f"No event arrived within {wait} seconds. It may still arrive."
     setup.show_one({"id": stream, "verified": has_come}, sentence=sentence)
     if not has_come:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`tools ...`: what agents can call."""
+"""`tools ...`: the tools that agents can call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def list_(
 
 @command(app, "sets")
 def sets_(setup: Setup) -> None:
-    """List the tool sets to choose for an agent."""
+    """List the tool sets that can be chosen for an agent."""
     from server.mcp.offer.connections_spec import SPEC
     from server.mcp.offer.tool_list import size_of
 

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from providers.tools.openapi_document import OpenAPIDocument
     from providers.tools.openapi_import import ImportResult
 
-app = typer.Typer(no_args_is_help=True, help="Make tools from an API's description.")
+app = typer.Typer(no_args_is_help=True, help="Create tools from an API's description.")
 _SECONDS = 20.0
 AudienceOption = Annotated[
-    str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
+    str | None, typer.Option("--audience", help="The `aud` of the tokens that it accepts.", show_default="its origin")
 ]
 FolderOption = Annotated[Path, typer.Option("--to", help="Folder for both files.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing.")]
 Review = Annotated[
     bool,
-    typer.Option("--review", help="Write no files: keep it in the vault until an admin accepts it on a page."),
+    typer.Option("--review", help="Write no files: keep the import in the vault until an admin accepts it on a page."),
 ]
 
 
 @app.callback()
 def import_() -> None:
-    """Make tools from an API's description."""
+    """Create tools from an API's description."""
 
 
 @command(app, "openapi")
@@ -51,13 +51,13 @@ def openapi(
         typer.Option("--server", help="Its address, instead of the document's first server.", show_default=False),
     ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", help="Only operations whose `METHOD /path` has this.", show_default=False)
+        str | None, typer.Option("--only", help="Only operations with this in `METHOD /path`.", show_default=False)
     ] = None,
     to: FolderOption = Path(),
     review: Review = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
+    """Create a provider file and a tool file from an OpenAPI document, and print what to review."""
     from providers.tools.openapi_document import DocumentRefused, parse
     from providers.tools.openapi_import import import_document
 
@@ -87,13 +87,13 @@ def graphql(
     title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default="NAME")] = None,
     audience: AudienceOption = None,
     only: Annotated[
-        str | None, typer.Option("--only", help="Only operations whose `query NAME` has this.", show_default=False)
+        str | None, typer.Option("--only", help="Only operations with this in `query NAME`.", show_default=False)
     ] = None,
     to: FolderOption = Path(),
     review: Review = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
+    """Create a provider file and a tool file from a GraphQL schema, with a fixed query for each tool."""
     from providers.tools.graphql_import import import_schema
     from providers.tools.graphql_schema import parse_schema
     from providers.tools.openapi_document import DocumentRefused
@@ -113,7 +113,7 @@ def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
     from providers.tools.imported_api import is_api_name
 
     if not is_api_name(name):
-        fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
+        fail(f"--name: {name!r} isn't valid; use up to 40 lowercase letters, digits, and single hyphens")
     _check_name(name)
     files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
     for path in files.values():
@@ -125,7 +125,7 @@ def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
 def _finish(
     setup: Setup, made: ImportResult, name: str, files: Mapping[str, Path], *, source: str, waits: bool
 ) -> None:
-    """Check both files, write those that are wanted or let the import wait in the vault, and print what to review."""
+    """Check both files, write them or keep the import in the vault, and print what to review."""
     _check_tool_names(made)
     contents = _check_contents(made, name)
     for kind, path in files.items():
@@ -133,14 +133,14 @@ def _finish(
         path.write_text(contents[kind], encoding="utf-8")
     at = setup.run(_offer(setup, made, name)) if waits else None
     if at == "":
-        note("Nothing changed since an admin decided about it.")
+        note("Nothing has changed since an admin decided about it.")
         return
     warning = _elsewhere(made, source=source)
     _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning, waits_at=at or "")
 
 
 async def _offer(setup: Setup, made: ImportResult, name: str) -> str:
-    """Let the import wait in the vault; the address of the page that shows it, empty if it needs no review."""
+    """Keep the import in the vault; returns the address of its review page, or empty if it needs no review."""
     from providers.tools.imported_api import content_of
     from server.administration.actor import Actor
     from server.remote import imported_apis
@@ -155,11 +155,11 @@ def _check_name(name: str) -> None:
     from providers.definitions.catalog import is_shipped
 
     if is_shipped(name):
-        fail(f"--name: the vault has a provider {name} already; choose another name")
+        fail(f"--name: the vault already has a provider {name}; choose another name")
 
 
 def _check_tool_names(made: ImportResult) -> None:
-    """The server doesn't start with two tools of one name."""
+    """Refuse tool names that exist: the server doesn't start with two tools of the same name."""
     from providers.tools.builtin import builtin_tools
     from providers.tools.declarations import BUILT_IN, read_tool_file
     from server.mcp.offer.registry import RESERVED
@@ -167,11 +167,11 @@ def _check_tool_names(made: ImportResult) -> None:
     declared = {tool.name for path in BUILT_IN.glob("*.toml") for tool in read_tool_file(path).tool}
     taken = RESERVED | declared | {spec.name for spec in builtin_tools()}
     if both := sorted(taken & {one.name for one in made.review}):
-        fail(f"--name: it makes a tool {both[0]}, which the vault has already; choose another name")
+        fail(f"--name: it creates a tool {both[0]}, which the vault already has; choose another name")
 
 
 def _elsewhere(made: ImportResult, *, source: str) -> str:
-    """What to say where tokens would go to another origin than they are for, or than the document is from."""
+    """A warning if the API's origin differs from the audience's or the document's origin."""
     address = urlsplit(made.address)
     others = {"the audience": made.audience, "the document's address": source if "://" in source else ""}
     different = [what for what, url in others.items() if url and not _is_same_origin(url, address)]
@@ -223,14 +223,14 @@ def _fetch(setup: Setup, url: str) -> bytes:
     try:
         status, body = setup.run(fetch())
     except HttpError as error:
-        fail(f"{url}: can't be fetched ({error}); download it and give the file")
+        fail(f"{url}: can't be fetched ({error}); download it and pass the file")
     if status != HTTPStatus.OK:
-        fail(f"{url}: answers with status {status}; download the document and give the file")
+        fail(f"{url}: answers with status {status}; download the document and pass the file")
     return body
 
 
 def _check_contents(made: ImportResult, name: str) -> Mapping[str, str]:
-    """The contents of both files, once they pass the checks that the server makes."""
+    """The contents of both files, after they pass the server's checks."""
     import tomlkit
 
     from providers.definitions.catalog import check_file, load_catalog
@@ -245,12 +245,12 @@ def _check_contents(made: ImportResult, name: str) -> Mapping[str, str]:
         tools.write_text(contents["tools"], encoding="utf-8")
         problems = check_file(provider)
         if problems:
-            fail(f"the document makes a provider file with a problem: {problems[0]}")
+            fail(f"the document leads to a provider file with a problem: {problems[0]}")
         try:
             data_tools([(tools, read_tool_file(tools))], load_catalog([provider.parent]))
         except ToolFileRefused as refused:
             problem = str(refused).removeprefix(f"{tools}: ")
-            fail(f"the document makes a tool with a problem: {problem}; leave it out with --only")
+            fail(f"the document leads to a tool with a problem: {problem}; leave it out with --only")
     return contents
 
 
@@ -278,7 +278,7 @@ def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warni
         say(warning)
     say("")
     setup.show(rows, columns=("tool", "call", "effect", "scopes", "asks_each_time", "not_taken"), empty="No tools.")
-    say("\nAgents and people read these texts of the document:")
+    say("\nAgents and people will read these texts from the document:")
     for one in made.review:
         say(f"  {one.name}: {one.title}" + (f": {one.description}" if one.description != one.title else ""))
     for scope, title in made.scope_titles.items():

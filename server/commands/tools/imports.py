@@ -1,4 +1,4 @@
-"""`tools imports`: imported APIs that wait in the vault or are on; review their tools, and decide about each."""
+"""`tools imports`: imported APIs that wait in the vault or are turned on; review their tools, and decide about each."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def decide(
     ask: Annotated[list[str] | None, typer.Option(help="Ask the person each time. Repeatable.")] = None,
     leave: Annotated[list[str] | None, typer.Option(help="Leave this tool out. Repeatable.")] = None,
 ) -> None:
-    """Turn on tools as you reviewed them; those that you don't name as `show` proposes. Decide again to change it."""
+    """Turn on tools as you reviewed them; tools you don't name get the choice that `show` proposes. To change it,
+    decide again."""
     given: tuple[tuple[Choice, list[str] | None], ...] = (("accept", accept), ("ask", ask), ("leave", leave))
     chosen: dict[str, Choice] = {}
     for choice, tools in given:
@@ -115,7 +116,7 @@ def decide(
 
 @command(app, "discard")
 def discard(setup: Setup, name: Name, digest: Digest) -> None:
-    """Forget an import that waits. What was accepted before stays on."""
+    """Discard a waiting import. Tools accepted before stay on."""
 
     async def change(actor: Actor) -> None:
         from server.remote import imported_apis

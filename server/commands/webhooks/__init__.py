@@ -1,1 +1,1 @@
-"""`webhooks ...`: the operator's endpoints that get events of accounts."""
+"""`webhooks ...`: the operator's endpoints for account events."""

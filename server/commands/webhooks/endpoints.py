@@ -1,4 +1,4 @@
-"""`webhooks ...`: your endpoints that get events of accounts."""
+"""`webhooks ...`: the operator's endpoints for account events."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def add(
 
 @command(app, "test")
 def test(setup: Setup, endpoint: EndpointId) -> None:
-    """Send an endpoint a test event (token_vault.test). Exit code 1 if it isn't accepted."""
+    """Send an endpoint a test event (token_vault.test). The exit code is 1 if it isn't accepted."""
 
     async def send(actor: Actor) -> str:
         from server.administration import webhooks
@@ -155,7 +155,7 @@ def disable(setup: Setup, endpoint: EndpointId) -> None:
 
 @command(app, "enable")
 def enable(setup: Setup, endpoint: EndpointId) -> None:
-    """Resume sending to an endpoint, also after it answered 410."""
+    """Resume sending to an endpoint, even after it answered 410."""
     _set_disabled(setup, endpoint, is_disabled=False)
 
 
@@ -208,7 +208,7 @@ def resend(
         int | None, typer.Option("--sequence", help="Only this event; webhooks failed prints it.", show_default="all")
     ] = None,
 ) -> None:
-    """Send failed events again, also after the endpoint answered 410."""
+    """Send failed events again, even after the endpoint answered 410."""
 
     async def again(actor: Actor) -> int:
         from server.administration import webhooks

@@ -130,7 +130,7 @@ async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     assert len(list(folder.rglob("*.checkpoint"))) == 2
     whole = await run(place, "activity", "verify")
     assert whole.exit_code == 0, whole.output
-    assert f"Events up to 5 fit the checkpoint in folder {folder}" in whole.stdout
+    assert f"Events up to 5 match the checkpoint in folder {folder}" in whole.stdout
 
     put_back(place, older)
     assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing here shows it
@@ -214,7 +214,7 @@ async def test_the_same_backup_is_restored_twice(place: Place, folder: Path, tmp
     change(place, "delete from event_deliveries")
     refused = await run(place, "activity", "checkpoint")
     assert refused.exit_code == 1
-    assert "has another checkpoint of" in refused.stdout
+    assert "has a different checkpoint of" in refused.stdout
 
 
 async def test_a_proof_outlives_the_person_and_names_nobody(place: Place, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ async def test_a_swapped_forged_or_foreign_checkpoint_is_a_problem(place: Place,
     kept = second.read_text(encoding="utf-8")
     origin = kept.split("\n")[0]
     for text, why in (
-        (first.read_text(encoding="utf-8"), "its name says 3 events, and it vouches for 2"),
+        (first.read_text(encoding="utf-8"), "its name says 3 events, but it covers 2"),
         (kept.replace("\n3\n", "\n4\n"), "is wrong"),
         (kept.replace(origin, "other.example/activity/00000000"), "another log"),
         ("nothing", "isn't a signed note"),
@@ -355,7 +355,7 @@ async def test_a_witness_cosigns_and_finds_a_history_that_went_back(
         await happen(place, 4)
         forked = await run(place, "activity", "checkpoint")
         assert forked.exit_code == 1
-        assert "it has seen another history of 5 events" in forked.stdout
+        assert "it has seen a different history of 5 events" in forked.stdout
         assert proof_failure(await run(place, "activity", "verify", "--json"))["whole"] is False
 
 
@@ -379,7 +379,7 @@ async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vaul
             change(place, f"delete from event_notes where size >= {size}")
         whole = await run(place, "activity", "verify")
         assert whole.exit_code == 0, whole.output
-        assert f"Events up to 3 fit the checkpoint in witness {witness.verifier.split('+')[0]}" in whole.stdout
+        assert f"Events up to 3 match the checkpoint in witness {witness.verifier.split('+')[0]}" in whole.stdout
 
         with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
             kept = database.execute("select * from event_notes").fetchall()

@@ -454,7 +454,7 @@ async def test_a_document_is_fetched_from_public_addresses_only(tmp_path: Path) 
     async with scripted_server(lambda _: Reply(200, json.dumps(document()).encode())) as server:
         arguments = (f"{server.url}/api.json", "--name", "tickets", "--dry-run", "--data", str(tmp_path))
         code, said = await asyncio.to_thread(run, *arguments)
-        assert (code, "download it and give the file" in said) == (1, True)
+        assert (code, "download it and pass the file" in said) == (1, True)
         assert server.arrivals == []
         (tmp_path / "config.toml").write_text("[sandbox]\nloopback_upstreams = true\n", encoding="utf-8")
         code, said = await asyncio.to_thread(run, *arguments)
