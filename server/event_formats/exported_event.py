@@ -1,4 +1,4 @@
-"""An event with what makes it readable and provable elsewhere."""
+"""An event with the data that makes it readable and verifiable elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vault.records import Event
 
 @dataclass(frozen=True, slots=True)
 class ExportedEvent:
-    """`leaf` is the data of its leaf, with the salt; `names` those of users and agents by id; `host` exports it."""
+    """`leaf` is the data of its leaf, with the salt; `names` are those of users and agents by ID; `host` exports it."""
 
     event: Event
     leaf: bytes

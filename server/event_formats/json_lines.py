@@ -1,4 +1,4 @@
-"""Events as JSON lines, with all that a proof needs: `leaf` is the data that was hashed."""
+"""Events as JSON lines, with everything that a proof needs: `leaf` is the data that was hashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events in the Open Cybersecurity Schema Framework, a line of JSON each: Authentication, or API Activity.
+"""Events in the Open Cybersecurity Schema Framework as JSON lines: Authentication or API Activity.
 
 https://schema.ocsf.io/1.6.0. Sign-ins and their ends are class 3002, everything else is class 6003.
 """

@@ -1,4 +1,4 @@
-"""Events as OpenTelemetry logs: a line of JSON each, as `/v1/logs` takes it and the collector's file receiver reads it.
+"""Events as OpenTelemetry logs in JSON lines, which `/v1/logs` accepts and the collector's file receiver reads.
 
 https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding; numbers of 64 bits are text there.
 """

@@ -10,7 +10,7 @@ from server.event_texts import when
 
 _AUDIT: Final = 13  # the facility "log audit" (RFC 5424 §6.2.1)
 _SEVERITY: Final = {"ok": 6, "refused": 4, "failed": 3}
-_ID: Final = "tokenVault@32473"  # the number that RFC 5612 gives for examples: the vault has none of its own
+_ID: Final = "tokenVault@32473"  # the number that RFC 5612 reserves for examples, since the vault has none of its own
 
 
 def write(exported: ExportedEvent) -> str:

@@ -1,6 +1,6 @@
-"""Notice that the public URL changed since the last start, and say where to update it too.
+"""Notice that the public URL has changed since the last start, and print where else to update it.
 
-A file of the data directory keeps the last one. `server.connecting.provider_authorization` defines redirect URIs.
+A file in the data directory keeps the last URL. `server.connecting.provider_authorization` defines redirect URIs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("token_vault.moved")
 
 
 def notice_move(deployment: Deployment) -> str | None:
-    """One line when the public URL changed since the last start and someone outside knows the old one."""
+    """One line if the public URL has changed since the last start and an external service knows the old one."""
     path = deployment.data / FILE
     before, now = _read(path), deployment.public_url
     if before == now:

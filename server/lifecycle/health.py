@@ -1,4 +1,5 @@
-"""`/readyz`: whether this process should get work. For load balancers; `/healthz` says whether it is alive at all."""
+"""`/readyz`: whether this process should get work, for load balancers. `/healthz` reports whether it is alive at
+all."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class _Readiness:
         self._until = 0.0
 
     async def find_problem(self) -> tuple[str, str] | None:
-        """What is not ready, and the code of the reason; None when everything is."""
+        """The part that isn't ready, and the code of the reason; None if everything is ready."""
         if self._deployment.drain.is_draining:
             return "draining", "ends"
         loop = asyncio.get_running_loop()
@@ -62,7 +63,7 @@ class _Readiness:
 
 
 def ready_route(deployment: Deployment) -> Route:
-    """`/readyz`: 200 when keys, schema and storage work; otherwise 503 with what does not, and why."""
+    """`/readyz`: 200 if keys, schema, and storage work; otherwise 503 with the failing part and the reason."""
     readiness = _Readiness(deployment)
 
     async def readyz(request: Request) -> JSONResponse:

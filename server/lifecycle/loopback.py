@@ -1,10 +1,10 @@
-"""Who serves a data directory's pages: `/healthz`, and the loopback companion that stdio processes share.
+"""Serving a data directory's pages: `/healthz`, and the loopback companion that stdio processes share.
 
 Every stdio process of one data directory gives out links to one fixed address. The first to bind it serves the pages
 for all; the others check that the holder is one of theirs, and take over when it ends.
 
-On loopback "the address" is two sockets: a browser given `localhost` may try ::1 before 127.0.0.1, and a program that
-binds the one that we left open gets passwords, codes and tokens. We hold both, or neither.
+On loopback, "the address" is two sockets: a browser may resolve `localhost` to ::1 before 127.0.0.1, and a program that
+binds the one that we left open would get passwords, codes, and tokens. We hold both or neither.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from server.http.connections import ConnectionLimits, capacity
 from server.runtime import peers
 from server.runtime.uvicorn_server import Listener
 
-RETRY: Final = 2.0  # seconds between two attempts to take the address over
+RETRY: Final = 2.0  # seconds between attempts to take over the address
 _LOOK_TIMEOUT: Final = 2.0  # seconds
 _STEP: Final = 0.05  # seconds
 _NONCE: Final = re.compile(r"[0-9a-f]{64}")
@@ -63,7 +63,8 @@ def health_route(deployment: Deployment) -> Route:
 
 
 def _proof(key: bytes, nonce: str, here: tuple[str, int]) -> str:
-    """Proof for the one address that was asked: a stranger elsewhere cannot pass on a proof fetched from us."""
+    """A proof for the requested address only, so that a program at another address can't relay a proof fetched from
+    us."""
     return hmac.new(key, f"{here[0]} {here[1]} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
@@ -77,7 +78,7 @@ class Holder(StrEnum):
 
 
 def hosts_of(host: str) -> tuple[str, ...]:
-    """Every address to hold for a listener at `host`: on loopback all that `localhost` can mean."""
+    """All addresses to hold for a listener at `host`: on loopback, all that `localhost` can resolve to."""
     if not is_loopback_host(host.strip("[]")):
         return (host,)
     own = () if host.lower() == "localhost" else (host.strip("[]"),)
@@ -85,7 +86,7 @@ def hosts_of(host: str) -> tuple[str, ...]:
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, ...] | None:
-    """The listening sockets, or None when one of the addresses is taken. Skips a family that this host lacks.
+    """The listening sockets, or None if one of the addresses is taken. Skips an address family that this host lacks.
 
     Raises OSError for any other reason, such as a port below 1024.
     """
@@ -125,8 +126,8 @@ def _bind_one(host: str, port: int) -> socket.socket:
 class Address:
     """Where to listen, and how processes that may share the address recognize each other.
 
-    `name`: the one Host that a process of this vault answers to; behind a proxy that is not the address itself. `key`:
-    for the proof; without it the vault's id counts, which a stranger can repeat.
+    `name`: the Host that a process of this vault answers to; behind a proxy, it differs from the address. `key`: for
+    the proof; without it, the vault's ID is compared, which another program can imitate.
     """
 
     host: str
@@ -149,10 +150,10 @@ def address_of(deployment: Deployment) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a look at the address found.
+    """The result of checking the address.
 
     `stranger`: the host at which another program answers; `failure`: why no process can listen there;
-    `is_served`: a process of this vault answers somewhere, maybe in addition to them.
+    `is_served`: a process of this vault answers at one of the hosts, possibly in addition to them.
     """
 
     holder: Holder
@@ -162,7 +163,7 @@ class Sight:
 
 
 def look(address: Address) -> Sight:
-    """Check who answers, at each host of the address. Blocking; bounded."""
+    """Check who answers at each host of the address. Blocking, with a time limit."""
     found = {host: _look_at(host, address) for host in hosts_of(address.host)}
     stranger = next((host for host, holder in found.items() if holder is Holder.FOREIGN), "")
     is_served = Holder.OURS in found.values()
@@ -197,7 +198,7 @@ def _look_at(host: str, address: Address) -> Holder:
 
 
 def foreign_holder(address: Address, sight: Sight) -> str:
-    """Who holds an address that is not ours, and what to do, in one sentence. Blocking."""
+    """A sentence about the other program that holds the address, and what to do. Blocking."""
     host, port = sight.stranger or address.host, address.port
     if sight.failure:
         return (
@@ -222,23 +223,23 @@ class Companion:
 
     @property
     def holder(self) -> Holder:
-        """Who held the address at the last look."""
+        """Who held the address at the last check."""
         return self._sight.holder
 
     async def first_look(self) -> Holder:
-        """Wait until the first look is done."""
+        """Wait until the first check is done."""
         await self._decided.wait()
         return self.holder
 
     def who(self) -> str:
-        """Who holds the address that is not ours, in one sentence. Blocking."""
+        """A sentence about the other program that holds the address. Blocking."""
         return foreign_holder(self._address, self._sight)
 
     async def trouble(self) -> str | None:
-        """Why no link to our pages may be given now; None when they lead to a process of this vault.
+        """Why no link to our pages can be given out now; None if they lead to a process of this vault.
 
-        Unless we hold the address ourselves, this looks again: the holder may have ended, and a stranger come. Waits
-        for the first look.
+        Unless we hold the address ourselves, this checks again, since another program may have replaced the holder.
+        Waits for the first check.
         """
         await self._decided.wait()
         if self._holds():
@@ -262,7 +263,7 @@ class Companion:
         return self.holder is Holder.US
 
     async def run(self) -> None:
-        """Hold the address, or watch it and take it over; runs until it is cancelled."""
+        """Hold the address, or watch it and take it over; runs until cancelled."""
         while True:
             try:
                 listening = bind(self._address.host, self._address.port)

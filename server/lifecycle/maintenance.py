@@ -1,6 +1,6 @@
-"""Background upkeep of a running process: unfinished refreshes, due revocations, notices of coming ends, deletion.
+"""Background upkeep of a running process: unfinished refreshes, due revocations, notices of approaching ends, deletion.
 
-Every process of a vault does it; several may do each step at once.
+Every process of a vault does it; several may do the same step at once.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ logger = logging.getLogger("token_vault.upkeep")
 async def upkeep(
     deployment: Deployment, *, role: str = "serve", further: Sequence[UpkeepStep] = ()
 ) -> AsyncGenerator[None]:
-    """Do the upkeep as long as the block runs, with `further` steps of the layers above.
+    """Run the upkeep while the block runs, with `further` steps from higher layers.
 
-    First, for a moment alone, what a dead process left unfinished: its accounts work again, or are known to need their
-    person, before the program loads what it needs to listen.
+    Refreshes that a dead process left unfinished come first, alone: their accounts work again, or are known to need
+    their person, before the program loads what it needs to listen.
     """
     settled = asyncio.Event()
     more = (_scrub_step(deployment), *_key_steps(), _presence_step(deployment, role), *further)
@@ -58,7 +58,8 @@ async def upkeep(
 
 
 async def _work(deployment: Deployment, settled: asyncio.Event, more: Sequence[UpkeepStep]) -> None:
-    """Each step separately, so that a slow or failing one delays no other; the unfinished refreshes first."""
+    """Run each step separately, so that a slow or failing one doesn't delay the others; unfinished refreshes come
+    first."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeat(deployment, FIRST, settled))
         with suppress(TimeoutError):
@@ -74,7 +75,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event, more: Sequence[U
 
 
 async def _repeat(deployment: Deployment, steps: Sequence[UpkeepStep], done_once: asyncio.Event | None = None) -> None:
-    """Steps that take turns: sweeps that run together would crowd the database."""
+    """Run steps one after another, since simultaneous sweeps would overload the database."""
     while True:
         for step in steps:
             await run_step(deployment, step)
@@ -84,7 +85,7 @@ async def _repeat(deployment: Deployment, steps: Sequence[UpkeepStep], done_once
 
 
 async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
-    """Run it once; failures are logged, and the next round tries again."""
+    """Run a step once; failures are logged, and the next round retries."""
     code = None
     try:
         async with asyncio.timeout(STEP_LIMIT):
@@ -105,7 +106,7 @@ async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
 
 
 async def scrub(vault: Vault, *, since: int) -> int:
-    """Wipe what this process and the files still hold of destroyed keys; returns until when that is done."""
+    """Wipe the remains of destroyed keys from this process and the files; returns the time up to which that is done."""
     now = vault.database.now()
     names = await revocations.done_since(vault.database, since)
     if names or vault.tasks.has_traces:
@@ -124,7 +125,7 @@ def _scrub_step(deployment: Deployment) -> UpkeepStep:
 
 
 def _presence_step(deployment: Deployment, role: str) -> UpkeepStep:
-    """Say that this process serves the vault, for the administration page."""
+    """Record that this process serves the vault, for the administration page."""
     started_at, host = deployment.now(), socket.gethostname()
 
     async def work(deployment: Deployment) -> None:
@@ -148,7 +149,7 @@ def _presence_step(deployment: Deployment, role: str) -> UpkeepStep:
 
 
 def _key_steps() -> tuple[UpkeepStep, UpkeepStep]:
-    """Follow a rotation of the master key, and count what this process does with master keys."""
+    """Follow a rotation of the master key, and count this process's uses of master keys."""
     state = KeyUpkeep()
 
     async def keep(deployment: Deployment) -> None:
@@ -161,7 +162,7 @@ def _key_steps() -> tuple[UpkeepStep, UpkeepStep]:
 
 
 async def _leave(deployment: Deployment) -> None:
-    with suppress(TimeoutError, VaultError):  # then it is missed, and forgotten after a day
+    with suppress(TimeoutError, VaultError):  # otherwise it is reported missing, and forgotten after a day
         async with asyncio.timeout(_LEAVE), deployment.transaction() as transaction:
             await replicas.forget_replica(transaction, deployment.vault.owner)
 

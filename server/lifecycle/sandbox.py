@@ -1,10 +1,10 @@
-"""`--sandbox`: the built-in simulated Slack and Google as upstreams, with a data directory of their own.
+"""`--sandbox`: built-in simulated Slack and Google as providers, with a separate data directory.
 
-Beside them a brokerage, whose API takes the vault's own tokens: the example of tools that an operator declares.
+They include a brokerage with an API that accepts the vault's own tokens: an example of tools that an operator declares.
 
 They listen at one fixed address, the port after the vault's: the first sandbox process runs them, the others use them
-and take over when it ends. Their state is in memory, so after that accounts must be connected again. A port that is
-held by another program is refused: its answers would pass for a provider's.
+and take over when it ends. Their state is in memory, so accounts must then be connected again. A port that another
+program holds is refused, since its answers would pass for a provider's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from server.settings import Settings, SettingsRefused
 EXAMPLES: Final = Path(providers.__file__).parent / "examples"
 BROKERAGE: Final = "brokerage"
 _FOLDER: Final = "sandbox"  # of the data directory
-RETRY: Final = 2.0  # seconds between two attempts to take the address over
-_LOOKS: Final = 3  # at the first start: a connection that leaves this machine may have the port for a moment
+RETRY: Final = 2.0  # seconds between attempts to take over the address
+_LOOKS: Final = 3  # at the first start, since an outgoing connection may briefly use the port
 _LOOK_TIMEOUT: Final = 2.0  # seconds
 _LOOK_LIMIT: Final = 16 * 1024 * 1024  # bytes of the simulator's books
 _LENGTH: Final = re.compile(r"\r\ncontent-length: ([0-9]{1,9})\r\n", re.IGNORECASE)
@@ -123,7 +123,7 @@ async def _is_simulator(port: int) -> bool:
 
 
 def _is_this_users(writer: asyncio.StreamWriter) -> bool:
-    """Whether the other end is ours, as far as the platform tells. Another user's program could say anything."""
+    """Whether the other end runs as this user, if the platform can tell. Another user's program could send anything."""
     if not peers.can_tell():
         return True
     ours, theirs = writer.get_extra_info("sockname"), writer.get_extra_info("peername")

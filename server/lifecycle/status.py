@@ -1,6 +1,6 @@
 """The state of a vault in numbers: its processes, refreshes, waiting approvals, grants, journal, activity, storage.
 
-Reads what every process may read. `token-vault status` shows it, as the metrics show it to a Prometheus.
+Reads only what every process may read. `token-vault status` shows it; the metrics show the same to Prometheus.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CENSUS_SHARE: Final = 20  # a census, which grows with the vault, may take one 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look. Times in seconds, latencies in milliseconds."""
+    """The state at one moment. Times are in seconds, latencies in milliseconds."""
 
     at: int
     replicas: Sequence[Replica]
@@ -40,7 +40,7 @@ class Status:
 
     @property
     def breakers(self) -> Mapping[str, Mapping[str, str]]:
-        """What processes that are there say of providers they can't use: why by host, by provider."""
+        """Reports by running processes about providers that they can't use: the reason by host, by provider."""
         found: dict[str, dict[str, str]] = {}
         for one in self.replicas:
             if not self.is_late(one):
@@ -49,7 +49,7 @@ class Status:
         return found
 
     def is_late(self, replica: Replica) -> bool:
-        """Whether it said nothing for so long that it is missed."""
+        """Whether it has been silent for so long that it counts as missing."""
         return self.at - replica.seen_at > replicas.LATE
 
     @property
@@ -96,7 +96,7 @@ class Status:
 
 
 class StatusReader:
-    """Reads again and again; the part that grows with the vault only as often as it is cheap."""
+    """Reads the state repeatedly; the part that grows with the vault only as often as that is cheap."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -104,7 +104,7 @@ class StatusReader:
         self._due = 0.0
 
     async def read(self) -> Status:
-        """One look. Raises VaultError while the storage is unavailable."""
+        """Read the state once. Raises VaultError while the storage is unavailable."""
         database = self._deployment.database
         began = time.monotonic()
         if self._census is None or began >= self._due:

@@ -1,7 +1,7 @@
-"""A call that a group's rule leaves out: the agent asks the group for more, where its person agrees to it in a form.
+"""Calls that a group's rule doesn't include: the agent requests more from the group if its person agrees in a form.
 
-The client fills the form, so the request gives the agent nothing by itself: others answer it, and the person confirms
-it on its page. Clients without forms get a link, whose page leads to the same request.
+The client fills in the form, so the request by itself gives the agent nothing: others answer it, and the person
+confirms it on its page. Clients without forms get a link to a page that leads to the same request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _USUAL_DAYS: Final = 7
 async def ask_group(
     deployment: Deployment, principal: Principal, refusal: DelegationRequired, asking: AskingOptions
 ) -> CallToolResult | InputRequiredResult | None:
-    """What the agent gets instead of a link: that a request waits, a form, or that it was filed. None: a link."""
+    """The agent's answer in place of a link: a waiting request, a form, or a filed request. None for a link."""
     longest = deployment.settings.access_requests.longest_days
     if not refusal.is_beyond_rule or refusal.connection_id is None or not longest:
         return None

@@ -1,7 +1,7 @@
 """The operator's rules about what people must approve each time, as vault policies.
 
-The settings name tools and scopes; the vault knows scopes, and tools by name only. What people chose themselves is in
-their delegations.
+The settings name tools and scopes; the vault knows scopes, and tools by name only. People's own choices are in their
+delegations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GROUPS: frozenset[str] = frozenset({"destructive", "all"})
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRules:
-    """By provider: what the operator wants people to approve, the scopes of each tool, and which yeses may stand."""
+    """By provider: what people must approve, the scopes of each tool, and which tools can have standing approvals."""
 
     ask: Mapping[str, frozenset[str]]
     tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]

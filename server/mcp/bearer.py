@@ -1,6 +1,6 @@
 """The bearer check of the MCP endpoints (RFC 6750, RFC 9449, RFC 9728): headers in, principal or challenge out.
 
-It reads headers only, so a caller without a token gets no body parsed. `server.oauth.tokens` validates tokens.
+It reads headers only, so the body of a caller without a token is never parsed. `server.oauth.tokens` validates tokens.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bearer:
     async def check(self, scope: Scope, *, grant_later: bool = False) -> Principal | WholeAnswer:
         """The principal, or the challenge to send.
 
-        With `grant_later`, call `confirm` before answering unless something else has read the grant.
+        With `grant_later`, call `confirm` before answering, unless other code has read the grant.
         """
         headers = Headers(scope=scope)
         try:
@@ -101,7 +101,7 @@ class Bearer:
         if error == "invalid_token":
             told["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))
             message = f"Your sign-in has ended. {told['sign_in']}"
-        # as a JSON-RPC error: clients that cannot sign in show its message where the tool's result would stand
+        # as a JSON-RPC error: clients that can't sign in show its message in place of the tool's result
         return message_error(kind.status, SIGN_IN_ENDED, message, data=told, headers=[UNSTORED, *named])
 
 
@@ -112,7 +112,7 @@ def signposts(deployment: Deployment) -> list[Route]:
 
 
 class _Signpost:
-    """ASGI: tells callers without a token where to sign in."""
+    """ASGI app that tells callers without a token where to sign in."""
 
     def __init__(self, bearer: Bearer) -> None:
         self._bearer = bearer

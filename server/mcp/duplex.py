@@ -1,7 +1,7 @@
-"""Plain calls of one connection that carries messages both ways: stdio, or a stream of HTTP+SSE.
+"""Plain calls on a connection that carries messages in both directions: stdio, or a stream of HTTP+SSE.
 
-They are read and answered without the SDK, as in `server.mcp.fast_path`; every other message is the SDK's, and so is
-every answer but a plain result. The first request decides the era of the connection, and goes to the SDK in any case.
+They are read and answered without the SDK, as in `server.mcp.fast_path`; the SDK handles every other message, and every
+answer except a plain result. The first request decides the era of the connection and always goes to the SDK.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _INITIALIZE: Final = "initialize"
 
 
 class DuplexCalls:
-    """The plain calls of a connection, and what must be known of its other messages to read them."""
+    """The plain calls of a connection, and the facts from its other messages that are needed to read them."""
 
     def __init__(
         self,
@@ -87,12 +87,12 @@ class DuplexCalls:
             meta: object = (request.params or {}).get("_meta")
             has_envelope = isinstance(meta, dict) and PROTOCOL_VERSION_META_KEY in meta
             self._is_modern = has_envelope and request.method != _INITIALIZE
-        if request.method == _INITIALIZE:  # once more: from then on only the SDK knows what the client can do
+        if request.method == _INITIALIZE:  # repeated: from now on, only the SDK knows what the client can do
             self._opening, self._capabilities = None if self._was_opened else request, None
             self._was_opened = True
 
     def _cancel(self, notification: JSONRPCNotification) -> None:
-        """The SDK gets it too: it has the calls that aren't plain."""
+        """The SDK also gets the message, since it handles the calls that aren't plain."""
         wanted = cancelled_request_id_from_params(notification.params)
         task = None if wanted is None else self._running.get(coerce_request_id(wanted))
         if task is not None:
@@ -101,11 +101,11 @@ class DuplexCalls:
 
     @property
     def is_opening(self) -> bool:
-        """Whether the answer to `initialize` is still to come."""
+        """Whether the answer to `initialize` is still pending."""
         return self._opening is not None
 
     def watch(self, answer: str) -> None:
-        """See a message of the SDK: the answer to `initialize` says what the client can do."""
+        """Inspect a message from the SDK: its answer to `initialize` completes the handshake."""
         opening = self._opening
         if opening is None:
             return
@@ -127,7 +127,7 @@ class DuplexCalls:
             await self._answer(call, body, known)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task in self._canceled:  # its client has stopped waiting, so nothing is said
+            if task in self._canceled:  # its client has stopped waiting, so nothing is sent
                 return
             if not self._is_closed:
                 raise
@@ -153,7 +153,7 @@ class DuplexCalls:
             del self._running[number]
 
     def close(self) -> None:
-        """The client has left: end its calls, and close the stream for its readers."""
+        """End the calls of a client that left, and close the stream for its readers."""
         self._is_closed = True
         for task in self._tasks:
             task.cancel()

@@ -1,9 +1,9 @@
 """The ladder: the best form of "please open this link" that the calling client supports.
 
 From the top: `InputRequiredResult` with URL elicitation (MCP 2026-07-28), error -32042 (2025-11-25), and an error text
-with the link and a device code for clients that support neither, or that claimed to and did not.
-`server.connecting.links` makes the link and says what the page behind it does. Clients that follow tasks get a question
-about one call as a task, once they have opened the link, or where they can't.
+with the link and a device code for clients that support neither, or that claimed to but didn't.
+`server.connecting.links` creates the link and defines what its page does. Clients that support tasks get a question
+about a call as a task after they have opened the link, or if they can't open links.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _RequestState(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AskingOptions:
-    """How the person behind this call can be asked, and what was asked and answered before."""
+    """How the person behind this call can be asked, and the earlier questions and answers."""
 
     opens_urls: bool = False
     fills_forms: bool = False
@@ -62,10 +62,10 @@ class AskingOptions:
     offered: ConnectLink | None = None
     answer: Literal["accept", "decline", "cancel"] | None = None
     account: str | None = None  # the one the person chose when asked
-    leaves_account: bool = False  # they were asked and declined to choose
+    leaves_account: bool = False  # the person was asked and declined to choose
     cancels_account: bool = False  # the question was dismissed, perhaps before anyone saw it
     access: Mapping[str, object] | None = None  # what the person filled in for a request to their group
-    leaves_access: bool = False  # they declined to
+    leaves_access: bool = False  # the person declined to fill it in
     cancels_access: bool = False
 
     @classmethod
@@ -99,7 +99,7 @@ class AskingOptions:
 
 
 def is_task_due(asking: AskingOptions) -> bool:
-    """Whether a call that needs approval becomes a task now. A client that can open links does that first."""
+    """Whether a call that needs approval becomes a task now. A client that can open links gets a link first."""
     return asking.takes_tasks and (asking.offered is not None or not asking.opens_urls)
 
 
@@ -130,8 +130,8 @@ def offer(
 ) -> CallToolResult | InputRequiredResult:
     """Ask the person to open the link. Raises UrlElicitationRequiredError (-32042), on handshake revisions only.
 
-    Asks in words if the client cannot open links, if it dismissed the question (clients without a terminal send
-    `cancel` by themselves), or if the last link that it got for the same `was_ignored`.
+    Asks with text if the client can't open links, if it dismissed the question (clients without a terminal send
+    `cancel` by themselves), or if the last link that it got for the same request `was_ignored`.
     """
     if not asking.opens_urls or asking.answer == "cancel" or was_ignored:
         return in_words(link)
@@ -152,10 +152,10 @@ def offer(
 
 
 def which_account(question: str, accounts: Sequence[str], asking: AskingOptions) -> InputRequiredResult | None:
-    """Ask the person which account is meant; None when that cannot be asked, or was already.
+    """Ask the person which account is meant; None if that can't be asked, or was already asked.
 
-    A handshake revision would need the answer in the middle of the call, within its seconds, so there the refusal names
-    the accounts.
+    A handshake revision would need the answer during the call, within its time limit, so the refusal names the accounts
+    instead.
     """
     is_asked_already = asking.account is not None or asking.cancels_account
     if not (asking.is_modern and asking.fills_forms) or is_asked_already or len(accounts) < 2:
@@ -167,12 +167,12 @@ def which_account(question: str, accounts: Sequence[str], asking: AskingOptions)
 
 
 def state_of(asking: AskingOptions) -> str:
-    """What a form without a link has to bring back: the account that was chosen before."""
+    """The state for a form without a link: the account that was chosen before."""
     return _RequestState(account=asking.account).model_dump_json()
 
 
 def in_words(link: ConnectLink) -> CallToolResult:
-    """The lowest rung: text that a model can pass on, with a code for a browser on another device."""
+    """The last resort: text that a model can pass on, with a code for a browser on another device."""
     meta = {META_KEY: {"url": link.url, "device_url": link.device_url, "user_code": link.user_code}}
     return CallToolResult(content=[TextContent(text=_words(link))], is_error=True, _meta=meta)
 
@@ -186,6 +186,6 @@ def _words(link: ConnectLink) -> str:
 
 
 def refusal_of_person(link: ConnectLink) -> CallToolResult:
-    """Say that the person was asked and refused, so that the model does not ask again at once."""
+    """Report that the person was asked and refused, so that the model doesn't ask again immediately."""
     text = f"{link.message} The person declined to open the link, so nothing was done."
     return CallToolResult(content=[TextContent(text=text)], is_error=True)

@@ -40,17 +40,17 @@ def _whole(body: bytes) -> Receive:
 
 
 class OpenStreams:
-    """The open GET streams by the id that their clients POST with."""
+    """The open GET streams, by the ID that their clients send in a POST."""
 
     def __init__(self) -> None:
         self._open: dict[str, _Stream] = {}
 
     def add(self, stream: _Stream) -> None:
-        """A stream whose client knows where to POST."""
+        """Add a stream once its client knows where to POST."""
         self._open[stream.key] = stream
 
     def remove(self, stream: _Stream) -> None:
-        """One that has ended."""
+        """Remove a stream that has ended."""
         self._open.pop(stream.key, None)
 
     def find(self, scope: Scope) -> _Stream | None:
@@ -82,12 +82,12 @@ class _Stream:
             self.calls.watch(found[1].decode())
 
     async def write(self, message: bytes) -> None:
-        """An event of ours; nothing once the stream has ended."""
+        """Send an event of ours; does nothing once the stream has ended."""
         if self.key:
             await piece(self._send, b"event: message\r\ndata: %b\r\n\r\n" % message)
 
     def end(self) -> None:
-        """The client has left."""
+        """Handle a client that left."""
         self._streams.remove(self)
         self.key = ""
         if self.calls is not None:
@@ -139,7 +139,7 @@ class EventStream:
         return self._vault
 
     async def _hand_over(self, body: bytes, known: Known) -> None:
-        """To the SDK, as if it came now; its client has had the 202."""
+        """Pass a message to the SDK as if it arrived now; its client has already received the 202."""
         KNOWN.set(known)
         scope = _POSTED.get()
         if scope is not None:
@@ -147,7 +147,8 @@ class EventStream:
                 await self._transport.handle_post_message(scope, _whole(body), _ignore)
 
     def _make_room(self, owner: Owner) -> None:
-        """A caller that opens too many streams loses the oldest: it is unknown which of them still has a client."""
+        """End the oldest stream of a caller that opens too many, since it is unknown which of them still has a
+        client."""
         while (crowd := self._roster.crowd(owner)) is not None:
             whose, streams = crowd
             key, stream = next(iter(streams))
@@ -184,4 +185,4 @@ class Messages:
 
 
 async def _ignore(message: Message) -> None:
-    """The answer to a POST of ours in the place of a client's."""
+    """The answer to our own POST, sent in place of a client's."""

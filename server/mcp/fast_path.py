@@ -37,17 +37,17 @@ _ACCEPT: Final = b"accept"
 _CONTENT_TYPE: Final = b"content-type"
 _NAME: Final = b"mcp-name"
 _SESSION: Final = b"mcp-session-id"
-# Each of them once: which one of two counts is the SDK's to say, and a proxy may have gone by the other.
+# Each of them must occur once: the SDK decides which of two counts, and a proxy may have used the other.
 _ONCE: Final = frozenset({_ACCEPT, _CONTENT_TYPE, _NAME, _SESSION, b"mcp-method", b"mcp-protocol-version"})
 _JSON: Final = b"application/json"
-_LONGEST_ACCEPT: Final = 200  # bytes; what is remembered must be bounded, and a longer one is no one's habit
+_LONGEST_ACCEPT: Final = 200  # bytes; remembered values must be bounded, and longer ones aren't repeated in practice
 
 Id = int | str
 _Strict = Annotated[int, Field(strict=True)]
 
 
 class _Meta(BaseModel):
-    """Of a handshake revision. Whatever else stands there means nothing to the SDK either."""
+    """Parameters of a handshake revision. The SDK ignores other members, too."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -82,7 +82,7 @@ class _SessionParams(_Params):
 
 
 class _DuplexMeta(_Meta):
-    """Of a handshake connection over stdio or HTTP+SSE, which no header tells from one of 2026-07-28."""
+    """Parameters of a handshake connection over stdio or HTTP+SSE, where no header marks 2026-07-28."""
 
     envelope: object = Field(default=None, alias=PROTOCOL_VERSION_META_KEY)
 
@@ -127,7 +127,7 @@ class PlainCall:
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
-    """The call of 2026-07-28, where headers and body are valid; None leaves the request to the SDK."""
+    """The call of 2026-07-28, if headers and body are valid; None leaves the request to the SDK."""
     found = _once(headers)
     if found is None or found.get(b"mcp-method") != _METHOD or found.get(b"mcp-protocol-version") != _REVISION:
         return None
@@ -192,7 +192,7 @@ _ANYTHING: Final = _MediaTypes(json=True, events=True)
 
 
 def _once(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
-    """The headers that count; None where one of them is there twice, or a parameter travels in another."""
+    """The relevant headers; None if one of them occurs twice, or if another header carries a parameter."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _ONCE:
@@ -210,7 +210,7 @@ def _judge(accept: bytes) -> _MediaTypes:
 
 @lru_cache(maxsize=256)
 def _judge_short(accept: bytes) -> _MediaTypes:
-    """As the SDK judges it."""
+    """Whether the SDK accepts it."""
     return _MediaTypes(*check_accept_headers(Request({"type": "http", "headers": [(_ACCEPT, accept)]})))
 
 
@@ -227,7 +227,7 @@ def _call(
         if "progress_token" in meta.model_fields_set:
             return None  # null is no token
     elif not accepted.events:
-        return None  # progress would need another way than this answer
+        return None  # progress would need a different channel from this answer
     elicitation = capabilities.elicitation
     return PlainCall(
         identity,

@@ -1,8 +1,8 @@
-"""`notifications/tools/list_changed`: tell a connected agent that its person chose other tools for it.
+"""`notifications/tools/list_changed`: notify a connected agent that its person chose different tools for it.
 
-Handshake sessions get it on their own stream, over HTTP, SSE and stdio; clients of MCP 2026-07-28 ask for it with
-`subscriptions/listen`. The choices of all that listen are read together every few seconds, and only while someone
-does, so that it makes no difference which process, or which command, changed one.
+Handshake sessions get it on their own stream, over HTTP, SSE, and stdio; clients of MCP 2026-07-28 subscribe with
+`subscriptions/listen`. The choices of all listeners are read together every few seconds while there are listeners, so
+that a change by any process or command is noticed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vault import tool_choices
 from vault.records import Principal
 from vault.refusals import VaultError
 
-PAUSE: Final = 5.0  # seconds between looks
+PAUSE: Final = 5.0  # seconds between checks
 MOST: Final = 64  # listeners of one agent of a person; it may have half as many sessions
 _TOO_MANY: Final = "This agent has too many subscriptions: close one, then listen again"
 logger = logging.getLogger("token_vault.lists")
@@ -144,7 +144,7 @@ class ListChanges:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(PAUSE)
-            asked = tuple(self._of)  # who comes during the read has read for itself
+            asked = tuple(self._of)  # a listener that arrives during the read has read the list itself
             try:
                 chosen = await tool_choices.of_users(self._deployment.database, frozenset(user for user, _ in asked))
             except VaultError as error:  # the storage is unavailable: nothing is known to have changed
@@ -157,14 +157,14 @@ class ListChanges:
 
 
 class _Bus:
-    """What the SDK's handler of one stream listens to."""
+    """The source of events for the SDK's handler of one stream."""
 
     def __init__(self) -> None:
         self._listener: Callable[[ServerEvent], None] | None = None
         self._is_due = False  # reported before the stream began
 
     async def publish(self, event: ServerEvent) -> None:
-        """Nothing here publishes this way."""
+        """Not used here."""
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         """The stream begins."""

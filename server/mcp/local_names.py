@@ -10,7 +10,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
 def is_local_name(name: str) -> bool:
-    """Whether the name keeps the rule."""
+    """Whether the name is valid."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -1,7 +1,7 @@
 """The owner of a data directory, and the local clients that call as the owner without a token.
 
-A process that can read the data directory can read its key: over stdio that is the only proof. Owner, client and grant
-are made on first use. The grant gives no account: the person delegates accounts as for every other agent.
+A process that can read the data directory can read its key: over stdio, that is the only proof. Owner, client, and
+grant are created on first use. The grant includes no accounts: the person delegates them as for every other agent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LocalClientRefused(PersonRefused):
 async def find_owner(deployment: Deployment) -> User:
     """The owner of the data directory: the only admin if there is exactly one, else a new user named like the OS user.
 
-    Never an existing user of that name: people choose the names that their providers send.
+    Never an existing user with that name, since people choose the names that their providers send.
     """
     for _ in range(5):  # several processes may start at once on an empty directory
         found = await users.find_by_identity(deployment.database, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
@@ -57,7 +57,7 @@ async def _make_owner(transaction: Transaction, *, now: int) -> User:
 
 
 async def _free_name(transaction: Transaction, wanted: str) -> str:
-    """A name for the owner alone: an existing user of this name chose it, perhaps at a provider."""
+    """A unique name for the owner, since an existing user may have chosen this name at a provider."""
     taken = await users.find_user(transaction, wanted)
     return wanted if taken is None else f"{wanted} ({secrets.token_hex(3)})"
 
@@ -92,7 +92,8 @@ async def local_principal(deployment: Deployment, client_name: str) -> Principal
 
 
 async def _local_grant(deployment: Deployment, owner: User, client_name: str) -> Grant:
-    """The live grant of the local client, made if there is none. It gives no account: the person delegates those."""
+    """The live grant of the local client, created if there is none. It includes no accounts: the person delegates
+    those."""
     client_id = local_client_id(client_name)
     now = deployment.now()
     async with deployment.transaction() as transaction:

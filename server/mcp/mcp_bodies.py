@@ -17,8 +17,8 @@ from server.errors import status_of
 from server.http.answers import WholeAnswer, message_error
 from server.http.strict_json import has_more_parts
 
-# A message with more holds up every other caller while it is read, and again with each check that finds it wrong.
-_SMALL: Final = 64 * 1024  # bytes below which none can
+# A larger message delays every other caller while it is read, and again for each check that finds it invalid.
+_SMALL: Final = 64 * 1024  # bytes; shorter messages can't exceed the limits
 _MOST_NESTED: Final = 20_000  # objects and arrays
 _MOST_VALUES: Final = 50_000
 _MOST_NAMES: Final = 1000  # members of the message, its parameters, or a tool's arguments
@@ -31,7 +31,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 def parse(body: bytes) -> object:
-    """One JSON-RPC message, or the JSON-RPC error code that says what is wrong with the body."""
+    """A JSON-RPC message, or the JSON-RPC error code for an invalid body."""
     try:
         content: object = from_json(body)
     except ValueError:
@@ -40,7 +40,7 @@ def parse(body: bytes) -> object:
         message = jsonrpc_message_adapter.validate_python(content, by_name=False)
     except ValidationError:
         return INVALID_REQUEST
-    # A request whose id has a wrong type would pass for a notification, and its sender would wait for ever.
+    # A request with an ID of the wrong type would pass for a notification, and its sender would wait forever.
     has_id = isinstance(content, dict) and "id" in content
     return INVALID_REQUEST if has_id and isinstance(message, JSONRPCNotification) else message
 

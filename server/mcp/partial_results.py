@@ -1,4 +1,4 @@
-"""What agents are told about a call that did only part of its work."""
+"""The texts for agents about a call that did only part of its work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.errors import as_sentence
 from vault.records import Principal
 from vault.refusals import ConnectionRequired, DelegationRequired, VaultError
 
-_NOTE: Final = 2.0  # seconds for the link of a part that is missing
+_NOTE: Final = 2.0  # seconds to create a link for a missing part
 _NOTE_MARGIN: Final = 0.2  # before the deadline, so that the result itself isn't lost
 logger = logging.getLogger("token_vault.tools")
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("token_vault.tools")
 async def missing_part_note(
     deployment: Deployment, principal: Principal, missing: MissingPart | None, *, spec: ToolSpec, seconds: float
 ) -> str:
-    """What to say of a result without a part that the person could allow; empty for a whole one."""
+    """The note for a result without a part that the person could allow; empty for a complete result."""
     if missing is None:
         return ""
     what = await _what_to_allow(deployment, principal, missing.refusal, tool=spec.name, seconds=seconds)
@@ -33,7 +33,7 @@ async def missing_part_note(
 async def stop_text(
     deployment: Deployment, principal: Principal, refused: VaultError, *, spec: ToolSpec, seconds: float
 ) -> str:
-    """What to say of a call that wrote, and then was refused by the vault."""
+    """The text for a call that wrote and was then refused by the vault."""
     logger.info("tool stopped after a write", extra={"tool": spec.name, "detail": refused.detail or refused.code})
     if isinstance(refused, ConnectionRequired | DelegationRequired):
         what = await _what_to_allow(deployment, principal, refused, tool=spec.name, seconds=seconds)
@@ -52,7 +52,7 @@ async def _what_to_allow(
 ) -> str:
     """What the person can do, with a link if one can be made in time.
 
-    The provider was called, so nothing that fails here may lose what is known of the outcome.
+    The provider was called, so a failure here must not lose the known outcome.
     """
     try:
         async with asyncio.timeout(min(_NOTE, seconds - _NOTE_MARGIN)):

@@ -1,4 +1,4 @@
-"""How the answer of a plain call goes out: as JSON, or as an event stream once its tool reports progress.
+"""Sends the answer of a plain call: as JSON, or as an event stream once its tool reports progress.
 
 The bytes of an answer are made in `server.mcp.fast_path`.
 """

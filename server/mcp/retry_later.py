@@ -1,8 +1,8 @@
 """503 with `Retry-After` for an MCP request during a storage outage, instead of the usual 200.
 
 The body stays a JSON-RPC error, so that a client that reads it can tell its model what to do; a proxy or load balancer
-that does not sees the status. Nothing was done at a provider, so the caller may safely retry: a call that wrote before
-the storage was missed is answered as a failure of its tool. Streams, which have answered 200 already, carry only text.
+sees the status. Nothing was done at a provider, so the caller can safely retry: a call that wrote before the storage
+failed is answered as a failure of its tool. Streams, which have already answered 200, carry only text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls that the SDK has read: from its context to `server.mcp.tools`, and progress back the way that it came."""
+"""Calls that the SDK has read: passes them from its context to `server.mcp.tools`, and returns progress."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
 
 
 def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
-    """What the calls of a server need of this vault."""
+    """The parts of this vault that a server's calls need."""
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> Answer:
         known = KNOWN.get()
@@ -157,7 +157,7 @@ class _Progress:
     """Progress of one call, for the caller that asked for it.
 
     The SDK answers the POSTs of a handshake session with plain JSON, which has no room for notifications: they go out
-    on the session's GET stream. A call that is answered here, past the SDK, tells them in its own answer.
+    on the session's GET stream. A call that is answered here, without the SDK, reports progress in its own answer.
     """
 
     def __init__(self, context: Context, *, on_get_stream: bool) -> None:

@@ -1,6 +1,6 @@
 """The SDK's server around our tools, for every transport. It can list the tools before the vault is open.
 
-`server.mcp.sdk_calls` makes the calls, for which the vault must be open; nothing of it is loaded here.
+`server.mcp.sdk_calls` makes the calls, which need an open vault; it isn't loaded here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vault.records import Principal
 
 Context = ServerRequestContext[dict[str, object], object]
 Answer = CallToolResult | InputRequiredResult | TaskOffered
-# What a call came to that was read without the SDK, where the SDK has to word the answer.
+# The outcome of a call that was read without the SDK, if the SDK must format the answer.
 Known = Answer | Exception | None
 KNOWN: ContextVar[Known] = ContextVar("known", default=None)
 # Equal in every process of a vault: sealed requestState names it as its audience.
@@ -53,7 +53,7 @@ TaskMethod = Callable[[Context, TaskParams], Awaitable[TaskAnswer]]
 
 @dataclass(frozen=True, slots=True)
 class OpenVault:
-    """What calls need. `boundary` seals and opens the `requestState` of those that ask the person.
+    """The parts that calls need. `boundary` seals and opens the `requestState` of calls that ask the person.
 
     `follow` tells a session of each change of its list, for as long as it lives; `listen` does so for a subscription.
     """
@@ -68,10 +68,11 @@ class OpenVault:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What stands behind a server. Over stdio, both may come after the client; `vault` then sets the principal, too.
+    """The backend of a server. Over stdio, both may be ready after the client connects; `vault` then also sets the
+    principal.
 
     `client_id`: of the client that asks for the list; `choice`: the tool set that its person chose, as far as that is
-    known. What these raise is the answer.
+    known. Their exceptions become the answer.
     """
 
     tools: Callable[[], Awaitable[ToolList]]
@@ -107,8 +108,8 @@ def make_server(
         return await (await backing.vault()).boundary(ctx, call_next)
 
     def schema_of(name: str) -> Mapping[str, object] | None:
-        # The SDK searches a called tool's schema for parameters that travel in headers. None of ours do, and walking
-        # the whole schema costs each call 10 us.
+        # The SDK searches a called tool's schema for parameters that are sent in headers. None of ours are, and the
+        # search costs each call 10 us.
         return {} if has_tool(name) else None
 
     server = _ListingServer(
@@ -131,7 +132,7 @@ def make_server(
 
 
 class _ListingServer(Server[dict[str, object]]):
-    """The SDK's server, which says in handshakes over every transport that the list of tools changes."""
+    """The SDK's server, which announces in handshakes over every transport that the list of tools can change."""
 
     def create_initialization_options(
         self,

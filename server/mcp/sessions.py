@@ -1,8 +1,8 @@
-"""How many sessions of the handshake era may be open: for one agent of a person, for a person, and in this process.
+"""Limits on open sessions of the handshake era: for one agent of a person, for a person, and in this process.
 
-A session stays in memory until its client ends it or it has been idle for half an hour. So that an agent that forgets
-its sessions does not use up everyone's, its own oldest session makes room, an idle one first. The SDK runs the
-sessions.
+A session stays in memory until its client ends it or it has been idle for half an hour. To keep an agent that forgets
+its sessions from using up everyone's limit, its own oldest session is ended first, preferring idle ones. The SDK runs
+the sessions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RETRY: Final = 5  # seconds
 _TOO_MANY: Final = "This agent has too many active sessions: end one, or wait until one of their calls finishes"
 
 _KEEP: Final = 60.0  # seconds; the SDK ends a session that it has not heard of for 30 minutes
-_NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # which no one here listens to
+_NOTHING: Final = b'{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}'  # a stream that nobody reads here
 _OURS: Final = ((b"accept", b"application/json"), (b"content-type", b"application/json"))
 
 Owner = tuple[str, str]  # person, client
@@ -81,7 +81,7 @@ class Roster(Generic[Item]):
         return None if held is None else held.get(key)
 
     def add(self, owner: Owner, key: str, item: Item) -> None:
-        """Add a session, used just now."""
+        """Add a session, marked as just used."""
         self._of.setdefault(owner, OrderedDict())[key] = item
         self._per_person[owner[0]] += 1
         self._total += 1
@@ -103,7 +103,7 @@ class Roster(Generic[Item]):
         self._total -= 1
 
     def crowd(self, owner: Owner) -> tuple[Owner, Iterable[tuple[str, Item]]] | None:
-        """The owner whose sessions have to make room before this owner opens another; None when there is room."""
+        """The owner who must lose a session before this owner can open another; None if there is room."""
         own = self._of.get(owner, OrderedDict[str, Item]())
         if len(own) >= self._bounds.per_client:
             return owner, own.items()
@@ -157,7 +157,7 @@ class Sessions:
     async def find_initialized(self, scope: Scope) -> McpSession | None:
         """The session that the request names, if its principal has opened and initialized it.
 
-        Calls that the SDK never sees would let a session time out there, so it gets one of them a minute.
+        Since the SDK doesn't see plain calls, a session would time out there, so the SDK gets one of them per minute.
         """
         owner, session_id = owner_of(scope), header(scope, b"mcp-session-id")
         session = self._roster.find(owner, session_id)
@@ -182,13 +182,13 @@ class Sessions:
     ) -> None:
         owner, is_stream = owner_of(scope), scope["method"] == "GET"
         session = self._roster.find(owner, session_id)
-        if session is None:  # the SDK refuses it, unless it knows better
+        if session is None:  # the SDK decides, and usually refuses it
             await self._manager.handle_request(scope, receive, send)
             return
         self._roster.use(owner, session_id)
         session.kept_at = time.monotonic()
         if message is not None and message.method == "initialize":
-            session.capabilities = None  # once more: from now on only the SDK knows them
+            session.capabilities = None  # repeated: from now on, only the SDK knows the capabilities
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._cancel(session, message)
         session.calls += not is_stream
@@ -204,7 +204,7 @@ class Sessions:
                     answer.stop(Stop.ENDED)
 
     def _cancel(self, session: McpSession, message: JSONRPCNotification) -> None:
-        """The SDK gets it too: it has the calls that aren't plain."""
+        """The SDK also gets the message, since it handles the calls that aren't plain."""
         wanted = cancelled_request_id_from_params(message.params)
         answer = None if wanted is None else session.plain.get(coerce_request_id(wanted))
         if answer is not None:
@@ -242,7 +242,7 @@ class Sessions:
                 self._roster.remove(owner, opening)
 
     async def _make_room(self, owner: Owner, scope: Scope) -> bool:
-        """End sessions until one more fits; False when all candidates are busy."""
+        """End sessions until another one fits; False if all candidates are busy."""
         while (crowd := self._roster.crowd(owner)) is not None:
             whose, sessions = crowd
             idle = [(key, session) for key, session in sessions if not session.calls]
@@ -254,11 +254,11 @@ class Sessions:
         return True
 
     async def _end(self, key: str, session: McpSession, scope: Scope) -> None:
-        """End it as its client would. The client finds out at its next request: 404, and it starts a new session."""
+        """End a session as its client would. At its next request, the client gets 404 and starts a new session."""
         await self._tell(key, session, scope, "DELETE", b"")
 
     async def _tell(self, key: str, session: McpSession, scope: Scope, method: str, body: bytes) -> int:
-        """The status of a request of ours in the place of its client's: the SDK knows no other way from outside."""
+        """The status of our own request in place of the client's, since the SDK has no other interface for this."""
         told = {**scope, "method": method, "headers": [*_OURS, (b"mcp-session-id", key.encode())], "user": session.user}
         status = 0
 
@@ -274,7 +274,7 @@ class Sessions:
 
 
 def is_same_user(one: AuthenticatedUser, other: AuthenticatedUser) -> bool:
-    """Whether the SDK takes them for the same."""
+    """Whether the SDK considers them the same."""
     tokens = one.access_token, other.access_token
     return len({(token.subject, token.client_id, (token.claims or {}).get("iss")) for token in tokens}) == 1
 
@@ -285,7 +285,7 @@ def _issuer(user: AuthenticatedUser) -> object:
 
 
 def _capabilities(message: JSONRPCRequest | JSONRPCNotification, answer: bytes) -> ClientCapabilities | None:
-    """Those of an `initialize` that the SDK accepted."""
+    """The capabilities in an `initialize` that the SDK accepted."""
     if message.method != "initialize":
         return None
     found: object = from_json(answer)

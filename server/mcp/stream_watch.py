@@ -1,4 +1,4 @@
-"""End the streams of disconnected agents: a GET stream is checked when it opens, and then lives for hours.
+"""End the streams of disconnected agents, since a GET stream is only checked when it opens and then lasts for hours.
 
 The grants of all open streams of a process, with their revoked tokens, are read together, every few seconds and only
 while there are any.
@@ -32,7 +32,7 @@ class StreamWatch:
 
     @contextmanager
     def watch(self, principal: Principal) -> Generator[asyncio.Event]:
-        """An event that is set within seconds of the end of the principal's access token, grant, client or person."""
+        """An event that is set within seconds after the principal's access token, grant, client, or user ends."""
         over = asyncio.Event()
         key = principal.grant_id, principal.token_id
         self._of.setdefault(key, set()).add(over)

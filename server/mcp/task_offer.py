@@ -1,4 +1,4 @@
-"""The shapes of tasks (SEP-2663): what offers one, and what asks for it. `server.mcp.tasks` answers."""
+"""The message types of tasks (SEP-2663): offering a task, and requests about it. `server.mcp.tasks` answers them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TaskOffered(Result):
 
 
 def follows_tasks(extensions: Mapping[str, object] | None) -> bool:
-    """Whether a client of 2026-07-28 with these extensions follows tasks."""
+    """Whether a client of 2026-07-28 with these extensions supports tasks."""
     return TASKS in (extensions or {})
 
 

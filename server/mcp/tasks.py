@@ -1,8 +1,8 @@
 """Calls that wait for their person's approval, as tasks of MCP 2026-07-28 (SEP-2663, `io.modelcontextprotocol/tasks`).
 
-A task is the open question about one call, and has its ID. It is made when the client polls after the yes, with the
-token of that request and once; the result is then kept for a while, for clients that missed the answer. Only the agent
-that asked sees its task. `server.mcp.tools` offers it.
+A task is the open question about one call, and has its ID. The call is made once, when the client polls after the
+approval, with the token of that request; the result is then kept for a while, for clients that missed the answer. Only
+the agent that asked can see its task. `server.mcp.tools` offers it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tasks:
     transport: str
 
     async def get(self, principal: Principal, task_id: str) -> TaskAnswer:
-        """The task as it is now; where its person has said yes, this makes the call. Raises MCPError."""
+        """The current state of the task; makes the call if its person has approved. Raises MCPError."""
         deployment, approval = self.deployment, await self._find(principal, task_id)
         now = deployment.now()
         kept = await tickets.peek(
@@ -84,7 +84,7 @@ class Tasks:
             return {}
         async with deployment.transaction() as transaction:
             if not await approvals.withdraw(transaction, approval.id, now=now):
-                return {}  # another call has just spent the yes
+                return {}  # another request has just used the approval
             event = asked.event_of(approval, "approval.refused", outcome="refused", method="withdrawn")
             await audit.append(transaction, event, now=now)
         await self._keep(approval, {"status": "cancelled"})
@@ -99,7 +99,7 @@ class Tasks:
         return found
 
     async def _claim(self, approval: Approval, *, now: int) -> bool:
-        """True for one of any number of requests: for it, the call is made or withdrawn."""
+        """True for exactly one of several requests, which then makes or withdraws the call."""
         async with self.deployment.transaction() as transaction:
             ends_at = approval.expires_at + _KEPT
             return await replay.first_use(transaction, "task", approval.id, expires_at=ends_at, now=now)
@@ -146,7 +146,7 @@ _UNHEARD: Final[Progress] = _unheard
 
 
 def _state(approval: Approval, *, now: int) -> TaskAnswer:
-    """What every answer about a task has."""
+    """The members of every answer about a task."""
     changed = max(one or 0 for one in (approval.created_at, approval.decided_at, approval.consumed_at))
     return {
         "taskId": approval.id,

@@ -1,6 +1,6 @@
-"""Calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their fix.
+"""Calls tools: parses arguments, exchanges the token, calls the provider, records the activity, and explains errors.
 
-All transports use it. The tools are data from `providers.tools.spec`; the only exception, `connections`, looks at the
+All transports use it. The tools are data from `providers.tools.spec`; the only exception, `connections`, reads the
 vault instead of a provider. `server.mcp.elicitation` chooses how a missing connection is offered.
 """
 
@@ -61,7 +61,7 @@ from vault.refusals import (
 )
 from vault.spans import REQUEST_ID, new_request_id, span
 
-DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
+DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is sent within 15
 _ToGrant = ConnectionRequired | DelegationRequired | ApprovalRequired
 logger = logging.getLogger("token_vault.tools")
 
@@ -76,7 +76,7 @@ class ToolRequest:
     asking: AskingOptions
     transport: str  # http | sse | stdio
     on_live: Callable[[], None] | None = None  # called when the exchange found the grant alive
-    on_away: Callable[[int], None] | None = None  # called when storage is unavailable and a status can still say so
+    on_away: Callable[[int], None] | None = None  # called if storage is unavailable and the status can still report it
     trace: Mapping[str, str] | None = None  # W3C trace context of the caller
 
 
@@ -91,11 +91,11 @@ class _Outcome:
 
 @dataclass(slots=True)
 class _RunningCall:
-    """A call on its way; what its end is recorded with, however it ends."""
+    """A call in progress, with the data that is recorded when it ends."""
 
     started: float
     held: _CallToken | None = None
-    items: int | None = None  # results, where the tool answered with a list
+    items: int | None = None  # number of results, if the tool answered with a list
 
     @property
     def token(self) -> UpstreamToken | None:
@@ -112,7 +112,7 @@ class _RunningCall:
 
 
 def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
-    """The tool of that name, if this client has it; those of discovery where the operator's list for it is too long."""
+    """The tool with that name, if this client has it; the discovery tools if its list is too long."""
     if (found := deployment.tool(name, client_id=client_id)) is not None:
         return found
     if name == CONNECTIONS.name:
@@ -124,7 +124,7 @@ def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | Non
 
 
 def _resolve(deployment: Deployment, request: ToolRequest, spec: ToolSpec) -> tuple[ToolRequest, ToolSpec]:
-    """The call that a `call_tool` stands for; every other call, and one that names no tool, as it is."""
+    """The call that a `call_tool` represents; other calls, and those that name no tool, unchanged."""
     if spec is not discovery.CALL:
         return request, spec
     try:
@@ -142,7 +142,7 @@ async def call(
 ) -> CallToolResult | InputRequiredResult | TaskOffered:
     """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only.
 
-    The outermost handler of a tool: every failure becomes an answer here, and nothing internal gets out.
+    The outermost handler of a tool: every failure becomes an answer here, without internal details.
     """
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
@@ -153,7 +153,7 @@ async def call(
         try:
             async with asyncio.timeout(DEADLINE):
                 outcome = await _answer(deployment, request, spec, progress, running)
-        except asyncio.CancelledError:  # no one gets an answer, but the provider may have carried the call out
+        except asyncio.CancelledError:  # nobody gets an answer, but the provider may have carried out the call
             _record(deployment, request, spec, running, outcome="failed", code="interrupted")
             raise
         except Exception as error:  # noqa: BLE001 -- each kind has its words
@@ -182,7 +182,7 @@ def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome
         case TimeoutError():
             text = f"{spec.title} didn't finish in time. {_unknown_outcome(spec)}"
             return _Outcome(failure(text), "failed", "timeout")
-        case _:  # the log gets the cause, the caller an id to quote
+        case _:  # the log gets the cause, and the caller an ID to quote
             identity = REQUEST_ID.get() or new_request_id()
             logger.error("tool failed", extra={"tool": spec.name, "request_id": identity}, exc_info=error)
             text = f"{spec.title} failed inside the vault. The operator can find the cause in the log under {identity}."
@@ -216,7 +216,7 @@ def _unknown_outcome(spec: ToolSpec) -> str:
 async def _answer(
     deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, running: _RunningCall
 ) -> _Outcome:
-    """Exchange and call; again if the person is just now doing what the link from this retry asked for."""
+    """Exchange and call; retries if the person is currently acting on the link from this retry."""
     started = running.started
     if (hidden := tool_lookup.refusal_of_operator(deployment, spec, client_id=request.principal.client_id)) is not None:
         _count(deployment, request, now=started)
@@ -256,14 +256,14 @@ async def _answer(
             note = await missing_part_note(deployment, request.principal, held.left_out, spec=spec, seconds=seconds)
             return _Outcome(success(output, held.token, note=note))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing, UpstreamRefused) as refused:
-            # What wrote must not be repeated, here or after the person allowed something.
+            # A call that wrote must not be repeated, here or after the person allowed something.
             if running.has_written or (missing := _to_grant(refused, spec, running.held)) is None:
                 raise
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
             is_last = True
-        except (StorageUnavailable, StorageBusy):  # not the agent's doing
+        except (StorageUnavailable, StorageBusy):  # not caused by the agent
             raise
         except VaultError:
             if running.has_written:
@@ -275,10 +275,11 @@ async def _answer(
 def _to_grant(
     refused: _ToGrant | ScopesMissing | UpstreamRefused, spec: ToolSpec, held: _CallToken | None
 ) -> _ToGrant | None:
-    """What the person needs to grant, without a traceback, whose frames would keep it; None for what can't be had.
+    """The permission that the person needs to grant; None if it can't be granted. Drops the traceback, which would keep
+    frames alive.
 
-    Where a program's part lacked a permission, its failure is that. Where the provider wants more than the account has,
-    it is the same as for an account without those permissions.
+    If part of a program lacked a permission, that is the cause. If the provider requires more than the account has, the
+    refusal is the same as for an account without those permissions.
     """
     if isinstance(refused, UpstreamRefused):
         return held.left_out.refusal if held and held.left_out and held.left_out.may_repeat else None
@@ -298,7 +299,7 @@ def _to_grant(
 
 
 def _tool_call(spec: ToolSpec, arguments: BaseModel) -> ToolCall:
-    """The call as the person may be asked about it, and what a standing approval for it binds."""
+    """The call for a question to the person, and the target of a standing approval for it."""
     plain_arguments = partial(arguments.model_dump, mode="json")
     return ToolCall(spec.name, plain_arguments, target=lambda: spec.presentation.target_of(plain_arguments()))
 
@@ -310,7 +311,7 @@ async def _look(deployment: Deployment, principal: Principal, spec: ToolSpec, ar
     await connections_tool.check_live(deployment, principal)
     if isinstance(arguments, FindToolsInput):
         return _Outcome(success(await tool_lookup.find(deployment, principal, arguments), None))
-    # What is left names a tool: one to describe, or none that `call_tool` could call.
+    # The remaining calls name a tool: one to describe, or one that `call_tool` can't call.
     name: object = getattr(arguments, "name", "")
     found = find(deployment, str(name), client_id=principal.client_id)
     if found is None or spec is discovery.CALL:
@@ -320,7 +321,7 @@ async def _look(deployment: Deployment, principal: Principal, spec: ToolSpec, ar
 
 
 def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:
-    """The outcome if the person was asked before and refused. A `cancel` is not a refusal: perhaps no one was asked."""
+    """The outcome if the person was asked before and refused. A `cancel` isn't a refusal: perhaps nobody was asked."""
     if asking.offered is not None and asking.answer == "decline":
         return _Outcome(elicitation.refusal_of_person(asking.offered), "refused", "declined")
     if asking.leaves_account:
@@ -336,7 +337,7 @@ def _check_budget(wait: int) -> None:
 
 
 async def _is_answered(deployment: Deployment, request: ToolRequest) -> bool:
-    """Whether the person is just now doing what the link from this retry asks for."""
+    """Whether the person is currently acting on the link from this retry."""
     offered = request.asking.offered
     if offered is None or request.asking.answer == "cancel":
         return False
@@ -408,7 +409,7 @@ class _CallToken:
         )
 
     def grantable(self, scopes: frozenset[str]) -> frozenset[str]:
-        """Those that the account doesn't have, and that the provider was known to have when it was set up."""
+        """The scopes that the account lacks and that the provider was known to have when it was set up."""
         provider, _ = self._deployment.catalog.resolve(self._wanted.provider)
         return scopes & provider.all_scopes - provider.own_scopes - self.token.granted
 
@@ -427,7 +428,7 @@ class _CallToken:
             granted=token.granted,
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
-        # What the agent may do in other calls anyway gives it nothing more, wherever it shows in this one.
+        # Permissions that the agent has for other calls anyway give it nothing more here.
         return Authority(token.value, token.scopes, granted=granted - (token.also_allowed - token.scopes))
 
 
@@ -475,14 +476,14 @@ async def _ask(
 
 
 def _may_be_ignored(asking: AskingOptions) -> bool:
-    """Whether the client says that it opens links, and has no way to say that it did not."""
+    """Whether the client claims to open links, but can't report that it didn't."""
     return asking.opens_urls and not asking.is_modern
 
 
 async def _ask_approval(
     deployment: Deployment, request: ToolRequest, missing: ApprovalRequired, *, call: ToolCall | None
 ) -> _Outcome:
-    """Ask for approval of this call; the same call asks once, and a refusal holds for minutes."""
+    """Ask for approval of this call; the same call asks once, and a refusal is valid for minutes."""
     if call is None:
         raise missing
     approval, is_new = await approvals.ask(deployment, principal=request.principal, refusal=missing, call=call)
@@ -510,7 +511,7 @@ async def _offer(
 
 
 async def _still_offered(deployment: Deployment, asking: AskingOptions) -> ConnectLink | None:
-    """The link that this retry brings back, while it can be used: asking twice must not open two pages."""
+    """The link that this retry sent back, while it can be used, so that asking twice doesn't open two pages."""
     if asking.offered is None:
         return None
     handle = asking.offered.url.rpartition("/")[2]
@@ -533,7 +534,7 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
 
 
 def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
-    """Count a call that reaches no provider; it leaves an event too. Raises RateLimited."""
+    """Count a call that reaches no provider, but also leaves an event. Raises RateLimited."""
     principal = request.principal
     wait = deployment.budgets.spend(principal.user_id, agent_place(principal.client_id), now=now)
     if wait:

@@ -1,6 +1,6 @@
 """The MCP SDK's transports around our tools: streamable HTTP of both protocol eras, HTTP+SSE, and the bearer check.
 
-Here a request gets its principal, in the one ContextVar, before its body is parsed. `server.mcp.tools` decides which
+Here a request gets its principal, in a ContextVar, before its body is parsed. `server.mcp.tools` decides which
 tool may do what; `server.http.guards` checks Host, Origin and body size.
 """
 
@@ -60,7 +60,7 @@ class _Managers:
 
     answering: Sessions
     streaming: StreamableHTTPSessionManager
-    stamp: Mapping[str, object]  # who answers, in each result of 2026-07-28
+    stamp: Mapping[str, object]  # identifies the server in each result of 2026-07-28
 
 
 def lifespan(
@@ -84,7 +84,8 @@ def lifespan(
 def routes(deployment: Deployment) -> list[BaseRoute]:
     """Routes of `/mcp`, of `/sse` with `/messages/` unless switched off, `/healthz` and `/readyz`.
 
-    The transports' paths have both spellings: a redirect of a POST loses the bearer token in several clients.
+    The transports' paths exist with and without a trailing slash, because several clients lose the bearer token on a
+    redirected POST.
     """
     watch = StreamWatch(deployment)
     bearer, reading = Bearer(deployment, path="/mcp"), _ToolsThatRead(deployment)
@@ -110,7 +111,7 @@ def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
 
 
 class _ToolsThatRead:
-    """The tools whose exchange reads the grant, by their own names or by `call_tool`'s; as the providers are now."""
+    """The tools with an exchange that reads the grant, also as called by `call_tool`, for the current providers."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -127,11 +128,11 @@ class _ToolsThatRead:
 
 
 class _WithPrincipal:
-    """ASGI: blocks callers without a valid token, and sets the principal for everything behind it.
+    """ASGI middleware that blocks callers without a valid token and sets the principal.
 
-    A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway, in
-    the statement that returns the upstream token. No answer leaves before that, or a read here, found it alive. A
-    stream (GET, or a subscription of 2026-07-28) ends with the grant.
+    A call of a tool in `reading` is admitted by the token's signature, since the exchange reads the grant anyway, in
+    the statement that returns the upstream token. No answer is sent before that, or a read here, has found the grant
+    alive. A stream (GET, or a subscription of 2026-07-28) ends with the grant.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class _WithPrincipal:
             ON_LIVE.set(None)
 
     def _reads_grant(self, scope: Scope) -> bool:
-        """By the headers that MCP 2026-07-28 requires with each body, and that the SDK compares with it."""
+        """Based on the headers that MCP 2026-07-28 requires with each body, and that the SDK compares with the body."""
         if self._reading is None:
             return False
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -205,7 +206,7 @@ class _LiveAnswer:
 
 @lru_cache(maxsize=1024)
 def _user(user_id: str, client_id: str, scopes: frozenset[str], tenant: str) -> AuthenticatedUser:
-    """The user to which the SDK binds its sessions. Has no token: nothing behind here needs one."""
+    """The user that the SDK binds its sessions to. Contains no token, since nothing after this needs one."""
     claims = {"iss": tenant}
     return AuthenticatedUser(
         AccessToken(token="", client_id=client_id, scopes=sorted(scopes), subject=user_id, claims=claims)
@@ -213,11 +214,11 @@ def _user(user_id: str, client_id: str, scopes: frozenset[str], tenant: str) -> 
 
 
 class _StreamableHTTP:
-    """ASGI: a plain call of either era is answered here, and every other message by the SDK: as JSON, or as an event
-    stream where 2026-07-28 asks for progress.
+    """ASGI app that answers plain calls of either era and passes every other message to the SDK; the answer is JSON, or
+    an event stream if a 2026-07-28 client wants progress.
 
-    Checks bodies of the handshake era first: the SDK would answer a malformed one in its parser's words, and let two
-    requests of one session share an id, of which one never ends.
+    Checks bodies of the handshake era first: the SDK would answer a malformed one with its parser's message, and let
+    two requests of one session share an ID, so that one of them never ends.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -226,7 +227,7 @@ class _StreamableHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         managers: _Managers = scope["state"][_STATE_KEY]
-        if scope["method"] != "POST":  # no stream can be resumed, so a new one begins; the SDK would answer nothing
+        if scope["method"] != "POST":  # streams can't be resumed, so a new one starts; the SDK wouldn't answer
             fields = [one for one in scope["headers"] if one[0] != b"last-event-id"]
             await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
             return
@@ -323,7 +324,7 @@ async def _finish(
     answer: PlainAnswer,
     known: Known,
 ) -> None:
-    """Send what a plain call came to; the SDK has the words where that isn't a plain result."""
+    """Send the outcome of a plain call; the SDK formats it if it isn't a plain result."""
     if answer.stopped is not None:
         await answer.write_stopped()
         return
@@ -347,7 +348,7 @@ async def _pass_on(
     *,
     message: JSONRPCRequest | JSONRPCNotification | None = None,
 ) -> None:
-    """One request and one JSON answer of the SDK; the status can still become a 503."""
+    """Handle one request and one JSON answer with the SDK; the status can still become a 503."""
     later = RetryLater(send)
     reset = ON_AWAY.set(later.mark)
     try:

@@ -1,1 +1,1 @@
-"""Notifications: when and with which text, by mail, ntfy, Slack, or a webhook."""
+"""Notifications: their time and text, and sending them by mail, ntfy, Slack, webhook, web push, or Apprise."""

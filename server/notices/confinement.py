@@ -1,8 +1,8 @@
-"""Confine this process to requests to allowed addresses: no program, no other socket, no file but the packages' own.
+"""Confine this process to requests to allowed addresses: no programs, no other sockets, no files except packages.
 
-For a library that does its own HTTP (Apprise), with an address that anyone with an account entered. Python's audit
-hooks (PEP 578) see each connection after names are looked up, so redirects and names that change are checked as well.
-They bind a library that is used as it is, and no code that an attacker could bring: none is taken from outside.
+For a library that does its own HTTP (Apprise), with an address that any account holder may have entered. Python's audit
+hooks (PEP 578) see each connection after name resolution, so redirects and changing names are checked, too. The hooks
+restrict an unmodified library; they wouldn't stop an attacker's code, which isn't loaded here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PASSED: Final = frozenset(
     {"os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "socket.getaddrinfo", "socket.gethostbyname"}
     | {"socket.gethostname", "socket.getservbyname"}
 )
-# The interpreter itself, which `ctypes` loads, and the socket by which urllib3 finds out whether there is IPv6.
+# The interpreter itself, which `ctypes` loads, and the socket with which urllib3 detects IPv6.
 _PASSED_WITH: Final = (("ctypes.dlopen", (None,)), ("socket.bind", (("::1", 0),)))
 _REFUSED: Final = (
     *("os.", "subprocess.", "socket.", "shutil.", "tempfile.", "pty.", "ctypes.", "fcntl.", "mmap.", "syslog."),
@@ -40,11 +40,11 @@ _OWN_PATHS: Final = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
 class OutsideConfinement(PermissionError):
-    """The library wanted something that it isn't here for."""
+    """The library tried something that it isn't allowed to do."""
 
 
 def confine(policy: AddressPolicy) -> list[str]:
-    """From now on, permanently; the list collects what was refused."""
+    """Confine the process permanently; the returned list collects refused actions."""
     _limit()
     refused: list[str] = []
     folders = _own_folders()
@@ -59,7 +59,7 @@ def confine(policy: AddressPolicy) -> list[str]:
 
 
 def _limit() -> None:
-    """Bounds by the operating system, where it has them."""
+    """Set limits of the operating system, if it supports them."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -79,7 +79,7 @@ def _own_folders() -> Sequence[str]:
 
 
 def _problem(event: str, arguments: tuple[object, ...], policy: AddressPolicy, folders: Sequence[str]) -> str | None:
-    """Why this may not happen; None if it may."""
+    """Why this action isn't allowed; None if it is."""
     if event == "open":
         return _file_problem(arguments, folders)
     if event == "socket.connect":

@@ -22,7 +22,7 @@ from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, g
 from vault.notices.outbox import ASKED, CLIENT_ENDING, Approvers, Notice, nobody
 from vault.records import DOUBTED, ApprovalState
 
-AT_ONCE: Final = 5  # channels at a time that one round begins with
+AT_ONCE: Final = 5  # number of channels that a round starts with
 PATIENCE: Final = 5.0  # seconds of a round; slower channels continue during the next rounds
 logger = logging.getLogger("token_vault.notices")
 
@@ -31,15 +31,15 @@ Answering = Callable[[NoticeChannel, str], Awaitable[AnswerForm | None]]  # the 
 
 
 async def on_its_page(_channel: NoticeChannel, _approval_id: str) -> None:
-    """For a vault where approvals are answered on its pages only."""
+    """For a vault where approvals are only answered on its pages."""
 
 
 async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answering: Answering = on_its_page) -> int:
-    """Enter what happened, then send what is due; how many messages were accepted within a round.
+    """Queue notices of new events, then send what is due; returns how many messages were accepted in this round.
 
     `approvers` knows who can answer an access request, `answering` which approval a browser can answer by itself.
 
-    A channel that does not answer delays no one's next round: it is held, so that no other round sends by it.
+    A channel that doesn't answer doesn't delay the next round: it is locked, so that no other round uses it.
     """
     await outbox.enter(deployment.database, deployment.keys, due_at=due_at, approvers=approvers)
     places, accepted = asyncio.Semaphore(AT_ONCE), list[str]()
@@ -90,7 +90,7 @@ async def _deliver_by(deployment: Deployment, channel_id: str, answering: Answer
 async def _attempt(
     deployment: Deployment, channel: NoticeChannel, wanted: Sequence[Notice], answering: Answering
 ) -> tuple[str, str, bool]:
-    """Why it failed, the state that its notices are in, and whether they are tried again."""
+    """Why it failed, the state of its notices, and whether they are retried."""
     settings = await get_settings(deployment.database, channel.user_id)
     try:
         with page_texts.use_language(settings.language):
@@ -109,7 +109,7 @@ async def _attempt(
 
 
 async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) -> bool:
-    """Whether the matter is still open: an answered question or an account that works again needs no one."""
+    """Whether the matter is still open; an answered question or a working account needs no action."""
     event = notice.event
     if now >= notice.expires_at:
         return False

@@ -17,7 +17,7 @@ _ANSWER_LIMIT: Final = 64 * 1024  # bytes
 
 
 class NotAccepted(Exception):
-    """The message definitely did not arrive. `code` is the key of a text in `notice_failure`.
+    """The message definitely didn't arrive. `code` is the key of a text in `notice_failure`.
 
     `is_final`: sending it again would not help. `status` is that of the answer, 0 without any; `retry_after` seconds.
     """
@@ -31,12 +31,12 @@ class NotAccepted(Exception):
 
 
 class Uncertain(Exception):
-    """The message left, and no one knows whether it arrived."""
+    """The message was sent, but it is unknown whether it arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A message and where it goes. `sender` is whose share of the connections counts: a person, client, or endpoint."""
+    """A message and its target. `sender` is the person, client, or endpoint whose share of the connections is used."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)

@@ -1,4 +1,4 @@
-"""When a notice is sent: at once or once a day, never in the person's quiet hours. Pure."""
+"""When a notice is sent: immediately or once a day, never in the person's quiet hours. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vault.notices.channels import NoticeSettings
 
 
 def zone_of(name: str) -> tzinfo:
-    """The time zone of an IANA name; UTC where this system does not know it."""
+    """The time zone with an IANA name; UTC if this system doesn't know it."""
     try:
         return ZoneInfo(name) if name else UTC
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -32,7 +32,7 @@ def due_at(settings: NoticeSettings, how: str, now: int) -> int:
 
 
 def _next(minute: int, now: int, zone: tzinfo) -> int:
-    """The next instant at which clocks in the zone show this minute of the day; now if they do just now."""
+    """The next instant at which clocks in the zone show this minute of the day; now if they show it now."""
     local = datetime.fromtimestamp(now, zone)
     today = local.replace(hour=minute // 60, minute=minute % 60, second=0, microsecond=0)
     if today.timestamp() < now - now % 60:

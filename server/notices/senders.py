@@ -1,6 +1,6 @@
 """Send a message: by mail through the operator's server, or by HTTP through the guarded client.
 
-`NotAccepted`: it definitely did not arrive, so it may be sent again. `Uncertain`: it may have arrived. HTTP goes
+`NotAccepted`: it definitely didn't arrive, so it can be sent again. `Uncertain`: it may have arrived. HTTP goes
 through `providers.outbound`, which checks every address. Apprise has its own HTTP, so it runs in a process that is
 confined to the same addresses (`services`).
 """
@@ -67,7 +67,8 @@ def _escape(words: str) -> str:
 
 
 def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) -> tuple[str, dict[str, str], bytes]:
-    """Push services drop what can't be delivered within TTL seconds, and wake a phone as Urgency says (RFC 8030 §5)."""
+    """Push services drop messages that can't be delivered within TTL seconds, and wake a phone depending on Urgency
+    (RFC 8030 §5)."""
     subscription = web_push.read_target(target)
     if subscription is None:
         raise NotAccepted(GONE, is_final=True)
@@ -94,7 +95,7 @@ def _words(message: NoticeMessage) -> dict[str, object]:
 
 
 def _actions(message: NoticeMessage) -> dict[str, object]:
-    """What the notification offers besides its click, which opens the page."""
+    """The notification's actions, in addition to a click, which opens the page."""
     if message.kind != "approval":
         return {}
     if message.answer is None:
@@ -107,7 +108,7 @@ def _actions(message: NoticeMessage) -> dict[str, object]:
 
 
 def _contact(deployment: Deployment) -> str:
-    """Whom a push service can ask about this vault (RFC 8292 §2.1)."""
+    """The contact for push services (RFC 8292 §2.1)."""
     url = deployment.public_url
     return url if url.startswith("https://") else f"mailto:{_sender(deployment)}"
 

@@ -1,6 +1,6 @@
 """The child process that hands one message to Apprise. It reads a job from its input, and prints the result.
 
-It has no environment, no settings, and no key; only the one address that it sends to, and the message.
+It has no environment, no settings, and no key; only the target address and the message.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def send(job: Mapping[str, Any]) -> str:
 
 
 class Answers:
-    """What the requests of the library came to; once one of them may have delivered, no other can deny it."""
+    """The outcome of the library's requests; once one of them may have delivered the message, others can't change
+    that."""
 
     def __init__(self) -> None:
         self.failure = "unreachable"
@@ -68,7 +69,7 @@ class Answers:
             self.failure = "busy" if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS else "refused"
 
     def note_lost(self, error: Exception) -> None:
-        """A request that was begun and had no answer."""
+        """A request that was started but had no answer."""
         if not _is_unconnected(error):
             self.failure = "uncertain"
 
@@ -85,7 +86,7 @@ def _is_unconnected(error: Exception) -> bool:
 
 
 def _hand_over(job: Mapping[str, Any], seen: Answers) -> bool | None:
-    """Whether Apprise says that it was sent; None for an address that it can't read."""
+    """Whether Apprise reports that it was sent; None for an address that it can't read."""
     import requests
 
     ask = requests.Session.send
@@ -109,7 +110,7 @@ def _hand_over(job: Mapping[str, Any], seen: Answers) -> bool | None:
 
 
 def service_of(url: str) -> Any:
-    """What Apprise makes of a URL; None if it can't read it, or if it names a file to read."""
+    """Apprise's object for a URL; None if it can't read it, or if it names a file to read."""
     import apprise
 
     library: Any = apprise  # its types say less than `Any`
@@ -118,8 +119,8 @@ def service_of(url: str) -> Any:
         return None
     if any(isinstance(one, library.AppriseAttachment) and one for one in service.__dict__.values()):
         return None
-    service.verify_certificate = True  # the address could say otherwise
-    service.overflow_mode = library.OverflowMode.TRUNCATE  # else the service refuses what is too long for it
+    service.verify_certificate = True  # the address could override this
+    service.overflow_mode = library.OverflowMode.TRUNCATE  # otherwise the service refuses a message that is too long
     return service
 
 

@@ -1,8 +1,8 @@
-"""Services that people name by an Apprise URL, such as `tgram://...`: which ones, and the process that sends there.
+"""Services that people can name by an Apprise URL, such as `tgram://...`, and the process that sends there.
 
-Apprise does its own HTTP, past `providers.outbound`. So it runs in a process of its own for one message, confined to
-the addresses that our own client would reach (`confinement`). The URL holds a secret: it goes there by the process's
-input, never by its arguments or environment.
+Apprise does its own HTTP, without `providers.outbound`. Therefore it runs in a separate process for each message,
+confined to the addresses that our own client would reach (`confinement`). The URL contains a secret, so it is passed
+through the process's input, never as an argument or environment variable.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _INSECURE: Final = frozenset({"gotify"})  # at loopback, for the sandbox: it has
 
 
 def is_installed() -> bool:
-    """Whether the extra `apprise` is."""
+    """Whether the extra `apprise` is installed."""
     return importlib.util.find_spec("apprise") is not None
 
 
 def is_offered(deployment: Deployment) -> bool:
-    """Whether people can name services here."""
+    """Whether people can add services here."""
     return deployment.settings.notices.apprise
 
 
 def scheme_of(url: str) -> str:
-    """The service that a URL names, which pages may show; the rest is secret. Empty for none that people can name."""
+    """The service of a URL, which pages may show; the rest is secret. Empty if people can't add it."""
     scheme, separator, rest = url.partition("://")
     return scheme.lower() if separator and rest and scheme.lower() in SCHEMES | _INSECURE else ""
 
@@ -75,7 +75,7 @@ async def send(deployment: Deployment, url: str, *, title: str, body: str) -> No
 
 
 async def _run(deployment: Deployment, url: str, *, title: str, body: str, is_trial: bool = False) -> str:
-    """What the process says; empty if it says nothing in time."""
+    """The output of the process; empty if there is none in time."""
     policy = deployment.http.policy
     scheme = scheme_of(url)
     if not scheme or (scheme in _INSECURE and not policy.allow_loopback):

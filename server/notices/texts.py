@@ -1,7 +1,7 @@
-"""What a notice says: what happened, and the page where the person can act. Never arguments, tokens or contents.
+"""The text of a notice: what happened, and the page where the person can act. Never arguments, tokens, or contents.
 
 The exception is a call that a browser answers in its notification, which shows the whole call (`AnswerForm`).
-Names come from agents and providers. They are shortened and cannot start a line of their own.
+Names come from agents and providers. They are shortened and can't start a new line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME_LIMIT: Final = 80  # characters
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing to say, and the address of its page."""
+    """One piece of news, and the address of its page."""
 
     words: str
     url: str = field(repr=False)  # may confirm or answer something
@@ -41,7 +41,7 @@ class AnswerForm:
 
 @dataclass(frozen=True, slots=True)
 class NoticeMessage:
-    """What one message says; `url` is where its link leads. With `answer`, its browser offers to answer at once."""
+    """The content of a message; `url` is its link. With `answer`, the browser offers to answer immediately."""
 
     title: str
     lines: tuple[Line, ...]
@@ -109,12 +109,12 @@ async def _name_of(deployment: Deployment, event: Event) -> str:
 
 
 def sample(deployment: Deployment) -> NoticeMessage:
-    """What a test sends."""
+    """The test message."""
     return NoticeMessage(text("notice.test_title"), (), deployment.url("/notifications"), "test")
 
 
 def confirmation(deployment: Deployment, secret: str) -> NoticeMessage:
-    """What a new mail address gets: a link that its owner opens."""
+    """The message to a new mail address: a link for its owner to open."""
     url = deployment.url(f"/notifications?confirm={quote(secret, safe='')}")
     return NoticeMessage(text("notice.confirm_title"), (Line(text("notice.confirm"), url),), url, "confirm")
 

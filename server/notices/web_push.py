@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from server.http.strict_json import json_object
 
-KEY: Final = "web-push"  # the subkey that this vault's application server key is made of
+KEY: Final = "web-push"  # the subkey that this vault's application server key is derived from
 ENDPOINT_LIMIT: Final = 800  # characters
 TEXT_LIMIT: Final = 3_000  # bytes of a message, so that it stays below the 4096 that push services take (RFC 8030 §7.2)
 _TOKEN_LIFETIME: Final = 12 * 3600  # seconds; RFC 8292 §2 allows a day
@@ -101,12 +101,12 @@ def _decode(value: object) -> bytes:
 
 
 def endpoint_hash(endpoint: str) -> str:
-    """How a page recognizes its own browser without showing where its messages go."""
+    """A value with which a page recognizes its own browser without revealing where its messages go."""
     return encode(sha256(endpoint.encode()).digest())
 
 
 def application_key(subkey: bytes) -> ec.EllipticCurvePrivateKey:
-    """The vault's own key, made of a subkey of the root secret: the same in every process, stored nowhere.
+    """The vault's own key, derived from a subkey of the root secret: the same in every process, and stored nowhere.
 
     FIPS 186-5 §A.2.1: 384 bits, so that the remainder favors no key.
     """

@@ -1,7 +1,7 @@
 """Tell the operator's endpoints what happened: one CloudEvent per request, signed according to Standard Webhooks.
 
 CloudEvents 1.0.2 in structured mode (HTTP binding §3.2), Standard Webhooks 1.0.0. An event keeps its id however often
-it is sent. Whatever is not accepted is sent again after growing intervals, and then kept in a list.
+it is sent. Events that aren't accepted are resent at growing intervals, and then kept in a list.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ BACKOFF: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  #
 PREFIX: Final = "token_vault."  # of the types
 TIMEOUT: Final = 15.0  # seconds for one request
 _ROUND: Final = 45.0  # seconds for the requests of one turn, which end before its hold on the endpoint does
-_SPREAD: Final = 0.1  # share of an interval by which it is longer at random
+_SPREAD: Final = 0.1  # maximum random extension of an interval, as a share of it
 logger = logging.getLogger("token_vault.webhooks")
 
 
 async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequence[Notice]) -> bool:
-    """Send what was taken for an endpoint, oldest first; whether all of it was accepted.
+    """Send the claimed events of an endpoint, oldest first; returns whether all were accepted.
 
     After a failure the rest waits for the next turn: it counts no attempt. What is gone or disabled gets nothing.
     """
@@ -77,7 +77,7 @@ async def _attempt(deployment: Deployment, endpoint: EventEndpoint, notice: Noti
 
 
 async def _post(deployment: Deployment, message: Post) -> tuple[str, int | None]:
-    """Why it was not accepted, and how long the endpoint wants to be left alone."""
+    """Why it wasn't accepted, and how long the endpoint asks to wait."""
     try:
         await post(deployment, message)
     except NotAccepted as refused:
@@ -88,7 +88,7 @@ async def _post(deployment: Deployment, message: Post) -> tuple[str, int | None]
 
 
 async def send_test(deployment: Deployment, endpoint: EventEndpoint) -> str:
-    """Send an event that means nothing, once and now; why it was not accepted."""
+    """Send a test event once, now; returns why it wasn't accepted."""
     now, identity = deployment.now(), f"msg_{secrets.token_urlsafe(18)}"
     event: dict[str, object] = {
         "specversion": "1.0",
@@ -104,7 +104,7 @@ async def send_test(deployment: Deployment, endpoint: EventEndpoint) -> str:
 
 
 def _later(attempts: int, *, wait: int | None) -> int:
-    """Seconds until the next attempt; never before the endpoint said."""
+    """Seconds until the next attempt; never earlier than the endpoint asked for."""
     planned = BACKOFF[attempts - 1]
     return max(planned + secrets.randbelow(max(1, int(planned * _SPREAD))), wait or 0)
 
@@ -134,7 +134,7 @@ def event_id(deployment: Deployment, event: Event) -> str:
 
 
 def cloud_event(deployment: Deployment, notice: Notice, identity: str) -> dict[str, object]:
-    """Who, which account, and which page deals with it: ids only, never a name, an argument, or a token."""
+    """The event's data: person, account, and page. Only IDs; never a name, an argument, or a token."""
     event = notice.event
     approval = event.details.get("approval")
     is_approval = notice.kind == "approval.waiting"

@@ -204,7 +204,7 @@ def test_an_operators_tool_cannot_have_the_name_of_one_of_ours(tmp_path: Path, n
     )
     content = f'[tools]\nfolders = ["{folder}"]'
     if name in RESERVED:
-        with pytest.raises(ToolFileRefused, match="another tool has this name"):
+        with pytest.raises(ToolFileRefused, match="another tool already has this name"):
             offer_of(tmp_path, content)
     else:
         assert name in offer_of(tmp_path, content)[1]["everything"]

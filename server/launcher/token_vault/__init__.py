@@ -1,7 +1,7 @@
 """The one name under which the program is installed: the command `token-vault` and `python -m token_vault`.
 
-The code is in three folders, `server`, `providers` and `vault`, and imports itself by these names. An installed wheel
-holds them inside this package, so that site-packages gets no such general names. `claim_names` makes the three names
+The code is in three folders, `server`, `providers`, and `vault`, and imports itself by these names. An installed wheel
+contains them inside this package, so that site-packages gets no such general names. `claim_names` makes the three names
 resolve to our own folders in this process, whatever the working directory or the environment contains.
 """
 
@@ -32,14 +32,14 @@ class OwnFolders:
 def claim_names() -> None:
     """Make `server`, `providers` and `vault` resolve to this program's folders; further calls change nothing.
 
-    Call it before the first import of one of them. Raises ImportError when the folders are missing.
+    Call it before the first import of one of them. Raises ImportError if the folders are missing.
     """
     if not any(isinstance(finder, OwnFolders) for finder in sys.meta_path):
         sys.meta_path.insert(0, OwnFolders(_root()))
 
 
 def _root() -> Path:
-    """The folder that holds the three: this package when installed from a wheel, otherwise a checkout on the path."""
+    """The parent of the three folders: this package if installed from a wheel, otherwise a checkout on the path."""
     for root in (Path(__file__).resolve().parent, *(Path(entry).absolute() for entry in sys.path)):
         if (root / "server" / "cli.py").is_file() and (root / "vault" / "schema").is_dir():
             return root

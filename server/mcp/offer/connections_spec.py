@@ -27,7 +27,7 @@ class ConnectionEntry(BaseModel):
     provider: str
     account: str
     status: str = Field(description="active, expiring, waiting (for the provider), ambiguous or needs_reauth")
-    ends_at: str | None = Field(description="When the provider ends this connection (UTC), if it does")
+    ends_at: str | None = Field(description="When the provider ends this connection (UTC), if ever")
     ends_unless_used: bool = Field(description="Whether using it before then extends it")
     granted_scopes: list[str] = Field(description="Scopes that the account granted to the vault")
     your_scopes: list[str] = Field(description="Scopes that the person lets this agent use")
@@ -39,7 +39,7 @@ class ConnectionsOutput(BaseModel):
     connections: list[ConnectionEntry]
     not_connected: list[str] = Field(description="Providers of this vault without a connected account in this list")
     manage_url: str | None = Field(
-        description="Where the person connects, reconnects and disconnects accounts; null while `problem` says why"
+        description="Where the person connects, reconnects, and disconnects accounts; null if there is a `problem`"
     )
     problem: str | None = Field(default=None, description="Why the person's pages can't be opened safely right now")
 

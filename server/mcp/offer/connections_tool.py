@@ -1,4 +1,4 @@
-"""What `connections` answers: a person's connections and their state, what this agent may use, where to change it.
+"""The answer of `connections`: a person's connections and their state, what this agent may use, and where to change it.
 
 It reads the vault and calls no provider. `wait_for_change` waits for the person behind a connect link.
 """
@@ -17,13 +17,13 @@ from vault import delegations, grants, shared_connections
 from vault.records import Connection, Principal
 from vault.refusals import GrantEnded
 
-SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
+SEES_ALL: Final = "connections"  # the scope of a token that shows accounts that its agent may not use
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
 _STEP: Final = 0.25  # seconds between reads of the database; another process may serve the page
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
-    """What this principal's user has connected, as this principal's client may see it.
+    """The connections of this principal's user that its client may see.
 
     A token without the scope `connections` sees only the accounts that its agent may use. Raises GrantEnded: a local
     client has no token that was checked before.
@@ -80,7 +80,7 @@ def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> Connec
 
 
 async def wait_for_change(deployment: Deployment, principal: Principal) -> bool:
-    """Wait up to 8 s for a connection or delegation of this user to change. False when nothing did."""
+    """Wait up to 8 s for a connection or delegation of this user to change. False if nothing changed."""
     before = await _fingerprint(deployment, principal)
     try:
         async with asyncio.timeout(WAIT):

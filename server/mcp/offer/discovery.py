@@ -1,7 +1,7 @@
-"""Progressive discovery: three tools in place of a long list, to find a tool, to see its schema, and to call it.
+"""Progressive discovery: three tools in place of a long list, which find a tool, show its schema, and call it.
 
-`call_tool` is another spelling of a call: `server.mcp.tools` takes the named tool's way from there on, with its
-permissions, approvals, budgets and events. This module has the specs, and answers what only looks.
+`call_tool` is an alternative form of a call: `server.mcp.tools` then handles the named tool as usual, with its
+permissions, approvals, budgets, and events. This module has the specs and answers the two tools that only read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FindToolsInput(BaseModel):
 
 
 class FoundTool(BaseModel):
-    """One tool, as much as it takes to choose it."""
+    """A tool, with the details needed to choose it."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ class FindToolsOutput(BaseModel):
 
     def __str__(self) -> str:
         if not self.tools:
-            return f"No tool fits these words. There are tools for: {', '.join(self.services)}."
+            return f"No tool matches these words. There are tools for: {', '.join(self.services)}."
         lines = [f"{one.name} ({one.service}, {one.effect}): {one.description}" for one in self.tools]
         return "\n".join([*lines, "describe_tool returns the arguments of one, call_tool calls it."])
 
@@ -60,7 +60,7 @@ class DescribeToolInput(BaseModel):
 
 
 class DescribeToolOutput(BaseModel):
-    """Answer of `describe_tool`: what `tools/list` says of a tool, without the schema of its result."""
+    """Answer of `describe_tool`: a tool's entry in `tools/list`, without the schema of its result."""
 
     name: str
     title: str
@@ -124,7 +124,7 @@ DESCRIBE: Final = _spec(
 CALL: Final = _spec(
     "call_tool",
     "Call a tool",
-    "Call a tool that find_tools found. It can read, create, change or delete, as that tool says.",
+    "Call a tool that find_tools found. Depending on that tool, it can read, create, change, or delete.",
     models=(CallToolInput, CallToolOutput),
     effect="delete",
 )
@@ -134,8 +134,8 @@ DISCOVERY: Final = (FIND, DESCRIBE, CALL)
 def hints(spec: ToolSpec) -> dict[str, bool]:
     """What the tool does to data: MCP's `ToolAnnotations` without the title.
 
-    `call_tool` can do all that any tool does, whatever is offered now: a client may keep its list for longer than a
-    person keeps a tool set.
+    `call_tool` can do everything that any tool does, whatever is currently offered: a client may keep its list for
+    longer than a person keeps a tool set.
     """
     return {
         "readOnlyHint": spec.read_only,
@@ -173,6 +173,6 @@ def description_of(spec: ToolSpec, *, titles: Mapping[str, str]) -> DescribeTool
 
 
 def unknown(name: str, names: Iterable[str]) -> str:
-    """What to do about a name that no tool has. Suggests only tools of this agent."""
+    """What to do about an unknown tool name. Suggests only tools of this agent."""
     hint = did_you_mean(name, names)
     return f"This agent has no tool with that name.{hint} find_tools finds tools by what they do."

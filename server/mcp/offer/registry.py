@@ -1,7 +1,7 @@
 """The tools offered here: built-in and declared ones, minus what the operator removed, for all agents or for one.
 
-The provider's rules and the person's permission limit what a tool may do; this module only says which are offered, and
-in which sets. The list does not depend on what people have connected.
+The provider's rules and the person's permission limit what a tool can do; this module only determines which tools are
+offered, and in which sets. The list doesn't depend on people's connections.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.runtime.late_names import LateName, note_or_refuse
 from server.settings import Settings, SettingsRefused
 from server.tool_settings import ToolChoice
 
-RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # a tool of ours has the name
+RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # one of our tools has this name
 
 
 def load_tools(
@@ -38,10 +38,10 @@ def load_tools(
     late: list[LateName] | None = None,
     imported: Sequence[tuple[Path, ToolFile]] = (),
 ) -> tuple[ToolSpec, ...]:
-    """Every tool that agents can have here, in one fixed order. `late` collects names that no tool has yet.
+    """Every tool that agents can use here, in a fixed order. `late` collects names that match no tool yet.
 
     Built-in tools are included if their provider is set up; those of Slack and Google, an operator's own, and those of
-    `imported` APIs always are. Raises ToolFileRefused or SettingsRefused with one line.
+    `imported` APIs always are. Raises ToolFileRefused or SettingsRefused with a one-line message.
     """
     present = {*WITH_TOOLS, *settings.providers, *catalog.registered}
     coded = [spec for spec in builtin_tools() if spec.provider in present]
@@ -68,7 +68,7 @@ def load_tools(
     names = [spec.name for spec in tools]
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
-        raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
+        raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool already has this name")
     chosen = _choose(settings.tools, names, setting="tools", late=late)
     return tuple(spec for spec in tools if spec.name in chosen)
 
@@ -82,7 +82,7 @@ def _remote_tools(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...
 
 
 def load_away(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...]:
-    """Tools of MCP servers of others that were accepted and can't be called now."""
+    """Accepted tools of external MCP servers that can't be called now."""
     if not catalog.remote:
         return ()
     from providers.remote.tools import away_tools
@@ -98,7 +98,7 @@ def _asks_unruled(settings: Settings, provider: str) -> bool:
 def hidden_tools(
     settings: Settings, tools: Sequence[ToolSpec], *, late: list[LateName] | None = None
 ) -> Mapping[str, frozenset[str]]:
-    """Client id to the tools that this client does not have. Raises SettingsRefused."""
+    """The tools that each client doesn't have, by client ID. Raises SettingsRefused."""
     names = [spec.name for spec in tools]
     return {
         client_id: frozenset(names) - _choose(choice, names, setting=f"tools.clients.{client_id}", late=late)
@@ -109,7 +109,7 @@ def hidden_tools(
 def load_offer(
     settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog, *, late: list[LateName] | None = None
 ) -> ToolOffer:
-    """The sets of these tools, and which of them the settings choose. Raises SettingsRefused with one line.
+    """The sets of these tools, and the sets that the settings choose. Raises SettingsRefused with a one-line message.
 
     `late` collects names that no tool has yet; a tool set that isn't there yet is empty.
     """

@@ -1,7 +1,7 @@
-"""What `tools/list` answers, also before the vault is open. `server.mcp.offer.registry` says which tools there are.
+"""The answer to `tools/list`, also before the vault is open. `server.mcp.offer.registry` determines the tools.
 
-A tool that is left out is refused by name as well (`server.mcp.tools`); one that is left out only because the list is
-too long is found by `find_tools`, and answers to its name as before.
+A tool that is left out is also refused by name (`server.mcp.tools`); one that is left out only because the list is too
+long can be found by `find_tools` and still be called by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class ToolList:
-    """What `tools/list` answers, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
+    """The answer to `tools/list`, in a fixed order, independent of connections: a hidden tool couldn't explain how to
+    connect."""
 
     def __init__(self, tools: Sequence[ToolSpec], offer: ToolOffer) -> None:
         self._specs = (*discovery.DISCOVERY, *tools, SPEC)
@@ -39,7 +40,7 @@ class ToolList:
         return name in self._names
 
     def of(self, client_id: str, *, chosen: str | None) -> ListToolsResult:
-        """Those of this client, where its person chose that set."""
+        """The tools of this client, given the set that its person chose."""
         names = names_for(self._offer, client_id, chosen=chosen)
         found = [tool for tool in self._tools if tool.name in names]
         return ListToolsResult(tools=found, ttl_ms=60_000, cache_scope="private")
@@ -55,7 +56,7 @@ class LiveToolList:
 
     @property
     def current(self) -> ToolList:
-        """What to answer now."""
+        """The current answer."""
         if self._live.current is not self._of:
             self._of = self._live.current
             self._listed = ToolList(self._of.tools, self._of.offer)
@@ -63,7 +64,7 @@ class LiveToolList:
 
 
 def names_for(offer: ToolOffer, client_id: str, *, chosen: str | None) -> frozenset[str]:
-    """The names in the list of this client, where its person chose that set."""
+    """The names in this client's list, given the set that its person chose."""
     names = offer.names_for(client_id, chosen=chosen)
     if offer.is_long(client_id, names):
         names = frozenset(spec.name for spec in discovery.DISCOVERY)
@@ -71,7 +72,7 @@ def names_for(offer: ToolOffer, client_id: str, *, chosen: str | None) -> frozen
 
 
 def size_of(specs: Sequence[ToolSpec]) -> int:
-    """Characters of what a model reads of these tools: names, descriptions, and schemas of arguments."""
+    """The number of characters that a model reads about these tools: names, descriptions, and argument schemas."""
     shown = [{"name": spec.name, "description": spec.description, "inputSchema": spec.input_schema} for spec in specs]
     return len(to_json(shown).decode())
 

@@ -1,4 +1,5 @@
-"""Which tools an agent has: within the operator's offer, the person's set. Answers `find_tools` and `describe_tool`."""
+"""The tools that an agent has: the person's set within the operator's offer. Answers `find_tools` and
+`describe_tool`."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ async def choice_of(deployment: Deployment, principal: Principal) -> str | None:
 
 
 async def available(deployment: Deployment, principal: Principal) -> frozenset[str]:
-    """The names of the tools that this agent of this person has now."""
+    """The names of the tools that this person's agent currently has."""
     chosen = await choice_of(deployment, principal)
     return deployment.offer.names_for(principal.client_id, chosen=chosen)
 
