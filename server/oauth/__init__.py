@@ -1,4 +1,4 @@
-"""The authorization server, one module per specification topic; `routes` puts them on their paths at the root."""
+"""The authorization server, with one module per specification topic; `routes` maps them to paths at the root."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def routes(deployment: Deployment) -> list[Route]:
     answer_token = partial(token.token, repeats=RepeatedExchanges())
 
     async def show_authorize(request: Request) -> Response:
-        """A person's browser, sent by an agent: OAuth 2.1, RFC 6749, RFC 7636 (S256 only), RFC 8707, RFC 9207, OpenID
-        Connect `prompt` and `max_age`.
+        """For a person's browser, sent by an agent: OAuth 2.1, RFC 6749, RFC 7636 (S256 only), RFC 8707, RFC 9207,
+        OpenID Connect `prompt` and `max_age`.
         """
         return await authorize.authorize(deployment, request)
 

@@ -1,6 +1,6 @@
-"""A checked authorization request: what is kept while the person decides, and then behind a code.
+"""A checked authorization request, which is kept while the person decides and then for the code.
 
-`authorize.py` checks the parameters; this module says which sign-in counts for the request, and how it is stored.
+`authorize.py` checks the parameters; this module defines which sign-ins the request accepts, and how it is stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from vault.refusals import TransitionRefused
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """For a request by device code (RFC 8628): what its person compares, and the code that their approval will make."""
+    """For a request by device code (RFC 8628): the code that its person compares, and the code that approval
+    creates."""
 
     user_code: str = field(repr=False)
     address: str  # of the device that asked for the code
@@ -37,8 +38,8 @@ class AuthorizationRequest:
     dpop_thumbprint: str | None = None  # RFC 9449 §10: the code works only with this key
     names_redirect_uri: bool = True
     names_resource: bool = True
-    signed_in_since: int = 0  # OpenID Connect Core §3.1.2.1: an older sign-in does not count
-    stale_session: str | None = None  # nor does this session, by its hash: the client asked for another sign-in
+    signed_in_since: int = 0  # OpenID Connect Core §3.1.2.1: an older sign-in isn't accepted
+    stale_session: str | None = None  # nor is this session, by its hash: the client requested a new sign-in
     asks_always: bool = False  # the client wants the person asked, whatever was allowed before
     auth_time: int | None = None  # when the person who allowed it signed in
     is_strong: bool = False  # with a passkey or several factors
@@ -57,7 +58,7 @@ def with_sign_in_rule(
 ) -> AuthorizationRequest:
     """OpenID Connect Core §3.1.2.1: `prompt=login`, and a session older than `max_age`, need another sign-in.
 
-    The rule is fixed here, once: a person who takes long to decide is not sent away again.
+    This is decided once, here, so that a person who takes long to decide doesn't have to sign in again.
     """
     is_stale = "login" in prompt or max_age == 0
     if max_age and (session is None or session.created_at < now - max_age):

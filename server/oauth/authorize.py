@@ -49,9 +49,9 @@ from vault.storage.database import Transaction
 REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
-_ADDRESSES: Final = 20  # with this many addresses, each may have as many waiting requests as it is allowed
+_ADDRESSES: Final = 20  # the number of addresses that can each have the maximum number of waiting requests
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_UNKNOWN_AGENT: Final = (  # the same for every cause: anything else would tell an open port from a closed one
+_UNKNOWN_AGENT: Final = (  # the same for every cause: different texts would distinguish open ports from closed ones
     "This vault doesn't know the agent, or no longer does: the agent must discard its registration and register again. "
     f"{sign_in_words()}. If it uses a client ID metadata document, ask an admin "
     "to add its host to registration.allowed_hosts, and make sure that the vault can reach it"
@@ -61,7 +61,7 @@ _DEVICE_ANSWERED: Final = "/device/answered"
 
 @dataclass(frozen=True, slots=True)
 class PendingAuthorization:
-    """A request that waits for the person, with what the consent page must show."""
+    """A request that waits for the person, with the data for the consent page."""
 
     handle: str = field(repr=False)
     client: Client
@@ -82,9 +82,9 @@ class PendingAuthorization:
 def _is_answerable(wanted: AuthorizationRequest, bound_to: bytes | None, session: Session) -> bool:
     """Whether a session may answer a waiting request.
 
-    The answer to an ordinary request leaves through the browser that gives it, so forwarding its link gains nothing
+    The answer to an ordinary request is sent through the browser that gives it, so forwarding its link gains nothing
     over forwarding `/authorize`. The answer to a device's request waits for the device (RFC 8628 §5.4): only the
-    session that typed the code may give it.
+    session that entered the code may give it.
     """
     if wanted.device is None:
         return True
@@ -203,7 +203,8 @@ async def _read(
 
 
 def implied_scopes(deployment: Deployment, client: Client) -> frozenset[str]:
-    """What a client of Auth0's wire needs and never asks for by name: the person is shown it like any scope."""
+    """The scopes that clients of Auth0's interface need but never request by name; the person sees them like other
+    scopes."""
     is_exchanging = auth0.speaks_auth0(deployment, client) and TOKEN_EXCHANGE in client.grant_types
     return frozenset({EXCHANGE_SCOPE}) if is_exchanging else frozenset()
 
@@ -240,7 +241,7 @@ async def _proceed(
     prompt: frozenset[str],
     max_age: int | None,
 ) -> Response:
-    """Answer at once if the person approved exactly this before; otherwise keep the request and ask."""
+    """Answer immediately if the person approved exactly this before; otherwise keep the request and ask."""
     browser = await password.current_session(deployment, request)
     session = None if browser is None else browser[0]
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
@@ -270,7 +271,7 @@ def _refuse_busy(request: Request) -> Response:
 async def may_wait(deployment: Deployment, address: str) -> bool:
     """Count a request without a signed-in user; False when too many of this address, or of all, already wait.
 
-    The total is far above what people do; below it a flood from many addresses leaves room for no more bytes than that.
+    The total is far above normal use, and limits how much data a flood from many addresses can store.
     """
     most, now = deployment.settings.sign_in.waiting_requests_per_address, deployment.now()
     total = partial(limits.spend, bucket="authorize", limit=_ADDRESSES * most, window=REQUEST_LIFETIME, now=now)
@@ -282,7 +283,7 @@ async def may_wait(deployment: Deployment, address: str) -> bool:
             return False
         if await own(transaction):
             return True
-        await total(transaction, cost=-1)  # an address at its limit uses up nothing of the others'
+        await total(transaction, cost=-1)  # an address at its limit doesn't use up the limit of others
         return False
 
 
@@ -317,7 +318,7 @@ def _pending_from(
 
 
 def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
-    """What the person should know before approving, in plain words."""
+    """Warnings for the person before they approve."""
     warnings: list[str] = []
     if client.kind is ClientKind.METADATA and is_loopback_only(client):
         warnings.append(
@@ -331,7 +332,7 @@ def _warnings(client: Client, redirect_uri: str) -> tuple[str, ...]:
 
 
 async def load_pending(deployment: Deployment, handle: str) -> PendingAuthorization | None:
-    """The request that waits under this handle; None when it is unknown, used, expired, or its client is gone."""
+    """The request that waits under this handle; None if it is unknown, used, or expired, or its client is gone."""
     ticket = await tickets.peek(
         deployment.database, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=deployment.now()
     )
@@ -375,11 +376,12 @@ async def find_consent(deployment: Deployment, pending: PendingAuthorization, *,
 
 
 async def approve(deployment: Deployment, handle: str, *, user: User, session: Session, scopes: frozenset[str]) -> str:
-    """The person approved: the URL that takes a new code to the client. `scopes` can only be fewer than requested.
+    """Record the approval; returns the URL that takes a new code to the client. `scopes` can only be a subset of the
+    request.
 
-    A device that polls gets the code by polling; the URL is then the page that says so.
+    A polling device gets the code by polling; the URL is then the page that explains this.
 
-    Raises TransitionRefused when the request was already answered, has expired, or its client is gone.
+    Raises TransitionRefused if the request was already answered or has expired, or its client is gone.
     """
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
@@ -426,7 +428,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
 async def _take_request(
     deployment: Deployment, transaction: Transaction, handle: str, *, session: Session
 ) -> AuthorizationRequest:
-    """The waiting request, used up by its answer. Raises TransitionRefused when this session may not answer it."""
+    """The waiting request, used up by its answer. Raises TransitionRefused if this session may not answer it."""
     ticket = await tickets.consume(
         transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=deployment.now()
     )
@@ -437,7 +439,7 @@ async def _take_request(
 
 
 async def deny(deployment: Deployment, handle: str, *, session: Session) -> str:
-    """The person refused: the URL that tells the client so. Raises TransitionRefused like `approve`."""
+    """Record the denial; returns the URL that reports it to the client. Raises TransitionRefused like `approve`."""
     now = deployment.now()
     async with deployment.database.transaction() as transaction:
         wanted = await _take_request(deployment, transaction, handle, session=session)

@@ -20,18 +20,18 @@ from vault.records import Client, ClientKind, Event, Grant
 from vault.storage.database import Reader
 
 MEMBER: Final = "client_credentials"  # in these clients' metadata: {"scopes": [...]}, empty for all of its APIs
-LONGEST: Final = 300  # seconds: an API that checks only the signature notices this late that the agent was removed
+LONGEST: Final = 300  # seconds; an API that only checks the signature notices the agent's removal this late
 _REVOKED: Final = "client-token"  # purpose of ids of revoked tokens
 
 
 def acts_for_nobody(client: Client) -> bool:
-    """Whether an operator lets this agent get tokens by itself."""
+    """Whether an operator allows this agent to get tokens for itself."""
     is_confidential = client.kind is ClientKind.MANUAL and not client.is_public
     return is_confidential and CLIENT_CREDENTIALS in client.grant_types and MEMBER in client.metadata
 
 
 def scope_limit(client: Client) -> frozenset[str] | None:
-    """The only scopes that it can get; None: all scopes of its APIs."""
+    """The only scopes that it can get; None for all scopes of its APIs."""
     member = client.metadata.get(MEMBER)
     named = member.get("scopes") if isinstance(member, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
     listed: list[object] = named if isinstance(named, list) else []  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
@@ -87,13 +87,13 @@ async def reachable_scopes(
 
 
 def is_own_api(deployment: Deployment, resource: str) -> bool:
-    """Whether the URI is neither an audience of the vault itself nor an API whose calls a person permits."""
+    """Whether the URI is neither an audience of the vault itself nor an API that needs a person's permission."""
     is_permitted_by_people = any(one.audience == resource for one in deployment.catalog)
     return resource not in own_audiences(deployment) and not is_permitted_by_people
 
 
 async def is_live(deployment: Deployment, claims: AccessClaims) -> bool:
-    """Whether a token without a grant works now: its client may still have it, and no one revoked it."""
+    """Whether a token without a grant is valid now: its client can still have it, and it isn't revoked."""
     client = await clients.get_client(deployment.database, claims.client_id)
     if client is None:
         return False

@@ -1,8 +1,8 @@
 """Device authorization (RFC 8628): codes for an agent whose machine has no browser, and the answers to its polling.
 
-The person types the short code on the page `/device` and decides on the consent page. Their approval makes an
-authorization code whose secret only the device code's sealed ticket holds; the token endpoint redeems it. There is no
-`verification_uri_complete`: a link with the code is all that a stranger would have to send.
+The person enters the short code on the page `/device` and decides on the consent page. Approval creates an
+authorization code with a secret that only the device code's sealed ticket contains; the token endpoint redeems it.
+There is no `verification_uri_complete`, because an attacker would only have to send that link.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     wanted = AuthorizationRequest(
         client_id=client.id,
         redirect_uri="",
-        challenge="",  # fits no verifier: the code behind a device code cannot be redeemed as an ordinary one
+        challenge="",  # matches no verifier, so the code behind a device code can't be redeemed as an ordinary one
         scopes=scopes,
         resource=resource,
         names_redirect_uri=False,
@@ -103,10 +103,11 @@ async def _keep(deployment: Deployment, wanted: AuthorizationRequest, *, address
 
 
 async def open_request(deployment: Deployment, typed: str, *, session: Session) -> str | None:
-    """Use up a user code: the handle of its request on the consent page, None when it is wrong or over (§3.3).
+    """Use up a user code; returns the handle of its request on the consent page, or None if it is wrong or expired
+    (§3.3).
 
-    The handle works only in `session`, which typed the code. Otherwise a stranger could type the code of his own device
-    and forward the link to the consent page, and approval there would reach that device.
+    The handle works only in `session`, which entered the code. Otherwise an attacker could enter the code of their own
+    device and forward the link to the consent page, and approval there would reach that device.
     """
     now = deployment.now()
     try:
@@ -130,7 +131,7 @@ async def open_request(deployment: Deployment, typed: str, *, session: Session) 
 
 
 async def answered_code(deployment: Deployment, client: Client, device_code: str, *, now: int) -> str:
-    """The authorization code that the person's approval made. Raises the error for the device instead (§3.5)."""
+    """The authorization code that the person's approval created. Otherwise raises the error for the device (§3.5)."""
     ticket = await tickets.find(deployment.database, deployment.keys, device_code, purpose=TicketPurpose.DEVICE_GRANT)
     if ticket is None or ticket.client_id != client.id:
         raise OAuthError(

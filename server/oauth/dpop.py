@@ -33,7 +33,7 @@ _NEEDLESS_ESCAPE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A proof that holds for one request; counts once (`spend`)."""
+    """A proof for one request; valid once (`spend`)."""
 
     thumbprint: str
     token_id: str
@@ -82,15 +82,15 @@ def token_hash(access_token: str) -> str:
 
 
 def sent_path(scope: Scope) -> str:
-    """The path of a request exactly as it was sent, still escaped: what `htu` must say."""
+    """The path of a request exactly as it was sent, still escaped, which `htu` must contain."""
     return bytes(scope["raw_path"]).decode("latin-1")
 
 
 def _bare(url: str) -> str | None:
     """§4.3 step 9: compared without query and fragment, after normalizing scheme, host and port.
 
-    None for what a client has no reason to write: user information, blanks, bytes other than visible ASCII, escaped
-    letters and digits (RFC 3986 §6.2.2.2). Lenient reading would let one proof stand for several addresses.
+    None for unusual forms: user information, blanks, bytes other than visible ASCII, escaped letters and digits (RFC
+    3986 §6.2.2.2). With lenient parsing, one proof could match several addresses.
     """
     found = _URL.fullmatch(url)
     if found is None or _NEEDLESS_ESCAPE.search(url):
@@ -100,7 +100,7 @@ def _bare(url: str) -> str | None:
 
 
 async def spend(deployment: Deployment, proof: Proof, *, now: int) -> None:
-    """Let the proof count once (§11.1)."""
+    """Use up the proof (§11.1). Raises OAuthError if it was already used."""
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
             transaction,

@@ -22,7 +22,7 @@ from vault.refusals import GrantEnded
 
 @dataclass(frozen=True, slots=True)
 class SignInFacts:
-    """What one authorization request contributes: its `nonce`, and when the person had signed in (§2, §15.1)."""
+    """Claims from the authorization request: its `nonce`, and when the person had signed in (§2, §15.1)."""
 
     nonce: str | None
     auth_time: int | None
@@ -66,7 +66,7 @@ def token_hash(token: str) -> str:
 
 
 async def userinfo(deployment: Deployment, request: Request) -> Response:
-    """An agent with the scope `openid`, its token in the header: OpenID Connect Core 5.3."""
+    """For an agent with the scope `openid`, with its token in the header: OpenID Connect Core 5.3."""
     try:
         principal = await tokens.authenticate(
             deployment, request.headers, method=request.method, path=dpop.sent_path(request.scope)

@@ -1,7 +1,7 @@
 """Token introspection (RFC 7662), for authenticated clients.
 
-A client may ask about its own tokens and handles; a client that is an API about the tokens that were issued for it.
-Anything else is `active: false`, with nothing more.
+A client can introspect its own tokens and handles; a client that is an API can introspect the tokens that were issued
+for it. For everything else the answer is just `active: false`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _binding_claims(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict
 async def _handle_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
     """Facts of a handle, for its own client only; active while grant, account, and permission allow its use.
 
-    The operator's policy is not asked: it judges each call, by method and path.
+    The operator's policy isn't queried: it decides about each call, by method and path.
     """
     now = deployment.now()
     try:

@@ -19,7 +19,7 @@ from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
 from vault.upkeep.receipts import public_keys
 
-_FRESH: Final = 300  # seconds; far below the hour for which a new key is published before its use
+_FRESH: Final = 300  # seconds; far below the hour that a new key is published before it is used
 
 
 def server_document(deployment: Deployment) -> dict[str, object]:
@@ -108,12 +108,12 @@ async def protected_resource(deployment: Deployment, request: Request) -> Respon
 
 
 async def receipt_keys(deployment: Deployment, request: Request) -> Response:
-    """RFC 7517: public keys of receipts, also of replaced signing keys."""
+    """RFC 7517: public keys of receipts, including replaced signing keys."""
     del request
     return cached_answer(await public_keys(deployment.database), seconds=_FRESH)
 
 
 async def jwks(deployment: Deployment, request: Request) -> Response:
-    """RFC 7517: public keys only, also those that are about to be used or still needed."""
-    await deployment.keys.signing.reload(deployment.database)  # perhaps another process rotated
+    """RFC 7517: public keys only, including those that will be used soon or are still needed."""
+    await deployment.keys.signing.reload(deployment.database)  # another process may have rotated
     return cached_answer(deployment.keys.signing.public_jwks(deployment.now()), seconds=_FRESH)

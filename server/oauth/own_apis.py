@@ -1,4 +1,4 @@
-"""Access tokens for an API that a provider file describes with an `audience` of ours, one for each exchange.
+"""Access tokens for an API with an `audience` in its provider file, one for each exchange.
 
 RFC 9068 tokens like all of ours, verified there by our published keys: `sub` is the person, `azp` and `client_id` the
 agent, `act` the actor chain, `scope` exactly what was exchanged. They are not valid at the vault itself.
@@ -15,7 +15,7 @@ from vault.keys.key_ring import KeyRing
 from vault.records import Principal
 from vault.refresh.mint import MintedToken
 
-LONGEST: Final = 300  # seconds: an API that checks only the signature notices the end of a permission this late
+LONGEST: Final = 300  # seconds; an API that only checks the signature notices the end of a permission this late
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""POST /par (RFC 9126): an authorization request that its client pushes ahead, authenticated, past the browser.
+"""POST /par (RFC 9126): an authorization request that an authenticated client pushes directly, not through the browser.
 
 `authorize` has the checks; `pushed_requests` keeps what passed.
 """
@@ -21,7 +21,7 @@ from vault.records import Client
 
 
 async def push(deployment: Deployment, request: Request) -> Response:
-    """A client: RFC 9126, RFC 9449 §10.1. The `request_uri` is good for one minute and one use."""
+    """For a client: RFC 9126, RFC 9449 §10.1. The `request_uri` is valid for one minute and one use."""
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if form.get("request_uri") is not None:  # §2.1

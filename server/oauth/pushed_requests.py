@@ -1,4 +1,4 @@
-"""Authorization requests that were pushed ahead (RFC 9126): kept for a minute, under a single-use address.
+"""Pushed authorization requests (RFC 9126), kept for a minute under a single-use URI.
 
 `par` receives and checks them; `authorize` uses them.
 """
@@ -34,12 +34,12 @@ KNOWN: Final = (
     "prompt",
     "max_age",
     "dpop_jkt",
-    "request",  # named only to be refused
+    "request",  # listed so that it can be refused
 )
 
 
 async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]) -> str:
-    """Keep the parameters of a checked request; the `request_uri` that stands for them."""
+    """Keep the parameters of a checked request; returns the `request_uri` for them."""
     async with deployment.transaction() as transaction:
         secret = await tickets.issue(
             transaction,
@@ -54,7 +54,7 @@ async def keep(deployment: Deployment, client: Client, values: Mapping[str, str]
 
 
 async def take(deployment: Deployment, sent: Parameters) -> Parameters | None:
-    """The parameters behind `request_uri`, used up; None for a request that was not pushed.
+    """Use up the `request_uri` and return its parameters; None for a request that wasn't pushed.
 
     §4: apart from it, only `client_id` counts. Raises invalid_request_uri, to be shown on a page only.
     """

@@ -53,7 +53,7 @@ def is_loopback_redirect(uri: str) -> bool:
 
 
 def without_loopback_port(uri: str) -> str:
-    """The URI with a loopback port removed: what stays the same for an app that binds a new port each run."""
+    """The URI without a loopback port, which stays the same for an app that binds a new port on each run."""
     found = _LOOPBACK.fullmatch(uri)
     return f"http://{found[1]}{found[3]}" if found else uri
 
@@ -71,6 +71,6 @@ def redirect_matches(registered: Iterable[str], asked: str) -> bool:
 
 
 def redirect_host(uri: str) -> str:
-    """What a person sees of a redirect URI: its host, or the scheme of an installed app."""
+    """The part of a redirect URI that a person sees: its host, or the scheme of an installed app."""
     parts = urlsplit(uri)
     return parts.hostname or parts.scheme if parts.scheme in {"http", "https"} else f"{parts.scheme}:"

@@ -1,4 +1,4 @@
-"""The audiences for which a client may have tokens (RFC 8707), and the scopes that belong to an audience."""
+"""The audiences that a client can get tokens for (RFC 8707), and the scopes of an audience."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vault.storage.database import Transaction
 
 
 def named_resource(deployment: Deployment, parameters: Parameters, *, client: Client) -> str | None:
-    """What the request is for: `resource`, or `audience` from a client of Auth0's wire. Raises invalid_target."""
+    """The request's target: `resource`, or `audience` from a client of Auth0's interface. Raises invalid_target."""
     resource = parameters.get("resource")
     audience = parameters.get("audience") if speaks_auth0(deployment, client) else None
-    if audience == "None":  # how auth0-python 4.13 spells none in a form
+    if audience == "None":  # how auth0-python 4.13 represents None in a form
         audience = None
     if resource is None or audience is None:
         return resource or audience
@@ -37,7 +37,8 @@ def named_resource(deployment: Deployment, parameters: Parameters, *, client: Cl
 async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
     """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target.
 
-    Without `asked`, the first that the client is bound to: never another one, whose token it would send there.
+    Without `asked`, the first one that the client is bound to, so that it never sends a token for another audience
+    there.
     """
     if asked is None:
         asked = client.resources[0] if client.resources else default_resource(deployment.public_url)
@@ -49,19 +50,20 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     ours = own_resources(deployment.public_url)
     is_open = resource in (client.resources or ours)
     if any(provider.audience == resource for provider in deployment.catalog):
-        is_open = False  # only by the exchange, which checks the person's permission and approval
+        is_open = False  # only through the exchange, which checks the person's permission and approval
     if not is_open or (resource not in ours and await apis.find_api(deployment.database, resource) is None):
         raise OAuthError("invalid_target", "this resource isn't known here, or this client can't use it")
     return resource
 
 
 async def hold_resource(deployment: Deployment, transaction: Transaction, resource: str) -> bool:
-    """Until the transaction ends, the resource is known here; False if its API was removed. Hold it before grants."""
+    """Keep the resource from being removed until the transaction ends; False if its API was removed. Call it before
+    locking grants."""
     return resource in own_audiences(deployment) or await apis.hold_api(transaction, resource)
 
 
 def own_audiences(deployment: Deployment) -> frozenset[str]:
-    """Every audience that is an API of the vault itself, which no one else can be."""
+    """All audiences of the vault itself, which no other API can use."""
     public_url = deployment.public_url
     more = {admin_resource(public_url), me_audience(deployment), f"{public_url}/api/v2/"}
     return own_resources(public_url) | more
@@ -73,7 +75,7 @@ def may_administer(client: Client, public_url: str) -> bool:
 
 
 def ordinary_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
-    """What a client gets that asks for no scope."""
+    """The scopes for a client that requests none."""
     is_admin = resource == admin_resource(deployment.public_url)
     return frozenset({ADMIN_READ}) if is_admin else ORDINARY_SCOPES
 

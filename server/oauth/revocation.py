@@ -1,7 +1,7 @@
 """Token revocation (RFC 7009): a client ends its grant by its refresh token, or one access token, or one handle.
 
-Other parties receive an access token too, and a public client's id is public: revoking an access token therefore ends
-it and what was made from it, for every kind of client, but never the grant. Unknown tokens answer 200.
+Other parties also receive access tokens, and a public client's ID is public. Therefore revoking an access token ends it
+and the tokens made from it, for every kind of client, but never the grant. Unknown tokens are answered with 200.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
 
 
 async def revoke_either(deployment: Deployment, request: Request) -> Response:
-    """As `/revoke`, with the parameters as a form or as JSON."""
+    """Like `/revoke`, with the parameters as a form or as JSON."""
     form = await read_json_parameters(request) if is_json(request) else await read_form(request)
     return await _revoke(deployment, request, form)
 
@@ -46,7 +46,7 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
         return WholeAnswer(HTTPStatus.OK, SECRET)
     now = deployment.now()
     if claims is None and not await _is_known(deployment, token):
-        return WholeAnswer(HTTPStatus.OK, SECRET)  # no stranger's request can write
+        return WholeAnswer(HTTPStatus.OK, SECRET)  # unauthenticated requests can't write
     event: Event | None = None
     async with deployment.database.transaction() as transaction:
         if handles.is_handle(token):
@@ -69,7 +69,7 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
 
 
 async def _is_known(deployment: Deployment, token: str) -> bool:
-    """Whether this is a handle or refresh token that was ever issued here, of whichever client."""
+    """Whether this is a handle or refresh token that was ever issued here, for any client."""
     if not handles.is_handle(token):
         return await refresh_tokens.find(deployment.database, token) is not None
     try:

@@ -20,16 +20,16 @@ SCOPE_MEANINGS: Final = {
     "exchange": "Use token exchange, if registered",
 }
 SCOPES: Final = frozenset(SCOPE_MEANINGS)
-# What ordinary use needs: named by the first challenge, and given to a client that asks for nothing in particular.
+# The scopes for ordinary use: named in the first challenge, and given to a client that requests none.
 ORDINARY_SCOPES: Final = frozenset({"tools", "connections"})
-EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client, or the API they are for, may exchange
+EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client or their API can exchange
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
-CLIENT_CREDENTIALS: Final = "client_credentials"  # RFC 6749 §4.4; operators alone give it
+CLIENT_CREDENTIALS: Final = "client_credentials"  # RFC 6749 §4.4; only operators can allow it
 
-# Of tokens for the Admin API, which work as long as their person is an admin.
+# Scopes of tokens for the Admin API, which are valid while their person is an admin.
 ADMIN_READ: Final = "admin:read"
-ADMIN_WRITE: Final = "admin:write"  # every change that has a scope of its own below, but for `admin:access`
-ADMIN_ACCESS: Final = "admin:access"  # what people connected and allowed, which `admin:read` doesn't show
+ADMIN_WRITE: Final = "admin:write"  # includes all changes with their own scope below, except `admin:access`
+ADMIN_ACCESS: Final = "admin:access"  # people's connections and permissions, which `admin:read` doesn't show
 ADMIN_SCOPES: Final = frozenset(
     {ADMIN_READ, ADMIN_WRITE, ADMIN_ACCESS, "admin:people", "admin:agents", "admin:providers", "admin:keys"}
 )
@@ -93,8 +93,8 @@ def choose_scopes(
 ) -> frozenset[str]:
     """The scopes to ask the person about: those requested, minus unknown ones and those beyond this client.
 
-    `api_scopes` are those of the registered API that the token is for. An empty request means `ordinary` use. Asking
-    only for unavailable scopes is `invalid_scope` (RFC 6749 §3.3).
+    `api_scopes` are those of the registered API that the token is for. An empty request means `ordinary` use.
+    Requesting only unavailable scopes is `invalid_scope` (RFC 6749 §3.3).
     """
     if not asked:
         return ordinary

@@ -1,7 +1,8 @@
 """Service accounts: programs that use the Admin API without a person present (RFC 6749 §4.4).
 
-An operator makes one in the name of an admin, with the grant behind all its tokens. A token request only finds that
-grant: once it ends, by the admin's Agents page or with the admin's account, an operator makes another.
+An operator creates one in the name of an admin, with the grant behind all its tokens. A token request only looks up
+that grant: if it ends, on the admin's Agents page or with the admin's account, an operator must create another service
+account.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vault.records import Client, Event
 
 
 def is_service_account(client: Client) -> bool:
-    """Whether it uses the Admin API with no one signing in."""
+    """Whether the client uses the Admin API without a sign-in."""
     return CLIENT_CREDENTIALS in client.grant_types and not client_tokens.acts_for_nobody(client)
 
 
@@ -34,7 +35,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
     if person is not None:
         person = await roles.with_groups(deployment, person)
     if held is None or person is None or not person.has_agents or not person.role.administers:
-        raise OAuthError("invalid_grant", "this service account has ended: ask an operator for another one")
+        raise OAuthError("invalid_grant", "this service account has ended: ask an operator for a new one")
     scopes = held.scopes if asked.scopes is None else held.scopes & asked.scopes
     if not scopes:
         raise OAuthError("invalid_scope", "this service account has none of the requested scopes")

@@ -1,7 +1,7 @@
 """The token endpoint: one pipeline (client, grant type, scope, resource, response), which each grant fills in.
 
-A grant answers with what may be issued and cannot skip a step of the pipeline. Other modules authenticate clients, mint
-tokens and store them.
+A grant returns what may be issued and can't skip a step of the pipeline. Other modules authenticate clients, mint
+tokens, and store them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ GrantHandler = Callable[[Deployment, TokenRequest], Awaitable[TokenGrant | Excha
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Grants that another form of this endpoint accepts in addition to ours or instead; all of them as JSON, too.
+    """Grants that another variant of this endpoint accepts in addition to or instead of ours, also as JSON.
 
     `grant_types`: for each additional grant, the grant type that the client must be registered for.
     """
@@ -130,7 +130,7 @@ async def _issue(
 
 def _grant_type(form: Parameters, client: Client, *, is_json: bool, dialect: Dialect | None) -> GrantHandler:
     name = form.require("grant_type")
-    if is_json and name != TOKEN_EXCHANGE:  # RFC 6749 §3.2; the exchange takes both, for clients that come from Auth0
+    if is_json and name != TOKEN_EXCHANGE:  # RFC 6749 §3.2; the exchange accepts both, for Auth0 clients
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
     grant, needed = _GRANTS.get(name), name
     if dialect is not None and name in dialect.grants:
@@ -184,7 +184,8 @@ async def _redeem_code(deployment: Deployment, asked: TokenRequest) -> TokenGran
 async def _redeem(
     deployment: Deployment, asked: TokenRequest, code: str, *, check: Callable[[AuthorizationRequest], str]
 ) -> TokenGrant:
-    """A code works once. A request that does not fit leaves it unused; a second redemption ends what the first made.
+    """A code works once. A request that doesn't match leaves it unused; a second redemption ends the tokens of the
+    first.
 
     `check` returns the resource that the code is good for, or refuses. It also runs first for a second redemption.
     """
@@ -251,10 +252,10 @@ async def _redeem(
 
 
 async def _lets_access_end(deployment: Deployment, reader: Reader, asked: TokenRequest, *, user_id: str) -> bool:
-    """Whether the person's last registration of the same software let its access token end and registered anew.
+    """Whether the person's last registration of the same software let its access token expire and registered again.
 
-    It would do so again at each end. The longer token gives it nothing that it could not have by registering without
-    the grant `refresh_token`; the grant is read on every call all the same.
+    It would do so again each time. The longer token gives it nothing that it couldn't get by registering without the
+    grant `refresh_token`, and the grant is still read on every call.
     """
     ended = asked.now - deployment.settings.tokens.access_lifetime
     client = asked.client
@@ -273,7 +274,7 @@ def _invalid_code(detail: str) -> OAuthError:
 
 
 def _check_code(wanted: AuthorizationRequest, asked: TokenRequest, verifier: str | None, *, public_url: str) -> str:
-    """The code belongs to this client, redirect URI, verifier and key; returns the resource it is good for."""
+    """Check that the code belongs to this client, redirect URI, verifier, and key; returns the code's resource."""
     redirect_uri = asked.form.get("redirect_uri")
     if wanted.client_id != asked.client.id:
         raise _invalid_code("the code was issued to another client")
@@ -318,7 +319,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
 
 async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """Rotate; `vault.tokens.token_rules` judges a used token that comes back."""
+    """Rotate the refresh token; `vault.tokens.token_rules` decides about a used token that is presented again."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id,
         scopes=asked.scopes,

@@ -1,4 +1,4 @@
-"""What a client receives for a grant (RFC 6749 §5.1), from the token endpoint or pushed to it."""
+"""The token answer for a grant (RFC 6749 §5.1), returned by the token endpoint or pushed to the client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def answer_content(
 ) -> dict[str, object]:
     """The members of the answer. Always names the scope: it can be less than requested.
 
-    A client that cannot refresh, or does not, signs in again when its access token ends, so that one lives longer.
+    A client that can't or doesn't refresh must sign in again when its access token expires, so that token lives longer.
     `id_claims` are further claims of the ID token.
     """
     settings = deployment.settings.tokens

@@ -1,4 +1,4 @@
-"""What the steps of the token endpoint pass to a grant, and what a grant returns. Types only."""
+"""The input and result of a grant at the token endpoint. Types only."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class TokenRequest:
     key_thumbprint: str | None  # of the DPoP key that was proved
     now: int
     address: str = ""  # of the peer
-    needs_token: bool = False  # a handle is no answer: the client calls the provider itself
-    needs_narrow: bool = False  # nor is a token that can do more than `scopes`
-    needs_handle: bool = False  # a token is no answer: the calls go through the proxy
+    needs_token: bool = False  # handles aren't accepted, since the client calls the provider itself
+    needs_narrow: bool = False  # tokens that can do more than `scopes` aren't accepted
+    needs_handle: bool = False  # tokens aren't accepted, since the calls go through the proxy
     purpose: str = PURPOSE
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What a grant lets the pipeline issue."""
+    """What the pipeline may issue for a grant."""
 
     grant: Grant
     scopes: frozenset[str]
@@ -46,14 +46,14 @@ class TokenGrant:
     auth_time: int | None = None  # of the original sign-in; a refresh does not repeat it
     is_strong: bool = False  # likewise
     is_left_alone: bool = False  # the client will not use its refresh token
-    asks_anew: bool = False  # it gets another token whenever it likes, so this one need not live long
+    asks_anew: bool = False  # it can get another token at any time, so this one can be short-lived
     details: tuple[Mapping[str, object], ...] = ()  # authorization details (RFC 9396 §2)
     expires_at: int | None = None  # the access token ends by then
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasedToken:
-    """What another release of the same token needs, for the same client and person (`oauth.exchange.recent`)."""
+    """The data for releasing the same token again to the same client and person (`oauth.exchange.recent`)."""
 
     basis: Basis
     event: Callable[[], Event]
@@ -64,8 +64,8 @@ class ReleasedToken:
 class ExchangeAnswer:
     """The answer to a token exchange (RFC 8693 §2.2.1): never with a refresh token.
 
-    `narrowing` says how `scopes` are enforced, for tokens of a provider; `api_base_url` is where a handle is used.
-    `included` are scopes that the provider granted by name and that `scopes` include; `content` leaves them out.
+    `narrowing`: how `scopes` are enforced, for provider tokens. `api_base_url`: where a handle is used. `included`:
+    scopes that the provider granted by name and that `scopes` imply; `content` leaves them out.
     """
 
     access_token: str = field(repr=False)

@@ -1,7 +1,7 @@
 """Access tokens: mint and verify RFC 9068 JWTs, and cache verified signatures.
 
-A cached verdict covers the signature and the claims only. Each call reads from the database whether the grant behind
-the token is live, so that a revoked agent fails at once.
+A cached verdict covers only the signature and the claims. Each call reads from the database whether the grant behind
+the token is live, so that a revoked agent fails immediately.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 86400
-MAX_ACTORS: Final = 4  # of a chain, by any issuer
-NO_GRANT: Final = ""  # `gid` of an agent's token for itself (`client_tokens`): no grant is found for it anywhere
+MAX_ACTORS: Final = 4  # maximum length of a chain, from any issuer
+NO_GRANT: Final = ""  # `gid` of an agent's token for itself (`client_tokens`), which matches no grant
 _STRONG: Final = "mfa"  # RFC 8176 §2
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
@@ -71,12 +71,12 @@ class AccessClaims:
             auth_time=self.auth_time,
             is_strong=self.is_strong,
         )
-        object.__setattr__(self, "principal", principal)  # each call of a token has the same one
+        object.__setattr__(self, "principal", principal)  # the same object for all calls with a token
 
 
 @dataclass(frozen=True, slots=True)
 class AccessTokenFacts:
-    """What a token of ours says; `actors` outermost first, `parent` the id of the token that it was made from."""
+    """The content of our tokens. `actors`: outermost first. `parent`: ID of the token that it was made from."""
 
     issuer: str
     user_id: str
@@ -93,7 +93,7 @@ class AccessTokenFacts:
 
 
 class _Verdicts:
-    """Valid signatures by SHA-256 of the token, least recently used out first; never a token itself."""
+    """A least-recently-used cache of valid signatures by SHA-256 of the token; never contains a token itself."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, AccessClaims] = OrderedDict()
@@ -191,8 +191,8 @@ async def verify(
 ) -> Principal:
     """The principal of a token. Raises TokenRefused.
 
-    The token must be ours, valid, current and for one of `audiences` (default: our MCP endpoints), and its grant live
-    now. A DPoP-bound token needs the thumbprint of the key that was just proved: it never works as a plain bearer
+    The token must be ours, valid, current, and for one of `audiences` (default: our MCP endpoints), and its grant must
+    be live. A DPoP-bound token needs the thumbprint of the key in the request's proof: it never works as a plain bearer
     token.
     """
     principal = await _verify_claims(deployment, token, audiences=audiences, key_thumbprint=key_thumbprint)
@@ -232,8 +232,8 @@ async def authenticate(
 ) -> Principal:
     """Like `verify`, from the request's headers (RFC 6750 §2.1, RFC 9449 §7.1): the only place a token may come from.
 
-    `path` is the path as it was sent, still escaped (`dpop.sent_path`). With `grant_later` the caller ensures that no
-    answer leaves before the grant was found live.
+    `path` is the path as it was sent, still escaped (`dpop.sent_path`). With `grant_later`, the caller ensures that no
+    answer is sent before the grant was found live.
     """
     scheme, token = read_authorization(headers)
     if scheme == "bearer":
@@ -297,7 +297,7 @@ async def read_signed(deployment: Deployment, token: str, *, typ: str, now: int)
         raise jose.TokenMalformed("the token's header has no kid")
     signing = deployment.keys.signing
     key = jose.key_of(signing.verification(now), kid)
-    if key is None:  # perhaps another process rotated; the key ring looks at most once a minute
+    if key is None:  # another process may have rotated; the key ring checks at most once a minute
         await signing.reload(deployment.database)
         key = jose.key_of(signing.verification(now), kid)
     if key is None:
@@ -340,7 +340,7 @@ def _thumbprint(cnf: object) -> str | None:
 
 
 def act_of(actors: tuple[str, ...]) -> dict[str, object]:
-    """The `act` claim of a chain (RFC 8693 §4.1): the current actor outside, earlier ones inside."""
+    """The `act` claim of a chain (RFC 8693 §4.1): the current actor is outermost, earlier ones are nested inside."""
     nested: dict[str, object] = {}
     for actor in reversed(actors):
         nested = {"sub": actor, "act": nested} if nested else {"sub": actor}
@@ -350,8 +350,8 @@ def act_of(actors: tuple[str, ...]) -> dict[str, object]:
 def actors_of(act: object) -> tuple[str, ...]:
     """The chain in an `act` claim, outermost first (RFC 8693 §4.1), of our tokens and of other issuers'.
 
-    Raises TokenMalformed for a chain of more than MAX_ACTORS, or with a link that names no one: what is cut off or left
-    out would be missing from every record of who acted.
+    Raises TokenMalformed for a chain of more than MAX_ACTORS or with an unnamed actor, since truncation would falsify
+    the record of who acted.
     """
     actors: list[str] = []
     while act is not None:

@@ -1,6 +1,6 @@
 """HTTP at the edge of the authorization server: bounded bodies, JSON answers, refusals, CORS, both spellings.
 
-Other modules judge requests; this one gives every answer the same strict form.
+Other modules decide about requests; this one gives every answer the same strict form.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _too_large() -> OAuthError:
 
 def _content_type(request: Request) -> str:
     found = [value for name, value in request.scope["headers"] if name == b"content-type"]
-    if len(found) != 1:  # with two, it would be unclear which counts
+    if len(found) != 1:  # with two, it would be unclear which one applies
         return ""
     return found[0].decode("latin-1").split(";", 1)[0].strip().lower()
 
@@ -106,7 +106,7 @@ def form_of(body: bytes) -> Parameters:
 
 
 def is_json(request: Request) -> bool:
-    """Whether the body claims to be JSON, and is all that the request carries."""
+    """Whether the body claims to be JSON, and the URL has no parameters."""
     return _content_type(request) == "application/json" and not request.scope["query_string"]
 
 
@@ -155,7 +155,7 @@ class Endpoint:
         is_readable = self._is_cross_origin
         if request.method == "OPTIONS" and self._is_cross_origin:
             handler = self._preflight
-            is_readable = False  # it says so itself
+            is_readable = False  # it sets this itself
         try:
             answer = await handler(self._deployment, request)
             is_readable = is_readable and not self._decides_origin

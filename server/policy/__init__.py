@@ -1,5 +1,5 @@
-"""The operator's policy: rules in Cedar, a decision point elsewhere, or both. It can only take away, or ask the person.
+"""The operator's policy: Cedar rules, an external decision point, or both. It can only forbid uses or ask the person.
 
-`gate` answers each use of an account; `files`, `schema`, `facts` and `rules` are what it decides with. `cases`,
+`gate` decides about each use of an account, based on `files`, `schema`, `facts`, and `rules`. `cases`,
 `replay` and `checks` are for the operator who writes the rules.
 """

@@ -1,4 +1,4 @@
-"""Test cases of the operator's rules, in TOML files next to them: a use of an account, and what the rules must say."""
+"""Test cases for the operator's rules, in TOML files next to them: a use of an account, and the expected decision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 3
 
 
 class PolicyCase(BaseModel):
-    """One use of an account. What is left out is empty, false, or unknown; the time is one of the working week."""
+    """One use of an account. Missing values are empty, false, or unknown; the default time is within working hours."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +63,7 @@ class _CaseFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What the rules said of a case."""
+    """The rules' decision for a case."""
 
     place: str
     case: PolicyCase
@@ -71,27 +71,27 @@ class CaseResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether it is what the case expects, by the rule that it names, if any."""
+        """Whether the decision is as expected, and made by the rule that the case names, if any."""
         is_rule = self.case.rule in {"", self.verdict.rule}
         return self.verdict.outcome.value == self.case.expect and is_rule
 
 
 @dataclass(frozen=True, slots=True)
 class CasePlace:
-    """Where cases play: the tools, what the vault knows of the providers, and the time zone of the rules."""
+    """The environment of cases: the tools, the vault's facts about providers, and the time zone of the rules."""
 
     tools: Sequence[ToolSpec]
     policies: Mapping[str, UpstreamPolicy]
     zone: ZoneInfo
 
     def judge(self, rules: RuleSet, case: PolicyCase) -> PolicyVerdict:
-        """What these rules say of it. Raises ValueError, in words, for a case that can't happen."""
+        """The decision of these rules. Raises ValueError with an explanation for a case that can't happen."""
         facts = self.facts_of(case, rules.actions)
         policy = self.policies.get(facts.provider)
         return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy).decide(facts)
 
     def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
-        """The case as rules see it. Raises ValueError, in words."""
+        """The case as rules see it. Raises ValueError with an explanation."""
         action = actions.get(case.call)
         if action is None:
             raise ValueError(f"no call {case.call!r}.{did_you_mean(case.call, list(actions))} See policy schema")
@@ -123,7 +123,7 @@ class CasePlace:
         )
 
     def _arguments(self, case: PolicyCase) -> Mapping[str, object]:
-        """The arguments as the tool takes them, with its defaults."""
+        """The arguments as the tool receives them, with its defaults."""
         spec = next((one for one in self.tools if one.name == case.call), None)
         if spec is None:
             return {}

@@ -1,4 +1,4 @@
-"""Likely mistakes in valid rules: names that no one has, and rules that stop everything."""
+"""Likely mistakes in valid rules: unknown names, and rules that forbid everything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vault.storage.database import Reader
 
 
 def doubts(rules: RuleSet) -> list[str]:
-    """What can be seen in the rules alone, a line each, with the place."""
+    """The mistakes that can be found in the rules alone, one line each, with the place."""
     return [
         f"{one.place}: {one.name} forbids every call of everyone: add a condition, or narrow its scope"
         for one in rules.rules

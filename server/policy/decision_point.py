@@ -1,6 +1,6 @@
-"""Ask the operator's own policy before an account is used (OpenID AuthZEN Authorization API 1.0 §6).
+"""Query the operator's own policy before an account is used (OpenID AuthZEN Authorization API 1.0 §6).
 
-The policy can only forbid: whatever the vault refuses is not even asked about. No answer is a refusal for now.
+The policy can only forbid: it isn't queried about uses that the vault refuses. A missing answer is a temporary refusal.
 """
 
 from __future__ import annotations

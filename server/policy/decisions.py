@@ -1,7 +1,7 @@
-"""What a set of rules says of one use of an account, by whichever way: a tool, an exchange, the proxy, a request.
+"""The decision of a set of rules about a use of an account by a tool, an exchange, the proxy, or a request.
 
-What holds for a tool holds for every other way to do the same: a token or a proxied call with the tool's scopes is
-refused where the rules that name the tool, or what only its calls have, could refuse one of its calls.
+A rule about a tool also applies to other ways to do the same: a token or a proxied call with the tool's scopes is
+refused if rules that name the tool, or attributes that only its calls have, could refuse one of its calls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """One use under one set of rules. `policy`: what is known of the provider; `unknown`: no fact tells these.
+    """One use under one set of rules. `policy`: the vault's facts about the provider. `unknown`: attributes without a
+    known value.
 
     The names of people and agents are needed only `if needs_names`.
     """
@@ -37,12 +38,12 @@ class Decider:
 
     @property
     def governed_tools(self) -> tuple[Action, ...]:
-        """The other tools whose work this way could do, too."""
+        """The other tools that this use could replace."""
         unruled = _NOTHING if self.policy is None else self.scopes & self.policy.unruled
         if self.action.is_tool and not unruled:
             return ()
         reach = self.scopes if self.policy is None else expand(self.scopes, self.policy.covers)
-        # What no request rule judges can do anything there, or read anything.
+        # Calls without a request rule can do or read anything there.
         is_open = self.policy is not None and not unruled <= self.policy.reading
         return tuple(
             one
@@ -70,12 +71,12 @@ class Decider:
         return verdict
 
     def decide_partly(self, facts: CallFacts, *, unknown: frozenset[str] = _ALL_KNOWN) -> Judgement:
-        """The verdict for sure, and the worst that what is `unknown` could make of it."""
+        """The certain verdict, and the worst one that the `unknown` attributes could cause."""
         found = self.rules.judge_partly(facts, unknown=unknown)
         sure, worst = [found.sure], [found.worst]
         for tool in self.governed_tools:
             there = replace(facts, action=tool)
-            # At the time, its arguments were unknown, too: what they could have been decides.
+            # Its arguments weren't known at the time either, so all possible arguments are considered.
             known = self.rules.judge_partly(there, unknown=CALL_ONLY, about_tools=True, without=unknown)
             sure.append(_as_governed(known.worst, tool))
             far = self.rules.judge_partly(there, unknown=CALL_ONLY | unknown, about_tools=True)
@@ -84,7 +85,7 @@ class Decider:
 
 
 def strictest(verdicts: Iterable[PolicyVerdict]) -> PolicyVerdict:
-    """Whichever takes away most; the first of equals."""
+    """The strictest verdict; the first of equal ones."""
     return max(verdicts, key=lambda one: _SEVERITY.index(one.outcome))
 
 

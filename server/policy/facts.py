@@ -1,7 +1,7 @@
 """The facts of one use of an account, in the form that rules see. Computes only what a rule names.
 
-A value that Cedar can't hold exactly (a number of more than four decimals, an integer of more than 64 bits, text that
-is no Unicode) makes the call unjudged, and so refused where a rule names it: no rule may be passed by its absence.
+A value that Cedar can't represent exactly (more than four decimals, integers above 64 bits, text that isn't Unicode)
+makes the call undecidable, so it is refused if a rule names that value: omitting a value must not bypass a rule.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturda
 
 
 class FactUnusable(Exception):
-    """A rule names something that can't be shown to it as it is; the message says what."""
+    """A rule names a value that can't be represented exactly; the message identifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class AgentFacts:
 
 
 class _CachedProperty(Generic[Value]):
-    """What is worked out once for a call. As `functools.cached_property`, without its lock (Python 3.11), which takes
-    longer than the work.
+    """A value that is computed once per call. Like `functools.cached_property`, but without its lock (Python 3.11),
+    which takes longer than the computation.
     """
 
     def __init__(self, make: Callable[[Any], Value]) -> None:
@@ -67,7 +67,7 @@ class _CachedProperty(Generic[Value]):
         return found
 
 
-@dataclass(frozen=True)  # no slots: what is worked out is kept
+@dataclass(frozen=True)  # no slots, so that computed values can be stored
 class CallFacts:
     """One use of an account. `arguments` None: no tool is called."""
 
@@ -93,7 +93,7 @@ class CallFacts:
         return {} if self.arguments is None else self.arguments()
 
     def context(self, named: Mapping[str, frozenset[str] | None]) -> dict[str, object]:
-        """These attributes of the context, those that are there. For `arguments`: which of them; None: all."""
+        """The present ones of these context attributes. `arguments`: the names to include; None for all."""
         found: dict[str, object] = {}
         for name, inner in named.items():
             if name == ARGUMENTS:
@@ -108,12 +108,12 @@ class CallFacts:
 
     @_CachedProperty
     def local(self) -> datetime:
-        """When, in the time zone of the rules."""
+        """The time of the call, in the time zone of the rules."""
         return datetime.fromtimestamp(self.now, self.zone)
 
     @_CachedProperty
     def recipients(self) -> frozenset[str]:
-        """Everyone whom the arguments address."""
+        """Everyone that the arguments address."""
         return self.action.presentation.recipients_of(self.values)
 
     def _arguments(self, named: frozenset[str] | None) -> dict[str, object]:
@@ -205,7 +205,7 @@ def _plain_domain(domain: str) -> str:
 
 
 def _cedar_value(value: object, kind: str, name: str) -> object:
-    """The value as Cedar holds it. Raises FactUnusable."""
+    """The value in Cedar's representation. Raises FactUnusable."""
     if kind.startswith("Set<") and is_array(value):
         return [_cedar_value(one, kind[4:-1], name) for one in value]
     match kind, value:

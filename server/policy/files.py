@@ -1,6 +1,7 @@
 """The rules in their folder: each with its text and place, and the digest of all. Doesn't parse Cedar.
 
-Cedar's parser tells no places, so the text is cut at the semicolons that end rules, and each rule is parsed alone.
+Cedar's parser reports no positions, so the text is split at the semicolons that end rules, and each rule is parsed
+separately.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class RulesRefused(SettingsRefused):
 
 @dataclass(frozen=True, slots=True)
 class RuleText:
-    """One rule as it is written. `place`: its file, from the folder on, and the line where it begins."""
+    """The text of one rule. `place`: its file relative to the folder, and its first line."""
 
     place: str
     text: str
@@ -48,7 +49,8 @@ class RuleFiles:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Changes when a file of rules is added, removed, renamed, or written; empty for a folder that is not there."""
+    """A value that changes when a rule file is added, removed, renamed, or written; empty if the folder doesn't
+    exist."""
     try:
         found = [(str(path), path.stat()) for path in _files(folder)]
     except OSError as error:
@@ -84,7 +86,7 @@ def read_rules(folder: Path, *, setting: str) -> RuleFiles:
 
 
 def split(text: str) -> Iterator[tuple[int, str]]:
-    """The rules in a text, each with the line where it begins; last, what no semicolon ends."""
+    """The rules in a text, each with its first line; the last one may lack its semicolon."""
     begins, line, parts = 1, 1, list[str]()
     for found in _PIECE.finditer(text):
         piece = found[0]

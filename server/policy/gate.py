@@ -1,8 +1,8 @@
 """The only place that applies the operator's policy: every use of an account passes it, at every interface.
 
 First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are also evaluated:
-a different decision is counted and recorded, without any effect. Changed files apply once two reads in a row find the
-same content; files that can't be used change nothing.
+a different decision is counted and recorded, without any effect. Changed files apply after two checks in a row find the
+same state. Unusable rules leave the current ones in force; unusable shadow rules turn the shadow off.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vault.storage.database import Reader
 if TYPE_CHECKING:
     from server.policy.rules import RuleSet
 
-LOOK_EVERY: Final = 2.0  # seconds until changed files count
+LOOK_EVERY: Final = 2.0  # seconds between checks for changed files
 FOLDER: Final = "policy.folder"
 SHADOW: Final = "policy.shadow_folder"
 logger = logging.getLogger("token_vault.policy")
@@ -47,7 +47,7 @@ Fingerprints = tuple[Fingerprint | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What rules depend on, as it was found."""
+    """The state that rules depend on, at one check."""
 
     tools: Sequence[ToolSpec]
     away: Sequence[ToolSpec]
@@ -73,14 +73,15 @@ class PolicyGate:
         self._point = point
         self._zone = ZoneInfo(settings.time_zone)
         self._seen: _Look | None = None
-        self._files: Fingerprints = ()  # of the last look
+        self._files: Fingerprints = ()  # of the last check
         self._told: object = None
         self._is_announced = False
         self.actions: Mapping[str, Action] = {}
         self.rules: RuleSet | None = None
         self.shadow: RuleSet | None = None
-        self.shadow_problem: RulesRefused | None = None  # why there is none: it decides nothing, so all else goes on
-        self.disagreements: Counter[tuple[str, str]] = Counter()  # by what is decided, and what the shadow would
+        # why there is no shadow; it decides nothing, so the rest continues
+        self.shadow_problem: RulesRefused | None = None
+        self.disagreements: Counter[tuple[str, str]] = Counter()  # by actual decision and shadow decision
         if settings.has_rules:
             look = self._look()
             self._use(look)
@@ -88,11 +89,11 @@ class PolicyGate:
 
     @property
     def digest(self) -> str | None:
-        """Names the rules in force; None without rules."""
+        """Identifies the rules in force; None without rules."""
         return None if self.rules is None else self.rules.digest
 
     async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
-        """What the rules and the decision point say. Raises TemporarilyUnavailable."""
+        """The verdict of the rules and the decision point. Raises TemporarilyUnavailable."""
         verdict = PolicyVerdict()
         rules, shadow = self.rules, self.shadow
         if rules is not None:
@@ -106,7 +107,8 @@ class PolicyGate:
         return answer if answer.outcome is PolicyOutcome.FORBID else replace(verdict, has_waited=True)
 
     async def refresh(self) -> None:
-        """Use changed files, and say which rules this process uses. Raises TemporarilyUnavailable for unusable ones."""
+        """Use changed files, and record which rules this process uses. Raises TemporarilyUnavailable for unusable
+        files."""
         if not self._settings.has_rules:
             return
         look = await asyncio.to_thread(self._look)
@@ -143,7 +145,7 @@ class PolicyGate:
         )
 
     def _use(self, look: _Look) -> None:
-        """Load what was seen in that look. Raises RulesRefused, and changes nothing then."""
+        """Load the rules in the state of that check. Raises RulesRefused without changing anything."""
         actions = actions_of([*look.tools, *look.away])
         rules, shadow, problem = self._load(self._settings.folder, actions, setting=FOLDER), None, None
         try:
@@ -187,7 +189,7 @@ class PolicyGate:
         )
 
     def _compare(self, decided: PolicyVerdict, shadow: PolicyVerdict, question: PolicyQuestion) -> None:
-        """Count a call that the shadow rules would have treated otherwise."""
+        """Count a call that the shadow rules would have decided differently."""
         if decided.outcome is shadow.outcome:
             return
         self.disagreements[decided.outcome.value, shadow.outcome.value] += 1
@@ -211,7 +213,7 @@ class PolicyGate:
 
 
 def load(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
-    """The rules of a folder. Raises RulesRefused, and SettingsRefused where the package for Cedar is missing."""
+    """The rules of a folder. Raises RulesRefused, and SettingsRefused if the package for Cedar is missing."""
     try:
         from server.policy.rules import load_rules
     except ImportError as error:
@@ -222,7 +224,8 @@ def load(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSe
 
 
 def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action:
-    """What is done: the tool, or the way without one. Raises TemporarilyUnavailable for a tool that isn't known yet."""
+    """The action: the tool, or the kind of use without one. Raises TemporarilyUnavailable for a tool that isn't known
+    yet."""
     call = question.call
     if call is None or call.tool == RELEASE:
         return actions[question.purpose if question.purpose in {PROXY, REQUEST} else EXCHANGE]
@@ -235,7 +238,7 @@ def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action
 
 
 async def with_names(facts: CallFacts, reader: Reader, *, admin: AdminSettings) -> CallFacts:
-    """The same call with the names of person, groups, and agent, and the person's role, as they are now."""
+    """The same call with the current names of person, groups, and agent, and the person's current role."""
     found = await read_names(reader, user_id=facts.person.id, client_id=facts.agent.id, now=facts.now)
     if found is None:
         return facts

@@ -1,8 +1,7 @@
-"""Judge what already happened by rules that are not in force yet: what they would have refused or asked about.
+"""Evaluate recorded uses under rules that aren't in force yet: what they would have refused or asked about.
 
-The activity has no arguments of calls, no addresses, and not always how the person had signed in. A use for which that
-decides could not be judged, and is counted as such: nothing is guessed. People, groups, and agents are looked at as
-they are named now.
+The activity doesn't contain arguments and addresses, or always how the person had signed in. A use that depends on
+these is counted as undecided; nothing is guessed. People, groups, and agents have their current names.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _KNOWN_PEOPLE: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ReplayedUse:
-    """One use of an account, and what the rules say of it now."""
+    """One use of an account, and the decision of the rules about it."""
 
     event: Event
     action: str
@@ -45,14 +44,14 @@ class ReplayedUse:
 
     @property
     def outcome(self) -> str:
-        """`allow`, `ask`, `forbid`, or `open` where what isn't recorded decides."""
+        """`allow`, `ask`, `forbid`, or `open` if the decision depends on unrecorded facts."""
         if self.judgement is None or self.judgement.is_open:
             return "open"
         return self.judgement.sure.outcome.value
 
     @property
     def rule(self) -> str:
-        """The rule that says so, or could."""
+        """The rule that decides, or could decide."""
         return "" if self.judgement is None else self.judgement.worst.rule
 
 
@@ -65,7 +64,7 @@ class ReplayReport:
     by_rule: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     by_call: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     open_for: Counter[str] = field(default_factory=Counter[str])
-    refused_then: int = 0  # uses that were refused at the time, for whatever reason
+    refused_then: int = 0  # uses that were refused at the time for any reason
 
     def count(self, use: ReplayedUse) -> None:
         """Add one use."""
@@ -79,7 +78,7 @@ class ReplayReport:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The rules to try, and what is needed to see a use as they do."""
+    """The rules to try, and the context for evaluating a use."""
 
     rules: RuleSet
     policies: Mapping[str, UpstreamPolicy]
@@ -87,7 +86,7 @@ class Replay:
     admin: AdminSettings
 
     async def run(self, reader: Reader, *, since: int, report: ReplayReport) -> AsyncGenerator[ReplayedUse]:
-        """Every use since an instant, oldest first; `report` counts along."""
+        """Every use since an instant, oldest first; updates `report`."""
         after, last = await first_at(reader, since) - 1, -1
         people = dict[tuple[str, str], tuple[PersonFacts, AgentFacts]]()
         while after != last:
@@ -125,7 +124,7 @@ class Replay:
         return ReplayedUse(event, action.name, found, why)
 
     def _named_by(self, found: Judgement) -> frozenset[str]:
-        """What the rule that could say more looks at."""
+        """The attributes that the possible rule reads."""
         rule = next((one for one in self.rules.rules if one.name == found.worst.rule), None)
         return frozenset[str]() if rule is None else rule.names.attributes
 
@@ -136,7 +135,7 @@ class Replay:
         return self.rules.actions.get(purpose)
 
     def _facts(self, event: Event, action: Action) -> tuple[CallFacts, frozenset[str]]:
-        """The use as far as its event tells it, and what it doesn't tell."""
+        """The use as recorded in its event, and the attributes that the event lacks."""
         details = event.details
         unknown = _NEVER_KEPT
         unknown |= CALL_ONLY if action.is_tool else frozenset()

@@ -1,9 +1,10 @@
-"""A set of rules, loaded and checked: which of them meet a call, and what they say together. Pure, but for its memory.
+"""A set of loaded and checked rules: which of them apply to a call, and their combined decision. Pure, except for its
+cache.
 
-A call meets few of the rules: they are sorted by action, and by provider, agent, and arguments where a rule begins with
-such a condition. What is left is parsed once, in parts by how often what they look at changes. Cedar gets only the
-attributes that a part names, and the same question is answered from memory: an answer follows from the rules and what
-they name, and from nothing else.
+Few rules apply to a call: they are indexed by action, and by provider, agent, and arguments if a rule begins with such
+a condition. The matching rules are parsed once, in parts by how often their inputs change. Cedar gets only the
+attributes that a part names, and repeated questions are answered from a cache: an answer depends only on the rules and
+the attributes that they name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _NOBODY: Final[frozenset[str]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One rule. `actions`: those that it names, with their groups; None: any. `names`: what it speaks of."""
+    """One rule. `actions`: the named actions with their groups; None for any. `names`: what it refers to."""
 
     name: str
     reason: str
@@ -61,23 +62,23 @@ class PolicyRule:
 
     @property
     def pace(self) -> int:
-        """How often what it looks at changes: from call to call, with the time, or rarely."""
+        """How often its inputs change: with each call, with the time, or rarely."""
         named = self.names.attributes
         return 2 if not named.isdisjoint(CALL_ONLY) else 1 if not named.isdisjoint(_TICKING) else 0
 
     @property
     def is_about_tools(self) -> bool:
-        """Whether no other way may lead past it: it names tools, or what only their calls have."""
+        """Whether other kinds of use must not bypass it: it names tools, or attributes that only tool calls have."""
         names = self.names
         return self.actions is not None or names.has_action or not names.attributes.isdisjoint(CALL_ONLY)
 
     @property
     def only_agent(self) -> str | None:
-        """The only one that it can be about."""
+        """The only one that it can apply to."""
         return self.head.agent
 
     def verdict(self, digest: str) -> PolicyVerdict:
-        """What it says where it applies. `digest`: of the rules that it belongs to."""
+        """Its verdict if it applies. `digest`: of the rule set that it belongs to."""
         outcome = PolicyOutcome.ASK if self.asks else PolicyOutcome.FORBID
         return PolicyVerdict(outcome, self.name, self.reason, digest)
 
@@ -90,7 +91,7 @@ class PolicyRule:
         )
 
     def meets_arguments(self, known: Mapping[str, str | None]) -> bool:
-        """Whether it can say anything where these arguments have these texts; None: no value."""
+        """Whether it can apply if these arguments have these texts; None for no value."""
         for one in self.head.arguments:
             if one.name not in known:
                 return True
@@ -104,7 +105,8 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """Rules of one pace for calls of one kind. `context`: what they see, in addition to the entities they name."""
+    """Rules for one kind of call with inputs that change equally often. `context`: their inputs, in addition to the
+    named entities."""
 
     rules: tuple[PolicyRule, ...]
     handle: cedarpy.PolicySet = field(repr=False)
@@ -112,8 +114,8 @@ class _Slice:
     has_person: bool
     has_account: bool
     has_action: bool
-    number: int  # its own among those of a set
-    is_of_call: bool  # whether it looks at what only one call has, such as arguments
+    number: int  # its number within the set
+    is_of_call: bool  # whether its inputs include values of a single call, such as arguments
 
     def entities(self, call: CallFacts) -> str:
         """Those of a call that the rules name, as JSON."""
@@ -126,14 +128,14 @@ class _Slice:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What rules say of a call of which not everything is known: for sure, and at worst."""
+    """The rules' verdicts for a call with unknown facts: the certain one and the worst possible one."""
 
     sure: PolicyVerdict
     worst: PolicyVerdict
 
     @property
     def is_open(self) -> bool:
-        """Whether what is unknown could make a difference."""
+        """Whether the unknown facts could make a difference."""
         return self.sure.outcome is not self.worst.outcome
 
 
@@ -163,7 +165,7 @@ class RuleSet:
         return any(one.has_person or "agent" in one.context for one in found)
 
     def judge(self, call: CallFacts) -> PolicyVerdict:
-        """What the rules say of a call of which everything is known."""
+        """The rules' verdict for a call with all facts known."""
         texts = self._texts.get(call.action.name)
         known = () if texts is None else _known_texts(texts, call.values)
         return self._ask(self._slices_of(call.action, call.provider, call.agent.id, known=known), call)
@@ -171,9 +173,9 @@ class RuleSet:
     def judge_partly(
         self, call: CallFacts, *, unknown: frozenset[str], without: frozenset[str] = _NOBODY, about_tools: bool = False
     ) -> Judgement:
-        """What they say without these attributes of the context. `about_tools`: only those that are.
+        """The verdicts without these context attributes. `about_tools`: only rules about tools.
 
-        Rules that name anything of `without` stay out altogether.
+        Rules that name anything in `without` are left out.
         """
         kind = (call.action, call.provider, call.agent.id)
         sure = self._ask(self._slices_of(*kind, without=unknown | without, about_tools=about_tools), call)
@@ -213,7 +215,7 @@ class RuleSet:
         return self._slices[key]
 
     def _slice_of(self, rules: Sequence[PolicyRule], unknown: frozenset[str]) -> _Slice:
-        """Compiled once, however many kinds of calls meet just these rules."""
+        """Compiled once, however many kinds of calls these rules apply to."""
         key = (tuple(one.name for one in rules), unknown)
         found = self._compiled.get(key)
         if found is None:
@@ -222,7 +224,7 @@ class RuleSet:
         return found
 
     def _ask(self, parts: Sequence[_Slice], call: CallFacts) -> PolicyVerdict:
-        """What takes away most: rules only forbid, so each part can be asked alone."""
+        """The strictest verdict: rules only forbid, so each part can be evaluated separately."""
         verdict = self._allowed
         for part in parts:
             found = self._ask_part(part, call)
@@ -253,7 +255,7 @@ class RuleSet:
         return verdict
 
     def _entities_of(self, written: str) -> _internal.Entities | str:
-        """The entities, parsed once while the same ones are asked about."""
+        """The entities, parsed once while the same ones are needed."""
         if len(written) > _LONGEST_REMEMBERED:
             return written
         known = self._entities.get(written)
@@ -263,9 +265,9 @@ class RuleSet:
         return known
 
     def _verdict(self, met: _Slice, asked: dict[str, object], entities: _internal.Entities | str) -> PolicyVerdict:
-        """What Cedar says. An error of any kind forbids."""
+        """Cedar's decision. Any error forbids."""
         try:
-            # What `cedarpy.is_authorized` does beyond that (its own JSON reader, objects) takes a third of the time.
+            # The other work of `cedarpy.is_authorized` (its own JSON reader, objects) takes a third of the time.
             answer = from_json(_internal.is_authorized(asked, met.handle, entities))
         except ValueError as error:
             return self._refusal(met.rules[0], f"{met.rules[0].reason} (this call can't be judged: {error})".strip())
@@ -289,9 +291,9 @@ class RuleSet:
 
 
 def _compared_texts(rules: Sequence[PolicyRule], actions: Mapping[str, Action]) -> Mapping[str, _Texts]:
-    """By tool, the arguments by whose text rules can be left out, with the texts that rules compare.
+    """By tool, the arguments with texts that can exclude rules, and the texts that rules compare.
 
-    The ways through them, each with a slice of its own, are bounded: what comes too late is left to Cedar.
+    The number of combinations, each with its own slice, is limited; further ones are left to Cedar.
     """
     found: dict[str, _Texts] = {}
     for action in actions.values():
@@ -311,9 +313,9 @@ def _compared_texts(rules: Sequence[PolicyRule], actions: Mapping[str, Action]) 
 
 
 def _known_texts(texts: _Texts, values: Mapping[str, object]) -> tuple[tuple[str, str | None], ...]:
-    """What these arguments of a call are for the rules: one of the texts, no value, or any other text.
+    """The values of these arguments for the rules: one of the texts, no value, or any other text.
 
-    Those that are no text, or none that Cedar could read, are left out: rules that name them must see them.
+    Values that aren't text, or that Cedar can't read, are left out, so that rules that name them are evaluated.
     """
     found: list[tuple[str, str | None]] = []
     for name, compared in texts:
@@ -353,7 +355,7 @@ def _with_text(rules: Iterable[PolicyRule], texts: Iterable[RuleText]) -> list[t
 
 
 def _rule(text: RuleText) -> PolicyRule:
-    """Parse one. Raises ValueError, in words."""
+    """Parse a rule. Raises ValueError with an explanation."""
     parsed = cedarpy.policies_to_pst(text.text)
     if parsed.templates or len(parsed.static_policies) != 1:
         raise ValueError("write one rule without ?principal and ?resource, and end it with a semicolon")
@@ -383,7 +385,7 @@ def _rule(text: RuleText) -> PolicyRule:
 
 
 def _misfits(texts: Sequence[tuple[str, str]], actions: Mapping[str, Action]) -> list[str]:
-    """What doesn't fit the schema, with its place and a fix."""
+    """Mismatches with the schema, each with its place and a fix."""
     if not texts:
         return []
     written = "\n".join(text for _, text in texts)
@@ -406,7 +408,7 @@ def _misfits(texts: Sequence[tuple[str, str]], actions: Mapping[str, Action]) ->
 
 
 def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int) -> _Slice:
-    """What is asked of Cedar: everything is permitted that no rule forbids."""
+    """The policy for Cedar: everything is permitted unless a rule forbids it."""
     nodes = {"base": _PERMIT}
     attributes: dict[str, frozenset[str] | None] = {}
     has_person = has_account = has_action = False
@@ -437,12 +439,12 @@ def _account_alone(account_id: str, provider: str, name: str) -> str:
 
 
 def _remembered_question(met: _Slice, context: str, entities: str) -> str | bytes:
-    """A question as it is remembered: without the arguments of a call, which are kept nowhere."""
+    """A question in its cached form, without the arguments of a call, which are never kept."""
     text = f"{context}{entities}"
     return blake2b(text.encode(), digest_size=16).digest() if met.is_of_call else text
 
 
 def _make_room(kept: dict[Key, Kept], most: int) -> None:
-    """Forget everything when it is too much: what is asked about is soon known again."""
+    """Clear the cache when it is full; current questions soon fill it again."""
     if len(kept) >= most:
         kept.clear()

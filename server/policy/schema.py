@@ -1,7 +1,8 @@
-"""The Cedar schema: what a rule can speak of, made from the tools. Each tool is an action with its typed arguments.
+"""The Cedar schema of everything that a rule can refer to, made from the tools. Each tool is an action with typed
+arguments.
 
-The shapes of arguments that Cedar has no type for (free objects, lists of objects) are left out: a rule that names one
-is refused when it is loaded.
+Arguments without a Cedar type (free objects, lists of objects) are left out: a rule that names one is refused when it
+is loaded.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _SIMPLE: Final[Mapping[object, str]] = {"string": "String", "integer": "Long", "
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something that an agent does with an account. `arguments`: those with a type, by name, optional ones with `?`."""
+    """An agent's action with an account. `arguments`: those with a type, by name, optional ones with `?`."""
 
     name: str
     groups: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class Action:
 
 
 def actions_of(tools: Iterable[ToolSpec]) -> Mapping[str, Action]:
-    """All actions by name: the ways without a tool, and every tool that uses an account."""
+    """All actions by name: the kinds of use without a tool, and every tool that uses an account."""
     found = {
         EXCHANGE: Action(EXCHANGE),
         PROXY: Action(PROXY, extra=_WIRE),

@@ -1,4 +1,4 @@
-"""Read and change the syntax tree of one rule: what it names, whom it can be about, and what is left without a fact."""
+"""Read and change the syntax tree of a rule: what it names, who it can apply to, and the rule without a given fact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Node = TypeVar("Node")
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a rule speaks of. `attributes` of the context; `arguments`: which of them, None for all."""
+    """What a rule refers to. `attributes`: of the context. `arguments`: their names; None for all."""
 
     attributes: frozenset[str]
     arguments: frozenset[str] | None
@@ -28,7 +28,7 @@ class Names:
 
 
 def named_in(rule: pst.Template) -> Names:
-    """Everything that the rule's answer can depend on, but the action that it is for."""
+    """Everything that the rule's answer can depend on, except its action."""
     paths = {path for clause in rule.clauses for path in _paths(clause.expr)}
     attributes = frozenset(path[1] for path in paths if path[0] == "context" and len(path) > 1)
     if ("context",) in paths:
@@ -47,7 +47,7 @@ def named_in(rule: pst.Template) -> Names:
 
 
 def aims_at(rule: pst.Template) -> frozenset[str] | None:
-    """The actions and groups of actions that it is for; None: all."""
+    """The actions and action groups that it applies to; None for all."""
     match rule.action:
         case pst.ActionEq(entity):
             return frozenset({entity.id})
@@ -59,7 +59,7 @@ def aims_at(rule: pst.Template) -> frozenset[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentEquals:
-    """A text that an argument must have. `is_guarded`: the rule asks first whether it is there."""
+    """A text that an argument must have. `is_guarded`: the rule first checks that the argument exists."""
 
     name: str
     text: str
@@ -68,18 +68,18 @@ class ArgumentEquals:
 
 @dataclass(frozen=True, slots=True)
 class RuleHead:
-    """Comparisons with a text that a rule begins with: where one is false, the rule has nothing to say."""
+    """The text comparisons that a rule begins with: if one is false, the rule doesn't apply."""
 
     provider: str | None = None
     agent: str | None = None
-    arguments: tuple[ArgumentEquals, ...] = field(default=(), repr=False)  # as they are evaluated, after the others
+    arguments: tuple[ArgumentEquals, ...] = field(default=(), repr=False)  # in evaluation order, after the others
 
 
 def head_of(rule: pst.Template) -> RuleHead:
-    """What it begins with.
+    """The conditions that the rule begins with.
 
-    Only what stands before anything that can fail counts: what comes later might have failed, and so have forbidden. A
-    comparison of an argument can fail, so that only others of arguments count after it.
+    Only conditions before anything that can fail count: a later failure would forbid the call. A comparison of an
+    argument can fail, so only further comparisons of arguments count after it.
     """
     equals: dict[Path, str] = {}
     arguments: list[ArgumentEquals] = []
@@ -103,7 +103,7 @@ def head_of(rule: pst.Template) -> RuleHead:
 
 
 def _first_conditions(rule: pst.Template) -> Iterator[pst.Expr]:
-    """What must all be true, in the order in which it is evaluated, up to the first `unless`."""
+    """The conditions that must all be true, in evaluation order, up to the first `unless`."""
     for clause in rule.clauses:
         if not isinstance(clause, pst.When):
             break
@@ -163,7 +163,7 @@ def _path_of(node: object) -> Path | None:
 
 
 def _paths(node: object) -> Iterator[Path]:
-    """Every path that an expression reads or looks for, as far as it goes."""
+    """Every path that an expression reads or tests, as long as possible."""
     if isinstance(node, pst.HasAttr) and (base := _path_of(node.base)) is not None:
         yield (*base, *node.attrs)
         return

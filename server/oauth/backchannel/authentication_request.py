@@ -1,4 +1,4 @@
-"""The endpoint at which a client asks (OpenID CIBA Core 1.0 §7): checks, limits, and the question to the person."""
+"""The authentication request endpoint (OpenID CIBA Core 1.0 §7): checks, limits, and the question to the person."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion
 from vault.refusals import PolicyRefused, ScopeRefused
 from vault.spans import CALLER_ADDRESS
 
-PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name no one count, too
+PER_CLIENT: Final = 600  # per minute, for all people together; unknown hints count, too
 PER_PERSON_AND_CLIENT: Final = 5  # in a minute
 PER_PERSON: Final = 20  # in ten minutes, by all clients together
 WRONG_CODES: Final = 10  # of one client for one person, in an hour
-MOST_DENIED: Final = 3  # in an hour: who is asked again and again says yes to be left alone
+MOST_DENIED: Final = 3  # per hour: people who are asked repeatedly approve just to be left alone
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -47,7 +47,8 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)
-    if is_pushed_to(client) and deployment.settings.tokens.require_dpop:  # RFC 9449: no one proves a key
+    # RFC 9449: there is no request that could prove a key
+    if is_pushed_to(client) and deployment.settings.tokens.require_dpop:
         raise OAuthError(
             "unauthorized_client",
             "this vault requires DPoP, but pushed tokens can't be bound to a key: use poll or ping",
@@ -98,7 +99,7 @@ async def _read_request(deployment: Deployment, form: Parameters, client: Client
 
 
 async def _check_patience(deployment: Deployment, client: Client, person: User, *, resource: str) -> None:
-    """A person who is asked too often says yes without reading. Raises OAuthError."""
+    """Limit questions, since a person who is asked too often approves without reading. Raises OAuthError."""
     try:
         await _count(deployment, f"ciba:{person.id}:{client.id}", limit=PER_PERSON_AND_CLIENT, window=_MINUTE)
         await _count(deployment, f"ciba:person:{person.id}", limit=PER_PERSON, window=10 * _MINUTE)
@@ -118,7 +119,7 @@ async def _check_patience(deployment: Deployment, client: Client, person: User, 
 async def _check_policy(
     deployment: Deployment, client: Client, person: User, wanted: BackchannelRequest, *, now: int
 ) -> None:
-    """The operator's own policy may forbid even to ask. Raises OAuthError and TemporarilyUnavailable."""
+    """Check the operator's own policy, which may forbid asking at all. Raises OAuthError and TemporarilyUnavailable."""
     if deployment.policy is None:
         return
     question = PolicyQuestion(
@@ -144,7 +145,7 @@ async def _check_policy(
 
 
 async def _check_user_code(deployment: Deployment, form: Parameters, *, client: Client, person: User) -> None:
-    """The person's own code, from a client that has to send it; only wrong ones count. Raises OAuthError."""
+    """Check the person's code, if the client must send it; only wrong codes are counted. Raises OAuthError."""
     code = form.get("user_code")
     if not needs_user_code(client):
         return
@@ -153,10 +154,10 @@ async def _check_user_code(deployment: Deployment, form: Parameters, *, client: 
     bucket, now = f"ciba:code:{person.id}:{client.id}", deployment.now()
     await _count(
         deployment, bucket, limit=WRONG_CODES, window=_HOUR, now=now
-    )  # before: many at once are no way around it
+    )  # counted first, so that simultaneous requests can't bypass it
     if len(code) > user_codes.LONGEST or not await user_codes.is_right(deployment.database, person.id, code):
         raise OAuthError("invalid_user_code", "this isn't the person's code, or they have set none")
-    async with deployment.transaction() as transaction:  # given back to the window that it was taken from
+    async with deployment.transaction() as transaction:  # returned to the window that it was counted in
         await limits.spend(transaction, bucket, limit=WRONG_CODES, window=_HOUR, now=now, cost=-1)
 
 

@@ -1,4 +1,4 @@
-"""The grant with which a client fetches the answer (OpenID CIBA Core 1.0 §10.1, §11): one token for one yes."""
+"""The grant with which a client fetches the answer (OpenID CIBA Core 1.0 §10.1, §11): one token per approval."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
 
 
 async def check_may_issue(deployment: Deployment, approval: Approval, client: Client) -> None:
-    """What can have changed since the client asked. Raises OAuthError."""
+    """Check what may have changed since the client asked. Raises OAuthError."""
     await known_resource(deployment, requests.request_of(approval).resource, client=client)
     user = await users.get_user(deployment.database, approval.user_id)
     if user is None or not user.has_agents:
@@ -75,7 +75,8 @@ async def check_may_issue(deployment: Deployment, approval: Approval, client: Cl
 async def issue(
     deployment: Deployment, transaction: Transaction, approval: Approval, client: Client, *, network: str, now: int
 ) -> TokenGrant | None:
-    """Spend the yes on a grant, with its events; None if another request was faster, or client or API is gone."""
+    """Use up the approval for a grant, with its events; None if another request was faster, or the client or API is
+    gone."""
     request = requests.request_of(approval)
     if not await grants.hold_client(transaction, client.id):
         return None
@@ -84,7 +85,7 @@ async def issue(
     if not await requests.consume(transaction, approval, now=now):
         return None
     await clients.touch(transaction, client.id, now=now)
-    # What was approved with details is one thing: it isn't renewed.
+    # An approval with details is for a single use, so it isn't renewed.
     stays = "offline_access" in request.scopes and "refresh_token" in client.grant_types and not request.details
     grant = await grants.create_grant(
         transaction,
@@ -116,7 +117,7 @@ async def issue(
 def token_grant(
     grant: Grant, request: BackchannelRequest, *, refresh_token: str | None, refresh_expires_at: int | None
 ) -> TokenGrant:
-    """What a grant that an approval made lets the client have."""
+    """What a client gets for a grant that an approval created."""
     return TokenGrant(
         grant,
         request.scopes,

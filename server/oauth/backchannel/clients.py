@@ -20,7 +20,7 @@ MODES: Final = ("poll", "ping", "push")
 
 
 def check_may_ask(client: Client) -> None:
-    """Only a client that an operator allowed, and that proves who it is. Raises OAuthError."""
+    """Check that an operator allowed this client and that it can authenticate. Raises OAuthError."""
     is_known = client.kind is ClientKind.MANUAL and not client.is_public
     if not is_known or BACKCHANNEL_GRANT not in client.grant_types:
         raise OAuthError(
@@ -41,16 +41,16 @@ def is_told(client: Client) -> bool:
 
 
 def is_pushed_to(client: Client) -> bool:
-    """Whether this client is sent the answer itself, and so can't come for it."""
+    """Whether the answer itself is pushed to this client, so that it can't poll for it."""
     return client.metadata.get(DELIVERY) == "push"
 
 
 def signing_algorithm(client: Client) -> str | None:
-    """The algorithm with which this client signs every request; None: it signs none."""
+    """The algorithm with which this client signs every request; None if it doesn't sign."""
     named = client.metadata.get(SIGNING_ALG)
     return named if isinstance(named, str) else None
 
 
 def needs_user_code(client: Client) -> bool:
-    """Whether this client has to send the code of the person whom it asks."""
+    """Whether this client must send the user code of the person that it asks."""
     return client.metadata.get(USER_CODE) is True

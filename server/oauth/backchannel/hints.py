@@ -1,4 +1,4 @@
-"""Whom a request is for (OpenID CIBA Core 1.0 §7.1): exactly one hint, read strictly.
+"""The person that a request is for (OpenID CIBA Core 1.0 §7.1): exactly one hint, parsed strictly.
 
 `login_hint` is a subject identifier as Auth0's SDKs write it (`iss_sub`, RFC 9493 §3.2.3; the issuer with or without
 its slash), a person's ID, or the name with which they sign in. `login_hint_token` is a JWT of an issuer that an
@@ -24,7 +24,7 @@ _LONGEST: Final = 1024  # characters
 
 
 async def hinted_person(deployment: Deployment, form: Parameters, *, client: Client) -> User:
-    """The person. Raises OAuthError: `unknown_user_id` for no one, and for people who can't sign in."""
+    """The person. Raises OAuthError: `unknown_user_id` for no match and for people who can't sign in."""
     given = [name for name in _HINTS if form.get(name) is not None]
     if len(given) != 1:
         raise OAuthError("invalid_request", "send one of login_hint, id_token_hint, and login_hint_token")

@@ -1,4 +1,4 @@
-"""Tell clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or send them the answer (§10.3).
+"""Notify clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or push the answer to them (§10.3).
 
 A client with ping fetches the answer, and can always poll. One that is sent the answer gets the same grant and refresh
 token at each attempt; if it takes none of them, the grant ends. Operators enter the addresses; each goes through the
@@ -56,7 +56,7 @@ _NOTHING_TO_SEND: Final = _SendResult(was_taken=False, is_over=True)
 
 
 async def tell_clients(deployment: Deployment) -> int:
-    """Send what is due; how many clients took it."""
+    """Send due notifications; returns how many clients accepted them."""
     told = 0
     while await client_notices.is_due(deployment.database, now=deployment.now()):
         async with deployment.transaction() as transaction:
@@ -93,7 +93,7 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
 
 
 async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, issued: IssuedTokens | None) -> None:
-    """Revoke tokens that definitely no one received."""
+    """Revoke tokens that definitely weren't received."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)
@@ -113,7 +113,7 @@ async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, 
 async def _answer(
     deployment: Deployment, approval: Approval, client: Client, *, issued: IssuedTokens | None
 ) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
-    """What is pushed, None if nothing is, and what it gives out."""
+    """The content to push (None for nothing), and the tokens that it contains."""
     if issued is not None:
         if not issued.may_be_there:
             async with deployment.transaction() as transaction:
@@ -125,14 +125,14 @@ async def _answer(
             return _REFUSED, None
         case ApprovalState.APPROVED.value:
             return await _first_answer(deployment, approval, client)
-        case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled, before it was registered anew
+        case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled before it was registered again
             return None, None
         case _:
             return _EXPIRED, None
 
 
 async def _close_if_over(deployment: Deployment, approval: Approval) -> Approval:
-    """The approval, to which no answer can come anymore if it is over."""
+    """The approval; if it is over, it can no longer be answered."""
     now = deployment.now()
     if approval.state is not ApprovalState.PENDING or now < approval.expires_at:
         return approval
@@ -163,7 +163,7 @@ async def _first_answer(
 async def _keep_as_sent(
     transaction: Transaction, deployment: Deployment, approval: Approval, issued: IssuedTokens
 ) -> None:
-    """Before it is sent: this process may end before it knows the result."""
+    """Recorded before sending, since this process may end before it knows the result."""
     await client_notices.keep_issued(transaction, deployment.keys, approval.id, replace(issued, may_be_there=True))
 
 
@@ -203,7 +203,7 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
         await post(deployment, told)
     except NotAccepted as refused:
         logger.warning("client not told", extra={"client_id": client.id, "code": str(refused.status or refused.code)})
-        # How 5xx counts is left open (§10.3.1). A gateway's 504 says nothing of the tokens behind it.
+        # §10.3.1 doesn't define 5xx. A gateway's 504 doesn't reveal whether the tokens arrived.
         is_uncertain = refused.status >= 500 and refused.status != _NOT_NOW
         return _SendResult(was_taken=False, is_over=refused.is_final, is_uncertain=is_uncertain)
     except Uncertain:

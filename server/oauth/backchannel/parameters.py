@@ -1,4 +1,5 @@
-"""What a client asks a person for, read strictly: message, lifetime, authorization details (RFC 9396), ping token."""
+"""The parameters of a client's question, parsed strictly: message, lifetime, authorization details (RFC 9396), ping
+token."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from vault.records import Client
 
 USUAL_EXPIRY: Final = 300  # seconds
 LONGEST_EXPIRY: Final = 259_200
-_MESSAGE: Final = re.compile(r"[A-Za-z0-9 +\-_.,:#]{1,64}")  # as at Auth0; every device can show it
+_MESSAGE: Final = re.compile(r"[A-Za-z0-9 +\-_.,:#]{1,64}")  # as for Auth0; every device can show it
 _DIGITS: Final = re.compile(r"[0-9]{1,7}")
 _PING_TOKEN: Final = re.compile(r"[A-Za-z0-9\-._~+/]{1,1024}=*")  # RFC 6750 §2.1
 _MOST_DETAILS: Final = 10

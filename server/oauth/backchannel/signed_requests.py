@@ -24,7 +24,7 @@ _BESIDE: Final = frozenset({"request", "client_id", "client_secret", "client_ass
 
 
 async def parameters_of(deployment: Deployment, form: Parameters, *, client: Client, address: str) -> Parameters:
-    """The request's parameters, wherever the client has to put them. Raises OAuthError."""
+    """The request's parameters, from the place where the client must send them. Raises OAuthError."""
     algorithm, signed = signing_algorithm(client), form.get("request")
     if algorithm is None:
         if signed is not None:
@@ -33,7 +33,7 @@ async def parameters_of(deployment: Deployment, form: Parameters, *, client: Cli
     if signed is None:
         raise OAuthError("invalid_request", "this client must sign its requests: send request")
     if any(form.get(name) is not None for name in form.values.keys() - _BESIDE):
-        raise OAuthError("invalid_request", "send every parameter inside request, and none beside it")
+        raise OAuthError("invalid_request", "send every parameter inside request, and none outside it")
     now = deployment.now()
     claims = await _claims(deployment, signed, client=client, algorithm=algorithm, address=address, now=now)
     await _check_claims(deployment, claims, client=client, now=now)
@@ -74,7 +74,7 @@ async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *,
             f"{client.id} {token_id}",
             expires_at=expires_at + _CLOCK_SKEW,
             now=now,
-            made_at=not_before - _CLOCK_SKEW,  # it could not be used before
+            made_at=not_before - _CLOCK_SKEW,  # it couldn't be used earlier
         )
     if not is_first:
         raise _refusal("a request with this jti was already sent")

@@ -35,12 +35,12 @@ _NOBODY: Final = hashlib.sha256(b"no client has this secret").digest()
 
 
 def secret_hash(secret: str) -> bytes:
-    """The stored form of a client's secret or registration token: machine secrets of 256 bits need no slow hash."""
+    """The stored form of a client's secret or registration token; random secrets of 256 bits need no slow hash."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
 
 
 def invalid_client(detail: str, *, with_challenge: bool = False) -> OAuthError:
-    """401 at the token endpoint: tells a client that lost its registration to register again."""
+    """401 at the token endpoint, which makes a client that lost its registration register again."""
     headers = {"WWW-Authenticate": 'Basic realm="token-vault", charset="UTF-8"'} if with_challenge else {}
     return OAuthError("invalid_client", "client authentication failed", detail=detail, headers=headers)
 
@@ -50,7 +50,7 @@ async def authenticate(
 ) -> Client:
     """The client of this request, authenticated the way it registered. Raises OAuthError.
 
-    `expected`: ids of clients with a metadata document that count although they never came to /authorize.
+    `expected`: IDs of clients with a metadata document that are accepted although they never used /authorize.
     """
     basic = _read_basic(request)
     secret, assertion = form.get("client_secret"), form.get("client_assertion")
@@ -119,7 +119,7 @@ def _one_client_id(form: Parameters, basic: tuple[str, str | None] | None, asser
 
 
 def _check_secret(client: Client | None, secret: str | None, *, with_challenge: bool) -> None:
-    """Does the same work for an unknown client as for a wrong secret."""
+    """Check a secret; takes the same time for an unknown client as for a wrong secret."""
     expected = _NOBODY if client is None or client.secret_hash is None else client.secret_hash
     is_right = hmac.compare_digest(secret_hash(secret or ""), expected)
     if client is None:
@@ -166,7 +166,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
             f"{client.id} {token_id}",
             expires_at=expires_at + _CLOCK_SKEW,
             now=now,
-            # by the checks above, it could be used no earlier than each of these
+            # by the checks above, it couldn't be used earlier than any of these
             made_at=max(issued_at, not_before, expires_at - _ASSERTION_LIFETIME) - _CLOCK_SKEW,
         )
     if not is_first:
@@ -174,7 +174,7 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
 
 
 def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
-    """Count a single-use value that an unvouched client leaves behind. Raises OAuthError."""
+    """Count a single-use value that a self-registered client leaves behind. Raises OAuthError."""
     if client.is_vouched_for:
         return
     wait = deployment.rows.spend(counting_key(address), "", now=time.monotonic())

@@ -1,6 +1,6 @@
-"""How people sign in again in the known clients: their commands, as they were run or as their documentation has them.
+"""How people sign in again in known clients: the commands, as tested or as documented.
 
-Chosen by the User-Agent, which anyone can send: it decides which words are shown and nothing else.
+Chosen by the User-Agent, which anyone can send, so it only affects the text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KNOWN: Final = (
 
 
 def sign_in_words(user_agent: str = "") -> str:
-    """What a person does to sign their agent in again: one command where the client is known, else all of them."""
+    """How a person signs their agent in again: one command if the client is known, else all of them."""
     said = user_agent.lower()
     found = [one for one in KNOWN if said.startswith(one.agent)]
     commands = "; ".join(f"{one.client}: {one.command}" for one in found or KNOWN)

@@ -14,7 +14,7 @@ from vault.records import Client
 
 
 async def keys_of(deployment: Deployment, client: Client, *, kid: str | None, address: str, now: int) -> Jwks:
-    """The keys that may have signed: those named by `kid`, all when it is absent. Empty when none is available.
+    """The candidate keys: those with this `kid`, or all if it is absent. Empty if none is available.
 
     `address`: where the request came from.
     """

@@ -1,7 +1,7 @@
-"""Client ID metadata documents: a client whose id is the https address of a document about itself.
+"""Client ID metadata documents: clients with the https address of a document about themselves as their ID.
 
-Fetched through the guarded client, kept as long as its cache headers say (60 s to 24 h). Every failure looks the same
-and takes the same time, so that no one can use us to find open ports.
+Fetched through the guarded HTTP client and cached according to the cache headers (60 s to 24 h). Every failure looks
+the same and takes the same time, so that nobody can use the vault to find open ports.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ async def resolve(
 ) -> Client | None:
     """The client behind a document URL; None for every reason that prevents it.
 
-    At the authorization endpoint the document must be fresh. Elsewhere the client already holds something of ours; an
-    outage of its web server must not cost it that, so a copy up to a day old is enough. `may_be_new`: the operator
-    named this client, so it needn't have come there.
+    At the authorization endpoint, the document must be fresh. Elsewhere the client already has tokens or codes, which
+    an outage of its web server must not invalidate, so a copy up to a day old is enough. `may_be_new`: the operator
+    named this client, so it needn't have used the authorization endpoint before.
     """
     settings, now = deployment.settings, deployment.now()
     policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_client_metadata)
@@ -71,14 +71,14 @@ async def resolve(
     known = await clients.get_client(deployment.database, client_id)
     if (
         known is None and not must_be_fresh and not may_be_new
-    ):  # it never came to the authorization endpoint, so it holds nothing of ours
+    ):  # it never used the authorization endpoint, so it has no tokens or codes
         return None
     if known is not None and known.kind is not ClientKind.METADATA:
         return None
     if known is not None and now < (integer_member(known, "fresh_until") or 0):
         return known
     usable = None if known is None or must_be_fresh or not _is_recent(known, now) else known
-    if usable is not None and usable.is_public:  # only keys in it could matter now, and it has none
+    if usable is not None and usable.is_public:  # only its keys could matter now, and it has none
         return usable
     if not document_host_allowed(client_id, settings) or not await _may_fetch(deployment, address, now=now):
         return usable

@@ -1,6 +1,6 @@
 """Dynamic client registration (RFC 7591) and its management (RFC 7592). Fetches nothing that a client names.
 
-`server.oauth.clients.rules` says what a client may state; this module says who may register, how often, and what is
+`server.oauth.clients.rules` defines the allowed metadata; this module decides who can register, how often, and what is
 kept.
 """
 
@@ -66,7 +66,7 @@ def _new_client(accepted: AcceptedMetadata, *, now: int) -> Client:
 
 
 def _with_secret(client: Client) -> tuple[Client, str | None]:
-    """Methods with a secret get one made here; a secret sent by the client is never used."""
+    """Methods with a secret get one created here; a secret sent by the client is never used."""
     if not client.auth_method.startswith("client_secret"):
         return replace(client, secret_hash=None), None
     secret = secrets.token_urlsafe(32)
@@ -74,7 +74,8 @@ def _with_secret(client: Client) -> tuple[Client, str | None]:
 
 
 async def _throttle(deployment: Deployment, transaction: Transaction, address: str, *, now: int) -> None:
-    """Limit registrations per address and in total; the refusal undoes its count, so that it cannot last for ever."""
+    """Limit registrations per address and in total; refused attempts aren't counted, so that a block can't last
+    forever."""
     registration = deployment.settings.registration
     within = await limits.spend(
         transaction, f"register:{counting_key(address)}", limit=registration.per_address_hourly, window=_WINDOW, now=now
@@ -152,7 +153,7 @@ async def delete(deployment: Deployment, request: Request) -> Response:
 
 
 async def _managed_client(deployment: Deployment, request: Request) -> tuple[Client, str]:
-    """The client in the path, if the management token is its own. The token counts in the header only."""
+    """The client in the path, if the management token belongs to it. The token is only accepted in the header."""
     scheme, management_token = read_authorization(request.headers)
     client = await clients.get_client(deployment.database, str(request.path_params["client_id"]))
     expected = None if client is None else client.registration_hash

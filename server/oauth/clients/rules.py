@@ -1,4 +1,4 @@
-"""What a client may say about itself (RFC 7591 §2), read strictly and reduced to what we accept. Pure.
+"""A client's metadata about itself (RFC 7591 §2), parsed strictly and reduced to what the vault accepts. Pure.
 
 Shared by registration requests and client ID metadata documents. Nothing named here is fetched at this point.
 """
@@ -26,7 +26,7 @@ AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "pri
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
 BACKCHANNEL_GRANT: Final = "urn:openid:params:grant-type:ciba"  # OpenID CIBA Core 1.0 §4; only by an operator's act
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE)
-# What a client gets that names none. The device grant must be requested: it is the easiest to abuse against a person.
+# The default grant types. The device grant must be requested, because it is the easiest to abuse against a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Stored in `Client.metadata` with the client's own values; never shown to the client.
 CHANGED_AT: Final = "redirects_changed_at"  # when redirects or the shown data changed; named as 0.1.0 reads it
@@ -176,7 +176,7 @@ def _check_keys(metadata: ClientMetadata, settings: Settings) -> None:
 
 
 def public_keys(jwks: Mapping[str, object]) -> tuple[dict[str, object], ...]:
-    """The keys of a set that a client can prove itself with; empty when it holds a private key or none."""
+    """The keys of a set that a client can authenticate with; empty if it contains a private key or no usable key."""
     return usable_keys(jwks, algorithms=FOREIGN_ALGORITHMS)
 
 
@@ -207,7 +207,7 @@ def _rest(metadata: ClientMetadata) -> dict[str, object]:
 
 
 def appearance(client: Client) -> str:
-    """A digest of what a person sees of a client, and of where codes may be sent, to compare two states of it."""
+    """A digest of what a person sees of a client and of where codes can be sent, for comparing two states of it."""
     shown = (
         client.kind.value,
         client.name,
@@ -219,10 +219,10 @@ def appearance(client: Client) -> str:
 
 
 def is_same_software(one: Client, other: Client) -> bool:
-    """Whether two clients, registered by themselves or by a document, say the same about themselves.
+    """Whether two clients, self-registered or from a document, have the same metadata.
 
-    Compares their name, software id and redirect URIs; an app on loopback chooses the port and one of three spellings
-    at each run. All of that is their own word, so it is a reason to ask a person, never one to allow anything.
+    Compares their name, software ID, and redirect URIs; an app on loopback chooses the port and one of three spellings
+    at each run. All of that is self-asserted, so it can justify asking a person but never allowing anything.
     """
     if not {one.kind, other.kind} <= {ClientKind.DYNAMIC, ClientKind.METADATA}:
         return False
@@ -243,7 +243,7 @@ def with_change_noted(client: Client, *, before: Client | None, now: int) -> Cli
 
 
 def shown_redirects(client: Client) -> list[str]:
-    """The first few redirect URIs, shortened: any stranger can cause this event, and events stay."""
+    """The first few redirect URIs, shortened, since anyone can cause this event, and events are kept."""
     shown = [uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…" for uri in client.redirect_uris[:_SHOWN_URIS]]
     more = len(client.redirect_uris) - len(shown)
     return [*shown, f"{more} more"] if more else shown
@@ -282,9 +282,9 @@ def is_metadata_client(client_id: str) -> bool:
 def trusts_consent(client: Client, redirect_uri: str, *, given_at: int) -> bool:
     """Whether earlier consent may be used without asking again.
 
-    Only if the answer reaches that client and nothing else: at an https address, or if the code is worthless without
-    the client's secret, or if the id was made for one installation, which keeps it beside its tokens. Public ids, of
-    documents and of an operator's clients, let any local program fetch a code silently on loopback and under
+    Only if the answer reaches nobody but that client: at an https address, or if the code is worthless without the
+    client's secret, or if the ID was created for one installation, which stores it with its tokens. With public IDs, of
+    documents and of an operator's clients, any local program could silently fetch a code on loopback and under
     private-use schemes (RFC 8252 §8.6). Not after the client changed what the person saw.
     """
     is_known_id = client.kind is not ClientKind.DYNAMIC

@@ -1,6 +1,7 @@
 """The grant `urn:ietf:params:oauth:grant-type:jwt-bearer` with an identity assertion (ID-JAG): one token for each.
 
-draft-ietf-oauth-identity-assertion-authz-grant-03 §4.4; no refresh token (§4.4.3): the client comes with another one.
+draft-ietf-oauth-identity-assertion-authz-grant-03 §4.4; no refresh token (§4.4.3): the client presents another
+assertion.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ _PURPOSE: Final = "id-jag"  # of used identifiers
 
 
 async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """The token's grant. Raises AssertionRefused, which is an event if the assertion is a trusted issuer's."""
+    """The token's grant. Raises AssertionRefused, and records it as an event if the assertion is from a trusted
+    issuer."""
     token = asked.form.require("assertion")
     try:
         assertion = await assertions.verify(deployment, asked, token)
         requested = await requested_rules(deployment, asked.client, assertion, now=asked.now)
         about = rules_about(assertion.trusted, asked.client, is_asked_for=bool(requested))
-        if not about:  # no one is made or linked for an agent that is let in for others only
+        if not about:  # no user is created or linked for an agent that is only admitted for others
             seen = await people.foresee(deployment, assertion)
             allowed_by(about, groups=frozenset(), tool=deployment.tool, further=further_of(requested, seen.person))
         person = await people.resolve(deployment, assertion)
@@ -68,7 +70,7 @@ class RequestedRules:
 async def requested_rules(
     deployment: Deployment, client: Client, assertion: IdentityAssertion, *, now: int
 ) -> Mapping[str, RequestedRules]:
-    """Whom access requests let this agent act for at this company, by the person's id."""
+    """The people that access requests let this agent act for at this company, by ID."""
     found = await access_requests.company_rules(
         deployment.database, client_id=client.id, company=assertion.company, now=now
     )
@@ -82,7 +84,7 @@ async def requested_rules(
 
 
 def further_of(requested: Mapping[str, RequestedRules], person: User | None) -> Mapping[str, AllowedAgents]:
-    """Those of this person."""
+    """The rules for this person."""
     own = None if person is None else requested.get(person.id)
     return {} if own is None else own.rules
 
@@ -90,7 +92,7 @@ def further_of(requested: Mapping[str, RequestedRules], person: User | None) -> 
 def _with_request_link(
     deployment: Deployment, asked: TokenRequest, token: str, refusal: AssertionRefused
 ) -> AssertionRefused:
-    """The same refusal with the page where the person can ask an admin, where the company's rules refuse."""
+    """The same refusal; if the company's rules refuse, it names the page where the person can ask an admin."""
     if refusal.reason not in {"agent", "group"} or not deployment.settings.access_requests.longest_days:
         return refusal
     company, _ = assertions.trusted_company(deployment, token)
@@ -123,7 +125,7 @@ async def _issue(
     *,
     by_request: RequestedRules | None = None,
 ) -> Grant:
-    """Use the assertion up and store what it gives, in one transaction: a refusal leaves it unused."""
+    """Use up the assertion and store what it gives, in one transaction, so that a refusal leaves it unused."""
     now, client_id = asked.now, asked.client.id
     async with deployment.transaction() as transaction:
         if not await grants.hold_client(transaction, client_id):
@@ -170,7 +172,7 @@ async def _issue(
 
 
 async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *, now: int) -> int:
-    """When the permission behind these rules ends; a change that ends it waits, and then ends what was issued."""
+    """When the permission behind these rules ends; a concurrent change waits and then ends what was issued."""
     held = await access_requests.hold(transaction, by_request.request_id)
     if held is None or not held.is_allowed(now):
         raise AssertionRefused("agent")
@@ -180,7 +182,7 @@ async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *
 
 
 async def _is_first_use(transaction: Transaction, assertion: IdentityAssertion, *, now: int) -> bool:
-    """MCP §7.4.2: once, however many processes it is sent to."""
+    """MCP §7.4.2: accept the assertion only once, across all processes."""
     return await replay.first_use(
         transaction,
         _PURPOSE,
@@ -201,14 +203,14 @@ def _identifier(assertion: IdentityAssertion) -> str:
 
 
 async def check_not_ended(reader: Reader, permission: CompanyPermission) -> None:
-    """An admin's end counts for one company; a person's for all, until they sign the agent in themselves."""
+    """An admin's end applies to one company; a person's to all, until they sign the agent in themselves."""
     if permission.ended_at is not None and permission.ended_reason == ENDED_BY_ADMIN:
         raise AssertionRefused("ended_by_admin")
     await check_not_ended_by_person(reader, user_id=permission.user_id, client_id=permission.client_id)
 
 
 async def check_not_ended_by_person(reader: Reader, *, user_id: str, client_id: str) -> None:
-    """What any company's row says of the person's end. Raises AssertionRefused."""
+    """Check whether the person ended access, in any company's row. Raises AssertionRefused."""
     ends = [
         one.ended_by_person_at
         for one in await company_permissions.list_for_user(reader, user_id)
@@ -231,7 +233,7 @@ def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allow
 
 
 async def _record_refusal(deployment: Deployment, asked: TokenRequest, token: str, refusal: AssertionRefused) -> None:
-    """Only of an issuer that is trusted: anyone can send others."""
+    """Record refusals only for trusted issuers, since anyone can send other assertions."""
     try:
         company, _ = assertions.trusted_company(deployment, token)
     except AssertionRefused:

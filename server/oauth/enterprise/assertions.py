@@ -35,7 +35,7 @@ _MOST_GROUPS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class IdentityAssertion:
-    """A verified assertion. `scopes` None: it names none. `claims` are about the person."""
+    """A verified assertion. `scopes`: None if it names none. `claims`: about the person."""
 
     company: str  # its name in the settings
     trusted: EnterpriseSettings
@@ -51,7 +51,7 @@ class IdentityAssertion:
 
     @property
     def identity_issuer(self) -> str:
-        """Under which issuer the person is linked here."""
+        """The issuer that the person is linked under here."""
         return self.trusted.identity_issuer or self.trusted.issuer
 
 
@@ -91,7 +91,8 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Ide
 
 
 def trusted_company(deployment: Deployment, token: str) -> tuple[str, EnterpriseSettings]:
-    """Which company's assertion it says it is; of several at one issuer, the tenant's. Raises AssertionRefused."""
+    """The company that the assertion claims to be from; if several share an issuer, by tenant. Raises
+    AssertionRefused."""
     try:
         header, claims = jose.unverified_header(token), jose.unverified_claims(token)
     except jose.TokenMalformed as error:
@@ -107,7 +108,7 @@ def trusted_company(deployment: Deployment, token: str) -> tuple[str, Enterprise
 
 
 def _check_client_kind(asked: TokenRequest) -> None:
-    """Anyone can register; the identity provider must know the client by an ID that was entered there."""
+    """Refuse self-registered clients: the identity provider must know the client by an ID that was entered there."""
     if asked.client.kind not in {ClientKind.MANUAL, ClientKind.METADATA}:
         raise AssertionRefused("registration")
 
@@ -136,7 +137,7 @@ async def _verified_claims(
 
 
 def _check_audience(presented: _PresentedAssertion) -> None:
-    """§4.4.1: our issuer, alone, as text or in a list of one."""
+    """§4.4.1: exactly our issuer, as text or in a list of one."""
     audience = presented.claims.get("aud")
     if isinstance(audience, list):
         audience = audience[0] if len(audience) == 1 else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- parsed JSON
@@ -208,7 +209,7 @@ def _check_sign_in(presented: _PresentedAssertion) -> None:
 
 
 def _check_details(presented: _PresentedAssertion) -> None:
-    """What can't be enforced must not be left out silently."""
+    """Refuse restrictions that can't be enforced, rather than ignoring them silently."""
     if presented.claims.get("authorization_details") not in (None, []):
         raise AssertionRefused("details")
 
@@ -253,7 +254,7 @@ def _scopes(presented: _PresentedAssertion) -> frozenset[str] | None:
 
 
 def _groups(named: object) -> frozenset[str]:
-    """Names or ids of groups in the form in which they are compared; one may stand alone."""
+    """Names or IDs of groups in the form that is compared; a single one doesn't need a list."""
     listed: list[object] = [named] if isinstance(named, str) else named if isinstance(named, list) else []  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
     return frozenset(name_key(one) for one in listed[:_MOST_GROUPS] if isinstance(one, str))
 

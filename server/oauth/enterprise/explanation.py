@@ -30,7 +30,7 @@ from vault.records import Client, User
 
 @dataclass(frozen=True, slots=True)
 class AssertionExplanation:
-    """`reason` is one of `REFUSALS`, or empty if a token would be issued. The rest as far as it is known."""
+    """`reason` is one of `REFUSALS`, or empty if a token would be issued. The rest is as far as known."""
 
     reason: str
     company: str
@@ -43,9 +43,9 @@ class AssertionExplanation:
 
 
 async def explain_assertion(deployment: Deployment, token: str) -> AssertionExplanation:
-    """What would be issued for it, or the first reason why not.
+    """What would be issued for the assertion, or the first reason for refusing it.
 
-    Takes for granted that the client authenticates, and proves the key to which the assertion is bound.
+    Assumes that the client authenticates and proves the key that the assertion is bound to.
     """
     company, client, person, known_by = "", None, None, ""
     try:

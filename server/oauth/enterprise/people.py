@@ -1,7 +1,7 @@
 """The person behind an assertion (draft-ietf-oauth-identity-assertion-authz-grant-03 §2.2: subject resolution).
 
-By their link, made at an earlier sign-in or by an admin; else, as far as the operator says so, by the directory's id or
-a confirmed address, which links them from then on, or as a new person.
+Found by their link from an earlier sign-in or an admin; else, if the operator allows it, by the directory's ID or a
+confirmed address, which then links them, or created as a new person.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vault.storage.database import Reader, Transaction
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Who it is, and by what; `person` None: a new one, who will be called `name`."""
+    """The person and how they were found; `person` is None for a new one, who will be called `name`."""
 
     person: User | None
     by: Literal["link", "directory", "address", "new"]
@@ -30,7 +30,7 @@ class Foreseen:
 
 
 async def resolve(deployment: Deployment, assertion: IdentityAssertion) -> User:
-    """The person, linked from now on. Raises AssertionRefused."""
+    """Find or create the person, and link them. Raises AssertionRefused."""
     seen = await foresee(deployment, assertion)
     match seen.by, seen.person:
         case "link", User() as person:
@@ -44,7 +44,7 @@ async def resolve(deployment: Deployment, assertion: IdentityAssertion) -> User:
 
 
 async def foresee(deployment: Deployment, assertion: IdentityAssertion) -> Foreseen:
-    """Who it will be; changes nothing. Raises AssertionRefused."""
+    """The person that would be used; changes nothing. Raises AssertionRefused."""
     database, trusted = deployment.database, assertion.trusted
     linked = await users.find_by_identity(database, issuer=assertion.identity_issuer, subject=assertion.subject)
     if linked is not None:
@@ -76,7 +76,7 @@ def _check_has_agents(person: User) -> User:
 
 
 async def _check_unlinked(reader: Reader, assertion: IdentityAssertion, person: User) -> None:
-    """An id can be entered twice."""
+    """Find the person with this directory ID, which may have been entered twice."""
     issuer = assertion.identity_issuer
     if any(one.issuer == issuer for one in await users.list_identities(reader, person.id)):
         raise AssertionRefused("linked")
@@ -129,7 +129,8 @@ async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion,
 
 
 async def _linked_meanwhile(deployment: Deployment, assertion: IdentityAssertion, error: Exception) -> User:
-    """Another request of the same person came first; otherwise the person is someone else's."""
+    """Accept a link made by a concurrent request for the same person; otherwise the identity belongs to someone
+    else."""
     found = await users.find_by_identity(
         deployment.database, issuer=assertion.identity_issuer, subject=assertion.subject
     )

@@ -25,7 +25,7 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
     ),
     "typ": AssertionRefusal(
         "the assertion isn't an ID-JAG: its typ must be oauth-id-jag+jwt",
-        "let the client exchange its ID token at the identity provider first, and send what it gets",
+        "have the client exchange its ID token at the identity provider first, and send the result",
     ),
     "issuer": AssertionRefusal(
         "this vault doesn't trust the issuer of the assertion", "enter exactly its iss at enterprise.NAME.issuer"
@@ -40,7 +40,7 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
         "sign with ES256, ES384, RS256, PS256, or EdDSA, and send no jwk, jku, x5u, x5c, or crit",
     ),
     "signature": AssertionRefusal(
-        "none of the issuer's keys fits the signature of the assertion",
+        "none of the issuer's keys matches the signature of the assertion",
         "check that enterprise.NAME.issuer or jwks_uri leads to the keys that sign its assertions",
     ),
     "audience": AssertionRefusal(
@@ -55,7 +55,7 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
         "the assertion has no sub", "let the identity provider send sub, at most 255 characters"
     ),
     "tenant": AssertionRefusal(
-        "the assertion is of another tenant", "set enterprise.NAME.tenant to the company's tenant at this issuer"
+        "the assertion is from another tenant", "set enterprise.NAME.tenant to the company's tenant at this issuer"
     ),
     "lifetime": AssertionRefusal(
         "the assertion needs iat and exp, and a short life",
@@ -69,7 +69,7 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
     ),
     "jti": AssertionRefusal("the assertion has no jti", "let the identity provider send jti, of 1 to 256 characters"),
     "replayed": AssertionRefusal(
-        "the assertion was used before: get another one", "let the client get an assertion for each token"
+        "the assertion was used before: get another one", "have the client get an assertion for each token"
     ),
     "resource": AssertionRefusal(
         "the assertion is for another resource",
@@ -87,11 +87,11 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
     ),
     "key": AssertionRefusal(
         "proof of possession required for this authorization grant",
-        "let the client send a DPoP proof with the key to which the assertion is bound (cnf.jkt)",
+        "have the client send a DPoP proof with the key that the assertion is bound to (cnf.jkt)",
     ),
     "unbound": AssertionRefusal(
         "this grant type is for assertions that are bound to a DPoP key",
-        "let the client send a DPoP proof when it asks for the assertion, or use the jwt-bearer grant",
+        "have the client send a DPoP proof when it requests the assertion, or use the jwt-bearer grant",
     ),
     "age": AssertionRefusal(
         "the person must sign in at the identity provider again",
@@ -148,23 +148,23 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
     "disabled": AssertionRefusal("this person is disabled here", "enable them: token-vault users enable NAME"),
     "stopped": AssertionRefusal(
         "this person's agents are stopped until they sign in here",
-        "let the person sign in at the vault, or enable them: token-vault users enable NAME",
+        "have the person sign in at the vault, or enable them: token-vault users enable NAME",
     ),
     "ended": AssertionRefusal(
         "the person disconnected this agent",
-        "let the person sign the agent in here once, or let it in again: token-vault enterprise resume",
+        "have the person sign the agent in here once, or admit it again: token-vault enterprise resume",
         "not_allowed_by_company",
     ),
     "ended_by_admin": AssertionRefusal(
         "an admin ended this agent's access",
-        "let it in again: token-vault enterprise resume",
+        "admit it again: token-vault enterprise resume",
         "not_allowed_by_company",
     ),
 }
 
 
 class AssertionRefused(OAuthError):
-    """The assertion, or what it asks for, is refused; `reason` is one of `REFUSALS`."""
+    """The assertion, or the access that it requests, is refused; `reason` is one of `REFUSALS`."""
 
     def __init__(self, reason: str, detail: str = "", *, members: Mapping[str, object] | None = None) -> None:
         refusal = REFUSALS[reason]

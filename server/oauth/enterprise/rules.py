@@ -1,4 +1,4 @@
-"""Which of a company's rules count for an agent and a person, and what they allow together. Pure."""
+"""The company's rules that apply to an agent and a person, and what they allow together. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vault.records import Client, ClientKind
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the rules allow together. `accounts`: by provider, the words of `vault.company_access`, and scopes."""
+    """What the rules allow together. `accounts`: scopes and the words of `vault.company_access`, by provider."""
 
     names: tuple[str, ...]
     scopes: frozenset[str]
@@ -33,7 +33,7 @@ def rules_about(
 ) -> Mapping[str, AllowedAgents]:
     """The company's rules that name this agent. Raises AssertionRefused.
 
-    None of them is needed for an agent that access requests let in for someone (`is_asked_for`).
+    There may be none for an agent that access requests admit for someone (`is_asked_for`).
     """
     about = {name: rule for name, rule in trusted.allow.items() if _is_about(rule, client)}
     if not about and not is_asked_for:
@@ -50,7 +50,7 @@ def allowed_by(
 ) -> Allowance:
     """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused.
 
-    `further` are rules that an access request applied to this person and agent, whomever they name.
+    `further` are rules that an access request applied to this person and agent, whoever they name.
     """
     counting = {name: one for name, one in about.items() if not one.groups or groups & set(map(name_key, one.groups))}
     counting |= further or {}

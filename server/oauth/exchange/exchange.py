@@ -1,8 +1,8 @@
 """Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software other than MCP clients.
 
 `subjects`, `workers`, `issuers` and `targets` verify subject, actor and target; `release` decides what leaves the
-vault. A token gets only the scopes that all four allow: the request, this agent's delegation, the account's grant and
-the operator's limit. A request for more is refused by name; nothing is dropped or added silently.
+vault. A token gets only the scopes that all four allow: the request, this agent's delegation, the account's grant, and
+the operator's limit. A request for more is refused with the missing scopes; nothing is dropped or added silently.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from vault.scopes import expand
 from vault.upstream import Downscope
 
 PUBLIC_LIFETIME: Final = 300  # longest life of a public client's handle, in seconds
-APPROVAL_INTERVAL: Final = 5  # seconds between two attempts at an exchange that its person is asked about
-SHORTEST: Final = 5  # seconds: a token with less left counts as over
+APPROVAL_INTERVAL: Final = 5  # seconds between attempts at an exchange that the person is asked about
+SHORTEST: Final = 5  # seconds; a token with less time left counts as expired
 _SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §3.3
 
 
@@ -81,7 +81,7 @@ async def exchange(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswe
 
 
 def check_client(deployment: Deployment, client: Client) -> None:
-    """Refuse a client that may exchange nothing. Raises OAuthError."""
+    """Refuse a client that may not exchange tokens. Raises OAuthError."""
     if TOKEN_EXCHANGE not in client.grant_types:
         raise OAuthError(
             "unauthorized_client",
@@ -180,7 +180,7 @@ def _token_type(asked: TokenRequest) -> str:
 
 async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> ExchangeAnswer:
     asked, subject, provider = made.asked, made.subject, target.provider
-    if provider.is_remote:  # its token reaches every tool, also those that no one accepted
+    if provider.is_remote:  # its token reaches every tool, including those that nobody accepted
         raise OAuthError("invalid_target", f"an account at the MCP server {provider.title} is used by its tools only")
     request = ExchangeRequest(
         made.principal,
@@ -235,7 +235,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
 
 
 def _why_no_token(provider: Provider, client: Client) -> str:
-    """Why the client gets none, and what it can do: a credential of several parts never goes out."""
+    """Why the client gets no token, and what it can do; a credential with several parts is never released."""
     by_act = f"ask an admin to run token-vault clients release {client.id} {provider.name} full"
     if provider.credential is None:
         return f"this client can't receive a token of {provider.name}: {by_act}"
@@ -247,7 +247,8 @@ def _why_no_token(provider: Provider, client: Client) -> str:
 
 
 def _release_call(asked: TokenRequest) -> ToolCall:
-    """What a person is asked who approves each use of something that the account's whole token can do."""
+    """The scopes to ask the person about, if they approve each use of something that the account's whole token can
+    do."""
     wanted = "" if asked.scopes is None else format_scope(asked.scopes)
     return ToolCall(approvals.RELEASE, lambda: {"scopes": wanted, "token": release.ReleasePolicy.FULL.value})
 
@@ -255,7 +256,7 @@ def _release_call(asked: TokenRequest) -> ToolCall:
 async def _ask_person(
     deployment: Deployment, made: _Exchange, refusal: ApprovalRequired, call: ToolCall | None
 ) -> OAuthError:
-    """Ask the person about this one exchange, where the account's own token goes out; elsewhere no one can be asked."""
+    """Ask the person about this exchange if the account's own token is released; otherwise nobody can be asked."""
     client, told = made.asked.client, plain(refusal)
     policy = release.policy_of(client, provider=refusal.provider, connection_id=refusal.connection_id)
     if call is None or policy is not release.ReleasePolicy.FULL:
@@ -273,7 +274,7 @@ async def _ask_person(
 
 
 def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
-    """Whether only the client, its own grant and the accounts decide: no proof, no other actor, no address."""
+    """Whether only the client, its own grant, and the accounts matter: no proof, no other actor, and no address."""
     form, subject = made.asked.form, made.subject
     return (
         subject.kind == "access_token"
@@ -291,16 +292,16 @@ def _policy(made: _Exchange, target: UpstreamTarget, connection_id: str) -> rele
 
 
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
-    """How the token's scopes hold once it is outside; None if it stays inside."""
+    """How the token's scopes are enforced outside the vault; None if it stays inside."""
     policy = _policy(made, target, token.connection_id)
     narrowing = release.released_narrowing(policy, token.narrowing, expires=token.expires_at is not None)
     if narrowing is Narrowing.FULL and token.is_asked_beyond and not token.approval:
-        return None  # what needs the person's approval would go out with it
+        return None  # permissions that need the person's approval would be released with it
     return narrowing
 
 
 def _carries_more(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> bool:
-    """Whether the token could do more outside than the client takes."""
+    """Whether the token could do more outside than the client accepts."""
     narrowing, wanted = _outside(made, target, token), made.asked.scopes
     if not made.asked.needs_narrow or wanted is None or narrowing is None:
         return False
@@ -308,7 +309,7 @@ def _carries_more(made: _Exchange, target: UpstreamTarget, token: UpstreamToken)
 
 
 async def _check_narrows(deployment: Deployment, made: _Exchange, refusal: ApprovalRequired) -> None:
-    """No one is asked about a token that the client would not take. Raises OAuthError."""
+    """Refuse before asking the person if the client wouldn't accept the token. Raises OAuthError."""
     wanted, provider = made.asked.scopes, deployment.catalog.provider(refusal.provider)
     if not made.asked.needs_narrow or wanted is None:
         return
@@ -326,7 +327,8 @@ def _not_narrow(provider: str) -> OAuthError:
 
 
 def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:
-    """The event that is durable before a provider's token goes out; a handle's event is written with the handle."""
+    """The event that is committed before a provider's token is released; a handle's event is written with the
+    handle."""
     narrowing = _outside(made, target, token)
     if narrowing is None or not token.scopes or _carries_more(made, target, token):
         return None
@@ -360,7 +362,7 @@ def _not_one_thing() -> OAuthError:
 async def _recorded_limits(
     deployment: Deployment, made: _Exchange, request: ExchangeRequest, limits: Limits
 ) -> ExchangeRequest:
-    """As `_within_limits`; the refusal is an event, as a worker's others are."""
+    """Like `_within_limits`, but records the refusal as an event, like a worker's other refusals."""
     try:
         return await _within_limits(deployment, request, limits)
     except OAuthError:
@@ -445,8 +447,8 @@ def _release(
 ) -> ExchangeAnswer:
     """The provider's own token.
 
-    It lives as long as the provider says; the client may use it no longer than its subject's life, and a token without
-    an end no longer than a handle.
+    The provider sets its lifetime; the client may not use it longer than the subject token, and a token without an end
+    no longer than a handle.
     """
     ends = [end for end in (token.expires_at, made.subject.expires_at) if end is not None]
     lifetime = deployment.settings.exchange.handle_lifetime

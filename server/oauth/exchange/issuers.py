@@ -1,4 +1,4 @@
-"""JWTs of other issuers that an operator trusts, for example an employee's token of the company's identity provider.
+"""JWTs from external issuers that an operator trusts, such as an employee's token from the company's identity provider.
 
 The person is the user who is linked to the token's identity; a token never creates a user. The setting
 `issuers` says which issuers, with which audience and by which clients.
@@ -28,7 +28,7 @@ _CLOCK_SKEW: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class TrustedClaims:
-    """The verified claims of a token, whatever its times, and the issuer under its name in the settings."""
+    """The verified claims of a token, without its times, and the issuer with its name in the settings."""
 
     name: str
     issuer: IssuerSettings
@@ -36,7 +36,7 @@ class TrustedClaims:
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
-    """The user whom a trusted issuer's token is about. Raises OAuthError."""
+    """The user that a trusted issuer's token is about. Raises OAuthError."""
     found = await read(deployment, asked.client, token, unverified_issuer=unverified_issuer, now=asked.now)
     claims = found.claims
     expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
@@ -68,7 +68,7 @@ async def read(
 ) -> TrustedClaims:
     """The claims of a token that an issuer trusted for this client signed for the agreed audience. Raises OAuthError.
 
-    Its times are the caller's to check.
+    The caller must check its times.
     """
     name, trusted = _trusted_issuer(deployment, client, unverified_issuer)
     return TrustedClaims(name, trusted, await _claims(deployment, trusted, token, now=now))
@@ -123,7 +123,7 @@ def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:
 
 
 def _actors(name: str, claims: dict[str, object]) -> tuple[str, ...]:
-    """The actors at the issuer, distinguished from our clients by the issuer's name."""
+    """The issuer's actors, distinguished from our clients by the issuer's name."""
     try:
         found = actors_of(claims.get("act"))
     except jose.TokenMalformed as error:

@@ -1,10 +1,10 @@
-"""Token exchanges that repeat a recent one: the same request for the same person, whichever token names them.
+"""Token exchanges that repeat a recent one: the same request for the same person, with any subject token of theirs.
 
-Keeps the answer of an exchange that released a provider's token for some seconds, with the stored rows behind the
-decision. The next identical request has its subject token verified as usual, and gets the same answer only while one
-read shows all of these rows unchanged, or the database says that nothing at all was committed since; its own event is
-durable first. Nothing that a revocation must reach is therefore cached. Everything else, including refusals, goes the
-whole way.
+Keeps the answer of an exchange that released a provider's token for a few seconds, with the stored rows behind the
+decision. For the next identical request, the subject token is verified as usual, and it gets the same answer only if
+nothing has been committed to the database since, or one read shows all of these rows unchanged; its own event is
+committed first. A revocation therefore takes effect immediately. Everything else, including refusals, is processed in
+full.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _Key = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class RepeatableRequest:
-    """A request as it can repeat: `digest` covers all of it but the subject token, which is kept separately."""
+    """A request in its repeatable form: `digest` covers all of it except the subject token, which is kept
+    separately."""
 
     digest: bytes = field(repr=False)
     subject_token: str = field(repr=False)
@@ -62,9 +63,9 @@ class _KnownAnswer:
 def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
     """The repeatable form of a request; None if it cannot repeat.
 
-    Two requests that differ only in the subject token have one digest: the token is cut out as it is written. A second
-    subject token would stay in the rest, but a request with two is refused, so its digest is never stored. A token
-    written with escapes matches no token.
+    Two requests that differ only in the subject token have the same digest: the token is cut out in its encoded form. A
+    second subject token would stay in the rest, but a request with two is refused, so its digest is never stored. A
+    token with percent-encoded characters isn't valid in this form, so that request isn't answered here.
     """
     state: list[bytes] = []
     for name, value in request.scope["headers"]:
@@ -83,7 +84,8 @@ def question_of(request: Request, body: bytes) -> RepeatableRequest | None:
 
 
 def _key(question: RepeatableRequest, claims: tokens.AccessClaims) -> _Key:
-    """All of a subject token that an exchange depends on, except its expiry and id, which are checked each time."""
+    """The parts of a subject token that an exchange depends on, except its expiry and ID, which are checked each
+    time."""
     return (
         question.digest,
         claims.subject,
@@ -99,33 +101,34 @@ def _key(question: RepeatableRequest, claims: tokens.AccessClaims) -> _Key:
 class RepeatedExchanges:
     """The answers of one process.
 
-    Keeping one costs half an exchange, so only those that are requested a second time are kept.
+    Keeping an answer costs as much as half an exchange, so only requests that occur a second time are kept.
     """
 
     def __init__(self) -> None:
         self._recent = RecentDecisions[_Key, _KnownAnswer]()
-        self._digests = RecentDecisions[bytes, None]()  # without one of these, no token is checked
+        self._digests = RecentDecisions[bytes, None]()  # a request with another digest isn't examined further
 
     async def answer(self, deployment: Deployment, question: RepeatableRequest) -> Response | None:
-        """The same answer again; None when the whole way is needed. Raises VaultError."""
+        """The same answer again; None if the full exchange is needed. Raises VaultError."""
         now = deployment.now()
         if self._digests.find(question.digest, now=now) is None:
             return None
         try:
             claims = await tokens.read_claims(deployment, question.subject_token, now=now)
         except OAuthError:
-            return None  # refused on the whole way, in its words
+            return None  # the full exchange refuses it with its own text
         key = _key(question, claims)
         known = self._recent.find(key, now=now)
         if known is None or claims.expires_at - now < SHORTEST:
             return None
         basis = known.decided.release.basis
         mark = deployment.database.mark()
-        if mark is None or mark != known.mark:  # something was committed: perhaps this
+        if mark is None or mark != known.mark:  # something was committed, maybe a relevant row
             if not self._recent.is_current(key, await recent.look(deployment.database, basis)):
                 return None
             known.mark = mark
-        if revoked_tokens.is_revoked(known.decided.grant, claims.token_id):  # same claims alone do not make it valid
+        # another token with the same claims may be revoked
+        if revoked_tokens.is_revoked(known.decided.grant, claims.token_id):
             return None
         client_id = known.decided.event.client_id or ""
         spend_request(deployment, user_id=claims.subject, client_id=client_id)

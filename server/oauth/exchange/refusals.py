@@ -1,7 +1,7 @@
-"""What a refused exchange tells its client: a registered code, what is missing, and the link that fixes it.
+"""The answer to a refused exchange: a registered code, what is missing, and the link that fixes it.
 
 The codes are those of RFC 6749 §5.2, RFC 8693 §2.2.2 and RFC 8707 §2; the other members of the answer are ours.
-`server.connecting.agent_refusals` decides what to say about each refusal.
+`server.connecting.agent_refusals` has the text for each refusal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How far an upstream token may leave the vault: the release policy of one client for one account. Pure.
 
-`proxy`: never; the client gets a handle and calls the provider through us. `narrowed`: if the provider itself holds the
-token to the scopes, else a handle. `full`: as it is, by an operator's explicit act for one provider. `vault.exchange`
-decides the scopes of an exchange.
+`proxy`: never; the client gets a handle and calls the provider through the vault. `narrowed`: only if the provider
+itself limits the token to the scopes, else a handle. `full`: unchanged, if an operator explicitly set it for one
+provider. `vault.exchange` decides the scopes of an exchange.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ReleasePolicy(StrEnum):
 
 
 def ceiling_of(client: Client) -> ReleasePolicy:
-    """The most that this kind of client can get.
+    """The broadest policy for this kind of client.
 
     MCP: upstream credentials MUST NOT reach a client. So only a client that an operator registered, and that can keep a
     secret, may ever receive one.
@@ -48,7 +48,7 @@ def policy_of(client: Client, *, provider: str, connection_id: str) -> ReleasePo
 
 
 def policies_of(client: Client) -> Mapping[str, ReleasePolicy]:
-    """What an operator chose for this client. Unreadable entries count as `proxy`."""
+    """The operator's choice for this client. Unreadable entries count as `proxy`."""
     stored = client.metadata.get(MEMBER)
     if not isinstance(stored, Mapping):
         return {}
@@ -57,9 +57,9 @@ def policies_of(client: Client) -> Mapping[str, ReleasePolicy]:
 
 
 def released_narrowing(policy: ReleasePolicy, narrowing: Narrowing, *, expires: bool) -> Narrowing | None:
-    """How the token's scopes hold once it is outside; None when it stays inside and a handle goes out.
+    """How the token's scopes are enforced outside the vault; None if it stays inside and the client gets a handle.
 
-    A token that never `expires` by itself is not narrow in time: it goes out only by an operator's explicit act.
+    A token that never `expires` isn't limited in time, so it is only released if an operator explicitly allowed it.
     """
     match policy:
         case ReleasePolicy.PROXY:

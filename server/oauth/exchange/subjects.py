@@ -1,8 +1,8 @@
-"""Verify whose authority is exchanged: `subject_token` and `actor_token` (RFC 8693 §2.1, §4).
+"""Verify the tokens of an exchange: `subject_token` and `actor_token` (RFC 8693 §2.1, §4).
 
-A token of ours counts for the client that holds it, and for the API that it was issued for. `workers` and `issuers`
-handle the JWTs of workers and of other issuers. A refused token is `invalid_request` (§2.2.2), with the cause in the
-log.
+The vault's own tokens are accepted from the client that they were issued to and from the API that they are for.
+`workers` and `issuers` handle the JWTs of workers and of other issuers. A refused token is `invalid_request` (§2.2.2),
+with the cause in the log.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vault.tokens import tokens as refresh_tokens
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an operator lets a client reach by its own word: providers or connections, and scopes."""
+    """The providers or connections, and scopes, that an operator lets a client use on its own authority."""
 
     connections: frozenset[str]
     scopes: frozenset[str]
@@ -35,8 +35,8 @@ class Limits:
 class Subject:
     """A verified subject.
 
-    `client_ids` are the actors when the token was issued, outermost first. `derived_from` is the grant with which the
-    calling client's own one ends, or what stands for it; empty if the token's grant is the calling client's.
+    `client_ids`: the actors when the token was issued, outermost first. `derived_from`: the grant (or its substitute)
+    that ends the calling client's own grant when it ends; empty if the token's grant is the calling client's.
     """
 
     user_id: str
@@ -45,11 +45,11 @@ class Subject:
     actors: tuple[str, ...]
     scopes: frozenset[str] | None  # of the token itself; None: it names none
     audience: str
-    expires_at: int | None  # nothing made from it outlives this
+    expires_at: int | None  # upper limit for everything made from it
     kind: str
     reason: str = ""
     limits: Limits | None = None
-    is_live: bool = True  # False: it is still to be checked that its grant lives
+    is_live: bool = True  # False if its grant must still be checked
     details: dict[str, object] = field(default_factory=dict[str, object])
     token_id: str = ""  # of an access token of ours; what is made from it ends with it
 
@@ -109,8 +109,8 @@ async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.Acces
 def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
     """Check that the calling client holds this token itself, and did not receive it from another client.
 
-    A public client authenticates by its id alone, which is public. An API that receives its token could act as that
-    client, so a token for another audience counts only with the key that it is bound to (RFC 9449 §5).
+    A public client authenticates only by its ID, which is public. An API that receives its token could act as that
+    client, so a token for another audience is accepted only with the key that it is bound to (RFC 9449 §5).
     """
     if claims.key_thumbprint not in {None, asked.key_thumbprint}:
         raise refusal("the request doesn't prove the key to which the token is bound")
@@ -129,7 +129,8 @@ async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> No
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """A backend's own refresh token, neither used nor rotated here; one that was just rotated still counts."""
+    """A backend's own refresh token, which isn't used up or rotated here; one that was just rotated is still
+    accepted."""
     grace = deployment.refresh_lifetimes.grace
     found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
     if found is None or found[0].client_id != asked.client.id:
@@ -185,7 +186,7 @@ async def actor_of(deployment: Deployment, asked: TokenRequest, subject: Subject
 
 
 async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: str) -> str:
-    """A registered client's own assertion (RFC 7523 §3): short-lived, for us, once."""
+    """A registered client's own assertion (RFC 7523 §3): short-lived, for this vault, and single-use."""
     try:
         named = jose.unverified_claims(token).get("sub")
         actor = await clients.get_client(deployment.database, named) if isinstance(named, str) else None
@@ -200,7 +201,7 @@ async def _asserted_actor(deployment: Deployment, asked: TokenRequest, token: st
 def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
     """The actors, outermost first: the actor, the calling client, earlier actors. At most four.
 
-    No one is left out or repeated in a row, so a client gains nothing by exchanging again.
+    No actor is left out or repeated in a row, so a client gains nothing by exchanging again.
     """
     links: list[str] = []
     for link in (actor, client.id, *subject.actors):
@@ -215,7 +216,7 @@ def chain(subject: Subject, *, client: Client, actor: str) -> tuple[str, ...]:
 
 
 async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Subject, *, actor: str) -> Principal:
-    """The calling client as it acts for the subject, with its own grant. Made last, after everything was verified."""
+    """The calling client acting for the subject, with its own grant. Created last, after everything was verified."""
     actors = chain(subject, client=asked.client, actor=actor)
     grant_id = subject.grant_id
 
@@ -249,7 +250,7 @@ async def principal_of(deployment: Deployment, asked: TokenRequest, subject: Sub
 
 
 async def check_live(deployment: Deployment, subject: Subject, principal: Principal) -> None:
-    """Check the grant if nothing later does. Raises OAuthError."""
+    """Check the grant if no later step does. Raises OAuthError."""
     if subject.is_live:
         return
     live = await grants.live_principal_facts(deployment.database, principal.grant_id, token_id=principal.token_id)

@@ -1,4 +1,4 @@
-"""What an exchange is for: an account at a provider, or one of our own audiences (RFC 8693 §2.1, RFC 8707).
+"""The target of an exchange: an account at a provider, or one of our own audiences (RFC 8693 §2.1, RFC 8707).
 
 `audience` is a name (provider, alias, connection), `resource` an address (an API of a provider or of ours).
 `server.oauth.exchange.exchange` decides whether the client may have it.
@@ -17,15 +17,15 @@ from server.deployment import Deployment
 from server.oauth.rules import OAuthError, canonical_resource, own_resources
 from vault import apis, shared_connections
 
-# Addresses that lead elsewhere than they begin, or name no resource: dot segments in any spelling, query, fragment.
+# Addresses that don't identify a resource reliably: dot segments in any encoding, query, fragment.
 _WINDING: Final = re.compile(r"(?i)/(\.|%2e){1,2}(/|$)|[?#\\\s]|%(2f|5c|25|[01][0-9a-f]|7f)")
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTarget:
-    """An account at a provider. `scopes` is what the alias stands for, `api` the key of its API that was named.
+    """An account at a provider. `scopes`: those of the alias. `api`: the key of the requested API.
 
-    `item` is the address of the one thing there that the token is to reach, such as a repository.
+    `item`: the address of the single item that the token is limited to, such as a repository.
     """
 
     provider: Provider
@@ -53,7 +53,7 @@ def _unknown(what: str) -> OAuthError:
 async def resolve(deployment: Deployment, *, audience: str | None, resource: str | None, user_id: str) -> Target:
     """The one target that both name. Raises invalid_target; invalid_request when neither is present."""
     if audience is None and resource is None:
-        raise OAuthError("invalid_request", "set audience or resource to say what the token is for")
+        raise OAuthError("invalid_request", "set audience or resource to name the token's target")
     named = None if audience is None else await _by_name(deployment, audience, user_id=user_id)
     if resource is None:
         return named or _refuse_missing()
@@ -112,7 +112,7 @@ def provider_at(catalog: Catalog, address: str) -> list[tuple[Provider, str]]:
 
 
 def api_for(provider: Provider, scopes: frozenset[str]) -> str | None:
-    """The API for a handle when none was named: the first in which these scopes allow anything, else the first."""
+    """The API for a handle if none was named: the first one where these scopes allow anything, else the first."""
     held = rules.expand(provider, scopes)
     for key in provider.apis:
         for (api, _), found in provider.rules_by_call.items():
@@ -127,7 +127,7 @@ def _item_at(provider: Provider, address: str) -> str | None:
 
 
 def _api_at(provider: Provider, address: str) -> str | None:
-    """The API with this base address, or with the longest base that the address plainly lies under."""
+    """The API with this base address, or with the longest base address that is a prefix of it."""
     if _WINDING.search(address) is not None:
         return None
     wanted = address.rstrip("/") + "/"

@@ -1,8 +1,8 @@
-"""Workers: clients that an operator trusts to say for whom they act, by a JWT signed with their own key.
+"""Workers: clients that an operator trusts to name the person they act for, in a JWT signed with their own key.
 
-Made for jobs without a person present, so it is the most limited way: one use within a minute, a reason that the person
-can read in the activity, and limits on source addresses, accounts and scopes. It does not replace the person's
-permission: without a delegation a worker gets a link like any other client.
+This is for jobs without a person present, so it is the most limited method: one use within a minute, a reason that the
+person can read in the activity, and limits on source addresses, accounts, and scopes. It doesn't replace the person's
+permission: without a delegation, a worker gets a link like any other client.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLOCK_SKEW: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class WorkerRules:
-    """What an operator allowed a worker. Empty lists allow nothing."""
+    """The limits that an operator set for a worker. Empty lists allow nothing."""
 
     addresses: tuple[str, ...]  # single ones, or networks in CIDR notation
     limits: Limits
@@ -71,7 +71,8 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """The subject that a worker names. Raises OAuthError; a worker's refusal is an event, a stranger's is not."""
+    """The subject that a worker names. Raises OAuthError; a worker's refusal is recorded as an event, other clients'
+    aren't."""
     rules = rules_of(asked.client)
     if rules is None:
         raise refusal(
@@ -117,7 +118,7 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
         actors=(asked.client.id,),
         scopes=None,
         audience="",
-        expires_at=None,  # it is used up by now
+        expires_at=None,  # it has been used up by now
         kind="worker",
         reason=reason,
         limits=rules.limits,
@@ -126,7 +127,7 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
 
 
 async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> dict[str, object]:
-    """The claims under one of the client's own keys, for us."""
+    """The claims, verified with one of the client's own keys, for this vault."""
     try:
         header = jose.unverified_header(token)
         algorithm = jose.check_header(header, algorithms=jose.FOREIGN_ALGORITHMS, allowed=jose.HEADER_MEMBERS)
@@ -142,7 +143,7 @@ async def _claims(deployment: Deployment, asked: TokenRequest, token: str) -> di
 
 
 def _reason(claims: dict[str, object]) -> str:
-    """The reason, in words that the person can read; `audit_context` is Auth0's name for it."""
+    """The reason, as text for the person; `audit_context` is Auth0's name for it."""
     given = claims.get("reason", claims.get("audit_context"))
     reason = clean_name(given, limit=MAX_REASON + 1) if isinstance(given, str) else ""
     if not 1 <= len(reason) <= MAX_REASON:

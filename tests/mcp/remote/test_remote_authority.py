@@ -93,10 +93,10 @@ async def test_an_application_of_auth0s_is_told_to_call_the_tools_instead(place:
     connection = await _connection(place, name, agent)
     async with httpx2.AsyncClient(base_url=place.room.url, timeout=20, trust_env=False) as http:
         caller = await ExchangeRoom(place.room, http).caller(**{MEMBER: {name: "full"}})
-    with pytest.raises(ChangeRefused, match="don't leave the vault"):
+    with pytest.raises(ChangeRefused, match="can't leave the vault"):
         await agents.set_release(place.operator, caller.client, target=name, policy="full")
     await agents.set_release(place.operator, caller.client, target="slack", policy="full")
     question = WireQuestion(caller.client, None, connection.id, name)
     (release,) = [one for one in await explain_wire(place.deployment, question) if one.step == "release"]
-    assert "don't leave the vault" in release.sentence
+    assert "can't leave the vault" in release.sentence
     assert release.fix == f"have the application call its tools at {place.room.url}/mcp"
