@@ -1,4 +1,4 @@
-"""The map on the start page: agents, accounts, and a line for each permission between them, thick where it is used."""
+"""The map on the start page: agents, accounts, and a line for each permission between them, thicker if used more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _THINNEST, _THICKEST = 1.25, 7.0  # pixels
 
 @dataclass(frozen=True, slots=True)
 class MapLine:
-    """What one agent may do with one account: `level` of the four choices, and how often it did lately."""
+    """What one agent may do with one account: `level` of the four choices, and how often it did so recently."""
 
     agent: OwnAgent
     account: Connection
@@ -80,7 +80,7 @@ def draw(
                 )
             )
     shown = tuple(one for one, _ in agents)
-    # Thin lines last: they stay in sight above thick ones.
+    # Thin lines last, so that they stay visible above thick ones.
     ordered = tuple(sorted(lines, key=lambda one: -one.count))
     return AccessMap(shown, accounts, ordered, all_agents - len(shown), len(owned) - len(accounts))
 
@@ -95,7 +95,7 @@ def _most_used(owned: Sequence[Connection], uses: Mapping[tuple[str, str], int])
 
 
 def _middle(place: int, of: int) -> float:
-    """Where the middle of a place in a column of equal ones is."""
+    """The center of an item in a column of equal ones."""
     return _HEIGHT * (place + 0.5) / of
 
 

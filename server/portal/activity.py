@@ -1,6 +1,6 @@
 """The activity page: newest events first, filtered by the address, live, and as a file.
 
-Of the person themselves; `server.portal.administration.activity` tells administrators that of everyone.
+Shows the person's own events; `server.portal.administration.activity` shows administrators everyone's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from vault.records import Connection, ConnectionState, Event
 
 PAGE_SIZE: Final = 50
 EXPORT_BATCH: Final = 500  # events per read of an export
-_NEW: Final = 100  # events that one look for new ones brings
+_NEW: Final = 100  # events returned by one check for new ones
 _SHORT: Final = 8  # events on another page
-_LOOK_BACK: Final = 300  # events among which those are searched for
+_LOOK_BACK: Final = 300  # events that are searched for one page
 _FIELD_LIMIT: Final = 200  # characters of a filter
 _COLUMNS: Final = ("time", "event", "outcome", "agent", "agent_id", "account", "connection_id", "details")
 _OF_PEOPLE: Final = ("person", "person_id")
@@ -49,7 +49,7 @@ class ActivityFilters:
 
 
 def read_filters(query: Callable[[str], str]) -> ActivityFilters:
-    """The filters in the address; a value that means nothing counts as absent."""
+    """The filters in the address; an invalid value counts as absent."""
     names = ("agent", "account", "tool", "outcome", "from", "to", "zone")
     fields = {name: query(name)[:_FIELD_LIMIT] for name in names}
     zone = _zone(fields["zone"])
@@ -86,9 +86,9 @@ def place_in(value: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The events of one person, or of everyone (`user_id` None), and the page at `path` that tells them.
+    """The events of one person, or of everyone (`user_id` None), and the page at `path` that shows them.
 
-    `accounts` are known by id. `names_people`: an administrator reads it, so each row says whose it is.
+    `accounts`: by ID. `names_people`: the page is for an administrator, so each row names the person.
     """
 
     deployment: Deployment

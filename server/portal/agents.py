@@ -1,4 +1,4 @@
-"""The person's agents: a list, and a page for each with its access, activity, sign-ins, and the way to end it."""
+"""The person's agents: a list, and a page for each with its access, activity, sign-ins, and a cut-off."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OwnAgent:
 
 
 async def own_agents(visit: OwnVisit, *, uses: Sequence[LastUse] | None = None) -> list[OwnAgent]:
-    """Every client with a grant or a live delegation of this person, the last used first.
+    """Every client with a grant or a live delegation of this person, most recently used first.
 
     `uses` is what `audit.list_last_uses` returned, where the caller has read it already.
     """
@@ -115,7 +115,7 @@ async def _agent(visit: OwnVisit) -> Client:
 
 
 async def show_one(visit: OwnVisit) -> Response:
-    """One agent: its access, what it did lately, its sign-ins."""
+    """Show one agent: its access, recent activity, and sign-ins."""
     client = await _agent(visit)
     deployment, user = visit.deployment, visit.user
     rows = await access.rows_of_agent(deployment, user, client)
@@ -154,7 +154,7 @@ def _order(row: access.AccessRow) -> bool:
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Store what the person changed of the agent's access."""
+    """Store the person's changes to the agent's access."""
     client = await _agent(visit)
     rows = await access.rows_of_agent(visit.deployment, visit.user, client)
     changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
@@ -169,7 +169,7 @@ async def choose_tools(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the last change back, within 15 minutes."""
+    """Undo the last change, within 15 minutes."""
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
     if client is None:

@@ -1,4 +1,4 @@
-"""The connect pages: what an agent asks for, the redirect to the provider and back, and the result.
+"""The connect pages: an agent's request, the redirect to the provider and back, and the result.
 
 `server.connecting.links` and `server.connecting.provider_authorization` own links, their owner and the callback's
 checks.
@@ -50,7 +50,7 @@ async def _agent(visit: OwnVisit, client_id: str | None) -> Client | None:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Show who asks for what, with which account to answer, and how much of it to allow."""
+    """Show who requests what, and let the person choose the account and how much to allow."""
     handle = str(visit.visit.request.path_params["handle"])
     return await _question(visit, handle, await load_link(visit.deployment, handle, user=visit.user))
 
@@ -81,7 +81,7 @@ async def _question(
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
         "row": row,
-        # Nothing that writes is chosen for the person.
+        # No writing permission is preselected.
         "preselected_level": Level.READ.value if row is not None and row.reads == row.all_scopes else "",
         "days": access.DAYS,
         "error": error,
@@ -154,7 +154,7 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the person allows of a request: some of its scopes, being asked about `ask`, until `ends_at`."""
+    """What the person allows: some of the requested scopes, with questions about `ask`, until `ends_at`."""
 
     scopes: frozenset[str] = frozenset()
     ask: frozenset[str] = frozenset()
@@ -162,7 +162,7 @@ class Terms:
 
 
 async def _read_terms(visit: OwnVisit, request: ConnectRequest) -> Terms | None:
-    """What the form allows of the request, never more; None when the person has chosen nothing yet."""
+    """What the form allows, at most the request; None if the person hasn't chosen anything yet."""
     provider, now = known_provider(visit.deployment, request.provider), visit.deployment.now()
     client = await _agent(visit, request.client_id)
     row = None if client is None else _row(visit, client, provider, request)
@@ -179,7 +179,7 @@ async def _read_terms(visit: OwnVisit, request: ConnectRequest) -> Terms | None:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """Approve: let the agent use an existing account, or go to the provider. Refuse: use up the link."""
+    """Approve (let the agent use an existing account, or go to the provider) or refuse (use up the link)."""
     deployment = visit.deployment
     handle = str(visit.visit.request.path_params["handle"])
     request = await load_link(deployment, handle, user=visit.user)
@@ -197,7 +197,7 @@ async def decide(visit: OwnVisit) -> Response:
     named = next((one for one in covering if one.id == visit.form.one("account")), None)
     chosen = named or await chosen_account(visit, request.provider)
     is_ready = named is not None
-    if decision == "allow" and not is_ready:  # before the link is spent
+    if decision == "allow" and not is_ready:  # before the link is used up
         provider = known_provider(deployment, request.provider)
         await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
     await consume_link(deployment, handle)
@@ -243,7 +243,7 @@ def login_hint(connection: Connection | None) -> str | None:
 
 
 def asked_scopes(wanted: frozenset[str], connection: Connection | None) -> frozenset[str]:
-    """What to ask the provider for: its new answer replaces the account's scopes, so include the existing ones."""
+    """The scopes to request from the provider, including the existing ones, since its new answer replaces them."""
     return wanted if connection is None else wanted | connection.scopes
 
 
@@ -316,7 +316,7 @@ def _done_path(connection: Connection, *, client_id: str | None, not_granted: fr
 
 
 async def show_done(visit: OwnVisit) -> Response:
-    """What is connected now, and what the agent may use of it: read again, whatever the address says."""
+    """Show what is connected and what the agent may use, from current data instead of the address."""
     deployment = visit.deployment
     wanted = str(visit.visit.request.path_params["connection"])
     connection = await shared_connections.usable(

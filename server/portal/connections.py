@@ -47,12 +47,12 @@ _FINE: Final = 3
 _BAD_ENDS: Final = frozenset(
     {"failed", "given_up", "alive", "left_alive", "unchecked", "delete_there", "delete_late", "entered_unchecked"}
 )
-_REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt continues and is repeated anyway
+_REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt continues and is retried anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Everything that is connected, trouble first, and what was recently disconnected."""
+    """Show all connections, problems first, and recently disconnected ones."""
     deployment, now = visit.deployment, visit.deployment.now()
     database = deployment.database
     owned = await connections.list_connections(database, visit.user.id)
@@ -96,7 +96,7 @@ def _title_of(visit: OwnVisit, provider: str) -> str:
 
 
 def end_row(visit: OwnVisit, one: revocations.Revocation, known: Mapping[str, receipts.Receipt]) -> dict[str, object]:
-    """What became of a disconnected account at its provider, in words; `known` are the person's receipts."""
+    """The text about a disconnected account's state at its provider; `known` are the person's receipts."""
     word = _ended_word(one, known.get(one.connection_id))
     provider = visit.deployment.catalog.get(one.provider)
     is_entered = provider is not None and provider.credential is not None
@@ -118,7 +118,7 @@ def end_row(visit: OwnVisit, one: revocations.Revocation, known: Mapping[str, re
 
 
 def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -> str:
-    """The outcome, and what the probe adds to it."""
+    """The outcome, with the result of the check at the provider."""
     if receipt is None:
         return one.outcome
     match one.outcome, receipt.result:
@@ -200,7 +200,7 @@ async def _access_rows(
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Store what the person changed of who may use the account."""
+    """Store the person's changes to who may use the account."""
     connection = await _own(visit)
     rows = await _access_rows(visit, connection)
     changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
@@ -208,7 +208,7 @@ async def change(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the last change back, within 15 minutes."""
+    """Undo the last change, within 15 minutes."""
     connection = await _own(visit)
     rows = await _access_rows(visit, connection)
     return _go_back(connection, await access_changes.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
@@ -219,7 +219,7 @@ def _go_back(connection: Connection, handle: str) -> Response:
 
 
 async def rename(visit: OwnVisit) -> Response:
-    """Give the account a name of the person's own, or take it away."""
+    """Set or remove the person's own name for the account."""
     connection = await _own(visit)
     nickname = " ".join(visit.form.one("nickname").split())
     if len(nickname) > NICKNAME_LIMIT or not nickname.isprintable():
@@ -251,7 +251,7 @@ def account_title(visit: OwnVisit, provider_name: str) -> str:
 
 
 def _by_company(connection: Connection, *, is_identity: bool) -> str:
-    """What a company has to do with an account; empty: nothing."""
+    """How a company is involved in an account; empty if it isn't."""
     if is_identity:
         return text("connections.identity")
     return "" if connection.renewed_by is None else text("connections.by_company")
@@ -299,7 +299,7 @@ def _is_doubted(connection: Connection, status: str) -> bool:
 
 
 async def choose(visit: OwnVisit) -> Response:
-    """Choose scopes of a provider to connect with, and an account; what ordinary use needs is preselected."""
+    """Choose a provider's scopes and an account to connect; the scopes for ordinary use are preselected."""
     provider, ticked = _wanted_provider(visit, visit.visit.query("provider"))
     await check_may_connect(visit.deployment, visit.session, provider)  # not after all the choices were made
     return await _choice_page(visit, provider, ticked=ticked, error="", status=200)
@@ -373,7 +373,7 @@ async def _own(visit: OwnVisit) -> Connection:
 
 
 async def reconnect(visit: OwnVisit) -> Response:
-    """Ask the provider again for what the connection has; agents keep what they may use."""
+    """Request the connection's scopes again from the provider; agents keep their permissions."""
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
     trip = ConsentRequest(
@@ -412,5 +412,5 @@ async def disconnect(visit: OwnVisit) -> Response:
         async with asyncio.timeout(_REVOKE_WAIT):
             await revocations.revoke_upstream(deployment.vault, connection.id)
     except TimeoutError:
-        pass  # it is recorded as due and repeated
+        pass  # it is recorded as due and will be retried
     return pages.go(f"/connections?closed={connection.id}")

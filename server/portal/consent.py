@@ -24,7 +24,7 @@ from vault import connections
 from vault.records import Client
 from vault.tokens import tokens
 
-_TYPE_THE_CODE: Final = "/device"  # for a browser that did not type a device's code
+_TYPE_THE_CODE: Final = "/device"  # for a browser that didn't enter a device's code
 _MOST_ACCOUNTS: Final = 25  # the others are on the agent's page
 
 
@@ -43,7 +43,7 @@ async def show(visit: OwnVisit) -> Response:
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
     await _check_admin(visit, pending)
-    # A person who had to sign in first comes here with a request that would have been answered at once.
+    # A person who had to sign in first may arrive with a request that can be answered immediately.
     if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))
     client = pending.client
@@ -92,7 +92,8 @@ async def _rows(visit: OwnVisit, pending: authorize.PendingAuthorization) -> Seq
 
 
 async def _earlier(visit: OwnVisit, pending: authorize.PendingAuthorization) -> recognition.EarlierAgent | None:
-    """The agent that this one claims to be. Not by a device's code, which a stranger may have sent (RFC 8628 §5.4)."""
+    """The agent that this one claims to be. Not with a device's code, which an attacker may have sent (RFC 8628
+    §5.4)."""
     if pending.wanted.device is not None:
         return None
     return await recognition.find_earlier(visit.deployment, visit.user, client=pending.client)
@@ -111,7 +112,7 @@ def _targets(pending: authorize.PendingAuthorization) -> list[str]:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """Let the agent in, or not, with the selected accounts.
+    """Admit the agent with the selected accounts, or deny it.
 
     Reads only `decision` and the selected accounts from the form.
     """
@@ -176,7 +177,7 @@ def _sign_in_again(pending: authorize.PendingAuthorization) -> Response:
 
 
 def web_link(client: Client, member: str) -> str:
-    """An http(s) link of a client's metadata, or nothing: no script, no picture, no other scheme."""
+    """An http(s) link from a client's metadata, or an empty string; no other schemes."""
     value = client.metadata.get(member)
     if not isinstance(value, str) or len(value) > 500:
         return ""

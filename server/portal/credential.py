@@ -21,7 +21,7 @@ _FIELD = "field."
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Say what to make at the service, an API key or the like, and ask for it."""
+    """Explain what to create at the service, such as an API key, and ask for it."""
     handle = str(visit.visit.request.path_params["handle"])
     form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
     return _page(visit, handle, form)
@@ -58,7 +58,7 @@ def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryF
 
 
 def _words(form: CredentialForm, refused: EntryFault) -> str:
-    """What is wrong, without anything that was entered."""
+    """The error text, without the entered values."""
     about = form.credential.fields.get(refused.field)
     example = "" if about is None or about.secret else about.example
     name = "shape_like" if example and refused.reason == "shape" else refused.reason
@@ -74,7 +74,7 @@ def _words(form: CredentialForm, refused: EntryFault) -> str:
 
 
 async def submit(visit: OwnVisit) -> Response:
-    """Check what was entered, and connect the account; or say what is wrong with it."""
+    """Check the entered values, and connect the account or show the error."""
     handle = str(visit.visit.request.path_params["handle"])
     form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
     values = {name: visit.form.one(_FIELD + name) for name in form.credential.fields}

@@ -20,7 +20,7 @@ def form_token(key: bytes, browser_secret: str, *, action: str) -> str:
 
 
 def token_of_session(key: bytes, session_hash: bytes, *, action: str) -> str:
-    """As `form_token`, for a browser of which the vault has the hash of its session only."""
+    """Like `form_token`, for a browser of which the vault only has the session's hash."""
     return hmac.new(key, session_hash + action.encode(), hashlib.sha256).hexdigest()
 
 
@@ -31,7 +31,7 @@ def is_own_token(key: bytes, browser_secret: str, *, action: str, sent: str) -> 
 
 
 def is_from_own_page(request: Request, *, public_url: str) -> bool:
-    """Whether the browser says that the form was on a page of ours.
+    """Whether the browser reports that the form was on one of our pages.
 
     Our pages send no referrer, and browsers then write `Origin: null` on their forms; `Sec-Fetch-Site`, which pages
     cannot set, distinguishes them from a foreign sandboxed frame. Without either header the caller is not a browser,

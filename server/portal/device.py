@@ -1,4 +1,4 @@
-"""The page for a device without this browser: type the code that an agent shows.
+"""The page for entering the code that an agent on another device shows.
 
 It leads to a connect page, or to the consent page if the agent's device asks to be signed in (RFC 8628 §3.3).
 """
@@ -29,7 +29,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def enter(visit: OwnVisit) -> Response:
-    """Take the code that an agent shows, a few times per ten minutes."""
+    """Accept the code that an agent shows, a few times per ten minutes."""
     deployment, typed = visit.deployment, visit.form.one("user_code")[:64]
     now, address = deployment.now(), address_of(visit.visit.request)
     async with deployment.transaction() as transaction:

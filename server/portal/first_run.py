@@ -28,7 +28,7 @@ _SYSTEMS: Final = (("Windows", "win32"), ("Mac", "darwin"))  # in a browser's Us
 
 
 async def show(visit: Visit) -> Response:
-    """The form for the first admin; once there is one, the steps to a first call."""
+    """Show the form for the first admin, or once there is one, the steps to a first call."""
     if not await password.has_admin(visit.deployment):
         return visit.page("first_run.html", {"error": "", "name": "", "minimum": MIN_LENGTH})
     if visit.user is None or visit.session is None:
@@ -78,7 +78,7 @@ def _config(visit: OwnVisit, client: str) -> ClientConfig:
 
 
 async def create(visit: Visit) -> Response:
-    """Make the first admin, with the secret that the server printed, and sign them in."""
+    """Create the first admin, with the secret that the server printed, and sign them in."""
     form = visit.form
     try:
         password.check_same(form.one("password"), form.one("password_again"))

@@ -1,4 +1,4 @@
-"""The start page: what needs the person's attention, then the map of agents and accounts, and what happened."""
+"""The start page: items that need the person's attention, the map of agents and accounts, and recent events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN: Final = 5  # events
 
 
 async def show(visit: OwnVisit) -> Response:
-    """What needs the person, and everything at a glance."""
+    """Show what needs the person, with an overview of everything."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
     uses = await audit.list_last_uses(deployment.database, visit.user.id)

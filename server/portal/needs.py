@@ -1,7 +1,7 @@
-"""What waits for the person: approvals, others' requests, accounts in trouble, and for admins tools to review
-and registrations that end.
+"""Items that wait for the person: approvals, others' requests, accounts with problems, and for admins tools to review
+and expiring registrations.
 
-Drives badge, title and start page.
+Used for the badge, the title, and the start page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The person's notices: what about, when, and the channels that they reach the person by."""
+"""The person's notifications: their subjects, times, and channels."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ async def _send_confirmation(visit: OwnVisit, channel: NoticeChannel) -> bool:
 
 
 async def _send(visit: OwnVisit, channel: NoticeChannel, message: texts.NoticeMessage) -> bool:
-    """Send now, at the person's own request; whether it was accepted."""
+    """Send now, at the person's request; returns whether it was accepted."""
     deployment, failure = visit.deployment, ""
     try:
         await senders.send(deployment, channel, message)

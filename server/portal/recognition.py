@@ -1,8 +1,8 @@
-"""Software that registers again: the same agent of the same person under another client id, by its own account.
+"""Software that registers again: the same agent of the same person with a new client ID, according to its own metadata.
 
-Many clients register at each start, or lose what they registered. The consent page then offers what the earlier
-registration was allowed. The client wrote everything that is compared here, so nothing is carried over without the
-person's click, and the page says what is known and what is not.
+Many clients register at each start or lose their registration. The consent page then offers the permissions of the
+earlier registration. The client wrote everything that is compared here, so nothing is carried over without the person's
+click, and the page states what is verified and what isn't.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One request of a browser to a page: who it is, its posted form, and the routes that pass it to a page's function.
 
-Every form passes the same steps here, in this order, before a page sees it: read it bounded, check its origin, its
-token, and for most pages the session. A page cannot skip one.
+Every form passes the same steps here before a page sees it: read it within limits, then check its origin, its token,
+and for most pages the session. A page can't skip a step.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _passkey_options(visit: Visit) -> str:
 
 
 def _takes_passkeys(visit: Visit) -> bool:
-    """Where people sign in at their company only, a passkey confirms what they do here, and lets no one in."""
+    """If people can only sign in at their company, a passkey confirms actions here but doesn't sign anyone in."""
     return visit.deployment.settings.sign_in.local or visit.user is not None
 
 
@@ -152,8 +152,8 @@ async def _refusal_page(
 async def open_window(visit: Visit) -> Response:
     """Open the owner's browser on this computer, signed in.
 
-    The caller sees nothing of the link, and must be one of the owner's own programs: for others on a shared machine
-    nothing is opened.
+    The caller never sees the link, and must be one of the owner's own programs; nothing is opened for others on a
+    shared machine.
     """
     deployment = visit.deployment
     _check_own_user(visit)
@@ -176,7 +176,7 @@ async def with_owner_link(visit: Visit) -> Response:
     """The one-time link of `token-vault sign-in`: signs this browser in, and moves on without the secret in the
     address.
 
-    A link in the hands of another user of the machine is not even used up.
+    A link that another user of the machine opens isn't used up.
     """
     _check_own_user(visit)
     try:

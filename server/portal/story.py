@@ -1,7 +1,7 @@
-"""The activity as sentences: who did what with which account, how far a token went, and why something was refused.
+"""The activity as sentences: who did what with which account, how a token was limited, and why something was refused.
 
-All words are in the catalogue: `event.KIND` says what happened, `why.CODE` why not, and
-`fix.CODE` what to do about it. Only names and numbers of the event itself come in.
+All texts are in the catalog: `event.KIND` for what happened, `why.CODE` for why it failed, and `fix.CODE` for what to
+do about it. They only contain names and numbers from the event itself.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ class StoryRow:
 
 
 class Storyteller:
-    """Tells events of one person; `agents` and `accounts` are names by id.
+    """Describes the events of one person; `agents` and `accounts` are names by ID.
 
-    With `people` (name and page by id), it tells an administrator whose each is, and offers no fix: that is theirs.
+    With `people` (name and page by ID), it names each event's person for an administrator, and offers no fixes, which
+    only that person can make.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A certificate authority for one run of one program, limited to the hosts that the vault answers for.
+"""A certificate authority for one run of a program, limited to the hosts that the vault handles.
 
-Its key never leaves this process's memory, and only the program gets it as trusted. The key of the hosts'
-certificates touches the disk encrypted, and only until OpenSSL, which reads nothing but files, has it.
+Its key never leaves this process's memory, and only the program trusts it. The key of the hosts' certificates is
+written to disk encrypted, and only until OpenSSL, which can only read files, has loaded it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The program itself: it starts with our standard streams, gets our signals, and ends with us."""
+"""The program itself: it uses our standard streams, receives our signals, and ends with this process."""
 
 from __future__ import annotations
 

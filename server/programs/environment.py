@@ -1,7 +1,7 @@
 """The environment of a program: the proxy, the authority to trust, placeholders, and no secret of ours.
 
-Each tool has its own variables for the same. A bundle replaces a tool's own roots, so it has those too where other
-hosts are allowed, and what a variable of the person names; otherwise it holds the run's authority alone.
+Each tool has its own variables for this. A bundle replaces a tool's own roots, so it includes those if other hosts are
+allowed, and the certificates that the person's variables name; otherwise it contains only the run's authority.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BUNDLE: Final = (  # OpenSSL, Go, Python; curl; requests; git; AWS; pip; cargo;
     *("CARGO_HTTP_CAINFO", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
 )
 _ADDED: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # in addition to the tool's own roots
-# Tokens without which tools start no call. What they send is dropped: the vault puts in the account's own.
+# Tokens that tools need before they make a call. The vault replaces them with the account's own.
 _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic": ("ANTHROPIC_API_KEY",),
     "digitalocean": ("DIGITALOCEAN_ACCESS_TOKEN",),

@@ -1,7 +1,7 @@
-"""The proxy that one program talks to: CONNECT on loopback, TLS ended for the hosts that the vault answers for.
+"""The proxy for one program: CONNECT on loopback, with TLS terminated for the hosts that the vault handles.
 
-Only who knows the run's password gets through: other users of the machine reach the port, too. Other hosts are refused,
-or tunneled without a look inside, as the person who started the program chose. HTTP/1.1 only: no HTTP/2, WebSockets, or
+Callers need the run's password, since other users of the machine can reach the port, too. Other hosts are refused or
+tunneled without inspection, as chosen by the person who started the program. HTTP/1.1 only: no HTTP/2, WebSockets, or
 gRPC.
 """
 

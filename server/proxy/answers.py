@@ -1,6 +1,6 @@
-"""The way back: which parts of a provider's answer pass, with the credential masked, whole or piece by piece.
+"""Answers: which parts of a provider's answer are passed on, with the credential masked, whole or piece by piece.
 
-`server.proxy.endpoint` decides whether to pass an answer on at all, and what to do when it calls the token dead.
+`server.proxy.endpoint` decides whether to pass on an answer at all, and what to do if the provider rejects the token.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.proxy.wire import DECODED, response_headers
 if TYPE_CHECKING:
     from providers.outbound.sessions import StreamedAnswer
 
-SMALL: Final = 65536  # bytes: a body up to this size is read at once
+SMALL: Final = 65536  # bytes; a body up to this size is read at once
 _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whether the client still reads
 _REDIRECTS: Final = frozenset(
     {
@@ -52,7 +52,7 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
 
 
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
-    """Whether the provider calls the token dead, by status or, if it answers 200 to everything, by its own code."""
+    """Whether the provider rejects the token, by status or, if it answers 200 to everything, by its own code."""
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return True
     errors = provider.errors
@@ -72,7 +72,7 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
 async def hand_on(
     incoming: ProxyRequest, call: ProxiedCall, answer: StreamedAnswer, *, body: bytes | None, secrets: Sequence[bytes]
 ) -> None:
-    """Send this answer to the client. Raises ProxyRefused, before a byte of it, if it must not pass."""
+    """Send this answer to the client. Raises ProxyRefused, before the first byte, if it must not be passed on."""
     fields = {name.lower(): value for name, value in answer.headers}
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
@@ -136,9 +136,9 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes | None, str | None]:
     """The address here of the `Location`, if it is at this API, and the upload session that it opens.
 
-    Raises ProxyRefused for a redirect elsewhere, which must not get a handle. None for another address that is only
-    informative, such as of a created thing, and for one with a query: it may open something without a credential, as an
-    upload session's does. A session that the provider file names is sealed.
+    Raises ProxyRefused for a redirect elsewhere, which must not receive a handle. None for another address that is only
+    informative, such as that of a created object, and for one with a query, which may grant access without a
+    credential, like that of an upload session. A session that the provider file names is sealed.
     """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
@@ -157,5 +157,5 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes |
 
 
 def _stays(below: str) -> bool:
-    """Whether a redirect ends at exactly this path: dot segments lead elsewhere, even out of the vault."""
+    """Whether a redirect leads to exactly this path: dot segments lead elsewhere, even out of the vault."""
     return path_problem(re.split("[?#]", below, maxsplit=1)[0]) is None and below.isprintable()

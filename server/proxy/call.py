@@ -1,4 +1,4 @@
-"""One call on its way through the proxy: what is known about it so far, and what a judged call sends."""
+"""A call in progress through the proxy: what is known about it so far, and the request that an allowed call sends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vault.handles import Handle, HandleState
 
 @dataclass(slots=True)
 class ProxyRequest:
-    """One call on its way, and what the activity will say about it."""
+    """A call in progress, with the data for the activity."""
 
     scope: Scope = field(repr=False)  # its headers have the handle
     receive: Receive
@@ -37,7 +37,7 @@ class ProxyRequest:
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
     broken: Exception | None = None  # why the request's body ended early
-    large_of: tuple[str, str] | None = None  # who holds a place of `large_bodies` for the body
+    large_of: tuple[str, str] | None = None  # who occupies a slot of `large_bodies` for the body
 
     @property
     def handle(self) -> Handle | None:
@@ -54,13 +54,13 @@ class ProxyRequest:
 
     @property
     def judged_method(self) -> str:
-        """The method whose rules decide."""
+        """The method that the rules are looked up by."""
         return judged_method(self.method)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxiedCall:
-    """A judged call: what may go out, under any of `rules`."""
+    """An allowed call: the request that may be sent, under any of `rules`."""
 
     provider: Provider
     target: Target
@@ -69,7 +69,7 @@ class ProxiedCall:
     address_here: Callable[[str], str]  # where the caller calls an API of the provider, without a slash at the end
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
+    body: bytes | None = field(repr=False)  # None if it streams, in which case it can only be sent once
     sessions: UploadSessions
     session: str | None = field(default=None, repr=False)  # the upload session that the call is part of
 
@@ -77,7 +77,7 @@ class ProxiedCall:
     def links(self) -> Sequence[tuple[bytes, bytes]]:
         """Absolute addresses of the provider's APIs, and those at which the caller calls them, if they are others."""
         apis = self.provider.apis.items()
-        git = self.provider.git  # of its addresses answers say pages, which no client calls
+        git = self.provider.git  # for its addresses, answers contain those of pages, which clients don't call
         pairs = [
             (base.rstrip("/"), self.address_here(api))
             for api, base in apis
@@ -98,7 +98,7 @@ class ProxiedCall:
         return replace(self, provider=there, url=url).outward()
 
     def outward(self) -> ProxiedCall:
-        """Put the provider's own addresses into the body, where a client sends back what an answer said."""
+        """Restore the provider's own addresses in the body, if a client sends back addresses from an answer."""
         body = self.body
         if not body or not self.provider.proxied.links:
             return self

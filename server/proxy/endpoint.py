@@ -1,9 +1,8 @@
-"""The proxy: a client calls the provider's own API through us, with a handle in place of the provider's credential.
+"""The proxy: a client calls the provider's own API through the vault, with a handle in place of the credential.
 
 A call passes an ordered list of checks: request line, handle, rule and parameters, exchange. Then the credential is
-added, for that provider's hosts only, and the answer goes back with the credential masked. `server.proxy.wire` says
-what a request may look like; the provider file's rules and `vault.exchange` decide, on each call, whether it is
-allowed.
+added, for that provider's hosts only, and the answer goes back with the credential masked. `server.proxy.wire` defines
+valid requests; the provider file's rules and `vault.exchange` decide on each call whether it is allowed.
 """
 
 from __future__ import annotations
@@ -63,16 +62,16 @@ from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID
 
-_AGEING: Final = 120  # seconds before expiry from which each call exchanges the token, so that it is renewed in time
-_LATER: Final = 5  # seconds: longer than the deadline of the whole call, which is the one reported
-_SHARE: Final = 32  # calls in flight of one account
-CALLED_ADDRESS: Final = "token-vault-called-address"  # where the caller believes the API to be
+_AGEING: Final = 120  # seconds before expiry at which each call exchanges the token, so that it is renewed in time
+_LATER: Final = 5  # seconds; longer than the deadline of the whole call, which is the one reported
+_SHARE: Final = 32  # calls in progress per account
+CALLED_ADDRESS: Final = "token-vault-called-address"  # the API's address as the caller knows it
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger("token_vault.proxy")
 
 
 class Proxy:
-    """ASGI: everything below `/proxy/`. `address_here`: where callers call an API of a provider, if elsewhere.
+    """ASGI app for everything below `/proxy/`. `address_here`: where callers call a provider's API, if different.
 
     `tool`: the tool call that all calls are part of.
     """
@@ -97,7 +96,8 @@ class Proxy:
             await answer.write(send)
             return
         incoming = ProxyRequest(scope, receive, send, fields=fields, started=time.monotonic())
-        code: str | None = "interrupted"  # if the process ends first: the provider may have carried the call out
+        # in case the process ends first, since the provider may have carried out the call
+        code: str | None = "interrupted"
         try:
             code = await self._attempt(incoming)
         finally:
@@ -133,20 +133,21 @@ class Proxy:
             else:
                 refused = refusals.of_http(error, is_write=incoming.judged_method != "GET")
         except ProxyRefused as error:
-            refused = error.with_traceback(None)  # its frames would keep it
+            refused = error.with_traceback(None)  # otherwise its frames would keep it alive
         except (VaultError, OAuthError) as error:
             refused = await refusals.of_vault(self._deployment, error, handle=incoming.handle)
-        except Exception:  # the log gets the cause, the caller an id to quote
+        except Exception:  # the log gets the cause, and the caller an ID to quote
             logger.exception("call failed")
             refused = refusals.internal_error(REQUEST_ID.get())
         refused = self._count(incoming, refused)
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
-        if not incoming.is_answering:  # otherwise cut the answer off, so that no client takes it for complete
+        if not incoming.is_answering:  # otherwise cut off the answer, so that no client takes it for complete
             await self._refuse(incoming, refused)
         return refused.code
 
     def _count(self, incoming: ProxyRequest, refused: ProxyRefused) -> ProxyRefused:
-        """The answer to the agent: a call that we refuse counts for it, like one of a tool that reaches no provider."""
+        """The answer to the agent: a refused call counts toward its limit, like a tool call that reaches no
+        provider."""
         if (
             incoming.handle is None
             or refused.code in refusals.FAILURES
@@ -196,7 +197,7 @@ class Proxy:
         is_single = sum(name == b"authorization" for name, _ in incoming.scope["headers"]) == 1
         scheme, _, value = incoming.fields["authorization"].partition(" ") if is_single else ("", "", "")
         scheme, value = scheme.lower(), value.strip()
-        if access_key := credential_of(f"{scheme} {value}"):  # SDKs of AWS sign with the handle as their access key
+        if access_key := credential_of(f"{scheme} {value}"):  # AWS SDKs sign with the handle as their access key
             scheme, value = "bearer", access_key
         if scheme not in {"bearer", "dpop", "token"} or not value:
             raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
@@ -222,7 +223,7 @@ class Proxy:
         return standing
 
     async def _check_origin(self, incoming: ProxyRequest, handle: Handle) -> None:
-        """Only pages of the client's own origins may call and read."""
+        """Refuse pages of other origins than the client's own."""
         origin = incoming.fields.get("origin")
         if origin is None:
             return
@@ -232,7 +233,7 @@ class Proxy:
         incoming.cors = cors.answer_headers(origin, exposed="*")
 
     async def _judge(self, incoming: ProxyRequest, handle: Handle, provider: Provider, target: Target) -> ProxiedCall:
-        """Rule and parameters. Reads the body if a rule looks at it, or if it is small."""
+        """The rule and the parameters. Reads the body if a rule needs it, or if it is small."""
         method = incoming.judged_method
         found = rules.of_path(provider, api=target.api, method=method, path=target.path)
         found = tuple(rule for rule in found if not rule.tells_secrets)
@@ -250,7 +251,7 @@ class Proxy:
             raise refusals.no_rule(provider, target.path)
         if rules.first_rule(provider, found, handle.scopes) is None:
             raise refusals.not_covered(provider, found)
-        # What a file holds is no parameter, whatever its type says.
+        # A file's content isn't a parameter, whatever its type.
         is_content = all(rule.body == "any" for rule in found)
         overridable = provider.overrides is not None and bool(provider.overrides.parameters)
         body, in_body = await self._read(incoming, provider, is_judged=bool(judged) or (overridable and not is_content))
@@ -290,7 +291,7 @@ class Proxy:
     async def _read(
         self, incoming: ProxyRequest, provider: Provider, *, is_judged: bool
     ) -> tuple[bytes | None, CallParameters | None]:
-        """The body, None when it streams; and its parameters, None if they were not inspected."""
+        """The body (None if it streams) and its parameters (None if they weren't inspected)."""
         headers = incoming.fields
         length = headers.get("content-length", "0") if "transfer-encoding" not in headers else ""
         if length == "0":
@@ -349,9 +350,9 @@ class Proxy:
     # The call
 
     async def _call(self, incoming: ProxyRequest, call: ProxiedCall, standing: HandleState) -> None:
-        """Exchange, send, answer; renew once a token that the provider rejects, if the call can be repeated.
+        """Exchange, send, and answer; if the provider rejects the token, renew it once, if the call can be repeated.
 
-        A 401 means: not carried out.
+        A 401 means that the call wasn't carried out.
         """
         opening = await self._exchange(incoming, call, standing)
         choice = choice_at(
@@ -365,7 +366,7 @@ class Proxy:
         for is_last in (False, True):
             async with self._deployment.http.open(self._request(incoming, call, chosen.value)) as answer:
                 body = await read_small(answer)
-                # a region that the account hasn't turned on knows no key
+                # a region that isn't turned on for the account knows no keys
                 if not chosen.is_usual or not is_unauthorized(call.provider, answer, body):
                     await hand_on(incoming, call, answer, body=body, secrets=opening.needles)
                     return
@@ -404,7 +405,8 @@ class Proxy:
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = OpenedToken(token, masks_of(call.provider, token.value, token.entered), standing)
             ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
-            is_kept = self._deployment.vault.policy_check is None and not token.secret_source  # else asked each time
+            # otherwise the person is asked each time
+            is_kept = self._deployment.vault.policy_check is None and not token.secret_source
             if standing.is_own and is_kept:
                 self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
         token = opening.token
@@ -455,7 +457,8 @@ class Proxy:
         await refusals.send(incoming.send, refused, provider, accept=accept, headers=incoming.cors)
 
     def _record(self, incoming: ProxyRequest, code: str | None) -> None:
-        """One event per call of a known handle: never a path, a query or a value, but the rule's template."""
+        """Record one event per call with a known handle, with the rule's template but never a path, a query, or a
+        value."""
         if incoming.handle is None:
             return
         handle, rule, token = incoming.handle, incoming.rule, incoming.token

@@ -1,6 +1,6 @@
-"""Who may make a program's call, with which account: the person's permission, and a handle for the vault's proxy.
+"""The account and permission for a program's call, and a handle for the vault's proxy.
 
-The agent needs the scopes of the request rule that matches the call, and gets a handle for these only. If it may not
+The agent needs the scopes of the request rule that matches the call, and gets a handle for only these. If it may not
 use an account yet, its person gets a link, and the call waits for a while.
 """
 
@@ -38,17 +38,17 @@ from vault.scopes import expand
 PURPOSE: Final = "run"
 READING: Final = frozenset({"GET", "HEAD"})
 _LIFETIME: Final = 300  # seconds of a handle, as of a public client's
-_EARLY: Final = 30  # seconds before its end from which there is another one
-_LOOK: Final = 1.0  # seconds between two looks for the person's permission
-_QUIET: Final = 60.0  # seconds for which an unanswered question isn't asked again
+_EARLY: Final = 30  # seconds before its end at which a new one is issued
+_LOOK: Final = 1.0  # seconds between checks for the person's permission
+_QUIET: Final = 60.0  # seconds during which an unanswered question isn't repeated
 logger = logging.getLogger("token_vault.run")
 
 
 @dataclass(frozen=True, slots=True)
 class WantedCall:
-    """A call as the program sent it: `path` below the address of each API that could be meant.
+    """A call as the program sent it, with the `path` below the address of each matching API.
 
-    `operation`: what its header `X-Amz-Target` names.
+    `operation`: the one named by the header `X-Amz-Target`.
     """
 
     method: str
@@ -68,7 +68,7 @@ class AccountChoice:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the person would be asked for a call: these scopes of an account at this API."""
+    """The permission that a call needs from the person: these scopes of an account at this API."""
 
     address: ApiAddress
     scopes: frozenset[str]
@@ -92,16 +92,16 @@ HandleIssue = Callable[[AccountChoice, int], Awaitable[tuple[str, int]]]  # now;
 
 @dataclass(frozen=True, slots=True)
 class PermissionWait:
-    """How the person is asked: `tell` gets a sentence and a link; `wait` is in seconds."""
+    """How to ask the person: `tell` gets a sentence and a link; `wait` is in seconds."""
 
     tell: Callable[[str, str], None]
     wait: float
 
 
 class ProgramAccess:
-    """The accounts that one program may use. `accounts` are names of those to use where there are several.
+    """The accounts that a program may use. `accounts`: the names of those to use if there are several.
 
-    Without `asking`, what the person would have to allow is raised. `several` says how to choose one of several.
+    Without `asking`, raises the missing permission. `several`: how to choose one of several accounts.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ProgramAccess:
         self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
 
     async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
-        """The account, once the person allows it. Raises ProxyRefused, also where no API was `found` at this path."""
+        """The account, once the person allows it. Raises ProxyRefused, also if no API was `found` at this path."""
         if not found:
             raise ProxyRefused("call_not_allowed", "No API of a connected account is at this path. Nothing was sent.")
         chosen = await self._find_allowed(found, call)
@@ -142,7 +142,7 @@ class ProgramAccess:
             return await self._ask(found, call, question) if chosen is None else chosen
 
     async def handle(self, chosen: AccountChoice, issue: HandleIssue | None = None) -> str:
-        """A handle for this account with these scopes, which lives a while longer. `issue` gives a new one."""
+        """A handle for this account with these scopes that is valid for a while. `issue` creates a new one."""
         key = chosen.connection_id, chosen.scopes
         async with self._one_handle:
             held, now = self._held.get(key), self._deployment.now()
@@ -184,7 +184,7 @@ class ProgramAccess:
         return value, lifetime
 
     async def check_place(self, chosen: AccountChoice) -> None:
-        """Refuse a call of another account's address. Raises ProxyRefused, and what an exchange raises."""
+        """Refuse a call to another account's address. Raises ProxyRefused and the exceptions of an exchange."""
         places = await self._places_of(chosen)
         if chosen.address.host not in places:
             raise ProxyRefused(
@@ -212,7 +212,7 @@ class ProgramAccess:
         return False
 
     async def _places_of(self, chosen: AccountChoice) -> Sequence[str]:
-        """The hosts of the account's API. Raises ProxyRefused, and what an exchange raises."""
+        """The hosts of the account's API. Raises ProxyRefused and the exceptions of an exchange."""
         provider, api = self._deployment.catalog.provider(chosen.address.provider), chosen.address.api
         if "{" not in provider.apis[api]:
             return (chosen.address.host,)
@@ -232,7 +232,7 @@ class ProgramAccess:
         return places
 
     async def unknown_account(self) -> str | None:
-        """What to say of a name that was given at the start and is none of a connected account's."""
+        """The text for a name from the command line that matches no connected account."""
         usable = await self._usable(self._deployment.now())
         missing = [name for name in self._accounts if not any(_is_named(one, name) for one in usable)]
         if not missing:
@@ -243,7 +243,7 @@ class ProgramAccess:
         return f'no connected account is called "{missing[0]}". {advice if known else "Connect it first."}'
 
     async def close(self) -> None:
-        """Give all handles up; they end by themselves where the database can't be reached."""
+        """Revoke all handles; if the database can't be reached, they expire by themselves."""
         given = [*self._held.values(), *self._replaced]
         self._held.clear()
         self._replaced.clear()
@@ -255,7 +255,7 @@ class ProgramAccess:
             logger.warning("handles weren't given up; they end by themselves", extra={"cause": error.detail})
 
     async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice | None:
-        """The one account that this agent may use for the call; None if it needs to ask. Raises ProxyRefused."""
+        """The account that this agent may use for the call; None if it must ask. Raises ProxyRefused."""
         now, user = self._deployment.now(), self._principal.user_id
         held = await delegations.list_for_client(self._deployment.database, user, client_id=self._principal.client_id)
         live = {one.connection_id: one for one in held if one.is_live(now)}
@@ -321,7 +321,7 @@ class ProgramAccess:
         ]
 
     async def _question(self, found: Sequence[ApiAddress], call: WantedCall) -> Question:
-        """Raises ProxyRefused where no permission would do."""
+        """Raises ProxyRefused if no permission would help."""
         usable = await self._usable(self._deployment.now())
         held = {one.provider: one for _, one in self._pairs(found, usable)}
         address = next((one for one in found if one.provider in held), found[0])
@@ -332,7 +332,7 @@ class ProgramAccess:
         return Question(address, _least(fitting, held.get(provider.name)), self._account_named(provider, usable))
 
     async def _ask(self, found: Sequence[ApiAddress], call: WantedCall, question: Question) -> AccountChoice:
-        """Ask the person, and wait. Raises ProxyRefused with what to do."""
+        """Ask the person, and wait. Raises ProxyRefused with the next step."""
         if self._asking is None:
             return await self._exchange(question)
         until, refused = self._unanswered.get(question.key, (0.0, None))
@@ -354,12 +354,12 @@ class ProgramAccess:
                 if (chosen := await self._find_allowed(found, call)) is not None:
                     return chosen
         refusal = refusal_of(told)
-        if told.link is not None:  # otherwise the cause may pass by itself
+        if told.link is not None:  # otherwise the cause may be temporary
             self._unanswered[question.key] = loop.time() + _QUIET, refusal
         raise refusal
 
     def refusal(self, provider: Provider, _address: ApiAddress, call: WantedCall) -> ProxyRefused:
-        """What to say of a call without a rule."""
+        """The text for a call without a rule."""
         return no_rule(provider, call.path)
 
     def _account_named(self, provider: Provider, usable: Sequence[Connection]) -> str | None:
@@ -367,7 +367,7 @@ class ProgramAccess:
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
 
     async def _try(self, question: Question) -> AccountChoice | AgentRefusal:
-        """The account, if the call is allowed; else what the vault says, with a link if the person can help."""
+        """The account if the call is allowed; else the refusal, with a link if the person can help."""
         try:
             return await self._exchange(question)
         except VaultError as error:
@@ -386,7 +386,7 @@ class ProgramAccess:
 
 
 def reads(provider: Provider, rule: Rule) -> bool:
-    """Whether no call of this rule changes anything: it allows only GET, or a scope that only reads."""
+    """Whether calls of this rule change nothing: it allows only GET, or a scope that only reads."""
     return (rule.method == ("GET",) and ANY_CALL not in rule.scopes) or not rule.scopes.isdisjoint(
         provider.reading_scopes
     )
@@ -415,7 +415,7 @@ def _is_named(connection: Connection, name: str) -> bool:
 
 
 def _may_fit(rule: Rule, query: dict[str, object], operation: str, *, has_body: bool) -> bool:
-    """Whether the rule can hold with this query: what it wants of a body isn't known yet."""
+    """Whether the rule can match with this query; its conditions on the body aren't checked yet."""
     if not has_body:
         return rules.fits(rule, query, operation)
     return rule.target_pattern.fullmatch(operation) is not None and all(
@@ -424,7 +424,7 @@ def _may_fit(rule: Rule, query: dict[str, object], operation: str, *, has_body: 
 
 
 def _scopes_within(provider: Provider, fitting: Iterable[Rule], may: frozenset[str]) -> frozenset[str]:
-    """Scopes for each of the rules that `may` satisfies: which one holds depends on the body, perhaps."""
+    """The scopes of each rule that `may` satisfies; which one matches may depend on the body."""
     wanted: set[str] = set()
     for rule in fitting:
         options = [one for one in sorted(rule.scopes, key=lambda one: _reach(provider, one)) if one in may]
@@ -438,7 +438,7 @@ def _reach(provider: Provider, scope: str) -> tuple[int, str]:
 
 
 def _least(fitting: Sequence[Rule], account: Connection | None) -> frozenset[str]:
-    """What to ask for: what the account has already, if any of it will do."""
+    """The scopes to request: preferably those that the account already has."""
     has = frozenset[str]() if account is None else account.scopes
     options = [frozenset({scope}) | rule.needs for rule in fitting for scope in sorted(rule.scopes)]
     return min(options, key=lambda one: (not one <= has, len(one)))

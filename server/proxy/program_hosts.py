@@ -1,7 +1,7 @@
-"""Which API of which provider a program's call is for, by host and path.
+"""Find the provider and API of a program's call by host and path.
 
-Hosts that no provider here has are none of ours. A part of a host that differs by account, as in
-`s3.{region}.amazonaws.com`, stands for one label, or a part of it; `access` checks that the account is there.
+Hosts that belong to no provider here aren't handled. A part of a host that differs by account, as in
+`s3.{region}.amazonaws.com`, matches one label or a part of it; `access` checks that the account is there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PLACEHOLDER: Final = re.compile(r"\{[A-Za-z0-9_]+\}")
 
 @dataclass(frozen=True, slots=True)
 class ApiAddress:
-    """Where programs call one API of a provider: `path` is the beginning of all its paths, without a slash at the end.
+    """Where programs call one API of a provider. `path` is the prefix of all its paths, without a trailing slash.
 
-    `url` is the same as one text.
+    `url` is the whole address.
     """
 
     provider: str
@@ -48,7 +48,7 @@ class ApiAddress:
 
     @property
     def domain(self) -> str:
-        """What certificates for it may name: the host, or the end of it that is the same for all accounts."""
+        """The domain for its certificates: the host, or the suffix that is the same for all accounts."""
         return self.host.rpartition("}")[2].partition(".")[2] if self.is_pattern else self.host
 
 
@@ -70,7 +70,7 @@ class HostMap:
 
     @property
     def domains(self) -> frozenset[str]:
-        """What certificates for its hosts have to name, in lower case."""
+        """The domains for certificates of its hosts, in lowercase."""
         return frozenset(one.domain for one in self._all)
 
     @property
@@ -78,7 +78,7 @@ class HostMap:
         return frozenset(one.provider for one in self._all)
 
     def address(self, provider: str, api: str) -> str:
-        """Where programs call this API: the published address, where there is another one; empty if none is known."""
+        """Where programs call this API: the published address if there is a different one; empty if none is known."""
         found = [one for one in self._all if (one.provider, one.api) == (provider, api) and not one.is_pattern]
         return found[-1].url if found else ""
 
@@ -93,7 +93,7 @@ class HostMap:
         return (*self._by_place.get((name, port), ()), *patterns)
 
     def find(self, host: str, port: int, path: str) -> tuple[ApiAddress, ...]:
-        """The APIs that this path belongs to: of each provider, the one whose path is the longest."""
+        """The APIs that this path belongs to: for each provider, the one with the longest path."""
         found: dict[str, ApiAddress] = {}
         for one in self.at(host, port):
             if not path.startswith(one.path + "/"):
@@ -116,7 +116,7 @@ async def hosts_of(deployment: Deployment, principal: Principal) -> HostMap:
 
 
 def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
-    """The APIs of these providers, also at their published addresses where a simulator stands for them."""
+    """The APIs of these providers, also at their published addresses if a simulator replaces them."""
     published, simulated = load_catalog(), deployment.settings.sandbox.loopback_upstreams
     return HostMap(
         address
@@ -130,7 +130,7 @@ def host_map(deployment: Deployment, chosen: Iterable[Provider]) -> HostMap:
 def note_host(
     deployment: Deployment, principal: Principal, host: str, port: int, *, code: str = "", tool: str = ""
 ) -> None:
-    """Record that a program called a host of no one's account; `code` says why it was refused."""
+    """Record that a program called a host that belongs to no account; `code`: why it was refused."""
     more = {name: value for name, value in (("tool", tool), ("code", code)) if value}
     event = Event(
         "program.called",
@@ -152,7 +152,7 @@ def _is_set_up(provider: Provider) -> bool:
 def addresses_of(provider: Provider, *, published: Mapping[str, str] | None = None) -> Iterator[ApiAddress]:
     """Where its APIs are; with `published`, also at the addresses that its file has and settings replace.
 
-    Not those whose host, or whose beginning of paths, is all an account's own.
+    Excludes those with a host or path prefix that is entirely account-specific.
     """
     for api, url in (*provider.apis.items(), *(published or {}).items()):
         scheme, _, rest = url.partition("://")

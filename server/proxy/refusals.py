@@ -1,7 +1,7 @@
-"""The proxy's refusals other than about a request's form: status, code, and a text that says the fix.
+"""The proxy's refusals, except those about a request's form: status, code, and a text with the fix.
 
-The caller is a program with the provider's own SDK, so the text must say that the vault refused, and the status is the
-one to which SDKs react correctly.
+The caller is a program with the provider's own SDK, so the text must make clear that the vault refused, and the status
+is one that SDKs react to correctly.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ FAILURES: Final = frozenset(
 
 
 def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
-    """The body of our refusal: the members of problem details (RFC 9457), and the text and code in the provider's form.
+    """The body of our refusal: problem details (RFC 9457), and the text and code in the provider's format.
 
-    `[errors]` of its file says where its own errors have them, so that its SDK shows ours. The form of several services
-    at once (GitHub, Google, Microsoft) where no handle says which one it is.
+    `[errors]` in its file defines where its own errors have them, so that its SDK shows ours. Without a handle, the
+    format suits several services (GitHub, Google, Microsoft).
     """
     problem: dict[str, object] = {
         "type": f"urn:token-vault:refusal:{refused.code}",
@@ -76,7 +76,7 @@ async def send(
     accept: str = "",
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Our own refusal, in a form that the provider's SDK reads, with a header that no provider's answer has."""
+    """Our own refusal, in a format that the provider's SDK can read, with a header that no provider's answer has."""
     kind = b"application/problem+json" if "application/problem+json" in accept else b"application/json"
     fields = [(b"content-type", kind), (b"token-vault-refusal", refused.code.encode()), *raw(refused.headers)]
     await send_whole(out, refused.status, [*fields, *SANDBOXED, *headers], to_json(content_of(refused, provider)))
@@ -93,7 +93,7 @@ def _has_value_above(shaped: Mapping[str, object], path: str) -> bool:
 
 
 async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:
-    """What the vault refused, with a link for the person if one fixes it."""
+    """A refusal by the vault, with a link for the person if that helps."""
     if isinstance(error, OAuthError):
         return _refuse_credential(error.code, error.description, detail=error.detail, scheme="DPoP")
     wording, principal, name = errors.wording_of(error), None, ""
@@ -127,7 +127,7 @@ def _refuse_credential(code: str, description: str, *, detail: str, scheme: str)
 
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
-    """The provider gave no answer that could be passed on."""
+    """The provider gave no answer that can be passed on."""
     if isinstance(error, PeerBusy):
         return ProxyRefused(
             "too_many_calls",
@@ -160,7 +160,7 @@ def internal_error(request_id: str) -> ProxyRefused:
 
 def too_much(limit: int, *, is_read: bool) -> ProxyRefused:
     """The request's body is too long; `is_read`: to be read before the call is judged."""
-    why = "The vault reads this body before it judges the call, and it" if is_read else "The body"
+    why = "The vault reads this body before it checks the call, and it" if is_read else "The body"
     setting = "proxy.read_limit" if is_read else "proxy.body_limit"
     return ProxyRefused(
         "body_too_large",
@@ -169,7 +169,7 @@ def too_much(limit: int, *, is_read: bool) -> ProxyRefused:
 
 
 def too_many_large() -> ProxyRefused:
-    """No place for another large body that must be read whole."""
+    """No free slot for another large body that must be read completely."""
     return ProxyRefused(
         "too_many_calls",
         "Too many calls with large bodies are in progress. Nothing was sent; try again.",
@@ -187,7 +187,7 @@ def too_often(wait: int, *, why: str = "This agent calls too often.") -> ProxyRe
 
 
 def no_rule(provider: Provider, path: str) -> ProxyRefused:
-    """No rule says which scopes this call needs."""
+    """No rule defines which scopes this call needs."""
     credential = provider.credential
     if credential is not None and credential.send.aws is not None and _SMITHY_RPC.fullmatch(path):
         return ProxyRefused(
@@ -221,12 +221,12 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
 
 
 def unknown_parameter(provider: Provider, names: Iterable[str], *, limit: int) -> ProxyRefused:
-    """The account's token can do more than the handle, and no rule covers what these parameters reach.
+    """The account's token can do more than the handle, and no rule covers these parameters.
 
     `limit`: bytes of a body that would have been read.
     """
     told = ", ".join(sorted(name[:40] for name in names if name != UNREAD))
-    what = f"{told} in the query or body of this call" if told else "what the body of this call holds"
+    what = f"{told} in the query or body of this call" if told else "the content of this call's body"
     advice = "Omit it, or add it to `query` or `body` of the rule in the provider file."
     if not told:
         advice = (
@@ -249,7 +249,7 @@ def inseparable(provider: Provider) -> ProxyRefused:
 
 
 def token_renewed(provider: Provider) -> ProxyRefused:
-    """The token was dead and the call cannot be sent twice; the next try has a new one."""
+    """The token was invalid and the call can't be sent twice; the next attempt uses a new one."""
     return ProxyRefused(
         "token_renewed",
         f"{provider.title} rejected an old token, so nothing was done. The vault has a new one: send the call again.",
@@ -263,7 +263,7 @@ def upstream_unauthorized(provider: Provider) -> ProxyRefused:
 
 
 def answer_unreadable(provider: Provider) -> ProxyRefused:
-    """An answer in an encoding in which no credential could be found."""
+    """An answer in an encoding that can't be searched for credentials."""
     return ProxyRefused("answer_unreadable", f"{provider.title} answered in an encoding that wasn't requested.")
 
 

@@ -1,7 +1,7 @@
-"""Programs on other machines: which hosts they call through this vault, and a handle for each call.
+"""Programs on other machines: the hosts that they call through this vault, and a handle for each call.
 
-`token-vault run --url` asks with its agent's access token (`server.programs.remote_calls`). The handle is that of a
-token exchange (RFC 8693), with its conditions; a credential never goes out.
+`token-vault run --url` sends its agent's access token (`server.programs.remote_calls`). The handle comes from a token
+exchange (RFC 8693) under the usual conditions; credentials are never released.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from vault.refusals import VaultError
 HOSTS: Final = "/programs/hosts"
 CALLS: Final = "/programs/calls"
 _LIMIT: Final = 64 * 1024  # bytes of a body
-_MOST: Final = 1000  # tokens that have a handle kept for reuse
+_MOST: Final = 1000  # number of tokens with handles that are kept for reuse
 _MOST_OF_AGENT: Final = 20  # likewise, of one person's agent
 _LATIN: Final = r"^[\x21-\xff]*$"  # as in a request line
 _UNSTORED: Final = {"Cache-Control": "no-store"}
 
 
 class RemoteRun(BaseModel):
-    """What a run says about itself: the accounts that it may use where there are several."""
+    """A run's own options: the accounts to use if there are several."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=16_384)
 
@@ -148,7 +148,7 @@ class RemotePrograms:
         return JSONResponse(answer, headers=_UNSTORED)
 
     def _count(self, agent: _Agent, refused: ProxyRefused, *, place: Callable[[str], str]) -> ProxyRefused:
-        """The answer to the agent: a refused call counts for it, unless it waits for its person."""
+        """The answer to the agent: a refused call counts toward its limit, unless it waits for its person."""
         if "connect_uri" in refused.more:
             return refused
         who = agent.principal
@@ -156,7 +156,7 @@ class RemotePrograms:
         return refusals.too_often(wait, why="Too many calls of this agent are refused.") if wait else refused
 
     async def _agent(self, request: Request) -> _Agent:
-        """Who asks, and may exchange. Raises ProxyRefused."""
+        """The caller, who must be allowed to exchange. Raises ProxyRefused."""
         headers, scope, settings = Headers(scope=request.scope), request.scope, self._deployment.settings
         try:
             scheme, token = tokens.read_authorization(headers)
@@ -221,7 +221,7 @@ class RemotePrograms:
         return answer.access_token, answer.expires_in or 0
 
     async def _access(self, agent: _Agent, run: RemoteRun) -> ProgramAccess:
-        """What decides for this token; its handles are used again while they live. Raises ProxyRefused."""
+        """The access object for this token, which reuses valid handles. Raises ProxyRefused."""
         who = agent.principal
         key = who.user_id, who.client_id, who.token_id, tuple(sorted(run.accounts))
         if key not in self._opened and run.accounts:
@@ -260,9 +260,11 @@ async def _body(request: Request) -> bytes:
 
 
 def _refusal(error: ProxyRefused | ValidationError, *, provider: Provider | None = None) -> Response:
-    """The refusal as the program gets it, in its provider's form."""
+    """The refusal for the program, in its provider's format."""
     if isinstance(error, ValidationError):
-        error = ProxyRefused("invalid_request", "Send what this version of the vault knows: update Token Vault.")
+        error = ProxyRefused(
+            "invalid_request", "This version of the vault doesn't support this request: update Token Vault."
+        )
     content = {
         "code": error.code,
         "text": error.description,

@@ -1,8 +1,8 @@
-"""Upload sessions: what opens one works without a credential, so clients see it sealed.
+"""Upload sessions: their IDs work without a credential, so clients only get them sealed.
 
-Google answers the start of a resumable upload with an address whose `upload_id` is all that the following requests
-need, for a week. Sealed for one agent, account and path, it works only through the vault, where each request is judged
-and ends with the agent's permission.
+Google answers the start of a resumable upload with an address whose `upload_id` is all that later requests need, for a
+week. Sealed for one agent, account, and path, it works only through the vault, which checks each request and stops with
+the agent's permission.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PURPOSE = "upload-session"
 
 @dataclass(frozen=True, slots=True)
 class OpenedQuery:
-    """A query as the provider gets it, and the session that it names."""
+    """A query in the provider's form, and the session that it names."""
 
     query: str = field(repr=False)
     session: str | None = field(default=None, repr=False)
@@ -40,7 +40,7 @@ class UploadSessions:
 
     @classmethod
     def of(cls, keys: KeyRing, provider: Provider, handle: Handle) -> UploadSessions:
-        """The sessions that this handle's agent may go on with."""
+        """The sessions that this handle's agent can continue."""
         context = Context(
             _PURPOSE, TENANT, user_id=handle.principal.user_id, provider=provider.name, account=handle.connection_id
         )
@@ -48,7 +48,7 @@ class UploadSessions:
         return cls(provider.proxied.upload_session, keys.subkey(_PURPOSE), context)
 
     def open(self, target: Target, query: str) -> OpenedQuery:
-        """The query with the provider's own session. Raises ProxyRefused for one that was not sealed here."""
+        """The query with the provider's own session ID. Raises ProxyRefused if it wasn't sealed here."""
         parts, at = self._find(query)
         if not at:
             return OpenedQuery(query)
@@ -64,7 +64,7 @@ class UploadSessions:
         return OpenedQuery("&".join(parts), found)
 
     def close(self, target: Target, query: str) -> OpenedQuery | None:
-        """The query with the session sealed; None if there is none that could be."""
+        """The query with the session ID sealed; None if there is none that can be sealed."""
         parts, at = self._find(query)
         if len(at) != 1:
             return None
@@ -87,6 +87,4 @@ class UploadSessions:
 
 
 def _strange() -> ProxyRefused:
-    return ProxyRefused(
-        "unknown_target", "This upload session isn't one that the vault gave this agent. Start it anew."
-    )
+    return ProxyRefused("unknown_target", "The vault didn't give this upload session to this agent. Start a new one.")

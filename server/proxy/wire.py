@@ -1,7 +1,8 @@
-"""What the proxy reads from a request and lets through both ways. Pure: bytes in, typed values or refusals out.
+"""Parsing of requests, and what the proxy lets through in both directions. Pure: bytes in, typed values or refusals
+out.
 
-Anything that two servers could read differently is refused, never corrected: the provider must see the call that was
-judged. `server.proxy.endpoint` decides who may make the call.
+Anything that two servers could parse differently is refused, never corrected: the provider must see the call that was
+checked. `server.proxy.endpoint` decides who may make the call.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from providers.outbound.json_values import is_array, is_object
 from server.errors import status_of
 from server.http.strict_json import decode, has_more_parts
 
-# Of one JSON body: parts that cost more to read than their bytes, and block every other call until then.
+# Limits for one JSON body: parts that cost more to parse than their size suggests, and block all other calls meanwhile.
 _MOST_NESTED: Final = 50_000  # objects and arrays
 _MOST_VALUES: Final = 200_000
 _MOST_NAMES: Final = 1000  # parameters, as in a form
 _DEPTH: Final = 100
 _PREFIX: Final = "/proxy/"
-_UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the address that they are given
+_UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the given address
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -92,7 +93,7 @@ class ProxyRefused(Exception):
 class Target:
     """The target of a request line: `path` below the API's base, as it was sent.
 
-    Of an upload at the origin, `path` is all of it; the handle says the rest.
+    For an upload at the origin, `path` is the whole path; the handle determines the rest.
     """
 
     connection_id: str
@@ -105,7 +106,7 @@ class Target:
 
 @lru_cache(maxsize=1024)
 def read_target(raw_path: bytes) -> Target:
-    """Connection, API and path. Raises ProxyRefused for whatever could be read in two ways."""
+    """Connection, API, and path. Raises ProxyRefused for anything ambiguous."""
     path = raw_path.decode("latin-1")
     if len(path) > _TARGET_LIMIT:
         raise _ambiguous("the path is too long")
@@ -128,8 +129,8 @@ def read_target(raw_path: bytes) -> Target:
 def aim(target: Target, provider: Provider, connection_id: str) -> Target | None:
     """The target as the provider's APIs have it; None for another account or API.
 
-    Some SDKs add the whole path of their API to whatever address they are given. Raises ProxyRefused for a slash at the
-    end of the path where the provider's paths have none, and for no path where no rule is for that.
+    Some SDKs append the whole path of their API to the given address. Raises ProxyRefused for a trailing slash if the
+    provider's paths have none, and for an empty path if no rule covers that.
     """
     if target.path == "/":
         if not any(rule.path == "/" and rule.api == target.api for rule in provider.rules):
@@ -161,7 +162,7 @@ def _ambiguous(detail: str) -> ProxyRefused:
 
 @dataclass(frozen=True, slots=True)
 class CallParameters:
-    """Names and values of a query or a body. `repeated`: the provider chooses which of them counts."""
+    """Names and values of a query or a body. `repeated`: names where the provider chooses which value applies."""
 
     values: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     repeated: frozenset[str] = frozenset()
@@ -187,7 +188,7 @@ def query_pairs(raw_query: bytes) -> list[tuple[str, str]]:
 
 
 def is_form(content_type: str) -> bool:
-    """Whether a body of this type is a form, however unusually that is written."""
+    """Whether a body of this type is a form, in any spelling of the type."""
     return content_type.lower().startswith(_FORM)
 
 
@@ -199,7 +200,7 @@ def is_json(content_type: str) -> bool:
 def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: bool) -> CallParameters | None:
     """The parameters of a JSON object or a form; None for other JSON.
 
-    Raises ProxyRefused when the body is neither, or is other JSON while rules look at parameters.
+    Raises ProxyRefused if the body is neither, or is other JSON while rules need parameters.
     """
     kind, _, parameters = content_type.partition(";")
     named = [one.strip().lower().partition("=") for one in parameters.split(";")]
@@ -254,13 +255,13 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
 
 
 def _leave_unread(why: str, *, is_judged: bool) -> None:
-    """None for a body that need not be judged. Raises ProxyRefused."""
+    """None for a body that needn't be checked. Raises ProxyRefused."""
     if is_judged:
         raise ProxyRefused("body_too_large", f"The body has {why}, and the vault must check them. Split the call.")
 
 
 def _check_depth(content: object) -> None:
-    """Raises ValueError. Level by level: what walks a body by recursion must come to its end."""
+    """Check the body level by level, so that later recursion can't exceed its limit. Raises ValueError."""
     level: list[object] = [content]
     for _ in range(_DEPTH):
         level = [
@@ -326,10 +327,10 @@ def _two_ways(name: str) -> ProxyRefused:
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:
-    """The headers of a request that go on, by lower-case name.
+    """The headers of a request that are passed on, by lowercase name.
 
-    Raises ProxyRefused for one that must be unique and reach the provider, for one that would change the method, and
-    for one of AWS's that doesn't go on: without it the call would be another one.
+    Raises ProxyRefused for a repeated header that must be unique, for one that would change the method, and for an AWS
+    header that isn't passed on, because without it the call would have a different meaning.
     """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
@@ -359,7 +360,7 @@ def _passes(name: str, provider: Provider) -> bool:
 
 
 def _known_preferences(value: str, provider: Provider) -> str:
-    """The preferences that go on.
+    """The preferences that are passed on.
 
     A server may ignore any of them (RFC 7240 §2), so leaving one out changes nothing else.
     """

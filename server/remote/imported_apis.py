@@ -1,4 +1,4 @@
-"""Review an imported API, and turn it on: until an admin accepted its tools, nothing of it can be called."""
+"""Review an imported API and turn it on: it can't be called until an admin has accepted its tools."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def offer(actor: Actor, name: str, content: str) -> bool:
 
 
 def review_of(api: ImportedApi) -> ApiReview:
-    """What waits, or else what was decided about, tool by tool."""
+    """The waiting import, or else the accepted one, tool by tool."""
     tables, before, known = tables_of(api.whole), _tools_by_name(api.accepted), _tools_by_name(api.reviewed)
     tools = [
         _review(name, one, before.get(name), decided=known.get(name)) for name, one in _tools_by_name(api.whole).items()
@@ -236,7 +236,7 @@ async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
 
 
 async def discard(actor: Actor, name: str, digest: str) -> None:
-    """Forget what waits; what was accepted before stays on. Raises ChangeRefused."""
+    """Discard the waiting import; tools accepted before stay on. Raises ChangeRefused."""
     now, api = actor.deployment.now(), await api_named(actor.deployment, name)
     async with actor.change() as transaction:
         if api.digest != digest or not await imported_apis.discard(transaction, api):
@@ -267,7 +267,7 @@ async def remove(actor: Actor, name: str) -> None:
 
 
 async def _withdraw_approvals(transaction: Transaction, tools: Collection[str], *, now: int) -> None:
-    """People said yes to other tools."""
+    """People's approvals were for other tools."""
     for tool in tools:
         await approvals.withdraw_calls(transaction, tool, now=now)
         await standing_approvals.revoke_of_tool(transaction, tool, now=now)

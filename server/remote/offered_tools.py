@@ -1,4 +1,4 @@
-"""Store what an MCP server offers, and remove tools that are gone from the lists at once."""
+"""Store the tools that an MCP server offers, and remove missing ones from the lists immediately."""
 
 from __future__ import annotations
 

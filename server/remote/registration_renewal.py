@@ -1,7 +1,8 @@
-"""Renew the vault's dynamic registrations at other MCP servers before their secrets end (RFC 7592).
+"""Renew the vault's dynamic registrations at external MCP servers before their secrets expire (RFC 7592).
 
-A renewed client is the same, so accounts stay connected. Where its server renews nothing, the vault registers anew at
-the end: each account's next refresh is then refused, which tells its person to connect it again.
+A renewed client stays the same, so accounts stay connected. If a server doesn't renew registrations, the vault
+registers again when the secret expires: each account's next refresh is then refused, and its person is asked to
+reconnect it.
 """
 
 from __future__ import annotations

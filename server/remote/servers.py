@@ -1,7 +1,7 @@
-"""Add another MCP server to the vault, review what it offers, and remove it.
+"""Add an external MCP server to the vault, review its tools, and remove it.
 
-Adding one asks the server how it authorizes; nothing of it can be called before an operator accepted it in the form in
-which it was seen.
+Adding one queries the server's authorization metadata; no tool can be called before an operator has accepted it in its
+reviewed form.
 """
 
 from __future__ import annotations
@@ -382,7 +382,7 @@ def _lines(definition: str) -> list[str]:
 
 
 def claims_of(tool: McpTool) -> Mapping[str, bool]:
-    """What the server says of the tool's effect: `readOnlyHint`, `destructiveHint`. Untrusted."""
+    """The server's claims about the tool's effect: `readOnlyHint`, `destructiveHint`. Untrusted."""
     annotations = (parse_object(tool.seen.encode()) or {}).get("annotations")
     if not is_object(annotations):
         return {}

@@ -1,6 +1,7 @@
 """SCIM 2.0 (RFC 7643, RFC 7644): a company's directory makes, changes, and disables people and groups.
 
-`wire` checks who calls and writes answers, `resources` has the schemas, `people` and `groups` have what can be asked.
+`wire` authenticates callers and writes answers, `resources` has the schemas, and `people` and `groups` have the
+operations.
 `server.administration.provisioning` makes the changes.
 """
 

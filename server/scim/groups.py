@@ -73,7 +73,8 @@ async def remove(call: ScimCall) -> Response:
 async def _change(
     call: ScimCall, group: groups.Group, change: Callable[[ScimGroup], ScimGroup], context: Context
 ) -> Response:
-    """Change the group as it is when it is this request's turn: another one may change its members too."""
+    """Change the group in its current state within the transaction, since another request may also change its
+    members."""
 
     async def decide(reader: Reader, current: groups.Group) -> GroupSpec:
         found = await _resource(call, current, reader)

@@ -67,7 +67,8 @@ async def remove(call: ScimCall) -> Response:
 async def _change(
     call: ScimCall, person: ProvisionedPerson, change: Callable[[ScimUser], ScimUser], context: Context
 ) -> Response:
-    """Change the person as they are when it is this request's turn. `active` counts where the request changes it."""
+    """Change the person in their current state within the transaction. `active` is applied only if the request changes
+    it."""
 
     async def decide(reader: Reader, current: ProvisionedPerson) -> PersonSpec:
         found = await _user(call, current, reader)

@@ -1,4 +1,4 @@
-"""The schemas that this vault speaks (RFC 7643 §4): what it has a use for of a person and a group.
+"""The supported schemas (RFC 7643 §4), with the attributes of people and groups that the vault uses.
 
 Attributes that are not in them are ignored, as RFC 7644 §3.1 allows: directories send what someone mapped there.
 """

@@ -23,7 +23,7 @@ _PASSED: Final = frozenset({"PATH", "HOME", "XDG_CONFIG_HOME", "LANG", "TMPDIR",
 
 
 async def read_with_op(reference: Reference, settings: SecretSettings, environment: Mapping[str, str]) -> str:
-    """`op read`, signed in by a service account's token or as its user is. Raises SecretUnavailable."""
+    """Run `op read`, signed in with a service account's token or as the current user. Raises SecretUnavailable."""
     given = _token(reference, settings, "onepassword", environment, "OP_SERVICE_ACCOUNT_TOKEN")
     return await _run(reference, ["op", "read", "--no-newline", reference.text], environment, given)
 
@@ -68,7 +68,7 @@ async def _run(
         env={**kept, **given},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # it may repeat what it was given
+        stderr=asyncio.subprocess.DEVNULL,  # its output may contain its input
     )
     try:
         written, _ = await process.communicate()

@@ -1,6 +1,6 @@
-"""References that people enter in place of keys: which the operator allows, and what is read for the vault's exchange.
+"""References that people enter in place of keys: those that the operator allows, and reading them for the exchange.
 
-The vault reads with its own token, so what a person may not see there must not be below an allowed beginning.
+The vault reads with its own token, so secrets that a person may not see must not be below an allowed prefix.
 """
 
 from __future__ import annotations

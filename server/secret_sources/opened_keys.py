@@ -1,4 +1,4 @@
-"""Private keys that are kept elsewhere, opened for calls of agents: few at a time, and none again and again."""
+"""Private keys that are kept elsewhere, opened for agents' calls: few at a time, and not repeatedly."""
 
 from __future__ import annotations
 

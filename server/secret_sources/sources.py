@@ -1,4 +1,4 @@
-"""Reads secrets by reference, and remembers each for some seconds. Nothing is stored.
+"""Reads secrets by reference, and caches each for a few seconds. Nothing is stored.
 
 The sources are the operator's own, at addresses of the settings; secrets and tokens never enter an error.
 """
@@ -40,7 +40,7 @@ class SecretSources:
 
     @property
     def cache(self) -> int:
-        """Seconds that a secret which was read is used."""
+        """Seconds that a secret is cached after it was read."""
         return self._settings.cache
 
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
@@ -51,7 +51,7 @@ class SecretSources:
         return secret
 
     async def read_lines(self, reference: str, *, is_fresh: bool = False) -> str:
-        """The same of a secret that may have several lines, such as a private key."""
+        """The same for a secret that may have several lines, such as a private key."""
         asked = self._clock()
         async with self._reading.setdefault(reference, asyncio.Lock()):
             found, at = self._known.get(reference, ("", 0.0))
@@ -63,7 +63,7 @@ class SecretSources:
             return secret
 
     def _keep(self, reference: str, secret: str) -> None:
-        """For the seconds of the settings, and no longer."""
+        """Cache a secret for the time in the settings."""
         if not self._settings.cache:
             return
         kept = self._known[reference] = secret, self._clock()

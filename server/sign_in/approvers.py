@@ -1,4 +1,4 @@
-"""Who answers access requests: administrators, and for a group's resources also that group's managers.
+"""Determines who answers access requests: administrators, and for a group's resources also that group's managers.
 
 Also who is notified of problems that only admins can fix.
 """
@@ -21,7 +21,7 @@ from vault.storage.database import Reader
 async def may_answer(deployment: Deployment, user: User | None, access: RequestedAccess, *, reader: Reader) -> bool:
     """Whether this person may answer; None is the owner of the data directory.
 
-    A manager doesn't let people into a group whose people have agents by a company's rule.
+    A manager can't add people to a group if a company's rule gives the group's people agents.
     """
     if user is None:
         return True

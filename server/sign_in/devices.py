@@ -31,7 +31,7 @@ _LIMIT: Final = 1000  # characters of a header that are read
 
 
 def describe_browser(user_agent: str) -> str:
-    """Such as `Firefox on Windows`; `Unknown browser` for what no one knows."""
+    """A name such as `Firefox on Windows`, or `Unknown browser`."""
     browser, system = _first(_BROWSERS, user_agent[:_LIMIT]), _first(_SYSTEMS, user_agent[:_LIMIT])
     return f"{browser or UNKNOWN_BROWSER} on {system}" if system else browser or UNKNOWN_BROWSER
 

@@ -54,7 +54,7 @@ logger = logging.getLogger("token_vault.openid")
 
 
 class OpenIDRefused(PersonRefused):
-    """No one was signed in. The person reads one of few texts; `detail` says exactly what was wrong."""
+    """Nobody was signed in. The person sees one of a few texts; `detail` has the exact cause."""
 
     code = "openid_refused"
 
@@ -65,7 +65,7 @@ class _Document(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class OpenIDProvider:
-    """What we use of a discovery document (OpenID Connect Discovery §3)."""
+    """The part of a discovery document that the vault uses (OpenID Connect Discovery §3)."""
 
     server: IssuerFacts
     jwks_uri: str
@@ -99,11 +99,11 @@ class Claims(_Document):
 
     @property
     def is_strong(self) -> bool:
-        """Whether the provider says that the person used several factors (RFC 8176 §2: `mfa`)."""
+        """Whether the provider reports that the person used several factors (RFC 8176 §2: `mfa`)."""
         return isinstance(self.amr, list) and "mfa" in self.amr  # pyright: ignore[reportUnknownMemberType] -- JSON
 
     def other(self, name: str) -> object:
-        """What a claim says that the settings name, None where it isn't there."""
+        """The value of a claim that the settings name; None if it is missing."""
         return getattr(self, name, None) if name in type(self).model_fields else (self.model_extra or {}).get(name)
 
     def audience(self) -> list[str]:
@@ -225,7 +225,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
 
 
 def _scope(deployment: Deployment, registered: OpenIDSettings) -> str:
-    """What is asked for: also the address, where it lets people in, or signals may name people by it.
+    """The scopes to request: includes the address if it admits people or if signals may identify people by it.
 
     `offline_access` (OpenID Connect Core §11) where assertions are to come after the ID token has ended.
     """
@@ -443,7 +443,7 @@ async def _link_provisioned(deployment: Deployment, registered: OpenIDSettings, 
 async def _take_groups(
     deployment: Deployment, name: str, registered: OpenIDSettings, claims: Claims, user: User
 ) -> None:
-    """Put the person into the groups that the provider names, and out of those that it names no more.
+    """Add the person to the groups that the provider names, and remove them from those that it no longer names.
 
     Without the claim they are in none of them.
     """

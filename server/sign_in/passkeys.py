@@ -1,10 +1,9 @@
-"""Passkeys (WebAuthn Level 3): what the browser is asked, and whether its answer counts.
+"""Passkeys (WebAuthn Level 3): the requests to the browser, and checks of its answers.
 
-A challenge is made when a page is shown and stored nowhere: it carries its end and a MAC over the browser's secret and
-what it is for, and its first use is remembered. The authenticator must verify its person (`uv`), and keep the
-credential so that no user name is needed (discoverable). Attestation is not asked for: which make of authenticator
-people use is theirs to choose. `vault.sign_in.passkeys` stores, `server.portal.profile` and `server.portal.sign_in`
-have the pages.
+A challenge is created when a page is shown, and isn't stored: it contains its expiry and a MAC over the browser's
+secret and the purpose, and its first use is remembered. The authenticator must verify its user (`uv`) and store the
+credential so that no user name is needed (discoverable). No attestation is requested: people can choose any brand of
+authenticator. `vault.sign_in.passkeys` stores, `server.portal.profile` and `server.portal.sign_in` have the pages.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _Base64: Final = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=ANSWER_LIMIT)
 
 
 class PasskeyRefused(PersonRefused):
-    """The answer of the browser does not count."""
+    """The browser's answer isn't accepted."""
 
     code = "passkey_refused"
 
@@ -89,7 +88,7 @@ def encode(content: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """What base64url without padding stands for. Raises ValueError."""
+    """Decode base64url without padding. Raises ValueError."""
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
 
 
@@ -164,7 +163,7 @@ def _mac(deployment: Deployment, secret: str, ceremony: Ceremony, head: bytes) -
 
 
 async def _spend_challenge(deployment: Deployment, answer: Answer, *, secret: str, ceremony: Ceremony) -> bytes:
-    """The challenge in the answer, which counts once and in this browser only. Raises PasskeyRefused."""
+    """The challenge in the answer, which is valid once and only in this browser. Raises PasskeyRefused."""
     try:
         client_data = _ClientData.model_validate(parse_json(decode(answer.response.clientDataJSON)))
         challenge = decode(client_data.challenge)
@@ -249,7 +248,8 @@ async def add(deployment: Deployment, user: User, *, answer: Answer, secret: str
 
 
 async def check_sign_in(deployment: Deployment, *, answer: Answer, secret: str, address: str) -> tuple[User, Passkey]:
-    """Whose passkey answered. Raises PasskeyRefused or SignInThrottled; failures count as wrong passwords do."""
+    """The owner of the passkey that answered. Raises PasskeyRefused or SignInThrottled; failures count like wrong
+    passwords."""
     now, bucket = deployment.now(), f"sign-in:address:{counting_key(address)}"
     limit = deployment.settings.sign_in.failures_per_address
     async with deployment.transaction() as transaction:
@@ -282,7 +282,7 @@ async def check_sign_in(deployment: Deployment, *, answer: Answer, secret: str, 
 
 
 def _verified_count(deployment: Deployment, answer: Answer, passkey: Passkey, *, challenge: bytes) -> int | None:
-    """The counter in a valid answer of this passkey; None for any other. `note_use` judges the counter."""
+    """The counter in a valid answer from this passkey; None for an invalid one. `note_use` checks the counter."""
     import webauthn
     from webauthn.helpers.exceptions import WebAuthnException
 

@@ -53,7 +53,7 @@ _COOKIE_NAMES: Final[Mapping[Cookie, str]] = {
 
 
 class SignInRefused(PersonRefused):
-    """The person could not be signed in. One text for every cause that could reveal which accounts exist."""
+    """The person couldn't be signed in. All causes that could reveal which accounts exist share one text."""
 
     code = "sign_in_refused"
 
@@ -89,14 +89,14 @@ class Peer:
 
     @property
     def is_owner(self) -> bool:
-        """Whether it is the user that the vault runs as, or root."""
+        """Whether this is the user that the vault runs as, or root."""
         return peers.is_ours(self.uid)
 
 
 def peer_of(deployment: Deployment, request: Request) -> Peer | None:
-    """Whose program sent the request.
+    """The operating-system user whose program sent the request.
 
-    None if unknown or meaningless: on other platforms than Linux, and behind a proxy.
+    None if unknown or meaningless: on platforms other than Linux, and behind a proxy.
     """
     if _PEER not in request.scope:
         request.scope[_PEER] = _look_for_peer(deployment.settings, request)
@@ -125,8 +125,8 @@ def cookie_name(deployment: Deployment, cookie: Cookie) -> str:
 def read_cookie(deployment: Deployment, request: Request, cookie: Cookie) -> str:
     """The cookie's value, empty when there is none.
 
-    On loopback a cookie counts only for programs of the operating-system user that it was given to: servers of other
-    users on other ports of `localhost` receive it, and can set one, which would sign the victim in as someone else.
+    On loopback, a cookie is accepted only from programs of the operating-system user that it was given to: servers of
+    other users on other ports of `localhost` receive it, and could set one that signs in the victim as someone else.
     """
     sent = request.cookies.get(cookie_name(deployment, cookie), "")
     peer = peer_of(deployment, request) if sent else None
@@ -261,7 +261,8 @@ async def check_sign_in(deployment: Deployment, attempt: Attempt) -> User:
     user = await users.find_user(deployment.database, attempt.name)
     buckets = _buckets(deployment, attempt, user)
     now = deployment.now()
-    # Counted before the password is checked, and given back if it was right: parallel tries cannot slip through.
+    # Counted before the password is checked, and uncounted if it was right, so that parallel attempts can't slip
+    # through.
     async with deployment.transaction() as transaction:
         spent = [await limits.spend(transaction, name, limit=limit, window=WINDOW, now=now) for name, limit in buckets]
     if not all(spent):
@@ -403,7 +404,8 @@ async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     refused = SignInRefused("This link was already used, or is older than two minutes. Open a new one.")
     purpose = TicketPurpose.BOOTSTRAP
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=purpose, now=now)
-    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":  # read first: no stranger's request can write
+    # read first: unauthenticated requests can't write
+    if ticket is None or ticket.payload.get("kind") != "owner_sign_in":
         raise refused
     try:
         async with deployment.transaction() as transaction:
@@ -436,7 +438,8 @@ async def make_sign_in_link(deployment: Deployment, transaction: Transaction, us
 
 
 async def user_of_link(deployment: Deployment, secret: str) -> User:
-    """Whose link it is; does not use it up. Raises SignInRefused when it was used, has expired or is something else."""
+    """The person that the link is for; doesn't use it up. Raises SignInRefused if it was used, has expired, or isn't
+    such a link."""
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
     is_one = ticket is not None and ticket.payload.get("kind") == "sign_in_link"

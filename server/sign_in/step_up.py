@@ -1,7 +1,8 @@
-"""Whether a sign-in is recent, or strong, enough for what a person is about to do: checked where it is done.
+"""Checks whether a sign-in is recent or strong enough for an action, at the place of the action.
 
-A person who must prove more signs in again: that always makes a new session (OWASP ASVS 5.0, 7.2.4). Changes of what
-people sign in with need a recent sign-in (7.5.1); `sign_in.passkey_for` names what needs a passkey each time.
+A person whose sign-in isn't sufficient signs in again, which always creates a new session (OWASP ASVS 5.0, 7.2.4).
+Changes to sign-in methods need a recent sign-in (7.5.1); `sign_in.passkey_for` lists the actions that need a passkey
+each time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Claims of a token of an issuer that the operator trusts, under the keys that its own metadata or a setting names.
+"""Claims of a token from an issuer that the operator trusts, verified with the keys from its metadata or a setting.
 
-One way for all of them: employees' tokens at the exchange, and identity assertions. Callers judge the claims.
+Shared by employees' tokens at the exchange and identity assertions. Callers check the claims.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def claims_of_trusted(
 
 
 async def key_address(http: Outbound, issuer: str, policy: AddressPolicy, *, now: int) -> str:
-    """Where the issuer's keys are, by its own metadata. Raises NoKeys."""
+    """The address of the issuer's keys, from its own metadata. Raises NoKeys."""
     try:
         content = await fetch_metadata(issuer, http, policy=policy, timeout=_FETCH_TIME, now=now, max_age=KEPT)
     except NoMetadata as error:

@@ -51,11 +51,12 @@ PublicKey = RSAKey | ECKey | OKPKey
 
 
 class TokenMalformed(Exception):
-    """Not a token that we read: wrong shape, wrong algorithm, unknown key or bad signature. The text is for the log."""
+    """Not an acceptable token: wrong format, wrong algorithm, unknown key, or bad signature. The text is for the
+    log."""
 
 
 def _bytes(segment: str) -> bytes:
-    """RFC 4648 §3.5: each byte string has one spelling; otherwise a token could be altered and still count."""
+    """RFC 4648 §3.5: each byte string has one encoding; otherwise an altered token could still be accepted."""
     spare = -len(segment) % 4
     if spare == 3 or (spare and segment[-1] not in _LAST[spare]):
         raise TokenMalformed("a part of the token isn't canonical base64url")
@@ -71,7 +72,7 @@ def _decode(segment: str) -> dict[str, object]:
 
 @lru_cache(maxsize=64)
 def _header(segment: str) -> Mapping[str, object]:
-    """Most tokens have the header of one that came before."""
+    """Parse and cache the header, since most tokens have the same one."""
     return MappingProxyType(_decode(segment))
 
 

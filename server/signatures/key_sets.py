@@ -1,10 +1,10 @@
 """Reads others' key sets (RFC 7517 §5): of trusted issuers, sign-in providers, and clients.
 
-A set is fetched through the guarded client and kept five minutes. If no kept key fits, it is fetched again, but not
-more often than `RETRY`; concurrent callers share the fetch. While the address gives no set, the last one counts for up
-to `KEPT_IN_OUTAGE`; a set that arrives replaces it, so that a key that it no longer lists ends at once. Addresses that
-strangers name are kept, fetched, and looked up separately from those that the operator named. Callers decide whose keys
-count for what.
+A set is fetched through the guarded client and cached for five minutes. If no cached key matches, it is fetched again,
+but at most every `RETRY` seconds; concurrent callers share the fetch. While the address returns no set, the last one is
+used for up to `KEPT_IN_OUTAGE`; a new set replaces it, so that removed keys become invalid immediately. Addresses from
+untrusted clients are cached, fetched, and looked up separately from those that the operator named. Callers decide which
+keys to accept for what.
 """
 
 from __future__ import annotations

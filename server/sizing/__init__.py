@@ -1,5 +1,4 @@
-"""`token-vault bench`: what this machine can do, measured with a temporary vault.
+"""`token-vault bench`: measure this machine with a temporary vault.
 
-`place` makes the vault and ends it, `load` sends requests and answers for the provider, `measurements` takes the
-figures.
+`place` creates and removes the vault, `load` sends requests and simulates the provider, and `measurements` measures.
 """

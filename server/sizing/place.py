@@ -1,7 +1,7 @@
 """A vault for one measurement: a temporary data folder, and on request a throw-away database on a PostgreSQL server.
 
 It has one person with one Slack account, an agent that may post, and an app that may exchange. Its provider is
-`server.sizing.load`; nothing leaves this machine but what PostgreSQL gets.
+`server.sizing.load`; nothing leaves this machine except requests to PostgreSQL.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ async def bench_place(provider: int, *, server_url: str | None) -> AsyncGenerato
 
 @asynccontextmanager
 async def serve_place(place: BenchPlace, program: Sequence[str]) -> AsyncGenerator[int]:
-    """The vault as a process of its own, as `serve` runs it; its process id. Raises SettingsRefused if it ends."""
+    """Run the vault as a separate process, as `serve` does; returns its process ID. Raises SettingsRefused if it
+    ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment["TOKEN_VAULT_DATABASE__URL"] = place.database
     environment["TOKEN_VAULT_SERVER__CORE_DUMPS"] = "true"  # else only root can read how much memory it uses

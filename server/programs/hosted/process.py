@@ -1,7 +1,7 @@
-"""One program in its sandbox, for one person and one agent: its start, its session, its calls one after the other.
+"""A program in its sandbox, for one person and one agent: its start, its session, and its calls, one at a time.
 
-The program reaches something only while it carries out a call: between calls its proxy refuses everything, and a call's
-connections end with it. A program whose call was broken off is ended, as it may still be at work.
+The program has network access only during a call: between calls its proxy refuses everything, and a call's connections
+end with it. If a call was aborted, the program is ended, since it may still be working.
 """
 
 from __future__ import annotations

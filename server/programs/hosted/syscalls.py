@@ -1,7 +1,8 @@
-"""A filter of system calls for sandboxed programs (seccomp): no MCP server needs those, and kernels had flaws in them.
+"""A system call filter for sandboxed programs (seccomp): no MCP server needs these calls, and kernels had flaws in
+them.
 
-Sockets are Unix, IP, and netlink only: others, such as those between a virtual machine and its host, know no network
-namespace. Other architectures than x86-64 and 64-bit ARM have no filter; namespaces hold there alone.
+Only Unix, IP, and netlink sockets are allowed: others, such as those between a virtual machine and its host, ignore
+network namespaces. Architectures other than x86-64 and 64-bit ARM have no filter, only namespaces.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def fills(folder: Path, most: int, *, most_entries: int) -> bool:
     """Whether this folder takes at least `most` bytes of disk, or has so many entries below it.
 
     A program owns the folder and may be changing it: no link is followed, and files that disappear aren't counted.
-    What can't be looked at, or lies too deep, counts as too much.
+    Entries that can't be read or are nested too deep count as too much.
     """
     used, seen = 0, set[int]()
     try:
