@@ -1,7 +1,7 @@
-"""The Admin API: what the command line and the administration pages do, over HTTP with JSON.
+"""The Admin API: the functions of the command line and the administration pages, over HTTP with JSON.
 
-`operations` says how an operation is declared, `table` has all of them, `endpoint` checks who calls, and `document`
-writes OpenAPI from the same declarations.
+`operations` defines how operations are declared, `table` lists them, `endpoint` checks callers, and `document` writes
+the OpenAPI document from the same declarations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What people connected and allowed, in the Admin API; `server.administration.access` makes the changes.
+"""People's connections and permissions in the Admin API; `server.administration.access` makes the changes.
 
-No one gives access here, or answers for another person: an admin can look, ask for approval more often, and end it.
+Nobody gives access here or answers for another person: an admin can view access, require approval more often, and end
+it.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ async def list_permissions(call: AdminCall) -> Permissions:
     "POST", "/people/{person_id}/connections/{connection_id}/permissions/{client_id:path}/ask", scope="admin:access"
 )
 async def ask_more(call: AdminCall, body: AskMore) -> PermissionRecord:
-    """Have the person approve further uses each time. Only the person takes one away."""
+    """Require the person's approval for further uses each time. Only the person can remove such a requirement."""
     person = await person_of(call)
     connection = await access.connection_of(call.actor, person, call.param("connection_id"))
     held = await access.permission_of(
@@ -161,7 +162,7 @@ async def end_company_permission(call: AdminCall) -> None:
     refusals=["conflict"],
 )
 async def resume_company_permission(call: AdminCall) -> CompanyPermissionRecord:
-    """Let an agent in again whose company permission was ended."""
+    """Resume a company's permission for an agent that was ended."""
     await companies.resume(call.actor, await _company_permission_of(call))
     return _company_record(await _company_permission_of(call))
 
@@ -187,7 +188,7 @@ def _company_record(one: CompanyPermission) -> CompanyPermissionRecord:
 
 @operation("GET", "/people/{person_id}/approvals", scope="admin:access")
 async def list_approvals(call: AdminCall) -> WaitingApprovals:
-    """List what waits for a person's answer, without the arguments."""
+    """List calls and requests that wait for a person's answer, without the arguments."""
     person, deployment = await person_of(call), call.deployment
     found = await approvals.list_pending(deployment.database, deployment.keys, person.id, now=deployment.now())
     return WaitingApprovals(items=[_approval_record(one) for one in found])

@@ -1,7 +1,7 @@
-"""What everyone did, in the Admin API: filtered, a page at a time or as a file.
+"""Everyone's activity in the Admin API: filtered, in pages or as a file.
 
-An agent, account, kind or outcome is searched for among a bounded number of events at a time; the cursor says where to
-go on.
+Agents, accounts, kinds, and outcomes are searched for in a limited number of events at a time; the cursor marks where
+to continue.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def list_events(call: AdminCall, query: EventsQuery) -> EventsPage:
 
 @operation("GET", "/activity/export", scope="admin:read", media_types=["application/jsonl", "text/csv"])
 async def export_events(call: AdminCall, query: ExportQuery) -> Response:
-    """Export the activity as JSON lines or CSV, newest first. It is written while it is read."""
+    """Export the activity as JSON lines or CSV, newest first. It is streamed."""
     wanted = _read_filter(query)
     media_type = "text/csv; charset=utf-8" if query.format == "csv" else "application/jsonl"
     day = datetime.fromtimestamp(call.deployment.now(), UTC).strftime("%Y-%m-%d")

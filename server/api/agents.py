@@ -62,7 +62,7 @@ class Apis(ApiOutput):
 
 @operation("GET", "/agents", scope="admin:read")
 async def list_agents(call: AdminCall, query: AgentsQuery) -> AgentsPage:
-    """List agents, the youngest first."""
+    """List agents, newest first."""
     place = read_cursor(query.cursor, int, str)
     found, rest = await clients.find_page(
         call.deployment.database,
@@ -79,7 +79,7 @@ async def list_agents(call: AdminCall, query: AgentsQuery) -> AgentsPage:
 async def register_agent(call: AdminCall, body: AgentRegistration) -> RegisteredAgentRecord:
     """Register an agent, a worker, or a service account.
 
-    Its secret is answered once. The same request with the same Idempotency-Key is answered again within a day.
+    Its secret is returned once. The same request with the same Idempotency-Key gets the same answer within a day.
     """
     wanted = await _new_agent(call, body)
     if call.idempotency_key is None:

@@ -18,7 +18,7 @@ from server.remote import declared_servers
 class ApplyQuery(Strict):
     """How a declaration is applied."""
 
-    plan: bool = Field(default=False, description="Only say what would change")
+    plan: bool = Field(default=False, description="Only report what would change")
     prune: bool = Field(default=False, description="Also remove what a section that is present doesn't name")
 
 
@@ -55,9 +55,9 @@ class AppliedRecord(ApiOutput):
     body_limit=BODY_LIMIT,
 )
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
-    """Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing.
+    """Make people, agents, APIs, providers, and the rest match a declaration. Repeating it changes nothing.
 
-    A section that is missing is not managed. Secrets stand in the body, never as files. The body may have 4 MiB.
+    Missing sections aren't managed. Secrets are in the body, never in files. The body can have up to 4 MiB.
     """
     places = {f"/providers/{name}": one for name, one in (body.providers or {}).items()}
     files = {f"/mcp_servers/{name}": one for name, one in (body.mcp_servers or {}).items()}

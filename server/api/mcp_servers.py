@@ -21,7 +21,7 @@ class McpServerRecord(ApiOutput):
     name: str
     url: str
     title: str
-    disabled: bool = Field(description="An admin disabled it: agents are offered nothing of it")
+    disabled: bool = Field(description="An admin disabled it: its tools aren't offered to agents")
     usable: int = Field(description="Accepted tools")
     held: int = Field(description="New or changed tools that wait for a review")
     left: int = Field(description="Tools that an admin left out")
@@ -47,9 +47,9 @@ class NewMcpServer(Strict):
     title: str = Field(default="", max_length=60, description="Name shown to people")
     client_id: str = Field(default="", max_length=2000, description="A client that you registered there")
     client_secret: str = Field(default="", repr=False, max_length=2000, description="The secret of that client")
-    issuer: str = Field(default="", max_length=2000, description="Its authorization server, if at another host")
+    issuer: str = Field(default="", max_length=2000, description="Its authorization server, if on another host")
     sign_in: Literal["oauth", "key", "open"] = Field(
-        default="oauth", description="`key`: people enter a key; `open`: it asks for nothing"
+        default="oauth", description="`key`: people enter a key; `open`: no sign-in is needed"
     )
     key_header: str = Field(default="", max_length=100, description="For a key: its header, `NAME` or `NAME: SCHEME`")
 

@@ -115,7 +115,7 @@ async def list_webhooks(call: AdminCall) -> WebhookList:
 
 @operation("POST", "/webhooks", scope="admin:access", status=201, refusals=["conflict"])
 async def add_webhook(call: AdminCall, body: NewEndpoint) -> AddedEndpoint:
-    """Add an endpoint. Its secret is answered once."""
+    """Add an endpoint. Its secret is returned once."""
     made = await webhooks.add(call.actor, body.url, events=body.events)
     return AddedEndpoint(endpoint=_record(made), secret=made.secret)
 
@@ -136,7 +136,7 @@ async def change_webhook(call: AdminCall, body: EndpointChange) -> EndpointRecor
 
 @operation("POST", "/webhooks/{webhook_id}/secrets", scope="admin:access", status=201)
 async def rotate_webhook_secret(call: AdminCall, body: RotationOptions) -> RotatedSecret:
-    """Sign with a new secret, which is answered once; the one before signs as well for a while."""
+    """Sign with a new secret, which is returned once; the old one also signs for a while."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
     changed = await webhooks.rotate(call.actor, endpoint, overlap=body.overlap_hours)
     return RotatedSecret(
@@ -171,7 +171,7 @@ async def list_webhook_failures(call: AdminCall) -> FailedEvents:
 
 @operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access", refusals=["conflict"])
 async def resend_webhook(call: AdminCall, body: ResendOptions) -> ResentEvents:
-    """Send failed events again, also after the endpoint answered 410."""
+    """Send failed events again, even after the endpoint answered 410."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
     return ResentEvents(events=await webhooks.resend(call.actor, endpoint, sequence=body.sequence))
 

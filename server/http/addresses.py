@@ -1,4 +1,4 @@
-"""The address that a request counts as, and what limits count of it: the one place that determines it.
+"""Determines the address of a request, and the part of it that limits count.
 
 A forwarded address counts only when the connection comes from a proxy that `server.trusted_proxies` names.
 """
@@ -19,14 +19,14 @@ _PREFIX = 64  # bits of an IPv6 address: a customer holds at least a /64 (RFC 61
 
 
 def address_of(request: HTTPConnection) -> str:
-    """The peer's IP address, or the one that a trusted proxy says it forwards for; `unknown` for anything else."""
+    """The peer's IP address, or the one that a trusted proxy forwards for; `unknown` for anything else."""
     found = None if request.client is None else parse_address(request.client.host)
     return UNKNOWN if found is None else str(found)
 
 
 @lru_cache(maxsize=1024)
 def counting_key(address: str) -> str:
-    """What limits count `address` as: one IPv6 /64 is one customer, an IPv4 address stands for itself."""
+    """The unit that limits count for `address`: an IPv6 /64 is one customer; an IPv4 address is one unit."""
     found = parse_address(address)
     if found is None:
         return UNKNOWN

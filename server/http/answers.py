@@ -1,4 +1,4 @@
-"""The one way to send an answer: whole or piece by piece, with headers that are ready to be written.
+"""Sends answers: whole or piece by piece, with headers that are ready to be written.
 
 The caller decides the content and the status.
 """
@@ -55,7 +55,7 @@ async def send_whole(send: Send, status: int, headers: Headers = (), body: bytes
 
 
 class WholeAnswer(Response):
-    """An answer in one piece, whose headers need no parsing: half the cost of the framework's."""
+    """An answer in one piece with headers that need no parsing, at half the cost of the framework's."""
 
     def __init__(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         self.status_code = status

@@ -1,4 +1,4 @@
-"""What pages load: stylesheet, script, icons and logos; served by us, under addresses that change with the content."""
+"""The files that pages load: stylesheet, script, icons, and logos, under addresses that change with their content."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ASSETS: Final = _read()
 
 
 def asset_url(path: str) -> str:
-    """The address of a file. Raises KeyError for one that there is not."""
+    """The address of a file. Raises KeyError for a missing one."""
     return ASSETS[path].url
 
 

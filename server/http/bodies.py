@@ -1,4 +1,4 @@
-"""The one way to read a request's body: piece by piece or whole, and never longer than its reader can use.
+"""Reads a request's body: piece by piece or whole, and never longer than its reader can use.
 
 `server.http.guards` has already limited every body; readers that need less say so here.
 """
@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 
 
 class BodyTooLarge(Exception):
-    """The body is longer than its reader takes; the rest was not read."""
+    """The body is longer than its reader accepts; the rest wasn't read."""
 
 
 async def next_piece(receive: Receive) -> tuple[bytes, bool]:

@@ -1,7 +1,7 @@
-"""What a connection may cost before its request is complete: time, bytes of head and framing, and slots.
+"""Limits on a connection before its request is complete: time, bytes of head and framing, and slots.
 
-All this happens before the caller is known. A complete request is never cut: event streams and long polling take the
-time they take. `server.runtime.uvicorn_server` serves; `server.http.guards` limits the size of bodies.
+These apply before the caller is known. A complete request is never cut off, so event streams and long polling aren't
+limited. `server.runtime.uvicorn_server` serves; `server.http.guards` limits the size of bodies.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Connections:
         return self._total
 
     def admit(self, one: BoundedProtocol, *, address: str) -> bool:
-        """Give the connection a slot, if necessary that of the one that has kept us waiting longest."""
+        """Give the connection a slot, if necessary by closing the one that has kept the server waiting longest."""
         bounds, near = self.bounds, self.bounds.is_near(address)
         one.counted, one.is_near = counting_key(address), near
         is_crowd = not near and self._open.get(one.counted, 0) >= bounds.per_address
@@ -122,7 +122,7 @@ class Connections:
             del self._open[one.counted]
 
     def wait(self, one: BoundedProtocol) -> None:
-        """Wait for the connection: it may have to go when slots are scarce."""
+        """Mark the connection as waiting, so that it can be closed if slots are scarce."""
         if one.is_admitted:
             self._waiting[one] = None
 
@@ -147,9 +147,9 @@ _Fields = Sequence[tuple[bytes, bytes]]
 
 
 def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
-    """Whether an accepted head can be read in another way, or asks for what none of our servers does.
+    """Whether an accepted head is ambiguous, or requests something that none of our servers does.
 
-    RFC 9112 §3.2: one path, of the host that the field names; we are no one's proxy. §6.1: the only coding is
+    RFC 9112 §3.2: one path, of the host in the Host field; this server isn't a proxy. §6.1: the only coding is
     `chunked`, which HTTP/1.0 does not know. Some parsers read what is not HTTP/1 at all (§2.3) as if it were.
     """
     if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:

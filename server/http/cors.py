@@ -1,6 +1,6 @@
-"""Which browser pages may read an answer to a client: those of its own origins, and the operator's.
+"""Decides which browser pages may read an answer to a client: those of its own origins, and the operator's.
 
-An origin is a client's when it belongs to one of its redirect URIs, or was named for it. No answer ever allows
+An origin is a client's if it belongs to one of its redirect URIs or was registered for it. No answer ever allows
 credentials: these endpoints do not use cookies. `server.http.guards` refuses foreign origins on all other paths.
 """
 

@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet opens without running anything: the one way in which downloads are written. Pure."""
+"""CSV for downloads that a spreadsheet can open without running formulas. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""End a process without failing a call: count and await calls in flight, then end the event streams.
+"""End a process without failing calls: count and await calls in progress, then end the event streams.
 
 A stream (a GET, or a subscription of MCP, answered with `text/event-stream`) never ends by itself, so it counts as a
 call only until its answer starts; the code that runs a tool call over a stream counts that call.
@@ -26,7 +26,7 @@ def is_stream_request(scope: Scope) -> bool:
 
 
 class Drain:
-    """What one process still has to finish."""
+    """The calls that a process still has to finish."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -87,7 +87,7 @@ class CallInFlight:
         self.leave()
 
     def leave(self) -> None:
-        """Shutdown no longer waits for it."""
+        """Stop counting the call, so that shutdown no longer waits for it."""
         if self._is_counted:
             self._is_counted = False
             self._drain.leave()

@@ -1,4 +1,4 @@
-"""The entry of every request: named, counted, checked, and handed to the endpoint of its path.
+"""The entry point of every request, where it gets an ID, is counted and checked, and is passed to its endpoint.
 
 Busy endpoints and the proxy are called directly, past the web framework's layers and routes, which cost 15 to 40 us a
 call; the framework keeps the same routes for look-ups. `server.http.guards` has the checks, `server.http.draining` what
@@ -60,7 +60,7 @@ class Edge:
                 except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
                     pass
                 except Exception as error:  # the outermost handler
-                    if answer.has_begun:  # cut it off, so that no client takes it for complete
+                    if answer.has_begun:  # cut off the answer, so that no client takes it for complete
                         raise
                     await failures.answer(error, scope, channels.receive, channels.send)
                 for layer in reversed(channels.layers):
@@ -70,7 +70,7 @@ class Edge:
             REQUEST_ID.reset(reset)
 
     def _admit(self, scope: Scope, channels: _Channels, call: CallInFlight) -> ASGIApp:
-        """Who answers: a guard, or the endpoint, with channels limited as the request needs it."""
+        """Answer with a guard or the endpoint, with channels limited as needed for the request."""
         path: str = scope["path"]
         headers = guards.collect(scope)
         if is_stream_request(scope):  # a stream learns when the process ends

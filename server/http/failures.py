@@ -1,7 +1,7 @@
-"""The answer when our own code raises, at every interface: in the form that the path's callers read.
+"""The answer if our own code raises an exception, at every interface, in the format that the path's callers expect.
 
 The log gets the cause under the request's id, and the caller gets the id. `server.http.edge` calls this, and cuts off
-an answer that has begun. The proxy and the tools answer their own failures, with what they know of the call.
+an answer that has begun. The proxy and the tools answer their own failures, with their knowledge of the call.
 """
 
 from __future__ import annotations

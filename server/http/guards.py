@@ -1,6 +1,7 @@
-"""What every request must pass before any route sees it: Origin, Host, body size. Pure header checks, in that order.
+"""Checks that every request must pass before it reaches a route: Origin, Host, and body size. Pure header checks, in
+that order.
 
-Refuses foreign browsers (DNS rebinding, CSRF) and oversized bodies before reading a byte of them, on all routes. It
+Refuses foreign browser pages (DNS rebinding, CSRF) and oversized bodies before reading them, on all routes. It
 also knows the origins whose pages may read answers without a named client. `server.http.edge` calls these in order; the
 caller is identified later.
 """
@@ -106,7 +107,7 @@ def collect(scope: Scope) -> HeaderValues:
 
 
 def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer | None:
-    """Why the request goes no further, as the answer to it."""
+    """The refusal of the request, as an answer; None if it passes."""
     origin = _origin_refusal(headers, path, rules)
     if origin is not None:
         return _refuse("origin_not_allowed", origin)

@@ -1,4 +1,4 @@
-"""Writes what a connection is given in one turn of the event loop together: most answers, in one system call.
+"""Joins all writes to a connection within one turn of the event loop, so that most answers need only one system call.
 
 The web server writes head and body of an answer one after the other, and each write costs a system call and wakes the
 client. `server.http.connections` puts this in front of each connection's transport.

@@ -1,7 +1,7 @@
 """The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, and its translation.
 
-A translation is a file with the same names; what it lacks is English. What a page shows of people, agents and providers
-comes in as `values` and is escaped; the markup in the catalog is ours.
+A translation is a file with the same names; missing texts are in English. Names of people, agents, and providers are
+passed as `values` and escaped; the markup in the catalog is ours.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _catalogue(language: str) -> Catalogue:
 
 @contextmanager
 def use_language(language: str) -> Generator[None]:
-    """Take texts in this language while the block runs; in English for one that there is not."""
+    """Use texts in this language while the block runs; English if the language isn't available."""
     token = _current.set(language if language in LANGUAGES else LANGUAGES[0])
     try:
         yield
@@ -97,7 +97,7 @@ def markup(name: str, /, **values: object) -> Markup:
 
 
 def visible(value: object) -> str:
-    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
+    """An argument in a form that is safe to read: nothing hidden, and nothing that affects how the rest is displayed.
 
     Invisible characters (control, bidirectional, zero-width) are shown as their code points.
     """

@@ -53,7 +53,7 @@ def _time(at: int | None) -> Markup:
 
 
 def _without_changes(s: str) -> str:
-    """A page's content without its forms that post, for people who can only read. Forms contain no forms."""
+    """A page's content without forms that post, for people who can only read. Forms aren't nested."""
     return Markup(_POSTED.sub("", s))  # noqa: S704 -- a part of what was escaped
 
 
@@ -200,7 +200,8 @@ def leave(request: Request, url: str) -> Response:
 
 
 def error_page(request: Request, title: str, message: str, status: int) -> HTMLResponse:
-    """A page that says what went wrong and what to do. The texts are ours; foreign parts are cut and escaped."""
+    """A page that explains what went wrong and what to do. The texts are ours; external parts are shortened and
+    escaped."""
     return render(
         "error.html",
         {"title": title[:_TEXT_LIMIT], "message": message[:_TEXT_LIMIT], "status_code": status},
@@ -209,7 +210,7 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
 
 
 def failure_page(request: Request) -> HTMLResponse:
-    """Our own failure, with the request's id, under which the log has its cause."""
+    """The page for an internal failure, with the request's ID, under which the log has the cause."""
     with page_texts.use_language(language_of(request)):
         message = page_texts.text("error.broken", id=REQUEST_ID.get())
         return error_page(request, page_texts.text("error.broken_title"), message, status_of("server_error"))

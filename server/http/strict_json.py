@@ -1,4 +1,4 @@
-"""Strict reading of JSON that others wrote: what two readers could understand differently is refused. Pure."""
+"""Strict parsing of external JSON: anything that two parsers could read differently is refused. Pure."""
 
 from __future__ import annotations
 

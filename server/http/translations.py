@@ -1,8 +1,7 @@
 """Translate English texts into the language of a page: refusals, and the texts of tools.
 
 The English text is the key in `server/portal/sentences.de.toml`. A refusal arrives with its values filled in: the text
-around them identifies them, and a value that is a key itself is translated, too. Texts that the file lacks stay
-English.
+around them identifies them, and a value that is itself a key is translated, too. Missing texts stay in English.
 """
 
 from __future__ import annotations

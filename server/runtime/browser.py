@@ -1,7 +1,7 @@
 """Opens an address in the browser of the person at this machine. Callers decide whether that is allowed.
 
-Every user of a machine can read the arguments of every process, so a browser gets the name of a file that only its
-owner can read, and that redirects it: the address is often good for a sign-in.
+Every user of a machine can read the arguments of every process, and the address often allows a sign-in. Therefore a
+browser gets the name of a file that only its owner can read and that redirects to the address.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ASGI: applications that are loaded when their first request arrives, or when there is time for it."""
+"""ASGI applications that are loaded when their first request arrives, or earlier when there is time."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class DeferredApp:
         return self._answer_late(scope, receive, send)
 
     async def load(self) -> None:
-        """Wait until the application lives. Raises what keeps it from that."""
+        """Wait until the application is started. Raises the exception that prevents it."""
         await self._load()
 
     async def end(self) -> None:
-        """Let it close what it has open, if it runs; also if no server ever started it."""
+        """Shut down the application if it is running, even if no server ever started it."""
         starting, self._starting, self._started = self._starting, None, None
         if starting is not None:
             await (await starting).end()
@@ -116,13 +116,13 @@ class _RunningApp:
         return self._app(scope, receive, send)
 
     async def begin(self) -> None:
-        """Start it. Raises RuntimeError when it does not want to."""
+        """Start it. Raises RuntimeError if it refuses."""
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
         self._living = asyncio.create_task(self._live(scope))
         await self._tell("lifespan.startup")
 
     async def end(self) -> None:
-        """Let it close what it has open."""
+        """Shut it down."""
         await self._tell("lifespan.shutdown")
         if self._living is not None:
             await self._living

@@ -1,6 +1,7 @@
-"""Answers of others that pages show if they come in time: kept for minutes, in bounded number, each asked for once.
+"""External answers that pages show if they arrive in time: kept for minutes, in limited number, and each requested
+once.
 
-A caller waits for a moment only; the read continues within its limit, and the next caller gets its answer.
+A caller waits only briefly; the read continues within its time limit, and the next caller gets its answer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class KeptAnswers:
         self._running: dict[Hashable, asyncio.Task[None]] = {}
 
     def get(self, key: Hashable) -> Answer | None:
-        """The answer, if it is known; asks no one."""
+        """The answer if it is known; makes no request."""
         until, answer = self._kept.get(key, (0.0, None))
         return answer if time.monotonic() < until else None
 
@@ -40,7 +41,7 @@ class KeptAnswers:
         return all(task.done() for task in tasks)
 
     async def close(self) -> None:
-        """Give up what is on its way."""
+        """Cancel reads in progress."""
         running = list(self._running.values())
         for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Loads of the MCP SDK what a server here uses, when it uses it.
+"""Loads only the parts of the MCP SDK that a server here uses, when it uses them.
 
 Each import from `mcp` runs the `__init__` of its packages, which load the SDK's client and its server framework too.
 With `load_lean` they run when one of their own names is first read. The models of the messages of each revision make

@@ -1,6 +1,6 @@
 """Logging of a running process to standard error: a line per record, for people or as JSON for a log store.
 
-A message is constant, its facts are fields after it, and each record carries the id of the request that it is about.
+Messages are constant and followed by fields, and each record contains the ID of its request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _fields_of(record: logging.LogRecord) -> dict[str, object]:
 class _Lines(logging.Formatter):
     """For people: the message, then its fields.
 
-    Only a traceback has lines of its own, all of them indented: what a stranger sends cannot pass for a record.
+    Only a traceback has additional lines, all indented, so that external input can't imitate a record.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- the name that logging calls

@@ -1,8 +1,8 @@
 """Which operating-system user is at the other end of a local connection, and who listens on a port.
 
-Linux tells: for one connection by sock_diag(7), in a tenth of a millisecond however many there are, and for all of them
-in /proc/net/tcp and tcp6 (proc(5)), in tens of milliseconds on a busy host. Other platforms do not tell a TCP server,
-so every function here then returns that it does not know.
+Linux provides this: for one connection with sock_diag(7), in a tenth of a millisecond regardless of their number, and
+for all of them in /proc/net/tcp and tcp6 (proc(5)), in tens of milliseconds on a busy host. Other platforms don't tell
+a TCP server, so every function here returns unknown there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Endpoint = tuple[str, int]  # IP address, port
 
 
 def can_tell() -> bool:
-    """Whether this platform tells whose a connection is."""
+    """Whether this platform can identify a connection's user."""
     return sys.platform == "linux" and os.access(_TABLES[0], os.R_OK)
 
 
@@ -94,7 +94,7 @@ def is_ours(uid: int | None) -> bool:
 
 
 def describe_listener(host: str, port: int) -> str:
-    """Who listens there, in words (`user no one (uid 65534), process 4711`), as far as it can be found out."""
+    """A description of the listener (`user no one (uid 65534), process 4711`), as far as known."""
     if can_tell():
         wanted = {*_spellings((host, port)), *_spellings(("0.0.0.0", port)), *_spellings(("::", port))}  # noqa: S104 -- looked for
         for line in "\n".join(_read(table) for table in _TABLES).splitlines():

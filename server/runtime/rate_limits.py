@@ -1,4 +1,4 @@
-"""How often an agent may do what leaves a row each time, so that a runaway agent fills no disk and slows no one down.
+"""Rate limits for agents' actions that store a row, so that a runaway agent can't fill the disk or slow down others.
 
 Each process counts for itself, in memory: the limit is against runaway agents, not for accounting, and a count in the
 database would cost each call another commit.
@@ -15,19 +15,19 @@ _KEPT: Final = 10_000  # people and places remembered before idle ones are dropp
 
 
 def agent_place(client_id: str) -> str:
-    """Where calls of this agent count that reach no provider."""
+    """The key for counting this agent's calls that reach no provider."""
     return f"agent {client_id}"
 
 
 def host_place(client_id: str) -> str:
-    """The key under which calls of this agent's programs to hosts without an account count."""
+    """The key for counting calls by this agent's programs to hosts without an account."""
     return f"hosts {client_id}"
 
 
 class Budgets:
     """A number of calls per window of seconds for each person at each place (a provider, an agent).
 
-    They may come all at once or spread; used ones come back evenly.
+    They can be used all at once or over time; used ones are restored evenly.
     """
 
     def __init__(self, calls: int, *, window: float = MINUTE) -> None:
@@ -41,7 +41,7 @@ class Budgets:
         return len(self._paid_until)
 
     def wait(self, user_id: str, place: str, *, now: float) -> int:
-        """The seconds until a call would be allowed; 0 for at once. Counts nothing."""
+        """The seconds until a call would be allowed; 0 for immediately. Counts nothing."""
         left = max(self._paid_until.get((user_id, place), now), now) + self._step - now
         return max(1, math.ceil(left - self._window)) if left > self._window + 1e-6 else 0
 

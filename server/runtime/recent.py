@@ -1,8 +1,8 @@
-"""Recent decisions, so that repeated requests need not be decided again: one store for all interfaces.
+"""A cache of recent decisions for repeated requests, shared by all interfaces.
 
-A decision may be used again while all of this holds: everything stored behind it reads the same now, which its caller
-checks each time (`facts`); none of its ends has come; and it isn't older than its store allows. Nothing that a
-revocation must reach is therefore cached. Kept in this process only, in bounded number.
+A decision can be reused if all stored rows behind it are unchanged, which its caller checks each time (`facts`), none
+of its ends has been reached, and it isn't older than its store allows. A revocation therefore takes effect immediately.
+Kept in this process only, in limited number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RecentDecisions(Generic[Key, Decided]):
         return known if known is not None and now < known.until else None
 
     def is_current(self, key: Key, facts: Sequence[object]) -> bool:
-        """Whether the decision rests on what is stored now; otherwise it is dropped."""
+        """Whether the decision is based on the current rows; otherwise it is dropped."""
         known = self._known.get(key)
         if known is not None and known.facts == facts:
             return True
@@ -53,7 +53,7 @@ class RecentDecisions(Generic[Key, Decided]):
         return False
 
     def is_repeated(self, key: Key) -> bool:
-        """Whether it was asked for recently; recorded for the next time. For what is expensive to keep."""
+        """Whether it was requested recently; recorded for the next time. For decisions that are expensive to keep."""
         if key in self._asked:
             return True
         if len(self._asked) < self._most:

@@ -1,10 +1,10 @@
-"""The tokens of tool calls, used again by calls that repeat a recent one for the same person, agent and account.
+"""Tokens of tool calls, reused by calls that repeat a recent one for the same person, agent, and account.
 
-The exchange decides by the rows of one read, and by the time. A call of the same tool for the same account makes this
-read too, and takes the token of a moment ago if all of it reads the same, whichever access token of the grant it came
-with; its own event is durable first. Nothing that a revocation must reach is therefore cached. The decision of each
-call is kept, but only its second call keeps the token opened. Everything else goes the whole way: refusals, what a
-person approves or an operator's rules judge, and tokens that are about to expire.
+The exchange decides by the rows of one read and by the time. A call of the same tool for the same account makes this
+read, too, and reuses the recent token if all rows are unchanged, with any access token of the grant; its own event is
+committed first. A revocation therefore takes effect immediately. The decision of each call is kept, but the opened
+token only from the second call. Everything else is processed in full: refusals, calls that a person approves or an
+operator's rules decide, and tokens that are about to expire.
 """
 
 from __future__ import annotations

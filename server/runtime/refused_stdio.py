@@ -1,7 +1,7 @@
 """Answer an MCP client on standard input if the program can't start: an error with the reason for each request.
 
-A program that ends at once shows its person a closed connection. Uses the standard library alone, for this must not
-fail in its turn.
+If the program ended immediately, its person would only see a closed connection. Uses only the standard library, since
+this must not fail, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Standard input and output of an MCP server over stdio: the SDK's transport, with an end that does not hang.
+"""Standard input and output of an MCP server over stdio: the SDK's transport, but with a shutdown that doesn't hang.
 
-The SDK reads in a thread that nothing can wake, so SIGINT would wait for the client's next line. Here the event loop
-waits for input. A client that closes our standard output during a write has left, like one that closes input.
+The SDK reads in a thread that can't be interrupted, so SIGINT would wait for the client's next line. Here the event
+loop waits for input. A client that closes our standard output during a write counts as gone, like one that closes
+input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Code and nodes for what has no configuration file: SDKs, and n8n. Each text is complete and runs as printed.
+"""Code for clients without a configuration file (SDKs, and n8n nodes). Each text is complete and runs as printed.
 
 Read in November 2026: langchain-mcp-adapters 0.3.2, openai-agents 0.24.0, pydantic-ai-slim[mcp] 2.68.0 (FastMCP 4.2),
 and nodes/mcp/McpClientTool of @n8n/n8n-nodes-langchain 2.41.1. The suite runs the three programs.
@@ -18,7 +18,7 @@ _BEARER: Final = '{"Authorization": "Bearer " + os.environ["ACCESS_TOKEN"]}'
 
 @dataclass(frozen=True, slots=True)
 class CodeClient:
-    """How one SDK or editor without a file is configured."""
+    """The configuration of an SDK or editor without a file."""
 
     title: str
     local: Callable[[Program], str] | None
@@ -126,7 +126,7 @@ def _pydantic_remote(transport: TransportName, url: str) -> str:
 
 
 def _n8n(transport: TransportName, url: str) -> str:
-    """A node to paste into a workflow; n8n registers itself and signs in when its credential is made."""
+    """A node to paste into a workflow; n8n registers itself and signs in when its credential is created."""
     node = {
         "name": "Token Vault",
         "type": "@n8n/n8n-nodes-langchain.mcpClientTool",

@@ -1,4 +1,4 @@
-"""What to write into an MCP client's configuration so that it reaches this vault. `client_files` writes files.
+"""An MCP client's configuration for this vault. `client_files` writes files.
 
 The clients are in `client_kinds` (those with a file) and `client_code` (SDKs, and n8n).
 """
@@ -18,24 +18,25 @@ from server.setup.client_links import install_link
 
 NAMES: Final = (*CLIENTS, *CODE)
 ENTRY_NAME: Final = "token-vault"
-SANDBOX_PORTS: Final = 10  # how far its ports are above the vault's: both can be in one client
+SANDBOX_PORTS: Final = 10  # offset of its ports from the vault's, so that one client can use both
 INSPECTOR: Final = "@modelcontextprotocol/inspector@2.12.0"
 
 
 class ConfigRefused(Exception):
-    """There is no such configuration. The message is one line that says what to do instead."""
+    """There is no such configuration. The one-line message explains what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class VaultLocation:
-    """How clients reach the vault: the program over stdio, an origin over HTTP. `options`: --data and --config."""
+    """How clients reach the vault: by the program over stdio, or by an origin over HTTP. `options`: --data and
+    --config."""
 
     program: Program
     options: tuple[str, ...]
     public_url: str
     is_loopback: bool
-    remote_url: str | None = None  # a remote vault, which `stdio` bridges to
-    sandbox_port: int | None = None  # the built-in stand-ins for providers; over stdio, at a port of their own
+    remote_url: str | None = None  # a remote vault that `stdio` bridges to
+    sandbox_port: int | None = None  # the simulated providers; over stdio, on a separate port
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,13 @@ class ClientConfig:
 
     client: str
     transport: TransportName
-    text: str  # of a file that holds nothing else, or the code
+    text: str  # the content of a file with nothing else in it, or the code
     place: Place | None
     entry: Mapping[str, object] | None
     command_line: str | None
     link: str | None  # adds the entry with one click
     notes: tuple[str, ...]
-    file_notes: tuple[str, ...]  # what to know whenever the file changes, also when the entry is removed
+    file_notes: tuple[str, ...]  # notes for every change of the file, including removal of the entry
 
 
 def transport_named(text: str) -> TransportName | None:
@@ -89,7 +90,7 @@ def client_config(client: str, transport: TransportName, *, vault: VaultLocation
 
 
 def client_file(kind: FileClient, machine: Machine) -> Path:
-    """The person's file (not a project's) that the client reads: the one that is there, or the one to make."""
+    """The person's file (not a project's) that the client reads: the existing one, or the one to create."""
     files = kind.files(machine)
     return next((file for file in files if file.exists()), files[0])
 
@@ -110,7 +111,7 @@ def _url(vault: VaultLocation, transport: TransportName) -> str:
 
 
 def _command_line(client: str, transport: TransportName, *, program: Program, url: str, place: Place) -> str | None:
-    """A command line that does the same, or that tries it out."""
+    """A command line that does the same or tries it out."""
     environment = [f"{name}={value}" for name, value in (program.environment or {}).items()]
     started = ["--", program.command, *program.arguments]
     match client:

@@ -1,7 +1,7 @@
-"""Puts an entry into a client's configuration file and removes it again, leaving everything else in it as it is.
+"""Adds an entry to a client's configuration file and removes it again, leaving everything else unchanged.
 
 The first write keeps a copy of the original file next to it. Undoing restores exactly that, unless the file has changed
-since: then only our entry is removed. A file in which the entry has no safe place is refused.
+since: then only our entry is removed. A file that can't be changed safely is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FormatName = Literal["json", "toml", "yaml"]  # json: with comments
 
 
 class ClientFileRefused(Exception):
-    """The file cannot be changed safely. The message is one line that says the fix."""
+    """The file can't be changed safely. The one-line message includes the fix."""
 
 
 class FileFormat(Protocol):
@@ -44,7 +44,7 @@ class FileFormat(Protocol):
         ...
 
     def render(self, section: str, name: str, entry: object, /) -> str:
-        """A text that holds nothing else."""
+        """A text with only the entry."""
         ...
 
 
@@ -53,7 +53,7 @@ FORMATS: Final[Mapping[FormatName, FileFormat]] = {"json": client_json, "toml": 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry stands."""
+    """The location of an entry."""
 
     file: Path
     format: FormatName

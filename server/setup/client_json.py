@@ -1,7 +1,7 @@
-"""Puts one entry into a JSON text with comments (JSONC), or takes it out; every other byte stays. Text in, text out.
+"""Adds an entry to a JSON text with comments (JSONC), or removes it; all other bytes stay. Text in, text out.
 
-Clients write such files and people add comments to them. The result is read again and compared with the requested
-change, and the comments outside the entry with those before: a text in which that fails is refused, not rewritten.
+Clients write such files, and people add comments to them. The result is parsed again and compared with the requested
+change, and comments outside the entry with the original ones: if that fails, the text is refused, not rewritten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_DEPTH: Final = 100
 
 
 class EntryError(Exception):
-    """The text can't be changed safely. The message says why: `line 3 isn't JSON`."""
+    """The text can't be changed safely. The message is the reason, such as `line 3 isn't JSON`."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Member:
     key: str
     start: int  # of the key
     value: _Node
-    comma: int | None = None  # where the comma after it stands
+    comma: int | None = None  # position of the comma after it
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class _Node:
 
 @dataclass(slots=True)
 class _JsonReader:
-    """Reads JSON with `//` and `/* */` comments and trailing commas, and remembers where everything stands."""
+    """Reads JSON with `//` and `/* */` comments and trailing commas, and records the positions of everything."""
 
     text: str
     at: int = 0
@@ -127,7 +127,7 @@ class _JsonReader:
         return _Node(start, self.at, values)
 
     def _closes(self, bracket: str) -> bool:
-        """Whether the bracket stands next; then it has been read."""
+        """Whether the bracket is next; if so, it has been consumed."""
         self._skip()
         if self.at >= len(self.text):
             raise self._refusal()
@@ -195,7 +195,7 @@ def without_entry(text: str, section: str, name: str) -> str:
 
 
 def render(section: str, name: str, entry: object) -> str:
-    """The text of a file that holds nothing else, without a line's end."""
+    """The text of a file with only the entry, without a newline at the end."""
     return json.dumps({section: {name: entry}}, indent=2, ensure_ascii=False)
 
 

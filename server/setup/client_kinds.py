@@ -1,4 +1,4 @@
-"""What each MCP client reads: its file, the section and form of an entry, and the transports that it has.
+"""Each MCP client's configuration: its file, the section and format of an entry, and its transports.
 
 From the clients' own documentation and sources, read in November 2026; docs/evidence/clients.md names which were run.
 
@@ -77,7 +77,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class FileClient:
-    """How one client is configured. `files`: those it reads, the first existing one is changed, else the first."""
+    """The configuration of a client. `files`: the files that it reads; the first existing one is changed, else the
+    first."""
 
     title: str
     files: Callable[[Machine], Sequence[Path]]
@@ -89,7 +90,7 @@ class FileClient:
 
 
 def plain(program: Program) -> Entry:
-    """`command`, `args`, `env`: what most clients read."""
+    """`command`, `args`, and `env`, which most clients read."""
     env = {"env": dict(program.environment)} if program.environment else {}
     return {"command": program.command, "args": list(program.arguments), **env}
 

@@ -1,7 +1,7 @@
-"""Puts one entry into a TOML text, or takes it out; comments, order, and spacing stay. Text in, text out.
+"""Adds an entry to a TOML text, or removes it; comments, order, and spacing stay. Text in, text out.
 
-An entry is its tables `[section.name]` and `[section.name.*]`; one of another form is changed by tomlkit. The result is
-read again and compared with the requested change, as in `settings_file`.
+An entry consists of the tables `[section.name]` and `[section.name.*]`; other forms are changed by tomlkit. The result
+is parsed again and compared with the requested change, as in `settings_file`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def without_entry(text: str, section: str, name: str) -> str:
 
 
 def render(section: str, name: str, entry: object) -> str:
-    """The text of a file that holds nothing else, without a line's end."""
+    """The text of a file with only the entry, without a newline at the end."""
     return tomlkit.dumps({section: {name: entry}}).removeprefix(f"[{section}]\n").strip()
 
 
@@ -62,7 +62,7 @@ def _first_right(attempts: Iterator[str], text: str, expected: MutableMapping[st
 
 
 def _attempts(text: str, section: str, name: str, entry: object) -> Iterator[str]:
-    """Ways to make the change; an entry of None goes."""
+    """Ways to make the change; an entry of None is removed."""
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     own = list(_tables(lines, section, name))
     new = "" if entry is None else render(section, name, entry) + "\n"

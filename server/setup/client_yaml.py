@@ -1,7 +1,7 @@
-"""Puts one entry into a YAML text, or takes it out; every other line stays. Text in, text out.
+"""Adds an entry to a YAML text, or removes it; all other lines stay. Text in, text out.
 
-It reads lines, not YAML: the top of the file must be a block mapping, and so must the section, as Goose writes them.
-A text in which that isn't certain is refused.
+It reads lines, not YAML: the top level of the file and the section must be block mappings, as Goose writes them. A text
+is refused if that isn't certain.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def without_entry(text: str, section: str, name: str) -> str:
 
 
 def render(section: str, name: str, entry: object) -> str:
-    """The text of a file that holds nothing else, without a line's end."""
+    """The text of a file with only the entry, without a newline at the end."""
     return "\n".join([f"{section}:", *_entry_lines(name, _as_dict(entry), indent=2)])
 
 

@@ -1,4 +1,4 @@
-"""What a person enters at a provider's console so that this vault can be used with it. Texts only, nothing is sent.
+"""The values to enter at a provider's console to use this vault with it. Texts only; nothing is sent.
 
 From the providers' documentation, read on 2026-11-25 and not run: docs.slack.dev (installing-with-oauth,
 using-token-rotation, using-pkce), developers.google.com (identity/protocols/oauth2).
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 GUIDED: Final = ("slack", "google")
 _SCOPE: Final = "https://www.googleapis.com/auth/"
-# people's name for a part of Google, its API in the console's library, and the prefix of its scopes
+# the common name of a Google service, its API in the console's library, and the prefix of its scopes
 _GOOGLE_PARTS: Final = (
     ("calendar", "Google Calendar API", f"{_SCOPE}calendar"),
     ("mail", "Gmail API", f"{_SCOPE}gmail"),
     ("files", "Google Drive API", f"{_SCOPE}drive"),
 )
-# Shapes of client ids, from the providers' documentation. An id of a service without one is not judged.
+# Formats of client IDs, from the providers' documentation. IDs of services without one aren't checked.
 _IDS: Final = {
     "google": re.compile(r"[\w.-]+\.apps\.googleusercontent\.com"),
     "slack": re.compile(r"\d{6,}\.\d{6,}"),
@@ -54,7 +54,7 @@ _HOSTS: Final = {  # of token endpoints
     "login.microsoftonline.com": "microsoft",
     "connect.squareup.com": "square",
 }
-# Beginnings of secrets: what it is, and whose client secret, if it is one.
+# Prefixes of secrets: what each is, and the service if it is a client secret.
 _SECRETS: Final = (
     (re.compile(r"GOCSPX-"), "Google's client secret", "google"),
     (re.compile(r"(sandbox-)?sq0cs[pb]-"), "Square's application secret", "square"),
@@ -66,7 +66,8 @@ _UNKNOWN_ENDINGS: Final = frozenset({"test", "local", "internal", "lan", "home",
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """The steps through one console. `client` says how we authenticate: with a secret, or without (`public`)."""
+    """The steps through a console. `client`: whether the vault authenticates with a secret or without one
+    (`public`)."""
 
     provider: str
     redirect_uri: str
@@ -78,7 +79,7 @@ class Guide:
 
 
 def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str, is_loopback: bool) -> Guide:
-    """The guide for what connecting this provider asks for, and for what `tools` need of it."""
+    """The guide for the scopes that connecting this provider requests and that `tools` need."""
     if provider.credential is not None:
         steps = (f"Each person enters: {provider.credential.title}.", *(_steps_of(provider)))
         return Guide(provider.name, "", (), "public", steps, ())
@@ -99,7 +100,7 @@ def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str,
 
 
 def _steps_of(provider: Provider) -> Iterator[str]:
-    """What a person does at the service first."""
+    """The person's first step at the service."""
     if provider.console is not None:
         yield f"They make it at {provider.console.url}"
         yield from provider.console.steps
@@ -125,7 +126,7 @@ def general(
     scopes: Sequence[str],
     has_secret: bool,
 ) -> Guide:
-    """The guide for a service that is known only from its provider file."""
+    """The guide for a service that is only known from its provider file."""
     words = {"{redirect_uri}": redirect_uri, "{scopes}": " ".join(sorted(scopes))}
 
     def fill_in(step: str) -> str:
@@ -243,7 +244,7 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
 
 
 def service_of(name: str, *, token_url: str, ships: bool) -> str:
-    """Whose client ids a provider uses, by its token endpoint; "" for a file of the operator's own, which may be any's.
+    """The service that issues a provider's client IDs, by its token endpoint; "" for the operator's own files.
 
     `ships`: the provider file is one of ours.
     """
@@ -251,7 +252,7 @@ def service_of(name: str, *, token_url: str, ships: bool) -> str:
 
 
 def id_problem(service: str, client_id: str) -> str | None:
-    """Why this cannot be a client id of that service (see `service_of`); None when it may be one."""
+    """Why this can't be a client ID of that service (see `service_of`); None if it can be one."""
     if not client_id or not client_id.isprintable() or any(c.isspace() for c in client_id) or len(client_id) > 200:
         return "the client ID is empty or contains spaces: copy it again"
     for shape, what, _ in _SECRETS:
@@ -266,7 +267,7 @@ def id_problem(service: str, client_id: str) -> str | None:
 
 
 def secret_problem(secret: str, *, service: str = "", client_id: str = "") -> str | None:
-    """Why this cannot be a client secret of that service; None when it may be one."""
+    """Why this can't be a client secret of that service; None if it can be one."""
     if not secret or not secret.isprintable() or any(c.isspace() for c in secret) or len(secret) > 500:
         return "the client secret is empty or contains spaces: copy it again"
     if _IDS["google"].fullmatch(secret):

@@ -1,7 +1,7 @@
 """Writes our registration at a provider or an issuer: the secret to a file, the settings into the settings file.
 
 Keeps everything that it replaces until the setup is undone. `server.setup.settings_file` edits the settings file;
-`server.setup.provider_consoles` knows what a provider asks for.
+`server.setup.provider_consoles` has the values for a provider's console.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SIGN_IN_KEYS: Final = ("issuer", "client_id", "client_secret", "client_secret_fi
 
 
 class NothingToUndo(Exception):
-    """No setup of this provider is recorded. One line."""
+    """No setup of this provider is recorded. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where one provider's registration is kept.
+    """The files of one provider's registration.
 
     `config` is the settings file, `data` the data directory, `section` its place in the settings.
     """
@@ -55,7 +55,7 @@ class Files:
 
     @property
     def memory(self) -> Path:
-        """Holds the digest of what we wrote; a dash once someone else changed the file."""
+        """Contains the digest of the written content, or a dash if the file has been changed since."""
         return self.data / f"{self._stem}.setup"
 
     @property
@@ -89,7 +89,7 @@ def write(
 
 
 def undo(files: Files) -> None:
-    """Undo the last setup: the settings file as it was, or only this provider's values if it changed since.
+    """Undo the last setup: restore the settings file, or only this provider's values if the file has changed since.
 
     Raises NothingToUndo.
     """
@@ -118,7 +118,7 @@ def undo(files: Files) -> None:
 
 
 def _remember(files: Files, *, old: str | None, new: str) -> None:
-    """Keep what was there before the first of several setups; later ones only update what they wrote."""
+    """Keep the state before the first of several setups; later ones only update the record of what they wrote."""
     written = _text(files.memory)
     if written is None:
         if old is not None:

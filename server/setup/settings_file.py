@@ -1,7 +1,7 @@
-"""Changes values of one table in a settings file; keeps its comments, order and spacing. Text in, text out.
+"""Changes values of one table in a settings file; keeps its comments, order, and spacing. Text in, text out.
 
-Reads the result again and compares it with the requested change: a file in which the change cannot be made is refused,
-not rewritten. `server.settings` reads settings.
+Parses the result again and compares it with the requested change: a file that can't be changed this way is refused, not
+rewritten. `server.settings` reads settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Setting = str | bool | Sequence[str] | None  # None: not there
 
 
 class ConfigFileRefused(Exception):
-    """We cannot change the file. One line that says what to do by hand."""
+    """The file can't be changed. The one-line message explains what to do by hand."""
 
 
 def with_values(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) -> str:
@@ -60,7 +60,7 @@ def _attempts(text: str, table: tuple[str, ...], values: Mapping[str, Setting]) 
 
 
 def _change(content: MutableMapping[str, object], table: tuple[str, ...], values: Mapping[str, Setting]) -> None:
-    """Set and remove in place, in plain content or in a document. Raises TypeError when the table is not a table."""
+    """Set and remove in place, in plain content or in a document. Raises TypeError if the table isn't a table."""
     place = content
     for name in table:
         if name not in place:
@@ -119,7 +119,7 @@ def _says(text: str, expected: Mapping[str, object]) -> bool:
 
 
 def _without_empty(content: Mapping[str, object]) -> dict[str, object]:
-    """Tables without values mean nothing."""
+    """Drop empty tables, which have no meaning."""
     inner = {key: _without_empty(value) if is_object(value) else value for key, value in content.items()}
     return {key: value for key, value in inner.items() if value != {}}
 

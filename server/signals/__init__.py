@@ -10,7 +10,7 @@ from server.deployment import Deployment
 
 
 def routes(deployment: Deployment) -> list[Route]:
-    """Every address that signals arrive at."""
+    """The routes of all signals."""
     from server.signals import global_revocation, provider_webhooks, push_delivery
 
     return [

@@ -1,6 +1,7 @@
-"""What follows from a verified event: by the operator's rule for the person, a look for an account at a provider.
+"""The effects of a verified event: the operator's rule for the person, and a check of accounts at a provider.
 
-All of it, with the event's line in the activity, is one transaction, so that every process refuses from its commit on.
+Everything, including the event's entry in the activity, is one transaction, so that every process refuses access as
+soon as it commits.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _DONE: Final[Mapping[Effect, str]] = {
     "stop_agents": "stopped",
     "disable": "disabled",
 }
-# After these, a grant at the provider may be dead.
+# After these, a grant at the provider may have ended.
 HINTS: Final = frozenset({*RULES, f"{_OAUTH}tokens-revoked", f"{_OAUTH}token-revoked"}) - {
     f"{_CAEP}token-claims-change"
 }
@@ -51,7 +52,7 @@ CLOCKS: Final = 60  # seconds that a transmitter's clock may be behind ours
 
 
 async def apply(deployment: Deployment, name: str, transmitter: TransmitterSettings, event: SecurityEvent) -> bool:
-    """Do what the event's rule says, once; False if the token was already used. Raises EventRefused."""
+    """Apply the event's rule once; False if the token was already used. Raises EventRefused."""
     now = deployment.now()
     if event.kind in VERIFICATIONS and not transmitter.is_google:
         await _check_state(deployment, name, event)
@@ -80,7 +81,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         elif not hinted and event.kind not in VERIFICATIONS:
             reason = "unknown_subject" if is_named else "unsupported_subject"
             lines.append(Event("signal.unmatched", outcome="refused", details={**facts, "reason": reason}))
-        elif hinted and not lines:  # about accounts at which a look is planned already
+        elif hinted and not lines:  # about accounts that are already scheduled for a check
             lines.append(Event("signal.noted", details=facts))
         await audit.append(transaction, *lines, now=now)
     grant_checks.start(deployment.vault, due)
@@ -92,7 +93,7 @@ def _purpose(transmitter: TransmitterSettings) -> str:
 
 
 async def is_used(reader: Reader, transmitter: TransmitterSettings, event: SecurityEvent, *, now: int) -> bool:
-    """Whether the event's token was used already, also by another way; uses nothing up."""
+    """Whether the event's token was already used, over any delivery method; doesn't use it up."""
     return await replay.is_seen(reader, _purpose(transmitter), event.token_id, now=now)
 
 
@@ -105,7 +106,8 @@ async def _check_state(deployment: Deployment, name: str, event: SecurityEvent) 
 
 
 async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, at: int, now: int) -> Effect:
-    """Apply an effect to a person; the one applied: nothing disables the last admin or owner.
+    """Apply an effect to a person; returns the effect actually applied, since the last admin or owner is never
+    disabled.
 
     `at`: when it happened; sessions begun later stay. A person who then signed in at the issuer `by`, or whom an admin
     enabled, is only signed out of the older ones.
@@ -152,7 +154,7 @@ def effect_of(transmitter: TransmitterSettings, kind: str) -> Effect:
 async def _find_person(
     deployment: Deployment, transmitter: TransmitterSettings, event: SecurityEvent
 ) -> tuple[User | None, bool]:
-    """The person, and whether any identifier has a format that we know."""
+    """The person, and whether any identifier has a supported format."""
     try:
         return await subjects.find_person(deployment.database, transmitter, event.subjects), True
     except SubjectUnsupported:
@@ -177,9 +179,10 @@ def _hint(one: HintedConnection, *, source: str) -> Event:
 async def hint(
     deployment: Deployment, hinted: Sequence[HintedConnection], *, source: str, once: str, remembered: int
 ) -> bool:
-    """Look at these connections, as a message says that is known by `once`; False if it was used within that time.
+    """Schedule a check of these connections, for a message that `once` identifies; False if it was used within that
+    time.
 
-    Where nothing tells a repeat from another message, `remembered` is 0.
+    `remembered` is 0 if a repetition can't be distinguished from a new message.
     """
     now = deployment.now()
     async with deployment.transaction() as transaction:

@@ -1,8 +1,8 @@
-"""Global Token Revocation (draft-parecki-oauth-global-token-revocation-06): an identity provider ends all that a person
-gave their agents, and signs them out. What they connected stays; each agent needs a new sign-in by the person.
+"""Global Token Revocation (draft-parecki-oauth-global-token-revocation-06): an identity provider ends all permissions
+that a person gave agents, and signs them out. Connected accounts stay; each agent needs a new sign-in by the person.
 
-The caller authenticates by its own bearer token, or by a JWT that its keys sign for this one request, as Okta does.
-Each can reach only its own people (§7.1).
+The caller authenticates with its own bearer token, or with a JWT that its keys sign for this request, as Okta does.
+Each caller can only affect its own people (§7.1).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def _caller(deployment: Deployment, request: Request) -> tuple[str, Transm
     for name, one in allowed.items():
         try:
             secret = expected_token(one, "revocation_token", name)
-        except KeysAway as error:  # the others' tokens count all the same
+        except KeysAway as error:  # the others' tokens are still checked
             _log.warning("token away", extra={"transmitter": name, "detail": str(error)})
             away = error
             continue

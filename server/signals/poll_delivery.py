@@ -32,7 +32,7 @@ class PollFailed(Exception):
 
 
 async def poll(deployment: Deployment) -> int:
-    """Fetch from each transmitter that is due; how many events took effect."""
+    """Fetch from each due transmitter; returns how many events took effect."""
     polled = {name: one for name, one in deployment.settings.signals.transmitters.items() if one.poll_url is not None}
     return sum(await asyncio.gather(*(_poll_in_turn(deployment, name, one) for name, one in polled.items())))
 
@@ -53,7 +53,7 @@ async def _poll_in_turn(deployment: Deployment, name: str, transmitter: Transmit
 
 
 async def poll_one(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> int:
-    """Fetch until there is no more; each request acknowledges what the one before brought. Raises PollFailed."""
+    """Fetch until there are no more events; each request acknowledges those of the previous one. Raises PollFailed."""
     acknowledged: list[str] = []
     refused: dict[str, EventRefused] = {}
     taken, has_more, rounds = 0, True, 0

@@ -1,6 +1,6 @@
-"""How providers sign the webhooks that tell of an ended grant, and which accounts one names. Pure.
+"""How providers sign webhooks about ended grants, and which accounts a webhook names. Pure.
 
-A signature proves who sent a message, not whose grant it is about, so it is no more than a hint to look.
+A signature proves who sent a message, not that a grant has ended, so a webhook is only a reason to check.
 
 - GitHub, `github_app_authorization`: docs.github.com/webhooks/webhook-events-and-payloads, and
   /using-webhooks/validating-webhook-deliveries. The delivery's id isn't signed: a replay is one more hint.
@@ -47,7 +47,7 @@ class SignedMessage:
 
 @dataclass(frozen=True, slots=True)
 class GrantHint:
-    """What a message says: grants of these accounts may have ended, or of all accounts that begin with `prefix`.
+    """The content of a message: grants of these accounts, or of all accounts that start with `prefix`, may have ended.
 
     `once` identifies the message, for `remembered` seconds; 0: a repeat counts again. `challenge` is to be answered,
     and nothing else.
@@ -61,7 +61,7 @@ class GrantHint:
 
     @property
     def is_empty(self) -> bool:
-        """The message says nothing about grants."""
+        """The message isn't about grants."""
         return not self.accounts and not self.prefix
 
 
@@ -125,7 +125,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
 
 
 def read_by_any(scheme: Scheme, message: SignedMessage, keys: Sequence[str], now: int) -> GrantHint:
-    """What a message says that one of the keys signed: two count during a rotation. Raises WebhookRefused."""
+    """The content of a message signed with one of the keys; two are valid during a rotation. Raises WebhookRefused."""
     *others, last = keys
     for key in others:
         try:

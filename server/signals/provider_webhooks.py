@@ -1,7 +1,7 @@
-"""Receive webhooks in which a provider tells of an ended grant: POST /webhooks/PROVIDER.
+"""Receive webhooks in which a provider reports an ended grant: POST /webhooks/PROVIDER.
 
-Each is signed, small, counted once, and no more than a hint: the vault refreshes or probes the account at once, and
-believes only what the provider then answers.
+Each is signed, small, accepted once, and only a reason to check: the vault refreshes or probes the account immediately,
+and relies only on the provider's answer to that.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ async def _read(
 
 
 async def _count(deployment: Deployment, name: str, hint: GrantHint) -> None:
-    """Anyone who saw a message can repeat it, which must not use up the share of others. Raises TooMany."""
+    """Limit repeated messages separately: anyone who saw one can repeat it, which must not use up the limit of others.
+    Raises TooMany."""
     now = deployment.now()
     same = hashlib.sha256(hint.once.encode()).hexdigest()
     async with deployment.transaction() as transaction:

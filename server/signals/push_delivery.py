@@ -28,7 +28,7 @@ _log = logging.getLogger("token_vault.signals")
 
 
 class TooMany(Exception):
-    """More than the limit; `wait` seconds until one more counts."""
+    """The limit is exceeded; `wait`: seconds until another request is accepted."""
 
     def __init__(self, wait: int) -> None:
         super().__init__(str(wait))
@@ -118,7 +118,7 @@ async def take(deployment: Deployment, name: str, transmitter: TransmitterSettin
     event = await security_events.verify(deployment, name, transmitter, token)
     now = deployment.now()
     if await effects.is_used(deployment.database, transmitter, event, now=now):
-        return  # anyone who saw it can send it again: that takes nothing of the transmitter's share
+        return  # anyone who saw it can send it again, which must not use up the transmitter's limit
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, f"signals:{name}", limit=transmitter.per_minute, window=60, now=now)
     if not may:
@@ -127,7 +127,7 @@ async def take(deployment: Deployment, name: str, transmitter: TransmitterSettin
 
 
 async def note_refusal(deployment: Deployment, name: str, refused: EventRefused) -> None:
-    """Repeats within a minute are counted: anyone can send what is refused."""
+    """Count repeated refusals within a minute, since anyone can send events that are refused."""
     _log.info("signal refused", extra={"transmitter": name, "code": refused.code, "detail": refused.reason})
     details: dict[str, object] = {"name": name, "reason": refused.code, "detail": refused.reason}
     await deployment.activity.record_refusal(Event("signal.refused", outcome="refused", details=details))

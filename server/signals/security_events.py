@@ -1,7 +1,8 @@
-"""Security event tokens (SET, RFC 8417) of transmitters that the operator named: who signed one, for whom, and when.
+"""Security event tokens (SET, RFC 8417) from transmitters in the settings: their signer, audience, and time.
 
 Follows OpenID Shared Signals Framework (SSF) 1.0 §4.1: typed `secevent+jwt`, without `exp` and `sub`. Google's
-Cross-Account Protection is older: its tokens may lack the type and may have `exp`. `events` tells them from ID tokens.
+Cross-Account Protection is older: its tokens may lack the type and may have `exp`. `events` distinguishes them from ID
+tokens.
 `server.signals.push_delivery` counts each token once; `server.signals.effects` decides what happens.
 """
 
@@ -38,7 +39,7 @@ _found: WeakKeyDictionary[Outbound, dict[str, tuple[str, int]]] = WeakKeyDiction
 
 
 class EventRefused(Exception):
-    """This token does not count. `code` is of RFC 8935 §2.4, `reason` for the log and the transmitter."""
+    """The token isn't accepted. `code` is from RFC 8935 §2.4; `reason` is for the log and the transmitter."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -47,14 +48,15 @@ class EventRefused(Exception):
 
 
 class KeysAway(Exception):
-    """The transmitter's keys or its token can't be read now, so nothing is known of the event: it can be sent again."""
+    """The transmitter's keys or its bearer token can't be read now, so the event can't be verified; it can be sent
+    again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityEvent:
-    """One event that a transmitter signed. `kind` is its type's URI; `subjects` name whom it is about.
+    """An event that a transmitter signed. `kind` is its type's URI; `subjects` identify the people or accounts.
 
-    `occurred_at`: when it happened, as far as the transmitter says; no later than `issued_at`. `state`: of a
+    `occurred_at`: when it happened, if the transmitter reports it; no later than `issued_at`. `state`: of a
     verification.
     """
 
@@ -99,7 +101,7 @@ async def signed_claims(
 ) -> Mapping[str, object]:
     """The claims of a JWT of one of these types that a key of the transmitter signed. Raises EventRefused, KeysAway.
 
-    `has_type` False: a token without type counts, too.
+    `has_type` False: a token without a type is accepted, too.
     """
     policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
     try:
@@ -115,7 +117,7 @@ async def signed_claims(
 
 
 async def find_keys(deployment: Deployment, transmitter: TransmitterSettings, *, policy: AddressPolicy) -> str:
-    """Where the transmitter's keys are, by its own metadata (SSF 1.0 §7). Raises KeysAway."""
+    """The address of the transmitter's keys, from its metadata (SSF 1.0 §7). Raises KeysAway."""
     known, now = _found.setdefault(deployment.http, {}), deployment.now()
     found = known.get(transmitter.issuer)
     if found is not None and 0 <= now - found[1] < _KEPT:
@@ -130,7 +132,7 @@ async def find_keys(deployment: Deployment, transmitter: TransmitterSettings, *,
 async def read_metadata(
     deployment: Deployment, transmitter: TransmitterSettings, *, policy: AddressPolicy
 ) -> Mapping[str, object]:
-    """What the transmitter says about itself (SSF 1.0 §7). Raises KeysAway."""
+    """The transmitter's metadata (SSF 1.0 §7). Raises KeysAway."""
     url = metadata_url(transmitter)
     try:
         answer = await deployment.http.fetch_document(

@@ -1,7 +1,7 @@
-"""Event streams at a transmitter, made and ended from here: its stream management API (SSF 1.0 §8.1).
+"""Create and end event streams at a transmitter, with its stream management API (SSF 1.0 §8.1).
 
-Nothing of an answer is used unless it names the issuer that it should (§8.1.1.1) and has the form that it should. The
-stream pushes to this vault or is polled by it; it asks for the events that have a rule here.
+An answer is used only if it names the expected issuer (§8.1.1.1) and has the expected format. The stream pushes to this
+vault or is polled by it, and requests the events that have a rule here.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _SAID: Final[Mapping[int, str]] = {
     HTTPStatus.FORBIDDEN: "it doesn't allow that with this token",
     HTTPStatus.NOT_FOUND: "it doesn't know the stream",
     HTTPStatus.CONFLICT: "it allows no second stream: list the one that there is, and update it",
-    HTTPStatus.TOO_MANY_REQUESTS: "it wants to be asked later",
+    HTTPStatus.TOO_MANY_REQUESTS: "it asks to try later",
 }
 
 
 class StreamRefused(Exception):
-    """The transmitter did not do it, or its answer can't be used. The message is for the operator."""
+    """The transmitter refused, or its answer can't be used. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalStream:
-    """A stream as its transmitter says. `missing`: types of events that have a rule here and don't come."""
+    """A stream as its transmitter reports it. `missing`: event types that have a rule here but aren't delivered."""
 
     id: str
     audiences: tuple[str, ...]
@@ -56,7 +56,7 @@ class SignalStream:
     endpoint_url: str
     delivered: frozenset[str]
     missing: frozenset[str]
-    problems: tuple[str, ...]  # what to correct here, so that its events count
+    problems: tuple[str, ...]  # what to correct here so that its events are accepted
     description: str = ""
 
 
@@ -103,12 +103,12 @@ class StreamClient:
         _check_status(answer, expected=(HTTPStatus.NO_CONTENT, HTTPStatus.OK))
 
     async def status(self, stream_id: str) -> tuple[Status, str]:
-        """Whether it delivers, and the transmitter's reason (§8.1.2.1)."""
+        """The stream's status, and the transmitter's reason (§8.1.2.1)."""
         answer = await self._ask("GET", "status_endpoint", query={"stream_id": stream_id})
         return _status_of(answer, stream_id)
 
     async def set_status(self, stream_id: str, status: Status) -> tuple[Status, str]:
-        """Ask it to deliver, to keep events, or to drop them; what then holds (§8.1.2.2)."""
+        """Request that it deliver, keep, or drop events; returns the resulting status (§8.1.2.2)."""
         content = {"stream_id": stream_id, "status": status}
         return _status_of(await self._ask("POST", "status_endpoint", content=content), stream_id)
 
@@ -133,7 +133,7 @@ class StreamClient:
         }
 
     def _stream(self, content: object) -> SignalStream:
-        """Raises StreamRefused for what a transmitter may not answer."""
+        """Raises StreamRefused for an invalid answer."""
         if not is_object(content):
             raise StreamRefused("its answer isn't a stream")
         if not is_same_issuer(content.get("iss"), self.transmitter.issuer):
@@ -157,7 +157,7 @@ class StreamClient:
         )
 
     def _wrong_audience(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
-        """§8.1.1.1.1: its events would be refused as meant for someone else."""
+        """Check its audience (§8.1.1.1.1): otherwise its events would be refused as meant for another receiver."""
         expected = {*self.transmitter.audiences} or {self.deployment.url(f"/signals/{self.name}")}
         if expected & {*audiences}:
             return ()
@@ -220,7 +220,7 @@ async def client_of(deployment: Deployment, name: str, transmitter: TransmitterS
 
 
 def wanted_events(transmitter: TransmitterSettings) -> frozenset[str]:
-    """The types of events that mean something here."""
+    """The event types that have a rule here."""
     rules = frozenset(effects.RULES)
     return rules if transmitter.provider is None else rules | effects.HINTS
 
@@ -268,7 +268,7 @@ def _status_of(answer: OutboundResponse, stream_id: str) -> tuple[Status, str]:
 
 
 def _text(content: Mapping[str, object], name: str, *, is_optional: bool = False) -> str:
-    """A printable value: it is shown on a terminal."""
+    """A printable value, since it is shown on a terminal."""
     value = content.get(name)
     if value is None and is_optional:
         return ""

@@ -1,6 +1,6 @@
-"""Whom a subject identifier (RFC 9493) names here: a person, or an account at a provider.
+"""Resolves a subject identifier (RFC 9493) to a person here, or an account at a provider.
 
-A transmitter speaks for its own people only: those linked under the issuer that the operator set for it.
+A transmitter can only report about its own people: those linked under the issuer that the operator set for it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from vault.storage.database import Reader
 
 
 class SubjectUnsupported(Exception):
-    """No identifier has a format that we know."""
+    """No identifier has a supported format."""
 
 
 async def find_person(
     reader: Reader, transmitter: TransmitterSettings, subjects: Iterable[Mapping[str, object]]
 ) -> User | None:
-    """The one person that all known identifiers name; None for no one, and where they name different ones.
+    """The person that all supported identifiers name; None if there is none or they name different people.
 
     Raises SubjectUnsupported.
     """

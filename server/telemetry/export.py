@@ -1,8 +1,9 @@
-"""Where the figures go: an OTLP collector, and a page for Prometheus on a listener of its own.
+"""Export of the metrics: to an OTLP collector, and on a page for Prometheus with a separate listener.
 
-Everything but the address stands in OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in fifty is recorded, and each that
-the caller records.
+Everything except the address is set in OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`,
+`OTEL_SERVICE_NAME`,
+`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in fifty is recorded, plus all those
+that the caller records.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Telemetry:
     outbound_kind = ObservedOutbound
 
     def watch(self, database: Database, outbound: Outbound, live: LiveProviders) -> Database:
-        """Measure what goes through these and `vault.spans` from now on; use the database that this returns."""
+        """Start measuring these objects and `vault.spans`; use the returned database."""
         share = None if "OTEL_TRACES_SAMPLER" in os.environ else _SAMPLED
         meters = Meters(
             self._meters.get_meter(_NAME, VERSION),

@@ -1,6 +1,7 @@
-"""The page for Prometheus: `/metrics` on a listener of its own, with the deadlines and limits of all our listeners.
+"""The page for Prometheus: `/metrics` on a separate listener, with the deadlines and limits of all our listeners.
 
-It needs no token, and it shares open files and threads with everything else: no one may hold many of them by silence.
+It needs no token and shares open files and threads with everything else, so idle connections must not occupy many of
+them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from server.http.connections import ConnectionLimits
 from server.provider_settings import SettingsRefused
 from server.runtime.uvicorn_server import Listener
 
-CONNECTIONS: Final = 64  # open at once; the one that has kept us waiting longest makes room
+CONNECTIONS: Final = 64  # open connections; the longest-waiting one is closed to make room
 
 
 @asynccontextmanager

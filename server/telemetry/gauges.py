@@ -1,4 +1,4 @@
-"""What the vault holds, read from time to time and reported until the next reading.
+"""The vault's state, read periodically and reported until the next reading.
 
 Counts of rows are the whole vault's, and every replica reports the same: take their maximum. Breakers, journal and
 upkeep belong to the process.
@@ -56,7 +56,7 @@ READ_COUNTS: Final[Mapping[str, str]] = {
 
 
 class Gauges:
-    """The newest reading. A reading that fails is logged, and its gauges are silent until one succeeds."""
+    """The latest reading. A failed reading is logged, and its gauges aren't reported until one succeeds."""
 
     def __init__(self, meter: Meter, deployment: Deployment) -> None:
         self._deployment = deployment

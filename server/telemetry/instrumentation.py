@@ -1,4 +1,4 @@
-"""The database and the HTTP client of the deployment, watched: the real ones behind them do the work."""
+"""Wrappers that measure the deployment's database and HTTP client, and delegate to the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted and timed, with values that an outsider can't multiply.
+"""Counters and timers, with label values that outsiders can't multiply.
 
 Every label comes from a closed set: the providers and tools of this vault, and codes of our own. No label names a
 person, an agent or an account.
@@ -149,7 +149,7 @@ def code_of(error: BaseException) -> str:
 
 
 class RunningSpan:
-    """Work under way, timed, and a span of its trace if that is recorded. A `vault.spans.Span`."""
+    """Timed work in progress, with a span if its trace is recorded. A `vault.spans.Span`."""
 
     __slots__ = ("_began", "_meters", "_name", "_parent", "_recorded", "attributes")
 

@@ -1,7 +1,7 @@
 """Names that a shell completes: of people, agents, accounts, open approvals, providers, and tools.
 
-Reads the database without the vault, and provider files by their names; opens and creates nothing. Whatever goes wrong,
-it says nothing: someone is typing.
+Reads the database without opening the vault, and provider files by name; creates nothing. It prints no errors, since
+the person is typing.
 """
 
 from __future__ import annotations

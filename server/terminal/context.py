@@ -1,4 +1,4 @@
-"""What all commands share: finding and opening the vault, and printing results and refusals."""
+"""Shared by all commands: finding and opening the vault, and printing results and refusals."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Setup:
         return settings
 
     def providers(self) -> ProviderSet:
-        """The providers as they are set up here: by the settings, and in the browser where a vault is.
+        """The providers as they are set up here: in the settings and, if there is a vault, in the browser.
 
         Raises ProviderFileRefused, SettingsRefused, ToolFileRefused, and what opening a vault raises.
         """
@@ -105,8 +105,8 @@ class Setup:
     async def open(self, *, creates: bool = False, uses_accounts: bool = True) -> AsyncGenerator[Deployment]:
         """Open the whole vault without serving it; processes that serve it may run at the same time.
 
-        Ends the command where no vault is, unless it `creates` one. `uses_accounts` False: rules
-        of the operator's that can't be used don't stop the command.
+        Ends the command if there is no vault, unless it `creates` one. `uses_accounts` False: unusable operator's rules
+        don't stop the command.
         """
         from server.app import open_deployment
         from server.policy_settings import PolicySettings
@@ -120,7 +120,7 @@ class Setup:
             yield deployment
 
     def check_vault(self, settings: Settings) -> None:
-        """End the command if no vault is here: a mistyped --data must not make one."""
+        """End the command if there is no vault, since a mistyped --data must not create one."""
         reason = missing_vault(settings, data=self.directory())
         if reason is not None:
             fail(reason)
@@ -211,13 +211,13 @@ def note(text: str) -> None:
 
 
 def fail(text: str) -> NoReturn:
-    """End with one line that says the fix, exit code 1."""
+    """End with a one-line message that includes the fix, and exit code 1."""
     complain(text)
     raise typer.Exit(1)
 
 
 def complain(text: str) -> None:
-    """Say in one line why the program cannot go on."""
+    """Print a line that explains why the program can't continue."""
     note(f"token-vault: {' '.join(text.split())}")
 
 
@@ -236,7 +236,7 @@ def check_host() -> None:
 def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
     """Register a function as a command that also takes --config, --data and --json, passed to it as its `Setup`.
 
-    Refusals end the command with one line that says the fix and exit code 1; wrong usage is typer's exit code 2.
+    Refusals end the command with a one-line message and exit code 1; wrong usage is typer's exit code 2.
     """
 
     def register(function: Callable[Concatenate[Setup, P], None]) -> None:
@@ -334,7 +334,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def check_pages(deployment: Deployment) -> None:
-    """End unless a link to our pages would reach this vault, or nothing: never a stranger who holds the address."""
+    """End if a link to our pages would reach another program that holds the address."""
     from server.lifecycle.loopback import Holder, address_of, foreign_holder, look
 
     if not deployment.settings.is_loopback:  # TLS proves who answers there, perhaps on another machine

@@ -1,6 +1,6 @@
-"""What a person typed, as the thing that they mean: an id or a name of a person, agent, account, provider, or tool.
+"""Resolves what a person typed: an ID or a name of a person, agent, account, provider, or tool.
 
-An ambiguous name ends the command with the candidates, an unknown one with what was probably meant.
+An ambiguous name ends the command with the candidates, an unknown one with a suggestion.
 """
 
 from __future__ import annotations
@@ -196,9 +196,9 @@ async def user_named(reader: Reader, name: str | None) -> User:
 
 
 async def owner_here(reader: Reader) -> User | None:
-    """The person whom the operator of the data directory is: its owner, or the only user if that is an admin.
+    """The operator's own user: the owner of the data directory, or the only user if that is an admin.
 
-    Another only user is perhaps a stranger whom a provider let in.
+    Any other only user may be someone that a sign-in provider admitted.
     """
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
     from vault import users

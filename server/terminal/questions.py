@@ -13,7 +13,7 @@ from server.runtime.printable import printable
 
 
 def ask(question: str, *, problem_of: Callable[[str], str | None], is_secret: bool = False, default: str = "") -> str:
-    """The answer, without blanks around it, of which `problem_of` says nothing. Ctrl-C ends the command."""
+    """The stripped answer, repeated until `problem_of` accepts it. Ctrl-C ends the command."""
     while True:
         with _interruptible():
             given = typer.prompt(question, err=True, hide_input=is_secret, default=default or None)

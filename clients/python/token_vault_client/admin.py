@@ -1362,7 +1362,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/permissions")
 
     def ask_more(self, person_id: str, connection_id: str, client_id: str, body: AskMore) -> PermissionRecord:
-        """Have the person approve further uses each time. Only the person takes one away."""
+        """Require the person's approval for further uses each time. Only the person can remove such a requirement."""
         return self._call(
             "POST",
             f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}/ask",
@@ -1381,7 +1381,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions")
 
     def resume_company_permission(self, person_id: str, company: str, client_id: str) -> CompanyPermissionRecord:
-        """Let an agent in again whose company permission was ended."""
+        """Resume a company's permission for an agent that was ended."""
         return self._call(
             "POST",
             f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}/resume",
@@ -1395,7 +1395,7 @@ class AdminClient(AdminBase):
         )
 
     def list_approvals(self, person_id: str) -> WaitingApprovals:
-        """List what waits for a person's answer, without the arguments."""
+        """List calls and requests that wait for a person's answer, without the arguments."""
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/approvals")
 
     def list_standing_approvals(self, person_id: str) -> StandingApprovals:
@@ -1476,7 +1476,7 @@ class AdminClient(AdminBase):
     def list_agents(
         self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None
     ) -> AgentsPage:
-        """List agents, the youngest first."""
+        """List agents, newest first."""
         return self._call("GET", "/admin/v1/agents", query={"limit": limit, "cursor": cursor, "find": find})
 
     def register_agent(self, body: AgentRegistration, *, idempotency_key: str | None = None) -> RegisteredAgentRecord:
@@ -1646,7 +1646,7 @@ class AdminClient(AdminBase):
         until: str | None = None,
         format: Literal["jsonl", "csv"] | None = None,
     ) -> str:
-        """Export the activity as JSON lines or CSV, newest first. It is written while it is read."""
+        """Export the activity as JSON lines or CSV, newest first. It is streamed."""
         return self._call(
             "GET",
             "/admin/v1/activity/export",
@@ -1667,7 +1667,7 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/webhooks")
 
     def add_webhook(self, body: NewEndpoint) -> AddedEndpoint:
-        """Add an endpoint. Its secret is answered once."""
+        """Add an endpoint. Its secret is returned once."""
         return self._call("POST", "/admin/v1/webhooks", body={**body})
 
     def remove_webhook(self, webhook_id: str) -> None:
@@ -1679,7 +1679,7 @@ class AdminClient(AdminBase):
         return self._call("PATCH", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}", body={**body})
 
     def rotate_webhook_secret(self, webhook_id: str, body: RotationOptions) -> RotatedSecret:
-        """Sign with a new secret, which is answered once; the one before signs as well for a while."""
+        """Sign with a new secret, which is returned once; the old one also signs for a while."""
         return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/secrets", body={**body})
 
     def test_webhook(self, webhook_id: str) -> TestResult:
@@ -1691,11 +1691,11 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/webhook-failures")
 
     def resend_webhook(self, webhook_id: str, body: ResendOptions) -> ResentEvents:
-        """Send failed events again, also after the endpoint answered 410."""
+        """Send failed events again, even after the endpoint answered 410."""
         return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/resend", body={**body})
 
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None
     ) -> AppliedRecord:
-        """Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing."""
+        """Make people, agents, APIs, providers, and the rest match a declaration. Repeating it changes nothing."""
         return self._call("POST", "/admin/v1/apply", query={"plan": plan, "prune": prune}, body={**body})

@@ -1240,7 +1240,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/permissions`) as Promise<Permissions>;
   }
 
-  /** Have the person approve further uses each time. Only the person takes one away. */
+  /** Require the person's approval for further uses each time. Only the person can remove such a requirement. */
   async askMore(personId: string, connectionId: string, clientId: string, body: AskMore): Promise<PermissionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}/ask`, { body }) as Promise<PermissionRecord>;
   }
@@ -1255,7 +1255,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions`) as Promise<CompanyPermissions>;
   }
 
-  /** Let an agent in again whose company permission was ended. */
+  /** Resume a company's permission for an agent that was ended. */
   async resumeCompanyPermission(personId: string, company: string, clientId: string): Promise<CompanyPermissionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}/resume`) as Promise<CompanyPermissionRecord>;
   }
@@ -1265,7 +1265,7 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}`);
   }
 
-  /** List what waits for a person's answer, without the arguments. */
+  /** List calls and requests that wait for a person's answer, without the arguments. */
   async listApprovals(personId: string): Promise<WaitingApprovals> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/approvals`) as Promise<WaitingApprovals>;
   }
@@ -1345,7 +1345,7 @@ export class AdminClient extends AdminBase {
     return this.call("PUT", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/settled`) as Promise<ReceiptRecord>;
   }
 
-  /** List agents, the youngest first. */
+  /** List agents, newest first. */
   async listAgents(query: { limit?: number; cursor?: string; find?: string } = {}): Promise<AgentsPage> {
     return this.call("GET", `/admin/v1/agents`, { query }) as Promise<AgentsPage>;
   }
@@ -1500,7 +1500,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/activity`, { query }) as Promise<EventsPage>;
   }
 
-  /** Export the activity as JSON lines or CSV, newest first. It is written while it is read. */
+  /** Export the activity as JSON lines or CSV, newest first. It is streamed. */
   async exportEvents(query: { person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string; format?: "jsonl" | "csv" } = {}): Promise<string> {
     return this.call("GET", `/admin/v1/activity/export`, { query }) as Promise<string>;
   }
@@ -1510,7 +1510,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/webhooks`) as Promise<WebhookList>;
   }
 
-  /** Add an endpoint. Its secret is answered once. */
+  /** Add an endpoint. Its secret is returned once. */
   async addWebhook(body: NewEndpoint): Promise<AddedEndpoint> {
     return this.call("POST", `/admin/v1/webhooks`, { body }) as Promise<AddedEndpoint>;
   }
@@ -1525,7 +1525,7 @@ export class AdminClient extends AdminBase {
     return this.call("PATCH", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`, { body }) as Promise<EndpointRecord>;
   }
 
-  /** Sign with a new secret, which is answered once; the one before signs as well for a while. */
+  /** Sign with a new secret, which is returned once; the old one also signs for a while. */
   async rotateWebhookSecret(webhookId: string, body: RotationOptions): Promise<RotatedSecret> {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/secrets`, { body }) as Promise<RotatedSecret>;
   }
@@ -1540,12 +1540,12 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/webhook-failures`) as Promise<FailedEvents>;
   }
 
-  /** Send failed events again, also after the endpoint answered 410. */
+  /** Send failed events again, even after the endpoint answered 410. */
   async resendWebhook(webhookId: string, body: ResendOptions): Promise<ResentEvents> {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
-  /** Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing. */
+  /** Make people, agents, APIs, providers, and the rest match a declaration. Repeating it changes nothing. */
   async applyDeclaration(body: Declaration, query: { plan?: boolean; prune?: boolean } = {}): Promise<AppliedRecord> {
     return this.call("POST", `/admin/v1/apply`, { query, body }) as Promise<AppliedRecord>;
   }

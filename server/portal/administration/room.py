@@ -54,9 +54,9 @@ class AdminVisit:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the person proved who they are a short while ago.
+        """Whether the person has authenticated recently.
 
-        Where their sign-in provider does not say when it asked them, the session's own start counts.
+        If their sign-in provider doesn't report when, the start of the session is used.
         """
         session, now = self.own.session, self.deployment.now()
         began = session.expires_at - self.deployment.settings.sign_in.session_lifetime
@@ -99,7 +99,7 @@ class AdminVisit:
     async def go(
         self, path: str, *, said: str = "", secret: str = "", undo: str = "", secret_kind: str = "link"
     ) -> Response:
-        """Show a page next that says what was done. `secret` is shown there once; `undo` is a path that takes it back.
+        """Go to a page that reports what was done. `secret` is shown there once; `undo` is a path that undoes it.
 
         `secret_kind`: `link` for a person, `token` for a directory, or `webhook_secret`.
 

@@ -1,4 +1,4 @@
-"""What applies to everyone here: the policies in effect with the setting of each, and the tools and tool sets.
+"""The rules for everyone here: the policies in effect with their settings, and the tools and tool sets.
 
 Read only: the settings decide, and a change there takes a restart.
 """
@@ -69,7 +69,7 @@ def _list_of(values: Iterable[object]) -> str:
 
 
 def _duration(seconds: int) -> str:
-    """In the largest unit that leaves no rest and has a plural: 24 hours instead of one day."""
+    """A duration in the largest unit without a remainder and with a plural, such as 24 hours instead of one day."""
     unit, size = next((unit, size) for unit, size in _SECONDS if seconds % size == 0 and seconds // size != 1)
     return text(f"policy.{unit}", number=seconds // size)
 

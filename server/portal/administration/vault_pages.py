@@ -14,7 +14,7 @@ from vault.upkeep import replicas
 
 
 async def show_overview(visit: AdminVisit) -> Response:
-    """How the vault does, as far as this process and the database know."""
+    """The health of the vault, as far as this process and the database know."""
     deployment, now = visit.deployment, visit.deployment.now()
     seen = await replicas.list_replicas(deployment.database)
     context: dict[str, object] = {
@@ -27,7 +27,7 @@ async def show_overview(visit: AdminVisit) -> Response:
 
 
 async def show_settings(visit: AdminVisit) -> Response:
-    """What is set, or every setting in effect, and where it comes from; none can be changed here."""
+    """The changed settings, or all effective ones, and where they come from; none can be changed here."""
     sections = effective_settings(visit.deployment.settings, os.environ)
     only_set = visit.query("show") != "all"
     if only_set:
