@@ -255,7 +255,7 @@ async def test_commands_create_list_update_and_remove_a_stream(sqlite_store: Sto
         assert paused == {"id": stream_id, "status": "paused", "reason": None}
         silent = await run(sqlite_store, "signals", "streams", "verify", "company", stream_id, "--wait", "0")
         assert silent.exit_code == 1
-        assert "It may still come" in silent.output
+        assert "It may still arrive" in silent.output
         for wrong, word in (
             (("list", "compny"), "company"),
             (("status", "company", stream_id, "--set", "off"), "paused"),

@@ -292,7 +292,7 @@ async def test_a_log_without_its_keys_or_its_newest_checkpoint_is_a_problem(plac
     await key_of(place)  # another log begins
     other = await run(place, "activity", "verify")
     assert other.exit_code == 1
-    assert "checkpoints of a log that this vault has no key of" in other.stdout
+    assert "checkpoints of a log that this vault has no key for" in other.stdout
 
 
 async def test_a_folder_that_cant_be_used_is_said_and_tried_again(place: Place, folder: Path) -> None:

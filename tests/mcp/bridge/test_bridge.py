@@ -394,7 +394,7 @@ async def test_what_goes_wrong_on_the_command_line_is_one_sentence(machine: Mach
         ("http://vault.example", "use https for --url"),
         ("vault.example", "set --url to the address of a vault"),
         (f"{machine.url}/elsewhere", "set --url to the address of a vault"),
-        (machine.url.replace("localhost", "127.0.0.1"), "has another public address"),
+        (machine.url.replace("localhost", "127.0.0.1"), "has a different public address"),
     ):
         machine.url = url
         code, out, err = await machine.run("--sign-in")

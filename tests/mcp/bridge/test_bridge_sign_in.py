@@ -89,7 +89,7 @@ def test_two_agents_and_two_vaults_never_share_credentials() -> None:
     ("change", "told"),
     [
         ({}, ""),
-        ({"issuer": "https://elsewhere.example"}, "another public address"),
+        ({"issuer": "https://elsewhere.example"}, "a different public address"),
         ({"issuer": None}, "no vault answers"),
         ({"token_endpoint": "https://elsewhere.example/token"}, "isn't a vault's"),
         ({"authorization_endpoint": "{origin}@elsewhere.example/authorize"}, "isn't a vault's"),

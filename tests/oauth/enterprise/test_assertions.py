@@ -435,7 +435,7 @@ async def test_two_companies_at_one_issuer_are_told_apart_by_their_tenant(compan
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({}, "set another tenant for each"),
+        ({}, "set a different tenant for each"),
         ({"tenant": "t-2"}, "set another identity_issuer for each"),
         ({"tenant": "t-2", "identity_issuer": "https://acme.example/t-2"}, ""),
     ],

@@ -188,7 +188,7 @@ async def test_the_rule_of_an_account_is_changed_on_the_page_by_the_api_and_by_a
         assert (shared.for_members.scopes, shared.rule.ask) == expected
     ran = await run(Place(admin.deployment.data), "groups", "rule", "Sales", given.id)
     assert ran.exit_code != 0
-    assert "say what to change" in ran.output
+    assert "choose what to change" in ran.output
 
 
 @dataclass(frozen=True)
