@@ -157,7 +157,7 @@ async def test_a_pooler_in_front_of_the_database(postgres_store: Store) -> None:
         configure(place, "[database]", f'url = "{url}"')
         found = await examine(place)
         assert (found["pooler"]["verdict"], found["database"]["verdict"]) == ("note", "ok")
-        assert "not checked" in found["pooler"]["sentence"]
+        assert "weren't checked" in found["pooler"]["sentence"]
         for line in ("query_wait_timeout = 5", "server_login_retry = 1", "server_connect_timeout = 2", "SHOW CONFIG"):
             assert line in str(found["pooler"]["fix"])
     async with pgbouncer(postgres_store.url, {"max_prepared_statements": 0}) as url:
