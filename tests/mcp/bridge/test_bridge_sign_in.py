@@ -238,7 +238,7 @@ async def test_an_answer_of_another_issuer_ends_the_attempt(
         state = parse_qs(urlsplit(await _location(attempt)).query)["state"][0]
         query = {"code": "c", "state": state} | ({} if issuer is None else {"iss": issuer})
         assert (await _answer(attempt, query)).status_code == 400
-        with pytest.raises(BridgeRefused, match="another server"):
+        with pytest.raises(BridgeRefused, match="a different server"):
             await attempt.code()
 
 

@@ -414,9 +414,9 @@ def test_the_review_says_where_tokens_go_and_what_agents_will_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "call", "why"),
     [
-        ("google", "list", "has a provider google already"),
-        ("gmail", "send", "makes a tool gmail_send"),
-        ("find", "tools", "makes a tool find_tools"),
+        ("google", "list", "already has a provider google"),
+        ("gmail", "send", "creates a tool gmail_send"),
+        ("find", "tools", "creates a tool find_tools"),
         ("zoom-own", "list", ""),
     ],
 )
@@ -434,7 +434,7 @@ def test_a_name_that_the_vault_has_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--name", "My API"), "has other characters"),
+        (("--name", "My API"), "isn't valid"),
         (("--name", "tickets", "--only", "("), "isn't a regular expression"),
         (("--name", "tickets", "--only", "nowhere"), "can become a tool"),
     ],
