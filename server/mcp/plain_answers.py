@@ -50,7 +50,7 @@ class PlainAnswer:
         self.stopped: Stop | None = None
 
     def __enter__(self) -> None:
-        """Begin the call itself. One that `stop` ended leaves by the usual way, with the reason in `stopped`."""
+        """Start the call. A call that `stop` ended returns normally, with the reason in `stopped`."""
         self._task = asyncio.current_task()
         if self._call.session is None and self._call.progress_token is not None:
             self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._start_watching)
@@ -62,7 +62,7 @@ class PlainAnswer:
         if self._watching is not None:
             self._watching.cancel()
         is_stop = kind is not None and issubclass(kind, asyncio.CancelledError) and self.stopped is not None
-        return is_stop and task is not None and not task.uncancel()  # otherwise someone else's
+        return is_stop and task is not None and not task.uncancel()  # otherwise cancelled from elsewhere
 
     def stop(self, why: Stop) -> None:
         """End the call, unless it has an answer already."""

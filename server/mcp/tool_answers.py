@@ -50,7 +50,7 @@ def _what_fits(spec: ToolSpec, found: ErrorDetails) -> str:
 
 
 def count_items(output: BaseModel) -> int | None:
-    """How many results a list has; None for what isn't a list. Counts, never contents, go into the activity."""
+    """The number of results in a list; None if it isn't a list. Counts, never contents, go into the activity."""
     sizes = [len(value) for value in vars(output).values() if isinstance(value, list)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- only counted
     return sizes[0] if len(sizes) == 1 else None
 

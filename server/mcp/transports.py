@@ -266,7 +266,7 @@ class _StreamableHTTP:
 
     @contextlib.contextmanager
     def _under_way(self, call: fast_path.PlainCall, session: McpSession, answer: PlainAnswer) -> Generator[bool]:
-        """Whether the call may begin: no other call of its session has its ID. Its session can cancel it."""
+        """Whether the call may start, which needs an ID that is unique in its session. The session can cancel it."""
         key, number = (call.session or "", str(call.id)), coerce_request_id(call.id)
         if key in self._in_flight or number in session.plain:
             yield False
