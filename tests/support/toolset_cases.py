@@ -194,6 +194,7 @@ JIRA: Mapping[str, Case] = {
 }
 HUBSPOT: Mapping[str, Case] = {
     "hubspot_contacts": Case("hubspot", "", {"query": "dana"}, "Dana", {"id": "101", "email": "dana@customer.example"}),
+    "hubspot_contact_read": Case("hubspot", "", {"contact": "101"}, "Dana Reed, Buyer at", {"job": "Buyer"}),
     "hubspot_companies": Case("hubspot", "", {"query": "berlin"}, "Customer GmbH", {"domain": "customer.example"}),
     "hubspot_deals": Case("hubspot", "", {"query": "renewal"}, "contractsent", {"id": "501", "amount": "1200"}),
     "hubspot_note": Case("hubspot", "", {"contact": "101", "text": "Called.", "at": _APRIL}, "Noted", {"id": "9001"}),
@@ -201,6 +202,13 @@ HUBSPOT: Mapping[str, Case] = {
 SALESFORCE: Mapping[str, Case] = {
     "salesforce_contacts": Case(
         "salesforce", "", {"query": "reed"}, "Dana Reed", {"id": salesforce.CONTACT, "email": "dana@customer.example"}
+    ),
+    "salesforce_contact_read": Case(
+        "salesforce",
+        "",
+        {"contact": salesforce.CONTACT},
+        ", Buyer, Purchasing",
+        {"company": "0015g00000Acme1AAA"},
     ),
     "salesforce_accounts": Case("salesforce", "", {"query": "acme"}, "Acme", {"website": "https://acme.example"}),
     "salesforce_note": Case(

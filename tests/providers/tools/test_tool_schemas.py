@@ -26,7 +26,7 @@ USUAL = {case.provider for case in CASES.values()} | {None}  # the services that
 BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k; of the usual services
     "everything": 46_500,  # 66,950 before the schemas were made lean
     "everyday": 33_500,
-    "read-only": 27_000,
+    "read-only": 27_500,
     "slack": 6_000,
     "discovery": 1_500,
 }

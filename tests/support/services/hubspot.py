@@ -7,10 +7,12 @@ from starlette.responses import Response
 
 from tests.support.services.desk import Record, ServiceCall, at, page, reply, text
 
+_DANA: Record = {"firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"}
 _SEED: tuple[Record, ...] = (
-    {"id": "101", "firstname": "Dana", "lastname": "Reed", "email": "dana@customer.example", "phone": "+49 30 1234"},
+    {"id": "101", **_DANA, "company": "Customer GmbH", "jobtitle": "Buyer", "lifecyclestage": "customer"},
     {"id": "102", "firstname": "Sam", "lastname": "Hill", "email": "sam@customer.example", "phone": ""},
 )
+_SHOWN = "firstname,lastname,email"  # of a contact, unless the call names properties
 _COMPANIES: tuple[Record, ...] = (
     {"id": "301", "name": "Customer GmbH", "domain": "customer.example", "city": "Berlin", "country": "Germany"},
     {"id": "302", "name": "Supplier Ltd", "domain": "supplier.example", "city": "Leeds", "country": "United Kingdom"},
@@ -47,7 +49,8 @@ def answer(visit: ServiceCall) -> Response:
         case "GET", ["crm", "v3", "objects", "contacts", wanted] if found := [
             one for one in contacts if one["id"] == wanted
         ]:
-            return reply(_object(visit, found[0]))
+            names = {"id", *visit.call.query.get("properties", _SHOWN).split(",")}
+            return reply(_object(visit, {name: value for name, value in found[0].items() if name in names}))
         case "POST", ["crm", "v3", "objects", "notes"]:
             about = at(dict(visit.body), "associations", 0, "to", "id")
             if not any(one["id"] == about for one in contacts):

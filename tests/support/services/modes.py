@@ -50,6 +50,7 @@ WITH_APIS: Mapping[str, Mode] = {
     "api-salesforce": _with_api(
         "salesforce",
         "salesforce",
+        ("GET", "/v63.0/sobjects/Contact/{}", "api full"),
         ("POST", "/v63.0/parameterizedSearch", "api full"),
         ("POST", "/v63.0/sobjects/Task", "api full"),
     ),

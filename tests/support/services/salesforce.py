@@ -7,12 +7,15 @@ from starlette.responses import Response
 from tests.support.services.desk import Record, ServiceCall, at, reply, text
 
 CONTACT = "0035g00000Dana1AAA"
+_COMPANY = "0015g00000Acme1AAA"
+_DANA: Record = {"Id": CONTACT, "Name": "Dana Reed", "Email": "dana@customer.example", "Phone": "+49 30 1234"}
+_SAM: Record = {"Id": "0035g00000Sam01AAA", "Name": "Sam O'Hill", "Email": "sam@customer.example", "Phone": None}
 _CONTACTS: tuple[Record, ...] = (
-    {"Id": CONTACT, "Name": "Dana Reed", "Email": "dana@customer.example", "Phone": "+49 30 1234"},
-    {"Id": "0035g00000Sam01AAA", "Name": "Sam O'Hill", "Email": "sam@customer.example", "Phone": None},
+    {**_DANA, "Title": "Buyer", "Department": "Purchasing", "AccountId": _COMPANY, "Description": "Calls on Mondays."},
+    {**_SAM, "Title": None, "Department": None, "AccountId": _COMPANY, "Description": None},
 )
 _ACCOUNTS: tuple[Record, ...] = (
-    {"Id": "0015g00000Acme1AAA", "Name": "Acme", "Phone": "+1 555 0100", "Website": "https://acme.example"},
+    {"Id": _COMPANY, "Name": "Acme", "Phone": "+1 555 0100", "Website": "https://acme.example"},
 )
 _SEARCH = {"q", "fields", "sobjects", "defaultLimit", "overallLimit", "in", "spellCorrection"}
 _OBJECT = {"name", "fields", "limit", "orderBy", "where"}
@@ -24,6 +27,8 @@ def answer(visit: ServiceCall) -> Response:
     match visit.call.method, visit.parts:
         case "POST", ["v63.0", "parameterizedSearch"]:
             return _search(visit)
+        case "GET", ["v63.0", "sobjects", "Contact", wanted]:
+            return _contact(visit, wanted)
         case "POST", ["v63.0", "sobjects", "Task"]:
             return _task(visit)
         case _:
@@ -48,13 +53,27 @@ def _search(visit: ServiceCall) -> Response:
     if records is None:
         return refusal(400, "INVALID_TYPE", f"sObject type '{kind}' is not supported.")
     names = [one for one in wanted if isinstance(one, str)] if isinstance(wanted, list) else ["Id"]
-    unknown = [name for name in names if name not in records[0]]
-    if unknown:
-        return refusal(400, "INVALID_FIELD", f"No such column '{unknown[0]}' on entity '{kind}'.")
+    if (refused := _unknown_field(kind, names, records)) is not None:
+        return refused
     limit = at(body, "sobjects", 0, "limit")
     found = [one for one in records if words in " ".join(str(value) for value in one.values()).lower()]
     shown = found[: limit if isinstance(limit, int) else 2000]
     return reply({"searchRecords": [_record(kind, one, names) for one in shown], "metadata": None})
+
+
+def _contact(visit: ServiceCall, wanted: str) -> Response:
+    names = visit.call.query.get("fields", ",".join(_CONTACTS[0])).split(",")
+    if (refused := _unknown_field("Contact", names, _CONTACTS)) is not None:
+        return refused
+    found = next((one for one in _CONTACTS if one["Id"] == wanted), None)
+    if found is None:
+        return refusal(404, "NOT_FOUND", "The requested resource does not exist")
+    return reply(_record("Contact", found, names))
+
+
+def _unknown_field(kind: str, names: list[str], records: tuple[Record, ...]) -> Response | None:
+    unknown = [name for name in names if name not in records[0]]
+    return refusal(400, "INVALID_FIELD", f"No such column '{unknown[0]}' on entity '{kind}'.") if unknown else None
 
 
 def _record(kind: str, one: Record, names: list[str]) -> Record:
