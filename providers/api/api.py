@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text
-from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
+from providers.api.retries import UNANSWERED, Repeat, Wait, asks_to_wait, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows, target_of
 from providers.api.secrets import masks_of
 from providers.api.text import as_data
@@ -486,10 +486,12 @@ class UpstreamAPI:
         said, code, message = self._error(content)
         if answer.status == HTTPStatus.UNAUTHORIZED or (answer.status < 500 and said in errors.unauthorized):
             raise TokenRejected(f"{title} no longer accepts the account's token.")
-        if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
+        if asks_to_wait(answer, message) or (answer.status < 500 and said in errors.busy):
             wait = wait_of(answer, message, now=self.now)
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise self._unavailable(f"it is unavailable ({code or answer.status})", is_write=is_write, wait=wait)
             advice = f"Nothing was done; try again in {wait.seconds} s."
-            repeat = wait.repeat(is_write=is_write, status=answer.status)
+            repeat = wait.repeat(is_write=is_write)
             raise RateLimited(f"{title} is rate limiting.", retry_after=wait.seconds, repeat=repeat, advice=advice)
         if answer.status < 300 and (content is None or code is None):
             raise self._unavailable("its answer can't be understood", is_write=is_write)
@@ -518,14 +520,19 @@ class UpstreamAPI:
             code = re.sub(r"[^A-Za-z0-9_.-]", "", code)[:64] or None
         return said, code, as_data(message, limit=200).replace("\n", " ")
 
-    def _unavailable(self, reason: str, *, is_write: bool, is_passing: bool = False) -> UpstreamUnavailable:
+    def _unavailable(
+        self, reason: str, *, is_write: bool, is_passing: bool = False, wait: Wait | None = None
+    ) -> UpstreamUnavailable:
+        when = "" if wait is None else f" in {wait.seconds} s"
         advice = (
-            "The call may have been carried out. Check before you try again."
+            f"The call may have been carried out. Check before you try again{when}."
             if is_write
-            else "Nothing was changed; try again later."
+            else f"Nothing was changed; try again{when or ' later'}."
         )
         text = f"{self._provider.title}: {reason}."
-        repeat = UNANSWERED if is_passing and not is_write else None
+        repeat = None
+        if not is_write:
+            repeat = wait.repeat(is_write=False) if wait is not None else UNANSWERED if is_passing else None
         return UpstreamUnavailable(text, unknown_outcome=is_write, repeat=repeat, advice=advice)
 
 

@@ -41,16 +41,16 @@ class Wait:
     seconds: int
     is_told: bool
 
-    def repeat(self, *, is_write: bool, status: int) -> Repeat | None:
-        """The retry that this allows; a 503 doesn't prove that the call wasn't processed."""
-        if is_write and (not self.is_told or status == HTTPStatus.SERVICE_UNAVAILABLE):
+    def repeat(self, *, is_write: bool) -> Repeat | None:
+        """The retry that this allows; after a 503 only of a read, because it may have been processed."""
+        if is_write and not self.is_told:
             return None
         return Repeat(tries=3, after=self.seconds if self.is_told or self.seconds > 1 else 0)
 
 
-def is_limited(answer: OutboundResponse, message: str) -> bool:
-    """Whether the answer is a rate limit. GitHub also uses 403 for one, and indicates its secondary limits only in the
-    message."""
+def asks_to_wait(answer: OutboundResponse, message: str) -> bool:
+    """Whether the answer is a rate limit, or a 503 that names a time. GitHub also uses 403 for a rate limit, and
+    indicates its secondary limits only in the message."""
     if answer.status == HTTPStatus.FORBIDDEN:
         is_spent = answer.headers.get("x-ratelimit-remaining") == "0"
         return is_spent or answer.retry_after is not None or _LIMITED.search(message) is not None

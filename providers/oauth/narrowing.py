@@ -109,9 +109,7 @@ def scoped_fields(request: NarrowTokenRequest, access_token: str) -> Mapping[str
 
 def scoped_answer(answer: OutboundResponse, request: NarrowTokenRequest, *, now: int) -> TokenOutcome:
     """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
-    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
-        answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None
-    ):
+    if answer.is_turned_away or (answer.status == HTTPStatus.FORBIDDEN and answer.retry_after is not None):
         return not_now(answer)
     content = answer.json_object()
     if answer.status >= 500 or content is None:

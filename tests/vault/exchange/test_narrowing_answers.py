@@ -131,6 +131,10 @@ def test_github_s_refusals_by_their_status(status: int, code: str) -> None:
 
 def test_what_is_no_answer_is_silence_and_asking_for_patience_is_not() -> None:
     assert isinstance(scoped_answer(answer({}, 502), READ, now=NOW), Silent)
+    assert isinstance(scoped_answer(answer({}, 503), READ, now=NOW), Silent)
+    assert scoped_answer(answer({}, 503, **{"retry-after": "9"}), READ, now=NOW) == NotSent(
+        "the provider is unavailable", retry_after=9
+    )
     assert isinstance(scoped_answer(OutboundResponse(200, {}, b"<html>"), READ, now=NOW), Silent)
     assert scoped_answer(answer({}, 403, **{"retry-after": "9"}), READ, now=NOW) == NotSent(
         "the provider is rate limiting", retry_after=9, is_limited=True
