@@ -54,8 +54,8 @@ class LocalServerSettings(Section):
         default=1024,
         ge=1,
         le=1_048_576,
-        description=f"Size limit of each folder in `writable`, in MiB. At this size, or at {MOST_FILES:,} "
-        "files, a running call is aborted, and new ones are refused",
+        description=f"Size limit of each folder in `writable`, in MiB. At this size, at {MOST_FILES:,} "
+        "files, or with more than 100 levels of folders, a running call is aborted, and new ones are refused",
     )
     memory_mb: int = Field(
         default=512, ge=32, le=65_536, description="Memory limit of all its processes together, in MiB"

@@ -35,7 +35,8 @@ def main() -> None:
     socket.send_fds(channel, [b"1"], [listening.fileno()])
     listening.close()
     channel.close()
-    os.nice(_NICE)
+    with suppress(OSError):  # a filter of the service manager may refuse it
+        os.nice(_NICE)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123 -- starts often
         score.write(_FIRST_TO_GO)
     for name, value in wanted["limits"].items():
