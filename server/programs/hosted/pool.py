@@ -122,8 +122,9 @@ class HostedServers:
         self._check_wait(key, caller)
         if self._watch is None:
             await asyncio.to_thread(remove_left)
-        await self._make_room(caller)
         made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
+        await made.refuse_full_folder()
+        await self._make_room(caller)
         self._processes[key] = made
         made.begin()
         if self._watch is None or self._watch.done():

@@ -159,12 +159,7 @@ class HostedProcess:
         self._waiting += 1
         try:
             async with self._one:
-                if await self.has_full_folder():
-                    raise UpstreamUnavailable(
-                        f"{caller.title} keeps {self.settings.writable_mb} MiB or {MOST_FILES:,} files in its folder, "
-                        "so nothing was called. An admin can remove files there or raise writable_mb.",
-                        unknown_outcome=False,
-                    )
+                await self.refuse_full_folder()
                 session, front = await self._wait_for_session()
                 self.caller = caller
                 self._turn = turn = Turn(self.deployment, caller, self.settings, self._hosts)
@@ -191,6 +186,15 @@ class HostedProcess:
                 turn.check_permission()
         finally:
             self._waiting -= 1
+
+    async def refuse_full_folder(self) -> None:
+        """Raises UpstreamUnavailable if its own folder is full."""
+        if await self.has_full_folder():
+            raise UpstreamUnavailable(
+                f"{self.caller.title} keeps {self.settings.writable_mb} MiB or {MOST_FILES:,} files in its folder, "
+                "so nothing was called. An admin can remove files there or raise writable_mb.",
+                unknown_outcome=False,
+            )
 
     async def has_full_folder(self) -> bool:
         """Whether its own writable folder has reached the limit of the settings."""

@@ -278,6 +278,18 @@ async def test_a_full_folder_is_refused_before_the_program_answers(small: Hosted
 
 
 @pytest.mark.parametrize("kilobytes", [900, 1100])
+async def test_with_a_full_folder_none_is_started(small: HostedRoom, kilobytes: int) -> None:
+    agent = await small.agent("curious")
+    own = await own_folder_of(small, agent)
+    await process_of(small, agent).stop()
+    (own / "x").write_bytes(b"x" * (kilobytes * 1024))
+    answer = str(await small.ask(agent, "pid"))
+    assert ("so nothing was called" in answer) is (kilobytes > 1024)
+    live = [one for one in small.hosted_servers.live if one.caller.principal.client_id == agent.principal.client_id]
+    assert len(live) == (kilobytes < 1024)
+
+
+@pytest.mark.parametrize("kilobytes", [900, 1100])
 async def test_one_that_fills_its_folder_between_two_calls_is_ended(small: HostedRoom, kilobytes: int) -> None:
     agent = await small.agent("curious")
     own = await own_folder_of(small, agent)
