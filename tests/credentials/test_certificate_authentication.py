@@ -269,7 +269,7 @@ async def test_doctor_tells_when_a_certificate_ends(bank: Bank, tmp_path: Path) 
             (bank.ours, Verdict.OK, "is valid until"),
             (issue(days=5), Verdict.NOTE, "expires on"),
             (issue(days=-1), Verdict.PROBLEM, "expired on"),
-            (issue(after_days=2), Verdict.PROBLEM, "on only"),
+            (issue(after_days=2), Verdict.PROBLEM, "only valid from"),
             (None, Verdict.PROBLEM, "can't read"),
         ):
             if certificate is None:

@@ -334,7 +334,7 @@ async def test_names_that_the_vault_has_are_refused(place: ImportRoom) -> None:
     await place.offer(name)  # the twin
     content = place.content(name)
     tool = str(tables_of(content).tools[0]["name"])
-    with pytest.raises(ChangeRefused, match="another tool has this name"):
+    with pytest.raises(ChangeRefused, match="another tool already has this name"):
         await imported_apis.offer(place.operator, name, content.replace(tool, "slack_post"))
 
 
