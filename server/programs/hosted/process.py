@@ -386,15 +386,16 @@ class HostedProcess:
     async def _read_errors(self, reader: asyncio.StreamReader, front: Front) -> None:
         rest = b""
         while piece := await reader.read(_PIECE):
+            written = front.mask_password(rest + piece)  # before anything is cut, which may leave half a password
             if self._lines > _LINES:  # the log has enough: all that is kept is the end
-                rest = (rest + piece)[-_LINE:]
+                rest = written[-_LINE:]
                 continue
-            *lines, rest = (rest + piece).split(b"\n", _LINES + 1)
+            *lines, rest = written.split(b"\n", _LINES + 1)
             for line in lines:
-                self._note(front.mask_password(line).decode(errors="replace"))
+                self._note(line.decode(errors="replace"))
             rest = rest[-_PIECE:]
         for line in rest[-_LINE:].splitlines():
-            self._note(front.mask_password(line).decode(errors="replace"))
+            self._note(line.decode(errors="replace"))
 
     def _note(self, line: str) -> None:
         """A line of the program's, for the log: bounded."""

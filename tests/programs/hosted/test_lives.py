@@ -8,12 +8,13 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from providers.api.api import UpstreamUnavailable
 from server.local_server_settings import LocalServerSettings
-from server.programs.hosted.process import HostedProcess, ProgramKey
+from server.programs.hosted.process import _LINE, HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import interpreter
 from server.programs.hosted.usage import contents, fills, usage_of
 from tests.programs.hosted.hosted_room import CURIOUS, HostedRoom, hosted_room
@@ -104,6 +105,19 @@ async def test_calls_of_one_process_wait_for_each_other(place: HostedRoom) -> No
     assert await asyncio.gather(*(place.ask(agent, "wait", seconds=0.5) for _ in range(3))) == ["waited"] * 3
     assert loop.time() - started >= 1.5
     assert process_of(place, agent).is_idle
+
+
+async def test_the_log_shows_no_part_of_the_password_where_a_line_is_cut(place: HostedRoom) -> None:
+    agent = await place.agent("curious")
+    await place.ask(agent, "pid")
+    running = process_of(place, agent)
+    assert running._front is not None
+    password = (urlsplit(running._front.url).password or "").encode()
+    errors = asyncio.StreamReader()
+    errors.feed_data(password + b"x" * (_LINE - 8))
+    errors.feed_eof()
+    await running._read_errors(errors, running._front)
+    assert running.said[-1].startswith("***x")
 
 
 async def test_one_that_ends_by_itself_starts_again_later_each_time(
