@@ -16,7 +16,7 @@ from typing import Final
 from vault.groups import name_key
 from vault.records import TENANT
 from vault.refusals import VaultError
-from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.storage.database import Reader, Row, Transaction, fetch_count, integer, integer_or_none, text, text_or_none
 
 PREFIX: Final = "tvs_"  # lets scanners for leaked secrets recognize a token
 MAX_USER_NAME: Final = 200
@@ -88,10 +88,9 @@ async def with_external_id(reader: Reader, external_id: str) -> tuple[Provisione
 
 async def count_people(reader: Reader) -> int:
     """How many people are provisioned."""
-    row = await reader.fetch_one(
-        "select count(*) as n from provisioned_people where tenant = :tenant", {"tenant": TENANT}
+    return await fetch_count(
+        reader, "select count(*) as n from provisioned_people where tenant = :tenant", {"tenant": TENANT}
     )
-    return 0 if row is None else integer(row, "n")
 
 
 async def list_people(reader: Reader, *, offset: int, limit: int) -> tuple[ProvisionedPerson, ...]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from vault.records import TENANT, new_id
 from vault.refusals import TransitionRefused, VaultError
-from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.storage.database import Reader, Row, Transaction, fetch_count, integer, integer_or_none, text, text_or_none
 
 MAX_NAME: Final = 200
 LOCAL: Final = "local"
@@ -163,10 +163,11 @@ async def find_provisioned(reader: Reader, external_id: str) -> tuple[Group, ...
 
 async def count_provisioned(reader: Reader) -> int:
     """How many groups a company's directory created."""
-    row = await reader.fetch_one(
-        "select count(*) as n from people_groups where tenant = :tenant and is_provisioned = 1", {"tenant": TENANT}
+    return await fetch_count(
+        reader,
+        "select count(*) as n from people_groups where tenant = :tenant and is_provisioned = 1",
+        {"tenant": TENANT},
     )
-    return 0 if row is None else integer(row, "n")
 
 
 async def list_provisioned(reader: Reader, *, offset: int, limit: int) -> tuple[Group, ...]:
@@ -226,12 +227,12 @@ async def has_other_members(reader: Reader, group_id: str, *, source: str, besid
 
 async def count_members(reader: Reader, group_id: str, *, now: int) -> int:
     """How many people are in the group now."""
-    row = await reader.fetch_one(
+    return await fetch_count(
+        reader,
         "select count(distinct user_id) as n from memberships where tenant = :tenant and group_id = :group_id"
         " and (expires_at is null or expires_at > :now)",
         {"tenant": TENANT, "group_id": group_id, "now": now},
     )
-    return 0 if row is None else integer(row, "n")
 
 
 async def create_group(

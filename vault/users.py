@@ -15,7 +15,7 @@ from vault.approvals import access_requests
 from vault.notices.channels import forget_person
 from vault.records import ALWAYS, TENANT, Role, User, new_id
 from vault.refusals import VaultError
-from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+from vault.storage.database import Reader, Row, Transaction, fetch_count, integer, integer_or_none, text, text_or_none
 
 MAX_NAME = 200
 PAGE = 500  # users per read
@@ -101,8 +101,7 @@ async def find_user(reader: Reader, name: str) -> User | None:
 
 async def count_users(reader: Reader) -> int:
     """The number of users; the first-run page is shown while there are none."""
-    row = await reader.fetch_one("select count(*) as n from users where tenant = :tenant", {"tenant": TENANT})
-    return 0 if row is None else integer(row, "n")
+    return await fetch_count(reader, "select count(*) as n from users where tenant = :tenant", {"tenant": TENANT})
 
 
 async def list_users(reader: Reader, *, limit: int = PAGE) -> tuple[User, ...]:

@@ -21,7 +21,7 @@ from vault.approvals.standing_approvals import canonical_digest
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable
-from vault.storage.database import Reader, Transaction, Value, integer
+from vault.storage.database import Reader, Transaction, Value, fetch_count
 
 _CONSUME: Final = """
     update approvals set state = :consumed, consumed_at = :now
@@ -167,8 +167,7 @@ async def void(transaction: Transaction, *, user_id: str, client_id: str | None,
 async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: int) -> int:
     """How many requests of this client the person denied recently."""
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since}
-    row = await reader.fetch_one(_REFUSED, {**_STATES, **which})
-    return 0 if row is None else integer(row, "n")
+    return await fetch_count(reader, _REFUSED, {**_STATES, **which})
 
 
 def _digest(request: BackchannelRequest, *, user_id: str, client_id: str) -> bytes:

@@ -21,7 +21,18 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT
 from vault.refusals import ScopeRefused, StorageUnavailable, TransitionRefused
-from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    binary,
+    fetch_count,
+    integer,
+    integer_or_none,
+    text,
+)
 
 MOST_PER_DAY: Final = 100  # calls
 MOST_DAYS: Final = 90
@@ -219,8 +230,7 @@ async def list_live(reader: Reader, ring: KeyRing, user_id: str, *, now: int) ->
 
 async def count_live(reader: Reader, *, now: int) -> int:
     """How many standing approvals of all people haven't ended or expired, even if their permission has ended."""
-    row = await reader.fetch_one(_COUNT, {"tenant": TENANT, "now": now})
-    return 0 if row is None else integer(row, "n")
+    return await fetch_count(reader, _COUNT, {"tenant": TENANT, "now": now})
 
 
 async def get(reader: Reader, ring: KeyRing, standing_id: str, *, user_id: str) -> StandingApproval | None:

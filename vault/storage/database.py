@@ -294,6 +294,12 @@ def integer(row: Row, name: str) -> int:
     raise _type_error(name, value)
 
 
+async def fetch_count(reader: Reader, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+    """The only row of `select count(*) as n`: such a statement always returns one."""
+    (row,) = await reader.fetch(sql, parameters)
+    return integer(row, "n")
+
+
 def binary(row: Row, name: str) -> bytes:
     """A `bytea not null` column."""
     value = row[name]

@@ -10,7 +10,7 @@ from typing import Final
 from vault.audit.proof import last_checkpoint
 from vault.records import SHORT, TENANT, ApprovalState, parse_scope
 from vault.refresh.journal import FOLDER
-from vault.storage.database import Database, Reader, integer, integer_or_none, text
+from vault.storage.database import Database, Reader, fetch_count, integer, integer_or_none, text
 
 DAY = 86400
 ENDING = (1, 7, 30)  # days
@@ -75,12 +75,12 @@ class Census:
 async def take_pulse(database: Database) -> Pulse:
     """A few short reads."""
     names = {"now": database.now(), "pending": ApprovalState.PENDING.value}
-    waiting = await database.fetch_one(_WAITING, names)
+    waiting = await fetch_count(database, _WAITING, names)
     newest = await database.fetch_one(_NEWEST, {"tenant": TENANT})
     key = database.event_key
     checkpoint = None if key is None else await last_checkpoint(database, key)
     return Pulse(
-        0 if waiting is None else integer(waiting, "n"),
+        waiting,
         None if newest is None else integer_or_none(newest, "at"),
         None if checkpoint is None else checkpoint.last_at,
     )
@@ -93,8 +93,7 @@ async def take_census(database: Database) -> Census:
     ending = dict[int, int]()
     for days in ENDING:
         which = {"tenant": TENANT, "now": now, "soon": now + days * DAY, "short": SHORT}
-        row = await database.fetch_one(_ENDING, which)
-        ending[days] = 0 if row is None else integer(row, "n")
+        ending[days] = await fetch_count(database, _ENDING, which)
     return Census({(text(row, "provider"), text(row, "state")): integer(row, "n") for row in rows}, ending)
 
 
