@@ -49,7 +49,7 @@ class Tally:
 def main() -> int:
     tally = Tally()
     options = ["-q", "-o", "python_files=attack_*.py", "--no-header", "-p", "no:cacheprovider", "--timeout=120"]
-    options += ["-o", "timeout_func_only=true"]  # a vault that starts beside other work takes longer than an attack
+    options += ["-o", "timeout_func_only=true"]  # a vault that starts during other work takes longer than an attack
     chosen = sys.argv[1:]
     places = [] if any(not one.startswith("-") and ".py" in one for one in chosen) else [str(FOLDER)]
     if places and "-n" not in chosen:

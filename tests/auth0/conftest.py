@@ -20,7 +20,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 
 @pytest.fixture
 async def application(room: Room) -> AsyncGenerator[Application]:
-    """With a person of its own who signed in at it."""
+    """With its own person, who signed in to it."""
     async with httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http:
         made = await Application.register(room, http)
         await made.sign_in()

@@ -181,7 +181,7 @@ async def test_looking_for_what_is_new_does_not_keep_a_session_alive_or_hold_oth
 
 @pytest.fixture(scope="module")
 async def figures(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Place, int]]:
-    """A vault whose figures are served beside its pages; the port."""
+    """A vault that serves its figures next to its pages; the port."""
     place, port = Place(tmp_path_factory.mktemp("figures"), free_port()), free_port()
     place.configure()
     config = Path(place.data / "config.toml")

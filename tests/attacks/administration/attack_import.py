@@ -25,7 +25,7 @@ async def person_of(target: Target) -> tuple[str, Person]:
 
 
 async def take_over(target: Target, folder: Path, text: str | bytes, *options: str) -> tuple[int, str, str]:
-    """The command beside the running vault: exit code, standard output, standard error."""
+    """The command next to the running vault: exit code, standard output, standard error."""
     file = folder / f"{secrets.token_hex(4)}.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     code, out, err = await target.place.run("import", "csv", str(file), "--apply", *options)

@@ -26,7 +26,7 @@ SOURCES = ("auth0", "nango", "better-auth", "contextforge", "composio")
 
 
 async def bring(vault: Target, source: str, file: Path, *options: str | Path) -> tuple[int, list[str], str]:
-    """The command beside the running vault: exit code, what became of each account, and all that it printed."""
+    """The command next to the running vault: exit code, what became of each account, and all that it printed."""
     words = ("import", source, str(file), "--apply", "--json", *map(str, options))
     code, out, err = await command_line(vault).run(*words)
     assert "Traceback" not in out + err, err

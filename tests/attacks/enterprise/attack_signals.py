@@ -263,7 +263,7 @@ async def test_a_late_event_ends_no_session_begun_since(company: Company) -> Non
 
 
 async def test_repeats_of_one_event_do_not_shut_out_the_next(company: Company) -> None:
-    """Whoever has seen one event can send it again, but spends nothing of the transmitter's share."""
+    """Whoever has seen one event can send it again, but uses none of the transmitter's share."""
     employee = await company.employee("globex")
     seen = company.sign(company.event(REVOKED, {"format": "opaque", "id": "x"}, "globex"), "globex", typ="secevent+jwt")
     for _ in range(14):

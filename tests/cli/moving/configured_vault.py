@@ -49,7 +49,7 @@ class ConfiguredVault:
         return await upstream.redeem(code=code, redirect_uri=REDIRECT, code_verifier=verifier, state="s")
 
     async def run_command(self, *command: str | Path, data: Path | None = None) -> Result:
-        """A command beside the running vault, or in another data directory."""
+        """A command next to the running vault, or in another data directory."""
         arguments = [*map(str, command), "--json", "--data", str(data or self.deployment.data)]
         return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
