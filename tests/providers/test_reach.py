@@ -79,16 +79,16 @@ class Names:
         return self.answers.pop(0)
 
 
-async def reason(policy: AddressPolicy, names: Names) -> str:
-    async with Outbound(lookup=names, connect_timeout=0.2) as outbound:
+async def reason(policy: AddressPolicy, names: Names, *, patience: float = 30.0) -> str:
+    async with Outbound(lookup=names, connect_timeout=patience) as outbound:
         with pytest.raises(NotReached) as refused:
-            await outbound.send(OutboundRequest("GET", f"https://{HOST}/", policy=policy, timeout=2))
+            await outbound.send(OutboundRequest("GET", f"https://{HOST}/", policy=policy, timeout=30))
     return refused.value.reason if isinstance(refused.value, AddressRefused) else "tried"
 
 
 async def test_what_was_checked_is_what_is_connected_to() -> None:
     rebinding = Names([["10.20.1.1"], ["169.254.169.254"]])
-    assert await reason(BY_HOST, rebinding) == "tried"
+    assert await reason(BY_HOST, rebinding, patience=0.2) == "tried"
     assert rebinding.asked == 1
     assert await reason(BY_HOST, Names([["10.20.1.1", "169.254.169.254"]])) == "address not allowed"
     assert await reason(AddressPolicy(), Names([["10.20.1.1"]])) == "address not allowed"
