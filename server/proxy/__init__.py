@@ -1,5 +1,4 @@
-"""The proxy: clients call a provider's own API through the vault, with a handle in place of the provider's
-credential."""
+"""The proxy: clients call a provider's API through the vault, with a handle instead of its credential."""
 
 from server.proxy.endpoint import Proxy
 

@@ -215,7 +215,9 @@ def _folders() -> str:
 def _first_line(package: str) -> str:
     about = importlib.import_module(package).__doc__ or ""
     assert about, f"{package} says nothing"
-    return about.partition("\n")[0]
+    first = about.partition("\n")[0]
+    assert first.endswith("."), f"{package}: the first line is cut off"
+    return first
 
 
 def _scenarios() -> str:

@@ -252,7 +252,7 @@ def _options(command: Any) -> list[str]:
     lines: list[str] = []
     for name, one in options_of(command).items():
         if name not in COMMON:
-            default = f" Default: {one.default}." if isinstance(one.default, str) else ""
+            default = f" Default: {one.default}." if isinstance(one.default, str) and one.default else ""
             lines.append(f"- `{name}`: {one.help}{default}{' Required.' if one.required else ''}\n")
     return lines
 

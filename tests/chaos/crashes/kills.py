@@ -1,5 +1,4 @@
-"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a start, and a check of the
-books."""
+"""SIGKILL at every step of a refresh, for every class of provider, on both databases; then a check of the books."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Time from the start of `token-vault serve` until the work of a killed process is settled: the account works, or the
-person is asked.
+"""Time from a start of `serve` until an account whose refresh was killed works, or its person is asked.
 
 The process was killed after receiving the answer to its refresh. The clock runs from before the new one exists until
 the account's fate is in the database.

@@ -1,5 +1,4 @@
-"""A process is stopped (SIGSTOP) with its refresh at the provider, the answer arrives in the meantime, and the process
-continues later.
+"""A process is stopped (SIGSTOP) during its refresh, and continues after the provider's answer has arrived.
 
 No one may send the token again, however long it takes, and the answer that lay in the socket is kept.
 """
