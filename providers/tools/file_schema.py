@@ -21,7 +21,9 @@ TOOL: Final[Mapping[str, str]] = {
 }
 ARGUMENT: Final[Mapping[str, str]] = {
     "type": "`text` (default), `integer`, `number`, `boolean`, `time` (RFC 3339 with offset), `date`, or `texts`.",
-    "description": "What agents read. They don't see `pattern`, or a length with one or below 500: say the form here.",
+    "description": (
+        "What agents read. They don't see `pattern`, or a length with one or below 500: describe the format here."
+    ),
     "required, default": "Whether it must be given (default), or the value to use if it isn't.",
     "choices": "The texts that are accepted.",
     "pattern": "A regular expression for the whole text, from `^` to `$`.",
@@ -61,7 +63,7 @@ PRESENTATION: Final[Mapping[str, str]] = {
     "sentence": 'Completes "Cursor wants to ...".',
     "done, done_one": (
         "In the activity, for several results and for one, with `{agent}`, `{account}`, and `{count}` (their number "
-        "and a blank)."
+        "and a space)."
     ),
     "texts, people": "Arguments that are shown as texts, and as recipients.",
     "target, target_domains": "Arguments, or the domains of `people`, that a standing approval binds.",

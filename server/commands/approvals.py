@@ -132,7 +132,7 @@ def revoke(
         str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_standing)
     ],
 ) -> None:
-    """End a standing approval: its calls ask you again."""
+    """End a standing approval: its calls need your approval again."""
 
     async def end() -> dict[str, object]:
         from server.administration import access

@@ -138,7 +138,7 @@ async def own_feed(visit: OwnVisit) -> Feed:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One page of what happened."""
+    """One page of events."""
     filters, before = read_filters(visit.visit.query), place_in(visit.visit.query("before"))
     deployment, feed = visit.deployment, await own_feed(visit)
     found = await feed.find(filters, limit=PAGE_SIZE, before=before)
@@ -159,7 +159,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def show_new(visit: OwnVisit) -> Response:
-    """The events since `after`, as rows for the page that is open; the next address to ask is among them."""
+    """The events since `after`, as rows for the open page, with the next address to request."""
     return visit.page("activity_new.html", await news(await own_feed(visit), read_filters(visit.visit.query), visit))
 
 
@@ -183,7 +183,7 @@ async def recent_rows(
 
 
 async def export(visit: OwnVisit) -> Response:
-    """All events that the filters find, newest first, as CSV or as lines of JSON; written while it is read."""
+    """All events that match the filters, newest first, as CSV or JSON lines; streamed."""
     return export_of(await own_feed(visit), read_filters(visit.visit.query), kind=visit.visit.query("format"))
 
 

@@ -36,7 +36,7 @@ async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthor
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask, unless the same was allowed before. An unanswered request expires by itself."""
+    """Ask, unless the person allowed the same before. An unanswered request expires."""
     pending = await _load_pending(visit, visit.visit.query("request"))
     if not pending.belongs_to(visit.session):
         return pages.go(_TYPE_THE_CODE)

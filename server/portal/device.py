@@ -24,12 +24,12 @@ _WINDOW: Final = 600
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Ask for the code. No link fills it in: its sender would only need a click."""
+    """Ask for the code. No link fills it in, so that one click on a stranger's link isn't enough."""
     return visit.page("device.html", {"error": "", "typed": ""})
 
 
 async def enter(visit: OwnVisit) -> Response:
-    """Accept the code that an agent shows, a few times per ten minutes."""
+    """Accept the code that an agent shows. A few attempts are allowed per ten minutes."""
     deployment, typed = visit.deployment, visit.form.one("user_code")[:64]
     now, address = deployment.now(), address_of(visit.visit.request)
     async with deployment.transaction() as transaction:

@@ -28,7 +28,7 @@ _SYSTEMS: Final = (("Windows", "win32"), ("Mac", "darwin"))  # in a browser's Us
 
 
 async def show(visit: Visit) -> Response:
-    """Show the form for the first admin, or once there is one, the steps to a first call."""
+    """Show the form for the first admin, or the steps to a first call once there is an admin."""
     if not await password.has_admin(visit.deployment):
         return visit.page("first_run.html", {"error": "", "name": "", "minimum": MIN_LENGTH})
     if visit.user is None or visit.session is None:

@@ -21,7 +21,7 @@ _SHOWN: Final = 5  # events
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Show what needs the person, with an overview of everything."""
+    """Show what needs the person's attention, with an overview of everything."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
     uses = await audit.list_last_uses(deployment.database, visit.user.id)

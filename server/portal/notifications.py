@@ -110,7 +110,7 @@ def _go_back(name: str) -> Response:
 
 
 async def save(visit: OwnVisit) -> Response:
-    """Store what about, when, and in which language."""
+    """Store for which events, when, and in which language the person is notified."""
     form = visit.form
     begins, ends = _minute(form.one("quiet_from")), _minute(form.one("quiet_until"))
     digest_at, zone, language = _minute(form.one("digest_at")), form.one("zone").strip() or "UTC", form.one("language")
@@ -136,7 +136,7 @@ async def save(visit: OwnVisit) -> Response:
 
 
 async def add(visit: OwnVisit) -> Response:
-    """Add a channel. A mail address gets a link first, which only the person it belongs to can open."""
+    """Add a channel. A mail address first gets a confirmation link."""
     deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
     shown = "" if kind == "service" else target  # such a URL holds a secret
@@ -270,7 +270,7 @@ async def _to_confirm(visit: OwnVisit, secret: str) -> NoticeChannel | None:
 
 
 async def confirm(visit: OwnVisit) -> Response:
-    """The link reached its person."""
+    """Confirm a mail address by its link."""
     deployment, secret = visit.deployment, visit.form.one("secret")
     if await _to_confirm(visit, secret) is None:
         raise PageRefused("confirm_over", kind="gone")

@@ -190,7 +190,7 @@ async def with_owner_link(visit: Visit) -> Response:
 
 
 async def show_link(visit: Visit) -> Response:
-    """What an admin's link is for. Looking at it, as mail programs do, doesn't use it up."""
+    """Explain an admin's link. Opening this page, as mail programs do, doesn't use up the link."""
     ticket = visit.query("ticket")
     return await _link_page(visit, ticket, await _user_of_link(visit, ticket), error="", status=200)
 

@@ -50,7 +50,7 @@ class RevocationRefused(Exception):
 
 
 async def revoke(deployment: Deployment, request: Request) -> Response:
-    """A transmitter that may: draft-parecki-oauth-global-token-revocation-06. 204, or 400, 401, 404 (§3.4)."""
+    """A transmitter with permission: draft-parecki-oauth-global-token-revocation-06. 204, or 400, 401, 404 (§3.4)."""
     try:
         count_stranger(deployment, request)
         name, transmitter = await _caller(deployment, request)

@@ -18,7 +18,7 @@ VAULT: Final[dict[str, str]] = {
     "account_required": "There are several accounts. Call again with `account`.",
     "invalid_scope": "Scopes are unknown, or outside `providers.NAME.scopes`.",
     "invalid_grant": ("The agent's access ended, or a refresh token is unknown, expired, or repeated. Sign in again."),
-    "invalid_target": "The resource isn't the grant's, or no token can be limited to the item.",
+    "invalid_target": "The grant isn't for this resource, or no token can be limited to the item.",
     "invalid_token": "A handle is unknown, expired, or lacks its DPoP proof. Exchange again.",
     "temporarily_unavailable": "Wait for the time in the text. Don't reconnect.",
     "ciphertext_rejected": "A stored secret can't be opened. Reconnect; if many fail, restore the key store.",

@@ -37,7 +37,7 @@ def export(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
-    """Write connected accounts with their refresh tokens to an encrypted file. Stop this vault before you use it."""
+    """Write connected accounts with their refresh tokens to an encrypted file. Stop this vault before you import it."""
     file = file.expanduser().absolute()
     if file.exists():
         fail(f"{file} exists: name another file")

@@ -144,9 +144,9 @@ def _command_of(name: str) -> Callable[[Callable[[], Source]], None]:
 def auth0() -> Source:
     """Import Auth0 users' identities from its Management API, which omits tokens of connected accounts.
 
-    Take users of `GET /api/v2/users` with the scope `read:user_idp_tokens`: identities of connections that keep a
-    refresh token. Add connected accounts (Token Vault) to a user as `connected_accounts` to have their people
-    named. First stop the applications that renew these tokens; Auth0 doesn't.
+    FILE contains the users that `GET /api/v2/users` returns with the scope `read:user_idp_tokens`. Identities with
+    a refresh token are imported. If you add a user's connected accounts (Token Vault) as `connected_accounts`, the
+    command lists who must reconnect them. First stop the applications that renew these tokens; Auth0 doesn't.
     """
     from server.administration.account_imports import auth0 as source
     from server.auth0.names import CONNECTIONS
@@ -161,8 +161,8 @@ def auth0() -> Source:
 def nango() -> Source:
     """Import Nango's connections, as its API returns them with credentials.
 
-    Take `GET /connections/{id}?provider_config_key=...&refresh_token=true` of each connection, as JSON lines. Then
-    delete the connections there: Nango refreshes each once a day.
+    FILE contains the answer to `GET /connections/{id}?provider_config_key=...&refresh_token=true` for each
+    connection, as JSON lines. Then delete the connections there: Nango refreshes each once a day.
     """
     from server.administration.account_imports import nango as source
 
@@ -173,9 +173,9 @@ def nango() -> Source:
 def better_auth() -> Source:
     """Import rows of Better Auth's account table, as JSON.
 
-    Take `select json_agg(t) from (select a.*, u.email, u."emailVerified" from account a join "user" u on u.id =
-    a."userId") t`. Tokens encrypted by `encryptOAuthTokens` need decrypting first. Then remove `getAccessToken`
-    calls, or stop the app.
+    FILE contains the result of `select json_agg(t) from (select a.*, u.email, u."emailVerified" from account a join
+    "user" u on u.id = a."userId") t`. First decrypt tokens that `encryptOAuthTokens` encrypted. Then remove
+    `getAccessToken` calls, or stop the app.
     """
     from server.administration.account_imports import better_auth as source
 
@@ -196,9 +196,9 @@ def contextforge(
 ) -> None:
     """Import the OAuth tokens of ContextForge's gateways.
 
-    Take a copy of its SQLite file, or `select json_agg(t) from (select o.*, g.name as gateway, g.oauth_config from
-    oauth_tokens o join gateways g on g.id = o.gateway_id) t`; `--secret-file` has `AUTH_ENCRYPTION_SECRET`. Then
-    deactivate the gateways.
+    FILE is a copy of its SQLite file, or the result of `select json_agg(t) from (select o.*, g.name as gateway,
+    g.oauth_config from oauth_tokens o join gateways g on g.id = o.gateway_id) t`; `--secret-file` contains
+    `AUTH_ENCRYPTION_SECRET`. Then deactivate the gateways.
     """
     from server.administration.account_imports import contextforge as source
 
@@ -214,8 +214,8 @@ def contextforge(
 def composio() -> Source:
     """Import Composio's connected accounts of your own OAuth apps.
 
-    Take `GET /api/v3/connected_accounts`, with "Mask Connected Account Secrets" off. Accounts of Composio's own
-    OAuth apps can't leave. Then disable the accounts there; deleting them revokes the tokens.
+    FILE contains the answer to `GET /api/v3/connected_accounts`, with "Mask Connected Account Secrets" off. Accounts
+    of Composio's own OAuth apps can't be imported. Then disable the accounts there; deleting them revokes the tokens.
     """
     from server.administration.account_imports import composio as source
 

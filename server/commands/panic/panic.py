@@ -42,7 +42,7 @@ def panic(
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Otherwise only show what would end.")] = False,
     wait: Annotated[int, typer.Option("--wait", min=0, max=86400, help="Seconds to keep retrying what fails.")] = 60,
 ) -> None:
-    """End much access at once, also at the providers, and verify that it has ended. Without `--yes`, a dry run.
+    """End access in bulk, also at the providers, and verify that it has ended. Without `--yes`, a dry run.
 
     Run it again to continue after an interruption; a running server also continues. Exit code 0: nothing is
     outstanding; 3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some tokens still work.

@@ -82,12 +82,12 @@ async def show(visit: AdminVisit) -> Response:
 
 
 async def show_new(visit: AdminVisit) -> Response:
-    """The events since `after`, as rows for the page that is open."""
+    """The events since `after`, as rows for the open page."""
     asked = await _read(visit)
     return visit.own.page("activity_new.html", await news(asked.feed, asked.filters, visit.own))
 
 
 async def export(visit: AdminVisit) -> Response:
-    """All that the filters find, with the names of the people, as CSV or as lines of JSON."""
+    """All events that match the filters, with people's names, as CSV or JSON lines."""
     asked = await _read(visit)
     return export_of(asked.feed, asked.filters, kind=visit.query("format"))

@@ -20,7 +20,7 @@ PEOPLE: Final = 200  # sign-ins among which people are searched for
 
 
 async def show(visit: AdminVisit) -> Response:
-    """Clients, the youngest first, and who may register new ones."""
+    """Clients, newest first, and who can register new ones."""
     wanted = visit.query("find").strip()[:200]
     found, rest = await clients.find_page(
         visit.deployment.database, named=wanted, before=_place(visit.query("before")), limit=SHOWN
@@ -53,7 +53,7 @@ async def _client(visit: AdminVisit) -> Client:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One client: what it says of itself, and who signed it in."""
+    """One client: what it says about itself, and who signed it in."""
     client = await _client(visit)
     people = await grants.list_people(visit.deployment.database, client.id, limit=PEOPLE)
     context: dict[str, object] = {
@@ -74,7 +74,7 @@ async def confirm(visit: AdminVisit) -> Response:
 
 
 async def cut_off(visit: AdminVisit) -> Response:
-    """End the client: its grants, tokens, codes and permissions of everyone, at the next call."""
+    """End the client: everyone's grants, tokens, codes, and permissions for it, from the next call on."""
     client = await _client(visit)
     await agents.remove(visit.actor, client)
     return await visit.go(PAGE, said=text("admin_agents.done", agent=client.name or client.id))

@@ -134,7 +134,7 @@ async def change_rule(visit: AdminVisit) -> Response:
 
 
 async def disconnect(visit: AdminVisit) -> Response:
-    """End an account of the group for all its members."""
+    """Disconnect an account of the group for all its members."""
     group = await _group(visit)
     await group_accounts.end(visit.actor, group, visit.form.one("connection")[:64])
     return await visit.go(path_of(group), said=text("admin_groups.account_ended", name=group.name))
@@ -148,7 +148,7 @@ async def delete(visit: AdminVisit) -> Response:
 
 
 async def make_token(visit: AdminVisit) -> Response:
-    """Make a token for a directory, or another one for the same."""
+    """Create or rotate a directory's token."""
     name = visit.form.one("name").strip()
     try:
         secret, is_rotation = await provisioning.make_token(visit.actor, name, days=None, grace=GRACE)

@@ -22,7 +22,7 @@ _COMMAND: Final = "token-vault tools import openapi FILE_OR_URL --name NAME --re
 
 
 async def show(visit: AdminVisit) -> Response:
-    """All imported APIs, and whether something of each waits."""
+    """All imported APIs, and which of them wait for a review."""
     known = await list_apis(visit.deployment.database)
     unusable = visit.deployment.live.current.unusable
     context: dict[str, object] = {
@@ -38,7 +38,7 @@ def path_of(name: str) -> str:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One API: what each tool sends and needs, and the rule that lets it through."""
+    """One API: what each tool sends and needs, and the rule that allows it."""
     return await _page(visit, await _api(visit))
 
 
@@ -55,7 +55,7 @@ async def _page(visit: AdminVisit, api: ImportedApi, *, error: str = "") -> Resp
 
 
 async def accept(visit: AdminVisit) -> Response:
-    """Turn on the tools as they were shown, in what the admin chose for each."""
+    """Turn on the tools exactly as shown, with the admin's choice for each."""
     api, form = await _api(visit), visit.form
     names = [one.name for one in imported_apis.review_of(api).tools]
     chosen: dict[str, ImportChoice] = {
@@ -71,14 +71,14 @@ async def accept(visit: AdminVisit) -> Response:
 
 
 async def discard(visit: AdminVisit) -> Response:
-    """Forget what waits."""
+    """Discard the waiting import."""
     api = await _api(visit)
     await imported_apis.discard(visit.actor, api.name, visit.form.one("digest"))
     return await visit.go(PAGE, said=text("admin_imports.discarded", api=api.name))
 
 
 async def remove(visit: AdminVisit) -> Response:
-    """Turn an API off, and forget it."""
+    """Turn an API off and remove it."""
     api = await _api(visit)
     await imported_apis.remove(visit.actor, api.name)
     return await visit.go(PAGE, said=text("admin_imports.removed", api=api.name))

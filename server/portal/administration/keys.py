@@ -15,7 +15,7 @@ PAGE: Final = f"{ROOT}/keys"
 
 
 async def show(visit: AdminVisit) -> Response:
-    """Master keys with what they wrap, and signing keys with what each does now."""
+    """Master keys with what they wrap, and signing keys with their state."""
     deployment = visit.deployment
     context: dict[str, object] = {
         "keys": await list_keys(deployment.database, now=deployment.now()),
@@ -26,6 +26,6 @@ async def show(visit: AdminVisit) -> Response:
 
 
 async def rotate(visit: AdminVisit) -> Response:
-    """Publish a new signing key; tokens that the others signed stay valid until they end."""
+    """Publish a new signing key. Tokens signed by earlier keys stay valid until they expire."""
     kid = await signing_keys.rotate(visit.actor)
     return await visit.go(PAGE, said=text("admin_keys.rotated", kid=kid))

@@ -67,7 +67,7 @@ def path_of(name: str) -> str:
 
 
 async def add(visit: AdminVisit) -> Response:
-    """Another server, where the vault is registered by itself unless the admin entered a client."""
+    """Add a server. The vault registers itself there, unless the admin entered a client."""
     form = visit.form
     draft = _ServerDraft(*(form.one(name).strip()[:2000] for name in _FIELDS))
     secret = form.one("client_secret").strip() or None
@@ -106,7 +106,7 @@ async def show_one(visit: AdminVisit) -> Response:
 
 
 async def accept(visit: AdminVisit) -> Response:
-    """Let agents be offered the tools as they were shown, in what the admin chose for each."""
+    """Offer agents the tools exactly as shown, with the admin's choice for each."""
     server, form = await _server(visit), visit.form
     chosen = {one.name: choice for one in server.tools if (choice := form.one(f"tool.{one.name}")) in _CHOICES}
     changed = {one.name: chosen[one.name] for one in server.tools if one.name in chosen and _differs(one, chosen)}
@@ -126,12 +126,12 @@ def _differs(tool: McpTool, chosen: dict[str, str]) -> bool:
 
 
 async def disable(visit: AdminVisit) -> Response:
-    """Offer nothing of it."""
+    """Stop offering its tools to agents."""
     return await _set_disabled(visit, is_disabled=True)
 
 
 async def enable(visit: AdminVisit) -> Response:
-    """Offer again what was accepted."""
+    """Offer agents the accepted tools again."""
     return await _set_disabled(visit, is_disabled=False)
 
 
@@ -143,7 +143,7 @@ async def _set_disabled(visit: AdminVisit, *, is_disabled: bool) -> Response:
 
 
 async def confirm(visit: AdminVisit) -> Response:
-    """Ask before removing it: first its accounts end."""
+    """Ask before removing the server, whose accounts must be disconnected first."""
     server = await _server(visit)
     seen = await census.count_at_provider(visit.deployment.database, server.name)
     context: dict[str, object] = {"server": server, "path": path_of(server.name), "accounts": seen.count}
@@ -151,14 +151,14 @@ async def confirm(visit: AdminVisit) -> Response:
 
 
 async def disconnect(visit: AdminVisit) -> Response:
-    """End every account at it, with a receipt for each."""
+    """Disconnect every account at the server, with a receipt for each."""
     server = await _server(visit)
     ended = await servers.disconnect_all(visit.actor, server.name)
     return await visit.go(f"{path_of(server.name)}/remove", said=text("admin_servers.disconnected", number=ended))
 
 
 async def remove(visit: AdminVisit) -> Response:
-    """Remove it, with what was accepted."""
+    """Remove the server and its accepted tools."""
     server = await _server(visit)
     await servers.remove(visit.actor, server.name)
     return await visit.go(PAGE, said=text("admin_servers.removed", server=server.title))

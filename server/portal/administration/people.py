@@ -94,14 +94,14 @@ async def make_link(visit: AdminVisit) -> Response:
 
 
 async def disable(visit: AdminVisit) -> Response:
-    """End all sessions and agents of the person, and don't let them in anymore."""
+    """End all sessions and agents of the person, and block their sign-in."""
     person = await _other(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=True))
     return await visit.go(path_of(person), said=text("admin_people.disabled", who=person.name))
 
 
 async def enable(visit: AdminVisit) -> Response:
-    """Let the person in again, or their stopped agents continue."""
+    """Let the person sign in again, or let their stopped agents continue."""
     person = await _person(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=False))
     is_resumed = person.disabled_at is None
@@ -118,7 +118,7 @@ async def make_admin(visit: AdminVisit) -> Response:
 
 
 async def end_admin(visit: AdminVisit) -> Response:
-    """Take the admin role away; someone must be left who has it."""
+    """Take the admin role away, except from the last admin."""
     person = await _person(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=False))
     if person.id == visit.user.id:
@@ -147,7 +147,7 @@ async def _confirm_page(visit: AdminVisit, person: User, *, error: str) -> Respo
 
 
 async def delete(visit: AdminVisit) -> Response:
-    """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
+    """Delete the person: their grants end here now, at each provider once it answers; then their keys are destroyed."""
     person = await _other(visit)
     if users.name_key(visit.form.one("name")) != users.name_key(person.name):
         return await _confirm_page(visit, person, error=text("admin_people.type_name", who=person.name))

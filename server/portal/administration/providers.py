@@ -121,7 +121,7 @@ def _provider(visit: AdminVisit) -> Provider:
 
 
 async def save(visit: AdminVisit) -> Response:
-    """Store our registration there, if it can be right."""
+    """Store our registration there, if it is plausible."""
     provider, form = _provider(visit), visit.form
     stored = await registrations.own_registration(visit.actor, provider, revision=form.one("revision"))
     draft = _Draft(

@@ -25,7 +25,7 @@ SHOWN: Final = 100
 
 
 async def show(visit: AdminVisit) -> Response:
-    """What is outstanding, at most 100 of each sort."""
+    """The outstanding revocations, at most 100 of each kind."""
     deployment = visit.deployment
     found = await receipts.list_open(deployment, limit=SHOWN)
     of_agents = await receipts.list_of_agents(deployment, only_open=True, limit=SHOWN)

@@ -42,7 +42,7 @@ class OfferedTool:
 
 
 async def show_policies(visit: AdminVisit) -> Response:
-    """The rules, by what they are about."""
+    """The rules, by topic."""
     deployment = visit.deployment
     settings = deployment.settings
     standing = await standing_approvals.count_live(deployment.database, now=deployment.now())

@@ -14,7 +14,7 @@ from vault.upkeep import replicas
 
 
 async def show_overview(visit: AdminVisit) -> Response:
-    """The health of the vault, as far as this process and the database know."""
+    """The health of the vault, as seen by this process and the database."""
     deployment, now = visit.deployment, visit.deployment.now()
     seen = await replicas.list_replicas(deployment.database)
     context: dict[str, object] = {

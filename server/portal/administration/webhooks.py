@@ -48,7 +48,7 @@ def host_of(endpoint: EventEndpoint) -> str:
 
 
 async def add(visit: AdminVisit) -> Response:
-    """Another endpoint, whose secret the next page shows once."""
+    """Add an endpoint. The next page shows its secret once."""
     url, chosen = visit.form.one("url").strip(), visit.form.many("event") & frozenset(endpoints.TYPES)
     try:
         made = await webhooks.add(visit.actor, url, events=sorted(chosen))
@@ -61,7 +61,7 @@ async def add(visit: AdminVisit) -> Response:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One endpoint: which events it gets, what became of them, and what it didn't accept."""
+    """One endpoint: which events it gets, their deliveries, and those that failed."""
     endpoint = await _endpoint(visit)
     failed = await endpoints.list_failed(visit.deployment.database, endpoint.id)
     context: dict[str, object] = {
@@ -85,7 +85,7 @@ def failure_words(failure: str) -> str:
 
 
 async def test(visit: AdminVisit) -> Response:
-    """Send it a test event."""
+    """Send the endpoint a test event."""
     endpoint = await _endpoint(visit)
     failure = await webhooks.test(visit.actor, endpoint)
     said = text("admin_webhooks.test_failed", why=failure_words(failure)) if failure else text("admin_webhooks.tested")
@@ -93,7 +93,7 @@ async def test(visit: AdminVisit) -> Response:
 
 
 async def rotate(visit: AdminVisit) -> Response:
-    """A new secret, which the next page shows once."""
+    """Create a new secret. The next page shows it once."""
     endpoint = await _endpoint(visit)
     changed = await webhooks.rotate(visit.actor, endpoint, overlap=webhooks.OVERLAP)
     said = text("admin_webhooks.rotated", hours=webhooks.OVERLAP)
@@ -101,12 +101,12 @@ async def rotate(visit: AdminVisit) -> Response:
 
 
 async def disable(visit: AdminVisit) -> Response:
-    """Send it nothing."""
+    """Stop sending events to the endpoint."""
     return await _set_disabled(visit, is_disabled=True)
 
 
 async def enable(visit: AdminVisit) -> Response:
-    """Send it events again."""
+    """Resume sending events to the endpoint."""
     return await _set_disabled(visit, is_disabled=False)
 
 
@@ -127,7 +127,7 @@ async def resend(visit: AdminVisit) -> Response:
 
 
 async def remove(visit: AdminVisit) -> Response:
-    """Remove it, with what waits for it."""
+    """Remove the endpoint and its waiting events."""
     endpoint = await _endpoint(visit)
     await webhooks.remove(visit.actor, endpoint)
     return await visit.go(PAGE, said=text("admin_webhooks.removed", host=host_of(endpoint)))

@@ -43,7 +43,7 @@ async def _check_other_admin(visit: OwnVisit) -> None:
 
 
 async def delete(visit: OwnVisit) -> Response:
-    """Delete the person and show the receipt: it is the last page that they see here."""
+    """Delete the person and show them the receipt."""
     deployment, user = visit.deployment, visit.user
     step_up.check_recent(deployment, visit.session, back=_PATH)
     await _check_other_admin(visit)
