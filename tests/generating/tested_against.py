@@ -88,7 +88,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     yield (
         "all with tools",
         "60 requests that we wrote (`tests/mcp/tool_requests.toml`)",
-        ("`find_tools` lists a right tool among the first five for 30 of 30 that tuned it and 29 of 30 others"),
+        ("`find_tools` lists a right tool among the first five for 30 of 30 tuning requests and 29 of 30 others"),
         _paths("tests/providers/tools/test_tool_search.py"),
     )
     yield (
