@@ -238,7 +238,7 @@ async def list_standing_approvals(call: AdminCall) -> StandingApprovals:
 
 @operation("DELETE", "/people/{person_id}/standing-approvals/{standing_id}", scope="admin:access", status=204)
 async def end_standing_approval(call: AdminCall) -> None:
-    """End a standing approval: its calls ask the person again."""
+    """End a standing approval: its calls need the person's approval again."""
     await access.end_standing(call.actor, await person_of(call), call.param("standing_id"))
 
 

@@ -1403,7 +1403,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals")
 
     def end_standing_approval(self, person_id: str, standing_id: str) -> None:
-        """End a standing approval: its calls ask the person again."""
+        """End a standing approval: its calls need the person's approval again."""
         self._call(
             "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals/{quote(standing_id, safe='')}"
         )

@@ -1275,7 +1275,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals`) as Promise<StandingApprovals>;
   }
 
-  /** End a standing approval: its calls ask the person again. */
+  /** End a standing approval: its calls need the person's approval again. */
   async endStandingApproval(personId: string, standingId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
   }

@@ -1,4 +1,4 @@
-// A backend in Node, as a route handler of Next.js (app/api/post/route.js): exchanges the token that its page brings.
+// A backend in Node, as a route handler of Next.js (app/api/post/route.js): exchanges the token that its page sends.
 export async function POST(request) {
   const { channel, text } = await request.json();
   const exchanged = await fetch(`${process.env.VAULT_URL}/token`, {
