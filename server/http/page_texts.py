@@ -92,8 +92,19 @@ def text(name: str, /, **values: object) -> str:
 
 def markup(name: str, /, **values: object) -> Markup:
     """The text `page.name` for a template, its values escaped. Raises KeyError for a missing name."""
+    return _template(_current.get(), name).format(**values) if values else _plain(_current.get(), name)
+
+
+@cache
+def _template(language: str, name: str) -> Markup:
     page, _, key = name.partition(".")
-    return Markup(section(page)[key]).format(**values)  # noqa: S704 -- the catalogue is ours
+    return Markup(_catalogue(language)[page][key])  # noqa: S704 -- the catalogue is ours
+
+
+@cache
+def _plain(language: str, name: str) -> Markup:
+    """A text without values: pages ask for the same ones in each row."""
+    return _template(language, name).format()
 
 
 def visible(value: object) -> str:
