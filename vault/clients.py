@@ -160,9 +160,11 @@ async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, .
         " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"
         " from (select g.client_id from grants g"
         " where g.tenant = :tenant and g.user_id = :user_id and g.revoked_at is null"
-        " union select d.client_id from delegations d"
-        " where d.tenant = :tenant and d.user_id = :user_id and d.revoked_at is null"
-        " and (d.expires_at is null or d.expires_at > :now)"
+        " union select a.client_id from"
+        " (select distinct client_id from delegations where tenant = :tenant and user_id = :user_id) a"  # by index alone
+        " where exists (select 1 from delegations d"
+        " where d.tenant = :tenant and d.user_id = :user_id and d.client_id = a.client_id and d.revoked_at is null"
+        " and (d.expires_at is null or d.expires_at > :now))"
         ") mine cross join clients c"  # in this order: SQLite keeps it
         " where c.tenant = :tenant and c.id = mine.client_id and c.removed_at is null",
         {"tenant": TENANT, "user_id": user_id, "now": now},
