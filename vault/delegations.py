@@ -7,14 +7,24 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
-from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
+from vault.storage.database import (
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    integer,
+    integer_or_none,
+    page_names,
+    page_values,
+    text,
+)
 
 WRITES: Final = "effect:write"  # ask about everything that may change something, including future tools
 
@@ -24,10 +34,16 @@ _SELECT = """
     where tenant = :tenant and user_id = :user_id
 """
 _FOR_USER = f"{_SELECT} order by client_id, connection_id"
-_FOR_CONNECTION = f"{_SELECT} and connection_id = :connection_id order by client_id"
-_LIVE_USES = """
-    select client_id, connection_id from delegations
-    where tenant = :tenant and user_id = :user_id and revoked_at is null and (expires_at is null or expires_at > :now)
+_FOR_CONNECTION = f"{_SELECT} and connection_id = :connection_id"  # an order would make SQLite read all of the user's
+_CLIENTS: Final = 25  # per read
+_LIVE_OF_CLIENTS = f"""{_SELECT} and client_id in ({page_names("client", _CLIENTS)})
+    and revoked_at is null and (expires_at is null or expires_at > :now)
+"""
+_COUNT_AGENTS = """
+    select k.id, (select count(*) from delegations d
+        where d.tenant = k.tenant and d.connection_id = k.id and d.user_id = k.user_id
+            and d.revoked_at is null and (d.expires_at is null or d.expires_at > :now)) as n
+    from connections k where k.tenant = :tenant and k.user_id = :user_id
 """
 _FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
 _GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
@@ -294,10 +310,22 @@ async def list_for_connection(reader: Reader, user_id: str, *, connection_id: st
     return tuple(_delegation(row) for row in rows)
 
 
-async def list_live_uses(reader: Reader, user_id: str, *, now: int) -> tuple[tuple[str, str], ...]:
-    """Which client may now use which connection of a user, as pairs of IDs."""
-    rows = await reader.fetch(_LIVE_USES, {"tenant": TENANT, "user_id": user_id, "now": now})
-    return tuple(sorted((text(row, "client_id"), text(row, "connection_id")) for row in rows))
+async def list_live_of_clients(
+    reader: Reader, user_id: str, *, client_ids: Sequence[str], now: int
+) -> tuple[Delegation, ...]:
+    """What these agents may now use, in no order."""
+    found: list[Delegation] = []
+    for start in range(0, len(client_ids), _CLIENTS):
+        page = page_values("client", client_ids[start : start + _CLIENTS], _CLIENTS)
+        rows = await reader.fetch(_LIVE_OF_CLIENTS, {"tenant": TENANT, "user_id": user_id, "now": now, **page})
+        found += map(_delegation, rows)
+    return tuple(found)
+
+
+async def count_agents(reader: Reader, user_id: str, *, now: int) -> Mapping[str, int]:
+    """How many agents may now use each of the user's own connections, by its ID."""
+    rows = await reader.fetch(_COUNT_AGENTS, {"tenant": TENANT, "user_id": user_id, "now": now})
+    return {text(row, "id"): integer(row, "n") for row in rows}
 
 
 def extended_event(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,19 +49,19 @@ class AccessMap:
 
 def draw(
     visit: OwnVisit,
-    agents: Sequence[tuple[OwnAgent, list[AccessRow]]],
+    agents: Sequence[tuple[OwnAgent, tuple[AccessRow, ...], int]],
     *,
-    owned: Sequence[Connection],
+    accounts: Sequence[Connection],
     uses: Sequence[LastUse],
     all_agents: int,
+    all_accounts: int,
 ) -> AccessMap:
-    """The map of these agents with what each may use; `owned` are all accounts."""
+    """The map of these agents and accounts, with what each agent may use; the last two say how many there are."""
     counts = {(one.client_id, one.connection_id or ""): one.count for one in uses}
-    accounts = _most_used(owned, counts)
     busiest = max(counts.values(), default=0)
     places = {one.id: place for place, one in enumerate(accounts)}
     lines: list[MapLine] = []
-    for place, (agent, rows) in enumerate(agents):
+    for place, (agent, rows, _) in enumerate(agents):
         for row in rows:
             to = places.get(row.connection.id)
             if to is None:
@@ -79,18 +80,18 @@ def draw(
                     account_place=to,
                 )
             )
-    shown = tuple(one for one, _ in agents)
+    shown = tuple(one for one, _, _ in agents)
     # Thin lines last, so that they stay visible above thick ones.
     ordered = tuple(sorted(lines, key=lambda one: -one.count))
-    return AccessMap(shown, accounts, ordered, all_agents - len(shown), len(owned) - len(accounts))
+    return AccessMap(shown, tuple(accounts), ordered, all_agents - len(shown), all_accounts - len(accounts))
 
 
-def _most_used(owned: Sequence[Connection], uses: Mapping[tuple[str, str], int]) -> tuple[Connection, ...]:
+def most_used(owned: Sequence[Connection], uses: Sequence[LastUse]) -> tuple[Connection, ...]:
     """The accounts to show, in the order of the list that the person knows."""
-    totals: dict[str, int] = {}
-    for (_, connection_id), count in uses.items():
-        totals[connection_id] = totals.get(connection_id, 0) + count
-    chosen = {one.id for one in sorted(owned, key=lambda one: -totals.get(one.id, 0))[:MOST_ACCOUNTS]}
+    totals: Counter[str | None] = Counter()
+    for one in uses:
+        totals[one.connection_id] += one.count
+    chosen = {one.id for one in sorted(owned, key=lambda one: -totals[one.id])[:MOST_ACCOUNTS]}
     return tuple(one for one in owned if one.id in chosen)
 
 

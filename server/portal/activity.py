@@ -175,8 +175,14 @@ async def recent_rows(
     visit: OwnVisit, *, client_id: str = "", connection_id: str = "", limit: int = _SHORT
 ) -> list[StoryRow]:
     """The last events of one agent or account, or of all, as rows."""
-    wanted, feed = EventFilter(client_id=client_id, connection_id=connection_id), await own_feed(visit)
-    return await feed.tell((await feed.find(ActivityFilters({}, wanted), limit=limit)).events)
+    reader, user_id = visit.deployment.database, visit.user.id
+    wanted = EventFilter(client_id=client_id, connection_id=connection_id)
+    events = (await search.search(reader, user_id, wanted, limit=limit)).events
+    accounts = {one.id: one for one in visit.needs.owned}
+    for ended in {event.connection_id for event in events if event.connection_id is not None} - accounts.keys():
+        account = await connections.get_connection(reader, ended, user_id=user_id)
+        accounts |= {} if account is None else {ended: account}
+    return await Feed(visit.deployment, "/activity", user_id, accounts).tell(events)
 
 
 # Export

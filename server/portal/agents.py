@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,13 +15,13 @@ from server.portal.activity import recent_rows
 from server.portal.approvals import access_requests, standing_approvals
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, grants
+from vault import clients, delegations, grants
 from vault.audit import audit
-from vault.audit.audit import LastUse
-from vault.records import Client, Connection, Grant
+from vault.records import Client, Connection, Delegation, Grant
 
 PAGE_SIZE: Final = 25  # agents
 ROWS: Final = 25  # accounts on an agent's page
+_CHIPS: Final = 4  # accounts of one in the list
 _SIGN_INS: Final = 10
 _DAYS: Final = 14  # of use to draw
 
@@ -51,18 +51,16 @@ class OwnAgent:
         return texts.is_unverified(self.client)
 
 
-async def own_agents(visit: OwnVisit, *, uses: Sequence[LastUse] | None = None) -> list[OwnAgent]:
+async def own_agents(visit: OwnVisit, *, used: Mapping[str, int] | None = None) -> list[OwnAgent]:
     """Every client with a grant or a live delegation of this person, most recently used first.
 
-    `uses` is what `audit.list_last_uses` returned, where the caller has read it already.
+    `used` is when each was last used, where the caller has read it already.
     """
     database, now = visit.deployment.database, visit.deployment.now()
     live: dict[str, list[Grant]] = {}
     for grant in await grants.list_grants(database, visit.user.id):
         live.setdefault(grant.client_id, []).append(grant)
-    used: dict[str, int] = {}
-    for use in await audit.list_last_uses(database, visit.user.id) if uses is None else uses:
-        used[use.client_id] = max(use.at, used.get(use.client_id, 0))
+    used = await audit.last_uses_of_agents(database, visit.user.id) if used is None else used
     agents = [
         OwnAgent(client, tuple(live.get(client.id, ())), used.get(client.id))
         for client in await clients.list_own(database, visit.user.id, now=now)
@@ -71,29 +69,28 @@ async def own_agents(visit: OwnVisit, *, uses: Sequence[LastUse] | None = None) 
 
 
 async def with_accounts(
-    visit: OwnVisit, agents: Sequence[OwnAgent], *, owned: Sequence[Connection]
-) -> list[tuple[OwnAgent, list[access.AccessRow]]]:
-    """The agents, each with the accounts that it may use."""
+    visit: OwnVisit, agents: Sequence[OwnAgent], *, owned: Sequence[Connection], most: int
+) -> list[tuple[OwnAgent, tuple[access.AccessRow, ...], int]]:
+    """The agents, each with the first `most` of the accounts `owned` that it may use, and how many more there are."""
     database, now = visit.deployment.database, visit.deployment.now()
+    live: dict[str, dict[str, Delegation]] = {one.client.id: {} for one in agents}
+    for each in await delegations.list_live_of_clients(database, visit.user.id, client_ids=[*live], now=now):
+        live[each.client_id][each.connection_id] = each
     accounts = access.offered_accounts(visit.deployment, owned)
-    givers = await access.titles_of_givers(visit.deployment, visit.user)
-    found: list[tuple[OwnAgent, list[access.AccessRow]]] = []
+    found: list[tuple[OwnAgent, tuple[access.AccessRow, ...], int]] = []
     for one in agents:
-        held = await delegations.list_for_client(database, visit.user.id, client_id=one.client.id)
-        live = {each.connection_id for each in held if each.is_live(now)}
-        usable = [account for account in accounts if account.connection.id in live]
-        rows = access.agent_rows(one.client, usable, delegated=held, givers=givers, now=now)
-        found.append((one, [row for row in rows if row.setting.scopes]))
+        held = live[one.client.id]
+        usable = [account for account in accounts if access.is_usable(account, held.get(account.connection.id))]
+        rows = access.agent_rows(one.client, usable[:most], delegated=[*held.values()], givers={}, now=now)
+        found.append((one, rows, max(0, len(usable) - most)))
     return found
 
 
 async def show(visit: OwnVisit) -> Response:
     """The agents with what each may use, in short."""
-    database = visit.deployment.database
-    owned = await connections.list_connections(database, visit.user.id)
     part = pages.part(await own_agents(visit), visit.visit.query("page"), size=PAGE_SIZE)
     context: dict[str, object] = {
-        "agents": await with_accounts(visit, part.items, owned=owned),
+        "agents": await with_accounts(visit, part.items, owned=visit.needs.owned, most=_CHIPS),
         "mcp": visit.deployment.url("/mcp"),
         "part": part,
     }
@@ -121,7 +118,7 @@ async def show_one(visit: OwnVisit) -> Response:
     rows = await access.rows_of_agent(deployment, user, client)
     part = pages.part(sorted(rows, key=_order), visit.visit.query("page"), size=ROWS)
     signed_in = await grants.list_sign_ins(deployment.database, user.id, client_id=client.id, limit=_SIGN_INS)
-    uses = await audit.list_last_uses(deployment.database, user.id)
+    used = await audit.last_uses_of_agents(deployment.database, user.id)
     live = [grant for grant in signed_in if grant.is_live]
     scopes = frozenset[str]().union(*(grant.scopes for grant in live))
     context: dict[str, object] = {
@@ -134,7 +131,7 @@ async def show_one(visit: OwnVisit) -> Response:
         "daily_uses": await audit.list_daily_uses(
             deployment.database, user.id, client_id=client.id, now=deployment.now(), days=_DAYS
         ),
-        "used_at": max((use.at for use in uses if use.client_id == client.id), default=None),
+        "used_at": used.get(client.id),
         "scopes": [texts.token_scope(scope) for scope in sorted(scopes)],
         "rows": part.items,
         "part": part,

@@ -7,7 +7,7 @@ there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
@@ -41,6 +41,8 @@ from vault.upkeep import receipts, revocations
 
 PAGE_SIZE: Final = 50  # accounts
 ROWS: Final = 25  # agents of one
+_NAMED: Final = 3  # agents of one in the list
+_AT_ONCE: Final = 10  # agents whose permissions are read together
 NICKNAME_LIMIT: Final = 60
 _TROUBLE: Final = {"needs_reauth": 0, "expiring": 1, "ambiguous": 2, "waiting": 2}  # first on the page
 _FINE: Final = 3
@@ -55,20 +57,22 @@ async def show(visit: OwnVisit) -> Response:
     """Show all connections, problems first, and recently disconnected ones."""
     deployment, now = visit.deployment, visit.deployment.now()
     database = deployment.database
-    owned = await connections.list_connections(database, visit.user.id)
+    owned = visit.needs.owned
     ended = await revocations.list_revocations(database, visit.user.id, since=now - _SHOWN_FOR)
     known = [*deployment.catalog]
     configured = [provider for provider in known if _is_configured(visit, provider)]
     part = pages.part(
         sorted(owned, key=lambda one: _TROUBLE.get(one.status(now), _FINE)), visit.visit.query("page"), size=PAGE_SIZE
     )
-    users = await _agents_by_account(visit)
-    used = _last_uses(await audit.list_last_uses(database, visit.user.id))
+    numbers = await delegations.count_agents(database, visit.user.id, now=now)
+    agents = await _first_agents(visit, numbers)
+    used = await audit.last_uses_of_accounts(database, visit.user.id)
     closed = visit.visit.query("closed")
     known_ends = await receipts.list_of_user(database, visit.user.id, since=now - _SHOWN_FOR)
     context: dict[str, object] = {
         "connections": [
-            _row(visit, one, now=now) | {"agents": users.get(one.id, []), "used_at": used.get(one.id)}
+            _row(visit, one, now=now)
+            | {"agents": agents[one.id][:_NAMED], "more_agents": numbers[one.id] - _NAMED, "used_at": used.get(one.id)}
             for one in part.items
         ],
         "part": part,
@@ -136,22 +140,21 @@ def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -
             return one.outcome
 
 
-async def _agents_by_account(visit: OwnVisit) -> dict[str, list[Client]]:
-    """Connection id to the agents that may use it now."""
+async def _first_agents(visit: OwnVisit, numbers: Mapping[str, int]) -> dict[str, list[Client]]:
+    """At least the first agents that may use each account now; `numbers` says how many may.
+
+    Reads the permissions of some agents at a time: those of all would be thousands.
+    """
     database, now = visit.deployment.database, visit.deployment.now()
-    known = {one.id: one for one in await clients.list_own(database, visit.user.id, now=now)}
-    found: dict[str, list[Client]] = {}
-    for client_id, connection_id in await delegations.list_live_uses(database, visit.user.id, now=now):
-        if client_id in known:
-            found.setdefault(connection_id, []).append(known[client_id])
-    return found
-
-
-def _last_uses(uses: Iterable[audit.LastUse]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for use in uses:
-        if use.connection_id is not None:
-            found[use.connection_id] = max(use.at, found.get(use.connection_id, 0))
+    own = sorted(await clients.list_own(database, visit.user.id, now=now), key=lambda one: one.id)
+    found: dict[str, list[Client]] = {connection_id: [] for connection_id in numbers}
+    for start in range(0, len(own), _AT_ONCE):
+        if all(len(found[one]) >= min(_NAMED, number) for one, number in numbers.items()):
+            break
+        some = {one.id: one for one in own[start : start + _AT_ONCE]}
+        live = await delegations.list_live_of_clients(database, visit.user.id, client_ids=[*some], now=now)
+        for one in sorted(live, key=lambda one: one.client_id):
+            found.setdefault(one.connection_id, []).append(some[one.client_id])
     return found
 
 
@@ -162,9 +165,8 @@ async def show_one(visit: OwnVisit) -> Response:
 
 async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, status: int) -> Response:
     deployment, now = visit.deployment, visit.deployment.now()
-    uses = await audit.list_last_uses(deployment.database, visit.user.id)
-    used = _last_uses(uses)
-    part = pages.part(await _access_rows(visit, connection, uses=uses), visit.visit.query("page"), size=ROWS)
+    used = await audit.last_uses_of_accounts(deployment.database, visit.user.id)
+    part = pages.part(await _access_rows(visit, connection), visit.visit.query("page"), size=ROWS)
     context: dict[str, object] = {
         "one": _row(visit, connection, now=now) | {"used_at": used.get(connection.id)},
         "connection": connection,
@@ -182,15 +184,13 @@ async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, 
     return visit.page("account.html", context, status=status, form_targets=targets)
 
 
-async def _access_rows(
-    visit: OwnVisit, connection: Connection, *, uses: Sequence[audit.LastUse] | None = None
-) -> tuple[access.AccessRow, ...]:
+async def _access_rows(visit: OwnVisit, connection: Connection) -> tuple[access.AccessRow, ...]:
     deployment = visit.deployment
     held = await delegations.list_for_connection(deployment.database, visit.user.id, connection_id=connection.id)
-    agents = [one.client for one in await own_agents(visit, uses=uses)]
-    owned = await connections.list_connections(deployment.database, visit.user.id)
+    agents = [one.client for one in await own_agents(visit)]
+    alike = await connections.find(deployment.database, visit.user.id, provider=connection.provider)
     account = next(
-        (one for one in access.offered_accounts(deployment, owned) if one.connection.id == connection.id), None
+        (one for one in access.offered_accounts(deployment, alike) if one.connection.id == connection.id), None
     )
     if account is None:
         return ()

@@ -43,13 +43,13 @@ async def _steps(visit: OwnVisit) -> Response:
     chosen = visit.visit.query("client")
     chosen = chosen if chosen in CLIENTS else _USUAL
     made = _config(visit, chosen)
-    uses = await audit.list_last_uses(deployment.database, user.id)
+    uses = await audit.last_uses_of_agents(deployment.database, user.id)
     own = await clients.list_own(deployment.database, user.id, now=deployment.now())
     context: dict[str, object] = {
         "has_provider": has_provider(deployment),
         "accounts": len(await connections.list_connections(deployment.database, user.id)),
         "agents": [one.name or one.id for one in own],
-        "called_at": max((use.at for use in uses), default=None),
+        "called_at": max(uses.values(), default=None),
         "clients": [(name, kind.title) for name, kind in CLIENTS.items()],
         "chosen": chosen,
         "chosen_title": CLIENTS[chosen].title,

@@ -33,6 +33,7 @@ class Needs:
     held: tuple[HeldTools, ...] = ()  # by server, for admins
     imports: tuple[str, ...] = ()  # names of APIs, for admins
     ending: tuple[StoredRegistration, ...] = ()  # of the vault at MCP servers, for admins
+    owned: tuple[Connection, ...] = ()  # all accounts of the person, for pages that show them; they don't count
 
     @property
     def count(self) -> int:
@@ -47,7 +48,8 @@ async def read_needs(deployment: Deployment, user: User) -> Needs:
     owned = await connections.list_connections(deployment.database, user.id)
     troubled = [one for one in owned if one.status(now) in _TROUBLE]
     requests = await access_requests.to_answer(deployment, user)
-    found = Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests)
+    troubled.sort(key=lambda one: one.status(now) != "needs_reauth")
+    found = Needs(asked, tuple(troubled), requests, owned=owned)
     if not user.role.administers:
         return found
     reader = deployment.database

@@ -342,6 +342,26 @@ async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
     assert "Previous accounts" in second.text
 
 
+async def test_each_account_names_its_first_agents_and_the_number_of_others(room: Room) -> None:
+    user = await room.user()
+    labels = ("everyone's", "one's", "nobody's")
+    accounts = [await room.account(user, "slack", label=label, scopes=CHAT) for label in labels]
+    agents = [await room.agent(id=f"agent-{user.id}-{number:02}", name=f"Agent {number}") for number in range(30)]
+    now = room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        for account, some in zip(accounts, (agents, agents[-1:], agents[:0]), strict=True):
+            for one in some:
+                which = {"user_id": user.id, "client_id": one.id, "connection_id": account.id}
+                await delegations.allow(transaction, **which, scopes=CHAT, now=now, expires_at=None)
+    page = html.unescape((await (await room.signed_in(user)).open("/connections")).text)
+    found = re.findall(r"<bdi>(\w+'s)</bdi></p>.*?<p class=\"quiet\">(.*?)</p>", page, re.DOTALL)
+    assert {label: " ".join(re.sub(r"<[^>]*>", "", words).split()) for label, words in found} == {
+        "everyone's": "Used by Agent 0, Agent 1, Agent 2 and 27 more",
+        "one's": "Used by Agent 29",
+        "nobody's": "No agent can use it.",
+    }
+
+
 async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     person = await room.signed_in(user)
@@ -493,6 +513,23 @@ async def test_activity_shows_what_happened_newest_first_by_agent_and_by_page(ro
     page = await person.open(f"/activity?agent={quiet.id}")
     assert "posted a message to Slack" in page.text
     assert "tool_0" not in page.text
+
+
+async def test_recent_events_of_a_disconnected_account_keep_its_nickname(room: Room) -> None:
+    user, client = await room.user(), await room.agent(name="Cursor")
+    person, account = await room.signed_in(user), await room.account(user, "slack", label="Alice", scopes=CHAT)
+    call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post", "account": "Alice"})
+    async with room.deployment.transaction() as transaction:
+        await connections.rename(transaction, account, nickname="Acme workspace")
+        await audit.append(transaction, call, now=room.deployment.now())
+    connected = (await person.open("/")).text
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(
+            "update connections set state = 'revoked', ended_at = 1 where id = :id", {"id": account.id}
+        )
+    ended = (await person.open("/")).text
+    assert [page.count(f'href="/connections/{account.id}"') for page in (connected, ended)] == [1, 0]
+    assert [page.partition("<tbody>")[2].count("Acme workspace") for page in (connected, ended)] == [1, 1]
 
 
 async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:

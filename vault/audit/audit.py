@@ -35,6 +35,8 @@ __all__ = [
     "event_of",
     "format_details",
     "head",
+    "last_uses_of_accounts",
+    "last_uses_of_agents",
     "list_daily_uses",
     "list_events",
     "list_last_uses",
@@ -403,6 +405,18 @@ async def list_last_uses(reader: Reader, user_id: str) -> tuple[LastUse, ...]:
     )
 
 
+async def last_uses_of_agents(reader: Reader, user_id: str) -> Mapping[str, int]:
+    """When each agent last used anything, by client ID, among the user's recent events."""
+    rows = await reader.fetch(_USES_OF_AGENTS, {**_USES, "tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
+    return {text(row, "id"): integer(row, "at") for row in rows}
+
+
+async def last_uses_of_accounts(reader: Reader, user_id: str) -> Mapping[str, int]:
+    """When an agent last used each account, by connection ID, among the user's recent events."""
+    rows = await reader.fetch(_USES_OF_ACCOUNTS, {**_USES, "tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
+    return {text(row, "id"): integer(row, "at") for row in rows}
+
+
 async def list_daily_uses(reader: Reader, user_id: str, *, client_id: str, now: int, days: int) -> tuple[int, ...]:
     """How often an agent used its accounts on each of the last `days` days (UTC), the oldest first.
 
@@ -430,14 +444,22 @@ _DAILY_USES = """
     where e.at >= :since
     group by e.at / :day
 """
-_LAST_USES = """
-    select e.client_id, e.connection_id, max(e.at) as at, count(*) as uses from (
+_RECENT_USES = """
+    from (
         select kind, client_id, connection_id, at from events
         where tenant = :tenant and user_id = :user_id order by sequence desc limit :limit
     ) e
     where e.client_id is not null
         and e.kind in (:called, :proxied, :exchanged, :released, :handle, :refreshed, :repeated)
+"""
+_LAST_USES = f"""
+    select e.client_id, e.connection_id, max(e.at) as at, count(*) as uses {_RECENT_USES}
     group by e.client_id, e.connection_id
+"""
+_USES_OF_AGENTS = f"select e.client_id as id, max(e.at) as at {_RECENT_USES} group by e.client_id"
+_USES_OF_ACCOUNTS = f"""
+    select e.connection_id as id, max(e.at) as at {_RECENT_USES} and e.connection_id is not null
+    group by e.connection_id
 """
 _USES: Mapping[str, Value] = {
     "called": "tool.called",

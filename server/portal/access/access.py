@@ -243,12 +243,17 @@ def asked_row(
 
 def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tuple[OfferedAccount, ...]:
     """What agents can be given of each account that has a known provider."""
-    several = Counter(connection.provider for connection in owned)
-    found = (
-        _account_offer(deployment, connection, is_one_of_several=several[connection.provider] > 1)
-        for connection in owned
-    )
-    return tuple(one for one in found if one is not None)
+    several, now = Counter(connection.provider for connection in owned), deployment.now()
+    alike: dict[tuple[str, frozenset[str]], OfferedAccount | None] = {}  # what accounts with the same scopes share
+    found: list[OfferedAccount] = []
+    for connection in owned:
+        which = connection.provider, connection.scopes
+        if which not in alike:
+            alike[which] = _account_offer(deployment, connection, is_one_of_several=several[connection.provider] > 1)
+        account = alike[which]
+        if account is not None:
+            found.append(replace(account, connection=connection, status=connection.status(now)))
+    return tuple(found)
 
 
 async def titles_of_givers(deployment: Deployment, user: User) -> Mapping[tuple[str, str], str]:
@@ -274,9 +279,14 @@ def agent_rows(
     return tuple(_with_giver(one, givers) for one in rows)
 
 
+def is_usable(account: OfferedAccount, held: Delegation | None) -> bool:
+    """Whether a live permission gives anything of the account."""
+    return held is not None and not account.all_scopes.isdisjoint(expand(held.scopes, account.provider.covers))
+
+
 def _with_giver(row: AccessRow, givers: Mapping[tuple[str, str], str]) -> AccessRow:
     company = givers.get((row.client.id, row.connection.id), "") if row.setting.scopes else ""
-    return replace(row, company=company)
+    return replace(row, company=company) if company else row
 
 
 def account_rows(

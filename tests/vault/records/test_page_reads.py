@@ -20,11 +20,16 @@ async def test_only_permissions_that_count_now_are_listed(room: Room) -> None:
     alice, other = room.alice, await seed(room.database, name="other", client_id="agent-2")
     first, second = await room.connect(), await room.connect("google")
     await room.allow(second, READ, expires_at=room.now + 10)
-    pair = (alice.client.id, first.id)
-    uses = await delegations.list_live_uses(room.database, alice.user.id, now=room.now)
-    assert set(uses) == {pair, (alice.client.id, second.id)}
-    assert await delegations.list_live_uses(room.database, alice.user.id, now=room.now + 10) == (pair,)
-    assert await delegations.list_live_uses(room.database, other.user.id, now=room.now) == ()
+    for user, now, live in (
+        (alice.user, room.now, {first.id, second.id}),
+        (alice.user, room.now + 10, {first.id}),
+        (other.user, room.now, set[str]()),
+    ):
+        many = [*map(str, range(30)), alice.client.id]
+        found = await delegations.list_live_of_clients(room.database, user.id, client_ids=many, now=now)
+        assert {one.connection_id for one in found} == live
+        counted = await delegations.count_agents(room.database, user.id, now=now)
+        assert {connection_id for connection_id, number in counted.items() if number} == live
     (held,) = await delegations.list_for_connection(room.database, alice.user.id, connection_id=second.id)
     assert (held.client_id, held.scopes) == (alice.client.id, READ)
     assert await delegations.list_for_connection(room.database, other.user.id, connection_id=second.id) == ()
@@ -48,7 +53,6 @@ async def test_agents_are_a_persons_own_while_signed_in_or_allowed_something(roo
 
 async def test_the_last_use_of_each_account_is_found_and_refusals_are_no_use(room: Room) -> None:
     alice, connection = room.alice, await room.connect()
-    which = {"user_id": alice.user.id, "client_id": alice.client.id}
     for at, kind, account in (
         (100, "tool.called", connection.id),
         (200, "proxy.called", connection.id),
@@ -56,9 +60,12 @@ async def test_the_last_use_of_each_account_is_found_and_refusals_are_no_use(roo
         (400, "token.refreshed", None),
     ):
         async with room.database.transaction() as transaction:
-            await audit.append(transaction, Event(kind, connection_id=account, **which), now=room.now + at)
+            event = Event(kind, user_id=alice.user.id, client_id=alice.client.id, connection_id=account)
+            await audit.append(transaction, event, now=room.now + at)
     found = {one.connection_id: one.at for one in await audit.list_last_uses(room.database, alice.user.id)}
     assert found == {connection.id: room.now + 200, None: room.now + 400}
+    assert await audit.last_uses_of_agents(room.database, alice.user.id) == {alice.client.id: room.now + 400}
+    assert await audit.last_uses_of_accounts(room.database, alice.user.id) == {connection.id: room.now + 200}
 
 
 async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
