@@ -192,7 +192,6 @@ async def _redeem(
         refresh = await tokens.issue_refresh_token(
             redemption.transaction, grant, scopes=SCOPES, resource=RESOURCE, now=now
         )
-        await clients.touch(redemption.transaction, seeded.client.id, now=now)
     return grant, refresh
 
 
