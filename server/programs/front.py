@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import re
 import secrets
 import socket
 import ssl
@@ -94,7 +93,7 @@ class Front:
         self._password = secrets.token_urlsafe(24)
         basic = b64encode(f"{USER}:{self._password}".encode())
         self._expected = b"Basic " + basic
-        self._shown = re.compile(b"|".join((self._password.encode(), re.escape(basic))))
+        self._shown = (self._password.encode(), basic)
         self._running = set[asyncio.Task[None]]()
         self.port = 0
 
@@ -109,7 +108,9 @@ class Front:
 
     def mask_password(self, written: bytes) -> bytes:
         """What the program wrote, without the password: as it is, and as the program sends it."""
-        return self._shown.sub(b"***", written)
+        for secret in self._shown:  # a pattern of both would take two hundred times as long
+            written = written.replace(secret, b"***")
+        return written
 
     @asynccontextmanager
     async def listen(self, listening: socket.socket | None = None) -> AsyncGenerator[None]:

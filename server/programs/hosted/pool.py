@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from providers.api.api import UpstreamUnavailable
 from server.deployment import Deployment, ToolCaller
-from server.local_server_settings import MOST_FILES, LocalServerSettings
 from server.programs.hosted.folders import remove_left
 from server.programs.hosted.process import HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import SandboxProblem, find_problem, setting_problem
@@ -107,12 +106,12 @@ class HostedServers:
         known = self._processes.get(_key_of(caller))
         if known is not None and not known.is_ending:
             return known
+        made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
+        await made.refuse_full_folder()
         async with self._starting:
-            return await self._find_or_start(deployment, caller, settings)
+            return await self._find_or_start(made, caller)
 
-    async def _find_or_start(
-        self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings
-    ) -> HostedProcess:
+    async def _find_or_start(self, made: HostedProcess, caller: ToolCaller) -> HostedProcess:
         key = _key_of(caller)
         known = self._processes.get(key)
         if known is not None and not known.is_ending:
@@ -122,8 +121,6 @@ class HostedServers:
         self._check_wait(key, caller)
         if self._watch is None:
             await asyncio.to_thread(remove_left)
-        made = HostedProcess(deployment, caller, settings, hidden=self._hidden)
-        await made.refuse_full_folder()
         await self._make_room(caller)
         self._processes[key] = made
         made.begin()
@@ -197,7 +194,7 @@ class HostedServers:
             if used.processes > settings.processes + 2:  # bubblewrap's own
                 return f"it has {used.processes} processes, more than allowed"
         if await process.has_full_folder():
-            return f"its folder has reached {settings.writable_mb} MiB, which is writable_mb, or {MOST_FILES} files"
+            return f"its folder is full: {process.full_folder}"
         if process.is_idle and asyncio.get_running_loop().time() - process.used_at > settings.idle_seconds:
             return ""
         try:

@@ -191,10 +191,18 @@ class HostedProcess:
         """Raises UpstreamUnavailable if its own folder is full."""
         if await self.has_full_folder():
             raise UpstreamUnavailable(
-                f"{self.caller.title} keeps {self.settings.writable_mb} MiB or {MOST_FILES:,} files in its folder, "
-                "so nothing was called. An admin can remove files there or raise writable_mb.",
+                f"The folder of {self.caller.title} is full: {self.full_folder}. Nothing was called. An admin can "
+                "remove files there or raise writable_mb.",
                 unknown_outcome=False,
             )
+
+    @property
+    def full_folder(self) -> str:
+        """What a full folder is, in words."""
+        return (
+            f"it has {self.settings.writable_mb} MiB, {MOST_FILES:,} files, too many levels of folders, or one that "
+            "can't be read"
+        )
 
     async def has_full_folder(self) -> bool:
         """Whether its own writable folder has reached the limit of the settings."""

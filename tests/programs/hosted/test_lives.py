@@ -268,7 +268,7 @@ async def test_a_full_folder_is_called_again_when_there_is_room(small: HostedRoo
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
     answer = await small.ask(agent, "look", path=str(own.parent))
     assert answer == (["x"] if kilobytes < 1024 else answer)
-    said = "keeps 1 MiB or 50,000 files in its folder, so nothing was called"
+    said = "full: it has 1 MiB, 50,000 files, too many levels of folders, or one that can't be read. Nothing was called"
     assert (said in str(answer)) is (kilobytes > 1024)
     (own / "x").unlink()
     assert await small.ask(agent, "look", path=str(own.parent)) == []
@@ -287,7 +287,7 @@ async def test_a_full_folder_is_refused_before_the_program_answers(small: Hosted
     with pytest.raises(UpstreamUnavailable if kilobytes > 1024 else TimeoutError) as refused:
         async with asyncio.timeout(3), process.turn(before.caller):
             pass
-    assert ("nothing was called" in str(refused.value)) is (kilobytes > 1024)
+    assert ("Nothing was called" in str(refused.value)) is (kilobytes > 1024)
     await process.stop()
 
 
@@ -298,7 +298,7 @@ async def test_with_a_full_folder_none_is_started(small: HostedRoom, kilobytes: 
     await process_of(small, agent).stop()
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
     answer = str(await small.ask(agent, "pid"))
-    assert ("so nothing was called" in answer) is (kilobytes > 1024)
+    assert ("Nothing was called" in answer) is (kilobytes > 1024)
     live = [one for one in small.hosted_servers.live if one.caller.principal.client_id == agent.principal.client_id]
     assert len(live) == (kilobytes < 1024)
 
