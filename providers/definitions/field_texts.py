@@ -59,7 +59,7 @@ PROVIDER_BY_TOPIC: Final[Mapping[str, Mapping[str, str]]] = {
             "`root`: the member that holds the tokens.\n"
             "`access_token`, `refresh_token`, `scope`: their paths below `root`.\n"
             "`error`, `error_description`: their paths in the whole answer.\n"
-            "`ok_flag`: a member whose value `false` means an error.\n"
+            "`ok_flag`: the answer is an error unless this member is `true`.\n"
             "`keep`: facts to store, each with its path in the whole answer.\n"
             "`grant_expires`: the path of the seconds until the grant ends, in the whole answer."
         ),

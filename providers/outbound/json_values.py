@@ -28,7 +28,7 @@ def parse_content(body: bytes) -> Mapping[str, object] | None:
 
 
 def _parse(body: bytes) -> object:
-    """The value; None when there is none. Pydantic's parser takes a tenth of the time, and less than the library's.
+    """The value; None when there is none. Pydantic's parser takes a tenth of the time of the standard library's.
 
     What it refuses may still be JSON for the library: another encoding than UTF-8, a mark before it, half of a
     surrogate pair, more than 200 levels. It keeps no text, because an answer may hold a credential.

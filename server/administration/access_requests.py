@@ -420,7 +420,7 @@ async def _given_scopes(
         return rules
     scopes = access.scopes if answer.scopes is None else answer.scopes
     if not scopes or not scopes <= access.scopes:
-        said = "Allow only permissions that were requested."
+        said = "Allow at least one of the requested permissions, and no others."
         raise ChangeRefused("request_scopes", said, field="scopes")
     if await shared_connections.usable(transaction, access.target, user_id=access.user_id, now=now) is None:
         raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")

@@ -36,7 +36,7 @@ def restore(
     setup: Setup,
     file: FileArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault with everything in it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault and everything in it.")] = False,
     ignore_running: RunningOption = False,
     passphrase_file: PassphraseOption = None,
     verbose: VerboseOption = False,
