@@ -147,7 +147,7 @@ async def open_form(deployment: Deployment, handle: str, *, user: User, session:
         deployment.database, deployment.keys, handle, purpose=TicketPurpose.CREDENTIAL, now=deployment.now()
     )
     if ticket is None or ticket.user_id != user.id or not _is_same_browser(ticket, session):
-        raise ConnectRefused("This page is no longer valid. Start again on the Connections page.", detail="form")
+        raise ConnectRefused("This page is no longer valid. Start again on the Accounts page.", detail="form")
     trip = _trip_of(ticket)
     provider = known_provider(deployment, trip.provider)
     replaced: Connection | None = None
@@ -192,7 +192,7 @@ async def enter(
                 transaction, deployment.keys, handle, purpose=TicketPurpose.CREDENTIAL, now=deployment.now()
             )
     except TransitionRefused as error:
-        raise ConnectRefused("This page was already used. Check your connections.", detail="form") from error
+        raise ConnectRefused("This page was already used. Check your accounts.", detail="form") from error
     by_admin = next((name for name in form.credential.fields if _needs_admin(form.credential, entry, name)), None)
     guard = None if by_admin is None else _admin_guard(deployment, user, field=by_admin)
     return await store(deployment, form.trip, answer, user=user, guard=guard)

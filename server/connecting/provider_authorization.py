@@ -241,7 +241,7 @@ async def _complete(
         vault.tasks.finish(consent.name, consents.finish(vault, consent, answer, at_ms=at_ms, is_kept=is_kept))
         raise _under_way() from error
     if stored is None:
-        raise ConnectRefused("This answer was already used. Check your connections.", detail="state")
+        raise ConnectRefused("This answer was already used. Check your accounts.", detail="state")
     return connection_outcome(deployment, consent, stored)
 
 
@@ -257,7 +257,7 @@ async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) 
 def _under_way() -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
         "The provider agreed, and the vault has its answer but can't store it right now. Reload "
-        "this page in a moment, or check your connections later: the account is connected as soon as "
+        "this page in a moment, or check your accounts later: the account is connected as soon as "
         "storage works.",
         retry_after=5,
     )

@@ -49,5 +49,5 @@ async def _describe(deployment: Deployment, provider: Provider, account: LiveAcc
     return problem(
         f"{provider.name}.credential",
         f"{provider.title} no longer accepts the credential of {who}",
-        fix="have its owner replace it on the Connections page",
+        fix="have its owner replace it on the Accounts page",
     )

@@ -127,7 +127,7 @@ class Narrower:
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
                 raise ConnectionRequired(
-                    "This account was disconnected. Connect it again on the Connections page.",
+                    "This account was disconnected. Connect it again on the Accounts page.",
                     provider=facts.provider,
                     reason="missing",
                     scopes=self.scopes,

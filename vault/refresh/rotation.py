@@ -224,7 +224,7 @@ async def _look(vault: Vault, request: UpstreamTokenRequest) -> tuple[Connection
     now = vault.database.now()
     if facts is None or facts.is_ended:
         raise ConnectionRequired(
-            "This account was disconnected. Connect it again on the Connections page.",
+            "This account was disconnected. Connect it again on the Accounts page.",
             provider="" if facts is None else facts.provider,
             reason="missing",
             scopes=request.scopes or frozenset(),
