@@ -70,7 +70,7 @@ def _rule(connection: Connection, policy: UpstreamPolicy, *, reads_only: bool, a
     if reads_only:
         scopes &= policy.reading | policy.always_granted
         if not scopes - policy.always_granted:
-            raise ChangeRefused("nothing_to_read", "With reads only, nothing of this account is left to use.")
+            raise ChangeRefused("nothing_to_read", "No permission of this account only reads, so none would be left.")
     return SharingRule(scopes, frozenset({WRITES}) if asks_writes else frozenset())
 
 

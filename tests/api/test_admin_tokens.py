@@ -103,7 +103,7 @@ async def test_a_person_who_is_no_admin_cannot_allow_it(room: AdminRoom) -> None
     path = room.room.authorize_path(client, scope="admin:read", resource=room.resource)
     refused = await browser.open(path)
     assert refused.status_code == 403
-    assert "isn't an administrator of this vault" in html.unescape(refused.text)
+    assert "aren't an administrator of this vault" in html.unescape(refused.text)
     await people.set_admin(room.operator, erin, is_admin=True)
     asked = await browser.open(path)
     assert "see people, agents, providers" in asked.text

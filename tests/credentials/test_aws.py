@@ -252,7 +252,7 @@ async def test_a_wrong_clock_and_a_firewall_say_nothing_about_a_key(
     try:
         values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": "eu-west-1"}
         page = await room.keys.enter(person, await room.keys.form(person, "aws"), **values)
-        assert ("accept this" if is_dead else "say whether this works") in page.text
+        assert ("accept this" if is_dead else "confirm that this works") in page.text
         await handle.call("GET", "?Action=GetCallerIdentity&Version=2011-06-15", api="sts")
         upstream = room.keys.deployment.vault.upstreams["aws"]
         token = json.dumps({**values, "session_token": ""})

@@ -145,7 +145,7 @@ async def test_a_certificate_that_is_kept_elsewhere_is_read_for_each_call(bank: 
         ("certificate", "", "private key that works here"),
         ("ended", "", "valid anymore"),
         ("early", "", "valid yet"),
-        ("unknown", "", "say whether this works"),
+        ("unknown", "", "confirm that this works"),
     ],
 )
 async def test_only_a_whole_certificate_that_the_service_knows_connects(

@@ -61,7 +61,7 @@ async def test_the_file_says_where_the_key_goes(room: KeyRoom, provider: str, wa
     ("key", "said"),
     [
         ("", "Enter: API key."),
-        ("sk_live_0000000000000000", "have the form of: API key"),
+        ("sk_live_0000000000000000", "in the format of: API key"),
         ("mr_live_" + "0" * 32, "accept this"),
     ],
 )
@@ -99,7 +99,7 @@ async def test_a_service_that_cannot_answer_is_tried_later(room: KeyRoom) -> Non
     page = await room.form(person)
     room.simulator.fault("mailroom.api.me", "status", status=500)
     answer = await room.enter(person, page, key=key)
-    assert "say whether this works" in answer.text
+    assert "confirm that this works" in answer.text
     assert await accounts_of(room, user) == ()
     assert "/connect/done/" in str((await room.enter(person, answer, key=key)).url)
 
@@ -112,7 +112,7 @@ async def test_a_key_of_nobody_knows_whom_replaces_none_of_a_named_account(room:
     page = await person.submit(await person.open(f"/connections/{connection.id}"), form="/reconnect")
     room.simulator.fault("mailroom.api.me", "status", status=403)
     refused = await room.enter(person, page, key=keys.make(user.name))
-    assert "say whether this belongs to" in refused.text
+    assert "report whether this belongs to" in refused.text
     replaced = await room.enter(person, refused, key=keys.make(user.name))
     assert str(replaced.url).endswith(f"/connections/{connection.id}")
 

@@ -195,7 +195,7 @@ async def test_an_approval_is_spent_once_before_the_source_is_asked(place: Place
         ("mailroom", "key", "bao://secret/people/{user}/mailroom", "secrets.entered"),
         ("mailroom", "key", "file:///etc/passwd", "secrets.entered"),
         ("mailroom", "key", "env://PATH", "secrets.entered"),
-        ("mailroom", "key", "bao://secret/people/{user}/mailroom#other", "can&#39;t be read there"),
+        ("mailroom", "key", "bao://secret/people/{user}/mailroom#other", "can&#39;t be read from there"),
     ],
 )
 async def test_only_allowed_references_can_be_entered(

@@ -48,7 +48,7 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         named = await room.connect_account(user, person)
         for one, is_said in ((connection, True), (named, False)):
             assert ("offers no way to check a key" in (await person.open(f"/connections/{one.id}")).text) is is_said
-        assert "Look there whether it still exists" not in (await person.open(f"/connections/{connection.id}")).text
+        assert "Check there whether the key" not in (await person.open(f"/connections/{connection.id}")).text
         for _ in range(2):
             room.simulator.fault("mailroom.api.messages", "status", status=401)
             refused = await handle.call("GET", "/messages", api="main")
@@ -57,7 +57,7 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         assert (held.state.value, held.reason) == ("active", "doubted")
         assert (await room.kinds(user)).count("connection.doubted") == 1
         page = await person.open(f"/connections/{connection.id}")
-        assert "Look there whether it still exists" in page.text
+        assert "Check there whether the key" in page.text
         assert (await handle.call("GET", "/messages", api="main")).status_code == 200
 
 
@@ -122,7 +122,7 @@ async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeyp
 async def test_a_key_that_may_not_show_its_account_is_connected(room: KeyRoom) -> None:
     user = await room.user()
     person, key = await room.signed_in(user), room.simulator.sandbox.keys.make(user.name)
-    for status, said in ((400, "say whether"), (403, "Name of this account")):
+    for status, said in ((400, "confirm that this works"), (403, "Name of this account")):
         room.simulator.fault("mailroom.api.me", "status", status=status)
         page = await room.enter(person, await room.form(person), key=key)
         assert (page.status_code, said in page.text) == (400, True), page.text

@@ -95,7 +95,7 @@ async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exc
         ({}, ""),
         ({"private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}, "private key that works"),
         ({"private_key": SEALED_PEM}, "private key that works"),
-        ({"client_email": "root@elsewhere.example"}, "have the form of: Key file"),
+        ({"client_email": "root@elsewhere.example"}, "in the format of: Key file"),
         ({"private_key_id": "ffffffff"}, "accept this"),
     ],
 )
@@ -165,7 +165,7 @@ async def test_a_person_who_is_no_admin_is_told_who_may_replace_a_key_that_acts_
     for connection, is_refused in ((acting, True), (plain, False)):
         page = await former.submit(await former.open(f"/connections/{connection.id}"), form="/reconnect")
         answer = await room.enter(former, page, key_file=file)
-        assert ("only admins can change that: Person to act for" in answer.text) is is_refused
+        assert ("only admins can change that person: Person to act for" in answer.text) is is_refused
         assert "another account" not in answer.text
 
 
@@ -193,7 +193,7 @@ async def test_snowflake_s_look_up_of_no_statement_proves_a_key(room: KeyRoom, t
             user = await other.user()
             person = await other.signed_in(user)
             values = {"user": "AGENT", "private_key": PKCS8, "label": "Warehouse"}
-            for said in ("accept this", "say whether this works"):
+            for said in ("accept this", "confirm that this works"):
                 page = await other.form(person, "snowflake-key-pair")
                 assert said in (await other.enter(person, page, **values)).text
             while says:

@@ -176,7 +176,7 @@ async def test_a_change_is_shown_with_what_is_there_now(maker: Maker) -> None:
         assert f"<del><bdi>{before}</bdi></del>" in changed.text
         assert f"<ins><bdi>{after}</bdi></ins>" in changed.text
     assert "This changes or deletes data." in changed.text
-    assert "Approve, and calls like it" not in changed.text, "what is destructive is asked each time"
+    assert "Approve this and calls like it" not in changed.text, "what is destructive is asked each time"
     refused = await one.answer(changed, "standing", per_day="5", days="7")
     assert refused.status_code == 403
     assert await one.list_standing_approvals() == ()

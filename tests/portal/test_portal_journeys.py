@@ -320,7 +320,7 @@ async def test_calls_are_approved_in_advance_by_keyboard_and_that_is_ended_and_t
     await expect(page.get_by_text("channel #launch (C0LAUNCH24)")).to_be_visible()
     await page.get_by_label("Calls a day, at most").fill("3")
     await page.get_by_role("combobox", name=re.compile("^For")).select_option("1")
-    await page.get_by_role("button", name="Approve, and calls like it").press("Enter")
+    await page.get_by_role("button", name="Approve this and calls like it").press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Approved")
     await page.goto(f"{stage.url}/approvals")
     end = page.get_by_role("button", name="End Post to Slack Cursor channel #launch (C0LAUNCH24)")

@@ -111,7 +111,7 @@ async def test_tools_are_accepted_as_chosen_and_others_are_left_out(place: Remot
     name, _, _ = await add_held_server(place, tools=[ADD, NOTE, third])
     home = (await place.person.open("/")).text
     assert f"{path_of(name)}" in home
-    assert "3 tools held" in home
+    assert "3 tools on hold" in home
     page = await place.person.open(path_of(name))
     assert "Add two numbers." in page.text
     assert "The server claims: readOnlyHint" in page.text

@@ -82,7 +82,7 @@ async def test_an_open_server_is_used_by_permission_and_gets_no_credential(place
         told = await client.call_tool("opened_tools", {})
         page = await place.person.open(link_of(told) or "")
         page = await place.person.submit(page, form="/connect/", button=("decision", "allow"))
-        assert "asks for no sign-in" in page.text
+        assert "requires no sign-in" in page.text
         assert "field.key" not in page.text
         await place.person.submit(page, {"label": "Docs"}, form="/connect/credential/")
         looked = await client.call_tool("opened_tools", {})

@@ -38,7 +38,7 @@ async def test_the_person_says_yes_on_another_device_and_the_client_gets_one_tok
         assert told in page, page
     assert "Call this vault's tools" in page
     done = read(await asker.answer())
-    assert "The agent learns of it by itself" in done
+    assert "The agent gets your answer automatically" in done
     issued = await asker.poll(found["auth_req_id"])
     assert issued.status_code == 200, issued.text
     tokens = issued.json()

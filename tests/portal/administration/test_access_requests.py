@@ -86,7 +86,7 @@ async def office(tmp_path: Path) -> AsyncGenerator[Office]:
 
 async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Office) -> None:
     asker, manager = await office.browser(office.bob), await office.browser(office.mia)
-    assert "More of Slack (Team), of the group Sales" in (await asker.open(PAGE)).text
+    assert "More permissions for Slack (Team) of the group Sales" in (await asker.open(PAGE)).text
     form = await asker.open(f"{PAGE}/new?account={office.account.id}&agent={office.agent.id}&scopes=chat:write")
     refused = await asker.submit(form, {"reason": " ", "days": "3"}, form="/new")
     assert refused.status_code == 400
@@ -400,9 +400,9 @@ async def test_an_agents_own_request_is_confirmed_by_its_person_on_their_page(of
     path = f"{PAGE}/{request.id}"
     asker, manager = await office.browser(office.bob), await office.browser(office.mia)
     seen = await manager.open(path)
-    assert "It gives nothing until the person confirms it." in seen.text
+    assert "It has no effect until the person confirms it." in seen.text
     given = await manager.submit(seen, {"days": "1"}, form=path, button=("decision", "allow"))
-    assert "It gives nothing until the person confirms it." in given.text
+    assert "It has no effect until the person confirms it." in given.text
     tried = await manager.submit(given, form=path, button=("decision", "confirm"))
     assert tried.status_code == 404
     found = await access_requests.request_with_id(deployment, request.id)

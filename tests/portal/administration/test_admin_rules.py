@@ -99,7 +99,7 @@ async def test_the_rules_in_effect_are_said_with_their_settings(admin: Person) -
         "be approved in advance: tools that change or delete, gmail_send. approvals.no_standing",
         "A passkey is required for: connecting accounts. sign_in.passkey_for",
         "123 calls per minute of one person's agents",
-        "An access token lives for 60 minutes. tokens.access_lifetime",
+        "An access token is valid for 60 minutes. tokens.access_lifetime",
         "All activity is kept. activity.retention_days",
     ):
         assert said in page.replace("&#39;", "'"), said

@@ -108,10 +108,10 @@ async def test_each_process_is_listed_while_it_runs(room: Room) -> None:
         page = await (await room.signed_in("alice")).open("/administration")
         assert "elsewhere.example" in page.text
         assert "“revocations”: timeout" in page.text
-        assert "not seen lately" not in page.text
+        assert "not seen recently" not in page.text
         database.clock_offset += 300
         later = await (await room.signed_in("alice")).open("/administration")
-        assert "not seen lately" in later.text
+        assert "not seen recently" in later.text
     assert [one.id for one in await replicas.list_replicas(database)] == ["other"]
 
 

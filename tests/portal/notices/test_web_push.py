@@ -111,7 +111,7 @@ async def test_a_browser_that_is_gone_gets_nothing_more(place: Place, status: in
     place.service.status = status
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
-    assert ("no longer takes notifications" in (await person.open("/notifications")).text) == is_gone
+    assert ("no longer accepts notifications" in (await person.open("/notifications")).text) == is_gone
     place.service.status = 201
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
