@@ -1,5 +1,5 @@
-// Loaded before a program's own code (NODE_OPTIONS): Node before 24.5 doesn't know HTTPS_PROXY. Requests of `https`,
-// and those of `fetch`, open their connections by CONNECT at the proxy; newer versions of Node need none of this.
+// Loaded before a program's own code (NODE_OPTIONS), because Node doesn't support HTTPS_PROXY before 24.5 (in version 22,
+// before 22.21). With this, requests with `https` and `fetch` connect through the proxy, using CONNECT.
 "use strict";
 const http = require("node:http");
 const https = require("node:https");
@@ -43,7 +43,7 @@ if (address && !knows) {
   const original = globalThis.fetch;
   globalThis.fetch = function fetch(...given) {
     if (!globalThis[key]?.isTokenVault) {
-      original("data:,").catch(() => {}); // makes Node's own dispatcher, whose class is not public
+      original("data:,").catch(() => {}); // creates Node's own dispatcher, whose class isn't public
       const made = new globalThis[key].constructor({
         connect: ({ hostname, port, servername, protocol }, done) => {
           if (protocol === "https:") connect(hostname, port || 443, servername || hostname, done);

@@ -1,4 +1,4 @@
-// Passkeys: a form with `data-passkey` asks the browser, and posts its answer. Without this script the form stays hidden.
+// Passkeys: a form with `data-passkey` gets a credential from the browser and posts it; hidden without this script.
 "use strict";
 (() => {
   if (!window.PublicKeyCredential || !navigator.credentials) return;

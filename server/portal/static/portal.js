@@ -1,4 +1,4 @@
-// What makes a page alive; every page works without it. Local times with their zone, countdowns, filters, new events, the map.
+// Enhances the pages, which all work without it: local times, countdowns, filters, new events, and the map.
 "use strict";
 (() => {
   const language = document.documentElement.lang;
@@ -25,8 +25,8 @@
     if (!field.value) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   }
 
-  // A key file is read into its field, here in the browser: of one in PEM its blocks alone, whatever somebody noted
-  // around them; what isn't text in base64.
+  // Read a key file into its field, in the browser. ASCII text is taken as it is, from other files only the PEM blocks
+  // are taken, and a file without such blocks is encoded in base64.
   for (const choice of document.querySelectorAll("[data-fills]")) {
     choice.hidden = false;
     choice.querySelector("input").addEventListener("change", async ({ target }) => {
@@ -41,7 +41,7 @@
     });
   }
 
-  // The tab of the open page, in the middle of a row that is too long for a phone.
+  // On a phone, where the row of tabs is too long, scroll the tab of the open page to the middle.
   for (const open of document.querySelectorAll(".tabs [aria-current]")) {
     const place = open.getBoundingClientRect(), row = open.parentElement.getBoundingClientRect();
     open.parentElement.scrollBy(place.left + place.width / 2 - row.left - row.width / 2, 0);
@@ -50,7 +50,7 @@
   // A long form that is rarely needed is folded on a phone.
   for (const one of document.querySelectorAll("details[data-folds]:not([data-stays])")) one.open = matchMedia("(min-width: 40rem)").matches;
 
-  // New events of the activity page: asked for while somebody looks, until the session is over.
+  // Fetch new events for the activity page while it is visible, until the session ends.
   const story = document.getElementById("story");
   const look = async () => {
     if (document.hidden) return true;
@@ -76,7 +76,7 @@
     watch();
   }
 
-  // The map: the lines of the agent or account under the pointer or the focus.
+  // The map: highlight the lines of the agent or account that is hovered or focused.
   for (const map of document.querySelectorAll(".map")) {
     const lines = map.querySelector(".lines");
     const mark = (event) => {

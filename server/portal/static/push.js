@@ -1,4 +1,4 @@
-// Notifications of this browser: a form asks it for a subscription and posts that. Without this script the form stays hidden.
+// Notifications in this browser: the form gets a subscription from the browser and posts it; hidden without this script.
 "use strict";
 (async () => {
   const form = document.querySelector("form[data-push]");
@@ -17,7 +17,7 @@
   for (const one of document.querySelectorAll("[data-push-missing]")) one.hidden = true;
   if (here) {
     for (const one of here.querySelectorAll("[data-here], [data-only-here]")) one.hidden = false;
-    navigator.serviceWorker.register(here.closest("[data-worker]").dataset.worker); // the one of this release
+    navigator.serviceWorker.register(here.closest("[data-worker]").dataset.worker); // this release's worker
     here.querySelector("button[value=remove]").addEventListener("click", () => own.unsubscribe());
     return;
   }
@@ -37,7 +37,7 @@
         worker.addEventListener("statechange", look);
         look();
       });
-      await (await registration.pushManager.getSubscription())?.unsubscribe(); // of another person, or no longer known
+      await (await registration.pushManager.getSubscription())?.unsubscribe(); // it is another person's, or the vault no longer knows it
       const made = await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: form.dataset.push });
       form.elements.subscription.value = JSON.stringify(made);
       form.submit();
