@@ -21,6 +21,7 @@ from vault.storage.database import (
     Row,
     Transaction,
     Value,
+    fetch_count,
     integer,
     integer_or_none,
     text,
@@ -223,12 +224,12 @@ async def find_waiting(
 
 async def count_open(reader: Reader, user_id: str, *, now: int) -> int:
     """How many requests of this person wait for an answer."""
-    row = await reader.fetch_one(
-        "select count(*) as open from access_requests where tenant = :tenant and user_id = :user_id"
+    return await fetch_count(
+        reader,
+        "select count(*) as n from access_requests where tenant = :tenant and user_id = :user_id"
         " and state = 1 and expires_at > :now",
         {"tenant": TENANT, "user_id": user_id, "now": now},
     )
-    return 0 if row is None else integer(row, "open")
 
 
 async def get(reader: Reader, request_id: str) -> AccessRequest | None:

@@ -19,7 +19,18 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, Principal, new_id
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
-from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    binary,
+    fetch_count,
+    integer,
+    integer_or_none,
+    text,
+)
 
 ASK_LIFETIME = 600  # seconds the person has to decide
 USE_LIFETIME = 300  # seconds in which an approved call must arrive
@@ -41,7 +52,7 @@ _ASKED = f"""
     and state in (:pending, :refused) and expires_at > :now order by created_at desc limit 1
 """
 _OPEN = """
-    select count(*) as open from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
+    select count(*) as n from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
     and state = :pending and expires_at > :now
 """
 _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalState}
@@ -172,8 +183,7 @@ async def ask(
 async def count_open(reader: Reader, *, user_id: str, client_id: str, now: int) -> int:
     """How many questions from this agent wait for this person."""
     which: dict[str, Value] = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
-    row = await reader.fetch_one(_OPEN, {**_STATES, **which})
-    return 0 if row is None else integer(row, "open")
+    return await fetch_count(reader, _OPEN, {**_STATES, **which})
 
 
 async def keep_question(

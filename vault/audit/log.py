@@ -350,14 +350,12 @@ async def restart_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) 
 
 async def _last_pruned(reader: Reader) -> int:
     """The last deleted event: a log that begins later has no hash of it."""
-    height = await pruned_to(reader)
-    if not height:
-        return 0
-    row = await reader.fetch_one(
-        "select sequence from event_checkpoints where tenant = :tenant and height = :height",
-        {"tenant": TENANT, "height": height},
+    (row,) = await reader.fetch(
+        "select coalesce(max(sequence), 0) as sequence from event_checkpoints"
+        " where tenant = :tenant and pruned_at is not null",
+        {"tenant": TENANT},
     )
-    return 0 if row is None else integer(row, "sequence")
+    return integer(row, "sequence")
 
 
 def _open_key(row: Row, key: bytes) -> tuple[tuple[int, int, int], Log]:

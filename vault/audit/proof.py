@@ -367,8 +367,8 @@ async def load_end(reader: Reader) -> End:
     """The committed head and the rows after it."""
     rows = await reader.fetch(
         "select h.height, h.sequence, h.hash, h.keyed, "
-        "(select max(sequence) from events where tenant = :tenant) as last_event, "
-        "(select max(height) from event_batches where tenant = :tenant) as last_batch "
+        "coalesce((select max(sequence) from events where tenant = :tenant), 0) as last_event, "
+        "coalesce((select max(height) from event_batches where tenant = :tenant), 0) as last_batch "
         "from (select cast(:tenant as text) as tenant) as t left join event_heads h on h.tenant = t.tenant",
         {"tenant": TENANT},
     )
@@ -377,7 +377,7 @@ async def load_end(reader: Reader) -> End:
     link = Link(0, 0, START, None)
     if height is not None:
         link = Link(height, integer(row, "sequence"), binary(row, "hash"), binary_or_none(row, "keyed"))
-    return End(link, integer_or_none(row, "last_event") or 0, integer_or_none(row, "last_batch") or 0)
+    return End(link, integer(row, "last_event"), integer(row, "last_batch"))
 
 
 async def prove(
@@ -407,11 +407,12 @@ async def prove(
 
 async def pruned_to(reader: Reader) -> int:
     """The last batch whose events are pruned, 0 for none."""
-    row = await reader.fetch_one(
-        "select max(height) as height from event_checkpoints where tenant = :tenant and pruned_at is not null",
+    (row,) = await reader.fetch(
+        "select coalesce(max(height), 0) as height from event_checkpoints"
+        " where tenant = :tenant and pruned_at is not null",
         {"tenant": TENANT},
     )
-    return 0 if row is None else integer_or_none(row, "height") or 0
+    return integer(row, "height")
 
 
 async def _prove(

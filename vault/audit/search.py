@@ -17,7 +17,7 @@ from typing import Final
 
 from vault.audit.audit import event_of
 from vault.records import TENANT, Event
-from vault.storage.database import Reader, Value, integer, integer_or_none
+from vault.storage.database import Reader, Value, integer
 
 EXAMINED: Final = 10_000  # maximum number of events that one search reads: the person's, or everyone's
 ENTRIES: Final = 100_000  # maximum number of entries of a person's index that it reads, in about 20 ms
@@ -152,9 +152,8 @@ def _pattern(name: str, value: str) -> str:
 
 async def first_at(reader: Reader, at: int) -> int:
     """The number of the first event at or after an instant; one after the last if there is none."""
-    row = await reader.fetch_one(_ENDS, {"tenant": TENANT})
-    low, high = (0, 0) if row is None else (integer_or_none(row, "first") or 0, integer_or_none(row, "last") or 0)
-    high += 1
+    (ends,) = await reader.fetch(_ENDS, {"tenant": TENANT})
+    low, high = integer(ends, "first"), integer(ends, "last") + 1
     while low < high:
         middle = (low + high) // 2
         row = await reader.fetch_one(_AT, {"tenant": TENANT, "sequence": middle})
@@ -166,8 +165,8 @@ async def first_at(reader: Reader, at: int) -> int:
 
 
 _ENDS: Final = """
-    select (select min(sequence) from events where tenant = :tenant) as first,
-        (select max(sequence) from events where tenant = :tenant) as last
+    select coalesce((select min(sequence) from events where tenant = :tenant), 0) as first,
+        coalesce((select max(sequence) from events where tenant = :tenant), 0) as last
 """
 _AT: Final = "select at from events where tenant = :tenant and sequence >= :sequence order by sequence limit 1"
 

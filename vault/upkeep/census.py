@@ -149,13 +149,11 @@ class AtProvider:
 
 async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
     """The state of the connections at this provider, counting at most SEEN_AT_PROVIDER."""
-    row = await reader.fetch_one(
+    (row,) = await reader.fetch(
         "select count(*) as n,"
         " cast(coalesce(sum(case when sampled.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
         " max(sampled.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
         " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) sampled",
         {"tenant": TENANT, "provider": provider, "dead": "needs_reauth", "limit": SEEN_AT_PROVIDER},
     )
-    if row is None:
-        return AtProvider(0, 0, None)
     return AtProvider(integer(row, "n"), integer(row, "dead"), integer_or_none(row, "refreshed_at"))

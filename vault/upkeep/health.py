@@ -13,12 +13,12 @@ _BUCKET = "readiness"
 
 async def check_schema(database: Database) -> None:
     """Check that this program can use the schema, even if a newer program expanded it. Raises StorageUnavailable."""
-    row = await database.fetch_one(
+    (row,) = await database.fetch(
         "select (select max(number) from schema_versions) as needed,"
         " (select max(number) from schema_migrations) as applied"
     )
     known = len(schema_files())
-    if row is None or integer(row, "needed") > known or integer(row, "applied") < known:
+    if integer(row, "needed") > known or integer(row, "applied") < known:
         raise StorageUnavailable("the database has another schema version", detail=f"{row}")
 
 

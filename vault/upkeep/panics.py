@@ -158,12 +158,12 @@ async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, 
 
 async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, only_open: bool = False) -> int:
     """When this was first requested, finished or not (or `only_open`); `now` if it never was."""
-    row = await reader.fetch_one(
+    (row,) = await reader.fetch(
         "select min(requested_at) as first from panics where tenant = :tenant and kind = :kind and subject = :subject"
         " and (done_at is null or :closed = 1)",
         {"tenant": TENANT, "kind": kind, "subject": subject, "closed": int(not only_open)},
     )
-    return now if row is None else integer_or_none(row, "first") or now
+    return integer_or_none(row, "first") or now
 
 
 async def find_client(reader: Reader, named: str) -> str | None:

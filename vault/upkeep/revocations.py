@@ -233,14 +233,13 @@ async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
     """
     late, count, first = now - OVERDUE, 0, now
     for provider in await pauses.find_open(reader, now=late):
-        row = await reader.fetch_one(
+        (row,) = await reader.fetch(
             "select count(*) as n, min(r.next_at) as first from (select next_at from upstream_revocations"
             " where tenant = :tenant and provider = :provider and done_at is null and next_at < :late"
             " order by next_at limit 1000) r",
             {"tenant": TENANT, "provider": provider, "late": late},
         )
-        if row is not None and integer(row, "n"):
-            count, first = count + integer(row, "n"), min(first, integer_or_none(row, "first") or now)
+        count, first = count + integer(row, "n"), min(first, integer_or_none(row, "first") or now)
     return count, first
 
 
