@@ -468,9 +468,9 @@ async def _along_checkpoints(
             if checkpoint.pruned_at is None:
                 before = walk.link.sequence
                 await walk.go(checkpoint.link.height, events=limit)
-                limit = None if limit is None else max(0, limit - (walk.link.sequence - before))
+                limit = None if limit is None else limit - (walk.link.sequence - before)
                 if walk.link.height < checkpoint.link.height:
-                    return 0
+                    return limit
                 walk.confirm(checkpoint)
             else:
                 walk.jump(checkpoint)
