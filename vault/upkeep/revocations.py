@@ -209,8 +209,9 @@ async def run_rounds(vault: Vault, *, seconds: float) -> int:
     """Run batch after batch until one isn't full, starting batches only within this many seconds; returns how many
     attempts. Runs each half minute. Ending many people, or a provider, leaves thousands at once.
     """
-    stop, total, count = time.monotonic() + seconds, 0, BATCH
-    while count >= BATCH and (not total or time.monotonic() < stop):
+    stop = time.monotonic() + seconds
+    total = count = await run_due(vault)
+    while count >= BATCH and time.monotonic() < stop:
         count = await run_due(vault)
         total += count
     return total
