@@ -10,7 +10,7 @@ from typing import Final
 
 from vault.records import TENANT
 from vault.refusals import ToolNotOffered
-from vault.storage.database import Reader, Transaction, text
+from vault.storage.database import Reader, Transaction, page_names, page_values, text
 
 _GET: Final = """
     select tool_set from tool_choices where tenant = :tenant and user_id = :user_id and client_id = :client_id
@@ -26,9 +26,9 @@ _CLEAR: Final = """
     delete from tool_choices where tenant = :tenant and user_id = :user_id and client_id = :client_id
 """
 _AT_ONCE: Final = 50
-_USERS: Final = ", ".join(f":user{number}" for number in range(_AT_ONCE))
 _OF_USERS: Final = f"""
-    select user_id, client_id, tool_set from tool_choices where tenant = :tenant and user_id in ({_USERS})
+    select user_id, client_id, tool_set from tool_choices
+    where tenant = :tenant and user_id in ({page_names("user", _AT_ONCE)})
 """  # noqa: S608 -- names of parameters
 
 
@@ -53,8 +53,7 @@ async def of_users(reader: Reader, user_ids: frozenset[str]) -> dict[tuple[str, 
     wanted, found = sorted(user_ids), dict[tuple[str, str], str]()
     for at in range(0, len(wanted), _AT_ONCE):
         some = wanted[at : at + _AT_ONCE]
-        some += some[:1] * (_AT_ONCE - len(some))  # the same SQL text each time, so that databases reuse its plan
-        rows = await reader.fetch(_OF_USERS, {"tenant": TENANT} | {f"user{n}": one for n, one in enumerate(some)})
+        rows = await reader.fetch(_OF_USERS, {"tenant": TENANT, **page_values("user", some, _AT_ONCE)})
         found |= {(text(row, "user_id"), text(row, "client_id")): text(row, "tool_set") for row in rows}
     return found
 
