@@ -38,6 +38,8 @@ MEGABYTE = "a9" * 524_288
         ("123456789012345", "123456789012346"),
         ("543210987654321", "543210987654322"),
         ("qwertyuiopasdfgh", "qwertyuiopasdfgj"),
+        ("zxcvbnm qwertyuiop", "zxcvbnm qwertyuiok"),  # over the end of the walk
+        ("1234567890" * 5, "1234567890" * 5 + "2"),
     ],
 )
 def test_a_short_or_guessable_password_is_refused_and_its_neighbour_is_not(refused: str, accepted: str) -> None:
@@ -49,7 +51,14 @@ def test_a_short_or_guessable_password_is_refused_and_its_neighbour_is_not(refus
 @pytest.mark.requirement("S-131")
 @pytest.mark.parametrize(
     "password",
-    ["h e r o n  n a p " * 4, "nur kleine buchstaben", "1029384756 8271", "密码很长很好记住它们的十五个字", GOOD],
+    [
+        "h e r o n  n a p " * 4,
+        "nur kleine buchstaben",
+        "1029384756 8271",
+        "密码很长很好记住它们的十五个字",
+        "?!" * 8,
+        GOOD,
+    ],
 )
 def test_length_is_enough_whatever_the_characters(password: str) -> None:
     check_password(password)
