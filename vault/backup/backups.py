@@ -266,7 +266,8 @@ class Backup:
         masters: list[Row] = []
         root: Row | None = None
         count = 0
-        for count, (table, row) in enumerate(self.rows(), start=1):
+        for table, row in self.rows():
+            count += 1
             if count % LOAD_PAGE == 0:
                 tell("Checking the backup, row", count, None)
             if table == "keys.ring" and row["id"] == ROOT:

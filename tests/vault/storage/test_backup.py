@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -396,6 +398,28 @@ async def test_a_backup_holds_no_token_and_is_readable_by_its_owner_only(room: R
     with pytest.raises(BackupRefused, match="already exists"):
         await backed_up(room)
     assert path.read_bytes() == content
+
+
+async def test_a_backup_and_a_restore_tell_how_many_rows_are_done(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = defaultdict[str, list[tuple[int, int | None]]](list)
+
+    def tell(step: str, done: int, total: int | None) -> None:
+        told[step].append((done, total))
+
+    monkeypatch.setattr(backups, "LOAD_PAGE", 1)
+    async with open_room(sqlite_store) as room:
+        await room.connect()
+        path, keys, source = sqlite_store.data / "vault.backup", room.vault.keys, source_of(sqlite_store)
+        async with snapshot(sqlite_store.url, data=sqlite_store.data) as seen:
+            made = await backups.write_backup(path, seen, ring=keys, with_keys=False, now=room.now, tell=tell)
+        backup = await Backup.open(path, source)
+        await backups.restore(backup, room.database, source=source, policies={}, force=True, tell=tell)
+    count = sum(made.rows.values())
+    assert told["Writing rows"] == [(done, None) for done in accumulate(filter(None, made.rows.values()))]
+    assert told["Checking the backup, row"] == [(done, None) for done in range(1, count + 1)]
+    assert told["Loading rows"] == [(done, count) for done in range(1, count)]
 
 
 async def test_another_key_does_not_open_a_backup(room: Room) -> None:
