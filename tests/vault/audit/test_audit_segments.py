@@ -66,6 +66,19 @@ async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpo
     assert await verify(database) == 20
 
 
+async def test_events_without_the_key_still_count_after_they_were_pruned(database: Database, key_ring: KeyRing) -> None:
+    key = database.event_key
+    for _ in range(2):  # one in each segment
+        await fill(database, 2)
+        database.event_key = None
+        await add(database, Event("grant.created"))
+        database.event_key = key
+    await seal(database, now=database.now())
+    assert (await prove(database)).unkeyed_count == 2
+    assert await prune(database, retention_days=1, now=database.now() + 2 * DAY) == 6
+    assert (await prove(database)).unkeyed_count == 2
+
+
 async def test_a_retention_of_no_days_keeps_everything(database: Database, key_ring: KeyRing) -> None:
     await days(database, count=2)
     assert await prune(database, retention_days=0, now=database.now() + 10_000 * DAY) == 0
