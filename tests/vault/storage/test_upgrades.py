@@ -77,6 +77,7 @@ PUBLISHED = {
     "0048_client_renewals.sql": "9f9a815bc4ad0cdc55eeb89ea6b994ec4a42c193ed9631e35018caa832f70af2",
 }
 PREVIOUS = "0.1.0"
+WAIT = 20.0  # seconds
 # An index is missed by no program: one that knows it builds it again when it starts.
 TAKES_AWAY = re.compile(r"\b(drop(?! index)|rename|alter column|set not null|add constraint)\b")
 
@@ -276,6 +277,35 @@ async def test_a_file_that_takes_something_away_ends_the_programs_before_it(
     async with release(PREVIOUS) as old:
         assert await open_with(old, store) != 0
     monkeypatch.undo()
+
+
+async def test_an_upgrade_waits_briefly_for_a_table_in_use_and_tries_again(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncpg
+
+    know(monkeypatch, *schema_files(), later(1))
+    for name, value in (("BRIEF_LOCK", "100ms"), ("PAUSE", 0.01), ("BRIEF_TRIES", 1)):
+        monkeypatch.setattr(vault.storage.postgres_schema, name, value)
+    using = await asyncpg.connect(postgres_store.url)
+    waits = """
+        select count(*) from pg_locks where relation = to_regclass('users') and not granted
+            and database = (select oid from pg_database where datname = current_database())
+    """
+    async with asyncio.timeout(WAIT):
+        await using.execute("begin; lock table users in access share mode")
+        with pytest.raises(StorageUnavailable) as refused:
+            await postgres_store.open()
+        assert isinstance(refused.value.__cause__, asyncpg.LockNotAvailableError)
+        monkeypatch.setattr(vault.storage.postgres_schema, "BRIEF_TRIES", 1000)
+        opening = asyncio.create_task(postgres_store.open())
+        for is_waiting in (True, False, True):  # it waits, gives way to others, and waits again
+            while not opening.done() and bool(await using.fetchval(waits)) is not is_waiting:
+                await asyncio.sleep(0)
+        await using.close()
+        database = await opening
+    await check_schema(database)
+    await database.close()
 
 
 async def test_an_index_whose_build_was_cut_short_is_built_again(
