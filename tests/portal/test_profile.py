@@ -22,11 +22,13 @@ from vault.records import Event, User
 from vault.sign_in import passkeys, sessions
 
 RECENT = 900
+IDLE = 2 * 86400
 
 
 @pytest.fixture(scope="module")
 async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with running_room(tmp_path_factory.mktemp("profile")) as opened:
+    overrides = {"sign_in": {"session_idle_lifetime": IDLE}}
+    async with running_room(tmp_path_factory.mktemp("profile"), overrides=overrides) as opened:
         yield opened
 
 
@@ -49,7 +51,9 @@ async def _sign_out(person: Person, session: str) -> int:
 
 
 async def _id_of(room: Room, person: Person) -> str:
-    found = await sessions.find_session(room.deployment.database, session_token(person.http), now=room.deployment.now())
+    found = await sessions.find_session(
+        room.deployment.database, session_token(person.http), now=room.deployment.now(), idle_lifetime=IDLE
+    )
     assert found is not None
     return found[0].id
 
@@ -65,6 +69,16 @@ async def test_a_person_sees_their_browsers_and_signs_one_out_there(room: Room) 
     assert await _sign_out(here, await _id_of(room, there)) == 303
     assert [await _is_in(room, session_cookie(one.http)) for one in (here, there, kept)] == [True, False, True]
     assert (await room.kinds(user))[-1] == "session.ended_elsewhere"
+
+
+async def test_a_browser_that_may_be_idle_for_days_is_still_shown_and_signed_out(room: Room) -> None:
+    user = await room.user()
+    there = await room.signed_in(user)
+    wanted = await _id_of(room, there)
+    room.deployment.database.clock_offset += IDLE - 60
+    here = await room.signed_in(user)
+    assert len(json.loads((await here.http.get("/account/data")).text)["browsers"]) == 2
+    assert await _sign_out(here, wanted) == 303
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from vault.storage.database import Database, Transaction
 from vault.tickets import TicketPurpose
 
 NOW = 1_800_000_000
+SESSION_IDLE, SESSION_LIFETIME = 12 * 3600, 7 * 86400
 RESOURCE = "https://vault.example/mcp"
 REDIRECT = "http://127.0.0.1/callback"
 SCOPES = frozenset({"tools", "connections", "offline_access"})

@@ -24,8 +24,6 @@ from vault.storage.database import (
 from vault.users import end_user_sessions as end_user_sessions
 from vault.users import user_from_row
 
-IDLE_LIFETIME = 12 * 3600
-ABSOLUTE_LIFETIME = 7 * 86400
 TOUCH_INTERVAL = 300  # a busy browser writes once in five minutes, not once per page
 _KEPT = 30 * 86400
 _COLUMNS = (
@@ -59,7 +57,7 @@ async def start_session(
     user_id: str,
     *,
     now: int,
-    lifetime: int = ABSOLUTE_LIFETIME,
+    lifetime: int,
     facts: SessionFacts = SessionFacts(),
 ) -> tuple[str, Session]:
     """A new session and the token for its cookie; a new token at each sign-in (session fixation)."""
@@ -95,9 +93,7 @@ async def start_session(
     return token, session
 
 
-async def find_session(
-    reader: Reader, token: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
-) -> tuple[Session, User] | None:
+async def find_session(reader: Reader, token: str, *, now: int, idle_lifetime: int) -> tuple[Session, User] | None:
     """The live session for this token and its user, unless the user is disabled."""
     return await get_session(reader, session_hash(token), now=now, idle_lifetime=idle_lifetime)
 
@@ -122,9 +118,7 @@ async def get_session(
     return None if row is None else (_session(row), user_from_row(row))
 
 
-async def list_sessions(
-    reader: Reader, user_id: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
-) -> tuple[Session, ...]:
+async def list_sessions(reader: Reader, user_id: str, *, now: int, idle_lifetime: int) -> tuple[Session, ...]:
     """The browsers in which the person is signed in, most recently used first."""
     rows = await reader.fetch(  # `+ 0` makes SQLite use the person's index; the index of ends would read everyone's
         f"select {_COLUMNS} from sessions s where s.tenant = :tenant and s.user_id = :user_id"  # noqa: S608

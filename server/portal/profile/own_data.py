@@ -61,6 +61,7 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
     """Everything except the activity, by its name in the file."""
     database, user, now = visit.deployment.database, visit.user, visit.deployment.now()
     owned = await connections.list_connections(database, user.id)
+    idle = visit.deployment.settings.sign_in.session_idle_lifetime
     return {
         "exported_at": _when(now),
         "user": {"id": user.id, "name": user.name, "is_admin": user.is_admin, "created_at": _when(user.created_at)},
@@ -78,7 +79,7 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
         ],
         "browsers": [
             {"browser": one.device, "network": one.network, "method": one.method, "used_at": _when(one.seen_at)}
-            for one in await sessions.list_sessions(database, user.id, now=now)
+            for one in await sessions.list_sessions(database, user.id, now=now, idle_lifetime=idle)
         ],
         "notifications": await _notifications(visit),
         "accounts": [_account(one, now=now) for one in owned],

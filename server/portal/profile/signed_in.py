@@ -22,7 +22,8 @@ async def sign_out(visit: OwnVisit) -> Response:
     deployment, now = visit.deployment, visit.deployment.now()
     step_up.check_recent(deployment, visit.session)
     wanted = visit.form.one("session")
-    live = await sessions.list_sessions(deployment.database, visit.user.id, now=now)
+    idle = deployment.settings.sign_in.session_idle_lifetime
+    live = await sessions.list_sessions(deployment.database, visit.user.id, now=now, idle_lifetime=idle)
     ended = [one for one in live if one.token_hash != visit.session.token_hash and wanted in (OTHERS, one.id)]
     if not ended and wanted != OTHERS:
         raise PageRefused("no_session", kind="not_found")

@@ -14,6 +14,7 @@ from tests.portal.sign_in.test_passkeys import Holder, holder, options_of
 from tests.portal.sign_in.test_step_up import action_of, confirm
 from tests.support.person import Person, session_token
 from tests.support.rooms.portal_room import Room, running_room
+from tests.support.seeded_grant import SESSION_IDLE
 from vault import clients, users
 from vault.records import Role, User
 from vault.sign_in import sessions
@@ -43,7 +44,9 @@ async def administrator(room: Room) -> Holder:
 
 async def _prove(room: Room, person: Person) -> None:
     """As a sign-in with a passkey leaves the session."""
-    found = await sessions.find_session(room.deployment.database, session_token(person.http), now=room.deployment.now())
+    found = await sessions.find_session(
+        room.deployment.database, session_token(person.http), now=room.deployment.now(), idle_lifetime=SESSION_IDLE
+    )
     assert found is not None
     async with room.deployment.transaction() as transaction:
         await transaction.execute(

@@ -21,6 +21,7 @@ from tests.support.doubles.authenticator import ALL, FLAG, Authenticator, decode
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_cookie, session_token
 from tests.support.rooms.portal_room import Room, running_room
+from tests.support.seeded_grant import SESSION_IDLE
 from vault import users
 from vault.records import Session, User
 from vault.sign_in import passkeys, sessions
@@ -362,7 +363,9 @@ async def test_where_people_sign_in_at_their_company_a_passkey_confirms_and_lets
 
 
 async def signin_session(room: Room, person: Person) -> Session:
-    found = await sessions.find_session(room.deployment.database, session_token(person.http), now=room.deployment.now())
+    found = await sessions.find_session(
+        room.deployment.database, session_token(person.http), now=room.deployment.now(), idle_lifetime=SESSION_IDLE
+    )
     assert found is not None
     return found[0]
 

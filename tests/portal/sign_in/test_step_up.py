@@ -22,6 +22,7 @@ from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
 from tests.support.rooms.portal_room import Room, query_of, running_room
+from tests.support.seeded_grant import SESSION_IDLE
 from vault import connections
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval, ToolCall
@@ -269,7 +270,9 @@ async def test_the_companys_sign_in_counts_where_it_says_that_it_used_several_fa
         async with httpx2.AsyncClient(timeout=30) as elsewhere:
             answer_ = await elsewhere.get(page.headers["location"])
         await person.open(answer_.headers["location"])
-        found = await sessions.find_session(room.deployment.database, session_token(person.http), now=at())
+        found = await sessions.find_session(
+            room.deployment.database, session_token(person.http), now=at(), idle_lifetime=SESSION_IDLE
+        )
         assert found is not None
         asked = await question(room, found[1], DESTRUCTIVE)
         assert (await answer(person, asked, "allow")).status_code == allowed, factors

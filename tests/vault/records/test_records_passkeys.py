@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.seeded_grant import NOW, seed
+from tests.support.seeded_grant import NOW, SESSION_IDLE, SESSION_LIFETIME, seed
 from vault import users
 from vault.sign_in import passkeys, sessions
 from vault.sign_in.passkeys import MOST, Passkey, PasskeyTaken, TooManyPasskeys
@@ -94,10 +94,10 @@ async def test_a_deleted_person_leaves_no_passkey_and_no_session(database: Datab
     await _add(database, alice.id)
     kept = await _add(database, bob.id, b"bobs")
     async with database.transaction() as transaction:
-        await sessions.start_session(transaction, alice.id, now=NOW)
+        await sessions.start_session(transaction, alice.id, now=NOW, lifetime=SESSION_LIFETIME)
         await users.delete_user(transaction, alice.id, now=NOW)
     assert await passkeys.find_passkey(database, b"credential") is None
-    assert await sessions.list_sessions(database, alice.id, now=NOW) == ()
+    assert await sessions.list_sessions(database, alice.id, now=NOW, idle_lifetime=SESSION_IDLE) == ()
     assert await passkeys.find_passkey(database, b"bobs") == (kept, bob)
 
 
@@ -105,13 +105,13 @@ async def test_a_person_sees_their_live_sessions_and_how_they_began(database: Da
     alice, bob = (await seed(database)).user, (await seed(database, name="bob", client_id="agent-2")).user
     facts = SessionFacts("passkey", "Firefox on Linux", "private", proved_at=NOW)
     async with database.transaction() as transaction:
-        _, strong = await sessions.start_session(transaction, alice.id, now=NOW, facts=facts)
-        token, plain = await sessions.start_session(transaction, alice.id, now=NOW - 9)
-        _, ended = await sessions.start_session(transaction, alice.id, now=NOW)
+        _, strong = await sessions.start_session(transaction, alice.id, now=NOW, facts=facts, lifetime=SESSION_LIFETIME)
+        token, plain = await sessions.start_session(transaction, alice.id, now=NOW - 9, lifetime=SESSION_LIFETIME)
+        _, ended = await sessions.start_session(transaction, alice.id, now=NOW, lifetime=SESSION_LIFETIME)
         await sessions.end_session(transaction, ended.token_hash, now=NOW)
-        await sessions.start_session(transaction, bob.id, now=NOW)
+        await sessions.start_session(transaction, bob.id, now=NOW, lifetime=SESSION_LIFETIME)
         await sessions.start_session(transaction, alice.id, now=NOW, lifetime=0)
-    assert await sessions.list_sessions(database, alice.id, now=NOW) == (strong, plain)
+    assert await sessions.list_sessions(database, alice.id, now=NOW, idle_lifetime=SESSION_IDLE) == (strong, plain)
     assert await sessions.list_sessions(database, alice.id, now=NOW, idle_lifetime=9) == (strong,)
     assert (strong.method, strong.device, strong.network) == ("passkey", "Firefox on Linux", "private")
     assert strong.is_proved(NOW + 59, lifetime=60)
@@ -120,7 +120,7 @@ async def test_a_person_sees_their_live_sessions_and_how_they_began(database: Da
     assert not plain.is_proved(NOW, lifetime=60)
     async with database.transaction() as transaction:
         await sessions.note_proof(transaction, plain.token_hash, now=NOW + 100)
-    found = await sessions.find_session(database, token, now=NOW + 100)
+    found = await sessions.find_session(database, token, now=NOW + 100, idle_lifetime=SESSION_IDLE)
     assert found is not None
     assert found[0].is_proved(NOW + 100, lifetime=60)
     assert found[0].is_recent(NOW + 100, lifetime=60)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.support.inspection import get_grant
-from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, issue_code, seed
+from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SESSION_IDLE, SESSION_LIFETIME, issue_code, seed
 from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Role, TicketPurpose
@@ -104,7 +104,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
     held: dict[str, tuple[str, str, str]] = {}
     for seeded in (alice, bob):
         async with database.transaction() as transaction:
-            cookie, _ = await sessions.start_session(transaction, seeded.user.id, now=NOW)
+            cookie, _ = await sessions.start_session(transaction, seeded.user.id, now=NOW, lifetime=SESSION_LIFETIME)
             refresh = await tokens.issue_refresh_token(
                 transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
             )
@@ -116,7 +116,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
 
     for seeded, ended in ((alice, True), (bob, False)):
         cookie, refresh, code = held[seeded.user.id]
-        assert (await sessions.find_session(database, cookie, now=NOW + 1) is None) is ended
+        assert (await sessions.find_session(database, cookie, now=NOW + 1, idle_lifetime=SESSION_IDLE) is None) is ended
         assert (await grants.live_principal_facts(database, seeded.grant.id) is None) is ended
         assert (await tokens.find_live(database, refresh, now=NOW + 1) is None) is ended
         peeked = await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 1)
@@ -132,14 +132,14 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
 async def test_an_enabled_user_signs_in_again_but_nothing_comes_back(database: Database) -> None:
     alice = await seed(database)
     async with database.transaction() as transaction:
-        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW, lifetime=SESSION_LIFETIME)
         await users.disable_user(transaction, alice.user.id, now=NOW)
         assert not await users.disable_user(transaction, alice.user.id, now=NOW)
         assert await users.enable_user(transaction, alice.user.id, now=NOW)
         assert not await users.enable_user(transaction, alice.user.id, now=NOW)
-        fresh, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
-    assert await sessions.find_session(database, cookie, now=NOW) is None
-    assert await sessions.find_session(database, fresh, now=NOW) is not None
+        fresh, _ = await sessions.start_session(transaction, alice.user.id, now=NOW, lifetime=SESSION_LIFETIME)
+    assert await sessions.find_session(database, cookie, now=NOW, idle_lifetime=SESSION_IDLE) is None
+    assert await sessions.find_session(database, fresh, now=NOW, idle_lifetime=SESSION_IDLE) is not None
     assert await grants.live_principal_facts(database, alice.grant.id) is None
 
 
@@ -160,10 +160,10 @@ async def test_a_fresh_hash_keeps_sessions_and_yields_to_a_password_set_meanwhil
     alice = await seed(database)
     old = alice.user.password_hash or ""
     async with database.transaction() as transaction:
-        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
+        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW, lifetime=SESSION_LIFETIME)
         assert await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="fresh")
         assert not await users.store_rehash(transaction, alice.user.id, old_hash=old, new_hash="late")
-    assert await sessions.find_session(database, cookie, now=NOW) is not None
+    assert await sessions.find_session(database, cookie, now=NOW, idle_lifetime=SESSION_IDLE) is not None
     stored = await users.get_user(database, alice.user.id)
     assert stored is not None
     assert stored.password_hash == "fresh"
@@ -192,10 +192,12 @@ async def test_a_stop_leaves_what_began_after_its_cause(
     alice = await seed(database)
     facts = sessions.SessionFacts(signed_in_at=0)  # the provider doesn't say when
     async with database.transaction() as transaction:
-        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=begun, facts=facts)
+        cookie, _ = await sessions.start_session(
+            transaction, alice.user.id, now=begun, facts=facts, lifetime=SESSION_LIFETIME
+        )
         code = await issue_code(transaction, key_ring, at=begun, user_id=alice.user.id)
         await users.stop_agents(transaction, alice.user.id, by="https://one.example", at=NOW, now=NOW + 60)
-    assert (await sessions.find_session(database, cookie, now=NOW + 60) is None) is is_ended
+    assert (await sessions.find_session(database, cookie, now=NOW + 60, idle_lifetime=SESSION_IDLE) is None) is is_ended
     assert (await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 60) is None) is is_ended
     async with database.transaction() as transaction:
         await users.stop_agents(transaction, alice.user.id, by="https://one.example", at=NOW - 50, now=NOW + 60)

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import KeySettings, Store
 from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.exchanging import Room, google, open_room, second_process, slack
-from tests.support.seeded_grant import let_in_again
+from tests.support.seeded_grant import SESSION_IDLE, SESSION_LIFETIME, let_in_again
 from vault import connections, groups
 from vault.approvals import approvals
 from vault.audit.audit import list_events, verify
@@ -274,13 +274,15 @@ async def test_passkeys_come_back_with_their_person_and_no_browser_stays_signed_
             name="Phone",
             now=room.now,
         )
-        cookie, _ = await sessions.start_session(transaction, room.alice.user.id, now=room.now)
+        cookie, _ = await sessions.start_session(
+            transaction, room.alice.user.id, now=room.now, lifetime=SESSION_LIFETIME
+        )
     path = await backed_up(room)
     async with room.database.transaction() as transaction:
         await passkeys.remove(transaction, room.alice.user.id, made.id)
     await restore_backup(room, path)
     assert await passkeys.find_passkey(room.database, b"\x00credential") == (made, room.alice.user)
-    assert await sessions.find_session(room.database, cookie, now=room.now) is None
+    assert await sessions.find_session(room.database, cookie, now=room.now, idle_lifetime=SESSION_IDLE) is None
 
 
 async def test_after_a_restore_only_admins_have_put_people_into_groups(room: Room) -> None:
