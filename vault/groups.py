@@ -72,8 +72,8 @@ class Group:
     name: str
     created_at: int
     changed_at: int
-    external_id: str | None = None
-    is_provisioned: bool = False
+    external_id: str | None
+    is_provisioned: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,11 @@ async def spend(transaction: Transaction, bucket: str, *, limit: int, window: in
     return row is not None
 
 
-async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int, cost: int = 1) -> bool:
-    """Whether `spend` would succeed now."""
+async def peek(reader: Reader, bucket: str, *, limit: int, window: int, now: int) -> bool:
+    """Whether `spend` of 1 would succeed now."""
     key = _key(bucket, window)
     spent = await _count_spent(reader, key, start=_start(window, now))
-    return spent + await _carry_over(reader, key, window=window, now=now) + cost <= limit
+    return spent + await _carry_over(reader, key, window=window, now=now) < limit
 
 
 async def sweep(transaction: Transaction, now: int) -> int:

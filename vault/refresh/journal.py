@@ -242,7 +242,7 @@ class Journal:
 
     # Reading
 
-    async def is_ahead(self, connection_id: str, *, generation: int, era: int = 0) -> bool:
+    async def is_ahead(self, connection_id: str, *, generation: int, era: int) -> bool:
         """Whether an answer for this generation or a later one is known. From memory, sometimes after rereading the
         files.
 

@@ -202,7 +202,7 @@ class SchemaFile:
     number: int
     vault: tuple[str, ...]
     keys: tuple[str, ...]
-    compatible_from: int = 1
+    compatible_from: int
 
 
 @cache

@@ -97,7 +97,7 @@ async def reach(reader: Reader, kind: Kind, subject: str, *, since: int) -> Mapp
     return {text(row, "provider"): integer(row, "n") for row in rows}
 
 
-async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 0) -> EndedCounts:
+async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int) -> EndedCounts:
     """The outcome of the ended grants of a person, an agent, or a provider, or of all. `since`: as `first_asked`."""
     which = _parameters(kind, subject, since=since)
     rows = await reader.fetch(

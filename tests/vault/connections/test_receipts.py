@@ -479,14 +479,14 @@ async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
         room.slack.revoke_outcomes.append(outcome)
         await end_connection(room, account=str(outcome))
     await room.disconnect(await room.connect(account="waits"))
-    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id, since=0)
     assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
     assert not found.is_over
     async with room.database.transaction() as transaction:
         await transaction.execute(
             "update revocation_receipts set settled_at = 1 where result = :of", {"of": "unsupported"}
         )
-    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id, since=0)
     assert (found.by_hand, found.settled, found.verified_dead) == (0, 1, 1)
 
 
@@ -511,12 +511,12 @@ async def test_a_grant_that_a_newer_connection_holds_stays_outstanding(room: Roo
     room.pass_time(DAY)
     newer = await room.connect()
     await revocations.run_due(room.vault)
-    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id, since=0)
     assert (found, found.is_over) == (panics.EndedCounts(held=1), False)
     assert len(await revocations.list_held(room.database, limit=9)) == 1
     await room.disconnect(newer)
     await revocations.run_due(room.vault)
-    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id, since=0)
     assert (found, found.is_over) == (panics.EndedCounts(verified_dead=2), True)
     assert await revocations.list_held(room.database, limit=9) == ()
 

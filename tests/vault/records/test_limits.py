@@ -47,12 +47,11 @@ async def test_the_window_slides(database: Database) -> None:
 
 
 async def test_peeking_tells_what_spending_would_and_counts_nothing(database: Database) -> None:
-    async def peek(now: int, cost: int = 1) -> bool:
-        return await limits.peek(database, "a", limit=3, window=60, now=now, cost=cost)
+    async def peek(now: int) -> bool:
+        return await limits.peek(database, "a", limit=3, window=60, now=now)
 
     for _ in range(10):
-        assert await peek(NOON, cost=3)
-    assert not await peek(NOON, cost=4)
+        assert await peek(NOON)
     for _ in range(3):
         assert await peek(NOON)
         assert await spend(database, "a", now=NOON)

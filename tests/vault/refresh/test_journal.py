@@ -193,8 +193,8 @@ async def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
     old = JournalEntry("one", 7, "them", fence=9, at=DAY, sealed=b"sealed")
     journal = Journal(tmp_path)
     assert await journal.entries() == (old,)
-    assert await journal.is_ahead("one", generation=7)
-    assert not await journal.is_ahead("one", generation=8)
+    assert await journal.is_ahead("one", generation=7, era=0)
+    assert not await journal.is_ahead("one", generation=8, era=0)
     await journal.append(entry("two"))
     assert set(await journal.entries()) == {old, entry("two")}
     journal.close()
@@ -205,7 +205,7 @@ async def test_what_another_process_wrote_is_known_within_a_moment_and_at_once_b
 ) -> None:
     mine, other = Journal(tmp_path), Journal(tmp_path)
     await mine.append(entry("mine", 3))
-    assert not await mine.is_ahead("one", generation=1)
+    assert not await mine.is_ahead("one", generation=1, era=0)
     await other.append(entry("one", 1))
     assert await mine.is_ahead("one", generation=1, era=1)
     monkeypatch.setattr("vault.refresh.journal.LOOK_EVERY", 3600.0)

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from vault.storage.database import (
     Conflict,
     Database,
     Row,
-    SchemaFile,
     Transaction,
     binary,
     binary_or_none,
@@ -360,7 +360,7 @@ async def test_an_upgrade_that_fails_leaves_the_version_it_found(
     empty_sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     *earlier, last = schema_files()
-    broken = SchemaFile(last.number, (*last.vault, "create nonsense"), last.keys)
+    broken = replace(last, vault=(*last.vault, "create nonsense"))
     monkeypatch.setattr(vault.storage.schema_shape, "schema_files", lambda: (*earlier, broken))
     with pytest.raises(StorageUnavailable):
         await empty_sqlite_store.open()
