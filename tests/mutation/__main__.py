@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.mutation.explanations import explained_mutants, stale, without_comments
+from tests.mutation.explanations import explained_mutants, explanation_of, stale
 from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, draw_sample, mutants_of, mutate
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 
@@ -138,7 +138,7 @@ def outcomes(results: Path) -> dict[str, str]:
 
 def report(rows: Sequence[Row], found: dict[str, str]) -> None:
     """A line for each folder, and each survivor with its reason, if there is one."""
-    reasons = {(one.file, one.before, one.after): one for one in explained_mutants()}
+    explained = explained_mutants()
     print(f"left out of the population: {LEFT_OUT}")
     print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | not decided | score |")
     total: Counter[str] = Counter()
@@ -148,7 +148,7 @@ def report(rows: Sequence[Row], found: dict[str, str]) -> None:
             outcome = found.get(key_of(row))
             if outcome is None or not row["file"].startswith(f"{folder}/"):
                 continue
-            reason = reasons.get((row["file"], without_comments(row["before"]), without_comments(row["after"])))
+            reason = explanation_of(row, explained)
             counts["tried"] += 1
             alive = outcome not in DEAD
             counts[reason.kind if alive and reason else outcome] += 1

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 LIST = Path(__file__).with_name("explanations.toml")
+ANY_NUMBER = "any other number"
+NUMBERS = "core/NumberReplacer"
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class ExplainedMutant:
     """A mutant by what its lines say before and after, without comments; the line numbers may move.
 
     `equivalent`: no one can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
-    depends on it; it counts as a survivor.
+    depends on it; it counts as a survivor. `after` is ANY_NUMBER where the reason holds for every other number in those
+    lines.
     """
 
     file: str
@@ -34,6 +38,15 @@ def without_comments(text: str) -> str:
 def explained_mutants() -> list[ExplainedMutant]:
     """All rows of the list."""
     return [ExplainedMutant(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
+
+
+def explanation_of(row: Mapping[str, str], explained: Iterable[ExplainedMutant]) -> ExplainedMutant | None:
+    """The explanation of a sampled mutant, if there is one."""
+    before, after = without_comments(row["before"]), without_comments(row["after"])
+    afters = {after, ANY_NUMBER} if row["operator"] == NUMBERS else {after}
+    return next(
+        (one for one in explained if (one.file, one.before) == (row["file"], before) and one.after in afters), None
+    )
 
 
 def stale(row: ExplainedMutant, root: Path) -> bool:

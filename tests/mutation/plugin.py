@@ -254,8 +254,11 @@ class MutantTrials:
         if mutant.name:
             names = dependent_names(mutant.old, mutant.name)
             tests = {test for name in names for test in reach.of_name(name)} or reach.of_file(mutant.file)
-        on_postgres = "postgres" in mutant.file
-        usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}
+        present = {one for one in tests if one in self._items}
+        if "postgres" in mutant.file:
+            usable = {one for one in present if _uses_postgres(self._items[one])}
+        else:
+            usable = {one for one in present if not _on_postgres(one)}
         if self._is_quick:
             avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
             first = reach.cheapest(usable - avoided, count=QUICK)
@@ -453,6 +456,11 @@ def _text_of(item: pytest.Item) -> str:
 
 def _on_postgres(test: str) -> bool:
     return "postgres" in test
+
+
+def _uses_postgres(item: pytest.Item) -> bool:
+    """Whether it runs on PostgreSQL, even if its name doesn't say so."""
+    return _on_postgres(item.nodeid) or any(map(_on_postgres, getattr(item, "fixturenames", ())))
 
 
 def postgres() -> str:

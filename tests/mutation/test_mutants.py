@@ -12,7 +12,14 @@ import pytest
 from tests.mutation.__main__ import key_of, report
 from tests.mutation.children import HUNG, begin_step, in_child, step_name
 from tests.mutation.code_swap import functions_of, swap_functions, swap_values
-from tests.mutation.explanations import ExplainedMutant, explained_mutants, stale, without_comments
+from tests.mutation.explanations import (
+    ANY_NUMBER,
+    ExplainedMutant,
+    explained_mutants,
+    explanation_of,
+    stale,
+    without_comments,
+)
 from tests.mutation.mutants import Mutant, changed_lines, draw_sample, inert_ranges
 from tests.mutation.names import (
     classes_around,
@@ -45,7 +52,7 @@ def test_a_child_ends_when_a_step_takes_longer_than_it_said(
 
 
 def test_a_mutant_that_is_undecided_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"file": "vault/ids.py", "before": one, "after": ""} for one in "abcd"]
+    rows = [{"file": "vault/ids.py", "operator": "core/AddNot", "before": one, "after": ""} for one in "abcd"]
     report(rows, dict(zip(map(key_of, rows), ["killed", "survived", "undecided", "killed"], strict=True)))
     assert "| vault | 4 | 2 | 0 | 0 | 0 | 1 | 0 | 1 | 50.0 % |" in capsys.readouterr().out
 
@@ -125,6 +132,14 @@ def test_an_explanation_survives_another_comment(tmp_path: Path) -> None:
     for before, is_gone in (("A = 1", False), ("A = 2", True)):
         assert stale(ExplainedMutant("a.py", before, "A = 3", "accepted", "why"), tmp_path) == is_gone
     assert without_comments("A = 1  # one\nB = '#'  # two") == "A = 1\nB = '#'"
+
+
+def test_an_explanation_of_any_number_holds_for_numbers_only() -> None:
+    row = {"file": "a.py", "before": "A = 1  # second", "after": "A = 2  # second"}
+    known = [ExplainedMutant("a.py", "A = 1", ANY_NUMBER, "accepted", "why")]
+    for operator, expected in (("core/NumberReplacer", known[0]), ("core/AddNot", None)):
+        assert explanation_of(row | {"operator": operator}, known) is expected
+    assert explanation_of(row | {"operator": "core/NumberReplacer", "before": "B = 1"}, known) is None
 
 
 def test_a_mutant_is_named_by_what_its_lines_say() -> None:
