@@ -9,9 +9,11 @@ from vault.keys.key_ring import KeyRing
 from vault.records import Client, ClientKind, Grant, User
 from vault.storage.database import Database, Transaction
 from vault.tickets import TicketPurpose
+from vault.tokens.tokens import Lifetimes
 
 NOW = 1_800_000_000
 SESSION_IDLE, SESSION_LIFETIME = 12 * 3600, 7 * 86400
+LIFETIMES = Lifetimes(absolute=365 * 86400, idle=90 * 86400, grace=600)
 RESOURCE = "https://vault.example/mcp"
 REDIRECT = "http://127.0.0.1/callback"
 SCOPES = frozenset({"tools", "connections", "offline_access"})

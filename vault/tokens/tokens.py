@@ -56,16 +56,13 @@ class Lifetimes:
     Each use by a client that authenticates, or proves a key, also moves the family's end.
     """
 
-    absolute: int = 365 * 86400
-    idle: int = 90 * 86400
-    grace: int = 600
+    absolute: int
+    idle: int
+    grace: int
 
     def first_end(self, now: int) -> int:
         """When the first token of a family ends, unless it is used."""
         return now + min(self.idle, self.absolute)
-
-
-DEFAULT_LIFETIMES = Lifetimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +136,7 @@ async def issue_refresh_token(
     scopes: frozenset[str],
     resource: str,
     now: int,
-    lifetimes: Lifetimes = DEFAULT_LIFETIMES,
+    lifetimes: Lifetimes,
     key_thumbprint: str | None = None,
     network: str | None = None,
 ) -> str:
@@ -169,7 +166,7 @@ async def rotate(
     *,
     request: RefreshRequest,
     now: int,
-    lifetimes: Lifetimes = DEFAULT_LIFETIMES,
+    lifetimes: Lifetimes,
     admit: Callable[[Grant], None] = lambda _: None,
 ) -> AcceptedRefresh:
     """Use a refresh token. Takes the database, not a transaction, because reuse must be revoked although it is refused.
@@ -248,7 +245,7 @@ async def revoke_token(transaction: Transaction, token: str, *, client_id: str, 
     return await grants.revoke_grant(transaction, stored.grant_id, reason="token_revoked", now=now)
 
 
-async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes = DEFAULT_LIFETIMES) -> int:
+async def sweep_tokens(transaction: Transaction, *, now: int, lifetimes: Lifetimes) -> int:
     """Erase used successors whose grace has ended, and delete families past their end; at most a batch of each.
 
     Returns the larger of the two numbers.

@@ -75,7 +75,14 @@ async def seed(deployment: Deployment, file: Path, *, how_many: int) -> str:
             now=now,
         )
         refreshing = [
-            await issue_refresh_token(transaction, grant, scopes=grant.scopes, resource=grant.resource, now=now)
+            await issue_refresh_token(
+                transaction,
+                grant,
+                scopes=grant.scopes,
+                resource=grant.resource,
+                now=now,
+                lifetimes=deployment.refresh_lifetimes,
+            )
             for _ in range(how_many)
         ]
     file.with_suffix(".refresh").write_text("\n".join(refreshing), encoding="ascii")

@@ -131,7 +131,12 @@ class ExchangeRoom:
         assert grant is not None
         async with self.deployment.transaction() as transaction:
             return await refresh_tokens.issue_refresh_token(
-                transaction, grant, scopes=scopes, resource=grant.resource, now=self.now()
+                transaction,
+                grant,
+                scopes=scopes,
+                resource=grant.resource,
+                now=self.now(),
+                lifetimes=self.deployment.refresh_lifetimes,
             )
 
     async def link(self, caller: Caller, api: str = API, *, scopes: frozenset[str] = frozenset()) -> None:

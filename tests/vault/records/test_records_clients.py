@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, agent, allow, issue_code, seed
+from tests.support.seeded_grant import LIFETIMES, NOW, RESOURCE, SCOPES, agent, allow, issue_code, seed
 from vault import apis, clients, grants, tickets, tool_choices
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose
@@ -83,7 +83,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
     for seeded in (gone, kept):
         async with database.transaction() as transaction:
             refresh = await tokens.issue_refresh_token(
-                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
+                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW, lifetimes=LIFETIMES
             )
             code = await issue_code(transaction, key_ring, client_id=seeded.client.id)
         held[seeded.client.id] = (refresh, code)
@@ -100,7 +100,9 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
     refresh, code = held[gone.client.id]
     assert await grants.live_principal_facts(database, gone.grant.id) is None
     with pytest.raises(tokens.RefreshTokenRefused):
-        await tokens.rotate(database, refresh, request=tokens.RefreshRequest(gone.client.id), now=NOW)
+        await tokens.rotate(
+            database, refresh, request=tokens.RefreshRequest(gone.client.id), now=NOW, lifetimes=LIFETIMES
+        )
     with pytest.raises(TransitionRefused):
         async with database.transaction() as transaction:
             await tickets.consume(transaction, key_ring, code, purpose=TicketPurpose.CODE, now=NOW)
@@ -110,7 +112,7 @@ async def test_removal_kills_grants_tokens_and_codes_of_this_client_only(databas
 
     refresh, code = held[kept.client.id]
     assert await grants.live_principal_facts(database, kept.grant.id) is not None
-    await tokens.rotate(database, refresh, request=tokens.RefreshRequest(kept.client.id), now=NOW)
+    await tokens.rotate(database, refresh, request=tokens.RefreshRequest(kept.client.id), now=NOW, lifetimes=LIFETIMES)
     async with database.transaction() as transaction:
         await tickets.consume(transaction, key_ring, code, purpose=TicketPurpose.CODE, now=NOW)
 

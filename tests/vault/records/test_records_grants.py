@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.inspection import get_grant
-from tests.support.seeded_grant import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, issue_code, seed
+from tests.support.seeded_grant import LIFETIMES, NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, issue_code, seed
 from vault import clients, company_permissions, grants, tickets, users
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing
@@ -202,7 +202,9 @@ async def test_an_earlier_sign_in_ends_with_its_token_and_never_the_consent_or_o
     elsewhere = await _new_grant(database, older, redirect_uri="https://other.example/cb")
     refreshes = await _new_grant(database, older)
     async with database.transaction() as transaction:
-        await issue_refresh_token(transaction, refreshes, scopes=SCOPES, resource=RESOURCE, now=NOW)
+        await issue_refresh_token(
+            transaction, refreshes, scopes=SCOPES, resource=RESOURCE, now=NOW, lifetimes=LIFETIMES
+        )
     newest = await _new_grant(database, older)
     async with database.transaction() as transaction:
         await grants.let_older_end(transaction, newest, lifetime=3600)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.support.inspection import get_grant
-from tests.support.seeded_grant import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.seeded_grant import LIFETIMES, NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
 from vault import clients, grants, tickets, users
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
@@ -190,7 +190,7 @@ async def _redeem(
             now=now,
         )
         refresh = await tokens.issue_refresh_token(
-            redemption.transaction, grant, scopes=SCOPES, resource=RESOURCE, now=now
+            redemption.transaction, grant, scopes=SCOPES, resource=RESOURCE, now=now, lifetimes=LIFETIMES
         )
     return grant, refresh
 

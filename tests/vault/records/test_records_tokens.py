@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.inspection import get_grant
-from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.seeded_grant import LIFETIMES, NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
@@ -19,7 +19,7 @@ from vault.tokens.token_rules import RepeatVerdict
 from vault.tokens.tokens import AcceptedRefresh, Lifetimes, RefreshRequest, TokenReused
 
 DAY = 86400
-GRACE = Lifetimes().grace
+GRACE = LIFETIMES.grace
 
 
 async def _issue(
@@ -29,7 +29,7 @@ async def _issue(
     scopes: frozenset[str] = SCOPES,
     resource: str = RESOURCE,
     key_thumbprint: str | None = None,
-    lifetimes: Lifetimes = tokens.DEFAULT_LIFETIMES,
+    lifetimes: Lifetimes = LIFETIMES,
 ) -> str:
     async with database.transaction() as transaction:
         return await tokens.issue_refresh_token(
@@ -46,7 +46,9 @@ async def _issue(
 async def _rotate(
     database: Database, token: str, *, now: int = NOW, request: RefreshRequest | None = None
 ) -> AcceptedRefresh:
-    return await tokens.rotate(database, token, request=request or RefreshRequest("agent-1"), now=now)
+    return await tokens.rotate(
+        database, token, request=request or RefreshRequest("agent-1"), now=now, lifetimes=LIFETIMES
+    )
 
 
 async def _live(database: Database) -> int:
@@ -287,7 +289,7 @@ async def test_a_token_bound_to_a_key_is_repeated_for_half_a_minute_and_only_whi
 async def test_without_a_grace_a_token_counts_once(database: Database) -> None:
     seeded = await seed(database)
     first, request = await _issue(database, seeded), RefreshRequest("agent-1")
-    strict = Lifetimes(grace=0)
+    strict = replace(LIFETIMES, grace=0)
     second = await tokens.rotate(database, first, request=request, now=NOW, lifetimes=strict)
     with pytest.raises(TokenReused):
         await tokens.rotate(database, first, request=request, now=NOW, lifetimes=strict)
@@ -348,7 +350,7 @@ async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has
 
     async def sweep(now: int) -> int:
         async with database.transaction() as transaction:
-            return await tokens.sweep_tokens(transaction, now=now)
+            return await tokens.sweep_tokens(transaction, now=now, lifetimes=LIFETIMES)
 
     assert await sweep(NOW + GRACE - 1) == 0
     assert await sweep(NOW + GRACE) == 1

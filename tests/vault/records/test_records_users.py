@@ -8,7 +8,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.support.inspection import get_grant
-from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SESSION_IDLE, SESSION_LIFETIME, issue_code, seed
+from tests.support.seeded_grant import (
+    LIFETIMES,
+    NOW,
+    RESOURCE,
+    SCOPES,
+    SESSION_IDLE,
+    SESSION_LIFETIME,
+    issue_code,
+    seed,
+)
 from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import Role, TicketPurpose
@@ -106,7 +115,7 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
         async with database.transaction() as transaction:
             cookie, _ = await sessions.start_session(transaction, seeded.user.id, now=NOW, lifetime=SESSION_LIFETIME)
             refresh = await tokens.issue_refresh_token(
-                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW
+                transaction, seeded.grant, scopes=SCOPES, resource=RESOURCE, now=NOW, lifetimes=LIFETIMES
             )
             code = await issue_code(transaction, key_ring, user_id=seeded.user.id, client_id=seeded.client.id)
         held[seeded.user.id] = (cookie, refresh, code)
@@ -123,7 +132,9 @@ async def test_password_change_disabling_and_deletion_end_everything_of_this_use
         assert (peeked is None) is ended
     cookie, refresh, code = held[alice.user.id]
     with pytest.raises(tokens.RefreshTokenRefused):
-        await tokens.rotate(database, refresh, request=tokens.RefreshRequest(alice.client.id), now=NOW + 1)
+        await tokens.rotate(
+            database, refresh, request=tokens.RefreshRequest(alice.client.id), now=NOW + 1, lifetimes=LIFETIMES
+        )
     with pytest.raises(TransitionRefused):
         async with grants.redeem_code(database, key_ring, code, is_holder=lambda _: True, now=NOW + 1):
             pass

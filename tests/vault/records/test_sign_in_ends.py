@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from tests.conftest import Store
-from tests.support.seeded_grant import NOW, RESOURCE, SCOPES, SeededGrant, seed
+from tests.support.seeded_grant import LIFETIMES, NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.records import TENANT, Event
@@ -21,7 +22,7 @@ from vault.upkeep import sign_ins
 DAY = 86400
 
 
-async def issue(database: Database, seeded: SeededGrant, lifetimes: Lifetimes = tokens.DEFAULT_LIFETIMES) -> str:
+async def issue(database: Database, seeded: SeededGrant, lifetimes: Lifetimes = LIFETIMES) -> str:
     now = database.now()
     async with database.transaction() as transaction:
         return await tokens.issue_refresh_token(
@@ -62,10 +63,11 @@ async def test_the_age_of_a_sign_in_is_told_and_its_renewal_puts_off_only_the_id
         for day in (80, 160, 240, 320):
             database.clock_offset = start + day * DAY
             assert await sign_ins.announce(database) == 0
-            token = (await tokens.rotate(database, token, request=request, now=database.now())).refresh_token
+            used = await tokens.rotate(database, token, request=request, now=database.now(), lifetimes=LIFETIMES)
+            token = used.refresh_token
         database.clock_offset = start + 364 * DAY + 60
         assert await sign_ins.announce(database) == 1
-        await tokens.rotate(database, token, request=request, now=database.now())
+        await tokens.rotate(database, token, request=request, now=database.now(), lifetimes=LIFETIMES)
         assert await sign_ins.announce(database) == 0
         (event,) = await expiry_events(database)
         assert event.details["why"] == "age"
@@ -76,7 +78,7 @@ async def test_the_age_of_a_sign_in_is_told_and_its_renewal_puts_off_only_the_id
 async def test_nobody_is_told_of_an_access_that_was_cut_off_or_that_is_always_short(database: Database) -> None:
     seeded = await seed(database)
     start = database.clock_offset
-    await issue(database, seeded, Lifetimes(idle=DAY))
+    await issue(database, seeded, replace(LIFETIMES, idle=DAY))
     assert await sign_ins.announce(database) == 0
     await issue(database, seeded)
     async with database.transaction() as transaction:
