@@ -1,4 +1,4 @@
-"""How often one person's agents may call one provider: the count, and what an agent is told beyond it."""
+"""How often one person's agents may call one provider: how calls are counted, and what agents hear at the limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
     assert counted.spend("alice", "slack", now=119.0) == 1
     assert counted.spend("alice", "slack", now=120.0) == 0
     assert counted.spend("alice", "slack", now=120.0) == 20
-    assert [counted.spend("alice", "slack", now=500.0) for _ in range(4)] == [0, 0, 0, 20]  # no more than a minute's
+    assert [counted.spend("alice", "slack", now=500.0) for _ in range(4)] == [0, 0, 0, 20]  # at most a minute's worth
 
 
 def test_each_person_and_each_provider_is_counted_apart() -> None:
@@ -60,7 +60,7 @@ async def test_an_agent_that_calls_too_often_is_told_when_and_nothing_is_sent(tm
         assert late.is_error
         told = re.search(r"try again in (\d+) s", text_of(late))
         assert told is not None and 1 <= int(told[1]) <= 30
-        second = await place.agent("alice")  # another agent of hers
+        second = await place.agent("alice")  # another agent of the same person
         assert "called this provider too often" in text_of(await list_channels(second))
         assert len(place.simulator.books()["api_calls"]) == sent
         assert not (await list_channels(bob)).is_error  # the twin: another person
@@ -90,7 +90,7 @@ async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path
             for _ in range(2):
                 answer = (await http.post("/mcp", json=call, headers=headers)).json()
                 assert not answer["result"].get("isError"), answer
-            late = (await http.post("/mcp", json=call, headers=headers)).json()  # the twin: what is carried out counts
+            late = (await http.post("/mcp", json=call, headers=headers)).json()  # the twin: these calls count
             assert late["result"]["isError"]
 
 
@@ -101,7 +101,7 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
         async with place.client(alice) as client:
             told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
             wrong = [text_of(await client.call_tool("slack_channels", {"nonsense": 1})) for _ in range(20)]
-            assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: what counts for the provider
+            assert not (await client.call_tool("slack_channels", {})).is_error  # the twin: counts for the provider
         assert sum("This agent calls too often" in one for one in told) == 15
         assert all("This agent calls too often" in one for one in wrong)
         note_repeats(place.vault.deployment.activity)
@@ -131,14 +131,14 @@ async def test_an_agent_whose_calls_the_proxy_refuses_in_a_loop_is_slowed_down_a
         agent = await place.agent()
         handle = await place.handle(agent, await place.account(agent))
         other = await place.ready()
-        for _ in range(8):  # what is carried out doesn't count
+        for _ in range(8):  # calls that are carried out don't count
             assert (await handle.call(json={})).status_code == 200
         codes = [(await handle.call("POST", "/admin.users.list")).headers["token-vault-refusal"] for _ in range(8)]
         assert codes == ["call_not_allowed"] * 5 + ["rate_limited"] * 3
         late = await handle.call("POST", "/admin.users.list")
         assert late.status_code == 429
         assert 1 <= int(late.headers["retry-after"]) <= 12
-        assert (await handle.call(json={})).status_code == 200  # the twin: what is allowed is carried out all the same
+        assert (await handle.call(json={})).status_code == 200  # the twin: an allowed call is still carried out
         assert (await other.call(json={})).status_code == 200  # the twin: another agent
 
 
@@ -153,4 +153,4 @@ async def test_a_call_beyond_the_hours_number_counts_as_no_refused_one(tmp_path:
             assert late.status_code == 429
             assert "This agent calls too often" in late.json()["title"]
         codes = [(await handle.call("POST", "/admin.users.list")).headers["token-vault-refusal"] for _ in range(2)]
-        assert codes == ["call_not_allowed", "rate_limited"]  # the twin: what is refused for itself
+        assert codes == ["call_not_allowed", "rate_limited"]  # the twin: calls that are refused for their own reason

@@ -58,7 +58,7 @@ class ProofAuth(httpx2.Auth):
 
 
 async def bound_token(place: Room, endpoint: str = "/mcp") -> str:
-    """What alice's agent gets that proves KEY at the token endpoint."""
+    """The token that alice's agent gets when it proves KEY at the token endpoint."""
     client_id = str((await place.vault.register())["client_id"])
     async with place.vault.person() as alice, place.http() as http:
         await alice.sign_in("alice", PASSWORD)
@@ -100,7 +100,7 @@ async def test_the_official_client_with_a_proof_for_each_request_is_let_in(place
 
 
 async def ask(place: Room, endpoint: str, headers: dict[str, str]) -> httpx2.Response:
-    """One request; of a stream, the head only."""
+    """Send one request; of a stream, return only the head."""
     async with place.http() as http:
         if endpoint == "/sse":
             async with http.stream("GET", "/sse", headers=headers) as answer:

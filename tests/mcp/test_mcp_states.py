@@ -1,4 +1,4 @@
-"""An account in every state: the tools stay listed, and each state has its own answer with the next step."""
+"""An account in every state: its tools stay listed, and each state has its own answer with the next step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def needs_reauth(place: Room, connection: Connection) -> None:
 
 
 async def ambiguous(place: Room, connection: Connection) -> None:
-    """A send whose answer a process may bring of which nothing is known, for longer than a lease."""
+    """A refresh whose answer may still arrive, from a process of which nothing was heard for longer than a lease."""
     await change(place, connection, "access_expires_at = :at", at=place.vault.deployment.now() - 1)
     vault = place.vault.deployment.vault
     facts = await leases.read(vault.database, connection.id)

@@ -1,4 +1,4 @@
-"""Tool calls that repeat one of a moment ago: what is saved, and that nothing that ended meanwhile is outlived."""
+"""Tool calls that repeat a recent one: what they save, and that they never use anything that has ended since."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CallingAgent:
 
     @property
     def exchange_request(self) -> ExchangeRequest:
-        """What a call asks of the exchange."""
+        """What a call requests from the exchange."""
         call = ToolCall("slack_post", arguments=lambda: POST)
         return ExchangeRequest(self.agent.principal, "slack", SLACK, purpose="slack_post", call=call, is_kept=True)
 
@@ -53,14 +53,14 @@ class CallingAgent:
         return await self.http.post("/mcp", json=called, headers=modern_headers("tools/call", "slack_post"))
 
     async def opens(self) -> int:
-        """How often the next call opens what is stored sealed."""
+        """How often the next call opens stored sealed values."""
         before = KEY_USES[ACCESS_TOKEN, "open"]
         answer = await self.post()
         assert is_done(answer), answer.text
         return KEY_USES[ACCESS_TOKEN, "open"] - before
 
     async def repeat(self) -> None:
-        """Call until a call repeats; at most three times, unless all was forgotten meanwhile."""
+        """Call until a call repeats: at most three times, or six if everything was forgotten meanwhile."""
         for _ in range(6):
             if await self.opens() == 0:
                 return
@@ -92,7 +92,7 @@ async def one(place: Room) -> AsyncGenerator[CallingAgent]:
 
 @pytest.fixture
 async def calling_agent_of_store(store: Store) -> AsyncGenerator[CallingAgent]:
-    """On each database."""
+    """The agent, on each database."""
     async with room(store.data, database_url=store.url) as opened, calling_agent(opened) as found:
         yield found
 
@@ -196,7 +196,7 @@ async def test_a_token_revoked_before_the_repeated_call_gets_nothing_of_it(one: 
     assert await one.opens() == 0, "the other token's calls repeat still"
 
 
-# What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same for handles
+# What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same tests for handles.
 
 Change = Callable[[CallingAgent], Awaitable[object]]
 

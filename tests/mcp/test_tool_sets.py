@@ -1,4 +1,4 @@
-"""A tool set takes tools away, from the list and by name; it is the operator's or the person's, and gives nothing."""
+"""A tool set removes tools from the list and from calls by name; the operator or the person sets it; it adds none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def place(store: Store) -> AsyncGenerator[Room]:
 
 
 async def choose(place: Room, agent: Agent, tool_set: str | None) -> None:
-    """What the page does with the person's choice."""
+    """Does what the page does with the person's choice."""
     who = agent.principal
     async with place.vault.deployment.transaction() as transaction:
         await tool_choices.set_tool_set(
@@ -70,9 +70,9 @@ async def test_a_persons_set_takes_tools_from_one_agent_at_once(place: Room, mod
     assert "Agents page" in text_of(refused)
     assert count_posts(place) == before
     async with place.client(agent, mode=mode) as client:
-        assert not (await client.call_tool("slack_channels", {})).is_error  # what the set has
+        assert not (await client.call_tool("slack_channels", {})).is_error  # a tool in the set
 
-    assert await tool_names(place, other, mode=mode) == everything  # the person's other agents keep theirs
+    assert await tool_names(place, other, mode=mode) == everything  # the person's other agents keep their tools
     assert not (await post(place, other, mode=mode)).is_error
 
     await choose(place, agent, None)
@@ -105,7 +105,7 @@ async def test_a_set_gives_no_permission(place: Room) -> None:
     before = count_posts(place)
     assert "/connect/" in text_of(await post(place, agent))
     assert count_posts(place) == before
-    assert "/connect/" not in text_of(await post(place, agent, tool="gmail_send"))  # no link for what is taken away
+    assert "/connect/" not in text_of(await post(place, agent, tool="gmail_send"))  # no link for removed tools
 
 
 async def test_the_operators_set_is_refused_with_his_setting_and_the_persons_is_within_it(place: Room) -> None:
@@ -121,7 +121,7 @@ async def test_the_operators_set_is_refused_with_his_setting_and_the_persons_is_
     refused = text_of(await post(place, agent, tool="gmail_send"))
     assert "writers" in refused
     assert "tools.profile" in refused
-    await choose(place, agent, "google")  # nothing in both
+    await choose(place, agent, "google")  # no tool is in both
     assert await tool_names(place, agent) == {"connections"}
     assert "tool set google" in text_of(await post(place, agent))
     assert "tools.profile" in text_of(await post(place, agent, tool="gmail_send"))

@@ -1,1 +1,1 @@
-"""`stdio --url`: a client on this machine at a vault elsewhere."""
+"""`stdio --url`: a client on this machine uses a remote vault."""

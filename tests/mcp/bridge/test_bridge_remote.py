@@ -1,4 +1,4 @@
-"""A remote vault that answers what no vault does: the bridge reads no further than it must, and follows no one."""
+"""A remote vault that answers as no vault would: the bridge reads no more than it needs, and follows no redirect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OK = json_reply({"jsonrpc": "2.0", "id": 1, "result": {}})
 
 @asynccontextmanager
 async def open_client(url: str, folder: Path) -> AsyncGenerator[tuple[RemoteClient, RemoteVault]]:
-    """The client of a bridge that is signed in."""
+    """The client of a signed-in bridge."""
     vault = remote_vault(url, agent="Reader")
     store = FileStore(folder / "credentials", why="")
     store.save(Credentials("client", access_token="canary", expires_at=int(time.time()) + 3600))

@@ -1,4 +1,4 @@
-"""One vault with foreign servers for all of these tests, and one server that only changes what it answers."""
+"""One vault with third-party servers for all of these tests, and one server that only changes what it answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def used_server(place: RemoteRoom) -> Known:
 
 @pytest.fixture
 def known_server(used_server: Known) -> Known:
-    """The same for a test that only changes what it answers."""
+    """A connected and allowed server for a test that only changes what it answers."""
     _, double, _ = used_server
     double.answer, double.results = None, {}
     double.calls.clear()

@@ -1,4 +1,4 @@
-"""Registrations whose secrets end: renewed before, registered again at the end, and never silently lost."""
+"""Registrations whose secrets expire: renewed before that, registered again afterward, and never silently lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_where_nothing_renews_it_the_vault_registers_anew_at_the_end(place
     assert place.deployment.live.current.entered[name].client_id == "client-2"
     assert await kinds(place, name) == ["mcp_server.client_replaced"]
     double.end_tokens()
-    double.refreshing.clear()  # they were the old client's
+    double.refreshing.clear()  # those tokens belonged to the old client
     await place.look(name, agent)
     assert "connection.needs_reauth" in await all_kinds(place, name)
 
@@ -112,7 +112,7 @@ async def test_a_declared_issuer_is_compared_with_the_one_that_was_found(place: 
     ("read", "updated", "end"),
     [
         ({"client_secret_expires_at": None}, {}, 90),
-        ({"client_secret_expires_at": 0}, {}, 90),  # without the secret, it says nothing about ours
+        ({"client_secret_expires_at": 0}, {}, 90),  # without the secret, this says nothing about our secret
         ({"client_secret_expires_at": 0, "client_secret": "endless-" + "s" * 24}, {}, None),
         ({}, {"client_secret_expires_at": 0}, None),
         ({}, {"client_secret_expires_at": None}, 1),

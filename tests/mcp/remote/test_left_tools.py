@@ -1,4 +1,4 @@
-"""Tools that an operator left out, and earlier decisions: what a review says of them, and what accepting takes."""
+"""Tools that an operator left out, and earlier decisions: what a review shows of them, and what accepting requires."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_a_review_tells_of_a_decision_only_while_it_counts(place: RemoteRo
     name, double = await place.add(tools=[{**ADD, "inputSchema": one}, {**NOTE, "inputSchema": one}])
     await place.look(name, await place.room.agent())
     await place.accept(name, reads=["add", "note"])
-    true = {"type": "object", "properties": {"a": {"const": True}}}  # not 1, though Python says so
+    true = {"type": "object", "properties": {"a": {"const": True}}}  # not equal to 1, although Python says so
     double.tools = [{**ADD, "inputSchema": true}, {**NOTE, "description": "Other.", "inputSchema": one}]
     await place.look(name, await place.room.agent())
     stored = await place.read_server(name)

@@ -1,4 +1,4 @@
-"""Settings name tools of MCP servers, which are known only once a server was accepted."""
+"""Settings name tools of MCP servers, but these tools are known only after a server was accepted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMED: dict[str, Any] = {
 
 
 async def open_with_settings(data: Path, **overrides: Any) -> tuple[set[str], list[str]]:
-    """The tools of `notes` that are offered with these settings, and what the doctor says."""
+    """The tools of `notes` that are offered with these settings, and what the doctor reports."""
     always = {"sandbox": {"loopback_upstreams": True}, "server": {"public_url": "http://localhost:8765"}}
     settings = load_settings(overrides={**always, **overrides})
     async with open_deployment(settings, data=data) as deployment:

@@ -1,5 +1,7 @@
-"""Reasons to refuse adding, reviewing, and removing an MCP server, each with a request that succeeds without only that
-reason."""
+"""Reasons to refuse adding, reviewing, and removing an MCP server.
+
+Each has a request that succeeds when only that reason is removed.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ async def test_only_tools_that_are_offered_and_usable_are_accepted_once(place: R
         with pytest.raises(ChangeRefused, match=said) as caught:
             await place.accept(name, **decisions)
         assert caught.value.field == "tools", decisions
-    for one in ("new", "nothing"):  # what went away since the review is told as that
+    for one in ("new", "nothing"):  # a tool that disappeared since the review is reported as such
         with pytest.raises(ChangeRefused) as caught:
             await servers.accept(place.operator, name, ReviewDecision("another digest", names=[one]))
         assert caught.value.reason == "changed_meanwhile"

@@ -1,1 +1,1 @@
-"""Tests of connections and messages below the tools: sizes, speeds, addresses, and what disagrees."""
+"""Tests of connections and messages below the tools: sizes, speeds, addresses, and contradictions."""

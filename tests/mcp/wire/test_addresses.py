@@ -1,4 +1,4 @@
-"""Which address a request counts as."""
+"""Which address a request counts for."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_the_address_that_a_named_proxy_forwards_for_counts(tmp_path: Path
             assert await register(vault, f"2001:db8:1:2::{host}") == 201
         assert await register(vault, "2001:db8:1:2:3:4:5:6") == 429
         assert await register(vault, "2001:db8:1:3::1") == 201
-        # what the client itself sent stands before what the proxy adds
+        # addresses sent by the client itself come before the one that the proxy adds
         assert [await register(vault, f"198.51.100.{last}, 192.0.2.77") for last in range(3)] == [201, 201, 429]
 
 

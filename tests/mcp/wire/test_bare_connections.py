@@ -46,7 +46,7 @@ async def _read_all(receive: Receive) -> int:
 
 
 async def answer_with_length(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says how long the body was; `/stream` answers for longer than any deadline; `/slow` reads late."""
+    """Answer with the length of the body; `/stream` answers for longer than any deadline; `/slow` reads late."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
@@ -72,14 +72,14 @@ Knock = Callable[..., Awaitable[bytes]]
 
 @asynccontextmanager
 async def place(bounds: ConnectionLimits = QUICK, app: ASGIApp = answer_with_length) -> AsyncGenerator[int]:
-    """A server with these bounds; its port."""
+    """A server with these limits; returns its port."""
     with free_socket() as listening:
         async with serve_app(app, listening, bounds=bounds):
             yield listening.getsockname()[1]
 
 
 async def knock(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """Send and read until the server closes the connection; what it said."""
+    """Send data and read until the server closes the connection; returns what the server sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = bytearray()
 
@@ -104,7 +104,7 @@ async def knock(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
 
 
 async def ordinary(port: int) -> float:
-    """Seconds that an ordinary request takes."""
+    """How many seconds an ordinary request takes."""
     started = asyncio.get_running_loop().time()
     said = await knock(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 200"), said
@@ -191,7 +191,7 @@ async def test_an_endless_line_is_cut_off_and_its_twin_below_16_kib_is_answered(
     async with place() as port:
         cut = asyncio.ensure_future(knock(port, start, *[b"a" * MEGABYTE] * 32))
         assert await ordinary(port) < PATIENCE
-        assert (await cut).startswith(CLOSED % status) or await cut == b""  # what was still sent can reset the answer
+        assert (await cut).startswith(CLOSED % status) or await cut == b""  # data still being sent can reset it
         assert (await knock(port, start + b"a" * (room + 1) + end)).startswith(CLOSED % status)
         assert (await knock(port, start + b"a" * room + end)).startswith(b"HTTP/1.1 200")
 
@@ -263,7 +263,7 @@ async def test_an_answer_takes_the_time_that_it_takes() -> None:
     async with place() as port:
         said = await knock(port, b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert said.count(b"1\r\nx\r\n") == 12
-        behind = await knock(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n\r\n")  # a stray line break behind it
+        behind = await knock(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n\r\n")  # a stray line break at the end
         assert behind.count(b"1\r\nx\r\n") == 12
 
 
@@ -285,7 +285,7 @@ async def test_who_has_waited_longest_makes_room_and_answers_are_never_cut_for_i
 
 
 class Far(asyncio.Transport):
-    """A connection from somewhere that no socket of a test can come from."""
+    """A connection from an address that no socket of a test can have."""
 
     def __init__(self, address: str) -> None:
         super().__init__({"peername": (address, 50_000), "sockname": ("198.51.100.1", 443)})
@@ -301,12 +301,12 @@ class Far(asyncio.Transport):
         return self.is_cut
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """No one reads it."""
+        """Does nothing: nobody reads it."""
 
 
 @dataclass
 class Door:
-    """Where connections arrive, without a socket."""
+    """Accepts connections without a socket."""
 
     bounds: ConnectionLimits
     config: BoundedConfig = field(init=False)
@@ -318,7 +318,7 @@ class Door:
         self.config = config
 
     def arrive(self, address: str, *, is_busy: bool = False) -> Far:
-        """A new connection from there; `is_busy`: with a request that is being answered."""
+        """A new connection from this address; `is_busy`: with a request that is being answered."""
         made = BoundedProtocol(self.config, ServerState(), {})
         transport = Far(address)
         made.connection_made(transport)
@@ -345,7 +345,7 @@ async def test_an_address_far_away_has_a_share(door: Door) -> None:
     assert not any(one.is_cut for one in others)
     network = [door.arrive(f"2001:db8::{number}", is_busy=True) for number in range(1, 6)]
     assert [one.is_cut for one in network] == [False] * 4 + [True], "a /64 is one, and answers are never cut"
-    for near in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3"):  # the twins: many people may be behind these
+    for near in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3"):  # the twins: many people may be behind one
         assert not any(door.arrive(near, is_busy=True).is_cut for _ in range(5))
 
 
@@ -363,7 +363,7 @@ async def test_who_is_far_takes_no_place_from_who_is_near(door: Door) -> None:
     assert [door.arrive("127.0.0.1").is_cut for _ in range(2)] == [False, False]
     assert [one.is_cut for one in near] == [True] + [
         False
-    ] * 30  # the twin: those who are near make room for each other
+    ] * 30  # the twin: nearby connections make room for each other
 
 
 def test_half_of_few_files_and_all_but_256_of_many_are_for_connections() -> None:

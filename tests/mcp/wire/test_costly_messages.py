@@ -1,4 +1,4 @@
-"""Messages that would hold up every other caller while they are read: refused at each transport, before that."""
+"""Messages that would delay every other caller while they are read: each transport refuses them before that."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_message_with_too_many_parts_is_refused_in_each_era(place: Room,
             answer = await http.post("/mcp", json=call_message(arguments), headers=sent)
             assert answer.status_code == 400
             assert "at most" in answer.json()["error"]["message"]
-        text = {"channel": "#general", "text": json.dumps(COSTLY[of])}  # the twin: as text, it is one value
+        text = {"channel": "#general", "text": json.dumps(COSTLY[of])}  # the twin: sent as text, it is a single value
         assert (await http.post("/mcp", json=call_message(text), headers=headers)).status_code == 200
 
 

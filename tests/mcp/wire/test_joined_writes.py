@@ -1,4 +1,4 @@
-"""Writes of one turn of the loop leave together, in order, and none waits for longer than its turn."""
+"""Writes made in one turn of the event loop are sent together, in order, and none waits longer than its turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 10.0
 
 
 class Socket(asyncio.Transport):
-    """Keeps what it is told."""
+    """Keeps what is written to it."""
 
     def __init__(self) -> None:
         super().__init__()

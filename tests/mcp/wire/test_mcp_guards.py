@@ -1,4 +1,4 @@
-"""Origin, Host and body size, refused before anything else on every route; and CORS for allowed origins."""
+"""Origin, Host and body size are checked before anything else on every route; and CORS for allowed origins."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ async def test_chunked_body_is_cut_off_at_four_megabytes_and_one_below_passes(pl
         big = await http.post("/mcp", content=chunks(32), headers=modern_headers("tools/list"))
         assert big.status_code == 413
         small = await http.post("/mcp", content=chunks(3), headers=modern_headers("tools/list"))
-        assert small.status_code == 400  # read to its end, and not JSON
+        assert small.status_code == 400  # it was read to its end, and isn't JSON
 
 
 async def test_allowed_origin_gets_cors_answers_also_on_challenges(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Clients that send a request a byte at a time delay no one else."""
+"""Clients that send a request a byte at a time don't delay anyone else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import httpx2
 
 from tests.support.processes import Place, free_port
 
-SLOW = 200  # of each kind
-PATIENCE = 30.0  # seconds for an ordinary request; whoever had to wait for the slow ones would wait forever
+SLOW = 200  # clients of each kind
+PATIENCE = 30.0  # seconds for an ordinary request; one that had to wait for the slow clients would wait forever
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 BODY = (
     b"POST /token HTTP/1.1\r\nHost: localhost\r\n"
@@ -22,9 +22,9 @@ BODY = (
 
 @asynccontextmanager
 async def dripping_connections(port: int, start: bytes) -> AsyncGenerator[list[asyncio.StreamWriter]]:
-    """Connections that have begun a request and go on with it by a byte every tenth of a second.
+    """Connections that have begun a request and send one more byte every tenth of a second.
 
-    Another takes the place of each whose time is over, so that there are as many however long a busy machine takes.
+    Each one that ends is replaced, so that their number stays the same however slow the machine is.
     """
 
     async def begin() -> asyncio.StreamWriter:
@@ -67,4 +67,4 @@ async def test_four_hundred_slow_clients_keep_nobody_waiting_and_leave_nothing_i
                 await asyncio.sleep(0.1)
                 assert sum(not writer.is_closing() for writer in (*heads, *bodies)) > SLOW
         assert (await http.get("/readyz")).status_code == 200
-    assert b"Traceback" not in await logged  # 200 clients went away in the middle of a request
+    assert b"Traceback" not in await logged  # although 200 clients disconnected in the middle of a request
