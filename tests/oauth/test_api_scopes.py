@@ -1,4 +1,4 @@
-"""Scopes of a developer's own API: asked for with its resource, granted by the person, in its tokens only."""
+"""Scopes of a developer's own API: requested with its resource, granted by the person, in its tokens only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ API = "https://invoices.example/"
 
 
 async def page(world: World, client_id: str, *resources: str) -> str:
-    """A public client that may call these."""
+    """A public client that may call these APIs."""
     now = world.now()
     async with world.vault.deployment.transaction() as transaction:
         await apis.add_api(transaction, API, name="Invoices", scopes=frozenset({"invoices.read"}), now=now)

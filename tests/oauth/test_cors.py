@@ -1,4 +1,4 @@
-"""Which pages may read what was answered to a client."""
+"""Which web pages may read answers to a client."""
 
 from __future__ import annotations
 

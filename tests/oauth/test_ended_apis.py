@@ -1,4 +1,4 @@
-"""An API whose link or registration ends while it exchanges."""
+"""An API whose link or registration ends while it exchanges a token."""
 
 from __future__ import annotations
 

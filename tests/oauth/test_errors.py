@@ -1,4 +1,4 @@
-"""The table of refusals: complete, registered codes only, and a text for tools that says the fix and no secret."""
+"""The table of refusals: complete, with registered codes only, and texts for tools that state the fix and no secret."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def refusals_of(kind: type[VaultError]) -> Iterator[type[VaultError]]:
 
 
 def every_refusal() -> set[type[VaultError]]:
-    """Also those of modules that nothing here imports."""
+    """All refusals, including those of modules that aren't imported here."""
     for package in (vault, server):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):

@@ -1,4 +1,4 @@
-"""What strangers can leave in the database: little, and not for long; each bound with a twin that passes below it."""
+"""What strangers can leave in the database: little, and not for long; each limit with a twin that stays below it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def rows(vault: RunningVault, table: str) -> int:
 
 
 async def shed_load(vault: RunningVault) -> None:
-    """What the upkeep does each two minutes."""
+    """Does what the upkeep does every two minutes."""
     for step in SHED:
         await step.work(vault.deployment)
 
@@ -103,7 +103,7 @@ async def test_tickets_counters_and_single_use_values_of_strangers_are_gone_with
         assert (await http.get(url)).status_code == 303
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)
         await shed_load(vault)
-        assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)  # they still matter
+        assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (4, 3)  # these still matter
         vault.deployment.database.clock_offset += 960
         await shed_load(vault)
         assert (await rows(vault, "tickets"), await rows(vault, "seen")) == (0, 0)

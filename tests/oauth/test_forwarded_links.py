@@ -1,7 +1,7 @@
 """Links with a ticket that someone forwards: what each person's click does.
 
 Links of devices are in test_rfc8628, connect links and callbacks in test_connect_flow, sign-in states in
-test_signin_openid, approvals in test_approve; all carry S-060 or S-061.
+test_signin_openid, approvals in test_approve; all are marked S-060 or S-061.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def without_tickets(page: str) -> str:
 async def test_the_answer_to_a_forwarded_request_leaves_through_the_browser_that_gives_it(
     world: World, stranger: Person, way: str
 ) -> None:
-    """The same page as `/authorize` itself shows, which anyone can link to, and nothing for whoever sent the link."""
+    """The same page as `/authorize` itself shows, which anyone can link to; whoever sent the link gains nothing."""
     client_id, (verifier, challenge) = await world.public_client(), pkce()
     request = world.authorize_url(client_id, challenge, state="chosen-by-stranger")
     if way == "pushed":
@@ -44,7 +44,7 @@ async def test_the_answer_to_a_forwarded_request_leaves_through_the_browser_that
     answer = await world.alice.submit(page, form="/consent", button=("decision", "allow"))
     assert answer.headers["location"].startswith(f"{REDIRECT}?code=")
     told = query_of(answer.headers["location"])
-    assert (await stranger.open(str(page.url))).status_code == 410  # nothing waits here for the sender
+    assert (await stranger.open(str(page.url))).status_code == 410  # nothing is left for the sender
     form = {"grant_type": "authorization_code", "client_id": client_id, "code_verifier": verifier}
     tokens = await world.token(form | {"code": told["code"], "redirect_uri": REDIRECT})
     assert claims_of(tokens.json()["access_token"])["sub"] == (await _id_of(world, "alice"))
@@ -60,7 +60,7 @@ async def _id_of(world: World, name: str) -> str:
 async def test_a_code_for_a_challenge_of_the_senders_is_nothing_to_the_client_that_receives_it(
     world: World, stranger: Person
 ) -> None:
-    """A sender who chose the challenge cannot make an honest client use the reader's code, nor fetch it himself."""
+    """A sender who chose the challenge can neither make an honest client use the reader's code nor redeem the code."""
     client_id, (_, challenge) = await world.public_client(), pkce()
     link = str((await stranger.open(world.authorize_url(client_id, challenge))).url)
     page = await world.alice.open(link)

@@ -1,4 +1,4 @@
-"""The largest inputs that every endpoint takes, and what is larger: a clear answer each time, never a 500."""
+"""The largest inputs that every endpoint accepts, and larger ones: a clear answer each time, never a 500."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGE: dict[str, object] = {
 
 
 def uris(count: int, length: int) -> list[str]:
-    """Different redirect URIs of a length."""
+    """Different redirect URIs of a given length."""
     bare = "https://client.example/00"
     return [f"https://client.example/{number:02d}" + "a" * (length - len(bare)) for number in range(count)]
 

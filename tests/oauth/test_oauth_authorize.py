@@ -24,7 +24,7 @@ pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 def redirected_error(answer: httpx2.Response, world: World, *, state: str | None = None) -> str:
-    """The error code that reached the client at its redirect URI, whose form is checked on the way."""
+    """The error code that reached the client at its redirect URI; also checks the URI's form."""
     assert answer.status_code == 303, answer.text[:300]
     location = answer.headers["location"]
     assert location.startswith(REDIRECT + "?")
@@ -37,7 +37,7 @@ def redirected_error(answer: httpx2.Response, world: World, *, state: str | None
 
 
 def assert_page(answer: httpx2.Response) -> None:
-    """An error page, and nothing that leads the browser away."""
+    """Assert an error page that leads the browser nowhere else."""
     assert 400 <= answer.status_code < 500
     assert "location" not in answer.headers
     assert "refresh" not in answer.headers
@@ -168,7 +168,7 @@ async def test_unknown_clients_and_missing_redirects_get_a_page(world: World) ->
         await world.ask("nobody", redirect_uri="https://evil.example/"),
         await world.ask(""),
         await world.ask("x" * 5000),
-        await world.ask(one, redirect_uri=None),  # a loopback port cannot be guessed
+        await world.ask(one, redirect_uri=None),  # the port on loopback can't be guessed
         await world.ask(two, redirect_uri=None),
         await world.ask(one, redirect_uri="https://evil.example/", response_type="token"),
         await world.alice.http.get("/authorize"),
@@ -210,7 +210,7 @@ async def test_repeated_parameters_are_refused_in_both_orders(world: World, name
 async def test_only_known_resources_are_tokens_made_for(world: World, resource: str) -> None:
     client_id = await world.public_client()
     answer = await world.ask(client_id, resource=resource.format(world.url))
-    if resource in {"{}", "{}/"}:  # the twin: our origin in both spellings
+    if resource in {"{}", "{}/"}:  # the twin: our origin in either spelling
         assert answer.headers["location"].startswith("/consent")
     else:
         assert redirected_error(answer, world) == "invalid_target"
@@ -299,7 +299,7 @@ async def test_who_signs_in_for_a_request_is_not_asked_again_what_was_agreed(wor
 
 
 async def test_requests_that_wait_for_a_sign_in_are_bounded_per_address(tmp_path: Path) -> None:
-    """Each one is kept; someone without an account must not fill the store, nor shut out people with one."""
+    """Each one is stored; someone without an account must neither fill the store nor lock out people with one."""
     few = {"waiting_requests_per_address": 3}
     async with vault_with(tmp_path / "data", sign_in=few) as (vault, http), vault.person() as alice:
         world = World(vault, alice, http)
@@ -334,18 +334,18 @@ async def test_a_revoked_grant_is_no_consent(world: World) -> None:
     ("redirect_uri", "asked", "method", "is_asked"),
     [
         (REDIRECT, REDIRECT, "none", True),
-        (REDIRECT, "http://127.0.0.1:999/callback", "none", True),  # another program's port
+        (REDIRECT, "http://127.0.0.1:999/callback", "none", True),  # the port of another program
         ("cursor://callback", "cursor://callback", "none", True),
         (WEB, WEB, "none", False),
-        (REDIRECT, "http://127.0.0.1:999/callback", "client_secret_post", False),  # worth nothing without the secret
+        (REDIRECT, "http://127.0.0.1:999/callback", "client_secret_post", False),  # no use without the secret
     ],
 )
 async def test_a_client_that_any_local_program_can_claim_to_be_is_asked_about_each_time(
     world: World, kind: ClientKind, redirect_uri: str, asked: str, method: str, is_asked: bool
 ) -> None:
-    """RFC 8252 §8.6: whoever knows the id of a public client could fetch a code silently, at its own port.
+    """RFC 8252 §8.6: whoever knows the ID of a public client could fetch a code silently, at its own port.
 
-    An id that was made for one installation is known to that one.
+    An ID that was made for one installation is known only to that installation.
     """
     client = Client(
         id=f"https://client.example/{secrets.token_hex(8)}" if kind is ClientKind.METADATA else secrets.token_hex(8),

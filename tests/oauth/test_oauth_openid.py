@@ -75,7 +75,7 @@ def is_sign_in(page: httpx2.Response) -> bool:
 
 
 async def redeem_id_token(world: World, client_id: str, answer: httpx2.Response, verifier: str) -> dict[str, object]:
-    """The claims of the ID token that an answer of the authorization endpoint leads to."""
+    """The claims of the ID token that an authorization response leads to."""
     assert answer.status_code == 303, f"{answer.status_code} at {answer.url}"
     redirect_uri, _, query = answer.headers["location"].partition("?")
     code = Code(client_id, query_of(f"?{query}")["code"], verifier, redirect_uri)
@@ -128,7 +128,7 @@ async def test_a_sign_in_that_is_fresh_enough_is_not_repeated(world: World, aske
         with world.clock_ahead(100):
             page = await person.open(world.authorize_url(client_id, "A" * 43, **asked))
             assert page.url.path == "/consent"
-            with world.clock_ahead(150):  # who takes long to decide is not sent away again
+            with world.clock_ahead(150):  # a person who takes long to decide isn't sent away again
                 answer = await person.submit(page, form="/consent", button=("decision", "allow"))
         assert "code" in query_of(answer.headers["location"])
 
@@ -144,7 +144,7 @@ async def test_the_session_that_was_not_fresh_cannot_answer_the_request(world: W
             assert is_sign_in(answer) == bool(changes)
         with world.clock_ahead(5):
             late = await elsewhere.http.get(world.authorize_url(client_id, "A" * 43, prompt="login"))
-            # a sign-in from before the request does not count either, in any browser
+            # a sign-in from before the request doesn't count either, in any browser
             assert is_sign_in(await person.open(late.headers["location"]))
 
 

@@ -1,4 +1,4 @@
-"""How many durable events one agent can leave by what it gets an answer to: at the token endpoint, and at the proxy."""
+"""How many durable events one agent can cause with successful requests: at the token endpoint and at the proxy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
 
 
 async def kinds(place: ExchangeRoom, agent: Agent) -> Counter[str]:
-    """The events of this agent, those of repeats too."""
+    """The events of this agent, including those that count repeats."""
     activity = place.deployment.activity
     note_repeats(activity)
     await activity.settle()
@@ -44,7 +44,7 @@ def check_slowed(answer: httpx2.Response) -> None:
 async def test_exchanges_of_one_agent_are_bounded_and_each_that_is_answered_is_recorded(
     place: ExchangeRoom, way: str
 ) -> None:
-    """A handle, a provider's token (repeated within seconds), a token of ours."""
+    """A handle, a provider's token (repeated within seconds), and one of our tokens."""
     kind = {"handle": "handle.issued", "released": "token.released", "own": "token.issued"}[way]
     caller, other = await add_caller(place, way), await add_caller(place, way)
     name, value = ("audience", default_resource(place.url)) if way == "own" else ("scope", "chat:write")
@@ -62,8 +62,8 @@ async def test_exchanges_of_one_agent_are_bounded_and_each_that_is_answered_is_r
     for _ in range(5):
         check_slowed(await exchange(caller, agent))
     left = await kinds(place, agent)
-    assert (left[kind], left["token.refused"]) == (MOST, 2)  # the first, and the number of further ones
-    assert (await exchange(other, second)).status_code == 200  # the twin: another agent of hers
+    assert (left[kind], left["token.refused"]) == (MOST, 2)  # the first one, and one with the number of further ones
+    assert (await exchange(other, second)).status_code == 200  # the twin: another agent of the same person
 
 
 async def add_caller(place: ExchangeRoom, way: str) -> Caller:
@@ -88,7 +88,7 @@ async def test_refreshes_are_bounded_and_a_token_that_has_to_wait_stays_good(pla
     left = await kinds(place, agent)
     assert (left["token.refreshed"], left["token.refused"], left["grant.revoked"]) == (MOST, 2, 0)
     object.__setattr__(place.deployment, "token_requests", Budgets(MOST, window=HOUR))  # an hour later
-    assert (await refresh(token)).status_code == 200  # the twin, and nothing was used up
+    assert (await refresh(token)).status_code == 200  # the twin; nothing had been used up
 
 
 async def test_a_used_refresh_token_ends_its_grant_however_many_requests_there_were(place: ExchangeRoom) -> None:

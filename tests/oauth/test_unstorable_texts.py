@@ -1,6 +1,6 @@
-"""Texts that a database can't hold, NUL and halves of surrogate pairs: refused as the sender's mistake at each entry.
+"""Texts that a database can't store, NUL and halves of surrogate pairs: refused everywhere as the sender's mistake.
 
-On SQLite, which can look for NUL, an address with it is an unknown one.
+On SQLite, which can search for NUL, an address that contains it is treated as unknown.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Place:
     is_sqlite: bool
 
     def unknown(self, otherwise: int) -> int:
-        """The status of an address with NUL."""
+        """The status for an address that contains NUL."""
         return otherwise if self.is_sqlite else 400
 
     async def post(self, path: str, content: object, headers: Mapping[str, str] | None = None) -> httpx2.Response:
-        """As JSON whose odd texts are escaped, as a sender can."""
+        """Post JSON in which odd texts are escaped, as a sender can do."""
         sent = {"content-type": "application/json", **(headers or {})}
         return await self.http.post(path, content=json.dumps(content).encode("ascii"), headers=sent)
 

@@ -1,4 +1,4 @@
-"""A company whose identity provider the vault trusts, for each file."""
+"""A company whose identity provider the vault trusts, one for each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token exchange over plain HTTP against the simulator: one vault for a file, a new person for a test."""
+"""Token exchange over plain HTTP against the simulator: one vault for a file, a new person for each test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Exch
 
 @pytest.fixture
 async def person(place: ExchangeRoom) -> str:
-    """A person of this test's own."""
+    """A person for this test only."""
     place_of = f"person-{len(await users.list_users(place.deployment.database))}"
     await place.user(place_of)
     return place_of

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of CIBA: a vault for each file, and a client with its own person for each test."""
+"""Fixtures of the CIBA tests: a vault for each file, and a client with its own person for each test."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.rooms.oauth_world import GENEROUS, World, vault_with
 
 @pytest.fixture(scope="module")
 async def ciba_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Vault]:
-    sandbox = {"loopback_upstreams": True}  # where the receiver of pings is
+    sandbox = {"loopback_upstreams": True}  # the receiver of pings is there
     async with vault_with(tmp_path_factory.mktemp("ciba"), sandbox=sandbox, **GENEROUS) as opened:
         yield opened
 
 
 @pytest.fixture
 async def asker(ciba_vault: Vault) -> AsyncGenerator[Asker]:
-    """With its own person: requests are counted by person."""
+    """Has its own person, because requests are counted per person."""
     running, http = ciba_vault
     user = await running.add_user(secrets.token_hex(6))
     async with running.person() as person:

@@ -1,4 +1,4 @@
-"""OpenID CIBA Core 1.0: a client asks its person in the background, who answers on the approvals' pages."""
+"""OpenID CIBA Core 1.0: a client asks its person in the background, who answers on the approval pages."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker:
 
 
 async def test_access_for_once_ends_with_its_token_and_the_persons_permissions_stay(asker: Asker) -> None:
-    """Nothing of it is listed as a sign-in afterward; what the agent may do with accounts is another matter."""
+    """It isn't listed as a sign-in afterward; what the agent may do with accounts is a separate matter."""
     deployment, person = asker.world.vault.deployment, asker.world.alice
     issued = await asker.poll(await asker.ask_and_approve())
     lasting = await asker.poll(await asker.ask_and_approve(scope="openid offline_access tools"))

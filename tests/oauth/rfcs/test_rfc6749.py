@@ -114,7 +114,7 @@ async def test_a_code_replayed_later_kills_them_too(world: World) -> None:
 async def test_a_stranger_who_saw_a_used_code_cannot_end_what_it_made(
     stored_world: World, change: dict[str, str | None]
 ) -> None:
-    """A code stands in addresses, logs and histories; the verifier does not."""
+    """A code appears in addresses, logs and histories; the verifier does not."""
     world = stored_world
     code = await world.code()
     first = (await world.token(code.form())).json()
@@ -124,7 +124,7 @@ async def test_a_stranger_who_saw_a_used_code_cannot_end_what_it_made(
     assert error_of(replayed) == "invalid_grant"
     assert (await world.probe(first["access_token"]) == 200) == bool(change)
     assert ((await world.refresh(code.client_id, first["refresh_token"])).status_code == 200) == bool(change)
-    if change:  # the twin: with everything right it is a replay
+    if change:  # the twin: with correct parameters, it is a replay
         assert error_of(await world.token(code.form())) == "invalid_grant"
         assert await world.probe(first["access_token"]) == 401
 
@@ -242,11 +242,11 @@ async def test_the_time_of_a_refusal_does_not_tell_near_from_far_or_unknown(worl
     seconds: dict[str, list[float]] = {name: [] for name in tries}
     for _ in range(30):
         for name, (named, given) in tries.items():
-            started = time.process_time()  # of both sides: what else the machine does counts for none of them
+            started = time.process_time()  # of client and server, so that other load on the machine doesn't count
             await world.token({"grant_type": "refresh_token", "client_id": named, "client_secret": given})
             seconds[name].append(time.process_time() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    assert max(medians.values()) < 3 * min(medians.values())  # coarse: a slow path for one of them would show
+    assert max(medians.values()) < 3 * min(medians.values())  # coarse, but a slow path for one of them would show
 
 
 async def test_a_client_that_lost_its_registration_is_told_so(world: World) -> None:
@@ -372,7 +372,7 @@ async def test_the_code_can_be_redeemed_for_less(world: World) -> None:
     issued = (await world.token(code.form(scope="tools"))).json()
     assert issued["scope"] == "tools"
     wider = await world.refresh(code.client_id, issued["refresh_token"])
-    assert wider.json()["scope"] == "connections openid tools"  # RFC 6749 §6: what the person granted
+    assert wider.json()["scope"] == "connections openid tools"  # RFC 6749 §6: the scopes that the person granted
 
 
 @pytest.mark.requirement("S-086")

@@ -24,7 +24,7 @@ async def test_revoking_a_refresh_token_ends_every_token_of_its_grant(world: Wor
 
 @pytest.mark.requirement("S-084")
 async def test_whoever_only_received_an_access_token_can_end_it_and_nothing_else(world: World) -> None:
-    """An API that was called holds the token, and everyone knows a public client's id."""
+    """An API that was called holds the token, and anyone can know a public client's ID."""
     issued = await world.tokens()
     form = {"client_id": issued["client_id"], "token": issued["access_token"], "token_type_hint": "refresh_token"}
     answer = await world.http.post("/revoke", data=form)
@@ -40,7 +40,7 @@ async def test_a_client_cannot_revoke_tokens_of_another(world: World) -> None:
     issued, other = await world.tokens(), await world.public_client()
     for token in (issued["refresh_token"], issued["access_token"]):
         answer = await world.http.post("/revoke", data={"client_id": other, "token": token})
-        assert answer.status_code == 200  # as for an unknown token: nothing is told
+        assert answer.status_code == 200  # as for an unknown token, so that the answer reveals nothing
     assert await world.probe(issued["access_token"]) == 200
     assert (await world.refresh(issued["client_id"], issued["refresh_token"])).status_code == 200
 

@@ -123,12 +123,12 @@ async def test_assertions_of_others_for_others_or_too_old_are_refused(world: Wor
     assert (await redeem(world, code, make())).status_code == 200
 
 
-AFTER_A_RESTORE: list[tuple[dict[str, int], bool]] = [  # claims in seconds; the restore is at 100, now is 300
+AFTER_A_RESTORE: list[tuple[dict[str, int], bool]] = [  # claims in seconds; the restore was at 100, now is 300
     ({"iat": 200}, True),
     ({"nbf": 200}, True),
     ({"iat": 0, "nbf": 200}, True),
-    ({"exp": 3900}, True),  # no one could use it before the restore
-    ({"exp": 400}, False),  # perhaps it was used before
+    ({"exp": 3900}, True),  # it can't have been used before the restore
+    ({"exp": 400}, False),  # it may have been used before
     ({"iat": 0}, False),
     ({"iat": 0, "nbf": 0}, False),
 ]
@@ -170,7 +170,7 @@ async def test_a_key_address_that_cannot_be_reached_is_a_failed_authentication(w
         token_endpoint_auth_method="private_key_jwt", jwks_uri="https://10.0.0.1/keys.json"
     )
     code = await world.code(client_id)
-    answers = [await redeem(world, code, assertion(world, client_id)) for _ in range(3)]  # one look for all three
+    answers = [await redeem(world, code, assertion(world, client_id)) for _ in range(3)]  # a single fetch for all three
     assert {error_of(answer) for answer in answers} == {"invalid_client"}
 
 

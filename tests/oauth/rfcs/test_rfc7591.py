@@ -1,4 +1,4 @@
-"""RFC 7591: what a client may register, what it gets, and how floods and oversized requests end."""
+"""RFC 7591: what a client may register, what it gets, and how floods and oversized requests are refused."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_members_that_would_give_power_are_dropped(world: World) -> None:
     assert answer["client_id_issued_at"] > 1
     assert not answer.keys() & (wanted.keys() - {"client_id", "registration_access_token", "client_id_issued_at"})
     page = await world.alice.open(world.authorize_url(answer["client_id"], "A" * 43))
-    assert page.status_code == 200  # asked, not skipped
+    assert page.status_code == 200  # the consent page is shown, not skipped
 
 
 @pytest.mark.requirement("S-024")

@@ -1,4 +1,4 @@
-"""RFC 7592: a client manages its own registration, and no one else's."""
+"""RFC 7592: a client manages its own registration and no other client's."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_changed_redirect_list_ends_the_use_of_earlier_consent(world: Wo
         ({"client_name": "Your bank"}, True),
         ({"client_uri": "https://bank.example/"}, True),
         ({"token_endpoint_auth_method": "client_secret_post"}, True),
-        ({"software_version": "2"}, False),  # the person was not shown it
+        ({"software_version": "2"}, False),  # the consent page didn't show this
         ({}, False),
     ],
 )
@@ -109,7 +109,7 @@ async def test_a_client_that_looks_different_after_consent_is_asked_about_again(
 
 
 async def _change(world: World, change: dict[str, object], *, is_asked: bool) -> None:
-    """A client that was allowed changes itself; whether it is asked about again, and then again not."""
+    """An allowed client changes its registration; checks whether consent is asked again, and then remembered again."""
     client = await world.register(redirect_uris=[WEB])
     client_id = str(client["client_id"])
 
@@ -117,14 +117,14 @@ async def _change(world: World, change: dict[str, object], *, is_asked: bool) ->
         return (await world.ask(client_id, redirect_uri=WEB)).headers["location"]
 
     await world.tokens(client_id, redirect_uri=WEB)
-    assert "code=" in await ask()  # remembered
+    assert "code=" in await ask()  # consent is remembered
     with world.clock_ahead(5):
         same = {"client_name": "Test agent", "redirect_uris": [WEB], "token_endpoint_auth_method": "none"}
         answer = await world.http.put(path(client), headers=bearer(client), json=same | change)
         assert answer.status_code == 200, answer.text
     with world.clock_ahead(10):
         assert (await ask()).startswith("/consent") == is_asked
-        if "token_endpoint_auth_method" not in change:  # else it has a secret now
+        if "token_endpoint_auth_method" not in change:  # otherwise it has a secret now
             await world.tokens(client_id, redirect_uri=WEB)
             assert "code=" in await ask()
 

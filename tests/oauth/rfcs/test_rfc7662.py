@@ -83,7 +83,7 @@ async def test_nobody_anonymous_or_public_may_ask(world: World) -> None:
 
 @pytest.mark.requirement("S-085", "S-046")
 async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: World) -> None:
-    """An operator registers an API and two clients of it: one asks for tokens, one serves the API."""
+    """An operator registers an API and two clients of it: one requests tokens, one serves the API."""
     api, other = "https://api.example/v1", "https://other.example/v1"
     database, now = world.vault.deployment.database, world.now()
     async with database.transaction() as transaction:
@@ -117,14 +117,14 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
         )
     issued = await world.tokens("api-app", resource=api, scope="tools openid")
     assert issued["scope"] == "openid tools"
-    assert await world.probe(issued["access_token"]) == 401  # not for us
+    assert await world.probe(issued["access_token"]) == 401  # the token isn't for this vault
     found = (await introspect(world, ("api-server", "s" * 43), issued["access_token"])).json()
     assert found["active"] is True
     assert found["aud"] == api
     assert (await introspect(world, ("api-stranger", "s" * 43), issued["access_token"])).json() == {"active": False}
     refused = await world.ask("api-app", resource=f"{world.url}/mcp")
     assert "error=invalid_target" in refused.headers["location"]
-    # a client that may ask for tokens for the API is not the API
+    # a client that may request tokens for the API isn't the API itself
     caller = ("api-caller", "s" * 43)
     async with database.transaction() as transaction:
         await clients.save_client(
@@ -141,5 +141,5 @@ async def test_a_resource_server_learns_about_tokens_for_its_own_api(world: Worl
             ),
         )
     assert (await introspect(world, caller, issued["access_token"])).json() == {"active": False}
-    unknown = await world.ask("api-stranger", resource=other)  # bound to an API that no one registered
+    unknown = await world.ask("api-stranger", resource=other)  # bound to an API that isn't registered
     assert "error=invalid_target" in unknown.headers["location"]

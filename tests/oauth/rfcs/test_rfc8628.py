@@ -1,4 +1,4 @@
-"""RFC 8628: a device without a browser signs in by a code that its person types elsewhere."""
+"""RFC 8628: a device without a browser signs in with a code that its person enters elsewhere."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tupl
 
 @pytest.fixture
 async def world(vault: tuple[RunningVault, httpx2.AsyncClient]) -> AsyncGenerator[World]:
-    """With its own person: codes are counted by person."""
+    """A world with its own person, because codes are counted per person."""
     running, http = vault
     name = secrets.token_hex(6)
     await running.add_user(name)
@@ -93,7 +93,7 @@ async def test_the_person_types_the_code_elsewhere_and_the_device_gets_tokens(wo
     tokens = issued.json()
     assert set(tokens["scope"].split()) == {"tools", "connections"}
     assert claims_of(tokens["access_token"])["aud"] == f"{world.url}/mcp"
-    assert await world.probe(tokens["access_token"]) == 403  # it lives, and has no `openid`
+    assert await world.probe(tokens["access_token"]) == 403  # the token works, but lacks `openid`
     assert (await world.refresh(agent.client_id, tokens["refresh_token"])).status_code == 200
 
 
@@ -124,7 +124,7 @@ async def test_polling_too_fast_is_told_to_slow_down(world: World) -> None:
     with world.clock_ahead(INTERVAL):
         assert error_of(await agent.poll()) == "authorization_pending"
         await answer(world.alice, await enter(world.alice, agent.user_code))
-        assert (await agent.poll()).status_code == 200  # an answer that is there does not wait
+        assert (await agent.poll()).status_code == 200  # if the answer exists, polling doesn't wait
 
 
 async def test_a_device_code_counts_once_and_its_replay_ends_the_grant(world: World) -> None:
@@ -208,7 +208,7 @@ async def test_a_code_leads_one_person_to_the_page_once(world: World) -> None:
 async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_the_code(
     world: World, stranger: Person, signed_in: str
 ) -> None:
-    """A stranger types the code of his own device and sends the link: a click of its reader must give him nothing."""
+    """A stranger enters the code of his own device and sends the link: a click by its reader must give him nothing."""
     agent = await device(world)
     typed = await enter(stranger, agent.user_code)
     assert typed.url.path == "/consent"
@@ -219,7 +219,7 @@ async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_
     elif signed_in == "on the way":
         async with world.vault.person() as fresh:
             page = await fresh.sign_in("alice", PASSWORD, page=await fresh.open(link))
-    else:  # the one who typed the code, elsewhere: also their own yes belongs to the browser that typed
+    else:  # the person who entered the code, in another browser: even their own yes needs the browser that entered it
         name = await _name_of(world, stranger)
         async with world.vault.person() as second:
             page = await second.sign_in(name, PASSWORD, page=await second.open(link))
@@ -229,7 +229,7 @@ async def test_a_forwarded_consent_link_shows_nothing_and_leads_to_the_page_for_
     for secret in (agent.user_code, "Test agent", link.partition("=")[2]):
         assert secret not in page.text
     assert error_of(await agent.poll()) == "authorization_pending"
-    await answer(stranger, typed)  # the twin: the browser that typed the code answers
+    await answer(stranger, typed)  # the twin: the browser that entered the code answers
     with world.clock_ahead(INTERVAL):
         assert (await agent.poll()).status_code == 200
 
@@ -249,7 +249,7 @@ async def test_a_form_for_a_code_that_another_session_typed_decides_nothing(
     agent = await device(world)
     typed = await enter(stranger, agent.user_code)
     handle = str(typed.url).partition("request=")[2]
-    own = await enter(world.alice, (await device(world)).user_code)  # for a form with a token of alice's session
+    own = await enter(world.alice, (await device(world)).user_code)  # to get a form with a token of alice's session
     page = await world.alice.submit(own, {"request": handle}, form="/consent", button=("decision", decision))
     assert page.url.path == "/device"
     assert error_of(await agent.poll()) == "authorization_pending"
@@ -274,7 +274,7 @@ async def test_no_link_fills_the_code_in(world: World) -> None:
     assert page.status_code == 200
     assert agent.user_code not in page.text
     wrong = await enter(world.alice, "BCDF-GHJK")
-    assert 'value="BCDF-GHJK"' in wrong.text  # what the person typed here stays, so that they can correct it
+    assert 'value="BCDF-GHJK"' in wrong.text  # what the person typed stays in the field, so that they can correct it
 
 
 async def test_cutting_the_agent_off_before_it_polls_leaves_it_nothing(world: World) -> None:
@@ -282,7 +282,7 @@ async def test_cutting_the_agent_off_before_it_polls_leaves_it_nothing(world: Wo
     await answer(world.alice, await enter(world.alice, agent.user_code))
     first = await device(world, agent.client_id)
     await answer(world.alice, await enter(world.alice, first.user_code))
-    assert (await first.poll()).status_code == 200  # only agents with a grant are on the page
+    assert (await first.poll()).status_code == 200  # the page lists only agents with a grant
     page = await world.alice.open(f"/agents/{agent.client_id}/cut-off")
     await world.alice.submit(page, form="/cut-off")
     assert error_of(await agent.poll()) == "invalid_grant"

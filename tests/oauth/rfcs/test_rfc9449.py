@@ -1,4 +1,4 @@
-"""RFC 9449: tokens bound to a key, and proofs that count for one request, once."""
+"""RFC 9449: tokens bound to a key, and proofs that are valid for one request, once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_bound_token_works_with_a_proof_of_its_key(world: World) -> None
 @pytest.mark.requirement("S-100")
 @pytest.mark.parametrize("endpoint", ["/userinfo", "/token", "/mcp"])
 async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world: World, endpoint: str) -> None:
-    """What a lenient parser would drop or decode is refused: one proof stands for one address."""
+    """Whatever a lenient parser would drop or decode is refused: one proof is for one address."""
     origin, port = world.url, world.url.rpartition(":")[2]
     token = (await issue_bound_tokens(world))["access_token"]
 
