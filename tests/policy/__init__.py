@@ -1,1 +1,1 @@
-"""The operator's own rules: what they say of a call, on every surface, and in the commands that try them."""
+"""The operator's own rules: what they decide about a call, on every surface, and the commands that try them."""

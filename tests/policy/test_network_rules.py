@@ -27,7 +27,7 @@ WANTED: dict[str, object] = {"name": "slack_channels", "arguments": {}}
 
 @pytest.fixture(scope="module")
 async def proxied_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Room, Agent]]:
-    """A vault behind a trusted proxy, which calls are let through from one network only."""
+    """A vault behind a trusted proxy; its rules allow calls from one network only."""
     base: Path = tmp_path_factory.mktemp("proxied_room")
     (base / "rules").mkdir()
     (base / "rules" / "rules.cedar").write_text(RULE)

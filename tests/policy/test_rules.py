@@ -1,4 +1,4 @@
-"""What rules say of a call, which rules are refused when they are loaded, and what an attacker can't get past them."""
+"""What rules decide about a call, which rules are refused at loading, and what an attacker can't get past them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_the_time_is_that_of_the_time_zone(tmp_path: Path) -> None:
     assert here.outcome(rules, "slack_channels", at="2026-01-07T08:30:00+00:00") == "allow"
 
 
-# Every other way to the same
+# Other ways to the same effect
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ async def test_names_of_people_are_no_code(here: Rules) -> None:
 async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
     here: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arguments are kept nowhere; an answer is never that to another tool's or channel's question."""
+    """Arguments aren't stored anywhere; a stored answer is never used for another tool's or channel's question."""
     monkeypatch.setattr("server.policy.rules._REMEMBERED", 4)
     asked: list[str] = []
     ask = _internal.is_authorized
@@ -400,7 +400,7 @@ async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
 
 
 async def test_two_hundred_rules_say_what_each_of_them_says(here: Rules) -> None:
-    """Sorting rules by call, provider, and agent, and remembering answers, changes none."""
+    """Sorting rules by call, provider, and agent, and remembering answers, doesn't change any decision."""
     tools = [one.name for one in here.place.tools if one.provider is not None]
     named = [(tools[n % len(tools)], f"a{n % 7}", n % 24) for n in range(150)]
     written = [

@@ -1,4 +1,4 @@
-"""Which rules a call meets is worked out ahead. Cedar, given all of them and everything that is known, must agree."""
+"""Which rules apply to a call is computed in advance. Cedar, given all rules and all known facts, must agree."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def test_sorted_rules_say_what_all_rules_together_say(
         facts = here.facts(loaded, tool, user="alice", strong=is_strong, arguments=ARGUMENTS.get(tool, {}))
         call = with_arguments(replace(facts, agent=AgentFacts(agent)), **arguments)
         expected = _all_at_once(loaded, texts, call)
-        for _ in range(2):  # the second time from memory
+        for _ in range(2):  # the second time, the answer comes from memory
             assert loaded.judge(call).outcome is expected
 
 
 def _all_at_once(rules: RuleSet, texts: Sequence[str], call: CallFacts) -> PolicyOutcome:
-    """By Cedar's documented function, from the text of all rules and everything that is known."""
+    """Evaluated with Cedar's documented function, from the text of all rules and all known facts."""
     policies = "\n".join(["permit(principal, action, resource);", *texts])
     asked: dict[str, object] = {
         "principal": {"type": "User", "id": call.person.key},
@@ -129,7 +129,7 @@ def test_a_rule_sees_every_argument_that_is_no_plain_text(
 def test_the_ways_through_the_texts_of_rules_are_bounded(
     place: CasePlace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """What an agent can choose to send must not make the vault compile rules again, call by call."""
+    """Whatever an agent chooses to send must not make the vault compile rules again with each call."""
     here = Rules(tmp_path_factory.mktemp("rules"), place)
     scope = 'principal, action == Action::"gmail_send", resource'
     rules = here.load(

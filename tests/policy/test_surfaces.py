@@ -36,7 +36,7 @@ ASK = f'@id("ask-first") @reason("posts are read first") @approval {POSTS};'
 
 @dataclass
 class RuledVault:
-    """A vault with rules, and what writes them."""
+    """A vault with rules, and a way to write them."""
 
     exchanging: ExchangeRoom
     folder: Path
@@ -49,7 +49,7 @@ class RuledVault:
         return gate
 
     async def use(self, *rules: str, shadow: str = "") -> None:
-        """Put these rules in force, as the upkeep of a running vault does."""
+        """Put these rules into effect, as the upkeep of a running vault does."""
         put(self.folder / "rules.cedar", "\n".join(rules))
         put(self.shadow / "rules.cedar", shadow)
         await look_twice(self.gate)
@@ -227,7 +227,7 @@ async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled
 
 
 async def test_rules_widen_nothing(ruled_vault: RuledVault) -> None:
-    """A permit for everything is no rule here, and a vault with rules allows no more than one without."""
+    """A rule that permits everything is refused, and a vault with rules allows no more than one without."""
     place = ruled_vault.exchanging.room
     await place.vault.add_user("poor-person")
     agent = await place.agent("poor-person")

@@ -1,4 +1,4 @@
-"""A vault and a browser for the tests of pages, one of each for a module; a tab of a fresh profile for each test."""
+"""A vault and a browser for the tests of pages, one of each per module; each test gets a tab of a fresh profile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def context(browser: Browser) -> AsyncGenerator[BrowserContext]:
 
 @pytest.fixture
 async def page(context: BrowserContext) -> AsyncGenerator[Page]:
-    """A tab that fails the test when the page breaks its own policy."""
+    """A tab that fails the test if the page violates its own policy."""
     tab = await context.new_page()
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text) if "Security Policy" in message.text else None)

@@ -29,7 +29,7 @@ _OWN = Path(__file__)
 
 
 async def post(room: Room, person: Person, path: str, **fields: str) -> httpx2.Response:
-    """Send a form of the person's own, which a page may not have offered."""
+    """Send a form as this person, possibly one that no page offered."""
     key = room.deployment.keys.subkey("csrf")
     token = form_token(key, session_token(person.http), action=path)
     return await person.http.post(path, data={"form_token": token, **fields}, headers={"Origin": room.url})
@@ -99,7 +99,7 @@ async def test_a_choice_of_notifications_is_one_of_the_page(
 
 
 async def test_a_channel_is_of_a_kind_that_there_is_and_confirmed_by_its_own_link(room: Room) -> None:
-    """The twin of the second is in `test_notifications`: a link that was mailed confirms."""
+    """The twin of the second is in `test_notifications`: a mailed link confirms."""
     person = await room.signed_in(await room.user())
     long = "https://hooks.example/".ljust(1001, "b")
     for kind, target in (("push", ""), ("endpoint", ""), ("fax", ""), ("webhook", long)):
@@ -226,7 +226,7 @@ async def test_a_consent_is_of_a_request_that_is_open(room: Room) -> None:
     assert is_refused(await person.open("/consent?handle=nothing"), "request_over", 410)
 
 
-# Whose words no test reads, with why.
+# Refusals whose words no test reads, with the reason.
 _UNREAD = {
     "many_sign_ins": "by status: tests/portal/sign_in/test_signin_openid.py",
     "log_out": "by status: tests/auth0",
@@ -236,7 +236,7 @@ _UNREAD = {
 
 @cache
 def _said_in_tests() -> tuple[str, frozenset[str]]:
-    """The tests' own text, and the strings in it that are part of a refusal's words."""
+    """The text of the tests, and the strings in it that are part of a refusal's words."""
     paths = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
     others = {"test_page_texts.py", "test_translations.py", Path(__file__).name}
     text = html.unescape("\n".join(path.read_text("utf-8") for path in paths if path.name not in others))
@@ -246,7 +246,7 @@ def _said_in_tests() -> tuple[str, frozenset[str]]:
 
 
 def _names() -> Iterator[str]:
-    """The refusals that pages make themselves."""
+    """The refusals that pages raise themselves."""
     for path in (ROOT / "server" / "portal").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
@@ -257,7 +257,7 @@ def _names() -> Iterator[str]:
 
 
 def _is_read(name: str) -> bool:
-    """Whether a test reads these words, or names them."""
+    """Whether a test reads these words or names the refusal."""
     text, strings = _said_in_tests()
     words = page_texts.english()["refused"]
     said = [words.get(name, ""), words.get(f"{name}_title", "")]

@@ -1,4 +1,4 @@
-"""The catalog of the pages' texts: every name that a page asks for is there, and no page says its own words."""
+"""The catalog of the pages' texts: every name that a page uses exists, and no page contains words of its own."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ _ASIDE = {
     "ask",
     "text",
     "text ask",
-}  # classes
+}  # CSS classes
 _CHOSEN = (
     "access_status",
     "credential_refused",
@@ -80,11 +80,11 @@ _CHOSEN = (
     "tool_state",
     "tool_part",
     "tool_choice",
-)  # by a value
+)  # selected by a value
 
 
 def _words_of(template: str) -> list[str]:
-    """What a template says by itself, outside tags, expressions and the catalog."""
+    """The words in a template itself, outside tags, expressions and the catalog."""
     data = "".join(value if kind == "data" else "\0" for _, kind, value in Environment(autoescape=True).lex(template))
     shown = [part for name in _SHOWN_ATTRIBUTES for part in re.findall(rf'\b{name}="([^"]*)"', data)]
     shown.append(re.sub(r"<[^>]*>", "\n", data))
@@ -92,7 +92,7 @@ def _words_of(template: str) -> list[str]:
 
 
 def _asked_for() -> set[str]:
-    """Every name that stands whole in a template or a handler."""
+    """Every name that is written in full in a template or a handler."""
     found: set[str] = set()
     for template in _TEMPLATES:
         found |= set(re.findall(r'"([a-z_]+\.[a-z_]+)"', template.read_text("utf-8")))
@@ -105,7 +105,7 @@ def _asked_for() -> set[str]:
                 found |= {f"refused.{name}_title"} | ({f"refused.{name}"} if len(node.args) == 1 else set[str]())
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "ChangeRefused":
                 name = ast.literal_eval(node.args[0])
-                if name in page_texts.english()["refused"]:  # others never reach a page
+                if name in page_texts.english()["refused"]:  # the others never reach a page
                     found |= {f"refused.{name}_title", f"refused.{name}"}
     return found
 
@@ -123,7 +123,7 @@ def test_a_template_takes_every_word_from_the_catalogue(template: Path) -> None:
 
 
 def test_words_in_a_template_are_found() -> None:
-    """The twin: what the test above looks for is found where it is."""
+    """The twin: the test above finds what it looks for."""
     page = '<p title="A hint">Hello {{ t("a.b") }} <b>there</b></p>{% if x %}No{% endif %}'
     assert _words_of(page) == ["A hint", "Hello ", "there", "No"]
 
@@ -132,7 +132,7 @@ def test_every_text_is_asked_for_and_every_name_is_there() -> None:
     known = {f"{page}.{name}" for page, texts in page_texts.english().items() for name in texts}
     pages = page_texts.english().keys()
     asked = _asked_for()
-    asked |= known & {f"{name}_title" for name in asked}  # a page's title goes by the name of its text
+    asked |= known & {f"{name}_title" for name in asked}  # a page's title is named after its text
     asked = {name for name in asked if name.partition(".")[0] in pages and not name.endswith((".html", ".py"))}
     asked -= {name for name in asked - known if _is_setting(name)}
     built = {
@@ -166,7 +166,7 @@ def markup_of(text: str) -> list[str]:
 
 
 def test_the_german_translation_has_every_text_with_the_same_values_and_markup() -> None:
-    """Each name below is missing from `texts.de.toml`, or there for nothing, or says something else."""
+    """Each name below is missing from `texts.de.toml`, is superfluous there, or says something else."""
     english, german = flatten_texts(page_texts.english()), flatten_texts(page_texts.read("texts.de.toml"))
     assert sorted(english.keys() - german.keys()) == [], "translate these into texts.de.toml"
     assert sorted(german.keys() - english.keys()) == [], "remove these from texts.de.toml"
@@ -203,7 +203,7 @@ def test_the_language_is_the_chosen_one_or_what_the_browser_likes_best(header: s
 
 @pytest.mark.parametrize("page", ["event", "story", "why"])
 def test_a_text_that_speaks_to_a_person_also_speaks_about_them(page: str) -> None:
-    """Administrators read about others: "You signed in" is about nobody else."""
+    """Administrators read about other people: "You signed in" would be wrong there."""
     texts, about = page_texts.english()[page], page_texts.english()[f"{page}_of"]
     assert {name for name, words in texts.items() if re.search(r"\byou", words, re.IGNORECASE)} == about.keys()
     assert [words for words in about.values() if re.search(r"\byou", words, re.IGNORECASE)] == []

@@ -1,4 +1,4 @@
-"""Every page of the portal's table is drawn by `make screenshots`, or says why not; every picture is there."""
+"""`make screenshots` draws every page of the portal's table, or the table says why not; every picture exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.rooms.portal_room import Room
 
 @pytest.fixture(scope="module")
 def routes(room: Room) -> list[Route]:
-    """The pages that are read, in the order in which they are looked up."""
+    """The pages for reading, in the order in which they are matched."""
     return [one for one in page_routes(room.deployment) if "GET" in (one.methods or ())]
 
 

@@ -24,7 +24,7 @@ _RUN = """() => axe.run(document, {resultTypes: ['violations']}).then(found => f
 
 @pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    del browser  # first, so that nothing is started only to be skipped
+    del browser  # requested first, so that nothing is started if the tests are skipped
     overrides = {"access_requests": {"groups": ["Sales"]}}
     async with running_room(tmp_path_factory.mktemp("accessible"), overrides=overrides) as opened:
         await groups.create(Actor(opened.deployment, None, "command_line"), "Sales")
@@ -32,7 +32,7 @@ async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 async def violations(page: Page) -> list[str]:
-    """What axe-core objects to on the page that is open."""
+    """What axe-core reports about the open page."""
     script = MODULES / "axe-core" / "axe.min.js"
     if not script.exists():
         unavailable("looking at pages for people who cannot see them needs: make node")
@@ -97,7 +97,7 @@ async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: s
 
 
 async def test_a_page_that_keeps_somebody_out_is_seen(browser: Browser) -> None:
-    """The twin: what the test above looks for is found where it is."""
+    """The twin: the test above finds what it looks for."""
     page = await browser.new_page()
     await page.set_content("<input name='secret'><p style='color:#aaa;background:#fff'>hardly there</p>")
     found = {one.partition(":")[0] for one in await violations(page)}

@@ -179,7 +179,7 @@ async def test_the_page_says_account_scopes_state_and_times(room: Room) -> None:
 
 
 async def test_reconnecting_keeps_the_connection_and_what_agents_may_use(room: Room) -> None:
-    room.simulator.reset()  # Slack adds up what an account ever granted
+    room.simulator.reset()  # Slack accumulates everything that an account ever granted
     user, client = await room.user(), await room.agent()
     person = await room.signed_in(user)
     await room.connect(person, user, client)
@@ -371,7 +371,7 @@ async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Ro
     old = await person.open(_page(client))
     taken = await person.submit(old, {level: "off"}, form="/access")
     assert taken.status_code == 200
-    for answers in ({}, {level: "write"}):  # another tab would give back what was just taken away
+    for answers in ({}, {level: "write"}):  # an outdated tab would give back what was just taken away
         refused = await person.submit(old, {**answers}, form="/access")
         assert refused.status_code == 409
     assert (await room.kinds(user))[-1] == "delegation.revoked"

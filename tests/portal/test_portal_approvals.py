@@ -33,13 +33,13 @@ from vault.records import Connection, Event
 
 GOOGLE = "https://www.googleapis.com/auth/"
 CALENDAR = frozenset({f"{GOOGLE}calendar.events"})
-NUMBERS = count()  # people of all tests share one database
+NUMBERS = count()  # the people of all tests share one database
 POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
 
 
 @dataclass(frozen=True)
 class Approver:
-    """A person, their agent with one account for whose writes it asks, and their browser."""
+    """A person, their agent with one account that asks before each write, and their browser."""
 
     place: Room
     agent: Agent
@@ -66,7 +66,7 @@ class Approver:
     async def give(self, per_day: str = "2", days: str = "7") -> StandingApproval:
         said = await self.answer(await self.page(), "standing", per_day=per_day, days=days)
         assert "Approved" in said.text, said.text
-        assert not (await self.call()).is_error  # the approved call itself, which spends none of them
+        assert not (await self.call()).is_error  # the approved call itself, which doesn't count against the number
         (held,) = await self.list_standing_approvals()
         return held
 
@@ -112,7 +112,7 @@ async def maker(place: Room) -> AsyncGenerator[Maker]:
 
 
 def heading_text(page: httpx2.Response) -> str:
-    """The sentence as it is read."""
+    """The heading's sentence as a person reads it."""
     (found,) = re.findall(r"<h1>(.*?)</h1>", page.text, re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", "", found)).split())
 
@@ -254,7 +254,7 @@ async def test_a_standing_approval_is_ended_and_taken_back_once(maker: Maker, ba
 
 
 async def post_form(one: Approver, path: str, **fields: str) -> httpx2.Response:
-    """A form of the person's own, which no page offers."""
+    """Send a form as this person that no page offers."""
     token = form_token(one.place.vault.deployment.keys.subkey("csrf"), session_token(one.browser.http), action=path)
     data = {"form_token": token, **fields}
     return await one.browser.http.post(path, data=data, headers={"Origin": one.place.url})
@@ -305,7 +305,7 @@ async def test_a_way_back_is_over_after_a_cut_off_and_for_others(maker: Maker) -
         ({"per_day": "-1", "days": "7"}, 400),
         ({"per_day": "", "days": "7"}, 400),
         ({"per_day": "+3", "days": "7"}, 400),
-        ({"per_day": "\u0663", "days": "7"}, 400),  # an Arabic 3
+        ({"per_day": "\u0663", "days": "7"}, 400),  # an Arabic-Indic digit 3
         ({"per_day": "1000000000000000000000", "days": "7"}, 400),
         ({"per_day": "5", "days": "365"}, 400),
         ({"per_day": "5", "days": ""}, 400),

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    del browser  # first, so that nothing is started only to be skipped
+    del browser  # requested first, so that nothing is started if the tests are skipped
     async with running_openid(lambda: int(time.time())) as provider:
         overrides = {
             "sign_in": {"openid": {"company": provider.settings()}},
@@ -38,7 +38,7 @@ async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 class Agent:
-    """A client's loopback listener, which sends the browser on to another origin afterward, as some clients do."""
+    """A client's loopback listener, which afterward sends the browser on to another origin, as some clients do."""
 
     def __init__(self, url: str, *, then: str | None) -> None:
         self.url = url
@@ -128,7 +128,7 @@ async def test_an_agent_is_let_in_from_the_sign_in_page_to_its_own_address(
 async def test_signing_in_anew_leads_straight_to_an_agent_that_was_let_in_before(
     room: Room, page: Page, context: BrowserContext
 ) -> None:
-    """The redirect that follows the sign-in form leaves for the agent, which sends the browser on to another origin."""
+    """The redirect that follows the sign-in form leads to the agent, which sends the browser on to another origin."""
     user, listening, elsewhere = await room.user(), free_socket(), free_socket()
     thanks = Agent(f"http://127.0.0.1:{elsewhere.getsockname()[1]}", then=None)
     hopping = Agent(f"http://127.0.0.1:{listening.getsockname()[1]}", then=f"{thanks.url}/thanks")
@@ -171,7 +171,7 @@ async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, pa
     await page.goto(link.url)
     await _sign_in(page, user.name)
     await expect(page.get_by_role("heading", level=1)).to_have_text("An agent requests access to Slack")
-    await page.get_by_role("button", name="Allow and connect Slack").click()  # the browser asks for a choice first
+    await page.get_by_role("button", name="Allow and connect Slack").click()  # the browser requires a choice first
     await expect(page.get_by_role("heading", level=1)).to_have_text("An agent requests access to Slack")
     await page.get_by_role("radio", name="Read & write").check()
     await page.get_by_role("button", name="Allow and connect Slack").click()
@@ -322,7 +322,7 @@ async def test_what_a_code_looks_like_can_be_read_in_its_field(room: Room, page:
     await page.goto(f"{room.url}/device")
     await _sign_in(page, user.name)
     await expect(page.get_by_label("Code")).to_be_focused()
-    await page.evaluate(  # the same color as text, which can be measured
+    await page.evaluate(  # the same color for text, whose contrast can be measured
         "() => { const seen = document.createElement('p'); seen.textContent = 'ABCD';"
         " seen.style.color = getComputedStyle(document.querySelector('.code'), '::placeholder').color;"
         " document.querySelector('main form').append(seen); }"
@@ -330,7 +330,7 @@ async def test_what_a_code_looks_like_can_be_read_in_its_field(room: Room, page:
     assert await page.evaluate(_CONTRAST) >= 4.5
 
 
-# The lowest contrast of any visible text with its background (WCAG 2.2, 1.4.3).
+# The lowest contrast between any visible text and its background (WCAG 2.2, 1.4.3).
 _CONTRAST = """() => {
   const parse = c => c.match(/[\\d.]+/g).map(Number);
   const light = c => { const [r, g, b] = parse(c).slice(0, 3).map(v => { v /= 255;
@@ -367,7 +367,7 @@ async def test_two_people_in_two_profiles_do_not_meet(room: Room, browser: Brows
 
 
 async def test_an_agent_may_send_the_browser_on_to_its_own_web_site(room: Room, page: Page) -> None:
-    """Browsers apply form-action to every redirect after a form, the agent's own included."""
+    """Browsers apply form-action to every redirect after a form, including the agent's own."""
     user = await room.user()
     listening, elsewhere = free_socket(), free_socket()
     thanks = Agent(f"http://127.0.0.1:{elsewhere.getsockname()[1]}", then=None)

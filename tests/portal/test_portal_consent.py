@@ -1,4 +1,4 @@
-"""The consent page: shown for each new client, readable, inert, and deciding only what was asked."""
+"""The consent page: shown for each new client, readable, inert, and deciding only about what was requested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vault.records import ClientKind
 
 
 async def _redeem(room: Room, location: str, client_id: str) -> None:
-    """Let the grant come to life."""
+    """Redeem the code, so that the grant becomes live."""
     answer = await room.vault.redeem(
         client_id,
         query_of(location)["code"],

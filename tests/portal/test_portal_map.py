@@ -1,4 +1,4 @@
-"""The map on the start page: who can use what, drawn and as a table, for one of each and for very many."""
+"""The map on the start page: who can use what, as a drawing and as a table, for one of each and for very many."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 
 
 def lines(text: str) -> list[str]:
-    """The lines of the drawing, by their titles."""
+    """The lines of the drawing, identified by their titles."""
     return re.findall(r"<title>([^<]*)</title></path>", text)
 
 
 def table(text: str) -> list[str]:
-    """The rows of the table that says the same, in the same words."""
+    """The rows of the table, which has the same content in the same words."""
     body = text.partition('<details class="as-table">')[2].partition("</details>")[0]
     rows = re.findall(r'<tr><th scope="row">(.*?)</tr>', body)
     return [" ".join(re.sub(r"<[^>]*>", " ", one).split()) for one in rows]

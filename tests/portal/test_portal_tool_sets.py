@@ -1,4 +1,4 @@
-"""The person chooses an agent's tools where they let it in, and on the page of agents."""
+"""The person chooses an agent's tools when they let it in, and on the page of agents."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_set_is_chosen_where_the_agent_is_let_in_and_there_again_the_nex
     person = await room.signed_in(user)
     page = await person.open(room.authorize_path(client))
     (form,) = [one for one in forms_of(page.text) if one.action == "/consent"]
-    assert value(form) == [""]  # all that the operator offers, unless the person says otherwise
+    assert value(form) == [""]  # everything that the operator offers, unless the person chooses otherwise
     options = re.findall(r'<option value="([^"]*)"', page.text[page.text.index(f'name="{FIELD}"') :])
     assert options[:5] == ["", "everyday", "read-only", "slack", "google"]
     await let_in(room, person, client, tool_set="read-only")
@@ -99,7 +99,7 @@ async def test_an_old_form_does_not_overwrite_a_newer_choice(room: Room) -> None
     refused = await person.submit(old, {FIELD: "everyday"}, form=form.action)
     assert refused.status_code == 409
     assert await get_tool_set(room, user, client) == "read-only"
-    untouched = await person.submit(old, {}, form=form.action)  # it changes something else
+    untouched = await person.submit(old, {}, form=form.action)  # a form that changes something else
     assert untouched.status_code == 200
     assert await get_tool_set(room, user, client) == "read-only"
     new = await person.open(agent_path(client.id))
@@ -128,7 +128,7 @@ async def test_an_agent_without_the_tools_is_not_asked_about_them(room: Room) ->
 
 
 async def registered_again(room: Room, name: str) -> tuple[User, Person, Client, Client]:
-    """The person gave a client of this name a smaller set; now it is there again, under another ID."""
+    """The person gave a client of this name a smaller set; now it has registered again with another ID."""
     user = await room.user()
     person = await room.signed_in(user)
     old = await room.agent(name=name, redirect_uris=("http://localhost:40001/callback",))

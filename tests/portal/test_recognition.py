@@ -1,4 +1,4 @@
-"""Software that registers again: recognized on the consent page, and given what it had by one click, never silently."""
+"""Software that registers again: recognized on the consent page, and given what it had with one click, not silently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def cursor(room: Room, port: int = 40001, **changes: object) -> Client:
 
 
 async def redeem(room: Room, client: Client, answer: httpx2.Response) -> None:
-    """The agent gets its tokens for the code in the answer."""
+    """The agent redeems the code in the answer for its tokens."""
     redeemed = await room.vault.redeem(
         client.id,
         query_of(answer.headers["location"])["code"],
@@ -33,7 +33,7 @@ async def redeem(room: Room, client: Client, answer: httpx2.Response) -> None:
 
 
 async def let_in(room: Room, user: User, client: Client) -> Connection:
-    """The agent is signed in and may use an account of the person's, asked about each time."""
+    """The agent is signed in and may use an account of the person's, with approval for each call."""
     person = await room.signed_in(user)
     page = await person.open(room.authorize_path(client))
     answer = await person.submit(page, form="/consent", button=("decision", "allow"))

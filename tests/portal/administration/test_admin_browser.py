@@ -1,4 +1,4 @@
-"""Administration and the first steps in real Chromium: by keyboard, on a phone, without scripts, and for everyone."""
+"""Administration and the first steps in real Chromium: by keyboard, on a phone, without scripts, and accessibly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    del browser  # first, so that nothing is started only to be skipped
+    del browser  # requested first, so that nothing is started if the tests are skipped
     async with running_room(tmp_path_factory.mktemp("admin")) as opened:
         yield opened
 
@@ -54,7 +54,7 @@ async def test_a_provider_is_set_up_with_the_keyboard_alone(room: Room, browser:
         "That's a client ID of Google; copy the one of this service's app."
     )
     await page.get_by_label("Client ID").fill("Iv1.0123456789abcdef")
-    await expect(page.get_by_label("Client secret")).to_have_value("")  # a refused one isn't sent back either
+    await expect(page.get_by_label("Client secret")).to_have_value("")  # a refused secret isn't sent back either
     await page.get_by_label("Client secret").press_sequentially("0123456789abcdef0123456789abcdef01234567")
     await page.keyboard.press("Enter")
     await expect(page.get_by_text("GitHub is set up.")).to_be_visible()
@@ -85,7 +85,7 @@ async def test_a_person_is_added_and_comes_in_without_scripts(room: Room, browse
 
 
 async def test_the_name_of_a_setting_is_shown_as_it_is_written(room: Room, browser: Browser) -> None:
-    """The first letter of other facts is a capital."""
+    """Other facts begin with a capital letter."""
     page = await _signed_in(room, await browser.new_context())
     case = "name => getComputedStyle(name, '::first-letter').textTransform"
     await page.goto(f"{room.url}/administration/settings")

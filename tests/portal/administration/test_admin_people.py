@@ -1,4 +1,4 @@
-"""People as an administrator manages them: links, disabling, administrators, deletion, and what each refuses."""
+"""People as an administrator manages them: links, disabling, administrators, deletion, and each refusal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_new_person_comes_in_with_a_link_that_works_once(room: Room) -> 
     assert "already exists" in taken.text
     made = await admin.submit(form, {"name": "grace"}, form="/new")
     link = _link_in(made)
-    assert link not in (await admin.open(str(made.url))).text  # shown once
+    assert link not in (await admin.open(str(made.url))).text  # shown only once
     grace = await users.find_user(room.deployment.database, "grace")
     assert grace is not None
     assert not grace.is_admin
@@ -94,7 +94,7 @@ async def test_disabling_ends_everything_and_enabling_lets_in_again(room: Room) 
     page = await admin.open(f"{PEOPLE}/{bob.id}")
     assert "is disabled" in (await admin.submit(page, form=f"{bob.id}/disable")).text
     assert "/sign-in" in str((await browser.open("/")).url)
-    stale = await admin.submit(page, form=f"{bob.id}/disable")  # someone did it already
+    stale = await admin.submit(page, form=f"{bob.id}/disable")  # somebody did it already
     assert stale.status_code == 409
     assert "can sign in again" in (await _press(admin, bob, "enable")).text
     assert (await browser.sign_in("bob", PASSWORD)).status_code == 200
@@ -119,7 +119,7 @@ async def test_the_last_administrator_stays(room: Room) -> None:
     await _make_owner(room, bob)
     assert (await _press(admin, alice, "not-admin")).status_code == 200
     assert not (await _current(room, alice)).is_admin
-    assert (await admin.open(PEOPLE)).status_code == 403  # live, in the session that did it
+    assert (await admin.open(PEOPLE)).status_code == 403  # takes effect at once, even in the session that did it
 
 
 async def test_a_disabled_administrator_does_not_count_as_left(room: Room) -> None:
@@ -143,7 +143,7 @@ async def test_two_administrators_cannot_remove_each_other_at_once(database: Dat
             if await users.is_last_admin(transaction, user.id):
                 return False
             checked.set()
-            if meanwhile is not None:  # which has to wait for this one: without that, it is done by then
+            if meanwhile is not None:  # the other must wait for this one; if it doesn't, it finishes now
                 await asyncio.wait({meanwhile}, timeout=0.3)
             return await users.set_role(transaction, user.id, Role.MEMBER)
 
@@ -182,7 +182,7 @@ async def test_nobody_disables_or_deletes_themselves_here(room: Room) -> None:
 
 
 async def test_people_are_found_by_the_beginning_of_their_name(database: Database) -> None:
-    """On both databases, whatever their order of names: no one is left out, no one is shown twice."""
+    """On both databases, whatever the order of names: nobody is left out, nobody is shown twice."""
     names = [f"person {number:04}" for number in range(120)] + ["Ann", "anna", "an-na", "Ángel", "o-brien", "Obama"]
     async with database.transaction() as transaction:
         for name in names:
@@ -207,6 +207,6 @@ async def test_a_session_of_the_person_is_not_made_by_making_a_link(room: Room) 
     admin, bob = await room.signed_in("alice"), await room.user("bob")
     browser = await room.signed_in(bob)
     await _press(admin, bob, "link")
-    assert "/sign-in" not in str((await browser.open("/")).url)  # made, not used: nothing ends
+    assert "/sign-in" not in str((await browser.open("/")).url)  # the link was made but not used, so nothing ends
     rows = await room.deployment.database.fetch("select 1 as one from sessions where user_id = :id", {"id": bob.id})
     assert len(rows) == 1

@@ -21,7 +21,7 @@ GITHUB = "/administration/providers/github"
 CONNECT = "/connections/connect?provider=github"
 FIRST_ID, SECOND_ID = "Iv1.0123456789abcdef", "Iv1.fedcba9876543210"
 SECRET = "0123456789abcdef0123456789abcdef01234567"
-STATED = 10.0  # seconds: "within seconds"; a process looks every LOOK_EVERY
+STATED = 10.0  # seconds; a process looks every LOOK_EVERY
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Process(Place):
 
 @asynccontextmanager
 async def _two_processes(store: Store) -> AsyncGenerator[tuple[Person, Person]]:
-    """A browser of an admin at each of two processes."""
+    """An admin's browser at each of two processes."""
     database = await store.open()
     hashed = await passwords.hash_password(PASSWORD)
     async with database.transaction() as transaction:
@@ -61,7 +61,7 @@ async def _set_up(browser: Person, client_id: str) -> None:
 
 
 async def _consent_with(browser: Person, client_id: str) -> None:
-    """Wait until connecting an account leads to the provider with this client id, or, empty, is refused."""
+    """Wait until connecting an account leads to the provider with this client ID or, if it is empty, is refused."""
     async with asyncio.timeout(STATED):
         while await _client_id_at_consent(browser) != client_id:
             await asyncio.sleep(0.1)

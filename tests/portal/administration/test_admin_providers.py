@@ -1,4 +1,4 @@
-"""Providers set up in the browser: who may, what is refused, and that every process of the vault takes it up."""
+"""Providers set up in the browser: who may, what is refused, and that every process of the vault uses the result."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
 async def _set_up(person: Person, *, path: str = GITHUB, **answers: str | None) -> str:
-    """Send the form of a provider's page; the text that follows."""
+    """Submit the form of a provider's page; returns the text that follows."""
     page = await person.open(path)
     fields: dict[str, str | list[str] | None] = {"client_id": ID, "client_secret": SECRET, **answers}
     return (await person.submit(page, fields, form=form_at(page, path))).text
 
 
 def form_at(page: httpx2.Response, action: str) -> int:
-    """Where on the page the form with exactly this action is."""
+    """The index of the form on the page that has exactly this action."""
     return [one.action for one in forms_of(page.text)].index(action)
 
 
@@ -62,12 +62,12 @@ async def test_an_administrator_sets_a_provider_up_and_removes_it(room: Room, ca
     assert stored is not None
     assert SECRET.encode() not in (stored.sealed or b"")
 
-    assert "GitHub is set up." in await _set_up(admin, client_secret="")  # keeps the secret
+    assert "GitHub is set up." in await _set_up(admin, client_secret="")  # an empty field keeps the secret
     kept = await registrations.get_registration(room.deployment.database, "github")
     assert kept is not None
     opened = await registrations.open_registration(room.deployment.database, room.deployment.keys, kept)
     assert opened == EnteredRegistration(ID, SECRET)
-    with pytest.raises(CiphertextRejected):  # the key of the replaced one is gone
+    with pytest.raises(CiphertextRejected):  # the key of the replaced secret is gone
         await registrations.open_registration(room.deployment.database, room.deployment.keys, stored)
 
     confirm = await admin.open(f"{GITHUB}/remove")
@@ -178,7 +178,7 @@ async def test_a_change_needs_a_recent_sign_in(room: Room) -> None:
     asked = await admin.submit(page, answers, form=form_at(page, GITHUB))
     assert "/sign-in" in str(asked.url)
     assert not _is_configured(room.deployment, "github")
-    assert "sign in again" in (await admin.open(GITHUB)).text.lower()  # shown, and says how to go on
+    assert "sign in again" in (await admin.open(GITHUB)).text.lower()  # shown, with the next step
     back = await admin.sign_in("alice", PASSWORD, page=asked)
     assert str(back.url).endswith(GITHUB)
     assert (await admin.submit(back, answers, form=form_at(back, GITHUB))).status_code == 200
@@ -221,14 +221,14 @@ async def test_the_test_button_says_what_the_provider_says(room: Room) -> None:
 
 @asynccontextmanager
 async def _replica(store: Store, data: Path) -> AsyncGenerator[Deployment]:
-    """One process's view of the vault, with its look for changes."""
+    """One process's view of the vault, which looks for changes."""
     settings = load_settings(overrides={"database": {"url": store.url}})
     async with open_deployment(settings, data=data) as deployment:
         yield deployment
 
 
 async def test_each_process_takes_up_what_another_entered(store: Store) -> None:
-    """Two processes of one database, each with its own pool, keys and catalog: the upkeep's step is all they share."""
+    """Two processes of one database, each with its own pool, keys and catalog: they share only the upkeep's step."""
     (step,) = [one for one in STEPS if one.name == "providers"]
     assert step.every <= 5
     async with _replica(store, store.data) as first, _replica(store, store.data) as second:

@@ -1,4 +1,4 @@
-"""Roles: what an auditor reads, that it changes nothing anywhere, who touches an owner, and roles by group."""
+"""Roles: what an auditor can read, that it can't change anything, who can change an owner, and roles by group."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def last_event(opened: AdminRoom) -> int:
 
 
 def address_of(route: Route, user: User) -> str:
-    """An address of the route."""
+    """The address of the route."""
     given = {
         "user": user.id,
         "provider": "slack",
@@ -79,7 +79,7 @@ async def test_an_auditor_reads_every_page_and_finds_no_form_that_changes_anythi
             assert page.status_code in {known.status_code, 403}, path
             continue
         if page.status_code == 403:
-            assert forms_of(known.text), path  # a page that is only the form of a change
+            assert forms_of(known.text), path  # a page that only contains the form for a change
             continue
         assert page.status_code == 200, path
         read += 1
@@ -107,7 +107,7 @@ async def test_every_changing_page_refuses_an_auditor_and_takes_an_administrator
 
 
 async def post(opened: AdminRoom, person: Person, path: str) -> int:
-    """Post a form with a token of this browser, as a page would have it."""
+    """Post a form with a token of this browser, as a page would."""
     token = csrf.form_token(opened.deployment.keys.subkey("csrf"), session_token(person.http), action=path)
     headers = {"Origin": person.origin}
     return (await person.http.post(path, data={csrf.FIELD: token}, headers=headers)).status_code
@@ -216,7 +216,7 @@ async def test_who_became_an_owner_meanwhile_is_one(admin_room: AdminRoom) -> No
     await people.set_role(admin_room.operator, member, Role.OWNER)
     with pytest.raises(SignInRefused):
         await user_of_link(admin_room.deployment, secret)
-    for change in (people.make_link(admin, member), people.delete(admin, member)):  # with the record from before
+    for change in (people.make_link(admin, member), people.delete(admin, member)):  # with the record before the change
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
@@ -252,7 +252,7 @@ async def test_the_last_owner_stays_one(admin_room: AdminRoom) -> None:
 
 
 async def test_an_event_that_disables_takes_turns_with_an_admin_who_changes_the_person(store: Store) -> None:
-    """Admins first, then the person: the other way around, each would wait for the other."""
+    """Admins first, then the person: in the opposite order, each would wait for the other."""
     database = await store.open()
     try:
         now = database.now()
@@ -268,7 +268,7 @@ async def test_an_event_that_disables_takes_turns_with_an_admin_who_changes_the_
         async with database.transaction() as transaction:
             await users.hold_admins(transaction)
             disabling = asyncio.ensure_future(disable())
-            await asyncio.sleep(0.5)  # until it waits
+            await asyncio.sleep(0.5)  # until it is waiting
             await users.hold_user(transaction, person.id)
             await users.set_role(transaction, person.id, Role.OWNER)
         assert await disabling == "disable"

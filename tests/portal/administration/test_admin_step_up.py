@@ -1,4 +1,4 @@
-"""Administration behind a passkey: no change passes without it, each passes with it, and reading needs none."""
+"""Administration behind a passkey: no change succeeds without it, each succeeds with it, and reading needs none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def administrator(room: Room) -> Holder:
 
 
 async def _prove(room: Room, person: Person) -> None:
-    """As a sign-in with a passkey leaves the session."""
+    """Mark the session as a sign-in with a passkey does."""
     found = await sessions.find_session(
         room.deployment.database, session_token(person.http), now=room.deployment.now(), idle_lifetime=SESSION_IDLE
     )
@@ -56,14 +56,14 @@ async def _prove(room: Room, person: Person) -> None:
 
 
 def _changing_paths(room: Room) -> Iterator[str]:
-    """The path of each administration page that takes a form, with something in place of its parameters."""
+    """The path of each administration page that accepts a form, with values for its parameters."""
     for route in admin_routes(room.deployment):
         if "POST" in (route.methods or ()):
             yield re.sub(r"\{[a-z]+(:path)?\}", "nothing", route.path)
 
 
 async def _post(room: Room, person: Person, path: str) -> httpx2.Response:
-    """A valid form with no more than what every form has."""
+    """A valid form that contains only what every form has."""
     token = csrf.form_token(room.deployment.keys.subkey("csrf"), session_token(person.http), action=path)
     return await person.http.post(path, data={csrf.FIELD: token}, headers={"Origin": room.url})
 

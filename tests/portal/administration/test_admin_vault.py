@@ -1,4 +1,4 @@
-"""Agents of everyone, the vault's own pages, and the first steps, as an administrator and a new person see them."""
+"""Everyone's agents, the vault's own pages, and the first steps, as seen by an administrator and a new person."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_cutting_an_agent_off_ends_it_for_everybody_at_the_next_call(room:
     assert "is cut off" in done.text
     assert await calls(tokens.access_token) == 401
     assert await calls(other.access_token) != 401  # the twin: another agent stays
-    assert (await admin.submit(confirm, form="/cut-off")).status_code == 404  # done already
+    assert (await admin.submit(confirm, form="/cut-off")).status_code == 404  # it was done already
     (removed,) = [one for one in await room.events() if one.kind == "client.removed"]
     assert (removed.client_id, removed.details["by"]) == (tokens.client_id, "alice")
 
@@ -141,7 +141,7 @@ async def test_settings_show_their_origin_and_no_secret(
     page = await (await room.signed_in("alice")).open("/administration/settings")
     assert secret not in page.text
     assert "providers.slack.client_id" in page.text
-    assert "tokens.code_lifetime" not in page.text  # has its default
+    assert "tokens.code_lifetime" not in page.text  # it still has its default
     everything = await (await room.signed_in("alice")).open("/administration/settings?show=all")
     assert "tokens.code_lifetime" in everything.text
     assert secret not in everything.text

@@ -39,7 +39,7 @@ class Place:
         return endpoint, made
 
     async def fail(self, endpoint: EventEndpoint, *, number: int) -> None:
-        """Events that the endpoint has given up for good."""
+        """Events that the endpoint gave up on for good."""
         deployment = self.admin.room.deployment
         for _ in range(number):
             async with deployment.transaction() as transaction:
@@ -134,7 +134,7 @@ async def test_who_is_no_admin_neither_sees_nor_changes_endpoints(place: Place) 
         assert (await bob.http.get(path)).status_code == 403
         assert (await place.alice.http.get(path)).status_code == 200
     path, deployment = f"{WEBHOOKS}/{endpoint.id}/remove", place.admin.room.deployment
-    for person, status, left in ((bob, 403, 1), (place.alice, 303, 0)):  # each with their own token
+    for person, status, left in ((bob, 403, 1), (place.alice, 303, 0)):  # each with a token of their own
         token = csrf.form_token(deployment.keys.subkey("csrf"), session_token(person.http), action=path)
         answer = await person.http.post(path, data={csrf.FIELD: token}, headers={"Origin": person.origin})
         assert answer.status_code == status

@@ -1,4 +1,4 @@
-"""Refusals to an administrator or a directory that no page leads to, each with the same request that passes."""
+"""Refusals to an administrator or a directory that no page leads to, each with the same request that succeeds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_an_account_that_stands_for_its_person_alone_is_not_a_groups(admin
 
 
 async def test_a_service_of_ones_own_takes_no_registration_and_no_accounts_of_a_file(admin: AdminRoom) -> None:
-    """It has an audience: its tokens are the vault's own."""
+    """It has an audience, so its tokens are the vault's own."""
     rules = ImportRules(scopes={"orders": frozenset({"read"}), "slack": frozenset({"channels:read"})})
     for name, said in (("orders", "unknown provider"), ("slack", NEW)):
         row = ImportedAccount(1, ("alice",), name, account="U1", refresh_token="rt", account_is_ours=True)

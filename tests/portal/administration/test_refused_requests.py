@@ -1,4 +1,4 @@
-"""Reasons to refuse an answer to an access request, each with the same answer that passes."""
+"""Reasons to refuse an answer to an access request, each with the same answer that succeeds."""
 
 from __future__ import annotations
 

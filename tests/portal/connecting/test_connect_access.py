@@ -1,4 +1,4 @@
-"""How much of what an agent asks for its person allows on the connect page: nothing that writes is chosen for them."""
+"""How much of an agent's request its person allows on the connect page: nothing that writes is preselected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _open_connect_page(
 async def _send(
     person: Person, page: httpx2.Response, answers: dict[str, str | list[str] | None], *, decision: str = "allow"
 ) -> httpx2.Response:
-    """The form as a browser sends it, with nothing chosen but these answers."""
+    """Send the form as a browser does, with only these answers selected."""
     form = next(one for one in forms_of(page.text) if "/connect/" in one.action)
     data: dict[str, list[str]] = {"decision": [decision]}
     for name, value in form.fill_in(answers):

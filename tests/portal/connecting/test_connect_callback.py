@@ -1,4 +1,4 @@
-"""The way back from a provider: whose browser, which `state`, whose answer, and what is left when it fails."""
+"""The way back from a provider: whose browser, which `state`, whose answer, and what is left after a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connecting an account: whose link it is, which browser may finish, what the provider says, and what is stored."""
+"""Connecting an account: who owns the link, which browser may finish, what the provider says, and what is stored."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_asking_for_more_keeps_what_the_account_has(room: Room) -> None:
 
 
 async def test_connecting_again_asks_for_what_was_granted_and_what_is_missing(room: Room) -> None:
-    """Google does not add up: what is not asked again is not in the new answer."""
+    """Google doesn't accumulate scopes: whatever isn't requested again is missing from the new answer."""
     user, person, client = await someone(room)
     await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
     (before,) = await accounts_of(room, user)

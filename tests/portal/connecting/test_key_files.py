@@ -1,4 +1,4 @@
-"""A key file in real Chromium: chosen instead of pasted, it is read into its field and sent like any other."""
+"""A key file in real Chromium: chosen instead of pasted, it is read into its field and sent like any other key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.rooms.portal_room import accounts_of
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 
-# As OpenSSL writes it: with what PKCS#12 calls the key, and with a byte order mark by some editors.
+# As OpenSSL writes it, with what PKCS#12 calls the key, and with the byte order mark that some editors add.
 NOTED = "\ufefffriendlyName: Müller\n-----BEGIN C-----\nAA==\n-----END C-----\n".encode()
 
 
@@ -41,7 +41,7 @@ async def test_a_key_file_is_chosen_read_and_sent(room: KeyRoom, browser: Browse
     field, choice = page.locator("#field-key_file"), page.locator("[data-fills=field-key_file] input")
     for name, raw, shown in (
         ("one.pem", b"-----BEGIN A-----\n", "-----BEGIN A-----\n"),
-        ("two.pem", b"-----BEGIN B-----\n", "-----BEGIN A-----\n-----BEGIN B-----\n"),  # a key after its certificate
+        ("two.pem", b"-----BEGIN B-----\n", "-----BEGIN A-----\n-----BEGIN B-----\n"),  # the key after its certificate
         ("noted.pem", NOTED, "-----BEGIN A-----\n-----BEGIN B-----\n-----BEGIN C-----\nAA==\n-----END C-----\n"),
         ("binary.p12", b"\x30\x82\x00\xff", "MIIA/w=="),
         ("key.json", content.encode(), content),

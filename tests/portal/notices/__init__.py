@@ -1,1 +1,1 @@
-"""Tests of what reaches people when they are not at a page: notifications, and approvals answered in them."""
+"""Tests of what reaches people who aren't on a page: notifications, and approvals answered in them."""

@@ -1,1 +1,1 @@
-"""Signing in: passwords, passkeys, OpenID Connect, and proving more for one page."""
+"""Signing in: passwords, passkeys, OpenID Connect, and confirming a sign-in for a single page."""

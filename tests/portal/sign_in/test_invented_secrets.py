@@ -1,4 +1,4 @@
-"""A stranger's request with an invented secret only reads: it is answered while no one can write to the database."""
+"""A stranger's request with an invented secret only reads: it gets an answer even while nobody can write."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vault.handles import PREFIX
 __all__ = ["provider", "room", "shared_openid_room"]  # fixtures
 
 INVENTED = "x" * 43
-SECONDS = 5.0  # an answer that needs no lock comes much sooner; one that does never comes
+SECONDS = 5.0  # an answer that needs no lock comes much sooner; one that needs it never comes
 
 
 @asynccontextmanager
 async def nobody_writes(room: Room) -> AsyncGenerator[None]:
-    """Hold the one write transaction that SQLite has."""
+    """Hold SQLite's only write transaction."""
     async with room.deployment.transaction(), asyncio.timeout(SECONDS):
         yield
 

@@ -1,4 +1,4 @@
-"""Groups from an OpenID Connect provider's claims, and people whom the directory named before they came."""
+"""Groups from an OpenID Connect provider's claims, and people whom the directory added before their first sign-in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def shared_openid_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncG
 
 
 async def groups_after(room: Room, provider: OpenIDDouble, claim: object, *, at: str = "company") -> set[str]:
-    """The names of the person's groups after a sign-in whose ID token says this."""
+    """The names of the person's groups after a sign-in whose ID token has these claims."""
     provider.change_claims = lambda claims: claims if claim is None else claims | {"groups": claim}
     assert (await sign_in(await room.browser(), at)).status_code == 200
     user = await user_of(room, provider)
@@ -91,10 +91,10 @@ async def test_a_provisioned_person_is_linked_at_their_first_sign_in(room: Room,
     expected = await provision_user(room, name, f"oid-{name}")
     provider.subject = f"pairwise-{name}"
     provider.change_claims = lambda claims: claims | {"oid": f"oid-{name}"}
-    assert (await sign_in(await room.browser(), "closed")).status_code == 403  # the same, without the setting
+    assert (await sign_in(await room.browser(), "closed")).status_code == 403  # the same person, without the setting
     assert (await sign_in(await room.browser(), "directory")).status_code == 200
     assert await user_of(room, provider) == expected
-    assert (await sign_in(await room.browser(), "closed")).status_code == 200  # linked for good
+    assert (await sign_in(await room.browser(), "closed")).status_code == 200  # the link is permanent
 
 
 @pytest.mark.parametrize("claim", [{}, {"oid": ""}, {"oid": 7}, {"oid": "somebody else"}, {"sub": "oid-erik"}])

@@ -1,4 +1,4 @@
-"""Whom an OpenID Connect provider lets in: no one new unless the operator says so, and no one by a name alone."""
+"""Whom an OpenID Connect provider lets in: nobody new unless the operator allows it, and nobody by a name alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_whoever_is_not_let_in_reads_which_identity_the_operator_links(
     told = html.unescape(page.text)
     assert provider.subject in told
     assert f"at {provider.url}" in told
-    assert provider.subject not in page.text  # escaped
+    assert provider.subject not in page.text  # it is escaped
     assert await user_of(room, provider) is None
 
 
@@ -116,7 +116,7 @@ async def test_the_address_is_asked_for_only_where_a_domain_decides(room: Room, 
 @pytest.mark.parametrize(
     ("claims", "is_of_it"),
     [
-        (CONFIRMED, False),  # anyone can confirm an address of a domain that has no Workspace, and keep it
+        (CONFIRMED, False),  # anyone can confirm an address of a domain without a Workspace, and keep it
         (CONFIRMED | {"hd": "company.example"}, True),
         (CONFIRMED | {"hd": "other.example"}, False),
         ({"hd": "Company.Example"}, True),

@@ -1,4 +1,4 @@
-"""Passkeys over plain HTTP with a software authenticator: each check of WebAuthn, with the answer that passes it."""
+"""Passkeys over plain HTTP with a software authenticator: each check of WebAuthn, with an answer that passes it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ALL_OF_THEM, ADD, SIGN_IN = "/account/passkeys", "/account/passkeys/new", "/sign
 
 @pytest.fixture(scope="module")
 async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    overrides = {"sign_in": {"failures_per_address": 12}}  # enough here, and soon reached
+    overrides = {"sign_in": {"failures_per_address": 12}}  # enough for these tests, and soon reached
     async with running_room(tmp_path_factory.mktemp("passkeys"), overrides=overrides) as opened:
         yield opened
 
 
 @pytest.fixture
 async def room(shared_room: Room) -> AsyncGenerator[Room]:
-    """Each test in its own windows: time only goes on."""
+    """Each test has its own rate windows, because time only moves forward."""
     shared_room.deployment.database.clock_offset += 10 * QUARTER
     yield shared_room
 
@@ -65,7 +65,7 @@ async def holder(room: Room) -> Holder:
 
 
 def options_of(page: httpx2.Response) -> str:
-    """What the page would ask the browser for."""
+    """What the page would request from the browser."""
     found = re.search(r'data-options="([^"]*)"', page.text)
     assert found is not None, page.text
     return html.unescape(found[1])
@@ -373,7 +373,7 @@ async def signin_session(room: Room, person: Person) -> Session:
 @settings(max_examples=60, database=None)
 @given(st.data())
 def test_no_answer_however_broken_is_more_than_refused(data: st.DataObject) -> None:
-    """py_webauthn reads what strangers send: whatever it raises must be a refusal."""
+    """py_webauthn reads what strangers send: whatever it raises must become a refusal."""
     import webauthn
     from webauthn.helpers.exceptions import WebAuthnException
 

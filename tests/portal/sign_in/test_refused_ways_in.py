@@ -1,4 +1,4 @@
-"""Ways in that are refused late: by what happened since they began, or for what only a changed page sends."""
+"""Sign-ins that are refused late: because of what happened since they began, or for input only a changed page sends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "s" * 43
 
 
 def make_passkey(room: Room, user: User) -> ceremonies.Answer:
-    """What a device answers that makes a passkey for the person."""
+    """The answer of a device that creates a passkey for the person."""
     options = ceremonies.adding_options(room.deployment, user, (), secret=SECRET)
     return read_answer(Authenticator(room.url).create(options))
 
@@ -96,7 +96,7 @@ async def test_of_many_who_use_an_owners_link_at_once_one_is_let_in(room: Room) 
 
 
 async def link_after(room: Room, kind: str, ended: str) -> tuple[str, User]:
-    """The secret of a link that was made for someone whom another admin just disabled or deleted."""
+    """The secret of a link for a person whom another admin has just disabled or deleted."""
     user, now = await room.user(), room.deployment.now()
     async with room.deployment.transaction() as transaction:
         if ended == "disabled":

@@ -79,7 +79,7 @@ async def test_who_must_sign_in_again_must_do_so_at_the_provider_too(room: Room,
 
 
 async def _begin_again(person: Person, return_to: str) -> str:
-    """Our redirect to the provider, of someone who has to sign in again."""
+    """Our redirect to the provider for a person who must sign in again."""
     answer = await person.http.get("/sign-in/openid/company", params={"return_to": return_to, "again": "1"})
     return answer.headers["location"]
 
@@ -123,7 +123,7 @@ async def test_an_id_token_says_when_the_person_signed_in_only_where_that_is_kno
 async def test_a_new_session_does_not_make_an_old_sign_in_at_the_provider_fresh(
     room: Room, provider: OpenIDDouble
 ) -> None:
-    """The provider knows the person from before and asks nothing, although it was told to."""
+    """The provider knows the person already and asks nothing, although it was told to."""
     client = await room.agent()
     for age, is_fresh in ((1000, False), (5, True), (-1000, True), (None, False)):
         auth_time = None if age is None else room.deployment.now() - age
@@ -274,7 +274,7 @@ async def test_an_id_token_that_the_provider_did_not_sign_signs_nobody_in(
 async def test_a_new_key_of_the_provider_signs_people_in_whatever_its_kind(
     room: Room, provider: OpenIDDouble, algorithm: str, key: RSAKey | ECKey | OKPKey
 ) -> None:
-    """Without a restart, ten seconds after the last look; what the old key signs ends with it."""
+    """Without a restart, ten seconds after the last fetch; from then on, signatures of the old key are refused."""
     assert (await sign_in(await room.browser())).url.path == "/activity"
     old, provider.key, provider.algorithm = provider.key, key, algorithm
     try:
@@ -427,7 +427,7 @@ async def test_the_client_authenticates_the_way_that_the_provider_knows(room: Ro
 @pytest.mark.parametrize("document", ["token", "keys"])
 async def test_an_answer_that_is_no_answer_signs_nobody_in(room: Room, provider: OpenIDDouble, document: str) -> None:
     provider.broken = document
-    room.deployment.database.clock_offset += 3600  # the keys of before are kept no longer
+    room.deployment.database.clock_offset += 3600  # the earlier keys are no longer kept
     person = await room.browser()
     page = await sign_in(person)
     assert page.status_code == 403

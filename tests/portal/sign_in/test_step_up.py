@@ -67,7 +67,7 @@ def action_of(page: httpx2.Response) -> str:
 
 
 async def question(room: Room, user: User, tool: str) -> Approval:
-    """What an agent asks this person."""
+    """A question that an agent asks this person."""
     client, deployment = await room.agent(), room.deployment
     connection = await _account(room, user, "google")
     principal = Principal(user.id, client.id, "grant", frozenset({"tools"}), f"{room.url}/mcp")
@@ -188,7 +188,7 @@ async def test_who_has_no_passkey_is_led_to_add_one_and_back(room: Room) -> None
 
 
 async def test_the_rule_is_in_the_code_that_answers_and_that_connects(room: Room) -> None:
-    """Not in a page: a session without proof is refused by both, one with it passes, and so does the operator."""
+    """Not in a page: both refuse a session without proof and accept one with it, and the operator needs none."""
     user, now, deployment = await room.user(), room.deployment.now(), room.deployment
     weak = Session(b"", user.id, created_at=now, seen_at=now, expires_at=now + RECENT)
     strong = replace(weak, proved_at=now)
