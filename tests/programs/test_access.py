@@ -1,4 +1,4 @@
-"""Which account a program's call is made with, and what the person is asked for it: without a program."""
+"""Which account a program's call uses, and what the person is asked: tested without a program."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_questions_that_differ_are_asked_beside_each_other(room: ProgramRo
                 await asyncio.sleep(0.02)
         await room.allow(READ | {"issues:read"})
         assert {(await one).connection_id for one in asked} == {room.account.id}
-    assert len(room.said) == 2  # calls that one answer allows wait for it together
+    assert len(room.said) == 2  # calls that one answer would allow wait for it together
 
 
 async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> None:
@@ -183,7 +183,7 @@ async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> No
             await room.allow(READ, connection=bob)
             assert await code_of(access.choose(*issues)) == "account_required"
             assert room.said == []
-        for _ in range(2):  # the second time as before: one with a link is
+        for _ in range(2):  # the second time, too: a link exists already
             assert await code_of(access.choose(*issues)) == "delegation_required"
             assert len(room.said) == 1
 
@@ -197,7 +197,7 @@ async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
     async with room.access() as access:
         chosen = await access.choose(*calls("/user"))
         assert len({*await asyncio.gather(*(access.handle(chosen) for _ in range(3)))}) == await count() == 1
-        deployment.database.clock_offset += 285  # it ends 15 seconds later
+        deployment.database.clock_offset += 285  # its lifetime ends 15 seconds later
         try:
             await access.handle(chosen)
             assert await count() == 2

@@ -1,4 +1,4 @@
-"""The program's process: signals reach it, also while it starts."""
+"""The program's process: signals reach it, even while it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.programs.child import run_child
 
 
 class SignalingEnvironment(Mapping[str, str]):
-    """This process's environment; a signal arrives while it is read for a program that starts."""
+    """This process's environment; a signal arrives while it is read for a starting program."""
 
     def __init__(self, number: signal.Signals) -> None:
         self._number = number
@@ -58,7 +58,7 @@ async def test_a_running_program_gets_our_signals(tmp_path: Path, number: signal
 
 @pytest.fixture
 def bare(tmp_path: Path) -> str:
-    """A PATH that has a shell and `sleep`, and no `setpriv`."""
+    """A PATH that has a shell and `sleep`, but no `setpriv`."""
     for name in ("sh", "sleep"):
         (tmp_path / name).symlink_to(shutil.which(name) or f"/bin/{name}")
     return str(tmp_path)

@@ -1,4 +1,4 @@
-"""What an agent is called that `token-vault run` starts without a name."""
+"""The name of an agent that `token-vault run` starts without a name."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ USES: Mapping[str, tuple[Mapping[str, object], set[str]]] = {
 
 
 def left_of(names: Collection[str], settings: Mapping[str, object], *, providers: Collection[str] = ()) -> set[str]:
-    """Which of these variables a program still has, with the person's value."""
+    """Which of these variables the program still has, with the person's value."""
     own = OwnVariables(Settings.model_validate(settings))
     made = environment_of(dict.fromkeys(names, "of-the-person"), PLACE, providers, own=own)
     return {name for name in names if made.get(name) == "of-the-person"}

@@ -1,4 +1,4 @@
-"""Compressed bodies of the program: unpacked whole, or refused."""
+"""Compressed bodies from the program: decompressed completely, or refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from server.programs.wire import PIECE, Exchange, Wire
 from server.proxy.wire import ProxyRefused
 
-BODY = bytes(range(256)) * 1000  # several pieces
+BODY = bytes(range(256)) * 1000  # several chunks
 PACKED = gzip.compress(BODY, mtime=0)
 
 
 async def unpack(content: bytes, *, encoding: str = "gzip", step: int = 4096) -> bytes:
-    """What the exchange gives of a body that arrives in chunks of this size."""
+    """What the exchange makes of a body that arrives in chunks of this size."""
     head = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: {encoding}\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = [content[start : start + step] for start in range(0, len(content), step)]
     ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""How a vault elsewhere is told of the hosts that a program was refused: one at a time, and no longer than the run."""
+"""How a remote vault is told about hosts that a program was refused: one at a time, and no longer than the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}"
 
 @dataclass
 class SlowVault:
-    """A vault elsewhere that answers when it is let."""
+    """A remote vault that answers only when the test allows it."""
 
     asked: list[str] = field(default_factory=list[str])
     under_way: int = 0

@@ -1,4 +1,4 @@
-"""`token-vault run`: real programs call a provider through the proxy, with credentials that they never have."""
+"""`token-vault run`: real programs call a provider through the proxy, with credentials that they never see."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ PYTHON = {
 
 @pytest.mark.parametrize(
     "library",
-    ["urllib", "requests", pytest.param("httpx", marks=pytest.mark.long)],  # the variable of urllib's
+    ["urllib", "requests", pytest.param("httpx", marks=pytest.mark.long)],  # both read the variable for urllib
 )
 async def test_python_reads(room: ProgramRoom, library: str) -> None:
     ran = await room.python(f"URL = {USER!r}; {PYTHON[library]}")
@@ -112,7 +112,7 @@ async def test_the_environment_has_a_placeholder_and_no_secret_of_the_vault(room
     assert str(seen["GH_TOKEN"]).startswith("token-vault-")
     assert TOKEN not in str(seen)
     assert seen["NO_PROXY"] == ""
-    assert not Path(str(seen["SSL_CERT_FILE"])).exists()  # it ended with the program
+    assert not Path(str(seen["SSL_CERT_FILE"])).exists()  # the file was removed with the program
 
 
 async def test_another_host_is_refused_recorded_and_said_unless_it_is_allowed(room: ProgramRoom) -> None:
@@ -126,7 +126,7 @@ async def test_another_host_is_refused_recorded_and_said_unless_it_is_allowed(ro
     assert (event.outcome, event.details["host"], event.details["code"]) == ("refused", "localhost", "host_refused")
     other = address.replace("127.0.0.1", "localhost")
     reached = await room.run("curl", "-sS", "--max-time", "60", other, allows_other_hosts=True)
-    assert reached.json == {"message": "Bad credentials"}  # it goes out as it is
+    assert reached.json == {"message": "Bad credentials"}  # the request goes out unchanged
     assert dict(reached.record.hosts) == {("localhost", "ok"): 1}
     tunneled = await room.run("curl", "-sS", "--max-time", "60", "--proxytunnel", other, allows_other_hosts=True)
     assert tunneled.json == {"message": "Bad credentials"}
@@ -236,6 +236,6 @@ async def test_handles_end_with_the_program(room: ProgramRoom) -> None:
     needs("curl")
     await room.run("curl", "-sS", "--max-time", "60", USER)
     (event, *_) = await room.events("handle.issued")
-    assert event.details["scopes"] == "metadata:read"  # the rule's, not all that the agent may do
+    assert event.details["scopes"] == "metadata:read"  # only the rule's scope, not everything that the agent may do
     rows = await room.vault.deployment.database.fetch("select count(*) as n from handles", {})
     assert rows[0]["n"] == 0

@@ -1,4 +1,4 @@
-"""The command itself: its own process, the program's, and how one ends with the other."""
+"""The command itself: its own process, the program's process, and how one ends with the other."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_the_environment_is_printed_and_works_until_it_is_ended(place: Pla
     async with start_run(place, "--print-env", "--agent", "one") as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
-            printed = (await process.stdout.read()).decode()  # to its end, as $(...) reads
+            printed = (await process.stdout.read()).decode()  # until the end, as $(...) reads
         variables = dict(line.removeprefix("export ").split("=", 1) for line in printed.splitlines() if "=" in line)
         assert variables["VAULT_RUN_PID"] == str(process.pid)
         assert variables["HTTPS_PROXY"].startswith("http://run:")
@@ -103,7 +103,7 @@ async def test_a_signal_that_the_shell_ignores_for_us_ends_nothing() -> None:
 async def test_whoever_reads_the_environment_can_end_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def write(self, text: str, /) -> int:
-            os.kill(os.getpid(), signal.SIGTERM)  # would end the tests
+            os.kill(os.getpid(), signal.SIGTERM)  # without a handler, this would end the tests
             return super().write(text)
 
         def fileno(self) -> int:
@@ -118,7 +118,7 @@ async def test_whoever_reads_the_environment_can_end_us(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(signal.SIGTERM, id="told", marks=pytest.mark.long),  # test_child.py has it without the command
+        pytest.param(signal.SIGTERM, id="told", marks=pytest.mark.long),  # test_child.py tests it without the command
         pytest.param(signal.SIGKILL, id="killed"),
     ],
 )

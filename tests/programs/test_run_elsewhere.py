@@ -1,4 +1,4 @@
-"""`token-vault run --url`: programs here, accounts at a vault elsewhere, and no credential on the way back."""
+"""`token-vault run --url`: programs here, accounts in a remote vault, and no credential on the way back."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def shared_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncGen
 async def sign_agent_in(
     vault: RunningVault, person: Person, *, grant_types: Sequence[str] = RUNS, scope: str = SCOPE, **proof: str
 ) -> Tokens:
-    """What an agent has after its sign-in for `run --url`."""
+    """What an agent has after it signed in for `run --url`."""
     client_id = str((await vault.register(grant_types=list(grant_types)))["client_id"])
     answer, verifier = await vault.authorize(person, client_id, scope=scope)
     form = {
@@ -383,7 +383,7 @@ async def allow(there: Elsewhere, client_id: str, scopes: frozenset[str]) -> Non
 
 
 async def test_a_signed_in_command_runs_a_program(there: Elsewhere, tmp_path: Path) -> None:
-    """The command line as a whole, from its registration to the program's call."""
+    """The whole command, from its registration to the program's call."""
     machine = Machine(there.room.vault.url, tmp_path / "data")
     with machine.errors.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""git behind `token-vault run` with hosts other than GitHub: git's own server wants each host's Basic credential."""
+"""git behind `token-vault run` with hosts other than GitHub: git's own server requires each host's Basic credential."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.harness import running_vault
 from tests.support.rooms.program_room import AGENT, TOKEN, ProgramRoom
 from vault.records import Connection
 
-# By provider: the user of Basic, where a repository is, and what permits to read and to push.
+# By provider: the user name of Basic, the path of a repository, and the scopes to read and to push.
 HOSTS = {
     "gitlab": ("oauth2", "{}", {"read_repository"}, {"write_repository"}),
     "gitea": ("oauth2", "{}", {"read:repository"}, {"write:repository"}),
@@ -44,7 +44,7 @@ async def shared_git_room(
                 "client_id": "ours",
                 "client_secret": "secret",
                 **here,
-                "apis": {"main": f"{host.url}/{name}/api", "git": f"{host.url}/{name}"},  # below git's, as at GitLab
+                "apis": {"main": f"{host.url}/{name}/api", "git": f"{host.url}/{name}"},  # below git's, like GitLab's
             }
             for name in ("gitlab", "gitea", "bitbucket")
         }

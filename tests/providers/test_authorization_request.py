@@ -1,4 +1,4 @@
-"""The one way in which an authorization request is written."""
+"""The only way in which an authorization request is written."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Provider files whose accounts are connected by a credential that people enter: what is refused, and the same without
-that fault.
+"""Provider files for accounts that people connect by entering a credential.
+
+Each refused file has a twin without that fault.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ async def test_the_proxy_asks_for_no_token_of_a_page(place: Room, path: str) -> 
     assert len(place.simulator.books()["api_calls"]) == before
     allowed = await handle.call("GET", "/me/accounts?fields=id,name", api="main")  # the twin
     assert [set(page) for page in allowed.json()["data"]] == [{"id", "name"}] * 2
-    assert not (await post(place, agent, PAGE)).is_error  # the tool may ask
+    assert not (await post(place, agent, PAGE)).is_error  # the tool may request it
 
 
 def test_no_declared_tool_asks_for_it_either(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_no_declared_tool_asks_for_it_either(tmp_path: Path) -> None:
         data_tools([(path, read_tool_file(path))], load_catalog())
     telling = QUESTION.replace('query = { fields = "access_token" }\n', "").replace('"/{page}"', '"/{page}/feed"')
     path.write_text(telling.replace('"GET"', '"POST"').replace("read", "create"))
-    assert data_tools([(path, read_tool_file(path))], load_catalog())  # the twin: what tells no secret
+    assert data_tools([(path, read_tool_file(path))], load_catalog())  # the twin: data that contains no secret

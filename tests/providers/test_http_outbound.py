@@ -1,4 +1,4 @@
-"""The outbound client: address guard, one arrival per send, deadlines, size, what failures mean."""
+"""The outbound client: address guard, one arrival per send, deadlines, size, and what failures mean."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_a_name_with_any_forbidden_address_is_not_connected_to(
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked(canary: ScriptedServer) -> None:
-    """A rebinding name server gives a good address first and another later; no one asks it a second time."""
+    """A rebinding name server gives a good address first and another one later; nobody asks it a second time."""
     given = iter([["127.0.0.1"], ["127.0.0.2"]])
 
     async def lookup(host: str, port: int) -> Sequence[str]:
@@ -169,9 +169,9 @@ def test_plain_https_urls_are_allowed() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST", "PATCH", "HEAD"])
 async def test_a_request_whose_answer_is_lost_arrives_exactly_once(http: Outbound, method: str) -> None:
-    """Also on a kept connection, where aiohttp would repeat GET, PUT and DELETE by itself."""
+    """Also on a reused connection, on which aiohttp would itself repeat GET, PUT and DELETE."""
     async with scripted_server(lambda _: Reply(body=b"")) as server:
-        await http.send(OutboundRequest("GET", server.url))  # leaves a connection to be reused
+        await http.send(OutboundRequest("GET", server.url))  # leaves a connection that can be reused
         server.arrivals.clear()
         server.answer = lambda _: Reply(close=True)
         with pytest.raises(NoAnswer):
@@ -280,7 +280,7 @@ async def test_an_answer_that_came_while_the_process_stood_still_is_read_after_t
 
 @pytest.mark.requirement("S-148")
 async def test_a_server_that_does_not_accept_is_given_up_within_the_connect_timeout() -> None:
-    listening = socket.socket()  # listens, but its queue is full: connecting hangs
+    listening = socket.socket()  # it listens, but its queue is full, so connecting hangs
     listening.bind(("127.0.0.1", 0))
     listening.listen(0)
     address = listening.getsockname()

@@ -1,4 +1,4 @@
-"""Answers and bodies that pass through piece by piece, under the same address, size and deadline rules."""
+"""Answers and bodies that are streamed, under the same rules for address, size and deadline."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_body_of_unknown_length_is_sent_in_pieces_and_arrives_whole() ->
 
 @pytest.mark.parametrize("size", [1000, 1001])
 async def test_a_streamed_answer_ends_at_the_limit(size: int) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * size  # no length: only counting shows it
+    raw = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * size  # without a length, only counting finds it
     async with Outbound(LOOPBACK) as http, scripted_server(lambda _: Reply(raw=raw)) as server:
         request = OutboundRequest("GET", server.url, max_bytes=1000)
         if size == 1000:

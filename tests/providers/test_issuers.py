@@ -25,14 +25,14 @@ Door = Callable[[ExchangeRoom, OpenIDDouble, str, str], Awaitable[bool]]
 
 @pytest.fixture(scope="module")
 async def provider() -> AsyncGenerator[OpenIDDouble]:
-    """A provider whose issuer really ends in a slash."""
+    """A provider whose issuer actually ends in a slash."""
     async with running_openid(lambda: int(time.time())) as double:
         yield double
 
 
 @pytest.fixture(scope="module")
 async def place(provider: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    """A vault that knows it with its slash (`right`) and without (`wrong`), for sign-in and for foreign tokens."""
+    """A vault that knows the issuer with its slash (`right`) and without (`wrong`), for sign-in and external tokens."""
     names = {"right": f"{provider.url}/", "wrong": provider.url}
     people = {name: provider.settings() | {"issuer": issuer} for name, issuer in names.items()}
     issuers = {name: {"issuer": issuer, "audience": AUDIENCE} for name, issuer in names.items()}
@@ -56,7 +56,7 @@ def slash(provider: OpenIDDouble) -> None:
 
 
 async def _connect(place: ExchangeRoom, provider: OpenIDDouble, name: str, claimed: str) -> bool:
-    """As an upstream provider that settings name by its issuer."""
+    """Connect as an upstream provider that settings identify by its issuer."""
     issuer = provider.url + ("/" if name == "right" else "")
     provider.change_metadata = _with_issuer(provider, claimed)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
@@ -115,7 +115,7 @@ _CASES = [("right", "/", True), ("right", "", False), ("wrong", "/", False)]
     [
         *((_connect, *case) for case in _CASES),
         *((_sign_in, *case) for case in _CASES),
-        *((_exchange, *case) for case in _CASES[:2]),  # this vault trusts both issuers, the last would be the other
+        *((_exchange, *case) for case in _CASES[:2]),  # this vault trusts both issuers: the last would be the other
     ],
 )
 async def test_an_issuer_that_ends_in_a_slash_is_that_one_and_no_other(
@@ -158,7 +158,7 @@ async def test_an_issuer_that_is_no_openid_provider_is_found_where_rfc_8414_says
         ]
         provider.change_metadata = _with_issuer(
             provider, provider.url
-        )  # another tenant of the host speaks for this one
+        )  # another tenant of the host answers for this one
         with pytest.raises(NoMetadata) as refusal:
             await fetch_metadata(tenant, outbound)
     assert (refusal.value.why, refusal.value.named) == ("issuer", provider.url)
@@ -177,7 +177,7 @@ async def test_metadata_is_remembered_for_who_accepts_that_and_only_so_long(prov
     issuer = f"{provider.url}/tenant"
     provider.change_metadata = _with_issuer(provider, issuer)
     async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
-        for now, asked in ((1000, 1), (1299, 1), (1300, 2), (1200, 3)):  # the last: a clock that was put back
+        for now, asked in ((1000, 1), (1299, 1), (1300, 2), (1200, 3)):  # the last one: the clock was set back
             await fetch_metadata(issuer, outbound, now=now, max_age=300)
             assert len(provider.fetched) == asked
         await fetch_metadata(issuer, outbound, now=1201)
@@ -192,12 +192,12 @@ async def test_metadata_counts_for_an_hour_while_the_issuer_publishes_none(provi
         said = await fetch_metadata(issuer, outbound, now=1000, max_age=300)
         provider.broken = outage
         with pytest.raises(NoMetadata):
-            await fetch_metadata(issuer, outbound, now=1001)  # who remembers nothing
+            await fetch_metadata(issuer, outbound, now=1001)  # a caller that remembers nothing
         provider.fetched.clear()
         for now, asked in ((1299, 0), (1300, 1), (1329, 1), (1330, 2), (4599, 3)):
             assert await fetch_metadata(issuer, outbound, now=now, max_age=300) == said
             assert provider.fetched.count("/tenant/.well-known/openid-configuration") == asked, now
-        for now in (4600, 1200):  # the hour is over, and a clock that was put back gives no other
+        for now in (4600, 1200):  # the hour is over, and setting the clock back doesn't start another
             with pytest.raises(NoMetadata):
                 await fetch_metadata(issuer, outbound, now=now, max_age=300)
         provider.broken = ""

@@ -28,7 +28,7 @@ METADATA = {"redirect_uris": ["http://127.0.0.1:33418/callback"], "token_endpoin
 
 
 class Stuck:
-    """A resolver that answers when it is told to."""
+    """A resolver that answers only when told to."""
 
     def __init__(self) -> None:
         self.may = threading.Event()
@@ -118,7 +118,7 @@ async def test_keys_that_many_ask_for_at_once_are_fetched_once(tmp_path: Path) -
                 )
             )
             assert found == [()] * 20
-    assert asked == ["keys.example"] * 2  # once for strangers, once for the operator: neither serves the other
+    assert asked == ["keys.example"] * 2  # once for strangers, once for the operator: neither uses the other's lookup
 
 
 async def test_an_allow_list_holds_for_the_hosts_of_keys(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def run(*arguments: str) -> tuple[int, str, str]:
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces of Linux")
 async def test_a_name_server_that_never_answers_strangers_keeps_no_provider_waiting(tmp_path: Path) -> None:
-    """The vault, a name server on UDP that answers for providers only, 60 clients from as many addresses."""
+    """The vault, a UDP name server that answers only for providers, and 60 clients with as many addresses."""
     if (await run("true"))[0]:
         pytest.skip("this machine lets nobody make a network namespace")
     (tmp_path / "data").mkdir()

@@ -1,4 +1,4 @@
-"""What single rules and tools of shipped files keep closed, or say, because the provider decides more by other ways."""
+"""What single rules and tools of shipped files refuse or state, because the provider allows more in other ways."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_query_of_power_bi_shows_what_the_person_may_see(beside: Mapping[str, 
 
 
 def graphql_call(tool: str) -> Call:
-    """What a tool of Shopify sends."""
+    """What a Shopify tool sends."""
     (declared,) = (one for one in read_tool_file(BUILT_IN / "shopify.toml").tool if one.name == tool)
     body = dict(declared.request.body) | {"variables": {"first": 5}}
     return Call("main", "POST", "/api/2026-07/graphql.json", body, Payload(frozenset(), body))
@@ -97,7 +97,7 @@ def test_a_call_needs_the_scope_that_the_service_names(name: str, call: Call, le
     ("body", "is_allowed"),
     [
         ({"status": "voided", "voidedReason": "Wrong price"}, True),
-        ({"status": "sent"}, False),  # a draft of the person's
+        ({"status": "sent"}, False),  # would send a draft of the person's
         ({"purgeState": "documents_and_metadata_queued"}, False),
         ({"status": "voided", "purgeState": "documents_queued"}, False),
     ],
@@ -136,7 +136,7 @@ async def test_the_text_of_a_linkedin_post_means_nothing_but_itself(text: str, s
         api = UpstreamAPI(provider, outbound, token="t", scopes=spec.scopes, now=1)
 
         async def silent(done: int, total: int | None, message: str) -> None:
-            """Progress that no one watches."""
+            """Progress that nobody watches."""
 
         await spec.call(api, spec.input.model_validate({"person": "Ab-1_x", "text": text}), silent)
         assert server.arrivals[-1].json["commentary"] == sent

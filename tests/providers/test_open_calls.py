@@ -1,5 +1,6 @@
-"""What a key whose rules let every path through does not do: fetch credentials, or change things by GET. Twins differ
-in that alone.
+"""What a key can't do although its rules allow every path: fetch credentials, or make changes with GET.
+
+Twins differ only in that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probes: what each answer of a provider says of a revoked token, and that none leaves a token behind."""
+"""Probes: what each answer of a provider says about a revoked token, and that none leaves a token behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def get_provider(name: str) -> Provider:
 
 @dataclass
 class Place:
-    """A provider at a scripted server: what it answers to the account's lookup, a refresh, introspection."""
+    """A provider at a scripted server, with its answers to the account's lookup, a refresh, and introspection."""
 
     server: ScriptedServer
     outbound: Outbound

@@ -1,8 +1,8 @@
-"""`providers test`: every file agrees with the independent description of its service; every wrong value is noticed.
+"""`providers test`: every file agrees with the independent description of its service; every wrong value is found.
 
-The simulator takes nothing but addresses from a file. So each field that says how a service behaves has a mutation here
-that has to fail; tests/providers/test_provider_fields.py has those of the other fields, and asks the schema for all of
-them.
+The simulator takes nothing but addresses from a file. So each field that describes a service's behavior has a mutation
+here that must fail; tests/providers/test_provider_fields.py has the mutations of the other fields, and checks against
+the schema that none is missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Bench:
     outbound: Outbound
 
     async def failures(self, content: Content, *, mode: str, public: bool = False) -> list[str]:
-        """What is wrong with a file, by the check of the file or by driving it."""
+        """What is wrong with a file, by checking the file or by running it against the simulator."""
         try:
             provider = Provider.model_validate(content)
         except ValidationError as error:
@@ -101,7 +101,7 @@ write = { title = "Change" }
 
 
 def change_value(content: Content, path: str, value: object) -> Content:
-    """The file with another value at a dotted path; None takes it out."""
+    """The file with another value at a dotted path; None removes the path."""
     content = deepcopy(content)
     place = content
     *parents, last = path.split(".")
@@ -114,7 +114,7 @@ def change_value(content: Content, path: str, value: object) -> Content:
     return content
 
 
-# field of the schema: file, wrong value; the mode is the file's own unless a third is named
+# field of the schema, file, wrong value; a third word names a mode other than the file's own
 MUTATIONS: list[tuple[str, str, object]] = [
     ("client_auth", "asana", "client_secret_basic"),
     ("client_auth", "reddit", "client_secret_post"),
@@ -224,7 +224,7 @@ MUTATIONS: list[tuple[str, str, object]] = [
     ("aliases", "microsoft", {"onedrive": ["no-such-scope"]}),
 ]
 
-# of the app without a secret
+# for the app without a secret
 PUBLIC: list[tuple[str, str, object]] = [
     ("public_client.pkce", "slack", "off"),
     ("public_client.grant", "slack", 86_400),

@@ -1,5 +1,7 @@
-"""For each field that a provider file may have, a wrong value is noticed: here, or by driving the file as
-tests/providers/test_provider_check.py does. The schema itself is asked which fields there are, down to the last one.
+"""For each field that a provider file may have, a wrong value is found.
+
+Either here, or by running the file as tests/providers/test_provider_check.py does. The schema itself says which fields
+exist, including nested ones.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ main = "https://brokerage.example/v1"
 [scopes.read]
 title = "See what you own"
 """)
-# `rotation` and `downscope` of the app without a secret are the tables of the same name, said again
+# `rotation` and `downscope` of the app without a secret repeat the tables with the same name
 SAID_AGAIN = ("public_client.rotation", "public_client.downscope")
 
-# field: file, place in it, wrong value; refused when the file is read. Places of many are the first one's.
+# field, file, path in it, wrong value; refused when the file is read. With several entries, the path is the first
+# one's.
 FORM: list[tuple[str, str, str, object]] = [
     ("title", "asana", "title", ""),
     ("audience", "brokerage", "audience", "brokerage"),
@@ -151,7 +154,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("enterprise.id_jag.resource", "company", "enterprise.id_jag.resource", "not an address"),
     ("enterprise.id_jag.scopes", "company", "enterprise.id_jag.scopes", ["no-such-scope"]),
 ]
-# by what the API answers
+# found in what the API answers
 ERRORS: list[tuple[str, object]] = [
     ("errors.unauthorized", []),
     ("errors.insufficient_scope", []),
@@ -163,7 +166,7 @@ ERRORS: list[tuple[str, object]] = [
 
 
 def inner_model(annotation: object) -> tuple[type[BaseModel], bool] | None:
-    """The table that a field holds, and whether it holds several."""
+    """The table that a field contains, and whether it contains several."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     several = get_origin(annotation) is tuple or (
@@ -176,7 +179,7 @@ def inner_model(annotation: object) -> tuple[type[BaseModel], bool] | None:
 
 
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """Every field; `*` stands for each of many."""
+    """Every field; `*` stands for each of several entries."""
     for name, field in model.model_fields.items():
         here = f"{path}{name}"
         inner = None if here in SAID_AGAIN else inner_model(field.annotation)
@@ -202,7 +205,7 @@ def content_of(name: str) -> Content:
 
 
 def _with(content: Content, place: str, wrong: object) -> Content:
-    """`change_value`, also within a list."""
+    """Like `change_value`, but also within a list."""
     if not place.startswith("rules."):
         return change_value(content, place, wrong)
     _, at, name = place.split(".")
@@ -222,7 +225,7 @@ def problems(content: Content, folder: Path) -> list[str]:
 
 
 def _toml(content: Content) -> str:
-    """A table as TOML: a JSON value is one of TOML's but for tables, which stand inline."""
+    """A table as TOML: JSON values are valid in TOML except for tables, which are written inline."""
 
     def to_toml(value: object) -> str:
         if is_object(value):
@@ -246,7 +249,7 @@ def test_a_wrong_value_is_refused_when_the_file_is_read(
     assert any(place.partition(".")[0] in line for line in found), found
 
 
-# What an API's errors mean, by the file
+# What an API's errors mean, according to the file
 
 
 @pytest_asyncio.fixture
@@ -255,11 +258,11 @@ async def server() -> AsyncGenerator[ScriptedServer]:
         yield running
 
 
-Said = tuple[str, str, str]  # what was raised, its code, what is said
+Said = tuple[str, str, str]  # the exception, its code, its text
 
 
 async def outcome(server: ScriptedServer, content: Content, answer: Mapping[str, object]) -> Said:
-    """What a call comes to when the API answers this."""
+    """What a call results in when the API answers this."""
     content = {**content, "apis": {"web": f"{server.url}/web"}}
     content["hosts"] = {name: f"{server.url}/{name}" for name in content["hosts"]}
     server.answer = lambda _: json_reply(dict(answer))
@@ -298,7 +301,7 @@ async def test_a_wrong_value_changes_what_an_error_of_the_api_means(
     assert await outcome(server, wrong, answer) != right
 
 
-# What a rule lets through, by the file
+# What a rule lets through, according to the file
 
 
 RULE = {"api": "main", "method": "GET", "path": "/things/{}", "scopes": ["read"], "where": {"view": "short"}}

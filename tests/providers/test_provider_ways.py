@@ -1,4 +1,4 @@
-"""The two ways to be an app at Slack, the ends of Google's grants, and the fix for every provider error."""
+"""The two ways to be an app at Slack, how Google's grants end, and the fix for every provider error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _room(
 async def _again(
     data: Path, simulator: Simulator, *, sections: Mapping[str, Mapping[str, object]]
 ) -> AsyncGenerator[Room]:
-    """The vault of an earlier room, with other settings of its providers."""
+    """The vault of an earlier room, with other settings for its providers."""
     listening = free_socket()
     port = listening.getsockname()[1]
     overrides: dict[str, object] = {
@@ -67,7 +67,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 
 @pytest.fixture(scope="module")
 async def public(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    """The vault at Slack as an app with PKCE and without a secret; at Google in Testing."""
+    """The vault at Slack as an app with PKCE and without a secret; at Google in Testing mode."""
     async with running_simulator() as simulator:
         sections = {
             "slack": public_slack_settings(simulator),
@@ -203,8 +203,8 @@ async def test_a_later_consent_without_a_refresh_token_keeps_the_old_one_and_its
 
 # Errors
 
-_IMPOSSIBLE = {"not_configured", "account_unknown"}  # ours, not the provider's
-_UNCLEAR = {"internal_error", "fatal_error", "server_error", "temporarily_unavailable", "ratelimited"}  # said as busy
+_IMPOSSIBLE = {"not_configured", "account_unknown"}  # our codes, not the provider's
+_UNCLEAR = {"internal_error", "fatal_error", "server_error", "temporarily_unavailable", "ratelimited"}  # reported busy
 
 
 def _plain(text: str) -> str:
@@ -293,7 +293,7 @@ async def test_an_app_with_a_secret_on_plain_http_is_refused_before_slack_does(
         way = f"{simulator.url}/slack/oauth/v2/authorize?redirect_uri={room.url}/connect/callback/slack&state=s"
         app = "client_id=sandbox-client" if has_secret else f"client_id=public-client&code_challenge={'c' * 43}"
         asked = f"{way}&user_scope=chat:write&code_challenge_method=S256&{app}"
-        if has_secret:  # what would have happened there
+        if has_secret:  # what would happen at Slack
             with pytest.raises(ConsentRefused, match="bad_redirect_uri"):
                 await consent(asked.replace("&code_challenge_method=S256", ""))
         else:
@@ -339,7 +339,7 @@ async def test_an_api_that_is_not_enabled_is_said_by_the_tool_with_the_fix(tmp_p
         await room.connect(agent, "google", scopes=scopes)
         if reason == "accessNotConfigured":
             room.simulator.control("rules", face="google", api_enabled=False)
-        else:  # the newer shape: no `errors`, the reason in `details`
+        else:  # the newer form: no `errors`, the reason is in `details`
             detail = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
             error = {"code": 403, "message": "disabled", "status": "PERMISSION_DENIED", "details": [detail]}
             room.simulator.fault("google", "status", status=403, body=json.dumps({"error": error}), skip=1)

@@ -1,4 +1,4 @@
-"""Reading values out of JSON answers of any shape."""
+"""Reading values from JSON answers of any shape."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ EVENTS = "/calendars/{}/events"
 
 @dataclass
 class Bench:
-    """A scripted provider and an API of each for it."""
+    """A scripted provider, with a Google API and a Slack API for it."""
 
     server: ScriptedServer
     outbound: Outbound
@@ -57,7 +57,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def briskly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits between attempts by our own choice, not by the provider's word, waits shortly here."""
+    """Shorten the waits between attempts that we choose ourselves, not those that the provider asks for."""
     monkeypatch.setattr(retries, "BACKOFF", 0.01)
 
 
@@ -146,7 +146,7 @@ def google_error(status: int, reason: str, message: str = "no") -> Reply:
     return json_reply({"error": error}, status=status)
 
 
-# a reply, what it means, and how often a read is sent that gets nothing else
+# a reply, what it means, and how often a read is sent that gets only this reply
 GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str, int]] = [
     (google_error(401, "authError"), TokenRejected, "upstream_unauthorized", 1),
     (Reply(401, b"<html>"), TokenRejected, "upstream_unauthorized", 1),
@@ -180,7 +180,7 @@ async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused
     assert ("try again in 11 s" in caught.value.description) is ("Retry-After" in reply.headers)
 
 
-# as each service's own reference shows an error
+# as each service's own reference documents an error
 DOCUMENTED: list[tuple[str, str, dict[str, object], str]] = [
     (
         "notion",
@@ -230,7 +230,7 @@ async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> Non
 
 
 async def listed_after(bench: Bench, *replies: Reply) -> tuple[object, float]:
-    """A read that gets these answers and then what it wants; and the seconds that it took."""
+    """A read that gets these answers and then the expected one; returns what it found, and how many seconds it took."""
     waiting = iter(replies)
     bench.server.answer = lambda _: next(waiting, json_reply({"items": []}))
     started = asyncio.get_running_loop().time()
@@ -255,7 +255,7 @@ async def test_a_read_that_is_slowed_down_without_a_time_backs_off_and_spreads(b
     pauses = [retries.Repeat(tries=3).pause(attempt=1, spread=spread) for spread in (0.5, 1.5)]
     assert pauses == [0.005, 0.015]
     assert retries.Repeat(tries=3).pause(attempt=3, spread=1.0) is None
-    assert retries.Repeat(tries=3, after=2).pause(attempt=2, spread=1.0) == 2.02  # never before it was told
+    assert retries.Repeat(tries=3, after=2).pause(attempt=2, spread=1.0) == 2.02  # never earlier than it was told
 
 
 async def test_a_read_is_repeated_once_where_the_provider_failed(bench: Bench) -> None:
@@ -271,7 +271,7 @@ async def test_no_wait_goes_beyond_the_deadline(bench: Bench, monkeypatch: pytes
     assert caught.value.retry_after == 1
     assert len(bench.server.arrivals) == 1
     monkeypatch.setattr(api_module, "BUDGET", 13.0)
-    found, _ = await listed_after(bench, Reply(429, headers={"Retry-After": "1"}))  # the twin: time enough
+    found, _ = await listed_after(bench, Reply(429, headers={"Retry-After": "1"}))  # the twin: there is enough time
     assert found == {"items": []}
 
 
@@ -310,7 +310,7 @@ async def test_github_slows_down_with_403(bench: Bench, reply: Reply, kind: type
     provider = provider_at("github", bench.server.url)
     scopes = frozenset({"issues:write"})
     api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, now=1000)
-    with pytest.raises(kind) as caught:  # a write: what a read does then is shown above
+    with pytest.raises(kind) as caught:  # a write; tests above show what a read does then
         await api.post("rest", "/repos/{}/{}/issues", segments=["alice", "garden"], body={"title": "x"})
     if isinstance(caught.value, RateLimited):
         assert (caught.value.retry_after, f"try again in {wait} s" in caught.value.description) == (wait, True)
@@ -404,7 +404,7 @@ async def test_a_token_that_a_good_answer_repeats_is_masked(bench: Bench, spelle
     answer = await bench.slack().get("web", "/conversations.list")
     seen = str(answer["seen"])
     assert "*" * 20 in seen and spelled not in seen and TOKEN not in seen
-    assert answer["other"] == "kept-0123456789"  # the twin: what is no token stays
+    assert answer["other"] == "kept-0123456789"  # the twin: other values stay
     bench.server.answer = lambda _: Reply(body=f"x {spelled} y".encode(), headers={"content-type": "text/plain"})
     assert spelled not in await bench.slack().get_text("web", "/conversations.list")
 
@@ -439,7 +439,7 @@ async def test_parameters_stay_parameters(bench: Bench) -> None:
 
 
 async def test_a_token_that_dies_between_two_writes_is_renewed_for_the_second_alone(bench: Bench) -> None:
-    """A provider that kills the old token on refresh does so while a tool works; what was done is not done again."""
+    """A provider that kills the old token on refresh does so while a tool works; finished work isn't repeated."""
     renewals = 0
 
     async def renew() -> Authority:

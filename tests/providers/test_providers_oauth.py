@@ -1,4 +1,4 @@
-"""OAuth with providers: what is sent, what an answer means, and that no token shows up where it does not belong."""
+"""OAuth with providers: what is sent, what an answer means, and that no token appears where it doesn't belong."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ async def test_a_refresh_says_whether_the_token_was_spent(
             assert outcome == meaning
         case _:
             assert isinstance(outcome, Silent), outcome
-    assert len(upstreams.server.arrivals) == 1  # once, and nothing followed
+    assert len(upstreams.server.arrivals) == 1  # sent once, and no redirect followed
     upstreams.server.answer = lambda _: json_reply({"ok": True, **GOOD})  # the twin
     assert isinstance(await upstream.refresh(REFRESH_TOKEN), Rotation)
 
@@ -396,7 +396,7 @@ async def test_a_refresh_says_whether_the_token_was_spent(
 async def test_only_an_answer_of_the_provider_itself_says_that_it_is_done_with_the_request(
     upstreams: Upstreams, reply: Reply, *, is_over: bool
 ) -> None:
-    """A gateway that gave up on the provider says nothing of what the provider still does."""
+    """A gateway that gave up on the provider doesn't know what the provider still does."""
     upstreams.server.answer = lambda _: reply
     outcome = await upstreams.google.refresh(REFRESH_TOKEN)
     assert isinstance(outcome, Silent), outcome
@@ -534,7 +534,7 @@ offline_access = {{ title = "Stay connected" }}
 
 
 def other(folder: Path, url: str, *, auth: str, revokes: bool) -> Provider:
-    """A provider of the operator's own, in the ways that neither built-in one is."""
+    """A provider of the operator's own, with options that no built-in provider has."""
     revoke = f'revoke_url = "{url}/revoke"' if revokes else ""
     (folder / "other.toml").write_text(OTHER.format(url=url, auth=auth, revoke=revoke), encoding="utf-8")
     registered = ProviderOverrides(client_id="our-client", client_secret=None if auth == "none" else "the-secret")

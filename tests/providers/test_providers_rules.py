@@ -62,7 +62,7 @@ def test_a_parameter_can_decide_which_scope_is_needed() -> None:
 
 
 def test_a_token_that_reaches_further_in_a_way_the_request_does_not_show_is_not_lent() -> None:
-    """A Slack channel id does not say whether the channel is private."""
+    """A Slack channel ID doesn't reveal whether the channel is private."""
     call = Call("web", "GET", "/conversations.history", {"channel": "C123"})
     public = frozenset({"channels:history"})
     assert allows(SLACK, call, public)

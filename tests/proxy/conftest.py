@@ -1,4 +1,4 @@
-"""A proxy with small limits, and an upstream whose answers a test decides."""
+"""A proxy with small limits, and an upstream whose answers a test sets."""
 
 from __future__ import annotations
 

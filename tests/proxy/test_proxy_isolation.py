@@ -1,4 +1,4 @@
-"""Random calls of many agents through the proxy: what arrives at the provider is the oracle, not the vault's word."""
+"""Random calls of many agents through the proxy: what reaches the provider decides, not what the vault reports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 from vault import clients, delegations, grants
 from vault.records import Client, ClientKind, Connection, Principal
 
-CALLS = int(os.environ.get("PROXY_CALLS", "500"))  # 10000 for the published figure
+CALLS = int(os.environ.get("PROXY_CALLS", "500"))  # 10,000 for the published figure
 SCOPES = ("channels:read", "chat:write", "channels:history")
-NEEDS = {  # method and path -> the scope that allows it; None: nothing does
+NEEDS = {  # method and path -> the scope that allows it; None: no scope does
     ("GET", "/conversations.list"): "channels:read",
     ("POST", "/conversations.list"): "channels:read",
     ("POST", "/chat.postMessage"): "chat:write",
@@ -30,7 +30,7 @@ NEEDS = {  # method and path -> the scope that allows it; None: nothing does
 
 @dataclass
 class HeldHandle:
-    """A handle, and what the permission behind it is now."""
+    """A handle, and the current permission behind it."""
 
     proxied: ProxyHandle
     user: str
@@ -46,7 +46,7 @@ def some(chance: random.Random) -> frozenset[str]:
 async def crowd(
     room: ProxyRoom, chance: random.Random
 ) -> tuple[list[HeldHandle], dict[tuple[str, str], frozenset[str]]]:
-    """2 users with 3 accounts each, 4 agents that both let in; handles, and permissions by agent and account."""
+    """2 users with 3 accounts each, 4 agents that both have allowed; handles, and permissions by agent and account."""
     deployment, held, allowed = room.vault.deployment, list[HeldHandle](), dict[tuple[str, str], frozenset[str]]()
     agents = [
         Client(secrets.token_urlsafe(8), ClientKind.MANUAL, f"Agent {n}", "none", ("http://127.0.0.1/",), 0)

@@ -1,4 +1,4 @@
-"""What is kept for seconds between two calls with one handle, and that nothing a person ends outlives it."""
+"""What is kept for seconds between two calls with one handle, and that nothing survives after a person ends it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vault.upstream import Account, TokenAnswer
 
 @pytest.fixture
 async def proxy_room_of_store(store: Store) -> AsyncGenerator[ProxyRoom]:
-    """On each database."""
+    """The room, on each database."""
     async with proxy_room(store.data, database_url=store.url) as opened:
         opened.provider.answer = post_reply
         yield opened
@@ -100,7 +100,7 @@ async def test_a_handle_that_ends_is_not_outlived(room: ProxyRoom) -> None:
     assert (await handle.call(json={})).status_code == 401
 
 
-# What ends or changes between two calls; `tests/oauth/exchange/test_exchange_repeats.py` does it for equal exchanges
+# What ends or changes between two calls; `tests/oauth/exchange/test_exchange_repeats.py` has the same for exchanges.
 
 Change = Callable[[ProxyRoom, ProxyHandle], Awaitable[object]]
 
@@ -158,7 +158,7 @@ async def test_what_ended_between_two_calls_is_not_outlived(proxy_room_of_store:
     handle = await proxy_room_of_store.ready()
     for _ in range(2):
         assert (await handle.call(json={})).status_code == 200
-    assert await exchanges(proxy_room_of_store) == 1  # the same call goes through where nothing has changed
+    assert await exchanges(proxy_room_of_store) == 1  # where nothing has changed, the same call succeeds
     arrived = len(proxy_room_of_store.provider.arrivals)
     await change(proxy_room_of_store, handle)
     assert (await handle.call(json={})).status_code in {401, 403}

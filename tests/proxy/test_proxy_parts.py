@@ -1,4 +1,4 @@
-"""Small parts of the proxy alone: the form of refusals, a dead token's signs, and sealed upload sessions."""
+"""Small parts of the proxy alone: the format of refusals, signs of a dead token, and sealed upload sessions."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def body(errors: Mapping[str, object] | None) -> object:
             {"code": ["error.kind", "error"], "message": ["error.text"]},
             {"error": {"kind": "rate_limited", "text": "Try again."}},
         ),
-        ({"code": ["said", "error"], "message": ["said"]}, {"said": "Try again."}),  # the text comes first
-        ({"code": ["said.kind.more"], "message": ["said"]}, {"said": "Try again."}),  # nothing can be below it
+        ({"code": ["said", "error"], "message": ["said"]}, {"said": "Try again."}),  # the text has priority
+        ({"code": ["said.kind.more"], "message": ["said"]}, {"said": "Try again."}),  # a text can't contain anything
         (
             {"code": ["errors.0.code"], "message": ["errors.0.text", "errors.1.text"]},
             {"errors": [{"code": "rate_limited", "text": "Try again."}, {"text": "Try again."}]},
@@ -96,7 +96,7 @@ CLOCK = b"<Error><Code>SignatureDoesNotMatch</Code><Message>Signature expired</M
         ("slack", 200, b'["token_revoked", false]', False),
         ("slack", 200, None, False),
         ("slack", 403, DEAD, False),
-        ("github", 200, DEAD, False),  # it has no such flag
+        ("github", 200, DEAD, False),  # GitHub's answers have no such flag
         ("aws", 403, KEY, True),
         ("aws", 400, KEY, True),
         ("aws", 404, KEY, False),
@@ -202,7 +202,7 @@ def test_a_sealed_upload_session_opens_where_it_was_given_and_nowhere_else() -> 
     first, name, last = closed.query.split("&")
     assert (first, last) == ("a=1", "z=2")
     assert name.startswith("Upload%5Fid=")
-    assert "AB/c" not in unquote(name)  # sealed text has no slash
+    assert "AB/c" not in unquote(name)  # sealed text contains no slash
     opened = SESSIONS.open(PLACE, closed.query)
     assert (opened.query, opened.session) == ("a=1&Upload%5Fid=AB%2Fc%20d&z=2", "AB/c d")
     stranger = replace(SESSIONS, context=replace(SESSIONS.context, record_id="another"))

@@ -1,4 +1,4 @@
-"""Where the proxy's readers stop: each limit with the last size that passes and the first that doesn't."""
+"""Limits of the proxy's readers: for each, the largest size that passes and the smallest that doesn't."""
 
 from __future__ import annotations
 

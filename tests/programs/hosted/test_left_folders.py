@@ -1,4 +1,4 @@
-"""Folders of sandboxes whose vault was killed are removed at the next start; those of a live vault stay."""
+"""Folders of sandboxes whose vault was killed are removed at the next start; those of a running vault stay."""
 
 from __future__ import annotations
 

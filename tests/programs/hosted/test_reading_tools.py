@@ -1,6 +1,6 @@
-"""A tool that was accepted as one that only reads: what its calls may do is judged by scopes, not by the method.
+"""A tool accepted as read-only: whether its calls are allowed depends on scopes, not on the HTTP method.
 
-AWS's Query protocol reads and writes by the same methods at one path, so only the operation tells them apart.
+AWS's Query protocol reads and writes with the same methods at one path, so only the operation tells them apart.
 """
 
 from __future__ import annotations

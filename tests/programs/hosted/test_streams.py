@@ -1,4 +1,4 @@
-"""What a program may write: answers that are waited for, its own requests one by one, and little else."""
+"""What a program may write: answers that somebody waits for, its own requests one by one, and little else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 @dataclass
 class Program:
-    """The program's end of its streams, and what the vault made of it."""
+    """The program's end of its streams, and what the vault read from it."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -39,7 +39,7 @@ class Program:
             return json.loads(await self.reader.readline())
 
     async def ask(self, number: int, **params: Any) -> None:
-        """A request of the vault's."""
+        """Send one of the vault's requests."""
         request = JSONRPCRequest(jsonrpc="2.0", id=number, method="tools/call", params=params)
         await self.streams[1].send(SessionMessage(request))
 
@@ -50,7 +50,7 @@ class Program:
         return found.message
 
     async def is_ended(self) -> str:
-        """Why the vault reads no more of it; what came before is left out."""
+        """Why the vault stopped reading it; text before that is left out."""
         with pytest.raises((anyio.EndOfStream, anyio.ClosedResourceError)):
             while True:
                 await self.arrives()

@@ -1,4 +1,4 @@
-"""A running simulator, one for each module, with nothing left of the test before; and a small app at each face."""
+"""A running simulator, one for each module, without data of earlier tests; and a small app at each face."""
 
 from __future__ import annotations
 

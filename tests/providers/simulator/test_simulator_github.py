@@ -15,7 +15,7 @@ from tests.support.simulator_apps import CLIENT, REDIRECT, parameters
 
 @dataclass(frozen=True)
 class App:
-    """An app at the GitHub face, and people who let it in."""
+    """An app at the GitHub face, and the people who allowed it."""
 
     simulator: Simulator
     http: httpx2.AsyncClient

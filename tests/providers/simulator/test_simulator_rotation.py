@@ -1,4 +1,4 @@
-"""The simulator's rotation classes, lifetimes and ways to narrow: each beside the behavior it differs from."""
+"""The simulator's rotation classes, lifetimes and ways to narrow: each next to the behavior that it differs from."""
 
 from __future__ import annotations
 

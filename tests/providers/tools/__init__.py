@@ -1,1 +1,1 @@
-"""Tools at the providers, coded and declared: their files, schemas, arguments, answers, and how they are found."""
+"""Tools at the providers, coded and declared: their files, schemas, arguments, answers, and the search for them."""

@@ -22,7 +22,7 @@ def busy(*spans: tuple[str, str]) -> Reply:
 async def test_what_busy_times_leave_is_free_if_it_is_long_enough(bench: Bench) -> None:
     bench.server.answer = lambda _: busy(
         ("2026-12-01T09:00:00Z", "2026-12-01T10:00:00Z"),
-        ("2026-12-01T09:30:00Z", "2026-12-01T11:00:00Z"),  # overlaps
+        ("2026-12-01T09:30:00Z", "2026-12-01T11:00:00Z"),  # overlaps the first one
         ("2026-12-01T11:20:00Z", "2026-12-01T12:00:00Z"),  # 20 minutes before it
     )
     output = await bench.run(
@@ -39,8 +39,8 @@ async def test_what_busy_times_leave_is_free_if_it_is_long_enough(bench: Bench) 
 @pytest.mark.parametrize(
     ("day", "hours", "offsets"),
     [
-        ("2026-03-29", 23, ("+01:00", "+02:00")),  # the clocks go forward in the night
-        ("2026-10-25", 25, ("+02:00", "+01:00")),  # and back
+        ("2026-03-29", 23, ("+01:00", "+02:00")),  # daylight saving time begins that night
+        ("2026-10-25", 25, ("+02:00", "+01:00")),  # and ends
         ("2026-12-01", 24, ("+01:00", "+01:00")),
     ],
 )
@@ -67,7 +67,7 @@ async def test_working_hours_follow_the_clock_on_both_sides_of_a_change(bench: B
     bench.server.answer = lambda _: busy(("2026-03-30T07:00:00Z", "2026-03-30T08:00:00Z"))
     output = await bench.run(
         "calendar_free",
-        time_min="2026-03-27T00:00:00Z",  # a Friday; the clocks change on Sunday
+        time_min="2026-03-27T00:00:00Z",  # a Friday; daylight saving time begins on Sunday
         time_max="2026-03-31T00:00:00Z",
         time_zone="Europe/Berlin",
         work_from="09:00",
@@ -76,7 +76,7 @@ async def test_working_hours_follow_the_clock_on_both_sides_of_a_change(bench: B
     )
     assert [(one["start"], one["minutes"]) for one in output.model_dump()["free"]] == [
         ("2026-03-27T09:00:00+01:00", 480),
-        ("2026-03-30T10:00:00+02:00", 420),  # busy from nine to ten by the clock there
+        ("2026-03-30T10:00:00+02:00", 420),  # busy from nine to ten, local time
     ]
 
 

@@ -1,4 +1,4 @@
-"""Google's mail and files: what is read as text, what is written, what no argument can add."""
+"""Google's mail and files: what is read as text, what is written, and what no argument can add."""
 
 from __future__ import annotations
 

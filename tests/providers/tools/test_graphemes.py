@@ -1,4 +1,4 @@
-"""Limits in characters as people see them, and the form of a time, checked before a post goes to Bluesky."""
+"""Limits in characters as people see them, and the format of a time, checked before a post goes to Bluesky."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.doubles.scripted_server import json_reply
 from tests.support.tool_bench import Bench, open_bench
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
-# atproto.com/specs/lexicon: of a datetime, whose preferred form is UTC in milliseconds
+# atproto.com/specs/lexicon: a datetime, whose preferred form is UTC with milliseconds
 DATETIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9]\.[0-9]{3}Z")
 
 
@@ -83,4 +83,4 @@ async def test_a_post_that_bluesky_would_refuse_is_not_sent(bench: Bench, text: 
 
 
 async def silent(done: int, total: int | None, message: str) -> None:
-    """Progress that no one watches."""
+    """Progress that nobody watches."""

@@ -1,4 +1,4 @@
-"""What people write finds the tools that serve it. Half of the requests were never used to tune the search."""
+"""What people write finds the matching tools. Half of the requests were never used to tune the search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPECS = (*builtin_tools(), *shipped_tools().values())
 NAMES = frozenset(spec.name for spec in SPECS)
 USUAL = frozenset(spec.name for spec in SPECS if spec.provider in {case.provider for case in CASES.values()})
 FIRST = 5
-FOUND = {False: 30, True: 29}  # of 30 each, by whether they are held out
+FOUND = {False: 30, True: 29}  # of 30 each; the key says whether they are held out
 
 
 @dataclass(frozen=True)
