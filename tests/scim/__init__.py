@@ -1,1 +1,1 @@
-"""SCIM 2.0: a company's directory makes, changes, and disables people and groups."""
+"""SCIM 2.0: a company's directory creates, changes, and disables people and groups."""

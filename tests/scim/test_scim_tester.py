@@ -1,4 +1,4 @@
-"""What `scim2-tester` checks of a SCIM server, unmodified, against a running vault."""
+"""What the unmodified `scim2-tester` checks of a SCIM server, against a running vault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.rooms.scim_room import running_scim_room
 
 
 async def test_scim_tester_finds_nothing_wrong(tmp_path: Path) -> None:
-    # here, since importing them takes seconds, and each of the suite's processes imports this file
+    # imported here, since it takes seconds, and each of the suite's processes imports this file
     from scim2_client.engines.httpx2 import SyncSCIMClient
     from scim2_tester import check_server
 

@@ -1,1 +1,1 @@
-"""Tests of secrets that are kept elsewhere."""
+"""Tests of secrets that are stored elsewhere."""

@@ -1,4 +1,4 @@
-"""Secrets that settings only refer to: read at use where they are kept, and clear refusals where that fails."""
+"""Secrets that settings only refer to: read where they are stored, when needed, with clear refusals if that fails."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def given_secret(arrival: Arrival) -> str:
 
 
 def provider_answer(accepted: list[str]) -> object:
-    """A token endpoint that knows one client secret: the last of the list."""
+    """A token endpoint that accepts one client secret: the last one in the list."""
 
     def answer(arrival: Arrival) -> Reply:
         if given_secret(arrival) != accepted[-1]:

@@ -1,1 +1,1 @@
-"""Tests of signals: what others tell this vault, and what it tells others."""
+"""Tests of signals: what other systems tell this vault, and what it tells them."""

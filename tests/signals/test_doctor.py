@@ -1,4 +1,4 @@
-"""`doctor` and `explain` know why a signal cannot have an effect, and what to set."""
+"""`doctor` and `explain` know why a signal can't have an effect, and which setting to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a signal to the refused call, with two processes of one vault on PostgreSQL: within a second at each of them."""
+"""From a signal to the refused call, with two instances of one vault on PostgreSQL: within seconds at each of them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.support.inspection import read_events
 from tests.support.rooms.two_processes import open_doors
 from vault import users
 
-LIMIT = 5.0  # seconds; how soon exactly is measured apart
+LIMIT = 5.0  # seconds; the exact time is measured elsewhere
 
 
 @dataclass
 class Two:
-    """One vault behind two doors, and its transmitter."""
+    """One vault, served by two instances, and its transmitter."""
 
     vault: RunningVault
     doors: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
     transmitter: Transmitter
 
     async def push(self, door: int, kind: str, subject: object) -> None:
-        """An event at one of the doors."""
+        """Send an event to one of the instances."""
         claims = self.transmitter.claims(f"{self.vault.url}/signals/company", kind, subject)
         headers = {"content-type": "application/secevent+jwt"}
         sent = await self.doors[door].post("/signals/company", content=self.transmitter.sign(claims), headers=headers)
@@ -68,9 +68,9 @@ async def test_a_signal_at_one_process_is_known_to_every_process_at_once(two: Tw
     async with two.vault.person() as browser:
         await browser.sign_in("carol", PASSWORD)
         tokens = await two.vault.agent(browser, name="carol", scope="tools openid")
-    assert await two.statuses(tokens) == [200, 200]  # and each has the token's signature in its cache
+    assert await two.statuses(tokens) == [200, 200]  # now each has the token's signature in its cache
     subject = {"format": "iss_sub", "iss": two.transmitter.url, "sub": "carol-there"}
-    await two.push(door, f"{CAEP}token-claims-change", subject)  # fetches the transmitter's keys
+    await two.push(door, f"{CAEP}token-claims-change", subject)  # this fetches the transmitter's keys
     started = time.monotonic()
     await two.push(door, f"{RISC}account-disabled", subject)
     assert await two.statuses(tokens) == [401, 401]

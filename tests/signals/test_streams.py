@@ -1,4 +1,4 @@
-"""Event streams at a transmitter (SSF 1.0 §8.1): made, verified, and ended; nothing of a wrong answer is used."""
+"""Event streams at a transmitter (SSF 1.0 §8.1): created, verified, and ended; wrong answers are never used."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Answer = Callable[[Claims], Claims | list[Claims] | Response]
 
 @pytest.fixture(autouse=True)
 def honest(place: SignalRoom) -> Iterator[Transmitter]:
-    """The transmitter without streams, which answers as it should."""
+    """The transmitter without streams, which answers correctly."""
     one = place.transmitter
-    one.authorizations.clear()  # tests of other files ask it, too
+    one.authorizations.clear()  # tests of other files send requests to it, too
     yield one
     one.streams.clear()
     one.asked.clear()

@@ -1,4 +1,4 @@
-"""Events to the operator's endpoints: CloudEvents, signed as Standard Webhooks' library verifies, until accepted."""
+"""Events to the operator's endpoints: CloudEvents, signed so that Standard Webhooks' library verifies them; retried."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KINDS = {
 
 @dataclass
 class Listener:
-    """An operator's server. `status` is what it answers."""
+    """An operator's server, which answers with `status`."""
 
     url: str
     got: list[tuple[dict[str, str], bytes]]
@@ -96,7 +96,7 @@ async def shared_place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerat
 
 @pytest.fixture
 async def place(shared_place: Place) -> AsyncGenerator[Place]:
-    """Without endpoints, and with a server in order."""
+    """No endpoints yet, and a server that works."""
     shared_place.listener.status, shared_place.listener.headers = 204, None
     shared_place.listener.got.clear()
     yield shared_place
@@ -281,7 +281,7 @@ async def test_an_endpoint_that_does_not_answer_delays_no_next_round(
         await place.happen("connection.closed")
         await place.happen("connection.needs_reauth")
         await deliver(place.room.deployment)
-        await _until(lambda: len(place.listener.got) == 2)  # the slow one is held
+        await _until(lambda: len(place.listener.got) == 2)  # the slow one is still held
     finally:
         place.listener.released.set()
     async with asyncio.timeout(20):
@@ -392,7 +392,7 @@ async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(place: Place
     if is_disabled:
         assert await webhooks.set_disabled(place.actor, endpoint, is_disabled=True)
         assert not await webhooks.set_disabled(place.actor, endpoint, is_disabled=True)
-    async with deployment.transaction() as transaction:  # what a delivery that was on its way says
+    async with deployment.transaction() as transaction:  # the result of a delivery that was in progress
         await channels.record_result(transaction, endpoint.id, failure="", now=deployment.now())
     await place.happen()
     await place.pass_time(100)
@@ -404,7 +404,7 @@ async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(place: Place
     if is_disabled:
         with pytest.raises(ChangeRefused, match="enable it first"):
             await webhooks.resend(place.actor, known)
-        with pytest.raises(ChangeRefused, match="disabled"):  # disabled since it was shown
+        with pytest.raises(ChangeRefused, match="disabled"):  # it was disabled after the page was shown
             await webhooks.resend(place.actor, endpoint)
         assert await webhooks.set_disabled(place.actor, known, is_disabled=False)
         assert await webhooks.resend(place.actor, endpoint) == 1
