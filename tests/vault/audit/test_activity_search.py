@@ -1,4 +1,4 @@
-"""Looking for a person's events: by agent, account, tool, outcome and time, a page at a time."""
+"""Searching a person's events: by agent, account, tool, outcome and time, a page at a time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_a_rare_agent_is_looked_for_among_a_bounded_number_of_entries(
     assert (first.events, first.before) == ((), 2)
     second = await search.search(database, USER, wanted, limit=50, before=first.before)
     assert ([event.sequence for event in second.events], second.before) == ([1], None)
-    everything = await search.search(database, USER, EventFilter(), limit=50)  # the index leads to each of these
+    everything = await search.search(database, USER, EventFilter(), limit=50)  # the index is used for each of these
     assert (len(everything.events), everything.before) == (21, None)
 
 

@@ -28,7 +28,7 @@ async def change(database: Database, sql: str, **parameters: str | int | bytes |
 
 
 async def fill(database: Database, count: int = 5) -> None:
-    """Batches of one event each, alone and with a change, in turn."""
+    """Batches of one event each, alternately alone and with a change."""
     activity = Activity(database)
     for number in range(1, count + 1):
         event = Event("tool.called", user_id="alice", details={"number": number})
@@ -40,7 +40,7 @@ async def fill(database: Database, count: int = 5) -> None:
 
 
 async def forge(database: Database, *, after: int) -> None:
-    """Number the events and recompute the hash chain, as anyone can who knows the format; without the key."""
+    """Number the events and recompute the hash chain, as anyone who knows the format can do without the key."""
     batches = await database.fetch(
         "select * from event_batches where height > :after order by height", {"after": after}
     )
@@ -93,7 +93,7 @@ async def test_a_tail_that_was_cut_with_the_head_set_back_is_noticed(database: D
     await fill(database)
     await change(database, "delete from events where sequence > 3")
     await change(database, "delete from event_batches where height > 3")
-    await forge(database, after=2)  # sets the head back
+    await forge(database, after=2)  # this sets the head back
     with pytest.raises(ChainBroken) as broken:
         await verify(database)
     assert broken.value.sequence == 4
@@ -157,7 +157,7 @@ async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
     with pytest.raises(ChainBroken) as broken:
         await verify(database)
     assert broken.value.sequence == 6
-    await fill(database, 2)  # a later one with the key covers it, and does not hide it
+    await fill(database, 2)  # a later event with the key covers it but doesn't hide it
     with pytest.raises(ChainBroken) as broken:
         await verify(database)
     assert broken.value.sequence == 6
@@ -225,7 +225,7 @@ async def test_a_rewritten_past_with_a_hash_chain_computed_anew_is_noticed(
             await transaction.execute(statement, {"new": "mallory"} if ":new" in statement else {})
     await forge(database, after=2)
     database.event_key, key = None, database.event_key
-    assert await verify(database) >= 4  # without the key no one would notice
+    assert await verify(database) >= 4  # without the key, nobody would notice
     database.event_key = key
     with pytest.raises(ChainBroken) as broken:
         await verify(database)
@@ -272,7 +272,7 @@ async def test_the_key_takes_over_a_chain_that_began_without_it(store: Store) ->
     try:
         await change(database, "delete from keys.event_starts")
         await change(database, "delete from event_heads")
-        await fill(database, 3)  # as a previous release did
+        await fill(database, 3)  # as an earlier release did
         await store.open_keys(database)
         await fill(database, 2)
         report = await prove(database)
@@ -306,7 +306,7 @@ async def test_where_the_key_came_into_use_cannot_be_forgotten_to_have_it_begin_
         assert await load_start(database) is None
         with pytest.raises(ChainBroken, match="came into use was removed"):
             await prove(database)
-        if left == "everything":  # the twin: with the note it is as before
+        if left == "everything":  # the twin: with the note, everything is as before
             names = ("tenant", "height", "sequence", "created_at")
             await change(
                 database,
@@ -333,7 +333,7 @@ async def test_this_host_notices_a_key_that_began_anew_where_every_trace_of_the_
         ):
             await change(database, statement)
         await store.open_keys(database)
-        assert await verify(database) == 4  # nothing in the database tells
+        assert await verify(database) == 4  # the database itself shows no trace
         found = await sightings.look(database, store.data)
         assert found is not None and found.is_rekeyed
         sightings.forget(store.data)

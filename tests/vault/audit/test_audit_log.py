@@ -1,4 +1,4 @@
-"""The log over the activity: its tree grows by verified events, and a signed checkpoint finds what the chain can't."""
+"""The log over the activity: its tree grows with verified events; a signed checkpoint finds what the chain can't."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def start_log(database: Database) -> Log:
 
 
 async def many(database: Database, count: int) -> None:
-    """A batch of so many events."""
+    """A batch of this many events."""
     await add(database, *(Event("tool.called", user_id="alice", details={"number": one}) for one in range(count)))
 
 
@@ -56,7 +56,7 @@ async def leaves(database: Database) -> list[bytes]:
 
 
 def simple_root(hashed: list[bytes]) -> bytes:
-    """The definition of RFC 6962 §2.1, word by word."""
+    """The definition in RFC 6962 §2.1, implemented literally."""
     if len(hashed) == 1:
         return hashed[0]
     middle = 1 << (len(hashed) - 1).bit_length() - 1
@@ -217,7 +217,7 @@ async def test_an_inserted_event_is_named(database: Database, key_ring: KeyRing)
 
 @pytest.mark.requirement("V-09")
 async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(store: Store) -> None:
-    """Whoever has database and key can write any history: a checkpoint that left the host is what they can't change."""
+    """Whoever has database and key can write any history, but can't change a checkpoint that left the host."""
     databases = [await store.open() for _ in range(2)]
     try:
         database = databases[0]
@@ -258,7 +258,7 @@ async def test_a_tail_cut_with_the_head_set_back_is_shorter_than_the_signed_tree
         "update event_heads set height = :height, sequence = :sequence, hash = :hash, keyed = :keyed",
         **{name: head[name] for name in ("height", "sequence", "hash", "keyed")},  # pyright: ignore[reportArgumentType]
     )
-    assert await verify(database) == 3  # an older keyed head fits
+    assert await verify(database) == 3  # an older keyed head matches
     with pytest.raises(ChainBroken) as broken:
         await extend(database, log)
     assert broken.value.sequence == 4
@@ -314,7 +314,7 @@ async def test_pruned_events_leave_their_hashes_and_every_proof(
     await fill(database, 8)
     hashed = await leaves(database)
     await seal(database, now=database.now())
-    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 0  # the tree doesn't have them yet
+    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 0  # they aren't in the tree yet
     signed = await issue(database, log, now=database.now())
     assert signed is not None
     assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
@@ -352,7 +352,7 @@ async def test_a_log_begins_after_what_a_release_without_a_tree_pruned(
     await seal(database, now=database.now())
     names = ("id", "purpose", "sealed", "kek_id", "created_at", "active_at")
     (row,) = await database.fetch("select * from keys.ring where purpose = :purpose", {"purpose": logs.PURPOSE})
-    await change(database, "delete from keys.ring where purpose = :purpose", purpose=logs.PURPOSE)  # unknown there
+    await change(database, "delete from keys.ring where purpose = :purpose", purpose=logs.PURPOSE)  # unknown there now
     assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
     values = ", ".join(f":{name}" for name in names)
     await change(
@@ -377,7 +377,7 @@ async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database
     both = await issue(database, log, now=now)
     assert both is not None
     assert both.note.signed_by(log.verifiers) == log.verifiers
-    assert check_note(both.note, log).size == 3  # with the event that names both keys
+    assert check_note(both.note, log).size == 3  # along with the event that names both keys
     await fill(database, 1)
     late = await issue(database, log, now=now + logs.OVERLAP + 60)
     assert late is not None
@@ -407,7 +407,7 @@ async def test_a_restored_vault_begins_another_log(database: Database, key_ring:
 async def test_each_restore_begins_another_log_though_the_activity_is_as_short_as_before(
     database: Database, key_ring: KeyRing
 ) -> None:
-    """A backup of three events is restored twice: the second log has seen more events than are there afterward."""
+    """A backup of three events is restored twice: the second log has covered more events than exist afterward."""
     first = await start_log(database)
     await fill(database, 3)
     (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
@@ -430,7 +430,7 @@ async def test_each_restore_begins_another_log_though_the_activity_is_as_short_a
         assert await logs.restarted_after(database, made[-1]) is None
     assert len({log.origin for log in made}) == 4
     assert await load_logs(database, database.event_key or b"") == tuple(made)
-    await change(database, "delete from events where sequence = 4")  # pruned: the last log remembers the restores
+    await change(database, "delete from events where sequence = 4")  # pruned, but the last log remembers the restores
     assert await logs.restarted_after(database, first, later=made[1:]) == 3
 
 
@@ -441,7 +441,7 @@ async def test_checkpoints_end_before_what_a_restore_recorded_itself(database: D
     async with database.transaction() as transaction:
         await append(transaction, *held, now=database.now())
         await append(transaction, Event("vault.restored", details={"quarantined": 4}), now=database.now())
-    assert await logs.restarted_after(database, log) == 2  # as an earlier release recorded it
+    assert await logs.restarted_after(database, log) == 2  # in the way that an earlier release recorded it
     written_then = replace(log, restarts=None)
     assert await logs.restarted_after(database, written_then) == 2
     assert await logs.restarted_after(database, replace(written_then, after=7)) is None
@@ -452,7 +452,7 @@ async def test_a_turn_is_ended_by_its_owner_alone(database: Database) -> None:
     first = await take_turn(database, now=now, seconds=60)
     assert first is not None
     assert await take_turn(database, now=now, seconds=60) is None
-    second = await take_turn(database, now=now + 100, seconds=60)  # the first one took too long
+    second = await take_turn(database, now=now + 100, seconds=60)  # the first turn took too long
     assert second is not None
     await end_turn(database, first)
     assert await take_turn(database, now=now + 100, seconds=60) is None

@@ -1,4 +1,4 @@
-"""The Merkle tree (RFC 6962): published roots, and every proof of small trees."""
+"""The Merkle tree (RFC 6962): published roots, and every proof for small trees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vault.audit.merkle import (
     root_of_inclusion,
 )
 
-# The test vectors of Certificate Transparency's reference implementation.
+# Test vectors of Certificate Transparency's reference implementation.
 LEAVES = [
     leaf_hash(bytes.fromhex(text))
     for text in (

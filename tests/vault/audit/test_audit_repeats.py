@@ -1,4 +1,4 @@
-"""Repeated refusals leave one event at once and one with their number, however many there are."""
+"""Repeated refusals leave one event immediately and one with their number, however many there are."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_repeats_are_written_once_a_minute_while_they_go_on() -> None:
     assert written == 600 // WINDOW
     assert repeats.due(600.0 + WINDOW)
     assert repeats.due(600.0 + 2 * WINDOW) == []
-    assert repeats.next_due() is None  # forgotten
+    assert repeats.next_due() is None  # it is forgotten
 
 
 def test_what_is_told_apart_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

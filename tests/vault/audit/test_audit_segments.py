@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def days(database: Database, *, count: int, each: int = 6) -> None:
-    """So many days with some events each, sealed every day; it ends short of a day later, at no second's edge."""
+    """This many days with some events each, sealed every day; ends ten minutes before the next day begins."""
     for _ in range(count):
         await fill(database, each)
         await seal(database, now=database.now())
@@ -41,7 +41,7 @@ async def test_segments_are_sealed_once_they_are_full_or_old(database: Database,
     await fill(database, 7)
     assert await seal(database, now=database.now()) == 7
     ends = "select sequence from event_checkpoints order by first_height"
-    assert await rows(database, ends) == [3, 6]  # the seventh goes on to grow
+    assert await rows(database, ends) == [3, 6]  # the seventh starts a segment that is still open
     await seal(database, now=database.now() + SEAL_AFTER)
     assert await rows(database, ends) == [3, 6, 7]
     assert await seal(database, now=database.now() + SEAL_AFTER) == 0
@@ -57,7 +57,7 @@ async def test_old_segments_are_pruned_and_the_rest_is_proved_from_their_checkpo
     (gone,) = report.pruned
     assert (gone.first, gone.last, gone.retention_days) == (1, 6, 2)
     assert gone.at == pytest.approx(database.now(), abs=2)
-    assert (report.first, report.last) == (7, 20)  # two segments went, each with its own event
+    assert (report.first, report.last) == (7, 20)  # two segments were removed, and each removal is an event
     assert await rows(database, "select min(sequence) from events") == [7]
     assert await rows(database, "select min(height) from event_batches") == [7]
     pruned = [event for event in await list_events(database) if event.kind == "activity.pruned"]
@@ -174,7 +174,7 @@ async def test_a_checkpoint_spares_reading_what_it_sealed(database: Database, ke
     assert (report.trusted, report.first, report.last) == (12, 13, 14)
     report = await prove(database, since=await last_checkpoint(database, key, before=database.now() - DAY - 60))
     assert (report.trusted, report.first, report.last) == (6, 7, 14)
-    await change(database, "update events set user_id = kind where sequence = 2")  # before it, and not read
+    await change(database, "update events set user_id = kind where sequence = 2")  # before the range, so it isn't read
     assert (await prove(database, since=await last_checkpoint(database, key))).last == 14
     with pytest.raises(ChainBroken):
         await verify(database)

@@ -1,4 +1,4 @@
-"""Frozen bytes of the activity, its tree, its checkpoints, and the answer journal: what was written stays readable."""
+"""Frozen bytes of the activity, its tree, its checkpoints, and the answer journal: old data stays readable."""
 
 from __future__ import annotations
 

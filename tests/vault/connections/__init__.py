@@ -1,1 +1,1 @@
-"""Tests of connections: opened, expiring, disconnected, and what shows that they ended."""
+"""Tests of connections: opened, expiring, disconnected, and what proves that they ended."""

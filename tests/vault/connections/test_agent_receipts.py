@@ -1,4 +1,4 @@
-"""Receipts of ended agents: nothing ends at the provider, and until when a token works that the agent was given."""
+"""Receipts of ended agents: nothing ends at the provider, and how long a token works that the agent received."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 async def hand_out(
     room: Room, connection: Connection, *, token: str, expires_at: int | None, by: ReleasedTokens | None = None
 ) -> None:
-    """As a process does that remembers what it stored (`by`), or as another one."""
+    """Release a token, either in a process that remembers what it stored (`by`) or in another one."""
     client_id, user_id = room.alice.client.id, room.alice.user.id
     released = TokenRelease(
         client_id, principal_of(room.alice).grant_id, user_id, connection.id, receipts.thumbprint(token), expires_at

@@ -1,4 +1,4 @@
-"""Grants that their providers end: announced a week before, once, and kept alive where that is free."""
+"""Grants that their providers end: announced a week before, once, and kept alive where that costs nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_the_end_of_a_grant_that_is_always_near_is_no_news(store: Store, h
                 "update connections set created_at = :created_at, consented_ms = :ms, grant_expires_at = :at"
                 " where id = :id",
                 {
-                    "created_at": now - 30 * DAY,  # connected again
+                    "created_at": now - 30 * DAY,  # it was connected again later
                     "ms": now * 1000,
                     "at": now + hours * 3600,
                     "id": connection.id,
@@ -103,7 +103,7 @@ async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(
         assert await announce(room.database) == 1
         (event,) = await room.events("connection.expiring")
         assert event.details["why"] == "unused"
-        assert await keep_alive(room.vault) == 0  # its refresh token rotates: the person is told instead
+        assert await keep_alive(room.vault) == 0  # its refresh token rotates, so the person is told instead
         assert await room.exchange()
         assert (await read_connection()).status(room.now) == "active"
         assert (await read_connection()).ends_at in range(room.now + IDLE - 10, room.now + IDLE + 1)
@@ -142,7 +142,7 @@ async def test_the_lifetime_that_a_provider_file_names_is_shown_and_announced_be
             assert await announce(room.database) == 0
             room.pass_time(DAY)
         if is_used:
-            assert await room.exchange()  # which puts the end of an unused grant off, and no other
+            assert await room.exchange()  # this postpones the end of an unused grant, but no other end
         assert (await read_connection()).status(room.now) == "expiring"
         assert abs(((await read_connection()).ends_at or 0) - end) <= 2
         assert await announce(room.database) == 1
@@ -161,7 +161,7 @@ async def test_many_ends_at_one_time_are_announced_once_each_a_batch_at_a_time(d
             " metadata, created_at, grant_expires_at, idle_expires_at) values (:tenant, :id, :user_id, :provider,"
             " :account, :account, :scopes, :state, 1, :metadata, 1, :at, :rest)",
             [
-                # by age, by rest, and by both, so that either way finds it
+                # with an end by age, by idleness, and by both, so that either query finds it
                 {
                     **row,
                     "id": f"c{n}",
@@ -223,7 +223,7 @@ async def test_an_end_that_the_release_before_announced_is_not_announced_again(s
 
 
 def test_a_page_of_ends_is_not_sorted(sqlite_store: Store) -> None:
-    """Else a hundred thousand ends of one second would be sorted again for each page."""
+    """Otherwise, a hundred thousand ends in the same second would be sorted again for each page."""
     with closing(sqlite3.connect(sqlite_store.data / "vault.sqlite")) as connection:
         for sql in (*_SOON, _RESTING):
             names = dict.fromkeys(["tenant", "active", "provider", "from", "after", "soon", "now", "limit"], 1)
@@ -233,7 +233,7 @@ def test_a_page_of_ends_is_not_sorted(sqlite_store: Store) -> None:
 
 
 async def test_grants_that_are_left_to_die_do_not_hide_those_that_are_kept_alive(store: Store) -> None:
-    """Two full pages that end earlier: of a provider that rotates, and of this one, used by no agent."""
+    """Two full pages of grants end earlier: of a provider that rotates, and of this one without an agent using them."""
     async with open_room(store) as room:
         room.vault = with_idle(room, "google")
         connection = await room.connect("google")

@@ -1,4 +1,4 @@
-"""Receipts: what a probe shows of an ended grant, signed, one for each, whatever dies on the way."""
+"""Receipts: what a probe shows about an ended grant, signed, one for each grant, whichever process dies meanwhile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 async def end_connection(room: Room, account: str = "alice") -> tuple[Connection, Receipt]:
-    """A connection that was disconnected and attempted once, and its receipt."""
+    """A connection that was disconnected, with one attempt to revoke it; returns it and its receipt."""
     connection = await room.connect(account=account)
     await room.disconnect(connection)
     await revocations.revoke_upstream(room.vault, connection.id)
@@ -263,7 +263,7 @@ async def test_an_expired_access_token_is_not_called_fresh(room: Room) -> None:
     aged, young = await room.connect(account="aged"), await room.connect(account="young")
     await room.disconnect(young)
     await revocations.run_due(room.vault)
-    room.pass_time(room.slack.lifetime - 10)  # it lives, but not as long as an attempt may take
+    room.pass_time(room.slack.lifetime - 10)  # it is still valid, but for less time than an attempt may take
     await room.disconnect(aged)
     await revocations.run_due(room.vault)
     assert [is_fresh for _, _, is_fresh in room.slack.probes] == [True, False]
@@ -304,7 +304,7 @@ async def test_an_altered_receipt_is_refused(room: Room) -> None:
             verify(altered, keys)
 
 
-# One receipt each, whatever dies
+# One receipt each, whichever process dies
 
 
 async def test_forty_grants_whose_process_dies_half_way_have_one_receipt_each(room: Room) -> None:
@@ -358,7 +358,7 @@ async def start(room: Room, kind: panics.Kind, subject: str) -> panics.Panic:
 
 
 async def open_access(room: Room) -> tuple[set[str], set[str]]:
-    """The agents that have a grant, and those that were not removed."""
+    """The agents that have a grant, and those that haven't been removed."""
     grants = await room.database.fetch("select client_id from grants where revoked_at is null")
     clients = await room.database.fetch("select id from clients where removed_at is null")
     return {text(row, "client_id") for row in grants}, {text(row, "id") for row in clients}
@@ -377,7 +377,7 @@ async def test_a_panic_ends_what_it_names_and_nothing_else(room: Room, kind: pan
     bob = await seed(room.database, name="bob", client_id="agent-2")
     async with room.database.transaction() as transaction:
         for table in ("grants", "clients"):
-            await transaction.execute(f"update {table} set created_at = 1")  # the seeded are of a later time
+            await transaction.execute(f"update {table} set created_at = 1")  # the seeded rows have a later time
     await room.connect(account="alice")
     await room.connect("google", account="calendar")
     await room.connect(account="unused", delegated=frozenset())

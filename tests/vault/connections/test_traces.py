@@ -1,4 +1,4 @@
-"""A disconnected connection and a deleted person leave nothing on this host."""
+"""A disconnected connection and a deleted person leave no data on this host."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def local(sqlite_store: Store) -> AsyncGenerator[Room]:
 
 
 async def delete(room: Room) -> None:
-    """What `token-vault users remove` does."""
+    """Does what `token-vault users remove` does."""
     user_id = room.alice.user.id
     for connection in await connections.list_connections(room.database, user_id):
         await room.disconnect(connection)
@@ -50,7 +50,7 @@ async def delete(room: Room) -> None:
 
 
 def texts(row: Row) -> set[bytes]:
-    """Every secret or sealed value of a row, and pieces of it: a part that is left would do as well."""
+    """All secrets and sealed values of a row in pieces, because even a part must not remain."""
     values = [value for value in row.values() if isinstance(value, bytes)]
     return {value[start : start + 16] for value in values for start in range(0, len(value) - 15, 16)}
 
@@ -72,12 +72,12 @@ async def secrets_of(room: Room, connection: Connection) -> set[bytes]:
 
 
 def left_in(data: Path, known: set[bytes]) -> dict[str, int]:
-    """How many of the pieces stand in each file of the data directory, as they are or in base64."""
+    """How many of the pieces are in each file of the data directory, literally or in base64."""
     found: dict[str, int] = {}
     for path in sorted(data.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
-            # base64 in the journal begins at any of three phases: 12 bytes of each piece stand there whole
+            # base64 in the journal begins at any of three phases, so 12 bytes of each piece appear there completely
             forms = known | {base64.b64encode(piece[shift:][:12]) for piece in known for shift in range(3)}
             count = sum(1 for piece in forms if piece in content)
             if count:
@@ -86,7 +86,7 @@ def left_in(data: Path, known: set[bytes]) -> dict[str, int]:
 
 
 async def use_account(room: Room) -> tuple[Connection, set[bytes]]:
-    """An account with tokens that changed several times, and everything that was ever sealed of it."""
+    """An account whose tokens changed several times, and everything of it that was ever sealed."""
     connection = await room.connect()
     known: set[bytes] = set()
     for _ in range(4):
@@ -108,7 +108,7 @@ async def test_nothing_of_a_disconnected_account_is_left_in_any_file(local: Room
 
 @pytest.mark.long
 async def test_nothing_is_left_among_many_accounts_that_come_and_go(local: Room) -> None:
-    """Pages of the files are split and joined: a copy of a cell may stand in what a page has free."""
+    """Pages of the files are split and joined: free space in a page may contain a copy of a cell."""
     known: set[bytes] = set()
     for number in range(150):
         connection = await local.connect(account=f"account-{number}")
@@ -149,7 +149,7 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
 
 
 async def refresh_elsewhere(local: Room, other: Room, connection: Connection) -> set[bytes]:
-    """The other process renews the account's tokens; every secret that it knows."""
+    """The other process renews the account's tokens; returns every secret that it knows."""
     for room in (other, local):
         room.pass_time(HOUR)
     await other.exchange()
@@ -181,7 +181,7 @@ async def test_the_journal_of_a_process_that_ended_is_wiped_too(local: Room) -> 
 
 
 async def held_rows(room: Room) -> bytes:
-    """Every byte that this host keeps, in files; a server's rows where the database is one."""
+    """Every byte that this host keeps in files; on PostgreSQL, also the server's rows."""
     found = b"".join(path.read_bytes() for path in sorted(room.store.data.rglob("*")) if path.is_file())
     if not room.store.is_sqlite:
         for table in tables():
@@ -198,7 +198,7 @@ async def write_backup(room: Room, name: str, *, with_keys: bool) -> Path:
 
 
 class Loot:
-    """Everything in one old backup, opened with the master key of that time."""
+    """Everything in one old backup, opened with the master key from that time."""
 
     def __init__(self, rows: list[tuple[str, dict[str, Value]]], master: LocalKey) -> None:
         self.rows = rows
@@ -216,7 +216,7 @@ class Loot:
         return [row for table, row in self.rows if table == name]
 
     def tokens(self, wrapped: bytes, salt: bytes) -> set[str]:
-        """The plaintext of what the backup holds of the account, for whoever has these two."""
+        """The plaintext of what the backup contains about the account, given these two values."""
         (row,) = self.of_table("connections")
         user_id, connection_id = str(row["user_id"]), str(row["id"])
         context = Context(purpose="user_key", tenant="default", user_id=user_id).encode()
@@ -236,7 +236,7 @@ class Loot:
 
 
 def pieces_in(content: bytes, secret: bytes) -> bool:
-    """Whether any 16 bytes of it stand there, as they are or in base64 at any phase."""
+    """Whether the content contains any 16 bytes of the secret, literally or in base64 at any phase."""
     pieces = {secret[start : start + 16] for start in range(0, len(secret) - 15, 16)}
     forms = pieces | {base64.b64encode(piece[shift:][:12]) for piece in pieces for shift in range(3)}
     return any(form in content for form in forms)
@@ -245,7 +245,7 @@ def pieces_in(content: bytes, secret: bytes) -> bool:
 @pytest.mark.requirement("V-05")
 @pytest.mark.parametrize("end", ["disconnect", "delete"])
 async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Room, end: str) -> None:
-    """The master key is rotated in between, so that salts and keys lay there under two of them."""
+    """The master key is rotated in between, so that salts and keys were stored under both keys."""
     connection, _ = await use_account(room)
     old_key = room.store.data.parent / "old.key"
     shutil.copy2(room.store.data / "master.key", old_key)
@@ -266,7 +266,7 @@ async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Roo
     assert again != wrapped
     assert pieces_in(await held_rows(room), salt)
     loot = await Loot.of(path, old_key)
-    tokens = loot.tokens(wrapped, salt)  # whoever copied the key store in time opens the backup
+    tokens = loot.tokens(wrapped, salt)  # somebody who copied the key store in time can open the backup
     assert tokens & {family.refresh_token for family in room.slack.families}
     if end == "disconnect":
         await room.disconnect(connection)
@@ -282,7 +282,7 @@ async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Roo
     backup = b"".join(str(row).encode() for _, row in loot.rows)
     assert loot.of_table("keys.connection_keys") == []
     assert repr(salt).encode() not in backup
-    # What SECURITY.md says that a backup with keys still opens, for whoever has the master key of that time.
+    # According to SECURITY.md, the master key from that time still opens a backup with keys,
     kept = await Loot.of(whole, old_key)
     (user,), salts = kept.of_table("keys.user_keys"), kept.of_table("keys.connection_keys")
     (mine,) = [one["salt"] for one in salts if one["connection_id"] == connection.id]
@@ -290,7 +290,7 @@ async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Roo
     assert isinstance(user["wrapped"], bytes)
     assert kept.tokens(user["wrapped"], mine) == tokens
     old_key.write_text((room.store.data / "master.key").read_text().splitlines()[1] + "\n")
-    with pytest.raises(KeyUnavailable):  # and that no one opens it once that master key is gone
+    with pytest.raises(KeyUnavailable):  # and without that master key, nobody can open it
         await Backup.open(whole, key_source(KeySettings(file=old_key), data=old_key.parent))
 
 
@@ -310,7 +310,7 @@ async def test_a_persons_key_outlives_the_grants_that_their_provider_has_not_end
     await room.connect(account="work")
     room.slack.revoke_outcomes += [RevokeOutcome.FAILED, RevokeOutcome.REVOKED]
     await delete(room)
-    with pytest.raises(GrantEnded):  # nothing of the person works from here on
+    with pytest.raises(GrantEnded):  # from here on, nothing of this person works
         await room.exchange()
     (waiting,) = await users.list_deletions(room.database)
     assert (waiting.user_id, waiting.name, waiting.grants) == (room.alice.user.id, room.alice.user.name, 1)
@@ -353,7 +353,7 @@ async def test_the_accounts_of_a_person_who_was_only_deleted_are_disconnected(ro
 
 async def test_a_held_grant_of_a_deleted_person_is_ended_too(room: Room) -> None:
     await room.connect()
-    await room.connect()  # once more: the first grant is held
+    await room.connect()  # a second time, so that the first grant is held
     await delete(room)
     await revocations.run_due(room.vault)
     assert [family.is_alive for family in room.slack.families] == [False, False]

@@ -1,4 +1,4 @@
-"""What a call must be approved for: the entry for whatever may change something, beside named tools and scopes."""
+"""Which calls need approval: the entry for all tools that may change something, and named tools and scopes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ALL = frozenset({"all"})
     ("scopes", "tool", "asks"),
     [
         ({"write"}, "post", True),
-        ({"all"}, "look", False),  # a tool that reads is let through, although its scope could write
-        ({"all"}, "delete", True),  # of a later release: no one named it
+        ({"all"}, "look", False),  # a tool that only reads is allowed, although its scope could write
+        ({"all"}, "delete", True),  # unknown here, as if from a later release
         ({"read"}, None, False),
         ({"read", "openid"}, None, False),
         ({"write"}, None, True),

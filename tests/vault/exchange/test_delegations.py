@@ -1,4 +1,4 @@
-"""Delegations: what a person lets one agent do with one connection."""
+"""Delegations: what a person allows one agent to do with one connection."""
 
 from __future__ import annotations
 

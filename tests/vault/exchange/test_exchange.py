@@ -192,7 +192,7 @@ async def test_an_agent_that_may_use_no_account_is_shown_none(room: Room, name: 
         assert "work" not in refused.value.description
         await room.connect(account="work", delegated=frozenset())
     await room.connect(account="narrow", scopes=frozenset({"users:read"}), delegated=frozenset())
-    with pytest.raises(DelegationRequired):  # what it has not granted is not told either
+    with pytest.raises(DelegationRequired):  # what it hasn't granted isn't revealed either
         await room.exchange(account="narrow")
     await room.allow(first, frozenset({"chat:write"}))
     assert (await room.exchange()).account == "alice"
@@ -219,12 +219,12 @@ async def test_the_person_can_choose_which_account_is_meant_where_an_agent_names
     assert (await room.exchange()).account == "work"
     assert (await room.exchange(account="alice")).account == "alice"
     await room.revoke(work)
-    assert (await room.exchange()).account == "alice"  # one that the agent may no longer use is not meant
+    assert (await room.exchange()).account == "alice"  # the default doesn't apply if the agent may no longer use it
     await room.allow(work, frozenset({"chat:write"}))
     assert await choose(None)
     with pytest.raises(AccountRequired):
         await room.exchange()
-    assert not await choose(bob.id)  # of another provider
+    assert not await choose(bob.id)  # an account at another provider
 
 
 async def test_the_operators_ceiling_can_never_be_passed(room: Room) -> None:
@@ -374,12 +374,12 @@ async def test_what_a_token_was_decided_by_is_kept_only_on_request_and_without_r
 
 
 async def test_what_a_fallback_was_decided_by_is_not_kept(room: Room) -> None:
-    """The next exchange must try to narrow again."""
+    """The next exchange must try again to narrow."""
     await room.connect("google")
     kept = replace(room.request("google", READ), is_kept=True)
     assert (await exchange(kept, vault=room.vault, now=room.now)).basis is not None
     room.pass_time(4000)
-    await room.exchange("google", READ, WRITE, everything=True)  # a full token that is good
+    await room.exchange("google", READ, WRITE, everything=True)  # this leaves a valid full token
     room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
     fallback = await exchange(kept, vault=room.vault, now=room.now)
     assert (fallback.narrowing, fallback.basis) == (Narrowing.ENFORCED, None)
@@ -409,7 +409,7 @@ async def test_no_event_holds_a_token(room: Room) -> None:
     assert "CANARY" not in repr(await room.events())
 
 
-# Sealed values that were moved or bent
+# Sealed values that were moved or altered
 
 
 @pytest.mark.requirement("V-01")

@@ -1,4 +1,4 @@
-"""Random exchanges and calls of many agents: the small size of what `make chaos` does with 10,000."""
+"""Random exchanges and calls of many agents: a small version of what `make chaos` does with 10,000."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Place:
 
 
 async def people(room: Room, *, how_many: int, agents: int) -> list[Place]:
-    """Users who all use the same agents, so that only the grant tells them apart."""
+    """Users who all use the same agents, so that only the grant distinguishes them."""
     places: list[Place] = []
     async with room.database.transaction() as transaction:
         made = [await users.create_user(transaction, f"person-{n}", now=room.now) for n in range(how_many)]
@@ -82,14 +82,14 @@ async def test_no_call_of_many_mixed_ones_gets_what_is_not_its_own(room: Room, s
             assert isinstance(outcome, DelegationRequired)
             assert outcome.connection_id == (
                 connection.id if may else None
-            )  # an account of others is not told from none
+            )  # without any permission, the account isn't named
 
     async with asyncio.timeout(60):
         await asyncio.gather(*(call() for _ in range(CALLS)))
 
 
 async def tokens_of(room: Room, connection: Connection) -> list[str]:
-    """The access tokens that the provider gave for this account."""
+    """The access tokens that the provider issued for this account."""
     number = next(n for n, family in enumerate(room.slack.families) if family.account.id == connection.account)
     return [list(room.slack.issued)[number]]
 

@@ -1,4 +1,4 @@
-"""Narrower tokens in an exchange: kept, proved to be narrow, or the full token enforced where the provider has none."""
+"""Narrower tokens in an exchange: stored, proved to be narrow; otherwise, the vault limits the full token itself."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ async def test_a_narrow_token_that_does_not_prove_to_be_narrow_is_not_used(room:
     for _ in range(2):
         token = await room.exchange("google", READ)
         assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
-        assert room.google.issued[token.value] == GOOGLE_SCOPES  # the full one; it stays with us
-    assert len(room.google.sends) == 1  # the provider is left alone for a while
+        assert room.google.issued[token.value] == GOOGLE_SCOPES  # the full token, which never leaves the vault
+    assert len(room.google.sends) == 1  # the provider isn't asked again for a while
     (event,) = await room.events("narrowing.failed")
     assert (event.outcome, event.details["asked"]) == ("failed", [READ])
     assert (await room.row(connection)).refresh_sealed is not None
@@ -89,7 +89,7 @@ async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforc
     connection = await room.connect("google", delegated=frozenset({READ}))
     full = await room.row(connection)
     room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
-    for _ in range(2):  # asked once, then not again for a while
+    for _ in range(2):  # the first time it is asked, then not for a while
         token = await room.exchange("google", READ, everything=everything)
         assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
         assert room.google.issued[token.value] == GOOGLE_SCOPES
@@ -100,7 +100,7 @@ async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforc
     after = await room.row(connection)
     assert (after.state, after.generation, after.refresh_sealed) == (full.state, full.generation, full.refresh_sealed)
     assert after.sent_at is None
-    with pytest.raises(DelegationRequired):  # enforced means that nothing else goes either
+    with pytest.raises(DelegationRequired):  # limited by the vault: nothing else is allowed either
         await room.exchange("google", WRITE)
     room.pass_time(600)
     token = await room.exchange("google", READ)

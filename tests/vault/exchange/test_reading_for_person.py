@@ -1,4 +1,4 @@
-"""An exchange for the person's own page takes no permission of an agent; so it reads one account, and nothing more."""
+"""An exchange for the person's own page needs no permission of an agent, so it reads one account, and nothing more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 async def connect_account(room: Room, *granted: str) -> tuple[Connection, ExchangeRequest]:
-    """An account that the agent may not use at all, and what a page of its person asks for."""
+    """An account that the agent may not use at all, and the request of a page of its person."""
     held = await room.connect(
         "google", scopes=frozenset({"openid", *(granted or (READ, WRITE))}), delegated=frozenset()
     )
@@ -38,7 +38,7 @@ async def test_a_page_reads_without_the_agents_permission_and_without_a_question
     held, wanted = await connect_account(room)
     token = await exchange(wanted, vault=room.vault, now=room.now)
     assert (token.connection_id, token.scopes) == (held.id, frozenset({READ}))
-    with pytest.raises(DelegationRequired):  # the twin: the same for the agent
+    with pytest.raises(DelegationRequired):  # the twin: the same request for the agent
         await exchange(replace(wanted, is_for_person=False), vault=room.vault, now=room.now)
 
 
@@ -47,7 +47,7 @@ async def test_a_page_reads_without_the_agents_permission_and_without_a_question
     [
         ({"scopes": frozenset({WRITE})}, "calendar.events does more"),
         ({"scopes": frozenset({READ, WRITE})}, "calendar.events does more"),
-        ({"scopes": frozenset({"calendar"})}, "does more"),  # it covers one that writes
+        ({"scopes": frozenset({"calendar"})}, "does more"),  # it covers a scope that writes
         ({"scopes": None}, "reads one account"),
         ({"connection_id": None}, "reads one account"),
         ({"call": ToolCall("calendar_list", dict)}, "reads one account"),

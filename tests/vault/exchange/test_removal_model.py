@@ -1,4 +1,4 @@
-"""The model of deriving a grant while its client is removed keeps its promise, and each broken rule is noticed."""
+"""The model of deriving a grant while its client is removed keeps its promise, and finds each broken rule."""
 
 from __future__ import annotations
 

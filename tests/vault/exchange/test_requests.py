@@ -1,4 +1,4 @@
-"""Clients' requests in the vault: one token for one yes, whoever comes at the same time, and what ends them."""
+"""Clients' requests in the vault: one token for one yes, even with simultaneous callers, and what ends them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_a_ping_is_taken_by_one_process_and_given_up_after_some_attempts(r
 
     taken = [one for found in await asyncio.gather(*(take(room.now) for _ in range(5))) for one in found]
     assert [one.approval_id for one in taken] == [told.id]
-    (again,) = await take(room.now + HELD)  # the process that took it died
+    (again,) = await take(room.now + HELD)  # the process that took it has died
     assert again.attempts == 2
     now = room.now + HELD
     for pause in BACKOFF[1:]:

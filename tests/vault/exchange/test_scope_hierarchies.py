@@ -1,4 +1,4 @@
-"""The scope hierarchies of all shipped provider files: data, and the algebra holds on each of them."""
+"""The scope hierarchies of all shipped provider files: as data, and whether the algebra holds for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vault.scopes import derives, expand, is_within, meet, plan
 from vault.upstream import Downscope, ItemLimit
 
 CATALOG = load_catalog()
-EVERYTHING = tuple(CATALOG.provider(path.stem) for path in sorted(SHELF.glob("*.toml")))  # keys know no scopes
+EVERYTHING = tuple(CATALOG.provider(path.stem) for path in sorted(SHELF.glob("*.toml")))  # keys have no scopes
 LAYERED = tuple(provider for provider in EVERYTHING if provider.covers)
 Drawn = tuple[Provider, frozenset[str], frozenset[str], frozenset[str]]
 

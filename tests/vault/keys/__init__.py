@@ -1,1 +1,1 @@
-"""Tests of tables and keys."""
+"""Tests of keys."""

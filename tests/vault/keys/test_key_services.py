@@ -1,4 +1,4 @@
-"""Key services: what the vault asks of them and when, and what it says where settings or packages are missing."""
+"""Key services: what the vault asks them and when, and what it reports if settings or packages are missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = KeySettings(key="name", address="http://127.0.0.1:1", module=Path("/none
 
 @dataclass
 class ServiceDouble:
-    """Wraps by turning bytes around, for one caller."""
+    """Wraps by reversing bytes, for one caller."""
 
     mark: bytes = b"a"
     asked: list[str] = field(default_factory=list[str])

@@ -23,7 +23,7 @@ async def spend(database: Database, bucket: str, *, now: int, limit: int = 3, wi
 async def test_a_bucket_is_spent_up_to_its_limit_and_alone(database: Database) -> None:
     assert [await spend(database, "a", now=NOON) for _ in range(5)] == [True, True, True, False, False]
     assert await spend(database, "b", now=NOON)
-    assert await spend(database, "a", now=NOON, window=61)  # another window of the same name counts for itself
+    assert await spend(database, "a", now=NOON, window=61)  # another window with the same name counts separately
     assert not await spend(database, "c", now=NOON, cost=4)
     assert await spend(database, "c", now=NOON, cost=3)
 
@@ -33,13 +33,13 @@ async def test_what_was_refused_is_not_counted(database: Database) -> None:
         assert await spend(database, "a", now=NOON)
     for _ in range(20):
         assert not await spend(database, "a", now=NOON)
-    assert await spend(database, "a", now=NOON + 90)  # half of 3 is left of the window before
+    assert await spend(database, "a", now=NOON + 90)  # half of the previous window's 3 still counts
 
 
 async def test_the_window_slides(database: Database) -> None:
     for _ in range(4):
         assert await spend(database, "a", now=NOON + 59, limit=4)
-    assert not await spend(database, "a", now=NOON + 60, limit=4)  # a fixed window would start afresh here
+    assert not await spend(database, "a", now=NOON + 60, limit=4)  # a fixed window would start over here
     assert not await spend(database, "a", now=NOON + 74, limit=4)
     assert await spend(database, "a", now=NOON + 75, limit=4)
     assert not await spend(database, "a", now=NOON + 75, limit=4)
@@ -101,7 +101,7 @@ async def test_a_counter_is_forgotten_when_its_own_window_is_over(database: Data
         "900:a",
         "3600:a",
         "86400:a",
-    }  # the window before still counts
+    }  # the previous window still counts
     assert await buckets_after_sweep(NOON + 121) == {"600:a", "900:a", "3600:a", "86400:a"}
     assert await buckets_after_sweep(NOON + 1801) == {"3600:a", "86400:a"}
     assert await buckets_after_sweep(NOON + 7201) == {"86400:a"}
@@ -122,7 +122,7 @@ async def test_no_sliding_minute_passes_twice_the_limit(sqlite_store: Store, ste
     finally:
         await database.close()
     for first in allowed:
-        # weighting assumes an even spread, so a burst may pass a little: never twice the limit
+        # the weighting assumes an even spread, so a burst may exceed the limit slightly, but never by a factor of two
         assert sum(first <= at < first + 60 for at in allowed) < 6
 
 

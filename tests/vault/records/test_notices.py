@@ -1,4 +1,4 @@
-"""The outbox of notices on both databases: each event once, however many processes there are."""
+"""The outbox of notices on both databases: each event once, regardless of the number of processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_an_event_is_entered_once_and_taken_once_by_one_of_two_processes(s
     async with open_room(store) as room, second_process(room) as other:
         user_id, now = room.alice.user.id, room.now
         keys = room.vault.keys
-        await outbox.enter(room.database, keys, due_at=at_once)  # the feed begins
+        await outbox.enter(room.database, keys, due_at=at_once)  # start the feed
         async with room.database.transaction() as transaction:
             channel = await channels.add_channel(
                 transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now
@@ -37,7 +37,7 @@ async def test_an_event_is_entered_once_and_taken_once_by_one_of_two_processes(s
         databases = (room.database, other.database) * 3
         entered = await asyncio.gather(*(outbox.enter(one, keys, due_at=at_once) for one in databases))
         assert sum(entered) == 2
-        now = room.now  # perhaps a second later: what was entered is due then, not before
+        now = room.now  # possibly a second later: entries are due then, not before
         assert await outbox.list_due(room.database, now=now) == (channel.id,)
 
         async def hold_and_take(number: int) -> int:
@@ -151,7 +151,7 @@ async def test_what_happens_while_nobody_listens_is_skipped_and_what_happens_lat
         async with room.database.transaction() as transaction:
             await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
         assert await outbox.skip_if_nobody_listens(room.database)
-        assert await outbox.skip_if_nobody_listens(room.database)  # nothing new
+        assert await outbox.skip_if_nobody_listens(room.database)  # nothing is new
         async with room.database.transaction() as transaction:
             await channels.add_channel(
                 transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now

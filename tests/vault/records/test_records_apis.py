@@ -1,4 +1,4 @@
-"""Registered APIs, the clients that are them, and grants that are derived from others and end with them."""
+"""Registered APIs, the clients that act as them, and grants that are derived from others and end with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def derive_grant(database: Database, seeded: SeededGrant, client_id: str, 
 
 
 async def holds(transaction: Transaction) -> bool:
-    """What a grant rests on where nothing can end it."""
+    """The condition of a grant that nothing can end."""
     return True
 
 

@@ -1,4 +1,4 @@
-"""Agents and APIs: saved, replaced, removed with everything they hold, and forgotten when never used."""
+"""Agents and APIs: saved, replaced, removed with everything they hold, and forgotten if they were never used."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_a_metadata_client_that_returns_after_removal_has_neither_grants_n
 
 @pytest.mark.requirement("S-027")
 async def test_a_client_of_strangers_that_nobody_used_is_forgotten_after_a_day(database: Database) -> None:
-    seeded = await seed(database)  # agent-1 holds a grant
+    seeded = await seed(database)  # agent-1 has a grant
     async with database.transaction() as transaction:
         for client in (
             agent("unused"),

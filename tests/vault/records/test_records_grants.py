@@ -1,4 +1,4 @@
-"""Grants: the live read behind every call, remembered consent, and revocation; ends of what companies allow."""
+"""Grants: the live read behind every call, remembered consent, and revocation; how companies' permissions end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups: who is in one by which source, and what a company's directory says of people."""
+"""Groups: who is a member from which source, and what a company's directory says about people."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_rotated_token_of_a_directory_works_until_its_grace_is_over(data
         second = await directory.make_token(transaction, "okta", expires_at=None, grace=600, now=NOW + 10)
     assert first != second
     assert await directory.find_token(database, first, now=NOW + 99) is not None
-    assert await directory.find_token(database, first, now=NOW + 100) is None  # its own end comes before the grace's
+    assert await directory.find_token(database, first, now=NOW + 100) is None  # it expires before the grace ends
     assert await directory.find_token(database, second, now=NOW + 10**6) is not None
     async with database.transaction() as transaction:
         third = await directory.make_token(transaction, "okta", expires_at=None, grace=600, now=NOW + 200)
@@ -170,16 +170,16 @@ async def test_the_end_of_a_membership_does_not_hold_up_a_sign_in_that_renews_it
         group = await groups.find_group(transaction, "Sales")
         assert group is not None
     async with AsyncExitStack() as stack:
-        if is_postgres:  # elsewhere one writes at a time
+        if is_postgres:  # SQLite allows only one writer at a time
             await groups.hold_group(await stack.enter_async_context(database.transaction()), group.id)
         async with asyncio.timeout(20), database.transaction() as transaction:
-            await bring(transaction, user, "Sales", days=2)  # it is a member, so the group can't be deleted as empty
+            await bring(transaction, user, "Sales", days=2)  # with this member, the group can't be deleted as empty
     (held,) = await groups.of_person(database, user.id, now=NOW)
     assert held.expires_at == NOW + 2 * DAY
 
 
 async def until_waiting(transaction: Transaction, task: asyncio.Task[None], *, is_postgres: bool) -> None:
-    """Until it waits for what the transaction holds, or is done; on SQLite every writer waits at once."""
+    """Wait until the task is blocked by the transaction, or done; on SQLite, every writer waits at once."""
     async with asyncio.timeout(20):
         while is_postgres and not task.done():
             if await count_waiting(transaction):

@@ -1,4 +1,4 @@
-"""Passkeys at rest: one owner each, a counter that only grows, gone with their person; and sessions beside them."""
+"""Passkeys at rest: one owner each, a counter that only grows, deleted with their person; and their sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords: what is accepted, that all of it counts, and that hashing is bounded and off the loop."""
+"""Passwords: which are accepted, that every character counts, and that hashing is bounded and off the event loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEGABYTE = "a9" * 524_288
     ("refused", "accepted"),
     [
         ("twelve herons!", "twelve herons!!"),  # 14 and 15 characters
-        ("é" * 9 + "heron", "é" * 9 + "herons"),  # counted in characters: 23 bytes are not enough
+        ("é" * 9 + "heron", "é" * 9 + "herons"),  # counted in characters: 23 bytes aren't enough
         ("passwordpassword", "passwordpassword heron"),
         ("Password-Password", "Password-Pass-Heron"),
         ("Correct Horse Battery Staple", "Correct Horse Battery Heron"),
@@ -140,7 +140,7 @@ async def test_fifty_sign_ins_at_once_hash_two_at_a_time_and_leave_the_loop_free
         most = max(most, sum(thread.name.startswith("password") for thread in threading.enumerate()))
     assert all(attempt.result() for attempt in tries)
     assert most <= PARALLEL
-    assert turns > 50  # the loop went on turning while they hashed
+    assert turns > 50  # the loop kept running while they hashed
 
 
 @pytest.mark.requirement("S-130")

@@ -1,4 +1,4 @@
-"""Signed-in browsers: found while they live, and dead at once on the server when they end."""
+"""Signed-in browsers: found while they are live, and invalid on the server as soon as they end."""
 
 from __future__ import annotations
 

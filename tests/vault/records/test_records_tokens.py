@@ -1,4 +1,4 @@
-"""Refresh tokens: rotation, the honest repeat, reuse, and that nothing grows and nothing refused burns."""
+"""Refresh tokens: rotation, the honest repeat, reuse; nothing grows, and a refused request uses nothing up."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_near_misses_of_a_token_do_not_work_and_do_not_burn_it(database: D
 @pytest.mark.requirement("S-078")
 async def test_a_refresh_may_ask_for_less_and_never_for_more_than_its_token_has(database: Database) -> None:
     seeded = await seed(database)
-    held = frozenset({"tools", "offline_access"})  # less than the grant
+    held = frozenset({"tools", "offline_access"})  # fewer than the grant has
     both = f"{RESOURCE} https://api.example"
     first = await _issue(database, seeded, scopes=held, resource=both)
     with pytest.raises(ScopeRefused) as refused:
@@ -147,7 +147,7 @@ async def test_a_refresh_may_ask_for_less_and_never_for_more_than_its_token_has(
     narrow = RefreshRequest("agent-1", scopes=frozenset({"tools"}), resource="https://api.example")
     second = await _rotate(database, first, request=narrow)
     assert (second.scopes, second.resource) == (frozenset({"tools"}), "https://api.example")
-    third = await _rotate(database, second.refresh_token)  # RFC 6749 §6: the token itself keeps what it has
+    third = await _rotate(database, second.refresh_token)  # RFC 6749 §6: the token itself keeps its scopes
     assert (third.scopes, third.resource) == (held, both)
 
 
@@ -218,7 +218,7 @@ async def test_a_client_that_lost_the_answer_gets_it_again_whenever_it_comes_bac
     lost = await _rotate(database, first)
     for later in (GRACE, DAY, 29 * DAY):
         assert (await _rotate(database, first, now=NOW + later)).refresh_token == lost.refresh_token
-    used = await _rotate(database, lost.refresh_token, now=NOW + 30 * DAY)  # from now on it is known to have arrived
+    used = await _rotate(database, lost.refresh_token, now=NOW + 30 * DAY)  # from now on, it is known to be received
     with pytest.raises(TokenReused):
         await _rotate(database, first, now=NOW + 30 * DAY)
     await _assert_dead(database, seeded, first, used.refresh_token)
@@ -235,14 +235,14 @@ def _from(network: str | None, *, is_authenticated: bool = False) -> RefreshRequ
 async def test_two_networks_that_use_one_token_end_the_family(database: Database) -> None:
     seeded = await seed(database)
     token = await _issue(database, seeded)
-    for now in (NOW, NOW + DAY):  # a laptop that changes its network
+    for now in (NOW, NOW + DAY):  # a laptop that changes networks
         newest = await _rotate(database, token, now=now, request=_from(HOME))
         again = await _rotate(database, token, now=now + GRACE - 1, request=_from(AWAY))
         assert again.refresh_token == newest.refresh_token
         assert again.repetition is not None
         assert again.repetition.verdict is RepeatVerdict.MOVED
         token = newest.refresh_token
-    newest = await _rotate(database, token, now=NOW + 2 * DAY, request=_from(AWAY))  # makes the network known to no one
+    newest = await _rotate(database, token, now=NOW + 2 * DAY, request=_from(AWAY))  # this network stays unknown
     with pytest.raises(TokenReused) as refused:
         await _rotate(database, token, now=NOW + 2 * DAY + 1, request=_from(HOME))
     assert refused.value.verdict is RepeatVerdict.ELSEWHERE
@@ -257,7 +257,7 @@ async def test_the_same_repeat_is_answered_where_the_uses_do_not_contradict(
 ) -> None:
     seeded = await seed(database)
     token = await _issue(database, seeded)
-    for network in (HOME, OFFICE, HOME):  # known before
+    for network in (HOME, OFFICE, HOME):  # these are known from before
         token = (await _rotate(database, token, request=_from(network))).refresh_token
     for day in range(4):
         now = NOW + day * DAY
@@ -355,7 +355,7 @@ async def test_the_sealed_successor_is_erased_when_it_was_used_and_the_grace_has
     assert await sweep(NOW + GRACE - 1) == 0
     assert await sweep(NOW + GRACE) == 1
     rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
-    assert [row["generation"] for row in rows] == [2]  # no one has used the third
+    assert [row["generation"] for row in rows] == [2]  # nobody has used the third one
     await _rotate(database, third.refresh_token, now=NOW + GRACE)
     rows = await database.fetch("select generation from refresh_tokens where successor_sealed is not null")
     assert [row["generation"] for row in rows] == [3]
@@ -458,7 +458,7 @@ async def test_revocation_ends_the_grant_for_its_own_client_only(database: Datab
         assert await tokens.revoke_token(transaction, "unknown", client_id="agent-1", now=NOW) is None
     assert await grants.live_principal_facts(database, seeded.grant.id) is not None
     async with database.transaction() as transaction:
-        ended = await tokens.revoke_token(transaction, first, client_id="agent-1", now=NOW)  # an older generation too
+        ended = await tokens.revoke_token(transaction, first, client_id="agent-1", now=NOW)  # an older generation, too
         assert await tokens.revoke_token(transaction, second, client_id="agent-1", now=NOW) is None
     assert ended == seeded.grant.revoke(NOW, reason="token_revoked")
     assert await grants.live_principal_facts(database, seeded.grant.id) is None
@@ -492,7 +492,7 @@ async def test_a_family_keeps_its_last_generations_and_an_older_token_is_only_re
     assert [row["generation"] for row in rows] == [4, 5, 6]
     with pytest.raises(tokens.RefreshTokenRefused):
         await _rotate(database, held[2])
-    held.append((await _rotate(database, held[-1])).refresh_token)  # the grant lives
+    held.append((await _rotate(database, held[-1])).refresh_token)  # the grant is live
     with pytest.raises(tokens.TokenReused):
         await _rotate(database, held[4], now=NOW + GRACE)
 

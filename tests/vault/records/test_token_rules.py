@@ -37,19 +37,19 @@ def test_every_use_of_a_thief_is_seen_and_none_is_answered_late(network: str) ->
 
 @pytest.mark.requirement("S-079")
 def test_a_thief_on_another_network_and_the_client_meet_over_two_tokens_and_not_over_a_third() -> None:
-    assert Model(theft_from=AWAY).explore(MEETINGS).rallies == 4  # however long they go on, with two processes
+    assert Model(theft_from=AWAY).explore(MEETINGS).rallies == 4  # however long they continue, with two processes
 
 
 Rule = Any  # the signature of `judge_use`
 
 
 def strict(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
-    """As before: half a minute, and the direct successor only."""
+    """The strict rule: half a minute, and only the direct successor."""
     return judge_use(replace(spent, key_thumbprint="as if bound"), family, **facts)
 
 
 def judge_by_grace_only(spent: RefreshToken, family: Family, *, now: int, grace: int, **facts: Any) -> RepeatVerdict:
-    """A lost answer is given again within the grace only."""
+    """A lost answer is repeated only within the grace."""
     if spent.consumed_at is not None and now >= spent.consumed_at + grace:
         return RepeatVerdict.LATE
     return judge_use(spent, family, now=now, grace=grace, **facts)
@@ -61,7 +61,7 @@ def test_the_model_notices_rules_that_sign_people_out() -> None:
 
 
 def rigid(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
-    """Another network ends the family, however soon."""
+    """Any other network ends the family, however soon."""
     verdict = judge_use(spent, family, **facts)
     return RepeatVerdict.ELSEWHERE if verdict is RepeatVerdict.MOVED else verdict
 
@@ -75,12 +75,12 @@ def endless(spent: RefreshToken, family: Family, *, grace: int, **facts: Any) ->
 
 
 def blind(spent: RefreshToken, family: Family, *, network: str, **facts: Any) -> RepeatVerdict:
-    """Networks do not matter."""
+    """Ignores networks."""
     return judge_use(spent, family, network=None, **facts)
 
 
 def forgetful(spent: RefreshToken, family: Family, **facts: Any) -> RepeatVerdict:
-    """What was answered on another network before is forgotten, and makes that network known."""
+    """Forgets what was answered on another network before, so that the network counts as known."""
     return judge_use(spent, {n: replace(one, moved_at=None) for n, one in family.items()}, **facts)
 
 

@@ -1,1 +1,1 @@
-"""Tests of refreshing and its crashes."""
+"""Tests of refreshing, and of crashes during it."""

@@ -1,4 +1,4 @@
-"""Many accounts in one vault: one whose ciphertext is damaged harms no one else, whatever walks over the rows."""
+"""Many accounts in one vault: an account with damaged ciphertext harms no other, whatever iterates over the rows."""
 
 from __future__ import annotations
 

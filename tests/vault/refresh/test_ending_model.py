@@ -1,4 +1,4 @@
-"""The model of ending a grant keeps its promises, and breaking any of its rules is noticed."""
+"""The model of ending a grant keeps its promises, and finds any broken rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hints that a grant may have ended: each is looked at, at most once a minute, also after a crash."""
+"""Hints that a grant may have ended: each is followed up, at most once a minute, even after a crash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATER = grant_checks.PAUSE + 30
 
 
 async def hint(room: Room, connection: Connection) -> int:
-    """How many looks this hint planned."""
+    """How many checks this hint scheduled."""
     async with room.database.transaction() as transaction:
         named = [HintedConnection(connection.id, connection.user_id)]
         return len(await grant_checks.note(transaction, named, now=room.now))

@@ -1,4 +1,4 @@
-"""Providers whose refresh kills the old access token: calls on their way are made once more, and no one sees it."""
+"""Providers whose refresh kills the old access token: calls in flight are repeated once, and nobody notices."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_files_of_providers_whose_refresh_kills_the_old_token_say_so(name: s
     provider = load_catalog().provider(name)
     policy = provider.policy()
     assert policy.refresh_ends_access_token
-    assert policy.narrows_by is not Downscope.REFRESH_SCOPE  # a narrow token would kill the full one just the same
+    assert policy.narrows_by is not Downscope.REFRESH_SCOPE  # a narrow token would kill the full one as well
     assert provider.facts["rotation"].status != "unknown"
     sparing = provider.model_copy(
         update={"rotation": provider.rotation.model_copy(update={"ends_access_token": False})}

@@ -1,4 +1,4 @@
-"""The answer journal: durable before the database has it, torn writes noticed, adopted once, gone after a week."""
+"""The answer journal: durable before the database has it, torn writes detected, adopted once, removed after a week."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_an_answer_larger_than_a_slot_takes_several_and_is_found_after_a_r
     journal.close()
     again = Journal(tmp_path)
     assert await again.find("one") == (LARGE,)
-    await again.append(entry("one", 3))  # a small one takes its place, and the rest is free again
+    await again.append(entry("one", 3))  # a small one replaces it, and the other slots are free again
     assert await again.find("one") == (entry("one", 3),)
     for number in range(GROWTH - 2):
         await again.append(entry(f"other {number}"))
@@ -144,7 +144,7 @@ async def test_an_answer_of_64_kib_is_kept_and_one_beyond_all_bounds_is_refused_
 
 
 async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_path: Path) -> None:
-    """Cut after each byte of the head, at each border of a slot and around it; an older answer is before it."""
+    """Cut after each byte of the head, at each border of a slot and around it, with an older answer before it."""
     record = encode(LARGE)
     borders = [border + shift for border in range(SLOT, len(record), SLOT) for shift in (-1, 0, 1, 3, 4, 5)]
     before = encode(JournalEntry("one", 1, "owner", fence=1, at=DAY, sealed=b"y" * len(LARGE.sealed)))
@@ -152,12 +152,12 @@ async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_pa
     folder.mkdir()
     path = folder / "000.journal"
     for cut in [*range(1, 300), *borders, len(record) - 1]:
-        for left in (bytes(len(record)), before):  # the rest is free, or what the answer was written over
+        for left in (bytes(len(record)), before):  # the rest is free, or contains the answer that was overwritten
             torn = record[:cut] + left[cut:]
-            if torn != record:  # both end with the same letter
+            if torn != record:  # both end with the same byte
                 path.write_bytes(torn.ljust(GROWTH * SLOT, b"\0"))
                 assert [found for found in await Journal(tmp_path).find("one") if found.generation == 2] == [], cut
-        path.write_bytes(record[:cut])  # the file itself ends there
+        path.write_bytes(record[:cut])  # here, the file itself ends
         assert await Journal(tmp_path).entries() == ()
     for spoiled in (*borders, len(record) - 1):
         broken = bytearray(record)
@@ -169,7 +169,7 @@ async def test_a_large_answer_that_was_cut_anywhere_counts_as_not_written(tmp_pa
 
 
 async def test_where_a_larger_answer_is_torn_the_one_before_it_is_still_there(tmp_path: Path) -> None:
-    """It is written elsewhere first; the writer ended before it wiped the old one."""
+    """The larger one is written elsewhere first; the writer died before it wiped the old one."""
     folder = tmp_path / FOLDER
     folder.mkdir()
     path = folder / "000.journal"
@@ -185,7 +185,7 @@ async def test_where_a_larger_answer_is_torn_the_one_before_it_is_still_there(tm
 
 
 async def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
-    """Written out here as that release wrote it: 56 bytes of head, JSON, slots of 8192 bytes."""
+    """Built here as that release wrote it: 56 bytes of head, JSON, slots of 8192 bytes."""
     body = b'{"connection_id":"one","generation":7,"owner":"them","fence":9,"at":1700000000,"sealed":"c2VhbGVk"}'
     head = b"TVJ1" + len(body).to_bytes(4, "big") + sha256(b"one").digest()[:16] + sha256(body).digest()
     (tmp_path / FOLDER).mkdir()
@@ -224,7 +224,7 @@ async def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> N
     await other.append(entry("one", 1))
     other.close()
     path = tmp_path / FOLDER / "001.journal"
-    os.utime(path, ns=(DAY, DAY))  # long ago: a file that was written just now may be written again unseen
+    os.utime(path, ns=(DAY, DAY))  # long ago, because a recently written file might change again unnoticed
     assert await mine.is_ahead("one", generation=1, era=1)
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, ns=(DAY, DAY))
@@ -242,7 +242,7 @@ async def test_a_file_whose_answers_are_over_is_cut_to_what_is_left_of_it(tmp_pa
         await journal.append(JournalEntry(str(number), 1, "owner", fence=1, at=at, sealed=sealed))
     before = only_file(tmp_path).stat().st_size
     kept = {number for number in range(4 * GROWTH) if number % 4 == 3}
-    for _ in range(3):  # the small ones move together first, then there is room for the large ones
+    for _ in range(3):  # first, the small ones move together, then there is room for the large ones
         await journal.sweep(now=DAY + KEEP + 1)
     assert only_file(tmp_path).stat().st_size < before / 2
     assert {int(found.connection_id) for found in await journal.entries()} == kept
@@ -351,7 +351,7 @@ async def test_an_answer_is_not_wiped_with_the_old_one_whose_place_it_takes(tmp_
 
 
 async def die_before_the_commit(room: Room, *, account: str = "alice") -> Connection:
-    """A connection whose answer is in the journal, and whose process is gone without having committed it."""
+    """A connection whose answer is in the journal and whose process died without committing it."""
     connection = await room.connect(account=account)
     room.pass_time(3600)
     async with second_process(room) as dying, asyncio.timeout(WAIT):
@@ -462,7 +462,7 @@ async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store:
 
 async def disconnect(room: Room, connection: Connection) -> None:
     await room.disconnect(connection)
-    room.pass_time(61)  # the lease of the dead process has run out
+    room.pass_time(61)  # the dead process's lease has expired
 
 
 @pytest.mark.parametrize("is_adopted_at_start", [True, False])
@@ -527,7 +527,7 @@ def test_what_free_slots_still_hold_of_a_connection_is_overwritten_and_nothing_e
     try:
         wipe_remains(descriptor, range(2 * slots), ["three"])
         assert path.read_bytes() == before
-        wipe_remains(descriptor, range(2 * slots), ["one", "three"])  # the further slots are in use again
+        wipe_remains(descriptor, range(2 * slots), ["one", "three"])  # the additional slots are in use again
     finally:
         os.close(descriptor)
     assert path.read_bytes() == bytes(slots * SLOT) + before[slots * SLOT :]
@@ -539,7 +539,7 @@ async def test_a_journalled_answer_has_what_it_replaced_ended(room: Room, *, lea
     facts = await room.row(connection)
     key, answer = facts.key(room.vault.keys), TokenAnswer("at", "rt", expires_in=3600, leaves_earlier=leaves_earlier)
     written = write_answer(open_refresh_token(key, facts), None, answer)
-    assert ("leaves_earlier" in written) is leaves_earlier  # an older version reads all others as before
+    assert ("leaves_earlier" in written) is leaves_earlier  # an older version reads all other answers as before
     sealed = key.seal(written, purpose=JOURNAL, provider=facts.provider, account=facts.account, generation=1)
     await room.vault.journal.append(JournalEntry(connection.id, 1, "gone", fence=1, at=room.now, sealed=sealed))
     async with asyncio.timeout(WAIT):

@@ -1,4 +1,4 @@
-"""Real processes that are killed or stopped in the middle of a refresh, or misread the time; `make chaos` does more."""
+"""Real processes that are killed or stopped during a refresh, or read the wrong time; `make chaos` does more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = CLASSES
-WITHIN = 6.0  # seconds for a call on a busy machine; who waited for the dead one would take SLOWEST
+WITHIN = 6.0  # seconds for a call on a busy machine; waiting for the dead process would take SLOWEST
 
 
 @pytest.fixture(scope="module")

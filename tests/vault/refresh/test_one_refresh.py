@@ -1,4 +1,4 @@
-"""Concurrent callers share one refresh; and when it happens."""
+"""Concurrent callers share one refresh; and when a refresh happens."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_in_the_last_minute_callers_keep_the_good_token_while_one_refresh_
 
 
 async def test_a_token_in_use_is_refreshed_ahead_although_nobody_calls_in_its_last_moments(room: Room) -> None:
-    room.slack.lifetime = 20  # ages at 18 s
+    room.slack.lifetime = 20  # a token is due for refresh after 18 s
     await room.connect()
     room.pass_time(17)
     before = await room.exchange()

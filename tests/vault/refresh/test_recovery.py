@@ -1,4 +1,4 @@
-"""Refreshes that no one finished are taken up without a caller, as the provider's class allows it."""
+"""Refreshes that nobody finished are resumed without a caller, as far as the provider's class allows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vault.upstream import RotationMode
 
 @asynccontextmanager
 async def interrupted_refresh(room: Room, connection: Connection, *, sends: bool) -> AsyncGenerator[None]:
-    """A process that has claimed a refresh, and perhaps spent the token; it dies with the block."""
+    """A process that has claimed a refresh, and perhaps spent the token; it dies at the end of the block."""
     async with second_process(room) as dying:
         await dying.database.hold_liveness(dying.vault.owner)
         facts = await dying.row(connection)
@@ -92,7 +92,7 @@ async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_runn
 
 
 class CountingDatabase:
-    """A database that counts what is asked of it."""
+    """A database that counts its queries."""
 
     def __init__(self, real: Database) -> None:
         self._real = real
@@ -117,9 +117,9 @@ async def test_a_round_asks_as_little_of_many_unfinished_refreshes_as_of_one(sto
                 if connection in (held[0], held[-1]):
                     counted = CountingDatabase(room.database)
                     vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- forwards
-                    assert await take_up(vault) == 0  # its process lives
+                    assert await take_up(vault) == 0  # its process is alive
                     asked.append(counted.asked)
-        assert asked[1] <= asked[0] + len(held) - 1  # whether the holder of a lease is gone is a look at a file each
+        assert asked[1] <= asked[0] + len(held) - 1  # for each lease, one file shows whether its holder is gone
         room.pass_time(90)
         counted = CountingDatabase(room.database)
         vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- as above
@@ -135,7 +135,7 @@ async def test_a_start_reads_only_the_rows_that_the_journal_is_ahead_of(store: S
             await room.exchange(account=connection.id)
         counted = CountingDatabase(room.database)
         assert await adopt_all(replace(room.vault, database=counted)) == 0
-        assert counted.asked == 1  # the generations of all
+        assert counted.asked == 1  # one query for the generations of all
 
 
 async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:
@@ -202,7 +202,7 @@ async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -
 
 @asynccontextmanager
 async def left_by_a_dead_process(store: Store) -> AsyncGenerator[tuple[Room, Deployment, Connection]]:
-    """A vault that starts after a process died with the answer to its refresh in its hands."""
+    """A vault that starts after a process died while it held the answer to its refresh."""
     settings = load_settings(overrides={"database": {"url": store.url}})
     async with (
         open_room(store, rotation=RotationMode.STRICT) as room,

@@ -14,7 +14,7 @@ from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
 from vault.upstream import UpstreamPolicy
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = PROVIDERS
-NARROW = (  # together every kind of misfortune, in pairs small enough for the suite
+NARROW = (  # together, these cover every kind of failure, in pairs small enough for the suite
     Budget(kills=1, pauses=1, losses=0, failures=0, claims=2),
     Budget(kills=1, pauses=0, losses=1, failures=1, claims=2),
     Budget(kills=0, pauses=1, losses=0, failures=0, claims=3, unknown=1),
@@ -94,7 +94,7 @@ def never_under_the_lease(*, spent_generation: int, row_generation: int, holds_l
 
 @dataclass(frozen=True)
 class BrokenTable:
-    """A table with one rule changed, and where the model has to notice."""
+    """A table with one changed rule, and where the model must detect it."""
 
     name: str
     rules: Rules

@@ -1,4 +1,4 @@
-"""The places for refreshes at one provider: too much work waits, callers find room, providers do not share."""
+"""Places for refreshes at one provider: excess work waits, callers find room, providers don't share places."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_place_is_had_at_once_or_waited_for_and_every_provider_has_its_o
     waiting = asyncio.create_task(queues.enter("slack", patience=WAIT))
     await asyncio.sleep(0)
     queues.leave("slack")
-    assert await waiting is False  # what was read before may be old
+    assert await waiting is False  # rows that were read before may be outdated
 
 
 async def test_more_accounts_than_places_are_all_refreshed_once(store: Store) -> None:

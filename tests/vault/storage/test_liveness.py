@@ -22,7 +22,7 @@ from vault.storage.liveness import KEEP, OwnerLocks
 from vault.storage.postgres_hosts import Servers, split_hosts
 from vault.storage.postgres_owners import OwnerSessions, owner_key
 
-WAIT = 20.0  # seconds: the bound of every wait here
+WAIT = 20.0  # seconds: the limit for every wait here
 
 HOLDER = """
 import asyncio, sys
@@ -39,7 +39,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def trust_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes believe a free lock as soon as they hold their own."""
+    """Processes trust a free lock as soon as they hold their own."""
     monkeypatch.setattr(vault.storage.postgres_owners, "SETTLE", 0.0)
 
 
@@ -143,7 +143,7 @@ async def test_a_failover_that_ends_all_locks_makes_nobody_look_dead(
         if is_believed:
             await until_dead(other, "me")
         else:
-            await asyncio.sleep(0.1)  # the news of the broken connection
+            await asyncio.sleep(0.1)  # time to learn about the broken connection
             assert not await other.is_dead("me")
     finally:
         await database.close()
@@ -175,7 +175,7 @@ async def test_a_broken_lock_comes_back_by_itself(
 async def test_a_server_that_does_not_know_our_own_lock_is_not_believed(
     postgres_store: Store, postgres_server: str, *, knows_us: bool
 ) -> None:
-    """The old primary, stopped, still has our locks. Locks belong to a database, so another one stands for it."""
+    """The old primary, stopped, still has our locks. Locks belong to one database, so another one stands in for it."""
     servers = Servers(split_hosts(postgres_store.url), {})
     there = Servers(split_hosts(postgres_store.url if knows_us else postgres_server), {})
     sessions = OwnerSessions(servers.connect, is_pooled=lambda: False)
@@ -217,7 +217,7 @@ def test_files_of_the_dead_are_swept_an_hour_after_their_death_was_noticed(tmp_p
         starting.hold(name)
         starting.close()
 
-    an_hour_passes()  # the dead one had been running that long: its death is news
+    an_hour_passes()  # the dead process had been running that long, so its death is news
     start("first")
     assert (living.is_gone("living"), living.is_gone("dead")) == (False, True)
     an_hour_passes()
@@ -243,7 +243,7 @@ def test_a_missing_file_proves_nothing_and_is_made_again_by_its_living_owner(tmp
     assert looking.is_gone("living") is False
     (path,) = (tmp_path / "owners").iterdir()
     path.unlink()
-    path.touch(mode=0o600)  # someone put another one there: no one's lock is on it
+    path.touch(mode=0o600)  # somebody created another file, on which nobody holds a lock
     living.hold("living")
     assert looking.is_gone("living") is False
     living.close()
@@ -256,7 +256,7 @@ def test_a_copied_folder_that_is_put_back_under_a_living_process_proves_no_death
     living.hold("living")
     dead.hold("dead")
     dead.close()
-    OwnerLocks(tmp_path).hold("passing by")  # notices the death
+    OwnerLocks(tmp_path).hold("passing by")  # this process notices the death
     assert (looking.is_gone("living"), looking.is_gone("dead")) == (False, True)
     shutil.copytree(folder, copy)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""`database.url` with several hosts: the vault is at the one that accepts writes, whatever the others do."""
+"""`database.url` with several hosts: the vault uses the one that accepts writes, whatever the others do."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def writes(database: Database) -> bool:
 
 @asynccontextmanager
 async def silent_server() -> AsyncGenerator[str]:
-    """A server that is stopped: the kernel takes connections for it, and no one says a word."""
+    """A stopped server: the kernel accepts connections for it, but nobody answers."""
     folder = tempfile.mkdtemp(prefix="tvs")
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -171,7 +171,7 @@ async def test_a_standby_that_is_promoted_is_found_while_the_old_primary_is_sile
         await set_read_only(other, "on")
         servers = Servers(split_hosts(at(postgres_store.url, stopped, folder_of(other.url))), {})
         connecting = asyncio.create_task(servers.connect(within=20))
-        await asyncio.wait([connecting], timeout=1)  # it is refused by the standby
+        await asyncio.wait([connecting], timeout=1)  # the standby refuses it
         await set_read_only(other, "off")
         connection = await connecting
         assert await connection.fetchval("select 1") == 1

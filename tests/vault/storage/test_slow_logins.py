@@ -1,4 +1,4 @@
-"""A server whose logins take longer than a caller waits: the vault gets its connections all the same."""
+"""A server whose logins take longer than a caller waits: the vault still gets its connections."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from vault.storage.postgres_attempts import AT_ONCE, Attempts
 from vault.storage.postgres_hosts import DriverConnection, Servers, split_hosts
 
 WAIT = 0.5  # seconds that a caller waits for a connection
-SLOW = 0.8  # seconds of a login: longer
+SLOW = 0.8  # seconds that a login takes: longer
 ENDLESS = 600.0
-BUSY = 3.0  # seconds that a busy machine may add
+BUSY = 3.0  # extra seconds for a busy machine
 CALLERS = 2 * POOL_SIZE
 SOCKET = ".s.PGSQL.5432"
 
@@ -39,7 +39,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Way:
-    """The way to PostgreSQL: the server's first words on a new connection come late, or the way is closed."""
+    """A proxy for PostgreSQL that delays the server's first answer on a new connection, or is closed."""
 
     def __init__(self, behind: str) -> None:
         self.behind = behind
@@ -102,7 +102,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
 
 @asynccontextmanager
 async def way_to(url: str) -> AsyncGenerator[tuple[Way, str]]:
-    """A way to the server of this URL, and the URL that takes it."""
+    """A proxy to the server of this URL, and the URL that leads through it."""
     (behind,) = parse_qs(urlsplit(url).query)["host"]
     folder = Path(tempfile.mkdtemp(prefix="tvway"))
     way = Way(str(Path(behind) / SOCKET))
@@ -120,7 +120,7 @@ async def way_to(url: str) -> AsyncGenerator[tuple[Way, str]]:
 
 @asynccontextmanager
 async def url_through(kind: str, url: str) -> AsyncGenerator[str]:
-    """The URL as it is, or that of a PgBouncer before it with the documented settings."""
+    """The URL itself, or the URL of a PgBouncer before it with the documented settings."""
     if kind == "direct":
         yield url
         return
@@ -135,7 +135,7 @@ async def call(database: Database) -> None:
 
 
 class Callers:
-    """Calls without a pause between refusals, and what became of them."""
+    """Continuous calls, and what became of them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -143,7 +143,7 @@ class Callers:
         self.longest = 0.0  # seconds until a refusal
 
     async def run(self, *, fine: int, seconds: float) -> None:
-        """Until so many calls have worked; raises TimeoutError."""
+        """Run until this many calls have worked; raises TimeoutError."""
         async with asyncio.timeout(seconds):
             await asyncio.gather(*(self._call(fine) for _ in range(CALLERS)))
 
@@ -170,7 +170,7 @@ async def test_logins_that_outlast_their_callers_end_the_outage(postgres_store: 
             callers = Callers(database)
             await callers.run(fine=100, seconds=20)
             assert callers.told["refused"]
-            statement = STATEMENT_TIMEOUT if kind == "pooled" else 0.0  # PgBouncer makes the statement wait
+            statement = STATEMENT_TIMEOUT if kind == "pooled" else 0.0  # PgBouncer lets the statement wait
             assert callers.longest < WAIT + statement + BUSY
             assert way.logins <= POOL_SIZE
         finally:
@@ -222,9 +222,9 @@ async def test_closing_ends_attempts_and_refuses_those_who_wait(
         database = await Store(url, postgres_store.data).open()
         way.delay = ENDLESS
         await way.cut()
-        with pytest.raises(StorageBusy):  # by the connection that was cut, or in vain for one
+        with pytest.raises(StorageBusy):  # its connection was cut, or it waited for a new one in vain
             await call(database)
-        monkeypatch.setattr(vault.storage.postgres, "WAIT", ENDLESS)  # else they give up by themselves
+        monkeypatch.setattr(vault.storage.postgres, "WAIT", ENDLESS)  # otherwise they give up by themselves
         waiting = [asyncio.create_task(call(database)) for _ in range(CALLERS)]
         while way.count < AT_ONCE:
             await asyncio.sleep(0.01)
@@ -240,7 +240,7 @@ async def test_closing_ends_attempts_and_refuses_those_who_wait(
 
 
 async def test_closing_refuses_at_once_who_would_wait_without_end(postgres_store: Store) -> None:
-    """Callers of the database give up by themselves, so only a caller without a deadline shows it."""
+    """Callers of the database give up by themselves, so only a caller without a deadline can show this."""
     async with way_to(postgres_store.url) as (way, url):
         way.delay = ENDLESS
         attempts = Attempts(Servers(split_hosts(url), {}).connect)
@@ -272,7 +272,7 @@ async def test_a_connection_too_late_for_its_caller_serves_the_next(postgres_sto
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SLOW / 4):
                 await attempts.take()
-        await asyncio.sleep(SLOW)  # it is kept, or still on its way
+        await asyncio.sleep(SLOW)  # by then it is kept, or still on its way
         await attempts.close()
         await way.wait_until_empty()
 
@@ -283,7 +283,7 @@ async def test_a_connection_that_comes_as_its_caller_leaves_is_not_lost(postgres
 
         async def connect() -> DriverConnection:
             connection = await servers.connect()
-            asyncio.get_running_loop().call_soon(leaving.cancel)  # runs before the caller hears of the connection
+            asyncio.get_running_loop().call_soon(leaving.cancel)  # this runs before the caller gets the connection
             return connection
 
         attempts = Attempts(connect)

@@ -1,4 +1,4 @@
-"""A stopped process that holds the write lock of a SQLite file is named to those who wait for it in vain."""
+"""A stopped process that holds the write lock of a SQLite file is named to those who wait in vain for the lock."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_who_waits_in_vain_is_told_which_process_holds_the_lock_and_how_to
             with pytest.raises(StorageBusy, match=fix):
                 await health.check_writable(database)
             process.send_signal(signal.SIGCONT)
-            process.communicate()  # it ends, and with it its lock
+            process.communicate()  # the process ends, which releases its lock
             await health.check_writable(database)
     finally:
         await database.close()

@@ -1,4 +1,4 @@
-"""A replica that is stopped while it holds what all others need; `make chaos` does the same at forty random moments."""
+"""A replica is stopped while it holds what all others need; `make chaos` does the same at forty random moments."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ async def test_a_stopped_replica_holds_the_others_up_for_seconds_and_refuses_nob
     said, own = await force_stall(postgres_store, kind, lock)
     assert said.slowest <= MOST, said
     assert not said.refused, said
-    assert own.ok, own  # it works again when it goes on
+    assert own.ok, own  # it works again after it is resumed
     assert await is_whole(postgres_store)
 
 
 async def test_who_has_appended_and_not_committed_yet_keeps_no_other_from_appending(
     postgres_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(postgres.SESSION, "idle_in_transaction_session_timeout", "60000")  # nothing else frees a lock
+    monkeypatch.setitem(postgres.SESSION, "idle_in_transaction_session_timeout", "60000")  # no other way to free a lock
     first, second = await postgres_store.open(), await postgres_store.open()
     activity = Activity(second)
     try:
