@@ -1,4 +1,4 @@
-"""Work in a fork of this process, which keeps all that was imported and nothing that the work changes."""
+"""Run work in a fork of this process, which keeps all imports and discards everything that the work changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BROKE = "broke"
 
 
 def in_child(work: Callable[[], object], *, seconds: float, step: Path | None = None) -> object:
-    """What the work returns (JSON); HUNG after so many seconds, or when a step took longer than it said; BROKE."""
+    """Returns what the work returns (JSON), HUNG after this time or after a step's own limit, or BROKE."""
     with tempfile.NamedTemporaryFile(prefix="token-vault-child-") as answer:
         child = os.fork()
         if child == 0:
@@ -51,7 +51,7 @@ def _work_and_end(work: Callable[[], object], answer: Path) -> None:
 
 
 def own_seconds(process: int | Literal["self"] = "self") -> float:
-    """A clock, in seconds, that stands still while the process waits for a processor, where Linux tells how long."""
+    """A clock, in seconds, that stops while the process waits for a CPU, on Linux, which says for how long."""
     now = time.monotonic()
     with suppress(OSError, IndexError):
         now -= int(Path(f"/proc/{process}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
@@ -59,14 +59,14 @@ def own_seconds(process: int | Literal["self"] = "self") -> float:
 
 
 def begin_step(path: Path, name: str, *, seconds: float) -> None:
-    """In the child: begin something that may take so long until the next step begins."""
+    """In the child: begin a step that may take this long; it ends when the next one begins."""
     unfinished = path.with_suffix(".part")
     unfinished.write_text(f"{seconds}\n{name}", encoding="utf-8")
     unfinished.replace(path)
 
 
 def step_name(path: Path) -> str:
-    """The step that was begun last; empty without any."""
+    """The step that began last; empty if none has begun."""
     return path.read_text(encoding="utf-8").partition("\n")[2] if path.exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""Mutants that no test needs to tell, each with its reason: `explanations.toml`."""
+"""Mutants that no test needs to detect, each with its reason: `explanations.toml`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NUMBERS = "core/NumberReplacer"
 
 @dataclass(frozen=True)
 class ExplainedMutant:
-    """A mutant by what its lines say before and after, without comments; the line numbers may move.
+    """A mutant, identified by its lines before and after without comments; line numbers may change.
 
-    `equivalent`: no one can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
-    depends on it; it counts as a survivor. `after` is ANY_NUMBER where the reason holds for every other number in those
-    lines.
+    `equivalent`: nothing distinguishes it from the original, so it doesn't count. `accepted`: something does, but no
+    promise depends on it; it counts as a survivor. `after` is ANY_NUMBER if the reason holds for every other number in
+    those lines.
     """
 
     file: str
@@ -50,7 +50,7 @@ def explanation_of(row: Mapping[str, str], explained: Iterable[ExplainedMutant])
 
 
 def stale(row: ExplainedMutant, root: Path) -> bool:
-    """Whether the lines that it changes are gone."""
+    """Whether the lines that it changes no longer exist."""
     path = root / row.file
     text = without_comments(path.read_text(encoding="utf-8")) if path.exists() else ""
     present = {line.strip() for line in text.splitlines()}

@@ -1,5 +1,5 @@
-// Services of emulate (Vercel Labs), each on a loopback port of its own. Argument: their seeds, and the addresses that
-// they are to call their own. Says where they listen.
+// Services of emulate (Vercel Labs), each on its own loopback port. Argument: their seeds, and the addresses that
+// they use as their own. Prints where they listen.
 import { createServer } from 'node:http';
 import { createEmulator } from 'emulate';
 import { hear, main, say } from './lines.mjs';

@@ -1,4 +1,4 @@
-// An agent on the official TypeScript SDK whose person has signed in at the company. One argument: what it was given,
+// An agent on the official TypeScript SDK whose person has signed in at the company. One argument: its configuration
 // as JSON. Opens no browser.
 import {
   Client,

@@ -1,5 +1,5 @@
 // oidc-provider as a company's identity provider that issues identity assertions (ID-JAG) by token exchange.
-// Argument: the agent's client id at the vault. Says its issuer and an ID token of a person who has signed in.
+// Argument: the agent's client id at the vault. Prints its issuer and an ID token of a person who has signed in.
 import { createServer } from 'node:http';
 import { SignJWT, createLocalJWKSet, exportJWK, generateKeyPair, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';

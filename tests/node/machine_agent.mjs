@@ -1,4 +1,4 @@
-// An agent on the official TypeScript SDK that acts for nobody. One argument: what it was given, as JSON.
+// An agent on the official TypeScript SDK that acts for nobody. One argument: its configuration as JSON.
 import {
   Client,
   ClientCredentialsProvider,

@@ -8,7 +8,7 @@ import { hear, main, open, say } from './lines.mjs';
 
 const [endpoint, transportName, walletFile, links] = process.argv.slice(2);
 
-/** What the SDK asks an application to keep, in one file. */
+/** Stores in one file what the SDK asks an application to keep. */
 class Wallet {
   redirectUrl = 'http://127.0.0.1:33418/callback';
   clientMetadata = {

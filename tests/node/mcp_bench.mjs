@@ -1,5 +1,5 @@
 // Calls of the official TypeScript client, timed. Arguments: endpoint, access token or "", how many calls are in
-// flight, what each answer has.
+// flight, a text that each answer contains.
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { hear, main, say } from './lines.mjs';

@@ -1,4 +1,4 @@
-// The other flows of openid-client. Arguments: issuer, redirect URI. Says what each gave, or why the library refused.
+// The other flows of openid-client. Arguments: issuer, redirect URI. Prints the result of each, or why the library refused.
 import * as openid from 'openid-client';
 import { main, open, say } from './lines.mjs';
 

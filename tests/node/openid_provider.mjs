@@ -1,5 +1,5 @@
-// oidc-provider as the service that somebody's account is at: refresh rotation and reuse detection on, its own pages.
-// Argument: our redirect URI. Says its issuer, then answers questions about its books.
+// oidc-provider as a service at which somebody has an account: with refresh rotation, reuse detection, and its own
+// pages. Argument: our redirect URI. Prints its issuer, then answers questions about its records.
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
 import { hear, main, say } from './lines.mjs';

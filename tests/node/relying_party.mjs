@@ -1,4 +1,4 @@
-// A relying party on openid-client. Arguments: issuer, redirect URI. Signs somebody in and says what every step gave.
+// A relying party on openid-client. Arguments: issuer, redirect URI. Signs somebody in and prints the result of each step.
 import * as openid from 'openid-client';
 import { main, open, say } from './lines.mjs';
 
@@ -74,7 +74,7 @@ await main(async () => {
   const replayed = await refusal(openid.authorizationCodeGrant(found, third.back, third.checks));
   const afterReplay = await openid.tokenIntrospection(found, granted.access_token);
 
-  // The library wants `auth_time`, and one that is no older than it asked for.
+  // The library requires `auth_time`, and that it isn't older than requested.
   const signedIn = [];
   for (const maxAge of [0, 3600]) {
     const { back, checks } = await authorize(found, scope, maxAge);

@@ -1,4 +1,4 @@
-// Serves the POST of a route handler, as Next.js would; says where it listens. Ends with its standard input.
+// Serves the POST of a route handler, as Next.js would; prints where it listens. Ends when its standard input is closed.
 import { createServer } from 'node:http';
 import { say } from './lines.mjs';
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def mutants(body: str) -> dict[str, str]:
-    """By kind (and reason), the changed function."""
+    """The changed function by kind (and reason)."""
     text = "def f(a, b):\n" + "".join(f"    {line}\n" for line in body.splitlines())
     ((_, changes),) = sites_of("a.py", text)
     return {f"{one.kind} {one.reason}".strip(): one.new.partition("\n")[2] for one in changes}

@@ -34,7 +34,7 @@ def main() -> None:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         print(f"{path.stat().st_size / 1024:9.0f} KiB  {path.name}")
     works = trials.run_all(*files, only=given.only)
-    if not given.only:  # the data of the release before
+    if not given.only:  # also try to upgrade data of the previous release
         upgrade = [sys.executable, "-m", "pytest", "-q", "tests/vault/storage/test_upgrades.py"]
         works = subprocess.run(upgrade, cwd=ROOT, check=False).returncode == 0 and works
     if works and not given.built:

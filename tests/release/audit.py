@@ -1,4 +1,4 @@
-"""`make audit`: known weaknesses of every package in the locks, from the package index's own list of them.
+"""`make audit`: known vulnerabilities of every package in the locks, from the package index's own list.
 
 python -m tests.release.audit
 """
@@ -14,7 +14,7 @@ LOCKS = ("requirements.txt", "requirements-dev.txt", "tests/keyservices/requirem
 
 
 def main() -> None:
-    """Fails at a weakness, and at a package that the index doesn't know: an audit that saw nothing isn't clean."""
+    """Fails on a vulnerability, and on a package that the index doesn't know: an audit that saw nothing isn't clean."""
     failed = False
     for lock in LOCKS:
         print(f"== {lock}", flush=True)

@@ -1,7 +1,7 @@
 """The Debian package: the program and its locked libraries below /usr/lib/token-vault, the unit, settings, examples.
 
-Built with dpkg-deb for this machine's architecture and the Python that /usr/bin/python3 is, without a network at the
-place where it is installed. Nothing of it starts by itself: `systemctl enable --now token-vault` does.
+Built with dpkg-deb for this machine's architecture and the Python at /usr/bin/python3; installing it needs no network.
+Nothing starts by itself: `systemctl enable --now token-vault` starts it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _output(*command: str | Path) -> str:
 
 
 def build(wheel: Path, folder: Path, *, epoch: int) -> Path:
-    """Build the package in the folder; its path. Needs dpkg-deb and /usr/bin/python3."""
+    """Build the package in the folder; returns its path. Needs dpkg-deb and /usr/bin/python3."""
     version = wheel.name.split("-")[1]
     architecture = _output("dpkg", "--print-architecture")
     python = _output("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
@@ -72,7 +72,7 @@ def _install_libraries(wheel: Path, library: Path, *, scratch: Path) -> None:
     install += ["--no-deps", "--target", str(library)]
     subprocess.run([*install, "--require-hashes", "-r", str(lock)], check=True)
     subprocess.run([*install, str(wheel)], check=True)
-    shutil.rmtree(library / "bin", ignore_errors=True)  # its scripts name this machine's folders
+    shutil.rmtree(library / "bin", ignore_errors=True)  # its scripts contain paths of this machine
     for path in library.rglob("__pycache__"):
         shutil.rmtree(path)
     for name in ("direct_url.json", "uv_cache.json", ".lock"):

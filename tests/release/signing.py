@@ -1,7 +1,7 @@
-"""Signing the files of a release with sigstore, where this machine has an identity: a CI job that may ask for one.
+"""Signing the files of a release with sigstore, if this machine has an identity: a CI job that may request one.
 
-No one keeps a key: the identity signs, with a certificate of some minutes, and the signature stands in a public log.
-Elsewhere the command is printed; it opens a browser.
+Nobody keeps a key: the identity signs with a certificate that is valid for minutes, and the signature is recorded in a
+public log. Without an identity, the command is printed; it opens a browser.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGSTORE_ID_TOKEN")  # of GitHub's jobs, and of GitLab's
+IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGSTORE_ID_TOKEN")  # for GitHub's jobs, and for GitLab's
 BUNDLE = ".sigstore.json"
 
 
@@ -20,7 +20,7 @@ def command(program: Path | str, files: Sequence[Path]) -> list[str]:
 
 
 def sign_all(folder: Path, *, program: Path, environment: Mapping[str, str]) -> Sequence[Path]:
-    """The bundles; none where no identity is, and then say how to sign. Raises CalledProcessError."""
+    """Returns the bundles; without an identity, none, and prints how to sign. Raises CalledProcessError."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.endswith(BUNDLE))
     if not any(name in environment for name in IDENTITIES):
         print("not signed, no identity here. To sign: " + " ".join(command("sigstore", files)))

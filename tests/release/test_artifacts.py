@@ -1,4 +1,4 @@
-"""The files of a release are the same bytes each time, and hold what they should; `make release` tries them all."""
+"""The files of a release have the same bytes each time, and contain what they should; `make release` tries them all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pluggy==1.6 \\
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two copies of what is built, at different places, with different times and modes."""
+    """Two copies of what is built, in different places, with different times and modes."""
     names = ["pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore", "SECURITY.md", "CHANGELOG.md"]
     names += ["mcp.json", "server.json", "vault", "tests/release"]
     made: list[Path] = []
@@ -57,7 +57,7 @@ def test_the_same_sources_make_the_same_bytes(copies: tuple[Path, Path], tmp_pat
         hashes.append(tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in built))
     assert hashes[0] == hashes[1]
     wheel, archive = build_packages(copies[0], tmp_path / "later", epoch=EPOCH + 86400)
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() != hashes[0][0]  # the time is the only difference
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() != hashes[0][0]  # only the time differs
     with zipfile.ZipFile(wheel) as files:
         assert {one.date_time[:3] for one in files.infolist()} == {(2027, 1, 16)}
     with tarfile.open(archive) as files:
@@ -152,7 +152,7 @@ def test_scripts_of_the_package_are_sound(name: str) -> None:
     script = ROOT / "deploy/debian" / name
     assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
     assert "set -e" in script.read_text(encoding="utf-8")
-    assert "/var/lib/token-vault" not in code_of(script)  # data outlives the package
+    assert "/var/lib/token-vault" not in code_of(script)  # removing the package keeps the data
 
 
 def code_of(script: Path) -> str:

@@ -1,4 +1,4 @@
-"""One command writes the version everywhere, and refuses what would contradict the changelog."""
+"""One command writes the version everywhere, and refuses to contradict the changelog."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     with pytest.raises(VersionRefused, match=said):
         set_version(checkout, wanted, date=date)
     assert before == {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
-    set_version(checkout, "1.2.0")  # the same command without what was wrong
+    set_version(checkout, "1.2.0")  # the same command with a valid version
 
 
 def test_a_file_that_no_longer_names_the_version_is_noticed(checkout: Path) -> None:

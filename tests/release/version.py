@@ -23,12 +23,12 @@ UNRELEASED = "unreleased"
 
 
 class VersionRefused(Exception):
-    """What is asked for can't be a version, or the files contradict each other."""
+    """The requested version isn't valid, or the files contradict each other."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One file with the version, and the pattern whose second group it is, found `count` times."""
+    """One file with the version, and a pattern whose second group is the version, found `count` times."""
 
     path: str
     pattern: str
@@ -43,7 +43,7 @@ PLACES = (
 
 
 def versions_in_files(root: Path) -> set[str]:
-    """The versions that the files name; one, unless someone edited a file by hand."""
+    """The versions that the files name; only one, unless someone edited a file by hand."""
     found = {match[1] for place in PLACES for match in re.findall(place.pattern, _text(root, place))}
     heading = HEADING.search((root / "CHANGELOG.md").read_text(encoding="utf-8"))
     return found | ({heading[1]} if heading else set())
@@ -57,7 +57,7 @@ def _text(root: Path, place: Place) -> str:
 
 
 def set_version(root: Path, version: str, *, date: str | None = None) -> None:
-    """Write it everywhere. Raises VersionRefused before anything is written."""
+    """Write the version everywhere. Raises VersionRefused before anything is written."""
     if VERSION.fullmatch(version) is None:
         raise VersionRefused(f"{version} isn't a version: write 1.2.0, or 1.2.0rc1 before a release")
     if date is not None:
@@ -76,7 +76,7 @@ def set_version(root: Path, version: str, *, date: str | None = None) -> None:
 
 
 def with_heading(changelog: str, version: str, *, date: str | None) -> str:
-    """The changelog with this version on top."""
+    """The changelog with this version at the top."""
     newest = HEADING.search(changelog)
     if newest is None:
         raise VersionRefused("CHANGELOG.md has no section such as: ## 1.2.0 (unreleased)")

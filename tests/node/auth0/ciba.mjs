@@ -1,5 +1,5 @@
 // Agents' tools that ask their person in the background, with @auth0/ai-vercel, @auth0/ai-langchain and
-// @auth0/ai-llamaindex as published. Arguments: domain, client id, client secret, the person's id.
+// @auth0/ai-llamaindex as published. Arguments: domain, client id, client secret, the person's ID.
 import { createRequire } from 'node:module';
 import { main, open, say } from '../lines.mjs';
 
@@ -55,7 +55,7 @@ async function withLangchain() {
   return [before, await call()];
 }
 
-/** Its tools get a new call's id each time, so they wait instead of being called again. */
+/** These tools get a new call ID each time, so they wait instead of being called again. */
 async function withLlamaindex() {
   const onAuthorizationRequest = async () => open('https://app.example/allow');
   const protect = new llamaindex.Auth0AI({ auth0 }).withAsyncAuthorization({ ...asking, onAuthorizationRequest });

@@ -1,4 +1,4 @@
-// What Nuxt's build puts behind two names that @auth0/auth0-nuxt imports; `config` is the application's `runtimeConfig`.
+// What Nuxt's build provides for two names that @auth0/auth0-nuxt imports; `config` is the application's `runtimeConfig`.
 import { registerHooks } from 'node:module';
 
 export const config = { auth0: {}, public: { auth0: {} } };

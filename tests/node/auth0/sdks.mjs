@@ -7,7 +7,8 @@ import { AuthenticationClient } from 'auth0/legacy';
 import { NextRequest, NextResponse } from 'next/server.js';
 import { main, open, say } from '../lines.mjs';
 
-// Their ES modules name files without endings, which only bundlers find. @auth0/ai-langchain needs an older @auth0/ai.
+// Their ES modules import files without extensions, which only bundlers resolve. @auth0/ai-langchain needs an older
+// @auth0/ai.
 const require = createRequire(import.meta.url);
 const { tool } = require('ai');
 const { z } = require('zod');
@@ -20,7 +21,7 @@ const connection = 'sign-in-with-slack';
 const cookies = new Map();
 
 const next = new Auth0Client({
-  domain: `https://${domain}`, // a port needs the whole address, and the switch below; TLS is used all the same
+  domain: `https://${domain}`, // with a port, this and the switch below are needed; TLS is used anyway
   allowInsecureRequests: true,
   clientId,
   clientSecret,
@@ -42,7 +43,7 @@ function keep(answer) {
   }
 }
 
-/** Call what changes the session, as a middleware does. */
+/** Make a call that may change the session, as middleware does. */
 async function within(call) {
   const answer = new NextResponse();
   const result = await call(request('/'), answer);
@@ -50,7 +51,7 @@ async function within(call) {
   return result;
 }
 
-/** What the mounted routes answer to the browser; where it goes next. */
+/** Send a request to the mounted routes; returns where the browser goes next. */
 async function visit(url) {
   const answer = await next.middleware(request(url));
   keep(answer);
@@ -106,7 +107,7 @@ await main(async () => {
   for (const scope of ['chat:write', 'channels:read']) asked.append('scopes', scope);
   found.connected = await visit(await open(await visit(`/auth/connect?${asked}`)));
   found.listed = await within((...sides) => next.getConnectedAccounts(...sides));
-  await open(`${appBaseUrl}/fill`); // the person has more accounts
+  await open(`${appBaseUrl}/fill`); // this connects more accounts for the person
   found.many = (await within((...sides) => next.getConnectedAccounts(...sides))).length;
   await open(`${appBaseUrl}/empty`);
   found.token = await token();

@@ -23,7 +23,7 @@ async function refusal(work) {
   }
 }
 
-/** A browser at one application: keeps cookies and follows nothing. */
+/** A browser at one application: keeps cookies and follows no redirects. */
 function browser(answerOf) {
   const cookies = new Map();
   return async (url) => {
@@ -60,7 +60,7 @@ async function post(path, accessToken, body) {
   return (await fetch(`${me}/${path}`, { method: 'POST', headers, body: JSON.stringify(body) })).json();
 }
 
-/** The SDK has no call that connects an account; its token for the My Account API does. */
+/** The SDK can't connect an account, but its token for the My Account API can. */
 async function alone() {
   const stores = { transactionStore: new Memory(), stateStore: new Memory() };
   const authorizationParams = { redirect_uri: callback, scope };
@@ -80,7 +80,7 @@ async function alone() {
   found.token = await client.getAccessTokenForConnection({ connection });
   await client.revokeRefreshToken();
   const session = await client.getSession();
-  await stores.stateStore.set('__a0_session', { ...session, connectionTokenSets: [] }); // else it answers from there
+  await stores.stateStore.set('__a0_session', { ...session, connectionTokenSets: [] }); // otherwise it uses these
   found.revoked = await refusal(client.getAccessTokenForConnection({ connection }));
   return found;
 }
@@ -119,7 +119,7 @@ async function inNuxt() {
   }
   const start = async (event) =>
     (await useAuth0(event).startInteractiveLogin({ authorizationParams: { scope } })).href;
-  router.get('/start', defineEventHandler(start)); // its own route asks for no refresh token
+  router.get('/start', defineEventHandler(start)); // the SDK's own route doesn't request a refresh token
   const token = (event) => useAuth0(event).getAccessTokenForConnection({ connection });
   router.get('/token', defineEventHandler(token));
   router.get('/user', defineEventHandler((event) => useAuth0(event).getUser()));
