@@ -1,4 +1,4 @@
-"""A vault for each file: administered by its API, and with token exchange."""
+"""One vault per file, with the Admin API and token exchange."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The Admin API does the same as pages and commands, with an event that names the admin, and each refusal with its
-twin."""
+"""The Admin API does what pages and commands do and records an event that names the admin; each refusal has a twin."""
 
 from __future__ import annotations
 
@@ -280,7 +279,7 @@ async def test_an_api_is_saved_linked_and_removed(room: AdminRoom) -> None:
 async def test_no_agent_is_bound_to_an_api_of_the_vaults_own_that_is_not_for_agents(
     room: AdminRoom, path: str, is_refused: bool
 ) -> None:
-    """What an agent is bound to becomes an API, which it would get tokens for."""
+    """The agent's resource becomes an API, so the agent would get tokens for it."""
     body = {"name": "Agent", "redirect_uris": ["https://a.example/"], "resources": [room.room.url + path]}
     answer = await room.call("POST", "/agents", json=body)
     if is_refused:
@@ -319,7 +318,7 @@ async def test_a_provider_is_set_up_and_removed_by_the_revision_that_was_read(ro
     kept = await room.call(
         "PUT", path, json={"client_id": "client-at-dropbox"}, headers={"If-Match": read.headers["etag"]}
     )
-    assert (await _ok(kept))["set_up"] is True  # the secret stayed
+    assert (await _ok(kept))["set_up"] is True  # the secret was kept
     late = {"If-Match": read.headers["etag"]}
     problem(await room.call("PUT", path, json=body, headers=late), 412, "registration_changed")
     problem(await room.call("DELETE", path, headers=late), 412, "registration_changed")
@@ -361,7 +360,7 @@ async def test_what_people_connected_and_allowed_is_seen_and_ended(room: AdminRo
     asked = await _ok(await room.call("POST", f"{permission}/ask", json=more))
     assert (asked["ask_tools"], asked["ask_scopes"]) == (["slack_post"], ["chat:write"])
     still = await _ok(await room.call("POST", f"{permission}/ask", json={}))
-    assert still["ask_tools"] == ["slack_post"]  # only the person takes it away
+    assert still["ask_tools"] == ["slack_post"]  # only the person can remove it
     problem(await room.call("POST", f"{permission}/ask", json={"tools": ["slack_pots"]}), 400, "ask_refused")
     await _ok(await room.call("DELETE", permission), 204)
     problem(await room.call("DELETE", permission), 404, "no_permission")
@@ -466,7 +465,7 @@ async def test_the_reference_page_names_every_operation(room: AdminRoom) -> None
 
 
 async def test_our_own_failure_is_a_problem_document_too(room: AdminRoom) -> None:
-    """A stored client of a kind that this program doesn't know, as after a downgrade."""
+    """The stored client has a kind that this program doesn't know, as after a downgrade."""
     client = await room.room.agent(name="Damaged")
     write = "update clients set kind = :kind where id = :id"
     async with room.deployment.transaction() as transaction:
@@ -479,7 +478,7 @@ async def test_our_own_failure_is_a_problem_document_too(room: AdminRoom) -> Non
 
 
 async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
-    """A permission of a removed agent is not shown anymore."""
+    """The permissions of a removed agent are no longer shown."""
     user, connection, agent = await _account(room)
     client = await clients.get_client(room.deployment.database, agent)
     assert client is not None

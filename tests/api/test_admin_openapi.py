@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: requests made from it, right and wrong, over HTTP, and answers as it says.
+"""The OpenAPI document is accurate: valid and invalid requests made from it get the answers that it describes.
 
 Schemathesis makes the requests. A longer run: SCHEMATHESIS_EXAMPLES=200 make test TESTS=tests/api/test_admin_openapi.py
 """
@@ -37,7 +37,7 @@ OURS = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-# Asks a provider for up to 20 s, which is tested by itself
+# Waits up to 20 s for a provider; other tests cover it
 SLOW = {"test_provider"}
 NAMES = [one.name for _, group in OPERATIONS for one in group if one.name not in SLOW]
 
@@ -51,7 +51,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Admin
 
 @pytest.fixture(scope="module")
 def operations(room: AdminRoom) -> dict[str, APIOperation]:
-    """Those of the document, by name."""
+    """The document's operations, by name."""
     found = [one.ok() for one in schemathesis.openapi.from_dict(openapi_document(room.room.url)).get_all_operations()]
     return {one.definition.raw["operationId"]: one for one in found}
 
@@ -75,11 +75,11 @@ async def test_an_operation_answers_as_the_document_says(
         def try_it(data: st.DataObject) -> None:
             case = data.draw(operation.as_strategy(generation_mode=mode))
             response = case.call(base_url=room.room.url, headers=headers)
-            if response.status_code in {414, 431}:  # before it reaches the API: too long for any
+            if response.status_code in {414, 431}:  # refused before the API: the URL or the headers are too long
                 return
             if response.status_code == 404 and "%0A" in urlsplit(response.request.url).path:
-                return  # no route takes a line break
-            # A body that is too large is refused before its fields are read: a refusal that Schemathesis doesn't expect
+                return  # no route accepts a line break
+            # An oversized body is refused before its fields are read, which Schemathesis doesn't expect
             is_too_large = response.status_code == 413
             checked = [one for one in OURS if not (is_too_large and one is checks.negative_data_rejection)]
             case.validate_response(response, checks=checked, headers=headers)

@@ -1,4 +1,4 @@
-"""Where administration needs a passkey, so do tokens of admins for the Admin API; an operator's programs don't."""
+"""If administration requires a passkey, so do admins' tokens for the Admin API; an operator's programs need none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def console(room: AdminRoom, redirect: str = REDIRECT) -> Client:
 
 
 async def ask(room: AdminRoom, person: Person, client: Client) -> httpx2.Response:
-    """The program sends the admin's browser to the vault."""
+    """Send the admin's browser to the vault, as the program would."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
     parameters = {"scope": "admin:read admin:people", "resource": room.resource, "code_challenge": challenge}
     return await person.open(room.room.authorize_path(client, **parameters))

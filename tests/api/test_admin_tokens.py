@@ -81,7 +81,7 @@ async def test_a_stranger_who_registers_never_gets_a_token_for_the_admin_api(roo
         await room.room.browser(), str(own["client_id"]), scope="admin:read", resource=room.resource
     )
     assert answer["error"] == "invalid_target"
-    made = await register(room.operator, NewAgent("Web", redirect_uris=(REDIRECT,)))  # by the operator, but not for it
+    made = await register(room.operator, NewAgent("Web", redirect_uris=(REDIRECT,)))  # not for the Admin API
     answer, _ = await room.room.vault.authorize(
         await room.room.browser(), made.client.id, scope="admin:read", resource=room.resource
     )

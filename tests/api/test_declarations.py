@@ -1,4 +1,4 @@
-"""`token-vault apply`, and the same through the Admin API: a plan, changes once, and nothing removed unasked."""
+"""`token-vault apply` and its Admin API counterpart: plan, change once, and remove nothing unless asked to."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom
     for content in (
         {"agents": {"bad": {}}},
         {"apis": {"https://api.example/": {"clients": ["nobody"]}}},
-        {"providers": {"slack": {"client_id": "another"}}},  # the settings have it
+        {"providers": {"slack": {"client_id": "another"}}},  # already in the settings
         {"providers": {"nothing": {"client_id": "x"}}},
     ):
         with pytest.raises(ChangeRefused):

@@ -1,4 +1,4 @@
-"""The blocks of the pages on the Admin API and its clients, as they stand there."""
+"""Run the code blocks of the pages on the Admin API and its clients unchanged."""
 
 from __future__ import annotations
 
@@ -83,4 +83,4 @@ def test_the_clients_of_the_page_have_what_it_calls() -> None:
     source = (DOCS.parent / "clients/typescript/src/index.ts").read_text(encoding="utf-8")
     for name in re.findall(r"import \{ (\w+) \}", typescript):
         assert re.search(rf"\b{name}\b", source), name
-    assert asyncio.iscoroutinefunction(Vault.token) is False  # as the page calls it
+    assert asyncio.iscoroutinefunction(Vault.token) is False  # the name that the page uses

@@ -22,7 +22,7 @@ ASKS: Final = NewAgent("Asks people", jwks=KEYS, asking=BackchannelSpec())
 CALLS_OWN: Final = NewAgent("For itself", has_secret=True, resources=("https://api.example",), by_itself=OwnApisSpec())
 RULES: Final = WorkerSpec(("10.1.0.0/16",), ("slack",), ("chat:write",))
 WORKS: Final = NewAgent("Worker", jwks=KEYS, worker=RULES)
-SERVES: Final = NewAgent("Automation", has_secret=True)  # in the name of an admin
+SERVES: Final = NewAgent("Automation", has_secret=True)  # acts on behalf of an admin
 URI: Final = SIGNS_IN.redirect_uris
 PUSHES: Final = BackchannelSpec(notify="https://agent.example/ciba", is_pushed=True)
 

@@ -1,4 +1,4 @@
-"""Reasons to refuse an admin's change, each with a change that succeeds without only that reason."""
+"""Reasons to refuse an admin's change, each with the same change that succeeds once that reason is gone."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ async def test_only_who_connected_an_account_gives_it_to_a_group(room: AdminRoom
 
 
 async def test_an_account_of_a_service_that_is_gone_keeps_its_rule(room: AdminRoom) -> None:
-    """As where its provider's file was removed."""
+    """For example, after the provider's file was removed."""
     user, deployment = await room.room.user(), room.deployment
     group, slack = await groups.create(room.operator, "Leftovers"), deployment.catalog.provider("slack").policy()
     answer = TokenAnswer("made-up", "made-up", scopes=READ | WRITE, expires_in=3600, account=Account("a", "a"))

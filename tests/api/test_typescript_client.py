@@ -1,4 +1,4 @@
-"""The TypeScript client, compiled by its own compiler, against a real vault: by itself, in Express and the AI SDK."""
+"""The TypeScript client, compiled by its own compiler, against a real vault: alone, in Express, and in the AI SDK."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _run(folder: Path, *arguments: str, **more: str) -> str:
 
 @pytest.fixture(scope="module")
 async def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled package; strict, without an error."""
+    """The package, compiled in strict mode without errors."""
     node()
     if not (MODULES / "typescript").exists():
         unavailable("foreign clients need: make node")

@@ -1,4 +1,4 @@
-"""`python -m tests.attacks [pytest arguments]`: runs the attacks, then prints per surface what held and what failed."""
+"""`python -m tests.attacks [pytest arguments]`: runs the attacks, then prints what held and what failed per surface."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def main() -> int:
     chosen = sys.argv[1:]
     places = [] if any(not one.startswith("-") and ".py" in one for one in chosen) else [str(FOLDER)]
     if places and "-n" not in chosen:
-        options += ["-n", "2", "--dist", "loadfile"]  # each surface whole, two of them at a time
+        options += ["-n", "2", "--dist", "loadfile"]  # a surface runs as a whole, two surfaces at a time
     code = pytest.main([*options, *places, *chosen], plugins=[tally])
     tally.show()
     return int(code)

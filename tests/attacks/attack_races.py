@@ -1,5 +1,4 @@
-"""Races between endings and running work: a disconnected or disabled party gets nothing more, and an approval counts
-once."""
+"""Races of endings with running work: a disconnected or disabled party gets nothing more; an approval counts once."""
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ POST: dict[str, object] = {"channel": "#general", "text": "hello"}
 
 
 def link_of(target: Target, answer: httpx2.Response, part: str) -> str:
-    """The link to a page of ours in a tool's answer."""
+    """The link to one of our pages in a tool's answer."""
     start = answer.text.index(f"{target.url}/{part}/")
     return answer.text[start:].split('"')[0].split()[0].rstrip(".,)\\")
 
 
 async def allow_agent(target: Target) -> Agent:
-    """An agent of mallory's that may post."""
+    """An agent of mallory that may post."""
     agent = await target.agent(target.mallory)
     page = await target.mallory.open(link_of(target, await target.call(agent, "slack_post", POST), "connect"))
     page = await target.mallory.submit(page, form="/connect/", button=("decision", "allow"))
@@ -34,7 +33,7 @@ async def allow_agent(target: Target) -> Agent:
 
 
 def is_done(answer: httpx2.Response) -> bool:
-    """Whether the tool did what it says."""
+    """Whether the tool call succeeded."""
     if answer.status_code != 200:
         return False
     result = answer.json().get("result", {})
@@ -93,7 +92,7 @@ async def test_a_permission_that_was_read_before_a_change_is_not_written_after_i
 
     assert (await send(taken)).status_code in {200, 303}
     assert not is_done(await target.call(agent, "slack_post", POST))
-    stale = await send(form.fields)  # gives back what was just taken away
+    stale = await send(form.fields)  # would restore what was just taken away
     answer = await target.call(agent, "slack_post", POST)
     assert stale.status_code == 409
     assert not is_done(answer), answer.text

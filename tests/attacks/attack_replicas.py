@@ -1,4 +1,4 @@
-"""A vault with two processes on PostgreSQL: what was used or ended at one of them is used or ended at the other."""
+"""A vault with two processes on PostgreSQL: whatever is used or ended at one is used or ended at the other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_proof_that_is_sent_to_both_at_once_counts_once(pair: Pair) -> N
 
 
 async def test_an_id_counts_once_whatever_else_its_proof_says(pair: Pair) -> None:
-    """A client that numbers its proofs, a clock that moved: the id has been seen."""
+    """The id was seen before, even if the client numbers its proofs or a clock moved."""
     one, key, _ = await bound_handle(pair.target, "github", "contents:read")
     assert (await call(pair.clients[0], one, right(one, key, jti="the only one"))).status_code == 200
     for iat in (int(time.time()) - 200, int(time.time()) + 20):
@@ -104,7 +104,7 @@ async def test_a_proof_of_the_token_endpoint_counts_once_at_both(pair: Pair) -> 
 
 
 async def test_what_ends_at_one_process_has_ended_at_the_other(pair: Pair) -> None:
-    """Both have used the handle a moment ago, and remember it."""
+    """Both have just used the handle and cached it."""
     target = pair.target
     person = target.mallory
     one = await handle(target, "github", "contents:read", person=person)
@@ -135,7 +135,7 @@ async def test_a_code_and_a_refresh_token_count_once_at_both(pair: Pair) -> None
 
 
 async def test_a_form_is_answered_once_at_both(pair: Pair) -> None:
-    """One yes to a consent, sent to both processes at the same time, makes one code."""
+    """One consent, sent to both processes at the same time, yields one code."""
     target = pair.target
     client_id = str((await target.register())["client_id"])
     page = await target.alice.open(target.authorize_url(client_id, "A" * 43))

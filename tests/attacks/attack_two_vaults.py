@@ -1,4 +1,4 @@
-"""Two vaults of one person with the same clients: what one of them issued means nothing at the other (RFC 8628)."""
+"""Two vaults of one person with the same clients: what one of them issued is worthless at the other (RFC 8628)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.attacks.target import DEVICE, PASSWORD, REDIRECT, Agent, Target, query_of, running_target
 from tests.support.person import forms_of
 
-pytestmark = pytest.mark.timeout(400)  # two vaults start first
+pytestmark = pytest.mark.timeout(400)  # two vaults have to start
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ async def poll(target: Target, device_code: str, *, credentials: dict[str, str] 
 
 
 async def say_yes(target: Target, user_code: str) -> bool:
-    """Whether alice's code leads to a question, which she answers with yes."""
+    """Whether alice's code leads to a consent page, which she approves."""
     page = await target.alice.submit(await target.alice.open("/device"), {"user_code": user_code}, form="/device")
     if not any("/consent" in form.action for form in forms_of(page.text)):
         return False
@@ -43,7 +43,7 @@ async def say_yes(target: Target, user_code: str) -> bool:
 
 
 async def test_a_user_code_of_one_is_unknown_at_the_other(target: Target, other: Target) -> None:
-    """A victim who types a stranger's code at her own vault must give nothing to the stranger's."""
+    """A victim who types a stranger's code at her own vault must give nothing to the stranger's vault."""
     asked = await ask(other)
     assert not await say_yes(target, asked["user_code"])
     assert (await poll(other, asked["device_code"]))["error"] == "authorization_pending"
@@ -57,11 +57,11 @@ async def test_a_device_code_of_one_gets_nothing_at_the_other(target: Target, ot
     here = target.clients["device"]
     refused = await poll(other, asked["device_code"], credentials=here if whose == "its client here" else None)
     assert refused["error"] in {"invalid_grant", "invalid_client"}
-    assert "access_token" in await poll(target, asked["device_code"])  # the twin: it was not spent either
+    assert "access_token" in await poll(target, asked["device_code"])  # the twin: it was not used up either
 
 
 async def test_the_same_user_code_asked_for_at_both_reaches_one_device_only(target: Target, other: Target) -> None:
-    """A page of the other vault in front of the person, with a code that she compares."""
+    """The person looks at a page of the other vault and compares the code."""
     mine, theirs = await ask(target), await ask(other)
     assert mine["user_code"] != theirs["user_code"]
     assert mine["verification_uri"].startswith(target.url)
@@ -122,7 +122,7 @@ async def test_a_code_of_one_is_redeemed_at_that_one_only(target: Target, other:
 
 
 async def test_the_answer_of_a_request_says_which_vault_it_comes_from(target: Target, other: Target) -> None:
-    """RFC 9207: a client that asked at the one notices an answer of the other (mix-up)."""
+    """RFC 9207: a client that asked one vault notices an answer from the other (mix-up)."""
     for vault in (target, other):
         client = str((await vault.register())["client_id"])
         page = await vault.alice.open(vault.authorize_url(client, "A" * 43))

@@ -1,4 +1,4 @@
-"""One vault for all attacks; whatever they do to it, it must still work for the next one."""
+"""One vault for all attacks; whatever an attack does to it, it must still work for the next one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Tar
 
 @dataclass
 class Pair:
-    """The vault, and a client of each process. Both are addressed by the one public address."""
+    """The vault, and an HTTP client for each process. Both processes have the same public URL."""
 
     target: Target
     other: httpx2.AsyncClient = field(repr=False)
@@ -56,7 +56,7 @@ async def vault(request: pytest.FixtureRequest, target: Target, pair: Pair) -> T
 
 @pytest.fixture(scope="module")
 async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Person]:
-    """Someone at a vault without a sandbox."""
+    """A person at a vault without a sandbox."""
     place = Place(tmp_path_factory.mktemp("plain"), free_port())
     place.configure()
     async with place.serve(), Person(place.url) as browser:
@@ -69,14 +69,14 @@ async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Per
 
 @pytest.fixture(scope="module")
 async def inside() -> AsyncGenerator[ScriptedServer]:
-    """A server of the operator's that no one but the operator may reach."""
+    """A server of the operator that only the operator may reach."""
     async with scripted_server(lambda _: Reply(200, b"inside")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 async def tenant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Target]:
-    """A vault with Auth0's wire on, and applications that an operator registered for it."""
+    """A vault with Auth0's interface turned on, and applications that an operator registered for it."""
     async with running_target(tmp_path_factory.mktemp("auth0"), more="[auth0]\nenabled = true\n") as running:
         for name, words in {
             "app": ("--confidential", "--redirect-uri", REDIRECT),
@@ -92,13 +92,13 @@ async def tenant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Tar
 
 @pytest.fixture(scope="session")
 async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
-    """A vault of a company with an identity provider and a directory."""
+    """A company's vault with an identity provider and a directory."""
     async with running_company(tmp_path_factory.mktemp("company")) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 async def recent_admins() -> None:
-    """All attacks together take longer than a sign-in counts for administration."""
+    """All attacks together take longer than a sign-in stays valid for administration."""
     for one in RUNNING:
         await one.keep_admin()

@@ -1,7 +1,7 @@
 """The vault under attack: a separate process, with sandbox providers and one provider that is scripted here.
 
-Nothing here looks into it. People are made by command, accounts are connected through its pages, tokens come from its
-endpoints, as for everyone.
+Nothing here looks inside it. People are created with commands, accounts are connected on its pages, and tokens come
+from its endpoints, as usual.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.rooms.oauth_world import sign_jwt
 PASSWORD = "a long enough test password"
 REDIRECT = "https://agent.example/callback"
 LOOPBACK = "http://127.0.0.1:33418/callback"
-UPSTREAM = "gho_canary/0123456789=+abcdef"  # what the scripted provider issues: it must never be seen outside
+UPSTREAM = "gho_canary/0123456789=+abcdef"  # the scripted provider's token: it must never leave the vault
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
 API = "https://api.example/v1"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -55,8 +55,8 @@ _WORKER = (
     *("--exchange", "--worker-connection", "slack", "--worker-scope", "chat:write"),
     *("--worker-address", "127.0.0.1", "--worker-address", "::1"),
 )
-ADMIN_CALLS = 600  # a minute, of one client at the Admin API
-REFRESH_GRACE = 2  # seconds, so that an attack need not wait for ten minutes
+ADMIN_CALLS = 600  # per minute and client at the Admin API
+REFRESH_GRACE = 2  # seconds, so that an attack needn't wait for ten minutes
 _CONFIG = f"""
 [server]
 port = {{port}}
@@ -84,7 +84,7 @@ token_url = "{{evil}}/token"
 revoke_url = "{{evil}}/revoke"
 apis = {{{{ rest = "{{evil}}/rest" }}}}
 """
-# Providers of the shelf at the scripted server, below their names: for attacks on request rules.
+# Shipped providers on the scripted server, under their names, for attacks on request rules.
 SCRIPTED = ("microsoft", "atlassian", "notion", "salesforce", "hubspot", "dropbox", "box")
 _SHELF = load_catalog()
 
@@ -105,12 +105,12 @@ def pkce() -> tuple[str, str]:
 
 
 def query_of(url: str) -> dict[str, str]:
-    """The query of a URL, one value each."""
+    """The query of a URL, one value per name."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items()}
 
 
 def new_key() -> ECKey:
-    """A key for proofs and assertions, made now."""
+    """Make a key for proofs and assertions."""
     return ECKey.import_key(ec.generate_private_key(ec.SECP256R1()))
 
 
@@ -121,7 +121,7 @@ def thumbprint(key: ECKey) -> str:
 
 @dataclass(frozen=True)
 class Agent:
-    """A client with what it got from the token endpoint."""
+    """A client with its tokens."""
 
     client_id: str
     token: str = field(repr=False)
@@ -135,7 +135,7 @@ class Agent:
 
 @dataclass
 class Target:
-    """The running vault. `provider` is the scripted GitHub; alice is the admin, mallory an ordinary person."""
+    """The running vault. `provider` is the scripted GitHub, alice the admin, and mallory an ordinary person."""
 
     place: Place
     provider: ScriptedServer
@@ -150,7 +150,7 @@ class Target:
     signed_in_at: float = field(default_factory=time.monotonic)
 
     async def keep_admin(self) -> None:
-        """Have alice sign in again before her sign-in is too old to administer with (30 minutes)."""
+        """Have alice sign in again before her sign-in is too old for administration (30 minutes)."""
         if time.monotonic() - self.signed_in_at > _RECENT:
             self.alice.http.cookies.clear()
             page = await self.alice.sign_in("alice", PASSWORD)
@@ -166,7 +166,7 @@ class Target:
         return f"localhost:{self.place.port}"
 
     async def browser(self, name: str | None = None) -> Person:
-        """A browser without cookies, or one in which someone just signed in."""
+        """A browser without cookies, or one where a person just signed in."""
         person = await self.stack.enter_async_context(Person(self.url))
         if name is not None:
             page = await person.sign_in(name, PASSWORD)
@@ -174,7 +174,7 @@ class Target:
         return person
 
     async def command(self, *words: str, feed: str = "") -> str:
-        """What the operator does; standard output."""
+        """Run a command as the operator; return standard output."""
         code, out, err = await self.place.run(*words, feed=feed)
         assert code == 0, (words, err)
         return out
@@ -182,14 +182,14 @@ class Target:
     # agents
 
     async def register(self, **metadata: object) -> dict[str, object]:
-        """RFC 7591, anonymous."""
+        """Register a client anonymously (RFC 7591)."""
         body = {"client_name": "Agent", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | metadata
         answer = await self.http.post("/register", json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
 
     def authorize_url(self, client_id: str, challenge: str, **changes: str | None) -> str:
-        """The honest authorization request with changes; None leaves a parameter out."""
+        """The honest authorization request with changes; None omits a parameter."""
         query: dict[str, str | None] = {
             "response_type": "code",
             "client_id": client_id,
@@ -204,7 +204,7 @@ class Target:
         return "/authorize?" + urlencode(chosen)
 
     async def code(self, client_id: str, person: Person | None = None, **changes: str | None) -> tuple[str, str]:
-        """A code for a person who said yes, and the verifier."""
+        """A code for a person who consented, and the verifier."""
         person, (verifier, challenge) = person or self.alice, pkce()
         page = await person.open(self.authorize_url(client_id, challenge, **changes))
         if page.status_code == 200:
@@ -213,7 +213,7 @@ class Target:
         return query_of(page.headers["location"])["code"], verifier
 
     async def redeem(self, client: str, code: str, verifier: str, /, **changes: str | None) -> httpx2.Response:
-        """The honest token request with changes."""
+        """Send the honest token request with changes."""
         form: dict[str, str | None] = {
             "grant_type": "authorization_code",
             "client_id": client,
@@ -226,7 +226,7 @@ class Target:
         return await self.http.post("/token", data=chosen, headers=headers)
 
     async def agent(self, person: Person | None = None, *, client: str | None = None, **changes: str | None) -> Agent:
-        """A client that the person let in."""
+        """A client that the person authorized."""
         credentials: Mapping[str, str | None] = self.clients.get(client or "", {})
         client_id = str(credentials.get("client_id") or client or (await self.register())["client_id"])
         code, verifier = await self.code(client_id, person, **changes)
@@ -242,7 +242,7 @@ class Target:
         return await self.http.post("/token", data=dict(form), headers=headers)
 
     async def exchange(self, client: str, subject: str, **more: str | None) -> httpx2.Response:
-        """RFC 8693 by one of `clients`."""
+        """Exchange a token as one of `clients` (RFC 8693)."""
         form: dict[str, str | None] = {
             "grant_type": EXCHANGE,
             **self.clients[client],
@@ -254,7 +254,7 @@ class Target:
     # MCP
 
     async def call(self, agent: Agent, tool: str, arguments: Mapping[str, object] | None = None) -> httpx2.Response:
-        """`tools/call` of 2026-07-28."""
+        """Call a tool in MCP 2026-07-28."""
         return await self.mcp(agent, "tools/call", {"name": tool, "arguments": dict(arguments or {})}, name=tool)
 
     async def mcp(
@@ -266,7 +266,7 @@ class Target:
         name: str | None = None,
         **headers: str,
     ) -> httpx2.Response:
-        """One request of 2026-07-28."""
+        """Send one request of MCP 2026-07-28."""
         meta = {
             "io.modelcontextprotocol/protocolVersion": MODERN,
             "io.modelcontextprotocol/clientCapabilities": {},
@@ -288,7 +288,7 @@ class Target:
     async def connect(
         self, person: Person, provider: str, *, account: str = "alice", scopes: list[str] | None = None
     ) -> None:
-        """Connect an account through the pages; at the scripted provider, everyone is `account`."""
+        """Connect an account through the pages. At the scripted provider, everyone is `account`."""
         page = await person.open(f"/connections/connect?provider={provider}")
         answer = await person.submit(page, form="/connections/connect")
         location = answer.headers["location"]
@@ -308,7 +308,7 @@ class Target:
 
 
 def provider_answers(kept: dict[str, object], arrival: Arrival) -> Reply:
-    """The scripted GitHub: issues one token, repeats what a test put into `kept["reply"]`."""
+    """The scripted GitHub: issues one token, and replies with what a test put into `kept["reply"]`."""
     name, _, rest = arrival.path[1:].partition("/")
     if name in SCRIPTED:
         return _shelf_answers(name, rest)
@@ -324,7 +324,7 @@ def provider_answers(kept: dict[str, object], arrival: Arrival) -> Reply:
 
 
 def _shelf_answers(name: str, path: str) -> Reply:
-    """The token of another provider, which can do everything whatever was asked for, and whose account it is."""
+    """Another provider's token, which can do everything regardless of the request, and its account."""
     who = {"id": "1", "account_id": "1", "user_id": "1", "login": "alice", "email": "alice@example.com"}
     who |= {"userPrincipalName": "alice", "preferred_username": "alice", "bot_id": "1", "workspace_name": "alice"}
     if path == "token":
@@ -337,7 +337,7 @@ def _shelf_answers(name: str, path: str) -> Reply:
 
 @asynccontextmanager
 async def running_target(folder: Path, *, database: str | None = None, more: str = "") -> AsyncGenerator[Target]:
-    """Start everything, make people and clients; ends all of it. `database`: a PostgreSQL URL; `more`: settings."""
+    """Start everything, with people and clients; stop it at the end. `database`: a PostgreSQL URL; `more`: settings."""
     kept: dict[str, object] = {}
     data = folder / "data"
     data.mkdir(mode=0o700)
@@ -376,7 +376,7 @@ class _SandboxPlace(Place):
 
 
 async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
-    """`activity verify` of a copy of the vault's data: exit code, and all that it printed."""
+    """Run `activity verify` on a copy of the vault's data; return the exit code and all output."""
     place = target.place
     assert isinstance(place, _SandboxPlace)
     code, out, err = await _SandboxPlace(data, place.port, place.config).run("activity", "verify")
@@ -384,7 +384,7 @@ async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
 
 
 def command_line(target: Target) -> Place:
-    """The operator's, which may call the scripted providers as the sandbox does."""
+    """The operator's command line, which may call the scripted providers as the sandbox does."""
     place = target.place
     assert isinstance(place, _SandboxPlace)
     config = place.config.with_name("command_line.toml")
@@ -395,7 +395,7 @@ def command_line(target: Target) -> Place:
 
 @asynccontextmanager
 async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
-    """One more process of the same vault, with the same public address, behind its own port; that port."""
+    """Start another process of the same vault with the same public URL on its own port; return the port."""
     place, port = target.place, free_port()
     assert isinstance(place, _SandboxPlace)
     config = folder / "replica.toml"
@@ -428,14 +428,14 @@ async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
 
 @dataclass
 class Server:
-    """The process, which can be stopped and started again."""
+    """The server process, which can be stopped and restarted."""
 
     place: _SandboxPlace
     data: Path
     process: asyncio.subprocess.Process | None = None
 
     async def start(self, *, until: re.Pattern[str]) -> str:
-        """Until standard error matches; what matched."""
+        """Start it and wait until standard error matches; return the match."""
         place, errors = self.place, self.data / "errors.txt"
         arguments = Place(self.data, place.port).arguments("serve", "--sandbox", "--config", str(place.config))
         with errors.open("wb") as out:
@@ -469,7 +469,7 @@ async def _run_server(server: Server) -> AsyncGenerator[str]:
 
 
 async def _populate(target: Target, folder: Path) -> None:
-    """Mallory, confidential clients, a worker, an API."""
+    """Add mallory, confidential clients, a worker, and an API."""
     target.worker_key = key = new_key()
     public = folder / "worker.json"
     public.write_text(json.dumps({"keys": [{**key.as_dict(private=False), "kid": "worker"}]}), encoding="utf-8")
@@ -492,14 +492,14 @@ async def _populate(target: Target, folder: Path) -> None:
 
 
 def proof(key: ECKey, method: str, url: str, *, header: Mapping[str, object] | None = None, **claims: object) -> str:
-    """A DPoP proof (RFC 9449 §4.2) with changes; None leaves a claim out."""
+    """A DPoP proof (RFC 9449 §4.2) with changes; None omits a claim."""
     head = {"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)} | dict(header or {})
     body: dict[str, object] = {"jti": secrets.token_urlsafe(12), "htm": method, "htu": url, "iat": int(time.time())}
     return sign_jwt(head, {name: one for name, one in (body | claims).items() if one is not None}, key)
 
 
 async def talk(port: int, *pieces: bytes, seconds: float = 15.0, pause: float = 0.02) -> bytes:
-    """Raw bytes to the server; what it said until it ended the connection or fell silent for that long."""
+    """Send raw bytes; return the answer until the server closes the connection or is silent for that long."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = bytearray()
     try:

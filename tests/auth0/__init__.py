@@ -1,1 +1,1 @@
-"""Auth0's wire: paths, grants, My Account API."""
+"""Auth0's interface: paths, grants, My Account API."""

@@ -38,7 +38,7 @@ class Application:
 
     @classmethod
     async def register(cls, room: Room, http: httpx2.AsyncClient, **changes: object) -> Application:
-        """Registered by an operator for this wire; receives Slack's and Google's own tokens."""
+        """Register it as an operator for this interface; it receives Slack's and Google's own tokens."""
         client = await room.agent(
             **{
                 "kind": ClientKind.MANUAL,
@@ -59,7 +59,7 @@ class Application:
         return {"client_id": self.client.id} | ({} if self.client.is_public else {"client_secret": SECRET})
 
     async def sign_in(self, **changes: str) -> None:
-        """The person signs in at the application, which gets its tokens by the code, as JSON."""
+        """Sign the person in to the application, which redeems the code for tokens, as JSON."""
         query = {
             "response_type": "code",
             "client_id": self.client.id,
@@ -89,18 +89,18 @@ class Application:
 
     async def me_token(self, scope: str = "create:me:connected_accounts read:me:connected_accounts "
                        "delete:me:connected_accounts") -> str:  # fmt: skip
-        """An access token for the My Account API, by the multi-resource refresh token."""
+        """Get an access token for the My Account API with the multi-resource refresh token."""
         answer = await self.refresh(scope=scope)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
     async def refresh(self, **changes: str) -> httpx2.Response:
-        """A refresh for the My Account API."""
+        """Refresh for the My Account API."""
         asked = {"grant_type": "refresh_token", **self.credentials, "refresh_token": self.refresh_token}
         return await self.http.post("/oauth/token", json={**asked, "audience": f"{self.room.url}/me/", **changes})
 
     async def me(self, method: str, path: str, *, token: str | None = None, **options: object) -> httpx2.Response:
-        """A call of the My Account API."""
+        """Call the My Account API."""
         headers = {"Authorization": f"Bearer {token or await self.me_token()}"}
         return await self.http.request(method, f"{ME}/{path}", headers=headers, **options)  # pyright: ignore[reportArgumentType]
 
@@ -109,7 +109,7 @@ class Application:
         return await self.me("POST", "connect", json={name: value for name, value in body.items() if value is not None})
 
     async def to_return(self, started: httpx2.Response, *, person: Person | None = None, account: str = "alice") -> str:
-        """The person goes from the application to the provider and back: the address that brings the code."""
+        """Take the person to the provider and back; return the redirect that carries the code."""
         content, browser = started.json(), person or self.person
         ticket = content["connect_params"]["ticket"]
         page = await browser.open(f"{content['connect_uri']}?{urlencode({'ticket': ticket})}")
@@ -119,7 +119,7 @@ class Application:
 
     async def connect(self, connection: str = "sign-in-with-slack", *, account: str = "alice",
                       **changes: object) -> dict[str, object]:  # fmt: skip
-        """The whole way; the account as the API shows it."""
+        """Connect an account from start to finish; return it as the API shows it."""
         started = await self.start(connection=connection, **changes)
         assert started.status_code == 201, started.text
         code = query_of(await self.to_return(started, account=account))["connect_code"]
@@ -135,7 +135,7 @@ class Application:
     async def account_token(
         self, changes: Mapping[str, str | None] | None = None, *, encoding: str = "json"
     ) -> httpx2.Response:
-        """The vault's exchange as the SDKs spell it."""
+        """Call the vault's exchange with the parameters that the SDKs send."""
         wanted: dict[str, str | None] = {
             "grant_type": FEDERATED,
             **self.credentials,

@@ -1,4 +1,4 @@
-"""A vault with Auth0's wire turned on, sandbox providers, and an application that was written for Auth0."""
+"""A vault with Auth0's interface turned on, sandbox providers, and an application that was written for Auth0."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 
 @pytest.fixture
 async def application(room: Room) -> AsyncGenerator[Application]:
-    """With its own person, who signed in to it."""
+    """An application with its own person, who signed in to it."""
     async with httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http:
         made = await Application.register(room, http)
         await made.sign_in()

@@ -26,7 +26,7 @@ GRANTS = frozenset({"authorization_code", "refresh_token", TOKEN_EXCHANGE})
 
 
 class Tenant:
-    """What such an application takes for its tenant: this vault at https://localhost:PORT/, or without the port."""
+    """The vault that the application uses as its tenant, at https://localhost:PORT/ or without the port."""
 
     def __init__(self, vault: RunningVault, authority: Authority, simulator: Simulator, *, port: int) -> None:
         self.vault = vault
@@ -59,7 +59,7 @@ class Tenant:
         return made
 
     async def allow(self, person: Person, url: str) -> str:
-        """Say yes on whatever page this address leads to, at the provider, too; where the browser then goes."""
+        """Approve on the page at this URL, and at the provider if asked; return where the browser goes next."""
         page = await person.open(url)
         if page.status_code == 303:
             return str(page.headers["location"])
@@ -73,7 +73,7 @@ class Tenant:
 
 @asynccontextmanager
 async def tenant(folder: Path, *, tells_port: bool = True, **more: object) -> AsyncGenerator[Tenant]:
-    """Where it doesn't tell the port, clients need a tunnel to `Tenant.port`."""
+    """Run the vault as a tenant. If its URL has no port, clients need a tunnel to `Tenant.port`."""
     authority, outside = make_authority(folder, "localhost"), free_socket()
     port = outside.getsockname()[1]
     public = f"https://localhost:{port}" if tells_port else "https://localhost"
@@ -87,13 +87,13 @@ async def tenant(folder: Path, *, tells_port: bool = True, **more: object) -> As
 
 
 async def single_page_token(place: Tenant, person: Person) -> str:
-    """An access token for the API, as a single-page application of Auth0's gets it."""
+    """Get an access token for the API as an Auth0 single-page application does."""
     client = await place.client("spa", auth_method="none", secret_hash=None, resources=(API,), metadata={"auth0": True})
     return (await signed_in(place, person, client, audience=API))["access_token"]
 
 
 async def signed_in(place: Tenant, person: Person, client: Client, **more: str) -> dict[str, str]:
-    """The tokens of an application at which the person signs in."""
+    """Sign the person in to an application; return its tokens."""
     query = {
         "response_type": "code",
         "client_id": client.id,

@@ -1,4 +1,4 @@
-"""What Auth0's wire says of an account over time: narrower tokens, refresh, revocation, ends, and who may ask."""
+"""What Auth0's interface says about an account: narrower tokens, refresh, revocation, endings, and who may ask."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ async def test_resource_and_audience_name_one_target(room: Room, application: Ap
     refresh = {"grant_type": "refresh_token", **page.credentials, "refresh_token": page.refresh_token}
 
     async def refresh_and_authorize(**query: str) -> tuple[httpx2.Response, dict[str, str]]:
-        """What a refresh answers, and a request for authorization."""
+        """Refresh, then request authorization; return both answers."""
         answer = await page.http.post("/oauth/token", json={**refresh, **query})
         usual = {"scope": "openid offline_access", "resource": ""}
         sent = await page.person.http.get(room.authorize_path(page.client, **(usual | query)))
@@ -217,7 +217,7 @@ async def test_who_asks_too_often_is_told_until_when_to_wait(room: Room, applica
     await application.connect()
     assert (await application.account_token()).status_code == 200
     budget = room.deployment.token_requests
-    later = time.monotonic() + 300  # spent ahead, so that none comes back while the request is on its way
+    later = time.monotonic() + 300  # spend a later budget, so that none is refilled during the request
     while not budget.spend(application.user.id, application.client.id, now=later):
         pass
     refused = await application.account_token()

@@ -1,4 +1,4 @@
-"""The grant for a connected account's token: what clients of Auth0's Token Vault send and branch on."""
+"""The grant for a connected account's token: what clients of Auth0's Token Vault send and rely on."""
 
 from __future__ import annotations
 

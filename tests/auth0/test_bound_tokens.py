@@ -1,4 +1,4 @@
-"""DPoP (RFC 9449) and acting on behalf of someone (RFC 8693) on Auth0's wire."""
+"""DPoP (RFC 9449) and acting on behalf of someone (RFC 8693) on Auth0's interface."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 
 
 def proof_header(room: Room, method: str, path: str, token: str = "", **options: object) -> dict[str, str]:
-    """The header of a request that proves the key."""
+    """The header of a request that proves possession of the key."""
     claims = {"ath": token_hash(token)} if token else {}
     here = SimpleNamespace(url=room.url, now=room.deployment.now)
     return {"DPoP": proof_for(here, method, path, **claims, **options)}  # pyright: ignore[reportArgumentType]
@@ -90,7 +90,7 @@ STOCK = "https://api.example/stock"
 
 @pytest.fixture
 async def caller(room: Room, application: Application) -> Application:
-    """An application whose person signed in at it for the API."""
+    """An application whose person signed in to it for the API."""
     await link(room)
     made = await Application.register(room, application.http, resources=(API,))
     await made.sign_in(audience=API)
@@ -98,7 +98,7 @@ async def caller(room: Room, application: Application) -> Application:
 
 
 async def link(room: Room, *names: str) -> None:
-    """Register both APIs, and these clients as the first of them."""
+    """Register both APIs, and these clients as belonging to the first."""
     now = room.deployment.now()
     async with room.deployment.transaction() as transaction:
         for resource in (API, STOCK):
@@ -108,7 +108,7 @@ async def link(room: Room, *names: str) -> None:
 
 
 async def api_client(room: Room, caller: Application) -> Application:
-    """A custom API client: it is the API, and calls another one in the person's name."""
+    """Make a custom API client: it is the API, and calls another API on the person's behalf."""
     made = await Application.register(room, caller.http, redirect_uris=(), resources=(API, STOCK))
     await link(room, made.client.id)
     return made

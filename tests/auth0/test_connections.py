@@ -1,7 +1,7 @@
-"""Each of Auth0's connections with its provider's habits: connected, exchanged under Auth0's name, renewed, or ended.
+"""Each Auth0 connection with its provider's behavior: connected, exchanged under Auth0's name, renewed, or ended.
 
-`HABITS` says what the services' documents say, not what our provider files say; so do the double's descriptions
-(`providers/simulator/families`). No habit was seen at a service itself.
+`HABITS` follows the services' documentation, not our provider files. So do the double's descriptions
+(`providers/simulator/families`). None of it was observed at a live service.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from tests.support.simulator_apps import add_mode, family_settings
 HOUR, DAY = 3600, 86400
 FOREVER = 10**9
 
-# What a refresh does to the refresh token. "unknown": no document says it, so the double does the worst.
+# What a refresh does to the refresh token. "unknown": undocumented, so the double assumes the worst case.
 Refresh = Literal["keeps it", "adds another", "replaces it", "replaces it, reuse ends all", "unknown", "impossible"]
 
 
 @dataclass(frozen=True)
 class Habit:
-    """How the service behind a connection speaks. An empty separator: the app has the scopes, so none are requested."""
+    """How the service of a connection behaves. An empty separator: the app has the scopes, so none are requested."""
 
     connection: str
     provider: str
-    life: int  # seconds of an access token; FOREVER: it stays until someone ends it
+    life: int  # lifetime of an access token in seconds; FOREVER: until someone revokes it
     refresh: Refresh
     source: str
     separator: str = " "
     answered: str = " "  # the separator in answers, "array", or "absent"
     offline: tuple[str, str] | None = None  # without this parameter, or this scope in it, there is no refresh token
     says_life: bool = True
-    ends_access: bool = False  # a refresh ends the access token before it
+    ends_access: bool = False  # a refresh ends the previous access token
 
     def __str__(self) -> str:
         return f"{self.connection}{'' if self.refresh != 'impossible' else ' without refresh'}"
@@ -92,16 +92,16 @@ HABITS = (
     Habit("twitch", "twitch", 14124, "unknown", "dev.twitch.tv/docs/authentication/refresh-tokens", answered="array"),
     Habit("twitter", "x", 2 * HOUR, "unknown", "docs.x.com: oauth-2-0/user-access-token",
           offline=("scope", "offline.access")),
-    # Auth0's two generic kinds: the operator names the provider.
+    # Auth0's two generic connections: the operator names the provider.
     Habit("oauth2", "gitea", HOUR, "unknown", "docs.gitea.com/development/oauth2-provider"),
     Habit("oidc", "keycloak", 300, "unknown", "keycloak.org/docs/latest/server_admin",
           offline=("scope", "offline_access")),
-    # Apps without expiring tokens: what Auth0 can't keep.
+    # Apps whose tokens don't expire: Auth0 can't store them.
     Habit("github", "github", FOREVER, "impossible", _APP + ": expiration off", "", "absent", says_life=False),
     Habit("classic-github", "github-oauth-app", FOREVER, "impossible", "docs.github.com/apps/oauth-apps", answered=",",
           says_life=False),
 )  # fmt: skip
-_APPROVED = frozenset({"read_write"})  # Stripe's: the person approves each refund, so no whole token has it
+_APPROVED = frozenset({"read_write"})  # Stripe's: the person approves each refund, so no full token includes it
 _OWN = {"oauth2": "gitea", "oidc": "keycloak", "classic-github": "github-oauth-app"}
 _ROTATION: Mapping[Refresh, frozenset[RotationRule]] = {
     "keeps it": frozenset({RotationRule.NONE}),
@@ -117,7 +117,7 @@ def mode_of_habit(habit: Habit) -> Mode:
 
 
 def double(habit: Habit) -> Mode:
-    """The service: with the worst rotation where none is known, and without refresh tokens where the app has none."""
+    """The simulated service: strictest rotation if none is documented, no refresh tokens if the app has none."""
     mode = mode_of_habit(habit)
     if habit.refresh == "unknown":
         mode = replace(mode, rules=mode.rules.model_copy(update={"rotation": RotationRule.REUSE_REVOKES_FAMILY}))
@@ -132,7 +132,7 @@ def face(provider: str) -> str:
 
 
 def settings_of(simulator: Simulator, provider: Provider) -> SettingsSection:
-    """For `[providers.NAME]`: the file decides which addresses exist."""
+    """The settings for `[providers.NAME]`; the provider file decides which URLs exist."""
     section = family_settings(simulator, face(provider.name), apis=provider.apis)
     if provider.hosts.revoke_url is None:
         del section["revoke_url"]
@@ -143,7 +143,7 @@ def settings_of(simulator: Simulator, provider: Provider) -> SettingsSection:
 
 @pytest.fixture(scope="module")
 async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[list[Application]]:
-    """Three applications of one person, at a vault whose every provider is a double."""
+    """Three applications of one person, at a vault whose providers are all doubles."""
     catalog = load_catalog()
     async with running_simulator() as simulator, AsyncExitStack() as stack:
         for habit in HABITS:
@@ -169,7 +169,7 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[list[
 
 @contextmanager
 def later(room: Room, seconds: int) -> Iterator[None]:
-    """At the vault and at the service."""
+    """Move the clocks of the vault and of the service."""
     room.deployment.database.clock_offset += seconds
     room.simulator.advance(seconds)
     try:
@@ -180,12 +180,12 @@ def later(room: Room, seconds: int) -> Iterator[None]:
 
 
 def refreshes(room: Room, habit: Habit) -> list[Entry]:
-    """What the service saw of refreshes so far."""
+    """The refreshes that the service has seen so far."""
     return [one for one in room.simulator.books()["refreshes"] if one["face"] == f"families.{face(habit.provider)}"]
 
 
 async def connect(application: Application, habit: Habit, wanted: list[str], token: str) -> dict[str, object]:
-    """The whole way, with a look at what the service is asked; the account as the API shows it."""
+    """Connect from start to finish and check what the service is asked; return the account as the API shows it."""
     asked = {"connection": habit.connection, "redirect_uri": CALLBACK, "scopes": wanted}
     started = await application.me("POST", "connect", token=token, json=asked)
     assert started.status_code == 201, started.text
@@ -212,7 +212,7 @@ async def connect(application: Application, habit: Habit, wanted: list[str], tok
 
 
 async def exchange(application: Application, habit: Habit, wanted: list[str]) -> tuple[str, int]:
-    """The account's token, and for how many seconds it is said to live."""
+    """The account's token and its stated lifetime in seconds."""
     answer = await application.account_token({"connection": habit.connection})
     assert answer.status_code == 200, answer.text
     content = answer.json()
@@ -253,7 +253,7 @@ def test_every_connection_of_auth0s_vault_is_here() -> None:
 
 @pytest.mark.parametrize("habit", HABITS, ids=str)
 async def test_an_account_is_connected_exchanged_renewed_and_ended(shop: list[Application], habit: Habit) -> None:
-    application = shop[HABITS.index(habit) % 3]  # one may get 30 links in ten minutes
+    application = shop[HABITS.index(habit) % 3]  # a person may get 30 links in ten minutes
     room = application.room
     add_mode(room.simulator, face(habit.provider), double(habit))
     provider = provider_of(room.deployment, habit.connection)
@@ -287,7 +287,7 @@ async def test_an_account_is_connected_exchanged_renewed_and_ended(shop: list[Ap
 
 
 async def test_a_token_without_a_successor_is_told_as_not_connected_when_it_ends(shop: list[Application]) -> None:
-    """Auth0 keeps no account without a refresh token; here it works until its token ends."""
+    """Auth0 stores no account without a refresh token; here it works until its token expires."""
     application, habit = shop[2], next(one for one in HABITS if one.connection == "amazon")
     room = application.room
     add_mode(room.simulator, face(habit.provider), replace(double(habit), has_refresh=False))

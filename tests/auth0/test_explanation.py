@@ -1,4 +1,4 @@
-"""Ten set-ups that Auth0's clients report as one error: `explain` names the broken step of each, and nothing else."""
+"""Ten misconfigurations that Auth0's clients report as one error: `explain` names only the broken step of each."""
 
 from __future__ import annotations
 

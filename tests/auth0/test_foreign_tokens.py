@@ -193,7 +193,7 @@ async def test_an_api_that_is_removed_meanwhile_gets_no_grant(
     async with deployment.transaction() as transaction:
         await apis.add_api(transaction, api, name="Passing", now=deployment.now(), scopes=frozenset({"read:vault"}))
     late = await register_bringing(room, one.application.http, issuer, id=client_id, resources=(api,))
-    assert (await one.exchange()).status_code == 200  # so that the issuer's keys are there
+    assert (await one.exchange()).status_code == 200  # so that the issuer's keys are loaded
     async with deployment.database.transaction() as removing:
         if is_removed:
             assert await apis.remove_api(removing, api, now=deployment.now())

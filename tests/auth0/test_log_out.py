@@ -1,4 +1,4 @@
-"""`/v2/logout`, where Auth0's clients send the browser of a person who logged out of them."""
+"""`/v2/logout`, where Auth0's clients send the browser when a person logs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The My Account API: connect, complete, list, disconnect, and what is refused."""
+"""The My Account API: connect, complete, list, disconnect, and refusals."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ async def test_two_applications_see_only_the_accounts_that_the_person_lets_them_
     assert len((await application.me("GET", "accounts")).json()["accounts"]) == 1
 
 
-SHOWN = ("google-oauth2", "windowslive", "sign-in-with-slack")  # where several names have one provider
+SHOWN = ("google-oauth2", "windowslive", "sign-in-with-slack")  # the names to show if several stand for one provider
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Signing in as Auth0's SDKs do it: discovery and issuer with a slash, JSON, a refresh token for several APIs."""
+"""Sign-in as Auth0's SDKs do it: discovery and issuer with a slash, JSON, a refresh token for several APIs."""
 
 from __future__ import annotations
 

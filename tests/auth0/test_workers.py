@@ -1,4 +1,4 @@
-"""Privileged workers on Auth0's wire: a signed request for a person, once, within a minute, with a reason."""
+"""Privileged workers on Auth0's interface: a signed request for a person, valid once, for a minute, with a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Exch
 
 
 async def worker(place: ExchangeRoom, **changes: object) -> tuple[Caller, User]:
-    """A worker that may use Slack, and someone who lets it use theirs."""
+    """A worker that may use Slack, and a person who lets it use their account."""
     rules = {"addresses": HERE, "connections": ["slack"], "scopes": ["chat:write", "channels:read"], **changes}
     caller = await place.caller(
         grant_types=("urn:ietf:params:oauth:grant-type:token-exchange",),
@@ -44,7 +44,7 @@ async def worker(place: ExchangeRoom, **changes: object) -> tuple[Caller, User]:
 
 
 def worker_token(place: ExchangeRoom, caller: Caller, user: User, *, typ: str = TYP, **claims: object) -> str:
-    """The request as Auth0's documentation spells it."""
+    """Send the request as Auth0's documentation writes it."""
     auth0 = {"aud": f"{place.url}/", "reason": None, "audit_context": "nightly report", "exp": None}
     return place.worker_token(caller, user, key=KEY, header={"typ": typ}, **(auth0 | claims))
 

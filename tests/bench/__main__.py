@@ -1,9 +1,10 @@
-"""Drives the contenders in turn, and prints CPU per call, ratios, and where our time goes.
+"""Drive the contenders in turn, and print CPU per call, ratios, and where our time goes.
 
     python -m tests.bench [proxy] [--rounds N] [--calls N] [--json]
 
-With `proxy` the calls go through the vault's proxy, beside a bare pass-through proxy. The load and the upstream run on
-the last core, the server under test on the first. A ratio is taken within its round; the median is printed.
+With `proxy`, the calls go through the vault's proxy and are compared with a bare pass-through proxy. The load and the
+upstream run on the last core, the server under test on the first. Ratios are taken within each round, and their median
+is printed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from tests.bench.tables import gate, keep, p99_ms, table_heading
 
 # ours over each other server, in CPU time per call
 WANTED = {"bare MCP server": 1.15, "FastMCP + JWTVerifier": 0.60, "bare pass-through proxy": 1.5}
-WANTED_MEMORY = 1.5  # ours over a bare server's after all the calls
+WANTED_MEMORY = 1.5  # our memory over a bare server's after all the calls
 
 
 Rows = dict[str, list[tuple[float, float, float]]]  # by server: CPU us per call, calls per second, p99 ms
@@ -47,7 +48,7 @@ Rows = dict[str, list[tuple[float, float, float]]]  # by server: CPU us per call
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Medians of one server, and our CPU time per call over its."""
+    """Medians of one server, and the ratio of our CPU time per call to its."""
 
     cpu_us: float
     per_second: float
@@ -57,7 +58,7 @@ class Facts:
 
 
 async def load(contender: Contender, calls: int) -> Run:
-    """Drive it with the calls that it is for."""
+    """Drive the contender with the calls that it serves."""
     path = contender.path
     if path is None:
         return await drive(contender.port, connections=CONNECTIONS, calls=calls, token=contender.token)
@@ -66,7 +67,7 @@ async def load(contender: Contender, calls: int) -> Run:
 
 
 async def measure(contender: Contender, calls: int) -> tuple[float, float, float]:
-    """(CPU us per call, calls per second, p99 ms) of one round."""
+    """Return (CPU us per call, calls per second, p99 ms) of one round."""
     before = contender.cpu_seconds()
     run = await load(contender, calls)
     used = contender.cpu_seconds() - before
@@ -75,7 +76,7 @@ async def measure(contender: Contender, calls: int) -> tuple[float, float, float
 
 
 async def take_apart(contender: Contender, counts: Path, calls: int) -> dict[str, float]:
-    """CPU us per call by package, and of all threads but the main one together."""
+    """Return CPU us per call by package, and the total of all threads except the main one."""
     wait_for(contender.port, contender.process)
     await measure(contender, 400)
     contender.process.send_signal(signal.SIGUSR1)
@@ -94,7 +95,7 @@ async def take_apart(contender: Contender, counts: Path, calls: int) -> dict[str
 
 
 def print_where(parts: dict[str, dict[str, float]]) -> None:
-    """One row per package, one column per server."""
+    """Print one row per package and one column per server."""
     print(
         "\nWhere the time goes, CPU us per call (samples of other runs; the standard library counts for its caller)\n"
     )
@@ -105,7 +106,7 @@ def print_where(parts: dict[str, dict[str, float]]) -> None:
 
 
 def report(rows: Rows, ours: str) -> dict[str, Facts]:
-    """Medians and ratios."""
+    """Compute medians and ratios."""
     out: dict[str, Facts] = {}
     for name, rounds in rows.items():
         ratios = [mine[0] / other[0] for mine, other in zip(rows[ours], rounds, strict=True)]
@@ -117,7 +118,7 @@ def report(rows: Rows, ours: str) -> dict[str, Facts]:
 async def compare(
     folder: Path, upstream: int, processes: list[subprocess.Popen[str]], *, calls: int, is_proxy: bool
 ) -> dict[str, dict[str, float]]:
-    """Take the bare server and ours apart, in their own processes: counting costs time."""
+    """Profile the bare server and ours in separate processes, because counting costs time."""
     parts: dict[str, dict[str, float]] = {}
     bare_counts, our_counts, own = folder / "bare.json", folder / "ours.json", folder / "apart"
     own.mkdir()
@@ -131,7 +132,7 @@ async def compare(
 
 
 async def drive_in_turn(contenders: Sequence[Contender], *, rounds: int, calls: int) -> Rows:
-    """The figures of each, by round."""
+    """Return each server's figures by round."""
     for contender in contenders:
         wait_for(contender.port, contender.process)
         await measure(contender, 400)
@@ -144,7 +145,7 @@ async def drive_in_turn(contenders: Sequence[Contender], *, rounds: int, calls: 
 
 
 def print_table(title: str, rows: Rows, ours: str, memory: dict[str, int]) -> None:
-    """Medians, and ours over each other server."""
+    """Print medians, and ours over each other server's."""
     print(table_heading(title))
     print(f"{'server':<24}{'CPU us/call':>12}{'calls/s':>9}{'p99 ms':>8}{'MB':>6}   ours over this      wanted")
     for name, facts in report(rows, ours).items():

@@ -1,8 +1,8 @@
-"""Calls of each era over each transport, and those of the official clients, beside the bare MCP server's.
+"""Calls of each era over each transport, and of the official clients, compared with the bare MCP server.
 
     python -m tests.bench.calls [--postgres] [--rounds N] [--calls N]
 
-The method is that of `python -m tests.bench`, in more and shorter rounds: other work on the machine then meets both.
+It works like `python -m tests.bench`, in more and shorter rounds, so that other work on the machine affects both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WANTED, WANTED_ON_POSTGRES = 1.15, 1.35
 
 
 def raw(contender: Contender, make: Callable[[int], bytes]) -> Way:
-    """Requests over HTTP from connections that stay open."""
+    """Requests over HTTP on connections that stay open."""
 
     async def send(calls: int) -> tuple[float, ...]:
         run = await drive(contender.port, connections=CONNECTIONS, calls=calls, token=None, make=make)
@@ -89,7 +89,7 @@ async def client_pairs(stack: AsyncExitStack, bare: Contender, vault: Contender)
 
 
 async def measure(folder: Path, *, on_postgres: bool, rounds: int, calls: int) -> Mapping[str, Row]:
-    """Start everything, compare, end it."""
+    """Start everything, compare, and stop it."""
     with ending() as running:
         upstream = start_upstream(running)
         bare, vault = add_to(running, start_bare(upstream)), add_to(running, start_vault(folder, upstream))

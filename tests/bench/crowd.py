@@ -1,7 +1,7 @@
-"""People in a vault that is to be measured: many as rows, and some hundred who call.
+"""The people in a vault to measure: many exist as rows only, and some hundred make calls.
 
-The rows are those of `tests.bench.million_rows`: a connection and two grants of each person. The callers are made by
-the vault itself, so their tokens open.
+The rows are those of `tests.bench.million_rows`: a connection and two grants per person. The vault itself creates the
+callers, so their tokens are valid.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tests.bench.million_rows import Size, SqlitePlace, tables
 from vault import users
 
 CALLERS: Final = 500
-_FILLED: Final = {"users": 1, "clients": 1, "grants": 1, "connections": 5, "delegations": 5}  # table: one row of these
+_FILLED: Final = {"users": 1, "clients": 1, "grants": 1, "connections": 5, "delegations": 5}  # keep every nth row
 
 
 async def fill(settings: Settings, data: Path, people: int) -> None:
-    """Make a vault on SQLite with so many people. Opens and closes it."""
+    """Make a vault on SQLite with this many people; opens and closes it."""
     async with open_deployment(settings, data=data) as deployment, deployment.transaction() as transaction:
         now = deployment.now()
         first, second = [await users.create_user(transaction, name, now=now) for name in ("alice", "bob")]
@@ -37,5 +37,5 @@ async def fill(settings: Settings, data: Path, people: int) -> None:
 async def callers(
     deployment: Deployment, people: int, *, seed: Callable[[Deployment, str], Awaitable[tuple[str, str]]]
 ) -> Sequence[str]:
-    """Access tokens of people who call, at most `CALLERS`."""
+    """Access tokens of the people who make calls, at most `CALLERS`."""
     return [(await seed(deployment, f"caller-{number}"))[0] for number in range(min(people, CALLERS))]

@@ -1,8 +1,8 @@
-"""What a call costs in a vault with 1,000, 100,000 and 1,000,000 connections, beside one with a single one.
+"""What a call costs in a vault with 1,000, 100,000, and 1,000,000 connections, compared with one connection.
 
     python -m tests.bench.curve [--connections 1000 100000 1000000] [--rounds N] [--calls N]
 
-One connection and two grants per person; the calls are those of up to 500 of them.
+Each person has one connection and two grants; up to 500 of them make calls.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.bench.rounds import Pair, Way, compare
 from tests.bench.servers.contenders import LOAD_CORE, ending, start_upstream
 from tests.bench.tables import print_ratios
 
-WANTED = 1.15  # of a vault with one connection
+WANTED = 1.15  # the wanted ratio to a vault with one connection
 
 
 def _start(size: int, folder: Path, upstream: int, running: list[subprocess.Popen[str]]) -> Way:
-    """Fill and start a vault; says how long that took, and how large it is."""
+    """Fill and start a vault; print how long that took and how large it is."""
     began = time.monotonic()
     way = start_with(size, folder, upstream, running)
     used = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) / 2**20
@@ -33,7 +33,7 @@ def _start(size: int, folder: Path, upstream: int, running: list[subprocess.Pope
 
 
 def main() -> None:
-    """Fill, start, compare, end."""
+    """Fill, start, compare, and stop."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.curve", description=__doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=7)

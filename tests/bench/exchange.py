@@ -1,11 +1,11 @@
-"""Token exchange and refreshes beside the refresh_token grants of oidc-provider, Authlib, and django-oauth-toolkit.
+"""Token exchange and refreshes, compared with refreshes of oidc-provider, Authlib, and django-oauth-toolkit.
 
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
-One after the other in each round. The vault exchanges the same subject token each time, another one each time, and for
-a proxy handle, and redeems refresh tokens, another one each time. oidc-provider keeps everything in memory and issues a
-JWT signed with ES256; Authlib on Flask, too, keeps everything in memory, django-oauth-toolkit uses SQLite; both issue
-opaque tokens. None of them rotates refresh tokens.
+They run one after another in each round. The vault exchanges the same subject token each time, a different one each
+time, and one for a proxy handle; and it redeems a different refresh token each time. oidc-provider keeps everything in
+memory and issues JWTs signed with ES256. Authlib on Flask also keeps everything in memory, and django-oauth-toolkit
+uses SQLite; both issue opaque tokens. None of them rotates refresh tokens.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def request_bytes(port: int, form: dict[str, str], *, path: str = "/token") -> b
 
 
 def start_peer(*, core: int) -> Kind:
-    """oidc-provider with one refresh token."""
+    """Start oidc-provider with one refresh token."""
     port = free_port()
     process = subprocess.Popen(
         ["taskset", "-c", str(core), node(), "refresh_bench.mjs", str(port), SECRET],
@@ -90,7 +90,7 @@ def start_peer(*, core: int) -> Kind:
 
 
 def start_authlib(*, core: int) -> Kind:
-    """Authlib on Flask with one refresh token."""
+    """Start Authlib on Flask with one refresh token."""
     port = free_port()
     process = start("tests.bench.servers.authlib_flask", str(port), SECRET, core=core, python=PEERS)
     return _refresh_kind(AUTHLIB, Contender("Authlib on Flask", process, port))
@@ -104,7 +104,7 @@ def _refresh_kind(name: str, server: Contender) -> Kind:
 
 
 def start_toolkit(folder: Path, *, core: int) -> Kind:
-    """django-oauth-toolkit with some refresh tokens that take turns."""
+    """Start django-oauth-toolkit with several refresh tokens to use in turn."""
     port = free_port()
     process = start("tests.bench.servers.toolkit", str(port), str(folder), SECRET, core=core)
     assert process.stdout is not None
@@ -115,7 +115,7 @@ def start_toolkit(folder: Path, *, core: int) -> Kind:
 
 
 def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
-    """The vault, and the four kinds of request to it."""
+    """Start the vault; return it and the four kinds of request to it."""
     port = free_port()
     process = start("tests.bench.servers.token_exchange", str(port), str(folder / "data"), str(tokens), core=core)
     assert process.stdout is not None
@@ -151,7 +151,7 @@ def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
 
 
 async def measure(kind: Kind, calls: int) -> tuple[float, float]:
-    """(CPU us per request, requests per second) of one round."""
+    """Return (CPU us per request, requests per second) of one round."""
     before = kind.server.cpu_seconds()
     run = await drive(
         kind.server.port, connections=CONNECTIONS, calls=calls, token=None, make=kind.make, wanted=b'"access_token":'
@@ -173,7 +173,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as name:
             peer = start_peer(core=SERVER_CORE)
             processes.append(peer.server.process)
-            warm = 2000  # oidc-provider gets faster for a while
+            warm = 2000  # oidc-provider needs a while to warm up
             toolkit = start_toolkit(Path(name), core=SERVER_CORE)
             processes.append(toolkit.server.process)
             authlib = start_authlib(core=SERVER_CORE)
@@ -204,7 +204,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
 def show(
     rows: dict[str, list[tuple[float, float]]], memory: dict[str, int], *, rounds: int, calls: int, as_json: bool
 ) -> None:
-    """Medians, and how many requests per CPU second there are for one of the peer's: taken within each round."""
+    """Print medians, and our requests per CPU second for each one of the peer's, taken within each round."""
     found: dict[str, dict[str, object]] = {}
     for name, peers in WANTED.items():
         for peer, wanted in peers.items():

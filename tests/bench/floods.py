@@ -1,7 +1,7 @@
-"""What floods by strangers leave in the database: `python -m tests.bench.floods SECONDS`.
+"""What floods from strangers leave in the database: `python -m tests.bench.floods SECONDS`.
 
-Everything comes from one address. Bytes are those of the tables that grew (`dbstat`); "after" is once the sweep has run
-a quarter of an hour later.
+Everything comes from one address. Bytes are those of the tables that grew (`dbstat`); "after" is after the sweep a
+quarter of an hour later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def used_bytes(data: Path) -> int:
 
 
 async def flood(send: Send, *, seconds: float) -> tuple[int, int]:
-    """Requests sent and accepted."""
+    """Send requests; return how many were sent and accepted."""
     ends, sent, taken = time.monotonic() + seconds, 0, 0
 
     async def go_on() -> None:

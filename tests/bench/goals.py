@@ -1,10 +1,10 @@
-"""What `make bench` measures beside calls, people, telemetry, rules and starts; then one table of every gate.
+"""What `make bench` measures besides calls, people, telemetry, rules, and starts; then one table of every gate.
 
     python -m tests.bench.goals [--rounds N] [--calls N]
     python -m tests.bench.goals --table FILE
 
-Calls beside other servers of the same call, at a steady pace, with one tool, and with a token that comes for the first
-time; events that callers wait for; replicas on one PostgreSQL.
+Calls compared with other servers, at a steady pace, with one tool, and with a token on its first use; events that
+callers wait for; replicas on one PostgreSQL.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ONE_TOOL = "the same vault with one tool"
 
 @contextmanager
 def set_variable(name: str, value: str) -> Generator[None]:
-    """A variable of the contenders that start in the block."""
+    """Set an environment variable for the contenders that start in the block."""
     os.environ[name] = value
     try:
         yield
@@ -67,7 +67,7 @@ def way(contender: Contender, tokens: Sequence[str | None]) -> Way:
 
 
 def over_rest(gateway: Contender) -> Callable[[int], bytes]:
-    """Calls of the gateway's tool, by number: MCP 2025-11-25 without a session."""
+    """Calls to the gateway's tool, by number: MCP 2025-11-25 without a session."""
     lines = (
         "POST /mcp HTTP/1.1",
         f"Host: 127.0.0.1:{gateway.port}",
@@ -87,12 +87,12 @@ def over_rest(gateway: Contender) -> Callable[[int], bytes]:
 
 
 def start_tokens(contender: Contender) -> list[str]:
-    """The tokens that a vault printed."""
+    """Read the tokens that a vault printed."""
     return (contender.token or "").split()
 
 
 async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[str, Row], dict[str, list[float]]]:
-    """The same call at other servers, and in other vaults; how long paced calls took, bare and ours."""
+    """Measure the same call at other servers and other vaults; return how long paced calls took, bare and ours."""
     with ending() as running:
         upstream = start_upstream(running)
 
@@ -137,7 +137,7 @@ async def neighbors(folder: Path, *, rounds: int, calls: int) -> tuple[Mapping[s
 
 
 async def durable_events(folder: Path, *, calls: int) -> float:
-    """Events per second that many callers wait for, over one commit for each."""
+    """Measure events per second that many callers wait for, compared with one commit for each."""
     async with open_deployment(settings_of(free_port(), free_port()), data=folder) as deployment:
         activity, database = deployment.activity, deployment.database
         event = Event("tool.called", outcome="ok")
@@ -160,7 +160,7 @@ async def durable_events(folder: Path, *, calls: int) -> float:
 
 
 async def replicas(*, calls: int) -> Row:
-    """CPU us of the vault per exchange: of one replica, and of two, on one PostgreSQL."""
+    """Measure the vault's CPU us per exchange with one replica and with two, on one PostgreSQL."""
     costs: list[float] = []
     async with throughput.postgres_server() as server:
         for count in (1, 2):
@@ -171,7 +171,7 @@ async def replicas(*, calls: int) -> Row:
 
 
 def print_goals(file: Path) -> None:
-    """Every figure that has a gate, of all parts of `make bench`."""
+    """Print every figure that has a gate, from all parts of `make bench`."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     print(table_heading("Every gate"))
     for row in rows:
@@ -182,7 +182,7 @@ def print_goals(file: Path) -> None:
 
 
 async def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print, or print what was kept."""
+    """Measure and print, or print the stored figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.goals", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=400, help="calls per server, row, and round")

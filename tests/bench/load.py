@@ -106,7 +106,7 @@ async def drive(
     make: Callable[[int], bytes] | None = None,
     wanted: bytes = b"1764000000.000100",
 ) -> Run:
-    """`calls` calls over `connections` connections; each answer has what is `wanted`. `make`: other calls."""
+    """Send `calls` calls over `connections` connections; each answer must contain `wanted`. `make`: other calls."""
 
     def ordinary(number: int) -> bytes:
         return request_bytes(port, number, token=token, host=host)
@@ -120,7 +120,7 @@ async def drive(
 
 
 async def send_at(port: int, *, pace: int, calls: int, token: str | None) -> list[float]:
-    """`calls` calls, `pace` of them begun per second whether or not earlier ones are answered; each one's seconds."""
+    """Start `pace` calls per second, `calls` in all, without waiting for answers; return the seconds of each."""
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     loop = asyncio.get_running_loop()
     began = loop.time() + 0.1

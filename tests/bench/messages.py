@@ -1,4 +1,4 @@
-"""The calls of each era as clients send them: bodies, and raw requests with the headers that go with them."""
+"""The calls of each era as clients send them: bodies, and raw requests with their headers."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def check(answer: bytes) -> None:
 
 
 def authorization(contender: Contender) -> dict[str, str]:
-    """The header with its token, if it wants one."""
+    """The header with the contender's token, if it needs one."""
     return {"Authorization": f"Bearer {contender.token}"} if contender.token else {}
 
 
 def open_session(contender: Contender) -> str:
-    """The id of an initialized handshake session."""
+    """Open and initialize a handshake session; return its id."""
     headers = {**_SESSION, **authorization(contender)}
     connection = http.client.HTTPConnection("127.0.0.1", contender.port, timeout=30)
     connection.request("POST", "/mcp", request("first", "initialize", INITIALIZE), headers)

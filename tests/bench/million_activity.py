@@ -1,7 +1,7 @@
 """The signed activity at a million events: `python -m tests.bench.million_activity [--events 100000 1000000]`.
 
-Fills a SQLite database in a temporary folder for each size, then builds the tree, signs and sends a checkpoint,
-verifies, proves, and exports, each in its own process. What is linear grows as the events do.
+Fill a SQLite database in a temporary folder for each size, then build the tree, sign and send a checkpoint, verify,
+prove, and export, each in its own process. Linear costs grow with the number of events.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.bench.million import Where, fill_database, run_commands
 
-CONNECTIONS = 2000  # events name them
+CONNECTIONS = 2000  # events name these people
 
 
 def measure(where: Where, folder: Path, *, events: int) -> None:
-    """The commands around the tree, the first of which builds it."""
+    """Run the commands around the tree; the first one builds it."""
     middle, end = str(events // 2), folder / "events.jsonl"
     run_commands(
         where,

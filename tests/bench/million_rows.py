@@ -1,7 +1,7 @@
-"""Fills a database with the rows of a large vault, table by table. For `tests.bench.million`.
+"""Fill a database with the rows of a large vault, table by table. For `tests.bench.million`.
 
-The activity is whole: hashed, keyed, and sealed as the product does it. Sealed columns hold bytes of the usual length,
-except those of the accounts with journalled answers.
+The activity is complete: hashed, keyed, and sealed as in the product. Sealed columns hold bytes of the usual length,
+except for the accounts with journaled answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vault.records import TENANT
 from vault.storage.event_chain import START, ChainEntry, Link, begin, digest, fold, mac_and_tag, tail
 
 DAY: Final = 86400
-OPEN: Final = range(50, 1480)  # connections with real keys; seven of ten are live
+OPEN: Final = range(50, 1480)  # connections with real keys; seven in ten are live
 PER_BATCH: Final = 10  # events
 UNSEALED: Final = 10_000  # events after the last checkpoint
 SEALED: Final = b"\x01" * 250
@@ -34,18 +34,18 @@ Rows = tuple[str, tuple[str, ...], Iterable[tuple[object, ...]]]
 
 
 def name(number: int, kind: str) -> str:
-    """An id like a random one: consecutive ids are not near each other in an index."""
+    """A random-looking id: consecutive ids aren't adjacent in an index."""
     return f"{kind}{(number + 1) * 0x9E3779B97F4A7C15 % 2**64:016x}abcde"
 
 
 def hash_of(number: int) -> bytes:
-    """32 bytes like a digest."""
+    """32 bytes that look like a digest."""
     return ((number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC8341082276BF3A27251F86C6A11D0C18E95 % 2**256).to_bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is. `alice` has the many events and 300 connections, `bob` is like everyone."""
+    """The amounts. `alice` has many events and 300 connections, `bob` is like everyone else."""
 
     connections: int
     events: int
@@ -76,12 +76,12 @@ def is_ended(connection: int) -> bool:
 
 
 def ended_at(size: Size, connection: int) -> int:
-    """One in ten that ended did so longer ago than the retention."""
+    """When it ended: for one in ten, before the retention period."""
     return size.now - (420 if connection % 100 < 3 else connection % 380) * DAY - 60
 
 
 def tables(size: Size) -> Iterator[Rows]:
-    """Everything but the activity."""
+    """Everything except the activity."""
     now, count = size.now, size.connections
     yield "users", ("tenant", "id", "name", "name_key", "is_admin", "created_at"), (
         (TENANT, size.person(n), f"person-{n}", f"person-{n}", 0, now - 400 * DAY) for n in range(2, size.people)
@@ -228,7 +228,7 @@ def tables(size: Size) -> Iterator[Rows]:
 
 
 def chain(size: Size, key: bytes, began: Link) -> Iterator[tuple[list[tuple[object, ...]], tuple[object, ...], Link]]:
-    """Batch by batch: rows of events, the row of the batch, the chain's end. Spread over 402 days, oldest first."""
+    """Yield per batch: rows of events, the batch's row, the chain's end. Spread over 402 days, oldest first."""
     link, total = began, size.events
     keyed = began.keyed or begin(key, height=began.height, sequence=began.sequence, hash=began.hash)
     first = size.now - 402 * DAY
@@ -256,7 +256,7 @@ def chain(size: Size, key: bytes, began: Link) -> Iterator[tuple[list[tuple[obje
 
 
 class Place:
-    """Where rows go in bulk; indexes that are no key are made at the end."""
+    """A database for bulk inserts; indexes that aren't keys are created at the end."""
 
     async def copy(self, rows: Rows) -> None:
         raise NotImplementedError
@@ -339,7 +339,7 @@ class PostgresPlace(Place):
 
 
 async def fill(place: Place, size: Size, *, key: bytes, began: Link) -> None:
-    """Everything; the head last."""
+    """Insert everything, the head last."""
     for rows in tables(size):
         await place.copy(rows)
     batches: list[tuple[object, ...]] = []

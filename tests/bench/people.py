@@ -1,8 +1,8 @@
-"""Compares calls in a vault with many people with those in a vault of one person, in the same rounds.
+"""Compare calls in a vault with many people with calls in a vault of one person, in the same rounds.
 
     python -m tests.bench.people [--rounds N] [--calls N]
 
-The calls are those of up to 500 people, each with their own account and agent's token.
+Up to 500 people make the calls, each with their own account and agent token.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ WANTED = 1.10
 
 
 def start_with(people: int, folder: Path, upstream: int, running: list[subprocess.Popen[str]]) -> Way:
-    """A vault with so many people beside the first, of whom some hundred call in turn."""
+    """Start a vault with this many more people, some hundred of whom call in turn."""
     os.environ[PEOPLE] = str(people)
     folder.mkdir()
     contender = start_vault(folder, upstream)
     running.append(contender.process)
     assert contender.process.stdout is not None
-    contender.process.stdout.readline()  # the path of the proxy
+    contender.process.stdout.readline()  # the proxy's path
     tokens: Sequence[str] = contender.process.stdout.readline().split()
     wait_for(contender.port, contender.process)
     sent = itertools.count()
@@ -46,7 +46,7 @@ def start_with(people: int, folder: Path, upstream: int, running: list[subproces
 
 
 def main() -> None:
-    """Fill, start, compare, end."""
+    """Fill, start, compare, and stop."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.people", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calls", type=int, default=400, help="calls per vault and round")

@@ -1,8 +1,8 @@
-"""Processor time of one judgement by 200 rules, in us: `python -m tests.bench.policy`.
+"""CPU time of one decision by 200 rules, in us: `python -m tests.bench.policy`.
 
-Of the rules, 140 name a tool (with a condition on its arguments, or on the agent), 40 a provider and the hour, and 20
-everything. `new`: each call has other arguments that a rule looks at, so nothing is remembered. `same`: the call before
-was the same. `wide`: 200 rules that are all about every call, and one about mail.
+Of the rules, 140 name a tool (with a condition on its arguments or on the agent), 40 a provider and the hour, and 20
+apply to everything. `new`: each call has different arguments that a rule checks, so nothing is cached. `same`: the
+previous call was the same. `wide`: 200 rules that all apply to every call, and one about mail.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _rules(here: Rules, *, is_wide: bool) -> list[str]:
 
 
 def _measure(rules: RuleSet, make: Callable[[int], CallFacts]) -> list[float]:
-    """By round, the us per judgement, on this thread."""
+    """The us per decision on this thread, by round."""
     rounds: list[float] = []
     for number in range(-1, _ROUNDS):
         calls = [make(number * _CALLS + one) for one in range(_CALLS)]

@@ -1,4 +1,4 @@
-"""Two servers in turn, each round the same calls to both: the method of every table that `make bench` prints."""
+"""Two servers in turn, with the same calls to both in each round: the method of all tables that `make bench` prints."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.bench.tables import Row
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How calls reach one server, and what the server has used so far."""
+    """How calls reach one server, and how much CPU time it has used so far."""
 
-    send: Callable[[int], Awaitable[Sequence[float]]]  # so many calls, eight in flight; the seconds that each took
+    send: Callable[[int], Awaitable[Sequence[float]]]  # sends so many calls, eight in flight; the seconds of each
     cpu_seconds: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The same calls to the other server and to ours, and the ratio that is wanted of their CPU time."""
+    """The same calls to the other server and to ours, and the wanted ratio of their CPU time."""
 
     theirs: Way
     ours: Way
@@ -26,7 +26,7 @@ class Pair:
 
 
 async def compare(pairs: Mapping[str, Pair], *, rounds: int, calls: int, warm_up: int = 400) -> Mapping[str, Row]:
-    """CPU us per call and latencies. Whoever was first in one round is second in the next; one round only warms up."""
+    """Measure CPU us per call and latencies. The order alternates between rounds; one round only warms up."""
     found = {name: Row(pair.wanted) for name, pair in pairs.items()}
     for number in range(-1, rounds):
         for name, pair in pairs.items():

@@ -1,4 +1,4 @@
-"""Calls of the official clients from end to end, with eight in flight: Python in this process, TypeScript in Node."""
+"""End-to-end calls of the official clients, with eight in flight: Python in this process, TypeScript in Node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def has_node() -> bool:
 
 @asynccontextmanager
 async def python(contender: Contender, *, mode: str) -> AsyncGenerator[Way]:
-    """`mcp`'s client; `mode` is its own word for the era."""
+    """The client of `mcp`; `mode` is its term for the era."""
     async with (
         httpx2.AsyncClient(headers=authorization(contender), trust_env=False, timeout=30) as http,
         Client(streamable_http_client(f"http://127.0.0.1:{contender.port}/mcp", http_client=http), mode=mode) as client,
@@ -53,7 +53,7 @@ async def python(contender: Contender, *, mode: str) -> AsyncGenerator[Way]:
 
 @asynccontextmanager
 async def typescript(contender: Contender) -> AsyncGenerator[Way]:
-    """`@modelcontextprotocol/sdk`'s client in its own process; needs `make node`."""
+    """The client of `@modelcontextprotocol/sdk` in its own process; needs `make node`."""
     process = await asyncio.create_subprocess_exec(
         node(),
         str(FOLDER / "mcp_bench.mjs"),

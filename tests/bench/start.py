@@ -1,9 +1,9 @@
-"""Compares how long a start takes, and what a started process holds, with the bare MCP server's.
+"""Compare how long a start takes, and how much memory a started process uses, with the bare MCP server.
 
     python -m tests.bench.start [--rounds N]
 
 Over stdio: from the start of the process to its list of tools. Over HTTP: to the first answers. Both contenders start
-in turn on the first core, the vault on a data directory that is there already; a ratio is taken within a round.
+in turn on the first core, the vault on an existing data directory; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tests.bench.tables import Row, print_ratios
 
 WANTED, WANTED_MEMORY = 1.3, 1.25
 ACCEPTED = "application/json, text/event-stream"
-REST = 3.0  # seconds after which memory is read
+REST = 3.0  # seconds before memory is read
 Figures = dict[str, float]
 
 
 def run(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """`python -m` these, on the first core; the first start keeps compiled modules, which an installed package has."""
+    """Run `python -m` on the first core; the first start caches compiled modules, which an installed package has."""
     return subprocess.Popen(
         ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def list_over_stdio(arguments: Sequence[str]) -> Figures:
-    """Seconds and CPU seconds to the list, MB some time later."""
+    """Measure seconds and CPU seconds to the list, and MB some time later."""
     started = time.perf_counter()
     process = run(arguments)
     assert process.stdin is not None
@@ -66,10 +66,10 @@ def list_over_stdio(arguments: Sequence[str]) -> Figures:
 
 
 def answer_over_http(arguments: Sequence[str], port: int, token: str | None = None) -> Figures:
-    """Seconds and CPU seconds to the first answer of any kind, and CPU seconds to the first to an MCP client.
+    """Measure seconds and CPU seconds to the first answer of any kind, and CPU seconds to the first to an MCP client.
 
-    The bare server accepts that client. The vault asks it to sign in, and accepts one with a `token`, for which it
-    needs everything.
+    The bare server accepts that client. The vault asks it to sign in, and accepts a client with a `token`, which makes
+    it load everything.
     """
     started = time.perf_counter()
     process = run(arguments)
@@ -90,7 +90,7 @@ def answer_over_http(arguments: Sequence[str], port: int, token: str | None = No
 
 
 def ask(port: int, method: str, path: str, body: bytes, token: str | None = None) -> bytes:
-    """The answer; empty without one."""
+    """The answer; empty if there is none."""
     headers = {"Host": f"localhost:{port}", "Content-Type": "application/json", "Accept": ACCEPTED}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
@@ -105,14 +105,14 @@ def ask(port: int, method: str, path: str, body: bytes, token: str | None = None
 
 
 async def agent_token(port: int, data: Path) -> str:
-    """A token of an agent in that vault."""
+    """A token for an agent in that vault."""
     async with open_deployment(load_settings(overrides={"server": {"port": port}}), data=data) as deployment:
         token, _ = await seed(deployment)
         return token
 
 
 def compare(contenders: Sequence[Callable[[], Figures]], rounds: int) -> dict[str, Row]:
-    """Each figure of both, by round; the first round only warms up."""
+    """Each figure of both servers, by round; the first round only warms up."""
     found: dict[str, Row] = {}
     for number in range(-1, rounds):
         turn = list(enumerate(contenders))[:: 1 if number % 2 else -1]
@@ -124,7 +124,7 @@ def compare(contenders: Sequence[Callable[[], Figures]], rounds: int) -> dict[st
 
 
 def main() -> None:
-    """Start both again and again, and print."""
+    """Start both repeatedly, and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.start", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

@@ -27,7 +27,7 @@ class Line:
     pid: int
 
     async def way(self, *, is_modern: bool) -> Way:
-        """Calls of that era over this connection; opens a session where the era has them."""
+        """Calls of this era over this connection; opens a session if the era has sessions."""
         if not is_modern:
             await self.send(request(0, "initialize", INITIALIZE))
             if b'"result"' not in await self.receive():
@@ -108,7 +108,7 @@ async def sse(contender: Contender) -> AsyncGenerator[Line]:
                 posting[1].write(head.encode() + message)
                 answer = (await posting[0].readuntil(b"\r\n\r\n")).lower()
                 break
-            except (asyncio.IncompleteReadError, ConnectionError):  # it was idle for too long
+            except (asyncio.IncompleteReadError, ConnectionError):  # the connection was idle for too long
                 posting = await asyncio.open_connection("127.0.0.1", contender.port)
         else:
             raise SystemExit("no answer to a POST")

@@ -1,4 +1,4 @@
-"""Tables of ratios: what both contenders took in each round, what is wanted of the ratio, and whether that held."""
+"""Tables of ratios: what both contenders took in each round, the wanted ratio, and whether it was met."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RESULTS = "BENCH_RESULTS"  # a file that gets each figure with its gate, for one
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: the other contender's figure and ours in each round, and the ratio that is wanted.
+    """One line of a table: the other contender's figure and ours in each round, and the wanted ratio.
 
-    `seconds`: how long each call took, theirs and ours; empty where nothing is called.
+    `seconds`: how long each call took, theirs and ours; empty if nothing is called.
     """
 
     wanted: float
@@ -39,23 +39,23 @@ def p99_ms(seconds: Sequence[float]) -> float:
 
 
 def keep(name: str, figure: float, wanted: float, unit: str = "x") -> None:
-    """Keep a figure that has a gate for the table at the end of `make bench`."""
+    """Store a figure that has a gate for the table at the end of `make bench`."""
     if os.environ.get(RESULTS):
         with Path(os.environ[RESULTS]).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "figure": figure, "wanted": wanted, "unit": unit}) + "\n")
 
 
 def gate(ratio: float, wanted: float) -> str:
-    """What was wanted, and whether it held."""
+    """The wanted ratio, and whether it was met."""
     return f"{wanted:.2f}  {'held' if ratio <= wanted else 'MISSED'}"
 
 
 def print_ratios(
     title: str, rows: Mapping[str, Row], *, columns: tuple[str, str] = ("bare", "vault"), digits: int = 0
 ) -> None:
-    """One table: the medians of each row, the median ratio with its extremes, its gate, and both 99th percentiles.
+    """Print one table: each row's medians, its median ratio with extremes, its gate, and both 99th percentiles.
 
-    The ratios are kept under the title's first words and the row's name.
+    The ratios are stored under the title's first words and the row's name.
     """
     print(table_heading(title))
     print(f"{'':<34}{columns[0]:>10}{columns[1]:>10}   {'ratio (min-max)':<22}{'wanted':<14}p99 ms of both")

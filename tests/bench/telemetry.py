@@ -1,8 +1,9 @@
-"""What telemetry costs a tool call: off, as metrics for Prometheus, and as metrics and traces by OTLP; one run.
+"""What telemetry costs a tool call: off, with Prometheus metrics, and with OTLP metrics and traces; one run.
 
     python -m tests.bench.telemetry [--rounds N] [--calls N]
 
-While it is off, a call still enters its spans, and no one listens: their number times the time of one, measured here.
+While it is off, a call still enters its spans without a listener: their cost is their number times the time of one,
+measured here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tests.bench.tables import print_ratios
 from vault.spans import span
 
 WANTED = 1.05
-SPANS = 6  # of a tool call: the call, the exchange, the request to the provider, and three of storage
+SPANS = 6  # spans of a tool call: the call, the exchange, the request to the provider, and three of storage
 PROMETHEUS = "TOKEN_VAULT_TELEMETRY__PROMETHEUS"
 OTLP = "TOKEN_VAULT_TELEMETRY__OTLP_ENDPOINT"
 
@@ -42,7 +43,7 @@ OTLP = "TOKEN_VAULT_TELEMETRY__OTLP_ENDPOINT"
 def start_with(
     name: str, settings: Mapping[str, str], folder: Path, upstream: int, running: list[subprocess.Popen[str]]
 ) -> Way:
-    """A vault with these settings in its environment, and calls to it."""
+    """Start a vault with these settings in its environment; return calls to it."""
     port = free_port()
     os.environ.update(settings)
     process = start(
@@ -65,7 +66,7 @@ def enter_a_span() -> None:
 
 
 def main() -> None:
-    """Start, compare, end."""
+    """Start, compare, and stop."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.telemetry", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calls", type=int, default=1000, help="calls per vault and round")

@@ -1,6 +1,6 @@
-"""Where the time of one contender goes: a sample of its main thread each 2 ms of processor time, counted by package.
+"""Where one contender spends its time: its main thread is sampled every 2 ms of CPU time, and counted by package.
 
-The standard library counts for its caller, the event loop's own C code for the callback that it runs next.
+The standard library counts for its caller, and the event loop's C code for the callback that it runs next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-VARIABLE: Final = "BENCH_WHERE"  # where the counts go; unset for contenders that are measured
+VARIABLE: Final = "BENCH_WHERE"  # where the counts go; unset while measuring
 _INTERVAL: Final = 0.002
 _PACKAGES: Final = frozenset(
     {"aiohttp", "aiosqlite", "anyio", "mcp", "mcp_types", "opentelemetry", "providers", "pydantic", "server"}
@@ -22,7 +22,7 @@ _PACKAGES: Final = frozenset(
 
 
 def listen() -> None:
-    """On SIGUSR1 begin to count, on the next one write the counts and stop; nothing unless it was asked for."""
+    """Start counting on SIGUSR1; write the counts and stop on the next one. Does nothing unless the variable is set."""
     target = os.environ.get(VARIABLE)
     if target is None:
         return

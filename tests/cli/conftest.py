@@ -1,4 +1,4 @@
-"""A configured vault; the wheel of this checkout, and packages that `uv` resolves from it without a network."""
+"""A configured vault, the wheel of this checkout, and packages that `uv` resolves without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.processes import Place, free_port
 
 @pytest.fixture
 def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A vault after its first run, with the settings of its own port."""
+    """A vault after its first run, with its own port in the settings."""
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     data = tmp_path / "data"
     shutil.copytree(prepared_data, data)
@@ -52,12 +52,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def index(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our wheel, and packages without code of the releases that are installed here; their code is the suite's."""
+    """Our wheel, and empty packages of the installed releases; the code comes from the suite's environment."""
     folder = tmp_path_factory.mktemp("index")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name in package_names(project["dependencies"]):
         stub = make_wheel(folder, name.replace("-", "_"), version(name))
-    with zipfile.ZipFile(stub, "a") as last:  # behind our own code on the path
+    with zipfile.ZipFile(stub, "a") as last:  # after our own code on the path
         last.writestr("libraries.pth", "\n".join(site.getsitepackages()))
     shutil.copy(wheel, folder)
     return folder

@@ -1,4 +1,4 @@
-"""`approvals list|approve|refuse`: the owner of the data directory answers, at a terminal, and for no one else."""
+"""`approvals list|approve|refuse`: the owner of the data directory answers at a terminal, only for themselves."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ApproverVault:
         return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
     async def type(self, *command: str, answer: str) -> tuple[int, str]:
-        """Run it on a terminal where a person types the answer; exit code and what they see."""
+        """Run it on a terminal where a person types the answer; return the exit code and the screen."""
         ours, theirs = pty.openpty()
         process = await asyncio.create_subprocess_exec(
             *self.place.arguments("approvals", *command),
@@ -76,7 +76,7 @@ class ApproverVault:
 
         def read() -> bytes:
             seen, is_answered = b"", False
-            with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            with contextlib.suppress(OSError):  # how Linux reports that the other end is closed
                 while part := os.read(ours, 65536):
                     seen += part
                     if not is_answered and b"[y/N]" in seen:
@@ -167,7 +167,7 @@ async def test_another_persons_request_is_neither_shown_nor_answered(approver_va
 
 
 async def stand(asked: ApproverVault, user: User) -> str:
-    """A standing approval of this person for Cursor; its id."""
+    """Add a standing approval of this person for Cursor; return its id."""
     deployment, now, scopes = asked.deployment, asked.deployment.now(), frozenset({"chat:write"})
     answer = TokenAnswer("made-up", "made-up", scopes=scopes, account=Account("alice", "alice@team"))
     async with deployment.transaction() as transaction:

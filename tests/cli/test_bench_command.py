@@ -1,4 +1,4 @@
-"""`bench`: every figure is there and plausible, and nothing of the measured vault stays behind."""
+"""`bench`: every figure is there and plausible, and nothing of the measured vault is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`delegations ask`: set from a terminal what a person must approve each time."""
+"""`delegations ask`: set what a person must approve each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what each command does and prints, in words and as JSON, and how it refuses."""
+"""The command line: what each command does and prints, as text and as JSON, and its refusals."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_a_sandbox_gives_links_to_the_stand_ins_that_only_its_process_know
 
 @pytest.mark.parametrize("option", [(), ("--admin",)])
 async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, option: tuple[str, ...]) -> None:
-    """The only user may be someone whom a provider let in: the operator must not connect accounts as them."""
+    """The only user may have signed in through a provider: the operator must not connect accounts as them."""
     place.configure({"providers": {"slack": {"client_id": "1.2"}}})
     made = await run(place, "users", "add", "somebody", "--password-stdin", *option, feed="a long enough password\n")
     assert made.exit_code == 0, made.stderr
@@ -211,7 +211,7 @@ async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stop
 
 
 async def connect(place: Place, provider: str) -> None:
-    """Someone with one account there, as the settings have the provider."""
+    """Connect one account at the provider, as set in the settings."""
     async with open_deployment(load_settings(data=place.data), data=place.data) as opened, opened.transaction() as work:
         user = await users.create_user(work, "alice", now=opened.now())
         await open_account(
@@ -242,7 +242,7 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
         async with opened.transaction() as work:
             lease = await leases.claim(work, facts, owner=opened.vault.owner, now=opened.now())
             assert lease is not None
-        assert (await account_report())[:2] == ("active", "ok")  # its answer is on the way
+        assert (await account_report())[:2] == ("active", "ok")  # its answer is pending
         async with opened.transaction() as work:
             await leases.settle(work, lease, now=opened.now())
         status, verdict, said = await account_report()
@@ -258,7 +258,7 @@ async def test_an_account_that_waits_for_its_provider_is_shown_so_and_nobody_is_
     ("provider", "settings", "own_file", "goes_on"),
     [
         ("square", {"client_secret": "secret"}, None, True),
-        ("square", {}, None, False),  # without a secret its refresh tokens work once
+        ("square", {}, None, False),  # without a secret, its refresh tokens work only once
         ("google", {"client_secret": "secret"}, None, True),
         ("google", {"client_secret": "secret"}, "strict", False),
     ],
@@ -272,7 +272,7 @@ async def test_a_restore_goes_by_the_providers_as_they_are_set_up_here(
         text = (SHELF / f"{provider}.toml").read_text(encoding="utf-8")
         assert 'mode = "none"\n\n[downscope]' in text
         text = text.replace('mode = "none"\n\n[downscope]', f'mode = "{own_file}"\n\n[downscope]')
-        text = re.sub(r'refresh_token = "refresh".*\n', "", text)  # such a probe would spend the only one
+        text = re.sub(r'refresh_token = "refresh".*\n', "", text)  # this probe would use up the only refresh token
         (place.data / "providers" / f"{provider}.toml").write_text(text, encoding="utf-8")
     await connect(place, provider)
     file = str(place.data.parent / "vault.backup")
@@ -374,7 +374,7 @@ async def test_zero_settings_make_key_databases_and_a_secret_for_the_first_admin
         async with asyncio.timeout(30):
             while f"{place.url}/first-run" not in said:
                 said += (await process.stderr.readline()).decode()
-            async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:  # by then it answers
+            async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:  # it must answer by now
                 assert (await http.get(f"{place.url}/first-run")).status_code == 200
             process.terminate()
             assert await process.wait() == 0

@@ -1,4 +1,4 @@
-"""`token-vault explain` on the command line; the agent gets the same sentence if it learns nothing new from it."""
+"""`token-vault explain` on the command line; the agent gets the same sentence if it reveals nothing new."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def run(place: Room, agent: Agent, connection: Connection | str, *more: st
 
 
 async def call_result_text(place: Room, agent: Agent) -> str:
-    """What the agent reads when it calls the tool and cannot open links."""
+    """What the agent reads when it calls the tool and can't open links."""
     async with place.client(agent) as client:
         result = await client.call_tool("slack_post", {"channel": "#general", "text": "hello"})
     assert isinstance(result, CallToolResult)

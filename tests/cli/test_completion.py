@@ -71,7 +71,7 @@ def _question(place: Place, words: Sequence[str]) -> dict[str, str]:
 
 
 async def complete_here(place: Place, *words: str, environment: Mapping[str, str] | None = None) -> list[str]:
-    """What bash would offer for the last of the words, asked in this process."""
+    """What bash would offer for the last word, computed in this process."""
     asks = _question(place, words) | dict(environment or {})
     result = await asyncio.to_thread(
         CliRunner().invoke, app, [], env=asks, prog_name="token-vault", catch_exceptions=False
@@ -81,7 +81,7 @@ async def complete_here(place: Place, *words: str, environment: Mapping[str, str
 
 
 async def complete(place: Place, *words: str, environment: Mapping[str, str] | None = None) -> list[str]:
-    """What bash would offer for the last of the words."""
+    """What bash would offer for the last word."""
     asks = _question(place, words) | dict(environment or {})
     process = await asyncio.create_subprocess_exec(
         *PROGRAM,
@@ -102,7 +102,7 @@ async def test_names_are_completed_from_the_database_and_nothing_is_made(place: 
         (("users", "disable", "al"), ["alice"]),
         (("connections", "list", "--user", "b"), ["bob"]),
         (("clients", "show", "Cu"), ["Cursor"]),
-        (("clients", "remove", ""), ["Cursor", "R2D2-id-of-an-agent"]),  # a name of two words: the ID instead
+        (("clients", "remove", ""), ["Cursor", "R2D2-id-of-an-agent"]),  # a name with two words is replaced by the ID
         (("clients", "remove", "R2"), ["R2D2-id-of-an-agent"]),
         (("explain", "--user", "Alice", "--connection", "ali"), ["alice@team.example"]),
         (("explain", "--user", "bob", "--connection", ""), []),

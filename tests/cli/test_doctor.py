@@ -1,4 +1,4 @@
-"""`token-vault doctor` finds each seeded mistake and its fix, and finds nothing once only that mistake is undone."""
+"""`token-vault doctor` finds each seeded mistake and its fix, and finds nothing once that mistake is undone."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_a_pooler_in_front_of_the_database(postgres_store: Store) -> None:
 
 
 async def test_a_sqlite_file_system_that_takes_no_writes(place: Place) -> None:
-    """Root writes anywhere but on a read-only mount, so the data directory is mounted like that for one process."""
+    """Root can write anywhere except on a read-only mount, so one process gets the data directory mounted read-only."""
     command = shlex.join([sys.executable, "-m", "token_vault", "doctor", "--json", "--data", str(place.data)])
     shown: dict[str, Found] = {}
     for how in ("ro", "rw"):
@@ -201,7 +201,7 @@ async def test_a_port_that_a_stranger_holds_and_one_that_is_ours(place: Place) -
 
 
 async def test_a_public_url_that_is_not_what_clients_see(place: Place) -> None:
-    """The process was started before the address was changed in the settings."""
+    """The process was started before the URL was changed in the settings."""
     other = f'public_url = "http://127.0.0.1:{place.port}"'
     async with serve_vault(place):
         configure(place, other)
@@ -254,7 +254,7 @@ async def test_the_certificate_of_the_public_url(
     async with serve_vault(place), tls_proxy(front, authority, backend=place.port):
         found = await examine(place, fails=bool(words))
         assert found["public_url"]["verdict"] == ("problem" if words else "ok"), found
-        assert found["port"]["verdict"] == "ok", found  # its only name is the public one
+        assert found["port"]["verdict"] == "ok", found  # its only address is the public one
         for word in words:
             assert word in found["public_url"]["sentence"] + found["public_url"]["fix"], found
 
@@ -284,7 +284,7 @@ async def test_a_clock_that_is_off(place: Place) -> None:
     async with stranger_on_port(place.port, "200 OK", known):
         seen = await examine(place, fails=True)
         assert seen["clock"]["verdict"] == "ok"
-        assert_problem(seen, "port", "(uid ")  # who repeats the vault's id has not proved anything
+        assert_problem(seen, "port", "(uid ")  # repeating the vault's id proves nothing
 
 
 async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +314,6 @@ async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.Monk
 
 async def test_a_vault_that_never_ran_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", str(port))  # another test may have a vault at the usual one
+    monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", str(port))  # another test may have a vault on the default port
     found = await examine(Place(tmp_path / "new", port))
     assert (found["data"]["verdict"], found["key"]["verdict"]) == ("note", "note")

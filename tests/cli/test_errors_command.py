@@ -1,4 +1,4 @@
-"""`errors CODE`: what a code means, at each surface that has it."""
+"""`errors CODE`: what a code means, on each surface that has it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_code_of_the_admin_api_is_explained() -> None:
 
 
 def codes_raised() -> Iterator[str]:
-    """The first argument of each refusal of the Admin API, as the source has it."""
+    """The first argument of each refusal of the Admin API in the source."""
     for path in (ROOT / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:

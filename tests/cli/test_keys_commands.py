@@ -1,4 +1,4 @@
-"""`keys`: three commands change the master key, and each refusal names the next step."""
+"""`keys`: three commands change the master key; each refusal names the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long commands say on a terminal how far they are, and end with counts and the first names; --json has everything."""
+"""Long commands show progress on a terminal, and end with counts and the first names; --json has everything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = FIRST + 3
 
 @pytest.fixture
 async def place(tmp_path: Path) -> Place:
-    """A vault with more accounts than are named without --verbose; their refresh tokens work once."""
+    """A vault with more accounts than are listed without --verbose; their refresh tokens work only once."""
     made = Place(tmp_path / "data", free_port())
     async with (
         open_deployment(load_settings(), data=made.data) as deployment,

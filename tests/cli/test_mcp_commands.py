@@ -15,7 +15,7 @@ SANDBOX = {"sandbox": {"loopback_upstreams": True}}
 
 
 async def _note_as_seen(place: Place, *tools: dict[str, object]) -> None:
-    """As an account sees the list."""
+    """Note the tools as seen, as an account does when it lists them."""
     async with open_deployment(load_settings(overrides=SANDBOX), data=place.data) as deployment:
         offered = {str(one["name"]): json.dumps(one, sort_keys=True) for one in tools}
         await note_tools(deployment, "notes", "k1", offered)

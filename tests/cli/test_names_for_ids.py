@@ -1,4 +1,4 @@
-"""Names stand for ids on the command line; an ambiguous one names the candidates, a mistyped one what was meant."""
+"""Names can replace ids on the command line; an ambiguous one lists candidates, a mistyped one gets a suggestion."""
 
 from __future__ import annotations
 

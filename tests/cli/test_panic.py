@@ -1,4 +1,4 @@
-"""`panic` from the command line: a dry run, what it ends, and what its exit code says is outstanding."""
+"""`panic` on the command line: a dry run, what it ends, and an exit code for what is outstanding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCOPES = frozenset({"openid", f"{AUTH}userinfo.email", f"{AUTH}calendar.events"}
 
 
 async def connect(place: Place, simulator: Simulator, *names: str, allowed: Client | None = None) -> None:
-    """A person for each name with a Google account that lives at the simulator, which an agent may use."""
+    """For each name, add a person with a Google account at the simulator, which an agent may use."""
     place.configure({"providers": simulator.settings()})
     simulator.control("rules", face="google", revoke="family")
     seeded = simulator.control("seed", face="google", count=len(names), scopes=sorted(SCOPES))["grants"]

@@ -1,4 +1,4 @@
-"""`token-vault policy`: check, schema, test, explain, and replay, and what the doctor says of rules."""
+"""`token-vault policy`: check, schema, test, explain, and replay, and what the doctor says about rules."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_the_doctor_tells_a_mistake_in_the_rules_to_try(place: Place, fold
 
 @pytest.fixture(scope="module")
 async def used_vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    """A vault in which an agent listed channels twice, and posted once."""
+    """A vault where an agent listed channels twice and posted once."""
     async with room(tmp_path_factory.mktemp("lived")) as opened:
         agent = await opened.agent("alice")
         await opened.connect(agent, "slack", scopes=SLACK)

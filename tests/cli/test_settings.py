@@ -1,4 +1,4 @@
-"""Settings: file, environment above it, one-line refusals, and that their values reach the vault."""
+"""Settings: the file, overrides from the environment, one-line refusals, and that values reach the vault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`: what it reads is what happened, and it can be looked at on a terminal and by a program."""
+"""`status`: it shows what happened, for a terminal and for programs."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ async def test_on_a_terminal_it_stays_until_it_is_interrupted(place: Place) -> N
     seen = b""
     try:
         async with asyncio.timeout(30):
-            while seen.count(b"Storage") < 2:  # drawn, and drawn again
+            while seen.count(b"Storage") < 2:  # drawn twice
                 seen += await asyncio.to_thread(os.read, ours, 65536)
         assert process.returncode is None
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(20):
-            with suppress(OSError):  # its last lines: a program that no one reads can't write them, and stays
+            with suppress(OSError):  # read its last lines; otherwise it blocks on writing and never exits
                 while True:
                     seen += await asyncio.to_thread(os.read, ours, 65536)
             assert await process.wait() == 0

@@ -179,7 +179,7 @@ async def test_what_ended_long_ago_is_forgotten_with_all_that_hung_on_it(databas
             database, "delegations", tenant="default", user_id="u", client_id="c", connection_id=name, scopes="",
             created_at=1, changed_at=1,
         )  # fmt: skip
-        # left where the person's key was destroyed first: a restored vault ends such a connection as it is
+        # stays if the person's key was destroyed first: a restored vault ends such a connection as it is
         await insert(
             database, "keys.connection_keys", tenant="default", connection_id=name, salt=b"s" * 32, created_at=1
         )
@@ -297,6 +297,6 @@ async def test_the_database_time_counts_the_sleep_of_this_machine(
     asleep = 3600
     true, boot = time.time, time.clock_gettime
     monkeypatch.setattr(time, "time", lambda: true() + asleep)
-    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot(clock) + asleep)  # CLOCK_MONOTONIC stood still
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot(clock) + asleep)  # CLOCK_MONOTONIC stopped
     assert asleep <= database.now() - before <= asleep + 30
     assert vault.storage.clock.boot_time() - time.monotonic() > asleep - 1

@@ -1,1 +1,1 @@
-"""A torture kit for authorization servers of MCP: plays what real clients do to their tokens, and counts sign-ins."""
+"""A stress test for MCP authorization servers: plays what real clients do with their tokens and counts sign-ins."""

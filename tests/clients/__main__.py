@@ -1,4 +1,4 @@
-"""`make clients`: a week of every client against a fresh vault; `make clients URL=...`: its moments, anywhere."""
+"""`make clients`: a week of every client against a fresh vault; with `URL=...`, the critical moments at any server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MCP clients were seen to do with registrations and tokens, as data. The README says where each was seen."""
+"""How MCP clients were observed to handle registrations and tokens, as data. The README gives the sources."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class Habit:
     """One client. Times in seconds."""
 
     name: str
-    processes: tuple[int, ...] = (0,)  # how long after the first one each process notices the expiry
+    processes: tuple[int, ...] = (0,)  # how long after the first process each one notices the expiry
     redirect: str = "http://127.0.0.1:{port}/callback"
     grants: tuple[str, ...] = USUAL_GRANTS
     scope: str | None = "tools connections offline_access"
-    resource: str | None = ""  # what is added to the address of the server; None: not named
+    resource: str | None = ""  # appended to the server's URL; None: omitted
     registers_each_start: bool = False
     registers_each_expiry: bool = False
-    crashes: bool = False  # once a day between a token answer and its storing, until the next morning
+    crashes: bool = False  # once a day between receiving and storing a token, until the next morning
     clock_off: int = 0
-    is_eager: bool = True  # refreshes by its clock; else only after a 401
+    is_eager: bool = True  # refreshes by its clock; otherwise only after a 401
 
     @property
     def signs_in_by_itself(self) -> bool:
-        """Whether it asks the person again whatever the server does."""
+        """Whether it asks the person again regardless of the server."""
         return self.registers_each_start or self.registers_each_expiry or "refresh_token" not in self.grants
 
 

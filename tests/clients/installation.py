@@ -1,7 +1,7 @@
 """Plays the habits against a real authorization server over HTTP: discovery, registration, code, refresh, calls.
 
-Nothing here knows the vault: the server is found by its protected resource metadata (RFC 9728). Who signs in and how
-time passes come in from outside.
+Nothing here depends on the vault: the server is found by its protected resource metadata (RFC 9728). The caller
+supplies the sign-in and the passing of time.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ class TokenStore:
 
 @dataclass
 class Figures:
-    """What one client went through."""
+    """The counts of one client."""
 
     calls: int = 0
     refreshes: int = 0
-    repeats: int = 0  # refreshes that returned a token which some process had already
+    repeats: int = 0  # refreshes that returned a token that a process already had
     crashes: int = 0
     first: int = 0
-    by_itself: int = 0  # sign-ins that the client asks for whatever the server does
+    by_itself: int = 0  # sign-ins that the client asks for regardless of the server
     unwanted: int = 0
     failures: list[str] = field(default_factory=list[str])
 
 
 class Installation:
-    """One client on one machine: its store, its processes, its figures."""
+    """One client on one machine: its store, its processes, and its counts."""
 
     def __init__(
         self, habit: Habit, server: Server, http: httpx2.AsyncClient, sign_in: SignIn, now: Callable[[], int]
@@ -94,7 +94,7 @@ class Installation:
         self.memory = [TokenStore(**vars(self.store)) for _ in self.habit.processes]
 
     async def work(self, process: int, *, crash: bool = False, forced: bool = False) -> None:
-        """One call of one process, with whatever its token needs before. `forced`: refresh although it is not time."""
+        """Make one call from one process, renewing its token first if needed. `forced`: refresh before it is due."""
         if self._crashed:
             return
         kept = self.memory[process]
@@ -118,7 +118,7 @@ class Installation:
         message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         headers = {"authorization": f"Bearer {access}", "accept": "application/json, text/event-stream"}
         answer = await self.http.post(self.server.mcp, json=message, headers=headers)
-        return 401 if answer.status_code == 401 else 200  # whatever else it says, the token was taken
+        return 401 if answer.status_code == 401 else 200  # any other answer means that the token was accepted
 
     async def _renew(self, process: int, *, crash: bool) -> None:
         kept = self.memory[process]
@@ -143,7 +143,7 @@ class Installation:
         self.store = TokenStore(**vars(renewed))
 
     async def _again(self, process: int, kept: TokenStore) -> None:
-        """Sign in, unless another process did so meanwhile: then its tokens are read from the store."""
+        """Sign in, unless another process did so meanwhile; then read its tokens from the store."""
         async with self._signing_in:
             if self.store.access and self.store.access != kept.access:
                 self.memory[process] = TokenStore(**vars(self.store))
@@ -215,7 +215,7 @@ class Installation:
 
 
 def table(installations: list[Installation]) -> str:
-    """The figures, a line a client."""
+    """The counts, one line per client."""
     lines = ["client         calls  refreshes  repeats  crashes  first  by itself  UNWANTED"]
     for one in installations:
         f = one.figures

@@ -1,4 +1,4 @@
-"""The vault of this process as the server under torture: its clock, and a person who clicks."""
+"""A vault in this process as the server under test: its clock, and a person who clicks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with
 async def play_here(
     data: Path, *, days: int, habits: tuple[Habit, ...] = HABITS, **sections: object
 ) -> tuple[list[Installation], Clicks]:
-    """The days of a fresh vault with these settings; the clients' figures and the person's clicks."""
+    """Play some days against a fresh vault with these settings; return the clients' counts and the person's clicks."""
     clicks = Clicks()
     async with (
         vault_with(data, **{**GENEROUS, **sections}) as (vault, _),

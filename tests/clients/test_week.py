@@ -1,4 +1,4 @@
-"""Two days of every client, in which no one is asked to sign in who did not ask for it; `make clients` plays a week."""
+"""Two days of every client, in which nobody gets an unwanted sign-in prompt; `make clients` plays a week."""
 
 from __future__ import annotations
 

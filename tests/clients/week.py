@@ -1,4 +1,4 @@
-"""A week of all clients against a vault of this process, whose clock the kit moves; and the same moments elsewhere."""
+"""A week of all clients against a vault in this process, whose clock moves; only critical moments for other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.clients.installation import Installation, Server, SignIn
 
 DAY = 86400
 MORNING, EVENING = 8 * 3600, 20 * 3600
-EVERY = 1800  # seconds between two looks of a working client
+EVERY = 1800  # seconds between two checks by a working client
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Clicks:
     """What the person had to do."""
 
     allowed: int = 0
-    again: int = 0  # one click for what the agent had before
+    again: int = 0  # one click restores what the agent had before
     silent: int = 0
 
 
@@ -62,7 +62,7 @@ def _looks(playing: list[Installation]) -> list[tuple[int, Installation, int]]:
 async def play_now(
     server: Server, http: httpx2.AsyncClient, *, sign_in: SignIn, now: Callable[[], int], rounds: int
 ) -> list[Installation]:
-    """The moments that need no other clock: every process refreshes at once, behind one another, and after a crash."""
+    """Play the moments that need no clock: every process refreshes at once, one after another, and after a crash."""
     playing = [Installation(habit, server, http, sign_in, now) for habit in HABITS if not habit.signs_in_by_itself]
     for one in playing:
         await one.work(0)

@@ -1,4 +1,4 @@
-"""Runs the official MCP conformance suite: `python -m tests.conformance [--write]`, or `make conformance`.
+"""Run the official MCP conformance suite: `python -m tests.conformance [--write]`, or `make conformance`.
 
 Every scenario of both revisions either passes or is named in `gaps.toml` with its reason; anything else fails the run.
 With `--write`, the result becomes `docs/evidence/conformance.md`.
@@ -23,7 +23,7 @@ AT_ONCE = 2  # scenarios
 
 
 def gaps(kind: str) -> Mapping[str, str]:
-    """Why something doesn't apply, by name: whole `scenarios`, or single `checks` of others."""
+    """Reasons why something doesn't apply, by name: whole `scenarios`, or single `checks` of others."""
     groups = tomllib.loads((FOLDER / "gaps.toml").read_text(encoding="utf-8"))["gap"]
     return {name: group["reason"] for group in groups for name in group.get(kind, ())}
 
@@ -40,7 +40,7 @@ def scenarios_to_run(known: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 async def run_all(known: Mapping[str, str]) -> Sequence[Check]:
-    """Every scenario that applies, on both wires, and the authorization scenarios."""
+    """Run every scenario that applies, on both protocol revisions, and the authorization scenarios."""
     turns, found = asyncio.Semaphore(AT_ONCE), list[Check]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -61,18 +61,18 @@ async def run_all(known: Mapping[str, str]) -> Sequence[Check]:
 
 
 def failures(checks: Iterable[Check], excused: Mapping[str, str]) -> Sequence[Check]:
-    """Those that the suite calls failed, without those that don't apply."""
+    """The checks that the suite reports as failed, without those that don't apply."""
     return [check for check in checks if check.status == "FAILURE" and check.name not in excused]
 
 
 def stale(checks: Iterable[Check], excused: Mapping[str, str]) -> Sequence[str]:
-    """Checks that are excused without need: they passed, or the suite has none of that name."""
+    """Checks that are excused needlessly: they passed, or the suite has none of that name."""
     unneeded = {check.name for check in checks if check.status in {"FAILURE", "WARNING", "SKIPPED"}}
     return sorted(set(excused) - unneeded)
 
 
 def main() -> None:
-    """Run, print, and say what failed."""
+    """Run the suite, print the result, and say what failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write docs/evidence/conformance.md")
     chosen = parser.parse_args()

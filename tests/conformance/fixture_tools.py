@@ -1,6 +1,6 @@
-"""The tools that the conformance suite calls by name, as far as a tool of this product can be such a tool.
+"""The tools that the conformance suite calls by name, as far as this product's tools can provide them.
 
-They come into a vault by the suite's own entry point only (`running_vault(more_tools=...)`); nothing of them ships.
+They enter a vault only through the tests' entry point (`running_vault(more_tools=...)`); none of them ships.
 """
 
 from __future__ import annotations

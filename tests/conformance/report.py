@@ -1,4 +1,4 @@
-"""`docs/evidence/conformance.md`: what ran, with which result, and what doesn't apply and why."""
+"""Write `docs/evidence/conformance.md`: what ran, the results, and what doesn't apply and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ checks passed, {failed} failed, in {scenarios} scenarios:
 
 
 def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str, str]) -> None:
-    """The page. `gaps` and `excused`: why scenarios, and checks of others, don't apply."""
+    """Write the page. `gaps` and `excused` say why scenarios, and checks of others, don't apply."""
     checks = [check for check in checks if check.name not in excused]
     cells: dict[str, dict[str, Counter[str]]] = {}
     for check in checks:
@@ -52,7 +52,7 @@ def write(checks: Iterable[Check], gaps: Mapping[str, str], excused: Mapping[str
 
 
 def _count_text(found: Counter[str]) -> str:
-    """How many checks passed, and what became of the others."""
+    """How many checks passed, and what happened to the others."""
     words = {"FAILURE": "failed", "WARNING": "warned", "SKIPPED": "skipped"}
     others = "".join(f" ({found[status]} {word})" for status, word in words.items() if found[status])
     return f"{found['SUCCESS']}{others}"

@@ -1,4 +1,4 @@
-"""Starts a vault with the fixture tools, puts a bearer token into every request, and runs scenarios of the suite."""
+"""Start a vault with the fixture tools, add a bearer token to every request, and run scenarios of the suite."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Check:
 
 
 def version() -> str:
-    """Of the suite."""
+    """The version of the suite."""
     return json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))["version"]
 
 
 def program() -> str:
-    """The suite's program."""
+    """The path of the suite's program."""
     return str(PACKAGE / "dist" / "index.js")
 
 
@@ -60,7 +60,7 @@ def list_scenarios() -> Mapping[str, Sequence[str]]:
 
 
 def with_token(app: ASGIApp, token: str) -> ASGIApp:
-    """The suite knows no tokens: put one into each request that has none."""
+    """Add a token to each request that has none, because the suite sends no tokens."""
 
     async def shim(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not any(name == b"authorization" for name, _ in scope["headers"]):
@@ -88,13 +88,13 @@ async def place(folder: Path) -> AsyncGenerator[tuple[Room, str]]:
 
 
 async def run_server(url: str, scenario: str, revision: str, *, folder: Path) -> Sequence[Check]:
-    """The checks of a server scenario on the wire of a revision."""
+    """Run a server scenario in a protocol revision; return its checks."""
     options = ("--url", url, "--scenario", scenario, "--spec-version", revision, "-o", str(folder))
     return await _run("server", *options, scenario=scenario, revision=revision, folder=folder)
 
 
 async def run_authorization(room: Room, revision: str, *, folder: Path) -> Sequence[Check]:
-    """The checks of the authorization scenarios; alice signs in and agrees where the suite asks a person to."""
+    """Run the authorization scenarios; alice signs in and consents where the suite asks a person to."""
     port = free_port()
     client = await room.vault.register(redirect_uris=[f"http://127.0.0.1:{port}/callback"])
     options = ["--url", room.url, "--client-id", str(client["client_id"]), "--resource", f"{room.url}/mcp"]

@@ -1,1 +1,1 @@
-"""Accounts that are connected by a credential which a person enters."""
+"""Accounts that people connect by entering a credential."""

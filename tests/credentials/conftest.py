@@ -1,4 +1,4 @@
-"""A vault for each file, whose people enter keys."""
+"""One vault per file, whose people enter keys."""
 
 from __future__ import annotations
 

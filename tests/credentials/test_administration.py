@@ -1,4 +1,4 @@
-"""What admins do with services at which people enter credentials: turn them on, and enter one for someone."""
+"""What admins do with services that take entered credentials: turn them on, and enter one for someone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_the_admin_api_connects_an_account_by_a_key(room: KeyRoom) -> None
         assert (replaced.status_code, replaced.json()["id"]) == (201, made.json()["id"]), replaced.text
         blind: dict[str, object] = {"provider": "mailroom-blind", "credential": {"key": key}, "label": "Mine"}
         statuses = [(await admin.call("POST", path, json=blind)).status_code for _ in range(2)]
-        assert statuses == [201, 409]  # a service that names no account: the name is what tells them apart
+        assert statuses == [201, 409]  # the service names no account, so only the name distinguishes them
     held, _ = sorted(await accounts_of(room, user), key=lambda one: one.provider)
     assert await delegations.list_for_connection(room.deployment.database, user.id, connection_id=held.id) == ()
     assert {"connection.opened", "connection.entered"} <= set(await room.kinds(user))

@@ -1,4 +1,4 @@
-"""An access key: calls through the proxy are signed with it, whatever their client signed them with.
+"""An access key: calls through the proxy are signed with it, regardless of the client's own signature.
 
 The service here computes each signature with botocore's own signer and refuses all others, as AWS does.
 """
@@ -36,7 +36,7 @@ class Aws:
 
     keys: dict[str, tuple[str, str]] = field(default_factory=lambda: {KEY_ID: (SECRET, "")})
     objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    says: Reply | None = None  # whatever the key
+    says: Reply | None = None  # an answer to any key
 
     def answer(self, arrival: Arrival) -> Reply:
         if self.says is not None:
@@ -63,7 +63,7 @@ class Aws:
 
 @dataclass
 class AwsRoom:
-    """The vault, and the services that it signs for."""
+    """The vault, and the services that it signs requests for."""
 
     keys: KeyRoom
     aws: Aws
@@ -79,7 +79,7 @@ class AwsRoom:
 async def aws_room(
     folder: Path, place: str = "{name}", *, secrets: Mapping[str, object] | None = None, **settings: object
 ) -> AsyncGenerator[AwsRoom]:
-    """The vault with these `secrets` settings, and those of the provider; `place` is each service's path at AWS."""
+    """Run the vault with these `secrets` settings and provider settings; `place` is each service's path at AWS."""
     aws = Aws()
     async with scripted_server(aws.answer) as server:
         apis = {name: f"{server.url}/{place.replace('{name}', name)}" for name in APIS}
@@ -261,5 +261,5 @@ async def test_a_wrong_clock_and_a_firewall_say_nothing_about_a_key(
     finally:
         room.aws.says = None
     [held] = await accounts_of(room.keys, user)
-    ended = is_dead and form == "xml"  # calls are answered in XML
+    ended = is_dead and form == "xml"  # calls get answers in XML
     assert held.state.value == ("needs_reauth" if ended else "active")

@@ -1,4 +1,4 @@
-"""An access key whose parts are kept at 1Password, Bitwarden, and OpenBao: read for each call, which it signs."""
+"""An access key whose parts are kept in 1Password, Bitwarden, and OpenBao: read for each call that it signs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEPT: dict[str, dict[str, str]] = {"people/aws": {"id": KEY_ID, "secret": SECRET
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of 1Password and Bitwarden, in the first folder of PATH."""
+    """The 1Password and Bitwarden programs, in the first folder of PATH."""
     folder = tmp_path_factory.mktemp("programs")
     command(folder, "op", op_script(REFERENCES["op"], SECRET))
     return command(folder, "bws", bws_script(BITWARDEN, SECRET))

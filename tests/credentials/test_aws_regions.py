@@ -1,4 +1,4 @@
-"""An access key for several regions: a call may choose one that its person entered, and no other."""
+"""An access key for several regions: a call may use only the regions that the person entered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED = load_catalog().provider("aws")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
-    """With the region in each address, as at AWS."""
+    """A vault with the region in each host name, as at AWS."""
     async with aws_room(tmp_path_factory.mktemp("regions"), "{name}/{region}") as opened:
         yield opened
 
@@ -47,7 +47,7 @@ async def signed_call(handle: ProxyHandle, region: str) -> httpx2.Response:
 
 
 def region_sent(room: AwsRoom) -> tuple[str, str]:
-    """Where the last call went, and for which region it was signed."""
+    """The host of the last call, and the region that it was signed for."""
     arrival = room.server.arrivals[-1]
     sent = {name.lower(): value for name, value in arrival.headers.items()}
     return arrival.path.split("/")[2], sent["authorization"].partition("Credential=")[2].split("/")[2]
@@ -90,7 +90,7 @@ def test_only_an_address_of_the_file_s_form_chooses(address: str, chosen: dict[s
 
 
 def limit_aws(regions: tuple[str, ...]) -> Provider:
-    """AWS as an operator limits it."""
+    """Limit AWS as an operator would."""
     return load_catalog(overrides={"aws": ProviderOverrides(regions=frozenset(regions))}).provider("aws")
 
 
@@ -100,7 +100,7 @@ def limit_aws(regions: tuple[str, ...]) -> Provider:
         ((), "us-east-2", ""),
         (("eu-west-1", "us-east-2"), "us-east-2", ""),
         (("eu-west-1",), "us-east-2", "only in eu-west-1, and the call is for us-east-2"),
-        (("us-east-2",), "", "only in us-east-2, and the call is for eu-west-1"),  # the account's usual one
+        (("us-east-2",), "", "only in us-east-2, and the call is for eu-west-1"),  # the account's default region
         (("us-east-2",), "us-east-2", ""),
     ],
 )
@@ -138,7 +138,7 @@ def test_only_regions_that_people_enter_can_be_limited(name: str, region: str, s
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def limited_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AwsRoom]:
-    """The same at a vault whose operator allows one region."""
+    """The same, with one region allowed by the operator."""
     data = tmp_path_factory.mktemp("limited")
     async with aws_room(data, "{name}/{region}", regions=["eu-west-1"]) as opened:
         yield opened
@@ -226,7 +226,7 @@ async def test_a_tool_takes_a_region_of_the_account(room: AwsRoom) -> None:
     token = json.dumps({**values, "region": "eu-west-1,us-east-2"})
 
     async def silent(done: int, total: int | None, message: str) -> None:
-        """Progress that no one watches."""
+        """Ignore progress."""
 
     async def call(**arguments: str) -> None:
         api = UpstreamAPI(provider, room.keys.deployment.http, token=token, scopes=spec.scopes, now=1)
@@ -234,7 +234,7 @@ async def test_a_tool_takes_a_region_of_the_account(room: AwsRoom) -> None:
 
     room.aws.says = None
     for arguments, region in (({}, "eu-west-1"), ({"region": "us-east-2"}, "us-east-2")):
-        with pytest.raises(UpstreamRefused):  # this server has no tables
+        with pytest.raises(UpstreamRefused):  # this service has no tables
             await call(**arguments)
         assert region_sent(room) == (region, region)
     with pytest.raises(RuleRefused, match="eu-west-1, us-east-2"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from providers.credentials.aws import UNSIGNED, AccessKey, UnsignableBody, credential_of, sign_request
 from providers.outbound.messages import OutboundRequest
 
-auth: Any = importlib.import_module("botocore.auth")  # has no types
+auth: Any = importlib.import_module("botocore.auth")  # untyped
 awsrequest: Any = importlib.import_module("botocore.awsrequest")
 credentials: Any = importlib.import_module("botocore.credentials")
 
@@ -26,7 +26,7 @@ ENDS: tuple[str, ...] = ("Authorization", "X-Amz-Date", "X-Amz-Content-SHA256", 
 
 
 def botocore_s(request: OutboundRequest, key: AccessKey) -> str:
-    """The Authorization header that botocore makes for a request with these headers, at the same time."""
+    """The Authorization header that botocore makes for a request with these headers at the same time."""
     sent = {name.lower(): value for name, value in request.headers.items()}
     listed = sent["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
     signed = {name: value for name, value in sent.items() if name in listed}

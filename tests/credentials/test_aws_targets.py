@@ -1,4 +1,4 @@
-"""AWS's JSON protocols: the header X-Amz-Target names the operation, so rules look at it, and it goes on as it was."""
+"""AWS's JSON protocols: the X-Amz-Target header names the operation, so rules check it and forward it unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools that list what AWS has: signed with the account's key, and XML read as botocore's own models read it."""
+"""Tools that list AWS resources: signed with the account's key; XML is read as botocore's own models read it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SAID: Mapping[str, str] = {"/s3/": BUCKETS, "/s3/box": OBJECTS, "/ec2/": INSTANC
 
 
 def answer(arrival: Arrival) -> Reply:
-    """What AWS says, if the signature is right."""
+    """AWS's answer, if the signature is right."""
     checked = Aws().answer(arrival)
     if checked.status != 200 or arrival.path == "/sts/":
         return checked
@@ -68,7 +68,7 @@ async def call(place: tuple[ScriptedServer, Provider, Outbound], name: str, **ar
     api = UpstreamAPI(provider, outbound, token=token, scopes=spec.scopes, now=1)
 
     async def silent(done: int, total: int | None, message: str) -> None:
-        """Progress that no one watches."""
+        """Ignore progress."""
 
     return (await spec.call(api, spec.input.model_validate(arguments), silent)).model_dump()
 
@@ -81,7 +81,7 @@ def service_model(service: str) -> Any:
 
 
 def botocore_s(service: str, operation: str, text: str) -> Any:
-    """The answer as botocore's model of the service reads it."""
+    """The answer, parsed with botocore's model of the service."""
     parsers: Any = importlib.import_module("botocore.parsers")
     described = service_model(service)
     parser = parsers.create_parser(described.metadata["protocol"])
@@ -165,7 +165,7 @@ def test_no_answer_that_ec2_read_gets_holds_what_botocore_calls_sensitive() -> N
 
 
 def hides(shape: Any, above: frozenset[str] = frozenset()) -> bool:
-    """Whether a shape of botocore's, or one in it, is marked as sensitive."""
+    """Whether a botocore shape, or one inside it, is marked as sensitive."""
     if shape is None or shape.name in above:
         return False
     inner = {"structure": lambda: shape.members.values(), "list": lambda: (shape.member,)}

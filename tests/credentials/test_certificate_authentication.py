@@ -34,7 +34,7 @@ TOKENS = {"access_token": "at-1", "token_type": "Bearer", "expires_in": 3600}
 
 @dataclass
 class Bank:
-    """An authorization server for clients with and without certificates, at two ports, and who may come."""
+    """An authorization server for clients with and without certificates, on two ports, and the clients it accepts."""
 
     demanding: ScriptedServer
     plain: ScriptedServer
@@ -68,7 +68,7 @@ class Bank:
         }
 
     def provider(self, **changes: object) -> Provider:
-        """A provider at the demanding port, which settings alone describe."""
+        """A provider on the port that demands a certificate, described in settings alone."""
         there = f"https://localhost:{self.demanding.port}"
         values: dict[str, object] = {
             "client_id": "vault",
@@ -109,7 +109,7 @@ async def bank(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Bank]
     authority, ours, anothers = make_authority(folder, "localhost"), issue(), issue()
     demanding = authority.server()
     demanding.verify_mode = ssl.CERT_REQUIRED
-    demanding.maximum_version = ssl.TLSVersion.TLSv1_2  # whose refusal of a certificate is part of the handshake
+    demanding.maximum_version = ssl.TLSVersion.TLSv1_2  # refuses a certificate during the handshake
     demanding.load_verify_locations(cadata=ours.pem + anothers.pem)
     async with AsyncExitStack() as stack:
         one, two = [
@@ -222,7 +222,7 @@ async def test_a_certificate_refused_after_the_handshake_loses_no_refresh_token(
         assert len(server.arrivals) == int(is_known)
     if is_known:
         assert isinstance(got, Rotation)
-    else:  # silence if the connection was reset before the reason could be read
+    else:  # no answer if the connection was reset before the reason could be read
         assert isinstance(got, NotSent | Silent)
         assert got.reason in {"our client certificate was refused", "connection broke", "answer was cut"}
 

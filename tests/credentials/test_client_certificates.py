@@ -1,4 +1,4 @@
-"""A client certificate that a person enters: shown to its service when TLS begins, and to no one else."""
+"""A client certificate that a person enters: presented to its service in the TLS handshake, and to no one else."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ scopes = ["read"]
 
 @dataclass
 class Bank:
-    """The vault, a service that demands a certificate, and one that has none demanded."""
+    """The vault, a service that demands a certificate, and one that doesn't."""
 
     keys: KeyRoom
     server: ScriptedServer
     authority: Authority
     customer: ClientCertificate
     ending: ClientCertificate
-    elsewhere: dict[str, str]  # at OpenBao
+    elsewhere: dict[str, str]  # kept in OpenBao
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -115,7 +115,7 @@ async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) ->
             await http.send(request)
         shown = OutboundRequest("GET", request.url, identity=ClientIdentity(pem))
         assert (await http.send(shown)).status == 200
-        with pytest.raises(HttpError):  # on no connection that is left over
+        with pytest.raises(HttpError):  # no pooled connection is reused
             await http.send(request)
 
 

@@ -1,4 +1,4 @@
-"""Refusals while an account is being connected, each with the same steps that succeed without that reason."""
+"""Refusals while connecting an account, each with the same steps that succeed without that reason."""
 
 from __future__ import annotations
 

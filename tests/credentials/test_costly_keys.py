@@ -1,4 +1,4 @@
-"""Private keys that were made to take very long to open: they are given up, and nothing waits for them."""
+"""Private keys made to take very long to open: the vault gives up on them, and nothing else waits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def integer(value: int) -> bytes:
 
 
 def costly_pem(iterations: int) -> str:
-    """An encrypted key (RFC 5958 §3) with PBKDF2 (RFC 8018 §A.2) that no one has the passphrase of."""
+    """An encrypted key (RFC 5958 §3) with PBKDF2 (RFC 8018 §A.2) whose passphrase nobody has."""
     pbkdf2 = der(48, bytes.fromhex("06092a864886f70d01050c"), der(48, der(4, b"saltsalt"), integer(iterations)))
     aes = der(48, bytes.fromhex("060960864801650304012a"), der(4, bytes(16)))
     scheme = der(48, bytes.fromhex("06092a864886f70d01050d"), der(48, pbkdf2, aes))
@@ -78,7 +78,7 @@ def costly_pem(iterations: int) -> str:
 
 
 def costly_pkcs12(iterations: int) -> str:
-    """A good file but for how often the key of its MAC is derived (RFC 7292 §4)."""
+    """A valid file, except for the iteration count of its MAC key (RFC 7292 §4)."""
     version, safe, mac = children(b64decode(CUSTOMER.pkcs12(b"open sesame")))
     digest, salt, *_ = children(mac)
     return b64encode(der(48, version, safe, der(48, digest, salt, integer(iterations)))).decode()
@@ -120,7 +120,7 @@ async def test_what_is_sealed_is_open_and_calls_derive_nothing() -> None:
     sealed = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")).decode()
     values = {"user": "AGENT", "private_key": sealed, "passphrase": "x"}
     with pytest.raises(CredentialRefused):
-        open_key(SIGNED, values)  # whoever stored it, the passphrase isn't tried
+        open_key(SIGNED, values)  # the passphrase isn't tried, whoever stored the file
     opened = await open_keys(SIGNED, values)
     assert opened == {**values, "private_key": opened["private_key"], "passphrase": ""}
     assert open_key(SIGNED, unpack(SIGNED, pack(SIGNED, opened))).key_size == 2048

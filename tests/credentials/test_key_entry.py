@@ -1,4 +1,4 @@
-"""A person enters a key: its shape, whether the service accepts it, whose account it is, and what calls bring there."""
+"""A person enters a key: its format, whether the service accepts it, whose account it is, and what its calls send."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_what_is_no_key_connects_nothing(room: KeyRoom, key: str, said: st
     assert (answer.status_code, said in answer.text) == (400, True), answer.text
     assert not key or key not in answer.text
     assert await accounts_of(room, user) == ()
-    assert len(room.books()) - asked == int(key.startswith("mr_live_"))  # only what has the shape is tried
+    assert len(room.books()) - asked == int(key.startswith("mr_live_"))  # only keys in the right format are tried
     good = await room.enter(person, answer, key=room.simulator.sandbox.keys.make(user.name))  # the same page
     assert "/connect/done/" in str(good.url), good.text
 

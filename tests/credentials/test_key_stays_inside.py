@@ -1,4 +1,4 @@
-"""A key goes to its service's hosts and nowhere else: not to other hosts, agents, people, logs, or error texts."""
+"""A key goes only to its service's hosts: not to other hosts, agents, people, logs, or error texts."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_names_close_what_an_agent_that_reads_could_fetch_or_change(room: 
 
 
 async def test_a_tool_fetches_no_answer_that_contains_a_new_key(room: KeyRoom) -> None:
-    """Also spelled as some servers would read it."""
+    """Also with the path spelled as some servers would accept it."""
     deployment, key = room.deployment, room.simulator.sandbox.keys.make("alice")
     [tool] = [one for one in deployment.tools if one.name == "mailroom_api_call"]
     provider = deployment.catalog.provider("mailroom")
@@ -141,7 +141,7 @@ async def test_a_tool_fetches_no_answer_that_contains_a_new_key(room: KeyRoom) -
 
 
 async def _silent(done: int, total: int | None, message: str) -> None:
-    """Progress that no one watches."""
+    """Ignore progress."""
 
 
 async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:
@@ -173,7 +173,7 @@ async def test_nobody_uses_another_person_s_key(room: KeyRoom) -> None:
         ("mailroom", None, False),
         ("mailroom", "narrowed", False),
         ("mailroom", "full", True),
-        ("mailroom-basic", "full", False),  # of two parts: no bearer token stands for them
+        ("mailroom-basic", "full", False),  # two parts, which no bearer token can replace
     ],
 )
 async def test_an_exchange_hands_out_a_key_by_the_operators_act_only(

@@ -1,4 +1,4 @@
-"""What ends while a service is asked about an entered credential: the account to replace, and an admin's rights."""
+"""What ends while the vault asks a service about a credential: the account to replace, or an admin's rights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vault.records import Connection, Role, Session, User
 
 
 async def open_form(room: KeyRoom, user: User, trip: ConsentRequest) -> tuple[CredentialForm, str, Session]:
-    """A form that was sent, as of the moment when the service is asked."""
+    """A submitted form, at the moment when the service is asked."""
     now = room.deployment.now()
     session = Session(bytes(32), user.id, created_at=now, seen_at=now, expires_at=now + 3600)
     path = await credentials.start(room.deployment, trip, user=user, session=session)
@@ -54,7 +54,7 @@ async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(
 
 async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store: Store) -> None:
     async with running_key_room(store.data, database_url=store.url) as room:
-        await room.vault.add_user("other", is_admin=True)  # someone must remain
+        await room.vault.add_user("other", is_admin=True)  # one admin must remain
         admin = await room.vault.add_user("chief", is_admin=True)
         values = {"key_file": key_file(room, admin, may_impersonate=READ), "subject": "carol"}
         trip = ConsentRequest("mailroom-service", READ)
@@ -74,6 +74,6 @@ async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store
         with pytest.raises(ChangeRefused, match="no longer an admin"):
             await connect_by_credential(actor, person, provider, entered=dataclasses.replace(entered, values=other))
         assert len(await accounts_of(room, admin)) == len(await accounts_of(room, person)) == 1
-        own, handle, session = await open_form(room, admin, trip)  # what anyone may enter, they still may
+        own, handle, session = await open_form(room, admin, trip)  # they may still enter what everyone may
         plain = Entry({"key_file": values["key_file"]})
         await credentials.enter(room.deployment, own, plain, handle=handle, user=admin, session=session)

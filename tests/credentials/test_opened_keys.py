@@ -1,4 +1,4 @@
-"""Certificates and private keys that are kept elsewhere: few processes open them, and not for each call."""
+"""Certificates and private keys that are kept elsewhere: opened in few processes, and not for each call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIGNING = {"user": "AGENT", "private_key": PEM, "passphrase": ""}
 
 @dataclass
 class KeyOpener:
-    """The product's way to open keys, and how often it was asked, and for how many at once."""
+    """The product's key opener, with counts of its calls and of concurrent calls."""
 
     times: int = 0
     now: int = 0

@@ -1,4 +1,4 @@
-"""References that people enter in place of keys: read at use where the operator allows it, and never shown."""
+"""References that people enter instead of keys: read when used if the operator allows it, and never shown."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ PATH = "people/{user}/mailroom"
 
 @dataclass
 class Place:
-    """A vault that reads what people refer to at `bao`, whose `secrets` the test changes."""
+    """A vault that resolves references at `bao`, whose `secrets` the test changes."""
 
     room: KeyRoom
     bao: ScriptedServer
     secrets: dict[str, dict[str, str]]
 
     async def person(self) -> tuple[User, Person, str]:
-        """Someone, and the reference to their key, which is there."""
+        """A person, and a reference to their existing key."""
         user = await self.room.user()
         path = PATH.format(user=user.name)
         self.secrets[path] = {"key": self.room.simulator.sandbox.keys.make(user.name)}
         return user, await self.room.signed_in(user), f"bao://secret/{path}#key"
 
     def key(self, user: User) -> str:
-        """The key of this person at the source."""
+        """This person's key at the source."""
         return self.secrets[PATH.format(user=user.name)]["key"]
 
     async def connect_account(self, provider: str = "mailroom", **more: str) -> tuple[User, Connection]:
-        """Someone's account, connected by a reference."""
+        """Connect a person's account with a reference."""
         user, person, reference = await self.person()
         return user, await self.room.connect_account(user, person, provider, key=reference, **more)
 
@@ -70,7 +70,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 
 async def exchanges(place: Place, user: User) -> list[Event]:
-    """What was recorded of each use."""
+    """The events of each use."""
     found = await read_events(place.room.deployment, user_id=user.id)
     return [one for one in found if one.kind == "token.exchanged"]
 
@@ -251,7 +251,7 @@ async def test_disconnecting_leaves_the_secret_at_its_source(place: Place) -> No
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.reason, receipt.is_final) == ("unsupported", "kept_elsewhere", True)
-    assert len(place.bao.arrivals) == before  # no one reads it to find out
+    assert len(place.bao.arrivals) == before  # the key isn't read to find out
 
 
 async def test_disconnecting_a_key_that_the_vault_holds_says_that_it_works(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""An API that refuses a call with 401: whether the key's connection ends, and who is notified."""
+"""An API that refuses a call with 401: whether the connection ends, and who is notified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_refused_call_ends_no_key_that_the_service_still_accepts(room: K
     [held] = await accounts_of(room, user)
     assert (held.state.value, held.reason) == ("active", None)
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
-    room.simulator.sandbox.keys.delete(key)  # now the probe says so, too
+    room.simulator.sandbox.keys.delete(key)  # now the probe fails, too
     assert (await handle.call("GET", "/messages", api="main")).status_code == 403
     [held] = await accounts_of(room, user)
     assert held.state.value == "needs_reauth"
@@ -63,7 +63,7 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 async def test_the_person_of_a_key_in_doubt_is_told_unless_it_was_replaced(room: KeyRoom, *, is_replaced: bool) -> None:
-    await deliver(room.deployment)  # the feed begins
+    await deliver(room.deployment)  # start the feed
     user = await room.user()
     person = await room.signed_in(user)
     async with running_receiver() as receiver:
@@ -107,7 +107,7 @@ async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeyp
     provider = deployment.catalog.provider("mailroom")
     off = provider.with_registration(replace(provider.registration, is_on=False))
     assert (await handle.call("GET", "/messages", api="main")).status_code == 200
-    with monkeypatch.context() as turned:  # as the program starts after the operator changed the setting
+    with monkeypatch.context() as turned:  # as after a restart with the changed setting
         turned.setitem(vars(deployment.catalog)["_providers"], "mailroom", off)
         refused = await handle.call("GET", "/messages", api="main")
         assert (refused.status_code, "turned off" in refused.text) == (502, True)

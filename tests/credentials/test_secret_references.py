@@ -1,4 +1,4 @@
-"""References in place of the secrets of each kind of credential: read for each use and renewal, sealed nowhere."""
+"""References instead of secrets, for each kind of credential: read for each use and renewal, never stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vault.refresh import leases
 from vault.refresh.refresh_request import open_refresh_token
 from vault.upkeep import receipts
 
-# the fields of each service that are kept elsewhere
+# each service's fields that are kept elsewhere
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "mailroom-basic": ("key",),
     "mailroom-query": ("key",),
@@ -44,13 +44,13 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass
 class Place:
-    """A vault that reads what people refer to at OpenBao, whose `secrets` the test changes."""
+    """A vault that resolves references in OpenBao, whose `secrets` the test changes."""
 
     room: KeyRoom
     secrets: dict[str, dict[str, str]]
 
     def values(self, user: User, provider: str) -> dict[str, str]:
-        """What a person would enter there."""
+        """The values that a person would enter."""
         keys = self.room.simulator.sandbox.keys
         match provider:
             case "mailroom-client":
@@ -70,7 +70,7 @@ class Place:
                 return {"key": keys.make(user.name)}
 
     async def connect(self, provider: str, *, is_admin: bool = False) -> tuple[User, Person, Connection]:
-        """An account whose secrets are at OpenBao."""
+        """Connect an account whose secrets are in OpenBao."""
         user = await self.room.user()
         if is_admin:
             user = await self.room.vault.add_user(f"admin-{user.name}", is_admin=True)
@@ -81,11 +81,11 @@ class Place:
         return user, person, await self.room.connect_account(user, person, provider, **{**values, **references})
 
     def calls(self, name: str) -> list[Mapping[str, object]]:
-        """Those of this name that the service got."""
+        """The calls with this name that the service got."""
         return [one for one in self.room.books() if one["call"] == name]
 
     async def read_sealed(self, connection: Connection) -> str:
-        """What the vault holds in place of the credential."""
+        """What the vault stores instead of the credential."""
         facts = await leases.read(self.room.deployment.database, connection.id)
         assert facts is not None
         keys = self.room.deployment.keys
@@ -111,7 +111,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def caching_place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
-    """The same, which keeps what it read for a minute."""
+    """The same, with a cache of one minute."""
     async with open_place(tmp_path_factory.mktemp("caching"), cache=60) as opened:
         yield opened
 
@@ -123,7 +123,7 @@ async def test_an_admin_enters_references_in_place_of_every_secret(place: Place,
     handle = await place.room.allow_agent(user, connection, scopes)
     for _ in range(2):
         assert (await handle.call("GET", "/messages", api="main")).status_code == 200
-        place.room.simulator.sandbox.keys.tokens.clear()  # another one is needed
+        place.room.simulator.sandbox.keys.tokens.clear()  # a new token is needed
         place.room.simulator.sandbox.keys.sessions.clear()
     held = await place.read_sealed(connection)
     kept = place.secrets[f"people/{user.name}/{provider}"]
@@ -170,12 +170,12 @@ async def test_a_client_secret_that_was_replaced_at_its_source_is_used(place: Pl
     place.secrets[path]["client_secret"] = "x" * 24
     keys.tokens.clear()
     asked = len(place.calls("token"))
-    for _ in range(2):  # the second one waits
+    for _ in range(2):  # the second call has to wait
         assert (await handle.call("GET", "/messages", api="main")).status_code != 200
     assert len(place.calls("token")) == asked + 1
     [held] = await accounts_of(place.room, user)
     assert held.state.value == "active"
-    other, _, untouched = await place.connect("mailroom-client")  # of the same service
+    other, _, untouched = await place.connect("mailroom-client")  # another account of the same service
     another = await place.room.allow_agent(other, untouched, READ)
     keys.tokens.clear()
     assert (await another.call("GET", "/messages", api="main")).status_code == 200
@@ -231,7 +231,7 @@ async def test_disconnecting_leaves_the_secret_and_ends_the_session(
     place: Place, provider: str, *, is_gone: bool
 ) -> None:
     user, person, connection = await place.connect(provider)
-    if is_gone:  # no sign-out needs it
+    if is_gone:  # signing out doesn't need it
         place.secrets.pop(f"people/{user.name}/{provider}")
     page = await person.open(f"/connections/{connection.id}/disconnect")
     await person.submit(page, form="/disconnect")

@@ -1,4 +1,4 @@
-"""User and password that a person enters: exchanged for sessions, which are renewed, end, and stay inside."""
+"""A user name and password that a person enters: exchanged for sessions that are renewed, end, and stay inside."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vault.upstream import NotSent, ProbeOutcome, Refusal, RevokeOutcome, Rotati
 
 @dataclass(frozen=True)
 class Exchange:
-    """How a service signs in, renews, and signs out, as its sources say: bodies, and headers that matter."""
+    """How a service signs in, renews, and signs out according to its documentation: bodies and relevant headers."""
 
     entered: Mapping[str, str]
     inputs: Mapping[str, str]
@@ -121,7 +121,7 @@ url = "https://desk.example/password"
 
 @dataclass
 class Desk:
-    """A service of the file above; each path says what it was told to."""
+    """A service of the file above; each path answers as set in `says`."""
 
     server: ScriptedServer
     upstream: CredentialUpstream
@@ -131,7 +131,7 @@ class Desk:
     packed: str = json.dumps({"name": "alice", "word": "correct horse", SESSION: "r-1"})
 
     def signing_out(self, headers: Mapping[str, str]) -> CredentialUpstream:
-        """The service where these headers sign out."""
+        """The same service, with these headers for signing out."""
         credential = self.provider.credential
         assert credential is not None
         assert credential.session is not None
@@ -159,7 +159,7 @@ async def desk() -> AsyncGenerator[Desk]:
 
 
 async def signed_in(room: KeyRoom, user: User, provider: str = "mailroom-session") -> tuple[Connection, str]:
-    """An account of the user's, and the password that they entered."""
+    """An account of the user, and the password that they entered."""
     word = room.simulator.sandbox.keys.make_password(user.name)
     person = await room.signed_in(user)
     return await room.connect_account(user, person, provider, name=user.name, word=word), word
@@ -192,7 +192,7 @@ async def test_a_session_is_renewed_and_else_another_one_follows(room: KeyRoom) 
     user = await room.user()
     connection, _ = await signed_in(room, user)
     handle, keys = await room.allow_agent(user, connection, READ), room.simulator.sandbox.keys
-    for _ in range(2):  # the service forgets the token, and knows what renews it
+    for _ in range(2):  # the service forgets the access token but keeps the refresh token
         [old] = [one for one, (account, _) in keys.sessions.items() if account == user.name]
         keys.sessions[f"gone-{old}"] = keys.sessions.pop(old)
         assert (await handle.call("GET", "/messages", api="main")).status_code == 200
@@ -261,7 +261,7 @@ async def test_a_sign_out_reads_a_secret_that_is_kept_elsewhere_only_if_it_names
     desk.says["/session"] = Reply(204)
     packed = json.dumps({"name": "alice", "word": "bao://secret/alice#word", SESSION: "r-1"})
     answer = await desk.signing_out({"X-Session": header}).revoke(refresh_token=packed, access_token="t-1")
-    if "word" in header:  # which nothing reads here
+    if "word" in header:  # nothing can resolve the reference here
         assert isinstance(answer, NotSent) and answer.lacks_secret
     else:
         assert answer is RevokeOutcome.REVOKED
@@ -293,7 +293,7 @@ async def test_a_service_that_does_not_answer_costs_no_account(room: KeyRoom) ->
         before = calls_of(room, user).count("sign_in")
         if not answers:
             room.simulator.fault("mailroom.sign_in", "status", status=500)
-        for _ in range(2):  # once, and the second call waits: the service may count failed sign-ins
+        for _ in range(2):  # one attempt; the second call waits, because the service may count failed sign-ins
             answer = await handle.call("GET", "/messages", api="main")
             assert (answer.status_code == 200) is answers, answer.text
         assert calls_of(room, user).count("sign_in") == before + answers
@@ -311,7 +311,7 @@ async def test_disconnecting_signs_out_and_proves_it(room: KeyRoom) -> None:
     await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
     await room.until_asked(connection.id)
     assert [one for one, (account, _) in keys.sessions.items() if account == user.name] == [other]
-    assert calls_of(room, user).count("sign_in") == 1  # no one signs in to find out
+    assert calls_of(room, user).count("sign_in") == 1  # the vault doesn't sign in to find out
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.is_final) == ("verified_dead", True)
@@ -345,7 +345,7 @@ async def test_a_user_name_is_tried_out_a_few_times_an_hour_whoever_tries(
 
 
 async def spend_sign_ins(room: KeyRoom, transaction: Transaction, bucket: str, number: int) -> bool:
-    """As if so many had been tried."""
+    """Use up this many sign-in attempts."""
     bucket, now = f"sign-in:mailroom-session:{bucket}", room.deployment.now()
     return await limits.spend(transaction, bucket, limit=number, window=3600, now=now, cost=number)
 

@@ -1,6 +1,6 @@
 """Private keys that people enter: service accounts, installations of an app, and tokens that are signed here.
 
-The simulated service verifies each signature, audience, time, and scope, and says which way a call came.
+The simulated service verifies each signature, audience, time, and scope, and records how each call authenticated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAIL_READ, MAIL_WRITE = frozenset({"mail:read"}), frozenset({"mail:read", "mail:
 
 
 def key_file(room: KeyRoom, user: User, *, may_impersonate: frozenset[str] = frozenset()) -> str:
-    """A key file that the service knows, as people download it."""
+    """A key file of the service, as people download it."""
     kid, email = user.name.encode().hex()[:16].ljust(8, "0"), f"{user.name}@mailroom.example"
     room.simulator.sandbox.keys.signers[kid] = Signer(user.name, email, PUBLIC, may_impersonate)
     content = {"type": "service_account", "client_email": email, "private_key_id": kid, "private_key": PEM}
@@ -81,7 +81,7 @@ async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exc
         token = await exchange_token(room, user, connection, scopes)
         assert (token.narrowing, keys.scopes[token.value]) == (Narrowing.UPSTREAM, scopes)
         again = await exchange_token(room, user, connection, scopes)
-        assert again.value == token.value  # kept by what it may do
+        assert again.value == token.value  # cached per scopes
     handle = await room.allow_agent(user, connection, READ)
     answer = await handle.call("GET", "/messages", api="main")
     assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, f"For {user.name}")
@@ -129,7 +129,7 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     assert room.simulator.sandbox.keys.tokens[token.value] == "carol"
     refused_scope = await exchange_token(
         room, admin, connection, frozenset({"write"})
-    )  # not for that scope: not the end
+    )  # refused for that scope only; the account stays
     assert refused_scope.narrowing is Narrowing.ENFORCED
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
@@ -180,7 +180,7 @@ async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(r
     token = await exchange_token(room, admin, connection, frozenset({"write"}))
     assert (keys.tokens[token.value], keys.scopes[token.value]) == ("carol", {"write"})
     with pytest.raises(VaultError):
-        await exchange_token(room, admin, connection, READ)  # nothing else goes out, such as its own token
+        await exchange_token(room, admin, connection, READ)  # no other token is handed out, such as the vault's own
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
 
@@ -264,7 +264,7 @@ async def test_a_signed_token_is_sent_as_it_is_and_lists_what_it_may_do(room: Ke
     assert room.books()[-1]["way"] == "signed"
     assert (await handle.call("GET", "/echo", api="main")).status_code == 403  # not among its operations
     narrow = await exchange_token(room, user, connection, READ)
-    whole = await exchange_token(room, user, connection, WRITE)  # a scope without operations: enforced by the rules
+    whole = await exchange_token(room, user, connection, WRITE)  # a scope without operations is enforced by the rules
     assert (narrow.narrowing, whole.narrowing) == (Narrowing.UPSTREAM, Narrowing.ENFORCED)
 
 

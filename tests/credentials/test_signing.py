@@ -46,7 +46,7 @@ def provider_with_inputs(name: str, **inputs: str) -> Provider:
 
 
 def read(token: str, *, is_rsa: bool = True) -> tuple[Mapping[str, object], dict[str, object]]:
-    """Header and claims of a token whose signature is verified."""
+    """Verify the token's signature; return header and claims."""
     public = (RSA_KEY if is_rsa else EC_KEY).public_key()
     text = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     key = RSAKey.import_key(text) if is_rsa else ECKey.import_key(text)

@@ -1,1 +1,1 @@
-"""What `deploy/` ships: container, units, proxies, and charts, run where this machine can."""
+"""What `deploy/` ships: container, units, proxies, and charts, run if this machine can."""

@@ -1,6 +1,6 @@
 """`make chart`: the Helm chart linted and rendered by Helm's own engine, checked against the schemas of Kubernetes.
 
-Runs in an environment of its own (deploy/helm/requirements.txt), so it imports nothing of this project.
+It runs in its own environment (deploy/helm/requirements.txt), so it imports nothing from this project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 CHART: Final = Path(__file__).parents[2] / "deploy" / "helm" / "token-vault"
 OPERATOR: Final = "monitoring.coreos.com/v1"  # of Prometheus
 RELEASES: Final = ("1.27", "1.31", "1.37")
-WARNING: Final = 2  # the severity, of Helm's four
+WARNING: Final = 2  # one of Helm's four severities
 NEEDED: Final[Mapping[str, Any]] = {"publicUrl": "https://vault.example.com", "existingSecret": "token-vault"}
 EVERYTHING: Final[Mapping[str, Any]] = {
     **NEEDED,
@@ -49,7 +49,7 @@ REFUSED: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def render(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What Kubernetes gets."""
+    """The manifests that Kubernetes gets."""
     with helm.Chart.load(str(CHART)) as chart:
         chart.validate_schema(dict(values))
         texts = chart.render(dict(values), name="vault", namespace="prod")
@@ -58,7 +58,7 @@ def render(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_pod(spec: Mapping[str, Any]) -> None:
-    """Kubernetes' restricted profile, a read-only root, and variables that the program accepts."""
+    """Check Kubernetes' restricted profile, a read-only root, and variables that the program accepts."""
     assert spec["enableServiceLinks"] is False
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -82,10 +82,10 @@ def check_pod(spec: Mapping[str, Any]) -> None:
 
 
 def check(name: str, values: Mapping[str, Any]) -> None:
-    """All of one set of values."""
+    """Check everything for one set of values."""
     manifests = render(values)
     for one in manifests:
-        if one["apiVersion"] == OPERATOR:  # whose schemas aren't Kubernetes' own
+        if one["apiVersion"] == OPERATOR:  # not among Kubernetes' own schemas
             continue
         for release in RELEASES:
             kubernetes_validate.validate(one, release, strict=True)
@@ -108,7 +108,7 @@ def check(name: str, values: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run all checks; exits with what failed."""
+    """Run all checks; exit with what failed."""
     report = helm.lint(str(CHART), dict(NEEDED), strict=True)
     found = [one["error"] for one in report["messages"] if one["severity"] >= WARNING] + report["errors"]
     if found:

@@ -1,4 +1,4 @@
-"""What the files of `deploy/` promise: no root, nothing writable but the data, a health check, and no secret."""
+"""What the files in `deploy/` promise: no root, nothing writable except the data, a health check, and no secret."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRETS = ("postgres-password", "database-url", "master-key")
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The instructions of the Containerfile: word and rest, continued lines joined."""
+    """The instructions of the Containerfile: keyword and rest, with continued lines joined."""
     text = re.sub(r"^#.*\n", "", (CONTAINER / "Containerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     lines = [line for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
     return [(word, re.sub(r"\s+", " ", rest)) for word, _, rest in (line.partition(" ") for line in lines)]
@@ -52,7 +52,7 @@ def vaults(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def settings_of(variables: object) -> set[str]:
-    """The settings that variables name."""
+    """The settings that the variables stand for."""
     assert isinstance(variables, dict)
     other = {"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY"}
     return {
@@ -98,7 +98,7 @@ def test_each_vault_of_a_compose_file_is_closed_in(path: Path) -> None:
         assert one["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in one["security_opt"]
         assert not one.get("privileged")
-        assert "ports" not in one  # reached through the proxy only
+        assert "ports" not in one  # reachable only through the proxy
         written = [mount for mount in one["volumes"] if not mount.endswith(":ro")]
         assert len(written) == 1
         assert written[0].endswith(":/data")
@@ -176,7 +176,7 @@ def test_the_unit_is_hardly_exposed() -> None:
 
 
 def in_force(*names: str) -> tuple[dict[str, str], set[str]]:
-    """What files of a unit, read in this order, set last, and the system calls that they allow."""
+    """The values that a unit's files, read in this order, set last, and the system calls that they allow."""
     if shutil.which("systemd-analyze") is None:
         unavailable("tests of the unit need: apt-get install systemd")
     once: dict[str, str] = {}
@@ -192,7 +192,7 @@ def in_force(*names: str) -> tuple[dict[str, str], set[str]]:
 
 
 def system_calls(name: str) -> set[str]:
-    """The calls of a set of systemd's, or this one."""
+    """The system calls in a systemd set, or this single one."""
     if not name.startswith("@"):
         return {name}
     done = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True)

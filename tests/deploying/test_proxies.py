@@ -1,6 +1,6 @@
 """Two vaults behind each proxy of `deploy/proxy`: agents, pages, streams, addresses, and a vault that stops.
 
-nginx and HAProxy always run; Caddy and Traefik where they are installed.
+nginx and HAProxy always run; Caddy and Traefik run if they are installed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from tests.support.processes import free_port
 
 REQUIRED = {"nginx": "nginx-light", "haproxy": "haproxy"}
 PER_ADDRESS = 4  # registrations an hour
-NOTICE = 3.0  # seconds in which a proxy that asks takes a vault out that stops
+NOTICE = 3.0  # seconds for a proxy with health checks to take out a stopping vault
 FORGED = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9", "X-Real-IP": "203.0.113.9"}
 
 
 @dataclass
 class Estate(Front):
-    """The two vaults, what each was asked, and how to stop the first."""
+    """The two vaults, the requests of each, and how to stop the first."""
 
     name: str
     ports: Ports
@@ -54,7 +54,7 @@ class Estate(Front):
         self.stopped.set()
 
     async def until_ready(self) -> None:
-        """Until the proxy has read its configuration and asked both."""
+        """Wait until the proxy has read its configuration and checked both vaults."""
         async with asyncio.timeout(15), self.http() as http:
             while True:
                 with suppress(httpx2.ConnectError):
@@ -68,7 +68,7 @@ class Estate(Front):
 
     @property
     def asks(self) -> bool:
-        """Whether the proxy asks vaults how they are."""
+        """Whether the proxy checks the vaults' health."""
         return self.name != "nginx"
 
 
@@ -116,7 +116,7 @@ async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 async def tokens(estate: Estate) -> dict[str, str]:
-    """An agent's sign-in and its person's, all through the proxy."""
+    """Sign in an agent and its person through the proxy."""
     async with estate.person() as person:
         found = await sign_in_agent(estate, person)
         page = await person.open("/connections")
@@ -158,7 +158,7 @@ async def test_events_of_a_stream_arrive_as_they_are_sent(estate: Estate, tokens
         httpx_client_factory=factory,
     )
     begun = time.monotonic()
-    async with Client(way) as client:  # its first answer comes over a stream that never ends
+    async with Client(way) as client:  # its first answer comes on a stream that never ends
         assert (await client.list_tools()).tools
     assert time.monotonic() - begun < 8
 
@@ -180,7 +180,7 @@ async def test_clients_count_as_their_own_address_whatever_they_say(estate: Esta
     forged = [FORGED | {"X-Forwarded-For": f"203.0.113.{n}"} for n in range(PER_ADDRESS + 1)]
     answers = [await register("127.0.0.5", one) for one in forged]
     assert answers == [201] * PER_ADDRESS + [429]
-    assert await register("127.0.0.6", {}) == 201  # so it is not the proxy's address that is full
+    assert await register("127.0.0.6", {}) == 201  # so the limit doesn't count the proxy's own address
 
 
 async def test_browsers_that_speak_http_2_reach_the_vault_by_its_name(estate: Estate) -> None:
@@ -222,14 +222,14 @@ async def test_no_call_fails_while_a_vault_stops(estate: Estate, tokens: dict[st
 
     calling = [asyncio.create_task(call(f"127.0.0.{n}")) for n in range(2, 10)]
     async with asyncio.timeout(20):
-        while not all(statuses[200] > 10 and count for count in metadata_requests()):  # they are spread
+        while not all(statuses[200] > 10 and count for count in metadata_requests()):  # both vaults get requests
             await asyncio.sleep(0.05)
     estate.vault.deployment.drain.begin()
     await asyncio.sleep(NOTICE)
     if estate.asks:
         seen_by_first = metadata_requests()[0]
         await asyncio.sleep(0.5)
-        assert metadata_requests()[0] == seen_by_first  # it was taken out before it closed
+        assert metadata_requests()[0] == seen_by_first  # the proxy took it out before it closed
     estate.stop_first.set()
     async with asyncio.timeout(20):
         await estate.stopped.wait()

@@ -1,4 +1,4 @@
-"""The terminal pictures of the documentation are of commands that exist, and some page shows each."""
+"""The documentation's terminal pictures show existing commands, and each picture is on some page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_recorded_command_exists_and_its_picture_is_shown(name: str) -> None:
     assert {one for one in options if one.startswith("--")} <= set(options_of(commands()[word]))
     picture = (TARGET / f"{name}.svg").read_text(encoding="utf-8")
     assert f"$&#160;token-vault&#160;{word}" in picture
-    assert not re.search(r"https?://(?!www\.w3\.org)[^<]*\.(woff|css|js)", picture)  # nothing is loaded
+    assert not re.search(r"https?://(?!www\.w3\.org)[^<]*\.(woff|css|js)", picture)  # no external resources
     shown = [path for path in DOCS.rglob("*.md") if f"recordings/{name}.svg)" in path.read_text(encoding="utf-8")]
     assert shown
 

@@ -23,7 +23,7 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 @dataclass(frozen=True)
 class Scene:
-    """A vault whose identity provider and service are the same double; each test changes what that says of itself."""
+    """A vault whose identity provider and service are the same double; each test changes the double's metadata."""
 
     deployment: Deployment
     double: OpenIDDouble

@@ -1,4 +1,4 @@
-"""What identity providers and services answer to assertions, at the wire: each lie refused, with a twin that passes."""
+"""Answers of identity providers and services to assertions, over HTTP: each false one is refused, with a twin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READ = frozenset({"read"})
 
 
 def id_token(**changes: object) -> str:
-    """An ID token of the vault's client; its signature was checked when it came, or the token endpoint answered it."""
+    """An ID token for the vault's client. Its signature was checked at sign-in, or it came from the token endpoint."""
     claims = {"iss": "", "sub": SUBJECT, "aud": CLIENT, "iat": 1000, "exp": 1300, **changes}
     parts = (json.dumps(part).encode() for part in ({"alg": "RS256"}, claims))
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + ".c2lnbmF0dXJl"
@@ -34,7 +34,7 @@ def id_token(**changes: object) -> str:
 
 @dataclass
 class Wire:
-    """One server that is the identity provider (`/idp`) and the service; `said` replaces answers by path."""
+    """One server that is both identity provider (`/idp`) and service; `said` replaces answers by path."""
 
     server: ScriptedServer
     outbound: Outbound
@@ -89,7 +89,7 @@ class Wire:
         return AssertedAccess(self.identity, OAuthUpstream(provider, self.outbound), provider, SUBJECT)
 
     def form_sent_to(self, path: str) -> Mapping[str, str]:
-        """The only request there."""
+        """The form of the only request to this path."""
         (found,) = [one for one in self.server.arrivals if one.path == path]
         return found.form
 
@@ -133,7 +133,7 @@ async def test_the_exchange_and_the_redemption_are_as_the_draft_says(wire: Wire)
 
 
 async def test_a_refresh_token_of_the_service_is_left_out(wire: Wire) -> None:
-    """ID-JAG -03 §4.4.3: it should give none, and the company decides about each renewal."""
+    """ID-JAG -03 §4.4.3: the service shouldn't issue one, so that the company decides about each renewal."""
     wire.said["/token"] = json_reply({"access_token": "of-service", "refresh_token": "kept", "scope": "read"})
     outcome = await wire.access.refresh(wire.token())
     assert isinstance(outcome, Rotation)
@@ -154,7 +154,7 @@ async def test_an_id_token_that_is_not_ours_is_not_sent(wire: Wire, claims: Mapp
 
 
 async def test_what_is_no_identity_assertion_is_not_sent_to_the_service(wire: Wire) -> None:
-    """RFC 8693 §2.2.1: an access token here would be the person's at the identity provider."""
+    """RFC 8693 §2.2.1: an access token here would be the person's token for the identity provider."""
     access_token = "urn:ietf:params:oauth:token-type:access_token"
     wire.said["/idp/token"] = json_reply(assertion_answer(issued_token_type=access_token))
     outcome = await wire.access.refresh(wire.token())

@@ -34,7 +34,7 @@ async def shared_company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGener
 
 @pytest.fixture
 def company(shared_company: CompanyRoom) -> CompanyRoom:
-    shared_company.pass_time(120)  # beyond pauses, and its own window for starts per address
+    shared_company.pass_time(120)  # past all pauses, into a new window of starts per address
     shared_company.allow("linear")
     directory = shared_company.simulator.sandbox.directory
     directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
@@ -103,7 +103,7 @@ async def test_each_renewal_uses_a_new_assertion_and_a_new_id_token_when_that_ha
 
 
 async def test_a_narrower_token_comes_by_a_narrower_assertion(company: CompanyRoom) -> None:
-    """Linear itself can't narrow a token: its file says nothing about it."""
+    """Linear itself can't narrow a token, so its file says nothing about it."""
     user, _ = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     whole, narrow = await company.exchange(agent, "linear"), await company.exchange(agent, "linear", READ)
@@ -116,7 +116,7 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
     user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.pass_time(2 * 86400)
-    for _ in range(2):  # the vault asks twice at once, each time with its own assertion
+    for _ in range(2):  # the vault asks twice, each time with a new assertion
         company.simulator.fault(PROVIDER_TOKEN, "drop_after")
     with pytest.raises(TemporarilyUnavailable, match="The account stays connected"):
         await company.exchange(agent, "linear")
@@ -126,7 +126,7 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
 
 
 async def test_a_process_that_died_while_it_renewed_leaves_nothing_in_doubt(company: CompanyRoom) -> None:
-    """Linear's own refresh tokens die when they are used again; an assertion is another one each time."""
+    """Linear revokes its refresh tokens on reuse; an assertion is a new one each time."""
     user, account = await connect_linear(company, "alice")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.pass_time(2 * 86400)
@@ -183,7 +183,7 @@ async def test_a_service_that_refuses_the_assertion_falls_back_to_a_connection_b
 
 
 async def test_the_connect_page_uses_the_company_first(company: CompanyRoom) -> None:
-    """The person ended it, so only they can bring it back, and then without the service's page."""
+    """The person ended the connection, so only they can restore it; that needs no page of the service."""
     user, account = await connect_linear(company, "carol")
     await disconnect(company, user, account)
     agent = await company.agent(user)
@@ -296,7 +296,7 @@ async def test_a_company_that_ends_the_sign_in_stops_renewals_until_the_next_one
 
 
 async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: CompanyRoom) -> None:
-    """OpenID Connect Core §12.2 allows that: nothing can be asserted then, and nothing is lost."""
+    """OpenID Connect Core §12.2 allows that: no assertion is possible then, but nothing is lost."""
     user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     company.simulator.sandbox.directory.renews_id_tokens = False
@@ -310,7 +310,7 @@ async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: Co
 
 
 async def test_a_refresh_token_stands_for_an_id_token_that_is_not_renewed(company: CompanyRoom) -> None:
-    """Draft -04 §4.3. It is shown, not spent: the identity provider's own rotation goes on."""
+    """Draft -04 §4.3. The token is presented, not used up: the identity provider's own rotation continues."""
     user, _ = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
     directory = company.simulator.sandbox.directory
@@ -363,13 +363,13 @@ async def test_a_narrowing_that_the_company_refuses_ends_nothing(company: Compan
         assert (await company.exchange(agent, "linear", READ)).narrowing is not Narrowing.UPSTREAM
         assert len(company.assertions("refused:invalid_scope")) == refused + 1
         company.allow("linear")
-        company.pass_time(700)  # after the pause of a narrowing
+        company.pass_time(700)  # past the pause for narrowing
         assert (await company.exchange(agent, "linear", READ)).connection_id == account.id
         assert (await company.accounts(user))["linear"].state is ConnectionState.ACTIVE
 
 
 async def test_a_refused_refresh_token_is_asked_for_again_after_the_next_sign_in(company: CompanyRoom) -> None:
-    """However soon the sign-in's ID token ends."""
+    """However soon the ID token of the sign-in expires."""
     user, account = await connect_linear(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})
     directory = company.simulator.sandbox.directory
@@ -384,7 +384,7 @@ async def test_a_refused_refresh_token_is_asked_for_again_after_the_next_sign_in
     await company.sign_in("bob")
     directory.takes_refresh_tokens = True
     database, identity = company.vault.database, (await company.accounts(user))[IDENTITY]
-    async with database.transaction() as transaction:  # an ID token of a minute, ended
+    async with database.transaction() as transaction:  # past the one-minute ID token's expiry
         await transaction.execute(
             "update connections set access_sealed = null, access_expires_at = :now where id = :id",
             {"now": database.now(), "id": identity.id},

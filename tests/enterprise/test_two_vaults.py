@@ -1,7 +1,7 @@
 """Identity chaining between two vaults (draft-ietf-oauth-identity-chaining §2.3, §2.4; ID-JAG -03 §4).
 
-A person signs in to the first vault through their company. The company vouches for them at the second one, so that an
-agent at the first reaches the second's own APIs as them: the second is a provider like every other.
+A person signs in to the first vault through their company. The company vouches for them at the second vault, so an
+agent of the first can call the second's own APIs as them: the second vault is a provider like any other.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class TwoVaults:
     agent_of_first: str  # the first vault's client id at the second
 
     def enroll(self, *, denied: frozenset[str] = frozenset()) -> None:
-        """The company vouches for its people at the second vault, for the first one."""
+        """Have the company vouch for its people at the second vault, on behalf of the first."""
         clients = {"sandbox-client": self.agent_of_first}
         self.first.simulator.sandbox.directory.services[self.second.url] = Enrolment(clients=clients, denied=denied)
 
     async def call(self, token: str, name: str = "connections") -> CallToolResult:
-        """A tool call at the second vault with this token."""
+        """Call a tool at the second vault with this token."""
         headers = {"Authorization": f"Bearer {token}"}
         async with (
             httpx2.AsyncClient(timeout=20, trust_env=False, headers=headers) as http,
@@ -170,7 +170,7 @@ async def test_a_person_of_one_vault_is_the_same_person_at_another(vaults: TwoVa
 
 
 async def test_the_other_vault_sees_a_new_assertion_each_time(vaults: TwoVaults) -> None:
-    """It never gives a refresh token."""
+    """The second vault never issues a refresh token."""
     user, _ = await vaults.first.sign_in("bob")
     agent = await vaults.first.agent(user, allows={"second": frozenset({"tools", "connections"})})
     before = await vaults.first.exchange(agent, "second")

@@ -1,4 +1,4 @@
-"""`python -m tests.first_hour`: the whole hour, timed, from `git clone`; prints every step and its machine time."""
+"""`python -m tests.first_hour`: the whole hour from `git clone`, timed; prints every step and its machine time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.private import private_mounts
 from tests.support.processes import ROOT
 
 LIMIT = 300.0  # seconds of machine time
-_OF_THIS_MACHINE = ("PIP_", "SSL_CERT_", "UV_")  # how this machine reaches the package index; a new user has none of it
+_OF_THIS_MACHINE = ("PIP_", "SSL_CERT_", "UV_")  # for the package index; a new user has none
 
 
 def _show(step: str, seconds: float) -> None:
@@ -44,7 +44,7 @@ async def _get_and_install(home: Path, guide: Guide) -> Terminal:
 
 
 def _follow(window: Terminal, folder: Path, way: str) -> dict[str, object]:
-    """The rest of the way, in a network where the providers are stood in for."""
+    """Follow the remaining steps, in a network with stand-ins for the providers."""
     arguments = ["--guide", str(window.cwd), "--cwd", str(window.cwd), "--path", window.environment["PATH"]]
     if way == WAYS[0]:
         arguments += ["--home", window.environment["HOME"]]
@@ -67,7 +67,7 @@ def _follow(window: Terminal, folder: Path, way: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Play everything; the exit code is 1 when a way took longer than it may."""
+    """Play everything; the exit code is 1 if a journey took too long."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="first-hour-") as made:
         folder = Path(made)

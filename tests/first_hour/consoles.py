@@ -1,6 +1,6 @@
-"""Stand-ins for the providers' consoles: they take what `providers setup` printed and hand out client id and secret.
+"""Stand-ins for the providers' consoles: they take what `providers setup` printed and issue a client id and secret.
 
-A person does the steps that are printed and no other. What a console refuses was read, not run, 2026-11-25:
+The person does only the steps that are printed. What a console refuses comes from reading, not running, on 2026-11-25:
 docs.slack.dev/reference/app-manifest, docs.slack.dev/authentication/using-pkce,
 developers.google.com/identity/protocols/oauth2/web-server, support.google.com/cloud/answer/15549945.
 """
@@ -28,17 +28,17 @@ class ConsoleRefused(AssertionError):
 
 @dataclass(frozen=True)
 class AppCredentials:
-    """What a console shows in the end."""
+    """What a console shows at the end."""
 
     client_id: str
     client_secret: str = field(repr=False)
     app_id: str = ""
-    other_secret: str = field(default="", repr=False)  # stands beside the right one: Slack's Signing Secret
+    other_secret: str = field(default="", repr=False)  # shown next to the right one: Slack's Signing Secret
 
 
 @dataclass
 class SlackConsole:
-    """api.slack.com/apps, and the person at it. The slips are what this person does wrong."""
+    """api.slack.com/apps and the person using it. The slips are this person's mistakes."""
 
     simulator: Simulator
     edit: Callable[[Manifest], None] = lambda manifest: None
@@ -92,15 +92,15 @@ def _check_manifest(manifest: Manifest) -> None:
 
 @dataclass
 class GoogleConsole:
-    """console.cloud.google.com, and the person at it."""
+    """console.cloud.google.com and the person using it."""
 
     simulator: Simulator
     account: str = "alice"
     types: Callable[[str], str] = lambda redirect: redirect
-    forgets: frozenset[str] = frozenset()  # of: api, tester
+    forgets: frozenset[str] = frozenset()  # subset of: api, tester
 
     def follow(self, printed: str) -> AppCredentials:
-        """Do the printed steps with a fresh project."""
+        """Do the printed steps with a new project."""
         redirect = re.search(r"Web application. Authorized redirect URIs: (\S+)$", printed, flags=re.MULTILINE)
         if redirect is None:
             raise ConsoleRefused("no redirect address was printed")

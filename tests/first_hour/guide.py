@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class GuideChanged(AssertionError):
-    """A section to follow is gone, or has nothing to follow."""
+    """A section to follow is missing or empty."""
 
 
 @dataclass(frozen=True)

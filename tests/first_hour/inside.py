@@ -24,7 +24,7 @@ def say(**facts: object) -> None:
 
 
 async def play(name: str, folder: Path, *, guide: Guide, home: Path, cwd: Path, path: str) -> None:
-    """Play a way, or the way of a mistake with it; says `stopped` or `done` at its end."""
+    """Play a journey, with a mistake if one is given; prints `stopped` or `done` at the end."""
     say(play=name)
     way, slips = (name, Slips()) if name in WAYS else (MISTAKES[name].way, MISTAKES[name].slips())
     slips.first_window = {key: value.replace("/HOME", str(home)) for key, value in slips.first_window.items()}
@@ -32,12 +32,12 @@ async def play(name: str, folder: Path, *, guide: Guide, home: Path, cwd: Path, 
     try:
         async with AsyncExitStack() as stack:
             there = await stack.enter_async_context(internet(folder))
-            # what docs/operate/tls-proxy.md says of an authority of one's own
+            # what docs/operate/tls-proxy.md says about a private authority
             more = {"SSL_CERT_FILE": str(there.authority.authority), **slips.first_window}
             window = Terminal(folder, empty_environment(home, path=path, more=more), cwd)
             journey = Journey(guide, there, home, window, stack, slips, _step)
             await (journey.on_this_machine() if way == "machine" else journey.behind_a_proxy())
-    except* JourneyStop as group:  # through the task group of a client, or by itself
+    except* JourneyStop as group:  # raised inside a client's task group, or directly
         (stopped,) = _leaves(group)
     if stopped is not None:
         say(stopped=stopped.where, shown=stopped.shown)

@@ -1,7 +1,7 @@
-"""An internet of one machine: in its own network, slack.com and googleapis.com are the simulator over https.
+"""A private internet: in a separate network, slack.com and googleapis.com are the simulator over https.
 
-Names and addresses exist in this process' network and mounts only (`tests.support.private`). The addresses are public
-ones, so the vault's guards stay in force. Programs learn of the run's certificate authority by SSL_CERT_FILE.
+Names and addresses exist only in this process's network and mounts (`tests.support.private`). The addresses are public,
+so the vault's guards still apply. Programs get the run's certificate authority from SSL_CERT_FILE.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FACES = {
     "openidconnect.googleapis.com": "/google",
     "www.googleapis.com": "/google",
 }
-# As Claude Code 2.1.197 names it; what stands there was not seen, so this is what RFC 8252 lets such a client say.
+# As named by Claude Code 2.1.197; its document wasn't seen, so this is what RFC 8252 allows such a client.
 AGENT = "https://claude.ai/oauth/claude-code-client-metadata"
 _AGENT_HOST = "claude.ai"
 _DOCUMENT = {
@@ -53,7 +53,7 @@ _SIOCSIFFLAGS, _SIOCSIFADDR, _UP = 0x8914, 0x8916, 0x41
 
 
 def settle(folder: Path) -> None:
-    """Bring the network up and put the names in place. Only ever inside our own namespaces."""
+    """Bring the network up and set the host names. Use it only inside our own namespaces."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _UP))
         address = socket.inet_aton("11.0.0.0")  # with its class A mask: all of 11.0.0.0/8 is this machine
@@ -66,19 +66,19 @@ def settle(folder: Path) -> None:
 
 @dataclass
 class Internet:
-    """What can be reached."""
+    """What is reachable in this network."""
 
     simulator: Simulator
     authority: Authority
-    clock: float = 0.0  # seconds that the providers' clocks are off
+    clock: float = 0.0  # seconds by which the providers' clocks are off
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """For the person's browser."""
+        """A TLS context for the person's browser."""
         return self.authority.client()
 
     def vault_socket(self) -> socket.socket:
-        """Where the proxy of the vault listens."""
+        """The socket on which the vault's proxy listens."""
         return _listen_at(_VAULT, 443)
 
 
@@ -92,7 +92,7 @@ def _listen_at(address: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def internet(folder: Path) -> AsyncGenerator[Internet]:
-    """Slack and Google, strict as they are, until the block ends."""
+    """Run Slack and Google, as strict as the real ones, until the block ends."""
     sandbox = Sandbox()
     sandbox.url = "https://accounts.google.com"
     there = Internet(Simulator(sandbox), make_authority(folder, *_FACES, _AGENT_HOST, VAULT))
@@ -122,7 +122,7 @@ async def internet(folder: Path) -> AsyncGenerator[Internet]:
 
 
 def _front_with_live_addresses(app: ASGIApp, there: Internet) -> ASGIApp:
-    """The addresses of the live services, in front of those of the simulator."""
+    """The live services' URLs, in front of the simulator's."""
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         host = dict(scope["headers"]).get(b"host", b"").decode().partition(":")[0]

@@ -1,6 +1,6 @@
-"""The two ways through the guides, from the provider's console to a posted message and a listed calendar.
+"""The two journeys through the guides, from the provider's console to a posted message and a listed calendar.
 
-The first thing that doesn't go as the guide says ends the journey with what the person sees then (`JourneyStop`).
+The first deviation from the guide ends the journey with what the person sees then (`JourneyStop`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PROMPT = r"This vault has no admin yet\. Open (\S+) and enter this one-time sec
 
 
 class JourneyStop(Exception):
-    """The person does not get on. `shown` is the first message that says so."""
+    """The person is stuck. `shown` is the first message that says so."""
 
     def __init__(self, where: str, shown: str) -> None:
         super().__init__(f"{where}: {shown}")
@@ -53,14 +53,14 @@ class JourneyStop(Exception):
 
 @dataclass
 class Slips:
-    """What this person does wrong; nothing by default."""
+    """This person's mistakes; none by default."""
 
     slack_console: dict[str, object] = field(default_factory=dict[str, object])
     google_console: dict[str, object] = field(default_factory=dict[str, object])
     client_id: Callable[[AppCredentials], str] = lambda handed: handed.client_id
     client_secret: Callable[[AppCredentials], str] = lambda handed: handed.client_secret
     before_doctor: Callable[[Journey], Awaitable[None]] | None = None
-    first_window: Mapping[str, str] = field(default_factory=dict[str, str])  # variables of that window only
+    first_window: Mapping[str, str] = field(default_factory=dict[str, str])  # variables of the first window only
     public_url: Callable[[str], str] = lambda block: block
     agents: Callable[[str], str] = lambda block: block
     proxy_changes: Callable[[bytes], bytes] | None = None
@@ -83,7 +83,7 @@ class Journey:
 
     @property
     def data(self) -> Path:
-        """Where the guides say that the data is on this platform."""
+        """The data directory on this platform, according to the guides."""
         return self.home / ".local" / "share" / "token-vault"
 
     @asynccontextmanager
@@ -94,14 +94,14 @@ class Journey:
         self.report(name, time.monotonic() - began)
 
     def other_window(self) -> Terminal:
-        """A terminal that was opened afresh: without what was exported in the first."""
+        """A new terminal, without the variables exported in the first."""
         kept = {name: value for name, value in self.window.environment.items() if name not in self.slips.first_window}
         return Terminal(self.window.folder, kept, self.window.cwd)
 
-    # what every way has
+    # steps of every journey
 
     async def set_up(self, line: str) -> None:
-        """`providers setup NAME`: enter at the console what it prints, answer what it asks."""
+        """Run `providers setup NAME`: enter in the console what it prints, and answer what it asks."""
         name = line.split()[-1]
         async with self.step(f"{line}, and the console"):
             handed: list[AppCredentials] = []
@@ -120,7 +120,7 @@ class Journey:
             _require_success(f"setup {name}", shown)
 
     async def look(self, line: str) -> None:
-        """`doctor`: every line that is a problem, with its fix."""
+        """Run `doctor`; return every line that is a problem, with its fix."""
         async with self.step(line):
             shown = await self.window.type(line)
             if shown.code == 0 and "providers setup slack (or google)" not in shown.text:
@@ -129,7 +129,7 @@ class Journey:
             raise JourneyStop("doctor", "\n".join(wrong) or shown.text)
 
     async def use(self, client: Client, follow: Callable[[str, CallToolResult], Awaitable[None]]) -> None:
-        """Ask the agent, agree where the answer leads, and see the same call work."""
+        """Call with the agent, approve on the linked page, and check that the same call works."""
         for provider in self.slips.providers:
             tool, arguments = CALLS[provider]
             async with self.step(f"ask the agent for {tool}, agree, ask again"):
@@ -143,7 +143,7 @@ class Journey:
                 self.done.append(tool)
 
     async def agree(self, person: Person, link: str, *, provider: str) -> None:
-        """The page of the vault, the provider's page, and back."""
+        """Approve on the vault's page and on the provider's page, and return."""
         where = f"connect {provider}"
         page = await person.open(link)
         _page_worked(where, page)
@@ -163,10 +163,10 @@ class Journey:
     def browser(self, origin: str) -> Person:
         return Person(origin, transport=httpx2.AsyncHTTPTransport(verify=self.internet.trust))
 
-    # the ways
+    # the journeys
 
     async def on_this_machine(self) -> None:
-        """docs/get-started/quickstart.md, from its third section on."""
+        """Follow docs/get-started/quickstart.md, starting with its third section."""
         for line in self.guide.lines("get-started/quickstart.md", "3. Create your app at the provider"):
             if line.split()[-1] in self.slips.providers:
                 await self.set_up(line)
@@ -197,7 +197,7 @@ class Journey:
             await self.use(client, follow)
 
     async def behind_a_proxy(self) -> None:
-        """docs/operate/tls-proxy.md, its section on the way from installation to a post."""
+        """Follow docs/operate/tls-proxy.md, its section from installation to a post."""
         title = "From installation to an agent that posts"
         look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", title)
         async with self.step(look):
@@ -247,13 +247,13 @@ class Journey:
         return window
 
     def entry_of_claude_code(self) -> dict[str, object]:
-        """What the client reads in its own file."""
+        """The entry that the client reads from its own file."""
         content = json.loads((self.home / ".claude.json").read_text(encoding="utf-8"))
         return content["mcpServers"]["token-vault"]
 
     @asynccontextmanager
     async def agent_over_http(self, url: str, person: Person) -> AsyncGenerator[Client]:
-        """The official client with nothing but the address, introduced as Claude Code is; the person agrees once."""
+        """Connect the official client with only the URL, identified as Claude Code; the person consents once."""
         answer: dict[str, str] = {}
 
         async def show(address: str) -> None:
@@ -301,7 +301,7 @@ class _Wallet:
 
 
 async def _come_up(opened: Path) -> str:
-    """The address with which the browser came up by itself."""
+    """The URL that the opened browser shows."""
     async with asyncio.timeout(10):
         while not opened.exists():
             await asyncio.sleep(0.02)
@@ -326,6 +326,6 @@ def _text(result: CallToolResult) -> str:
 
 
 def _words(page: str) -> str:
-    """What a person reads of a page."""
+    """The text that a person reads on a page."""
     without = re.sub(r"<(style|script|head)\b.*?</\1>", " ", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", without)).split())

@@ -1,4 +1,4 @@
-"""Mistakes of new users, each with where it is noticed and what the first message must name to fix it."""
+"""Mistakes of new users: where each is noticed, and which fix the first message must name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Way = Literal["machine", "proxy"]
 
 @dataclass(frozen=True)
 class Mistake:
-    """`stops` is the step whose message is the first that shows it, `fix` the fix that this message must name."""
+    """`stops` is the step whose message first shows the mistake; `fix` is what this message must name."""
 
     way: Way
     slips: Callable[[], Slips]
@@ -53,7 +53,7 @@ async def _end(server: asyncio.Server) -> None:
 
 
 async def _copied_key(journey: Journey) -> None:
-    """A key file that was brought from another machine, with the mode that copying gave it."""
+    """A key file that was copied from another machine, with the mode that copying gave it."""
     key = journey.data / "master.key"
     key.write_text("A" * 43 + "=\n", encoding="utf-8")
     key.chmod(0o644)
@@ -64,7 +64,7 @@ async def _clock(journey: Journey) -> None:
 
 
 def _own_certificate(folder: Path) -> Authority:
-    """The proxy shows a certificate that it made for itself."""
+    """The proxy presents a self-signed certificate."""
     made = folder / "proxy"
     made.mkdir()
     return make_authority(made, VAULT)

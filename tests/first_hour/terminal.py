@@ -1,4 +1,4 @@
-"""A person's terminal: real commands in a shell with an empty environment, with answers to its questions."""
+"""A person's terminal: real commands in a shell with an empty environment, and answers to their questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Answer = Callable[[str], str]
 
 @dataclass(frozen=True)
 class CommandOutput:
-    """What a command showed, and how it ended; None while it runs."""
+    """What a command showed and its exit code; None while it runs."""
 
     text: str
     code: int | None
@@ -31,9 +31,9 @@ class CommandOutput:
 
 @dataclass
 class Terminal:
-    """One window. Variables that are exported and the folder stay from line to line."""
+    """One window. Exported variables and the folder persist between lines."""
 
-    folder: Path  # what the window remembers
+    folder: Path  # the window's state
     environment: dict[str, str]
     cwd: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
@@ -41,19 +41,20 @@ class Terminal:
     async def type(
         self, line: str, *, answers: Sequence[tuple[str, Answer]] = (), patience: float = 240, feed: bytes | None = None
     ) -> CommandOutput:
-        """Type a line and wait for its end. `answers`: what to type where the screen ends with that text.
+        """Type a line and wait for its end. `answers`: what to type if the screen ends with that text.
 
-        A question that is asked again ends the command with Ctrl-C: its person is told what is wrong and looks it up.
-        A Ctrl-C between the question and the read behind it gets lost in C's `read`, so it is typed until it is heard.
+        A question that is repeated ends the command with Ctrl-C: the person was told what is wrong and looks it up. A
+        Ctrl-C between the question and the following read gets lost in C's `read`, so it is typed until it takes
+        effect.
         """
         return await asyncio.to_thread(self._type_line, line, answers, patience, feed)
 
     async def start(self, line: str, *, until: str, patience: float = 30) -> CommandOutput:
-        """Type a line whose program stays, and wait until it has shown `until` (a pattern), or has ended."""
+        """Type a line whose program keeps running, and wait until it shows the pattern `until` or ends."""
         return await asyncio.to_thread(self._start, line, until, patience)
 
     async def close(self) -> None:
-        """End what is still running here."""
+        """Stop what is still running here."""
         for process in self.running:
             if process.poll() is None:
                 process.terminate()
@@ -120,7 +121,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Passwords are asked for at the controlling terminal, not at standard input."""
+    """Make this the controlling terminal, where passwords are asked for instead of on standard input."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -129,7 +130,7 @@ class _Screen:
         self._master = master
 
     def read(self, ends_at: float, *, type_meanwhile: bytes = b"") -> bytes | None:
-        """What came; None when the program has ended. `type_meanwhile` is typed every second. Raises TimeoutError."""
+        """Read output; None if the program has ended. `type_meanwhile` is typed every second. Raises TimeoutError."""
         while not self._has_something(min(ends_at, time.monotonic() + 1) if type_meanwhile else ends_at):
             if time.monotonic() >= ends_at:
                 raise TimeoutError("the command did not end")
@@ -156,10 +157,10 @@ def _wait_for_end(process: subprocess.Popen[bytes]) -> int:
 
 
 def _plain(shown: bytes) -> str:
-    """The text without colours, with plain line ends."""
+    """The text without colors, with plain line endings."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")).replace("\r\n", "\n")
 
 
 def empty_environment(home: Path, *, path: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a fresh login has, and nothing of the shell that runs this."""
+    """The environment of a fresh login, without anything from the shell that runs this."""
     return {"HOME": str(home), "PATH": path, "TERM": "dumb", "LANG": "C.UTF-8"} | dict(more or {})

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of every parser of bytes that strangers write (`make fuzz`, atheris).
+"""Coverage-guided fuzzing of every parser of untrusted bytes (`make fuzz`, atheris).
 
-`targets` says what each parser may raise and what must hold; `test_fuzz.py` runs their seeds, and mutations of them.
+`targets` says what each parser may raise and what must hold; `test_fuzz.py` runs the seeds and mutations of them.
 """

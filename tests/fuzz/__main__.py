@@ -1,8 +1,8 @@
-"""`make fuzz`: each target under atheris for some seconds, each in its own process.
+"""`make fuzz`: run each target under atheris for some seconds, each in its own process.
 
     python -m tests.fuzz [--seconds 60] [TARGET ...]
 
-What was found interesting is kept in .fuzz/TARGET for the next run; an input that fails stays there as `crash-...`.
+Interesting inputs are kept in .fuzz/TARGET for the next run; an input that fails stays there as `crash-...`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SLOWEST = 10  # seconds for one input
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Run one target in this process; ends it."""
+    """Run one target in this process, and exit."""
     import atheris
 
     with atheris.instrument_imports(include=["server", "providers", "vault"]):
@@ -34,7 +34,7 @@ def fuzz(name: str, seconds: int) -> None:
 
 
 def main() -> None:
-    """Run the targets one after the other; a table of what each did."""
+    """Run the targets one after another, and print a table of results."""
     parser = argparse.ArgumentParser(prog="make fuzz")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""One function per parser: it takes any bytes, and lets nothing out but what the parser's callers expect."""
+"""One function per parser: it takes any bytes, and raises only what the parser's callers expect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONTEXT = Context("fuzz", "default", "user", "slack", "account", "record", 7)
 
 @dataclass(frozen=True)
 class Target:
-    """A parser under test, and inputs to begin with."""
+    """A parser under test, and its seeds."""
 
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
@@ -50,7 +50,7 @@ TARGETS: dict[str, Target] = {}
 
 
 def target(*seeds: bytes) -> Callable[[Callable[[bytes], None]], Callable[[bytes], None]]:
-    """Enter the function with its seeds under its name."""
+    """Register the function with its seeds under its name."""
 
     def enter(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
         TARGETS[run.__name__] = Target(run, seeds)

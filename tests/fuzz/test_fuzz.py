@@ -1,4 +1,4 @@
-"""The seeds of each fuzz target, and some mutations of them; `make fuzz` looks much longer, guided by coverage."""
+"""The seeds of each fuzz target and some mutations of them; `make fuzz` runs much longer, guided by coverage."""
 
 from __future__ import annotations
 

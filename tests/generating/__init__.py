@@ -1,1 +1,1 @@
-"""Programs that write parts of the repository, from published descriptions with their version or from the product."""
+"""Programs that write parts of the repository, from versioned published descriptions or from the product."""

@@ -10,7 +10,7 @@ from tests.generating.documentation import DOCS
 
 
 def runbook() -> str:
-    """A section per alert."""
+    """One section per alert."""
     rules: Any = yaml.safe_load((DOCS / "operate/monitoring/alerts.yml").read_text(encoding="utf-8"))
     found = [rule for group in rules["groups"] for rule in group["rules"]]
     return "\n".join(f"### {rule['alert']}\n\n{rule['annotations']['description']}\n" for rule in found)

@@ -1,8 +1,8 @@
-"""Builds the bundle that Claude Desktop installs with a double click (`make bundle`): dist/token-vault-VERSION.mcpb.
+"""Build the bundle that Claude Desktop installs with a double click (`make bundle`): dist/token-vault-VERSION.mcpb.
 
-Its server type is `uv` (MCPB manifest 0.4): the host brings uv, which brings Python. Bundled libraries would need one
-bundle for each system, since some of ours are compiled. Our own code is in it as a wheel; the libraries come from the
-package index in exactly the releases of requirements.txt.
+Its server type is `uv` (MCPB manifest 0.4): the host provides uv, which provides Python. Bundled libraries would need
+one bundle per system, because some of ours are compiled. Our own code is included as a wheel; the libraries come from
+the package index in exactly the releases of requirements.txt.
 
     python -m tests.generating.bundle FOLDER
 """
@@ -47,7 +47,7 @@ main()
 
 
 def manifest(version: str, description: str) -> dict[str, object]:
-    """manifest.json, MCPB 0.4."""
+    """The content of manifest.json, MCPB 0.4."""
     return {
         "manifest_version": "0.4",
         "name": "token-vault",
@@ -98,7 +98,7 @@ def manifest(version: str, description: str) -> dict[str, object]:
 
 
 def project(version: str, wheel: str, locked: list[str]) -> str:
-    """pyproject.toml: the wheel, and the releases that its libraries are held to."""
+    """The content of pyproject.toml: the wheel, and the pinned releases of its libraries."""
     pins = "".join(f"    {json.dumps(one)},\n" for one in locked)
     return (
         f'[project]\nname = "token-vault-bundle"\nversion = "{version}"\nrequires-python = ">=3.11"\n'
@@ -114,7 +114,7 @@ def locked_releases(lock: str) -> list[str]:
 
 
 def build(folder: Path) -> Path:
-    """Build wheel and bundle in the folder; the bundle's path."""
+    """Build wheel and bundle in the folder; return the bundle's path."""
     about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder.resolve())],

@@ -1,4 +1,4 @@
-"""What the documentation says, read from Markdown, and what the product says, read from its models and sources."""
+"""Read what the documentation says from Markdown, and what the product says from its models and sources."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Section:
-    """One heading with what stands below it; rows of all its tables by column."""
+    """One heading with the text below it, and the rows of all its tables by column."""
 
     title: str
     text: str
@@ -87,7 +87,7 @@ def only(cell: str) -> str:
 
 
 def model_in(annotation: object) -> tuple[type[BaseModel], bool] | None:
-    """The section that a field holds, and whether it holds many of them by name."""
+    """The settings section that a field contains, and whether it contains many by name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     origin = get_origin(annotation)
@@ -157,7 +157,7 @@ def options_of(command: Any) -> dict[str, Any]:
 
 
 def lines_to_type() -> Iterator[tuple[str, list[str]]]:
-    """Command lines of ours in code blocks and in running text."""
+    """Our command lines in code blocks and in running text."""
     for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
@@ -172,7 +172,7 @@ def lines_to_type() -> Iterator[tuple[str, list[str]]]:
 
 
 def plain(path: str) -> str:
-    """A route without converters and without a slash at its end."""
+    """A route without converters and without a trailing slash."""
     return re.sub(r":path}", "}", path).rstrip("/") or "/"
 
 
@@ -206,7 +206,7 @@ def written_codes(title: str) -> set[str]:
 
 
 def imported_in(path: Path) -> set[str]:
-    """Top-level names that a module imports, and what a library's own module for another one is named after."""
+    """Top-level names that a module imports, and the libraries behind a library's adapter modules."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,9 +1,9 @@
-"""Writes Google's request rules from the discovery documents inside google-api-python-client.
+"""Write Google's request rules from the discovery documents in google-api-python-client.
 
-A discovery document names, for each method, every scope any of which Google accepts. Two kinds of scope are told apart
-by hand: most say what may be done with everything there is; the `PARTIAL` ones reach only a part of it (files that this
-app made, metadata without content), which no request shows. A caller who holds only such a part must not be lent a
-token that reaches further, so each of those gets a rule of its own that names all others as inseparable.
+For each method, a discovery document names all scopes that Google accepts as alternatives. Two kinds of scope are
+distinguished by hand: most apply to all data; the `PARTIAL` ones reach only a part (files that this app made, metadata
+without content), which no request shows. A caller who has only a partial scope must not get a token that reaches
+further, so each of those scopes gets its own rule, which names all others as inseparable.
 
     python -m tests.generating.google          writes providers/services/rules/google.json
 """
@@ -45,20 +45,20 @@ PARTIAL = frozenset(
 
 
 def document(name: str) -> Mapping[str, object]:
-    """A discovery document as the library ships it."""
+    """Read a discovery document that the library ships."""
     folder = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def methods(resource: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Every method of a document, in its own order."""
+    """Every method of a document, in the document's order."""
     yield from resource.get("methods", {}).values()
     for inner in resource.get("resources", {}).values():
         yield from methods(inner)
 
 
 def accepted_scopes(known: frozenset[str]) -> Iterator[tuple[str, str, str, frozenset[str]]]:
-    """API key, HTTP method, path below the API's base, and the known scopes that Google accepts there; maybe none."""
+    """API name, HTTP method, path below the API's base, and the known scopes that Google accepts there, if any."""
     for api, method, path, scopes, *_ in described_methods(known):
         yield api, method, path, scopes
 
@@ -68,7 +68,7 @@ def described_methods(
 ) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str] | None]]:
     """As `accepted_scopes`, with the names of the query's parameters and of the body's members; None for an upload.
 
-    Without `watch`: a channel goes on telling its address of changes after the agent that opened it was cut off.
+    `watch` is left out: a channel keeps reporting changes to its URL after the agent that opened it was cut off.
     """
     for name in DOCUMENTS:
         key, _, version = name.partition(".")
@@ -87,19 +87,19 @@ def described_methods(
             if upload is not None:
                 at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
                 yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query, None
-                # the pieces of a resumable upload, whatever the method that began it
+                # the chunks of a resumable upload, whatever method started it
                 yield f"{key}_upload", "PUT", placeholders(at), scopes, query | {"upload_id"}, None
 
 
 def placeholders(path: str) -> str:
-    """`calendars/{calendarId}` as `/calendars/{}`."""
+    """Turn `calendars/{calendarId}` into `/calendars/{}`."""
     return "/" + re.sub(r"\{[^}]*\}", "{}", path)
 
 
 def rules(
     known: frozenset[str],
 ) -> Iterator[tuple[str, str, str, frozenset[str], frozenset[str], frozenset[str], frozenset[str] | None]]:
-    """The rules: one for the scopes that reach everything, one for each that reaches a part."""
+    """The rules: one for the scopes that reach everything, and one for each partial scope."""
     for api, method, path, scopes, query, body in described_methods(known):
         whole = scopes - PARTIAL
         if whole:
@@ -109,12 +109,12 @@ def rules(
 
 
 def known_scopes() -> frozenset[str]:
-    """The scopes that google.toml has words for; the others cannot be asked for, so no rule names them."""
+    """The scopes that google.toml describes; others can't be requested, so no rule names them."""
     return frozenset(tomllib.loads((FILES / "google.toml").read_text(encoding="utf-8"))["scopes"])
 
 
 def file_text() -> str:
-    """The file: a line for each rule."""
+    """The content of the file: one line per rule."""
     source = {
         "generated_by": "python -m tests.generating.google, from what Google accepts for each method",
         "package": f"google-api-python-client {importlib.metadata.version('google-api-python-client')}",

@@ -1,9 +1,9 @@
-"""How many words of the documentation people write: `python -m tests.generating.handwritten` counts them by page.
+"""How many words of the documentation are handwritten: `python -m tests.generating.handwritten` counts them by page.
 
-README.md, SECURITY.md, CONTRIBUTING.md, and every page of docs/, code blocks included, without what a program collects
-from the product or from a run: what `reference_pages` and `marked_parts` read in code, and the tables of the
-conformance run and of the clients that ran. Sentences that people typed inside these programs count. The change log,
-the formats in vault/, and the clients' own READMEs belong to what they describe and aren't counted.
+It counts README.md, SECURITY.md, CONTRIBUTING.md, and every page of docs/, including code blocks, but not what a
+program collects from the product or from a run: what `reference_pages` and `marked_parts` read from code, and the
+tables of the conformance run and of the tested clients. Sentences that people typed inside these programs count. The
+change log, the formats in vault/, and the clients' own READMEs belong to what they describe and aren't counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.foreign import tested_clients
 
 
 def words_by_page() -> dict[str, int]:
-    """Words that are written by hand, by page."""
+    """The number of handwritten words by page."""
     pages = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
     return {page.relative_to(ROOT).as_posix(): len(_handwritten_text(page).split()) for page in pages}
 
@@ -25,7 +25,7 @@ def words_by_page() -> dict[str, int]:
 def _handwritten_text(page: Path) -> str:
     text = marked_parts.by_hand(page.read_text(encoding="utf-8"))
     if page in {DOCS / "reference/tools.md", DOCS / "reference/services.md"}:
-        return "".join(re.findall(r"(?m)\A[^#]*# .*(?:\n(?!#).*)*|^## .* .*", text))  # the start, and headings of words
+        return "".join(re.findall(r"(?m)\A[^#]*# .*(?:\n(?!#).*)*|^## .* .*", text))  # the beginning, and headings
     if page == DOCS / "reference/settings.md":
         return reference_pages.settings_intro(text) + reference_pages.settings_links()
     if page == DOCS / "reference/commands.md":

@@ -1,4 +1,4 @@
-"""What docs/operate/limits.md lists: every limit with its figures read from the constants and defaults that enforce it.
+"""The list in docs/operate/limits.md: every limit, with figures read from the constants and defaults that enforce it.
 
 A figure in a text is `{module.CONSTANT}`, or `{module.Class.field}` for a field's default; `:KiB`, `:MiB`, and
 `:minutes` divide it. Settings are named instead of their defaults.

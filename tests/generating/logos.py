@@ -18,7 +18,7 @@ from typing import Final
 VERSION: Final = "16.37.0"
 ROOT: Final = Path(__file__).parents[2]
 TARGET: Final = ROOT / "server" / "portal" / "static" / "logos.json"
-NAMES: Final = {  # ours, where the package's differs
+NAMES: Final = {  # our name -> the package's name, if they differ
     "cal-com": "caldotcom",
     "github-oauth-app": "github",
     "hugging-face": "huggingface",
@@ -36,7 +36,7 @@ def _fetch_package(folder: Path) -> Path:
 
 
 def logos_from(package: Path) -> dict[str, object]:
-    """Name of our provider -> color and path of its logo."""
+    """Our provider's name -> color and path of its logo."""
     data = json.loads((package / "data" / "simple-icons.json").read_text("utf-8"))
     colors = {_slug(one): one["hex"] for one in data}
     found: dict[str, dict[str, str]] = {}

@@ -1,6 +1,6 @@
-"""The tables of the documentation that are made of code, between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""The documentation's tables that are generated from code, between `<!-- generated: NAME -->` and `<!-- end -->`.
 
-`reference_pages` writes them. Endpoints come from the routes and the first paragraph of what answers each, errors from
+`reference_pages` writes them. Endpoints come from the routes and the first paragraph of each handler, errors from
 `server.commands.errors.texts`, packages from pyproject.toml and the comments there, folders and scenarios from their
 docstrings, metrics from their descriptions, the figures of limits from what enforces them, and the fields of tool and
 provider files from their schemas' texts.
@@ -54,7 +54,7 @@ _TYPED: Final = {
     "limits in the database",
     "sizes of tools",
     "tested against",
-}  # words typed here
+}  # these are typed by hand
 _LINKS: Final = {
     "tool set": "../guides/tools.md#offer-fewer-tools",
     "The rule": "../operate/policy.md",
@@ -77,17 +77,17 @@ _LINKS: Final = {
 
 
 def pages() -> list[str]:
-    """The pages that have such parts, from the root of the repository."""
+    """The pages with such parts, relative to the root of the repository."""
     return [page.relative_to(ROOT).as_posix() for page in PAGES if _MARKED.search(page.read_text(encoding="utf-8"))]
 
 
 def fill_in_parts(text: str) -> str:
-    """The page with its generated parts as they are now. An unknown part is a KeyError."""
+    """The page with its generated parts up to date. An unknown part is a KeyError."""
     return _MARKED.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}", text)
 
 
 def by_hand(text: str) -> str:
-    """The page without the parts that are collected from code."""
+    """The page without the parts that are generated from code."""
     return _MARKED.sub(lambda found: found[0] if found[2] in _TYPED else "", text)
 
 
@@ -98,7 +98,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _add_links(text: str) -> str:
-    """The text with the pages that say more."""
+    """The text with links to the pages that say more."""
     for words, target in _LINKS.items():
         text = re.sub(rf"(?<![\[`])\b{re.escape(words)}\b", f"[{words}]({target})", text, count=1)
     return text
@@ -127,7 +127,7 @@ def _rpc_codes() -> str:
 
 
 def _no_vault() -> Any:
-    """What making routes reads of a deployment."""
+    """The parts of a deployment that are needed to create the routes."""
     return SimpleNamespace(
         settings=Settings.model_validate({"auth0": {"enabled": True}}),
         public_url="https://vault",
@@ -136,7 +136,7 @@ def _no_vault() -> Any:
 
 
 def _first_paragraph(function: Callable[..., Any]) -> str:
-    """The first paragraph about what answers a path."""
+    """The first paragraph of a handler's documentation."""
     while hasattr(function, "func"):
         function = cast("Any", function).func
     about = inspect.getdoc(inspect.unwrap(function))
@@ -145,7 +145,7 @@ def _first_paragraph(function: Callable[..., Any]) -> str:
 
 
 def _answers(route: Route) -> dict[str, tuple[Callable[..., Any], str]]:
-    """By method: what answers, and what the path adds to its description."""
+    """The handler by method, and what the path adds to its description."""
     endpoint = cast("Any", route.endpoint)
     if isinstance(endpoint, Endpoint):
         any_page = " Any page." if endpoint.is_open_to_pages else ""
@@ -165,7 +165,7 @@ def _answers(route: Route) -> dict[str, tuple[Callable[..., Any], str]]:
 
 
 def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
-    """Each path once with its methods; paths that are answered by the same share a row."""
+    """Each path once, with its methods; paths with the same handler share a row."""
     rows: dict[tuple[str, str], list[str]] = {}
     for route in routes:
         answers = _answers(route)
@@ -194,7 +194,7 @@ def _pages(*, of_admins: bool) -> str:
 
 
 def _fields(texts: Mapping[str, str]) -> str:
-    """A list with an entry for each field; further lines of a text are entries below it."""
+    """A list with an entry for each field; further lines of a text are nested entries."""
     nested = {names: text.replace("\n", "\n  - ") for names, text in texts.items()}
     return "".join(f"- {_quote(names.split(', '))}: {text}\n" for names, text in nested.items())
 
@@ -221,12 +221,12 @@ def _first_line(package: str) -> str:
 
 
 def _scenarios() -> str:
-    """What `make chaos` plays, with the first line of each module."""
+    """The scenarios of `make chaos`, with the first line of each module."""
     return "".join(f"- `{name}`: {_first_line(module.__name__)}\n" for name, module in groups().items())
 
 
 def _metrics() -> str:
-    """Every metric under the name that Prometheus has for it."""
+    """Every metric under its Prometheus name."""
     lines = [f"- `{_in_prometheus(name)}_total`: {text}\n" for name, text in COUNTS.items()]
     lines += [f"- `{_in_prometheus(name)}_seconds` (histogram): {text}\n" for name, text in TIMES.values()]
     for made in GAUGES:
@@ -274,7 +274,7 @@ def _index() -> str:
 
 
 def _guides() -> str:
-    """The guides of the index, as links from the root of the repository."""
+    """The guides of the index, as links relative to the root of the repository."""
     within = _index().partition("\n- Guides\n")[2].partition("\n- ")[0]
     found = re.findall(r"\[([^\]]+)\]\((guides/[^)]+)\)", within)
     names = {"guides/clients-for-programs.md": "Use client libraries", "guides/examples/README.md": "Examples"}
@@ -294,7 +294,7 @@ def _pages_of_outside_files() -> dict[str, str]:
 
 
 def _decisions() -> str:
-    """The records, by their titles."""
+    """The decision records, by title."""
     lines: list[str] = []
     for page in sorted((ROOT / "docs/development/decisions").glob("0*.md")):
         title = page.read_text(encoding="utf-8").partition("\n")[0].partition(". ")[2]
@@ -308,7 +308,7 @@ def _token_scopes() -> Iterator[tuple[str, str]]:
 
 
 def _sizes_of_tools() -> str:
-    """What a model reads of the tools that are always listed, and of all."""
+    """How much a model reads about the tools that are always listed, and about all tools."""
     every = [*builtin_tools(), *shipped_tools().values(), SPEC]
     listed = [spec for spec in every if spec.provider in {"slack", "google", SPEC.provider}]
     return (
@@ -318,12 +318,12 @@ def _sizes_of_tools() -> str:
 
 
 def _about(count: int) -> str:
-    """The count by its first two digits, so that the page doesn't change with each word of a description."""
+    """The count rounded to two digits, so that the page doesn't change with each word of a description."""
     return f"{round(count, 2 - len(str(count))):,}"
 
 
 def _packages() -> str:
-    """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
+    """Every dependency with its purpose and the modules that its comment in pyproject.toml names."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
     found: dict[str, tuple[list[str], list[str]]] = {}
     for name, where, reason in re.findall(r'(?m)^ +"([\w-]+)[^"]*",  # ([^:\n]+): (.*)$', project):

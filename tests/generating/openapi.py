@@ -1,15 +1,15 @@
-"""Writes request rules from the OpenAPI documents that services publish, where these name each operation's scopes.
+"""Write request rules from the OpenAPI documents that services publish, if these name each operation's scopes.
 
-A document is read once, from a checkout of the repository that `SERVICES` names; what comes out stands in the
-repository with its version, because the documents are megabytes. Operations without a scope get no rule. `tags` are the
-parts of an API that were looked through: what answers with credentials (database passwords, integration keys, webhook
-secrets) is left out. `widens` are parameters that show more than an operation's own scope: related objects, mostly.
+A document is read once, from a checkout of the repository that `SERVICES` names. The result is stored in the repository
+with its version, because the documents are megabytes. Operations without a scope get no rule. `tags` are the reviewed
+parts of an API: operations that return credentials (database passwords, integration keys, webhook secrets) are left
+out. `widens` are parameters that show more than an operation's own scope, mostly related objects.
 
     git clone https://github.com/Asana/openapi
     python -m tests.generating.openapi asana openapi/defs/asana_oas.yaml
 
-writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. The answers that the document
-has for the operations of our tools go into tests/data/published_answers.json; the tests' services give these.
+This writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. The document's answers for
+the operations of our tools go into tests/data/published_answers.json; the tests' services return these.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_SECRET: Final = frozenset({"accessPasswordRequired", "hasPasswordAuth", "sto
 
 
 def scopes_of(service: Service, operation: Mapping[str, object], call: str = "") -> tuple[str, ...]:
-    """The scopes that the document, or the table of the service, names for the operation, in its order."""
+    """The scopes that the document or the service's table names for the operation, in order."""
     for pattern, scopes in service.given:
         if re.fullmatch(pattern, call):
             return tuple(scopes.split())
@@ -61,7 +61,7 @@ def scopes_of(service: Service, operation: Mapping[str, object], call: str = "")
 
 
 def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
-    """The rules, in the order of the document."""
+    """The rules, in the document's order."""
     service = SERVICES[name]
     for method, path, operation, told, where in document.operations():
         template = template_of(path).removeprefix(service.base)
@@ -76,7 +76,7 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
                 continue
             scopes = tuple(sorted(scopes, key=service.only_reads))
             if method != "GET" and service.only_reads(scopes[0]) and not template.endswith("/search"):
-                continue  # a scope that pages call one for reading writes nothing here
+                continue  # a scope that pages describe as read-only can't write here
             if method != "GET" and service.alternatives:
                 writing = tuple(one for one in scopes if not service.only_reads(one))
                 scopes = writing or scopes
@@ -100,7 +100,7 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
 
 
 def tells_secrets(document: Document, operation: Mapping[str, object], where: Path) -> bool:
-    """Whether a member of the answer, down to three levels, is named like a credential."""
+    """Whether a member of the answer, up to three levels deep, is named like a credential."""
     found = document.answer(operation, where)
     return found is not None and any(
         _SECRET.search(name) is not None and name not in _NO_SECRET for name in _names(document, *found, depth=3)
@@ -133,7 +133,7 @@ SERVED: Final[Mapping[str, tuple[str, ...]]] = {  # operations of declared tools
 
 
 def answers(name: str, document: Document) -> Mapping[str, object]:
-    """Operation -> what the document says that the answer looks like: its example, or one made of its schema."""
+    """Operation -> the document's answer: its example, or one made from its schema."""
     found: dict[str, object] = {}
     for method, path, operation, _, where in document.operations():
         if f"{method} {path}" in SERVED[name]:
@@ -153,7 +153,7 @@ def _body(document: Document, kind: Mapping[str, object], where: Path) -> object
 
 
 def file_text(name: str, document: Document, *, version: str) -> str:
-    """The file: a line for each rule."""
+    """The content of the file: one line per rule."""
     source = {
         "generated_by": f"python -m tests.generating.openapi {name}",
         "document": f"{SERVICES[name].repository} {version}",
@@ -163,7 +163,7 @@ def file_text(name: str, document: Document, *, version: str) -> str:
 
 
 def _as_text(value: object) -> str:
-    """A time, which YAML reads as such."""
+    """Turn a time, which YAML parses as such, back into text."""
     return value.isoformat() if isinstance(value, date | datetime) else str(value)
 
 
@@ -175,7 +175,7 @@ def _keep_answers(name: str, document: Document, *, version: str) -> None:
 
 
 def main(name: str, path: Path) -> None:
-    """Write the rules of one service, and print the scopes that its provider file does not have."""
+    """Write the rules of one service, and print the scopes that its provider file lacks."""
     git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     document = Document(path)

@@ -1,7 +1,8 @@
-"""Keeps what a published document says about the operations that declared tools call: names, types, what is required.
+"""Extract what a published document says about the operations that declared tools call: names, types, what is required.
 
-Nothing else of it, and no prose: `tests/providers/tools/test_tool_contracts.py` compares each tool's request, and the
-members of the answer that it reads, with these extracts. `tests.generating.openapi` writes them with the rules.
+The extracts have nothing else and no prose. `tests/providers/tools/test_tool_contracts.py` compares each tool's
+request, and the members of the answer that it reads, with them. `tests.generating.openapi` writes them along with the
+rules.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Schema = dict[str, object]
 
 
 def keep_contract(name: str, document: Document, *, version: str) -> None:
-    """Write the extract of one service for the tools that it has, and print what the document does not know."""
+    """Write the extract for one service's tools, and print what the document lacks."""
     path = declarations.BUILT_IN / f"{name}.toml"
     if not path.exists():
         return
@@ -34,7 +35,7 @@ def keep_contract(name: str, document: Document, *, version: str) -> None:
     found: dict[str, Schema] = {}
     for method, way, operation, told, where in document.operations():
         call = f"{method} {service.above}{template_of(way).removeprefix(service.base).rstrip('/')}"
-        for one in (call, call.replace("/users/{}/", "/users/me/")):  # a tool can be about the person's own only
+        for one in (call, call.replace("/users/{}/", "/users/me/")):  # a tool can be limited to the person's own
             if one in calls and one not in found:
                 found[one] = _extract(document, calls[one], operation, told, where)
                 if one in service.partial:
@@ -94,7 +95,7 @@ def _members(body: Mapping[str, object], way: str = "") -> list[str]:
 
 
 def _value(document: Document, schema: Mapping[str, object], where: Path) -> Schema:
-    """Type, and words if there are few."""
+    """The type, and the allowed words if there are few."""
     kinds = sorted(document.kinds(schema, where))
     made: Schema = {"type": kinds} if kinds else {}
     if (words := document.words(schema, where)) and len(words) <= 40 and kinds == ["string"]:
@@ -107,7 +108,7 @@ def _value(document: Document, schema: Mapping[str, object], where: Path) -> Sch
 
 
 def _body(document: Document, schema: Mapping[str, object], where: Path, sent: Mapping[str, object]) -> Schema:
-    """JSON Schema of the members that are sent, with what the document requires beside them."""
+    """JSON Schema of the members that are sent, and the members that the document also requires."""
     properties: Schema = {}
     for name, value in sent.items():
         inner = document.member(schema, where, name)
@@ -130,7 +131,7 @@ def _body_value(document: Document, schema: Mapping[str, object], where: Path, v
 
 
 def _ways(document: Document, answer: tuple[Mapping[str, object], Path], tool: Tool) -> list[list[str]]:
-    """The steps to each value that the tool reads in an answer."""
+    """The path to each value that the tool reads in an answer."""
     result = tool.result
     before = [] if result.items is None else result.items.split(".")
     if before == ["items"] and document.member(*answer, "items") is None:
@@ -154,7 +155,7 @@ def _leads(document: Document, schema: Mapping[str, object], where: Path, steps:
 
 
 def _insert(document: Document, schema: Mapping[str, object], where: Path, steps: Sequence[str], tree: Schema) -> None:
-    """Add the way to one value."""
+    """Add the path to one value."""
     schema, where = document.follow(schema, where)
     if "items" in schema and steps:
         tree["type"] = "array"

@@ -1,4 +1,4 @@
-"""Reads OpenAPI 3 and Swagger 2 documents, in one file or several, as the generator of request rules needs them."""
+"""Read OpenAPI 3 and Swagger 2 documents, in one file or several, for the generator of request rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 
 class _Loader(yaml.CSafeLoader):
-    """Leaves what looks like a time as text: some documents have times that are none."""
+    """Leaves what looks like a time as text, because some documents have invalid times."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -30,7 +30,7 @@ def _content(path: Path) -> Mapping[str, object]:
 
 
 def _in_pieces(folder: Path) -> Mapping[str, object]:
-    """A document of which some members are files of their own: `paths.json`, `definitions.json`, and `others.json`."""
+    """Read a document with some members in separate files: `paths.json`, `definitions.json`, and `others.json`."""
     members = {path.stem: _content(path) for path in folder.glob("*.json")}
     return {**members.pop("others"), **members}
 
@@ -41,7 +41,7 @@ def template_of(path: str) -> str:
 
 
 class Document:
-    """An OpenAPI document whose parts may be in further files beside it."""
+    """An OpenAPI document whose parts may be in other files next to it."""
 
     def __init__(self, path: Path) -> None:
         self._read: dict[Path, Mapping[str, object]] = {}
@@ -56,13 +56,13 @@ class Document:
 
     @property
     def server(self) -> str:
-        """The address of its paths, as the document has it."""
+        """The base URL of its paths, according to the document."""
         if not self.is_swagger:
             return str(self.content["servers"][0]["url"]).rstrip("/") if self.content.get("servers") else ""
         return f"https://{self.content.get('host', '')}{self.content.get('basePath', '')}".rstrip("/")
 
     def follow(self, value: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path]:
-        """What a reference leads to, and the file that has it; the value itself where it is none."""
+        """The target of a reference and its file; the value itself if it isn't a reference."""
         while "$ref" in value:
             name, _, inner = str(value["$ref"]).partition("#")
             where = (where.parent / name).resolve() if name else where
@@ -85,7 +85,7 @@ class Document:
     def body(
         self, operation: Mapping[str, object], told: Sequence[object], where: Path
     ) -> tuple[Mapping[str, object], Path] | None:
-        """The schema of an operation's JSON body or form; None without either."""
+        """The schema of an operation's JSON body or form; None if it has neither."""
         if self.is_swagger:
             fields = {one["name"]: one for one in told if one["in"] == "formData"}
             needed = [name for name, one in fields.items() if one.get("required")]
@@ -101,7 +101,7 @@ class Document:
         return next(((kinds[kind]["schema"], place) for kind in _FORM if "schema" in kinds.get(kind, {})), None)
 
     def answer(self, operation: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path] | None:
-        """The schema of an operation's answer when it succeeds; None where the document has none."""
+        """The schema of an operation's successful answer; None if the document has none."""
         responses = operation.get("responses", {})
         successes = [one for status, one in responses.items() if str(status).startswith("2")]
         for one in successes or [responses.get("default", {})]:
@@ -113,7 +113,7 @@ class Document:
         return None
 
     def members(self, schema: Mapping[str, object], where: Path) -> Iterator[str]:
-        """The names of an object's members, whichever of several shapes it has."""
+        """The names of an object's members, in all of its shapes."""
         schema, where = self.follow(schema, where)
         yield from self.follow(schema.get("properties", {}), where)[0]
         for several in _SEVERAL:
@@ -121,7 +121,7 @@ class Document:
                 yield from self.members(one, where)
 
     def member(self, schema: Mapping[str, object], where: Path, name: str) -> tuple[Mapping[str, object], Path] | None:
-        """The schema of one member, or of the elements of an array; None where the document does not know it."""
+        """The schema of one member, or of an array's elements; None if the document doesn't have it."""
         schema, where = self.follow(schema, where)
         if name in (found := schema.get("properties", {})):
             return self.follow(found[name], where)
@@ -130,7 +130,7 @@ class Document:
             return inner if name.isdecimal() else self.member(*inner, name)
         for several in _SEVERAL:
             found = [inner for one in schema.get(several, []) if (inner := self.member(one, where, name)) is not None]
-            if found and all("enum" in one for one, _ in found):  # what tells the shapes apart
+            if found and all("enum" in one for one, _ in found):  # what distinguishes the shapes
                 return {**found[0][0], "enum": [word for one, _ in found for word in one["enum"]]}, found[0][1]
             if len(found) > 1 and several == "allOf" and not any("items" in one for one, _ in found):
                 return {"allOf": [one for one, _ in found]}, found[0][1]
@@ -139,7 +139,7 @@ class Document:
         return None
 
     def required_members(self, schema: Mapping[str, object], where: Path) -> set[str]:
-        """The members that an object must have, by itself or as every part of it says."""
+        """The members that an object must have, according to itself or to all of its parts."""
         schema, where = self.follow(schema, where)
         found = {str(name) for name in schema.get("required", []) or []} if "properties" in schema else set[str]()
         for one in schema.get("allOf", []):
@@ -147,7 +147,7 @@ class Document:
         return found
 
     def kinds(self, schema: Mapping[str, object], where: Path) -> set[str]:
-        """The JSON types that a value can have; empty for any."""
+        """The JSON types that a value can have; empty means any."""
         schema, where = self.follow(schema, where)
         if (told := schema.get("type")) is not None:
             return {told} if isinstance(told, str) else set(told)
@@ -162,7 +162,7 @@ class Document:
         return found
 
     def words(self, schema: Mapping[str, object], where: Path) -> list[str]:
-        """The texts that a value is limited to; empty for no limit."""
+        """The texts that a value is limited to; empty means no limit."""
         schema, where = self.follow(schema, where)
         if "enum" in schema:
             return [str(one) for one in schema["enum"]]
@@ -170,7 +170,7 @@ class Document:
         return next((one for one in parts if one), [])
 
     def example(self, schema: Mapping[str, object], where: Path, *, depth: int = 6) -> object:
-        """A value that fits the schema, of the examples in it where there are any."""
+        """A value that fits the schema, from its examples if there are any."""
         schema, where = self.follow(schema, where)
         if "example" in schema:
             return schema["example"]

@@ -1,4 +1,4 @@
-"""The services of which published OpenAPI documents say what their operations are, and how they name scopes.
+"""The services with published OpenAPI documents of their operations, and how the documents name scopes.
 
 `tests.generating.openapi` reads the documents.
 """
@@ -26,21 +26,20 @@ _CLOSED: Final = re.compile(
 class Service:
     """Where a service's document is, and how it names the scopes of an operation.
 
-    `security`: the scheme whose list has them. `said`: the pattern of a description that says it, `before`: what the
-    provider file's names begin with and the description's don't.
-    `listed`: the member of an operation that lists them. `unscoped`: what reads without a scope of its own is allowed
-    with any of these. `given`: pairs of a
-    pattern of `METHOD /path` and scopes, the first that fits, where the document does not name them. `alternatives`:
-    any one of several is enough; otherwise all are needed. `tags` or `paths`: the part that was looked through. With
-    `paths`, operations whose scopes the provider file lacks are left out, and those whose names speak of credentials;
-    rules of answers with such members say so, except for `public` ones. `telling`: those that do although the document
-    has no such member. `widened`: pairs of a pattern of `METHOD /path` and scopes with which a token makes the call
-    answer with more, or reach more, than its own scope allows.
+    `security`: the scheme that lists them. `said`: the pattern of a description that names them, and `before`: a prefix
+    that the names have in the provider file but not in the description. `listed`: the member of an operation that lists
+    them. `unscoped`: scopes of which any one allows reads without a scope of their own. `given`: pairs of a pattern of
+    `METHOD /path` and scopes, where the first match counts, for operations whose scopes the document doesn't name.
+    `alternatives`: any one of several scopes is enough; otherwise all are needed. `tags` or `paths`: the reviewed part.
+    With `paths`, operations are left out if the provider file lacks their scopes or if their names suggest credentials;
+    the rules say whether answers have such members, except for `public` ones. `telling`: operations whose answers do
+    although the document has no such member. `widened`: pairs of a pattern of `METHOD /path` and scopes that make the
+    call answer with more, or reach more, than its own scope allows.
     """
 
     repository: str
-    base: str = ""  # of the document's paths, which the API's address in the provider file ends with
-    above: str = ""  # of paths in the provider file, which the document's address ends with
+    base: str = ""  # prefix of the document's paths that is part of the API's URL in the provider file
+    above: str = ""  # prefix of the provider file's paths that is part of the document's URL
     security: str = ""
     said: str = ""
     before: str = ""
@@ -49,18 +48,18 @@ class Service:
     unscoped: str = ""
     alternatives: bool = False
     tags: frozenset[str] = frozenset()
-    closed: str = r"(?!)"  # paths of these tags that are left out
+    closed: str = r"(?!)"  # paths with these tags that are left out
     paths: str = ""
     widens: frozenset[str] = frozenset()
-    ignored: frozenset[str] = frozenset()  # scopes that the service no longer gives, or that stand for everything
+    ignored: frozenset[str] = frozenset()  # scopes that the service no longer grants, or that cover everything
     public: frozenset[str] = frozenset()
     telling: frozenset[str] = frozenset()
     widened: tuple[tuple[str, str], ...] = ()
     api: str = "main"
     file: str = ""  # of the repository
-    has_rules: bool = True  # otherwise they are written by hand, and the document is only compared
-    server: str | None = None  # the address that the document should have, where it has another or none
-    partial: frozenset[str] = frozenset()  # writes that take a part of the body that the document calls required
+    has_rules: bool = True  # otherwise rules are written by hand and only compared with the document
+    server: str | None = None  # the URL that the document should have, if it has another or none
+    partial: frozenset[str] = frozenset()  # writes that accept a body without members that the document requires
     name: str = ""
 
     @cached_property
@@ -70,15 +69,15 @@ class Service:
 
     @cached_property
     def known_scopes(self) -> frozenset[str] | None:
-        """The names of these; None: all that are named."""
+        """The names of these scopes; None: all named scopes."""
         return frozenset(self.titles) if self.paths else None
 
     def only_reads(self, scope: str) -> bool:
-        """Whether the provider file says so."""
+        """Whether the provider file says that the scope only reads."""
         return bool(self.titles[scope].get("reads"))
 
     def has(self, template: str, tags: Collection[str]) -> bool:
-        """Whether an operation belongs to the part that was looked through."""
+        """Whether an operation belongs to the reviewed part."""
         if re.fullmatch(self.closed, template):
             return False
         if self.paths:
@@ -86,12 +85,12 @@ class Service:
         return not self.tags.isdisjoint(tags)
 
     def widening_scopes(self, call: str) -> list[str]:
-        """The scopes that make this call, `METHOD /path`, show or reach more."""
+        """The scopes with which this call, `METHOD /path`, shows or reaches more."""
         found = [scopes.split() for pattern, scopes in self.widened if re.fullmatch(pattern, call)]
         return sorted({scope for scopes in found for scope in scopes})
 
     def shows_more(self, parameter: str) -> bool:
-        """Whether a parameter can show what needs other scopes: related objects, mostly."""
+        """Whether a parameter can show what needs other scopes, mostly related objects."""
         return parameter in self.widens or (bool(self.paths) and _SHOWS_MORE.fullmatch(parameter) is not None)
 
 
@@ -122,7 +121,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         ),
         closed=r".*/(account_transfer|destroy_with_associated_resources)\b.*",  # leaves the account; needs a header
         ignored=frozenset({"api:read", "api:write"}),
-        widened=(  # "will only return resources that you are authorized to see", says each
+        widened=(  # each says "will only return resources that you are authorized to see"
             (r"(GET|POST) /projects/([{][}]|default)/resources", f"{_RESOURCES} domain:read reserved_ip:read"),
             (r"GET /tags(/[{][}])?", f"{_RESOURCES} block_storage_snapshot:read image:read snapshot:read"),
             (r"GET /vpcs/[{][}]/members", _RESOURCES),
@@ -149,7 +148,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         closed=r".*/(integrations|sessions|oauth_delegations|rules|custom_fields|license|regenerate_private_url_key)\b.*",
         widens=frozenset({"include[]", "include", "additional_fields[]"}),
     ),
-    # From here on, `paths` stands for the parts that were looked through.
+    # From here on, `paths` lists the reviewed parts.
     "spotify": Service(
         "github.com/sonallux/spotify-web-api",
         file="official-spotify-open-api.yml",
@@ -158,7 +157,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         unscoped="playlist-read-private user-library-read user-read-playback-state",
         widened=(
             (r"GET /playlists/[{][}](/images|/followers/contains)?", "playlist-read-private"),
-            # Which of the two it takes depends on the playlist.
+            # The playlist decides which of the two scopes is needed.
             (r"(POST|PUT|DELETE) /(me/playlists|playlists/.*)", "playlist-modify-private playlist-modify-public"),
         ),
         paths=r"/(search|albums|artists|tracks|playlists|shows|episodes|me/(playlists|tracks|albums|player)).*",
@@ -175,7 +174,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="twitch_auth",
         alternatives=True,
         unscoped="user:read:follows user:read:email channel:read:subscriptions",
-        widened=((r"GET /users", "user:read:email"),),  # the address of the person's own account
+        widened=((r"GET /users", "user:read:email"),),  # the URL of the person's own account
         paths=r"/(users|channels(/followed)?|streams(/followed)?|search/.*|videos|clips|chat/messages|games|subscriptions)",
     ),
     "x": Service(
@@ -212,7 +211,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         "github.com/MunifTanjim/node-bitbucket",
         file="specification",
         security="oauth2",
-        given=(  # the document is content with a scope that pages call one for reading
+        given=(  # the document accepts a scope that pages describe as read-only
             (r"(POST|PUT|DELETE) .*/pullrequests/.*/comments.*", "pullrequest:write"),
             (r"(POST|PUT|DELETE) .*/commit/.*/comments.*", "repository:write"),
         ),
@@ -250,7 +249,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         file="openapi.v2.json",
         given=_READ_WRITE,
         paths=r"/(users/[{][}](/(meetings|recordings|webinars))?|meetings/[{][}](/(recordings|registrants))?|past_meetings/.*)",
-        # A link that starts as the host, of whomever the path names; passcodes. zoom.toml has the person's own.
+        # Answers contain host links of the user in the path, and passcodes. zoom.toml has the person's own.
         telling=frozenset({"POST /users/{}/meetings", "POST /users/{}/webinars", *_ZOOM_RECORDINGS}),
     ),
     "mollie": Service(

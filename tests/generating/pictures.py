@@ -1,4 +1,4 @@
-"""Which pages `make screenshots` draws: each page of the portal's table has a picture, or a reason to have none."""
+"""The pages that `make screenshots` draws: each page in the portal's table has a picture or a reason to have none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.rooms.portal_room import Room
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A page to draw. `route` is its path in the portal's table, with the names of what it is about in braces.
+    """A page to draw. `route` is its path in the portal's table, with placeholders in braces.
 
-    `path`: the address, if it has more than the route. `press`: what begins the name of a button to press there first.
-    `is_main`: drawn dark, too. `is_open`: as people see it who are not signed in.
+    `path`: the URL, if it has more than the route. `press`: the beginning of the name of a button to press first.
+    `is_main`: also drawn dark. `is_open`: drawn as people see it who aren't signed in.
     """
 
     route: str
@@ -25,13 +25,13 @@ class Picture:
     is_open: bool = False
 
     def path_of(self, names: Mapping[str, str]) -> str:
-        """The address, with these names filled in."""
+        """The URL with these names filled in."""
         return (self.path or self.route.replace(":path}", "}")).format_map(names)
 
 
 _ADMIN: Final = "/administration"
 _IMPORT: Final = f"{_ADMIN}/tools/imports/{{api}}"
-KEYED: Final = "stripe"  # a service that people enter a key of
+KEYED: Final = "stripe"  # a service for which people enter a key
 PICTURES: Final[Mapping[str, Picture]] = {
     "sign-in": Picture("/sign-in", is_main=True, is_open=True),
     "sign-in-link": Picture("/sign-in/link", "/sign-in/link?ticket={ticket}", is_open=True),
@@ -91,9 +91,9 @@ PICTURES: Final[Mapping[str, Picture]] = {
     "admin-settings": Picture(f"{_ADMIN}/settings"),
     "admin-activity": Picture(f"{_ADMIN}/activity"),
 }
-# Shown after a form: the picture is drawn there by `screenshots`.
+# Shown after a form is sent: `screenshots` draws the picture there.
 AFTERWARDS: Final = ("first-run", "answered", "confirm", "deleted")
-FURNISHED: Final = (  # pages that need nothing but the showcase
+FURNISHED: Final = (  # pages that need only the showcase
     "home", "accounts", "account", "connect", "agents", "agent", "cut-off", "approval", "approvals", "activity",
     "person", "notifications", "first-steps", "device", "admin-providers", "admin-provider", "admin-people",
 )  # fmt: skip
@@ -114,7 +114,7 @@ WITHOUT: Final[Mapping[str, str]] = {  # route -> why it has no picture
 
 
 def names_of(shown: Showcase) -> dict[str, str]:
-    """What the addresses of a person's own pages name."""
+    """The placeholder values in the URLs of a person's own pages."""
     return {
         "connection": shown.accounts[0].id,
         "client": shown.agents[0].id,
@@ -124,6 +124,6 @@ def names_of(shown: Showcase) -> dict[str, str]:
 
 
 def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
-    """Name of a picture -> address, of those pages that need nothing but the showcase."""
+    """Name of a picture -> URL, for the pages that need only the showcase."""
     names = names_of(shown)
     return {name: PICTURES[name].path_of(names) for name in FURNISHED}

@@ -1,6 +1,6 @@
 """The terminal pictures of the documentation, from real runs (`make recordings`): docs/recordings/NAME.svg.
 
-Each command runs at a terminal of its own; only this run's folder and port are replaced.
+Each command runs in its own terminal; only this run's folder and port are replaced.
 
     python -m tests.generating.recordings [NAME ...]
 """
@@ -46,7 +46,7 @@ RECORDED: Final[Mapping[str, Sequence[str]]] = {
     ),
 }
 CUT: Final = "What the vault recorded"  # the demo's list of events is long
-# rich's own has the address of a font; nothing is loaded from elsewhere
+# rich's own format loads a font from elsewhere
 FORMAT: Final = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -64,7 +64,7 @@ font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asia
 
 
 def at_a_terminal(command: Sequence[str], variables: Mapping[str, str]) -> str:
-    """What the command shows at a terminal, with its colors. Blocking."""
+    """Run the command in a terminal; return its output with colors. Blocking."""
     words = [sys.executable, "-m", "token_vault", *command[1:]]
     child, terminal = pty.fork()
     if child == 0:
@@ -75,7 +75,7 @@ def at_a_terminal(command: Sequence[str], variables: Mapping[str, str]) -> str:
         while piece := os.read(terminal, 65536):
             shown.append(piece)
     except OSError as error:
-        if error.errno != errno.EIO:  # how the end of a terminal reads
+        if error.errno != errno.EIO:  # how Linux reports the end of a terminal
             raise
     finally:
         os.close(terminal)
@@ -84,7 +84,7 @@ def at_a_terminal(command: Sequence[str], variables: Mapping[str, str]) -> str:
 
 
 def draw(command: Sequence[str], shown: str) -> str:
-    """The picture."""
+    """Draw the picture."""
     text = shown.replace("\r\n", "\n")
     line = " ".join(f'"{word}"' if " " in word else word for word in command)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
@@ -96,7 +96,7 @@ def draw(command: Sequence[str], shown: str) -> str:
 
 
 async def record(names: Sequence[str], write: Callable[[str, str], object]) -> None:
-    """Run each against the vault of a busy person, and hand the pictures over."""
+    """Run each command against a busy person's vault, and return the pictures."""
     with tempfile.TemporaryDirectory(prefix="token-vault-recording-") as folder:
         data = Path(folder) / "vault"
         variables = {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}

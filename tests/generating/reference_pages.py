@@ -1,7 +1,7 @@
 """The generated parts of the documentation: `python -m tests.generating.reference_pages` writes them.
 
-It writes `tools.md` and `services.md` whole. In `settings.md` it replaces all sections, in `commands.md` all below
-"Shared options". On every page it replaces the parts of `marked_parts`.
+It writes all of `tools.md` and `services.md`. In `settings.md` it replaces all sections, in `commands.md` everything
+below "Shared options". On every page it replaces the parts of `marked_parts`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def tools_page() -> str:
 
 
 def _verification(service: str) -> str:
-    """What the tools of a service that no double plays were compared with."""
+    """What a service's tools were compared with, if no double simulates the service."""
     played = {case.provider for case in CASES.values()}
     kept = KEPT / f"{service}.json"
     if service in played or not (declarations.BUILT_IN / f"{service}.toml").exists():
@@ -111,7 +111,7 @@ def _verification(service: str) -> str:
 
 
 def _tools(specs: Sequence[ToolSpec]) -> str:
-    """A line for each effect and its scopes."""
+    """One line per effect, with its scopes."""
     lines: dict[str, list[str]] = {}
     for spec in specs:
         effect = "read" if spec.read_only else "change" if spec.destructive else "create"
@@ -121,7 +121,7 @@ def _tools(specs: Sequence[ToolSpec]) -> str:
 
 
 def services_page() -> str:
-    """Every provider file that ships, by what happens to a used refresh token."""
+    """Every provider file that ships, grouped by what happens to a used refresh token."""
     groups: dict[str, list[str]] = {mode: [] for mode in _ROTATIONS}
     providers = sorted(load_catalog().all_providers(), key=lambda one: one.title.casefold())
     for provider in providers:
@@ -153,7 +153,7 @@ def settings_page(text: str) -> str:
         name, default = ".".join(path), default_of(field)
         known = lines.setdefault(section, [])
         if path[-1].endswith("_file") and known and f"`{name.removesuffix('_file')}`" in known[-1]:
-            known[-1] = known[-1].replace("`:", f"`, `{name}`:", 1)  # the page says once what every such setting holds
+            known[-1] = known[-1].replace("`:", f"`, `{name}`:", 1)  # the page explains these settings once
             continue
         shown = "" if default in {"", "none", "[]", "{}", "required"} else f" (`{default}`)"
         required = " Required." if default == "required" else ""
@@ -174,12 +174,12 @@ def settings_page(text: str) -> str:
 
 
 def settings_intro(text: str) -> str:
-    """What stands before the generated list."""
+    """The text before the generated list."""
     return text.partition("\n## `[")[0]
 
 
 def _about_section(name: str) -> str:
-    """What a section is for, and the page that says more."""
+    """The purpose of a section, and the page that says more."""
     if not name:
         return ""
     model: type[BaseModel] = Settings
@@ -198,12 +198,12 @@ def _link_about(name: str) -> str:
 
 
 def settings_links() -> str:
-    """What the page of settings says beside the model's words."""
+    """What the settings page says in addition to the model's texts."""
     return "".join(_link_about(name) for name in _SAID_ABOUT)
 
 
 def commands_page(text: str) -> str:
-    """The page with every command's help, arguments, and options; what several commands share stands once."""
+    """The page with every command's help, arguments, and options; shared options are listed once."""
     real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
     counted = Counter(line for one in real.values() for line in (*_arguments(one), *_options(one)))
     repeated = {line for line, count in counted.items() if count > 1}
@@ -216,7 +216,7 @@ def commands_page(text: str) -> str:
 
 
 def commands_intro(text: str) -> str:
-    """What stands before the generated list."""
+    """The text before the generated list."""
     return text.partition("### Shared options\n")[0]
 
 
@@ -225,7 +225,7 @@ def _name_in(line: str) -> str:
 
 
 def _command(command: Any, shared: set[str], several: set[str]) -> str:
-    """A command; `several`: options that mean something else at other commands, so that each explains its own."""
+    """One command; `several`: options with different meanings, so that each command explains its own."""
     lines = [line for line in _arguments(command) if line not in shared]
     explained = {_name_in(line) for line in shared} | several
     brief = {line for line in _options(command) if _is_plain(line) and _name_in(line) not in explained}
@@ -237,18 +237,18 @@ def _command(command: Any, shared: set[str], several: set[str]) -> str:
 
 
 def _is_plain(line: str) -> bool:
-    """Whether an option's name says what its few words say."""
+    """Whether an option's name already says what its short help says."""
     return len(line.split()) <= 10 and not line.endswith("Required.\n")
 
 
 def _arguments(command: Any) -> list[str]:
-    """A line for each argument whose name doesn't say what it is."""
+    """One line for each argument whose name doesn't explain it."""
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     return [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 6]
 
 
 def _options(command: Any) -> list[str]:
-    """A line for each option that not every command has."""
+    """One line for each option that not all commands share."""
     lines: list[str] = []
     for name, one in options_of(command).items():
         if name not in COMMON:

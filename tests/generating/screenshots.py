@@ -1,4 +1,4 @@
-"""Pictures of the pages with much on them: `make screenshots` writes them into docs/, as small WebP files."""
+"""Pictures of pages with much content: `make screenshots` writes them into docs/ as small WebP files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _ENCODE: Final = """async ([png, quality]) => {
 
 
 async def _connect_server(room: Room, site: RemoteSite) -> None:
-    """An MCP server behind the vault, whose tools wait for a review."""
+    """Connect an MCP server behind the vault, whose tools wait for a review."""
     double = site.add(SERVER, tools=TOOLS)
     person = await room.signed_in("alice")
     place = RemoteRoom(McpRoom(room.vault, room.simulator), site, person)
@@ -70,7 +70,7 @@ async def _connect_server(room: Room, site: RemoteSite) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """A browser, the vault whose pages it draws, and where the pictures go; `wanted` empty: all of them."""
+    """A browser, the vault whose pages it draws, and the folder for pictures; an empty `wanted` means all of them."""
 
     browser: Browser
     room: Room
@@ -82,7 +82,7 @@ class Studio:
 
     @asynccontextmanager
     async def tab(self, who: str = "", *, size: str = "desktop", scheme: Scheme = "light") -> AsyncGenerator[Page]:
-        """A page of a new profile, in which this person just signed in."""
+        """A page in a new profile where this person just signed in."""
         context = await self.browser.new_context(
             viewport=SIZES[size], color_scheme=scheme, timezone_id="Europe/Berlin", locale="en-US"
         )
@@ -104,7 +104,7 @@ class Studio:
         (self.folder / f"{name}-{size}-{scheme}.webp").write_bytes(encoded)
 
     async def draw_pages(self, names: Mapping[str, str]) -> None:
-        """Every page of the table that is wanted, in its sizes and schemes."""
+        """Draw every wanted page of the table, in its sizes and color schemes."""
         for is_open, size, scheme in itertools.product((True, False), SIZES, SCHEMES):
             drawn = [
                 (name, picture)
@@ -122,13 +122,13 @@ class Studio:
                     await self.draw(page, name, size=size, scheme=scheme)
 
     async def draw_both(self, page: Page, name: str) -> None:
-        """A page that is there once: in both sizes without loading it again."""
+        """Draw a page that is shown only once, in both sizes without reloading it."""
         for size, viewport in SIZES.items():
             await page.set_viewport_size(viewport)
             await self.draw(page, name, size=size)
 
     async def draw_first_run(self) -> None:
-        """What the first person sees: nobody is an administrator yet."""
+        """Draw what the first person sees before there is an administrator."""
         deployment, alice = self.room.deployment, await self.room.user("alice")
         async with deployment.transaction() as transaction:
             await users.set_role(transaction, alice.id, Role.MEMBER)
@@ -139,7 +139,7 @@ class Studio:
             await users.set_role(transaction, alice.id, Role.OWNER)
 
     async def draw_answered(self, names: Mapping[str, str]) -> None:
-        """After an approval."""
+        """Draw the page after an approval."""
         async with self.tab("alice") as page:
             await page.goto(f"{self.room.url}/approvals/{names['approval']}")
             await page.get_by_role("button", name="Approve once").click()
@@ -147,7 +147,7 @@ class Studio:
             await self.draw_both(page, "answered")
 
     async def draw_deleted(self) -> None:
-        """A deletion that asks to sign in again first, and the receipt of one."""
+        """Draw a deletion that asks to sign in again first, and the receipt of one."""
         async with self.tab("emre") as page:
             delete = f"{self.room.url}/account/delete"
             if self.wants("deleted"):
@@ -163,7 +163,7 @@ class Studio:
 
 
 async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
-    """Every page on a desktop and a phone, the main ones also in the dark."""
+    """Draw every page for desktop and phone, and the main pages also in dark mode."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
         overrides: dict[str, object] = {"providers": provider_settings() | {KEYED: {}}, **SETTINGS}

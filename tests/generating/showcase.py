@@ -1,6 +1,6 @@
-"""A vault as a busy person's looks: ten agents, eight accounts, trouble, questions, and days of activity.
+"""A busy person's vault: ten agents, eight accounts, problems, approvals, and days of activity.
 
-For screenshots and for tests of what pages become with much on them. Names and times are made up, the same each run.
+It is for screenshots and for tests of pages with much content. Names and times are made up and the same in each run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vault.records import Client, ClientKind, Connection, Event, Principal, User
 from vault.sign_in import passkeys
 
 GOOGLE: Final = "https://www.googleapis.com/auth/"
-PROVIDERS: Final = ("github", "notion", "linear", "dropbox", "microsoft", "hubspot")  # beside the simulator's
+PROVIDERS: Final = ("github", "notion", "linear", "dropbox", "microsoft", "hubspot")  # in addition to the simulator's
 AGENTS: Final = (
     ("Cursor", ClientKind.DYNAMIC),
     ("Claude Code", ClientKind.METADATA),
@@ -83,7 +83,7 @@ EVENT: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Showcase:
-    """What was made."""
+    """What the vault was filled with."""
 
     user: User
     agents: tuple[Client, ...]
@@ -92,14 +92,14 @@ class Showcase:
 
 
 def provider_settings() -> dict[str, object]:
-    """Settings that make further services look set up; nothing of them is called."""
+    """Settings that make further services look set up; none of them is called."""
     return {name: {"client_id": f"showcase-{name}", "client_secret": "not-a-secret"} for name in PROVIDERS}
 
 
 async def furnish(
     room: Room, user: User, *, agents: int = 10, accounts: int = 8, events: int = 260, questions: int = 2
 ) -> Showcase:
-    """Fill the vault of one person. Beyond the ten and eight, names are numbered."""
+    """Fill the vault of one person. More than ten agents or eight accounts get numbered names."""
     deployment, now = room.deployment, room.deployment.now()
     made_accounts = tuple([await _account(room, user, number) for number in range(accounts)])
     made_agents = tuple([await _agent(room, user, number, accounts=made_accounts) for number in range(agents)])
@@ -128,7 +128,7 @@ async def furnish(
 
 
 async def settle_in(room: Room, shown: Showcase) -> None:
-    """What a person chose over time: ways to be reached, passkeys, and calls approved in advance."""
+    """Add what a person chose over time: notification channels, passkeys, and standing approvals."""
     deployment, user, now = room.deployment, shown.user, room.deployment.now()
     slack = shown.accounts[0]
     async with deployment.transaction() as transaction:
@@ -179,7 +179,7 @@ async def settle_in(room: Room, shown: Showcase) -> None:
 
 
 async def _know_channels(room: Room, slack: Connection) -> None:
-    """Let the pages know what Slack would answer about the channels: nothing here is real enough to be asked."""
+    """Cache what Slack would answer about the channels, because this account can't call it."""
 
     def read(channel: str) -> Read:
         async def answer() -> Mapping[str, object]:
@@ -231,7 +231,7 @@ async def _agent(room: Room, user: User, number: int, *, accounts: tuple[Connect
 
 
 def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], accounts: tuple[Connection, ...]) -> Event:
-    (agent,) = lucky.choices(agents, [len(agents) / (place + 1) for place in range(len(agents))])  # some do most
+    (agent,) = lucky.choices(agents, [len(agents) / (place + 1) for place in range(len(agents))])  # a few do most
     (account,) = lucky.choices(accounts, [3 if place < 3 else 1 for place in range(len(accounts))])
     kind, outcome = lucky.choice(
         (("tool.called", "ok"),) * 6

@@ -1,4 +1,4 @@
-"""What an administrator of a busy vault sees: people, groups, requests, APIs to review, and grants that did not end."""
+"""What an administrator of a busy vault sees: people, groups, requests, APIs to review, and grants that didn't end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FAILED_NOTICE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """What was made, for the pages about it."""
+    """What was created, for the pages that show it."""
 
     person: User
     group: Group
@@ -59,7 +59,7 @@ class Office:
 
 
 async def open_office(room: Room, shown: Showcase) -> Office:
-    """Fill what administrators see. Room and showcase are of the same person, who is an administrator."""
+    """Fill what administrators see. Room and showcase belong to the same person, who is an administrator."""
     operator = Actor(room.deployment, None, "command_line")
     bob, *others = [await room.user(name) for name in PEOPLE]
     await people.set_role(operator, others[0], Role.AUDITOR)
@@ -84,7 +84,7 @@ async def open_office(room: Room, shown: Showcase) -> Office:
 
 
 async def _requests(room: Room, operator: Actor, bob: User, shown: Showcase, given: Connection) -> AccessRequest:
-    """Bob's agent waits for the account of his group; alice asked to join one, and got more of an account."""
+    """Add requests: Bob's agent waits for his group's account; alice asked to join a group and got more access."""
     deployment = room.deployment
     agent = await room.agent(name="Pipeline report")
     await room.grant(bob, agent)
@@ -111,7 +111,7 @@ async def _requests(room: Room, operator: Actor, bob: User, shown: Showcase, giv
 
 
 async def _endpoints(room: Room) -> EventEndpoint:
-    """Two endpoints, of which the first one missed two events."""
+    """Add two endpoints; the first one missed two events."""
     deployment, now = room.deployment, room.deployment.now()
     async with deployment.transaction() as transaction:
         first, second = [
@@ -127,7 +127,7 @@ async def _endpoints(room: Room) -> EventEndpoint:
 
 
 def _import() -> str:
-    """An OpenAPI document's tools, as `token-vault tools import` offers them for review."""
+    """Import an OpenAPI document's tools, as `token-vault tools import` offers them for review."""
     paths: dict[str, dict[str, Any]] = {}
     for method, path, name, description, arguments, scope in _OPERATIONS:
         parameters = [
@@ -162,7 +162,7 @@ def _import() -> str:
 
 
 async def _serve(room: Room) -> None:
-    """Two processes that serve the vault; one can't reach a provider. A provider that was set up on its page."""
+    """Add two processes that serve the vault (one can't reach a provider), and a provider set up in the browser."""
     now = room.deployment.now()
     async with room.deployment.transaction() as transaction:
         for host, began, troubles in (
@@ -176,7 +176,7 @@ async def _serve(room: Room) -> None:
 
 
 async def _disconnect_two(room: Room, user: User) -> Connection:
-    """Two disconnected accounts: at one, the provider still takes the tokens; of the other, the end was seen."""
+    """Disconnect two accounts: one provider still accepts the tokens; for the other, the end was verified."""
     found: list[Connection] = []
     for label, rule in (("alice.old@example.com", "lies"), ("alice.events@example.com", "family")):
         deployment, connection = room.deployment, await _google_account(room, user, label, revoke=rule)
@@ -188,7 +188,7 @@ async def _disconnect_two(room: Room, user: User) -> Connection:
 
 
 async def _google_account(room: Room, user: User, label: str, *, revoke: str) -> Connection:
-    """An account with tokens that live at the simulator; `revoke`: what it does with a revocation."""
+    """Add an account with live tokens at the simulator; `revoke`: how it handles a revocation."""
     asked: list[Any] = sorted(_GMAIL)
     room.simulator.control("rules", face="google", revoke=revoke)
     seeded = room.simulator.control("seed", face="google", count=1, scopes=asked)["grants"]

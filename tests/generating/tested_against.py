@@ -1,6 +1,6 @@
-"""The parts of docs/evidence/tested-against.md: what was played by what, and which tests did it.
+"""The parts of docs/evidence/tested-against.md: what stood in for each provider, and which tests used it.
 
-Versions, the providers of `emulate`, and the tools that it lacks come from what the tests install and say; a path that
+Versions, `emulate`'s providers, and the tools that it lacks come from what the tests install and declare; a path that
 doesn't exist is an error.
 """
 
@@ -22,7 +22,7 @@ _OWN: Final = "an operator's file"
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
-    """Providers, what played them, what was tried, and the tests."""
+    """Providers, what stood in for them, what was tried, and the tests."""
     yield (
         "`slack`, `google`",
         "the sandbox (`providers/simulator`), written from their documentation",

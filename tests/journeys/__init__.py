@@ -1,1 +1,1 @@
-"""Journeys of users, third-party clients and services, and the documentation."""
+"""Tests of user journeys, third-party clients and services, and the documentation."""

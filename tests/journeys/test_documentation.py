@@ -61,7 +61,7 @@ from tests.support.harness import running_vault
 from vault.refusals import VaultError
 
 MOST_WORDS = 24_400  # written by hand
-SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulator and in examples
+SIMULATED = {"docs/beds.md", "docs/guide.md"}  # these are in the simulator's repositories and in examples
 
 
 @pytest.mark.parametrize("name", reference_pages.PAGES)
@@ -132,7 +132,7 @@ def test_command_lines_in_the_documentation_exist() -> None:
         if program == "make":
             assert all(word in targets for word in words if "=" not in word), where
             continue
-        ours = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+        ours = words[: words.index("--")] if "--" in words else words  # the rest is for another program
         names = [word for word in ours if not word.startswith("-")]
         if not names or names[0].isupper():
             continue
@@ -221,7 +221,7 @@ def test_the_guide_names_the_facts_that_an_answer_carries() -> None:
 
 def test_every_refusal_of_the_vault_is_described() -> None:
     modules()
-    raised = {kind.code for kind in subclasses(VaultError)} - {VaultError.code}  # a base, which no one raises
+    raised = {kind.code for kind in subclasses(VaultError)} - {VaultError.code}  # the base class, which nobody raises
     assert written_codes("Refusals of the vault") == raised
 
 

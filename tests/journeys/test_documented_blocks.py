@@ -1,6 +1,6 @@
-"""Every fenced block of every page is parsed as what it is, or the test that runs or compares it is named here.
+"""Every fenced block of every page is parsed by its type, or the test that runs or compares it is named here.
 
-That the commands and their options exist is in `tests/journeys/test_documentation.py`.
+`tests/journeys/test_documentation.py` checks that the commands and their options exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.generating.documentation import DOCS, ROOT, leaves, lines_to_type
 
 PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 WHEEL = "dist/mcp_token_vault-VERSION-py3-none-any.whl"
-# docs/operate/install.md: what `make release` runs with its own folders and paths
+# docs/operate/install.md: what `make release` runs with other folders and paths
 INSTALLING = (
     f"uvx --from {WHEEL} mcp-token-vault demo",
     f"pipx install {WHEEL}",
@@ -29,7 +29,7 @@ INSTALLING = (
     "apt-get install ./dist/token-vault_VERSION_amd64.deb",
 )
 SECRET = ('key="$(openssl rand -base64 32)" --from-literal=database-url=postgresql://vault:PASSWORD@postgres/vault',)
-# and what nothing here can run as it stands; the page says what was run instead
+# these can't be run here unchanged; the page says what was run instead
 NOT_HERE = (
     "systemctl enable --now token-vault",
     "journalctl -u token-vault",
@@ -42,7 +42,7 @@ NOT_HERE = (
     f"sigstore sign {WHEEL}",
     f"sigstore verify identity --cert-identity EMAIL --cert-oidc-issuer ISSUER {WHEEL}",
 )
-# what is neither ours nor make's, and the test that runs it as it stands on the page
+# neither our commands nor make's, and the test that runs them unchanged
 RUN_BY = {
     "git clone REPOSITORY token-vault": "tests/first_hour/__main__.py",
     "cd token-vault": "tests/first_hour/__main__.py",
@@ -56,7 +56,7 @@ RUN_BY = {
     **dict.fromkeys(NOT_HERE, "needs systemd, a container engine's registry, a cluster, or a publisher's account"),
     "sudo sh deploy/container/make-secrets.sh deploy/container/secrets": "tests/deploying/test_files.py",
 }
-# blocks that are no commands of ours and no settings: what they are, and the test that compares or runs them
+# blocks that are neither our commands nor settings: what they are, and the test that compares or runs them
 OTHERS = {
     ("README.md", "text"): "tests/mcp/test_mcp_journeys.py",
     ("docs/guides/api-proxy.md", "text"): "tests/proxy/test_proxy_requests.py",
@@ -77,11 +77,11 @@ FILES = {
         "reference/provider-files",
         "reference/tool-files",
     )
-}  # show provider files, tool files, and test cases of rules, too
+}  # these also show provider files, tool files, and test cases for rules
 CURL = {
     "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py",
     "docs/operate/admin-api.md": "tests/api/test_documented_admin.py",
-}  # the pages whose blocks of `curl` are run there
+}  # the pages whose `curl` blocks are run there
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ GITHUB = frozenset({"metadata:read", "issues:write", "pull_requests:write"})
 
 
 def example(name: str) -> str:
-    """The code of an example, as a reader copies it."""
+    """The code of an example, as a reader would copy it."""
     return (EXAMPLES / name).read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def test_every_example_is_listed_and_run() -> None:
 
 
 async def run(command: Sequence[str], *, folder: Path, **variables: str) -> str:
-    """What a program prints; it must end well."""
+    """Run a program, which must succeed; return its output."""
     environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")} | variables
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -78,7 +78,7 @@ async def run_python(name: str, folder: Path, **variables: str) -> str:
 
 
 async def run_node(name: str, folder: Path, **variables: str) -> str:
-    """As a module beside the packages, where Node looks for them."""
+    """Run it as a module next to the packages, where Node looks for them."""
     program = FOLDER / f"example-{secrets.token_hex(4)}.mjs"
     program.write_text(example(name), encoding="utf-8")
     try:
@@ -89,7 +89,7 @@ async def run_node(name: str, folder: Path, **variables: str) -> str:
 
 @asynccontextmanager
 async def node_backend(name: str, folder: Path, **variables: str) -> AsyncGenerator[str]:
-    """The route handler behind a server; its address."""
+    """Run the route handler in a server; return its URL."""
     route = folder / "route.mjs"
     route.write_text(example(name), encoding="utf-8")
     environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")} | variables
@@ -115,7 +115,7 @@ async def node_backend(name: str, folder: Path, **variables: str) -> AsyncGenera
 
 @asynccontextmanager
 async def page_server(script: str, exchanging: ExchangeRoom) -> AsyncGenerator[tuple[str, Caller]]:
-    """A page with the script and two buttons at its own origin, and the public client that it is."""
+    """Serve a page with the script and two buttons at its own origin; yield its URL and its public client."""
     listening = free_socket()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     caller = await exchanging.caller(public=True, redirect_uris=(url,))
@@ -175,7 +175,7 @@ async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Pa
     assert len(place.simulator.books()["events"]) == 1
     calls = [one for one in place.simulator.books()["api_calls"] if "/calendar/" in str(one["path"])]
     assert len(calls) == 2
-    # the token that arrived carried the handle's scope, and not all that is connected
+    # the token that arrived had only the handle's scope, not all connected scopes
     assert all(CALENDAR in one["scopes"] and everything not in one["scopes"] for one in calls)
 
 
@@ -199,7 +199,7 @@ async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
     assert int(number) >= 6
 
 
-# The exchange in the hands of others
+# The exchange in third-party software
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +226,8 @@ async def test_a_langgraph_tool_acts_as_whoever_asks(exchange_room: ExchangeRoom
     caller = await exchange_room.caller(auth_method="client_secret_basic", release=HANDLES)
     agent = await exchange_room.agent(caller)
     told = await run_python("langgraph_tool.py", tmp_path, **variables(exchange_room, caller, agent))
-    assert f"{exchange_room.url}/connect/" in told  # nothing is connected for this program: the person gets a link
-    await exchange_room.room.connect(agent, "slack", scopes=POSTING)  # as the link does: no more than was asked
+    assert f"{exchange_room.url}/connect/" in told  # nothing is connected for this program, so the person gets a link
+    await exchange_room.room.connect(agent, "slack", scopes=POSTING)  # as the link does: only what was asked for
     printed = await run_python("langgraph_tool.py", tmp_path, **variables(exchange_room, caller, agent))
     assert last_post(exchange_room) == ("Hello from a graph", printed)
 

@@ -1,4 +1,4 @@
-"""The page on token exchange, followed word by word: every block in its order, and the answers that it shows."""
+"""The page on token exchange, followed word by word: every block in order, and the answers that it shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blocks(kind: str) -> list[str]:
 
 @asynccontextmanager
 async def program(*command: str, folder: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A program in an empty home, with the data directory in a variable; ended with the block."""
+    """Run a program in an empty home, with the data directory in a variable; stop it when the block ends."""
     variables = {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "HOME": str(folder),
@@ -53,7 +53,7 @@ async def program(*command: str, folder: Path) -> AsyncGenerator[asyncio.subproc
 
 
 async def read_until(process: asyncio.subprocess.Process, mark: str) -> tuple[str, str]:
-    """What it says before the line with the mark, and that line."""
+    """Read the output up to the line with the mark, inclusive."""
     assert process.stdout is not None
     said = ""
     async with asyncio.timeout(PATIENCE):
@@ -65,7 +65,7 @@ async def read_until(process: asyncio.subprocess.Process, mark: str) -> tuple[st
 
 
 async def type_block(shell: asyncio.subprocess.Process, block: str) -> str:
-    """What a block prints in the shell; it must succeed."""
+    """Run a block in the shell, which must succeed; return its output."""
     assert shell.stdin is not None
     shell.stdin.write(f"{block}\nprintf '\\n{END}%s\\n' $?\n".encode())
     said, code = await read_until(shell, END)
@@ -85,12 +85,12 @@ def folder(tmp_path: Path) -> Path:
 
 async def test_the_page_can_be_followed_word_by_word(folder: Path) -> None:
     first, *rest = blocks("sh")
-    assert first == SERVING  # it stays in its terminal
+    assert first == SERVING  # it keeps running in its terminal
     answers: list[dict[str, object]] = []
     client_id = ""
     async with program(*first.split(), folder=folder) as server, program("bash", "-u", folder=folder) as shell:
         await read_until(server, "Press Ctrl+C")
-        await type_block(shell, "token-vault init")  # a vault of one's own, which the reader has beside the sandbox
+        await type_block(shell, "token-vault init")  # the reader's own vault, in addition to the sandbox
         for block in rest:
             said = await type_block(shell, re.sub(r"(?<![$\w])CLIENT(_ID)?\b", client_id, block))
             registered = re.search(r"^client_id +(\S+)$", said, flags=re.MULTILINE)

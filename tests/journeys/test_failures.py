@@ -1,4 +1,4 @@
-"""When our own code raises, each door answers in its own form, with an id that the log has; over real HTTP.
+"""When our own code raises, each endpoint answers in its own format, with an id that is in the log; over real HTTP.
 
 The failure is real: a stored client of a kind that this program doesn't know, as after a downgrade or a damaged row.
 """
@@ -28,7 +28,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 @asynccontextmanager
 async def damage_agent(place: Room, agent: Agent) -> AsyncGenerator[None]:
-    """The agent's row has a kind that there is not, until the block ends."""
+    """Give the agent's row an unknown kind until the block ends."""
 
     async def write(kind: str) -> None:
         async with place.vault.deployment.transaction() as transaction:
@@ -44,7 +44,7 @@ async def damage_agent(place: Room, agent: Agent) -> AsyncGenerator[None]:
 
 
 def check_told(answer: httpx2.Response, text: object, caplog: pytest.LogCaptureFixture) -> None:
-    """Status, cache and log are those of every door."""
+    """Check status, caching, and log, which are the same for every endpoint."""
     assert answer.status_code == 500
     assert "no-store" in answer.headers["cache-control"]
     assert not [internal for internal in INTERNAL if internal in answer.text]
@@ -80,7 +80,7 @@ async def test_an_oauth_endpoint_answers_with_an_error_that_any_page_may_read(
 @pytest.mark.parametrize(
     ("method", "params", "name", "identity"),
     [
-        ("tools/list", {}, None, None),  # fails before the body is read
+        ("tools/list", {}, None, None),  # this fails before the body is read
         ("tools/call", {"name": "slack_post", "arguments": {"channel": 7}}, "slack_post", "seven"),
     ],
 )

@@ -1,7 +1,7 @@
 """The guides, followed word by word in front of stand-ins for Slack and Google; and three mistakes.
 
-Clone and installation are left to `make first-hour`, which plays the same journeys after them, and all mistakes
-(`FIRST_HOUR=all`): each costs some seconds of processes that start. What `providers setup` refuses at once is in
+`make first-hour` clones and installs, then plays the same journeys and all mistakes (`FIRST_HOUR=all`): each takes some
+seconds to start processes. What `providers setup` refuses immediately is in
 tests/cli/providers/test_provider_setup.py.
 """
 
@@ -20,7 +20,7 @@ from tests.first_hour.mistakes import MISTAKES
 from tests.support.private import private_mounts
 from tests.support.processes import ROOT
 
-pytestmark = pytest.mark.timeout(300)  # all journeys of a kind are played before the first test of it
+pytestmark = pytest.mark.timeout(300)  # all journeys of a kind are played before its first test
 FIRST = (
     "the redirect at Slack without its path",
     "the Calendar API not enabled",
@@ -31,7 +31,7 @@ Played = dict[str, dict[str, object]]
 
 
 async def _play(folder: Path, names: list[str]) -> Played:
-    """How each journey ended, by name."""
+    """Play the journeys; return how each ended, by name."""
     process = await asyncio.create_subprocess_exec(
         *private_mounts(network=True),
         *(sys.executable, "-m", "tests.first_hour.inside", *names),
@@ -67,7 +67,7 @@ async def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_guide_leads_to_a_posted_message_and_a_listed_calendar(clean: Played, way: str) -> None:
-    """A user without mistakes is never stopped: the twin of every mistake below."""
+    """A user who makes no mistakes never gets stuck: the twin of every mistake below."""
     ended = clean[way]
     assert ended["done"] == ["slack_post", "calendar_list"], ended
     assert ended["posts"] == ["My first message"]

@@ -1,4 +1,4 @@
-"""A vault that starts where none was, with nothing prepared; and how tests prepare the others."""
+"""A vault that starts from scratch, with nothing prepared; and how tests prepare the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_vaults_that_run_beside_each_other_have_different_keys(tmp_path: P
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(first_run_in(tmp_path / "shared", Settings()))
         shared = (tmp_path / "shared" / "master.key").read_bytes()
-        for number in range(FIRST_RUNS + 1):  # one after the other
+        for number in range(FIRST_RUNS + 1):  # one after another
             async with first_run_in(tmp_path / f"own-{number}", Settings()):
                 assert (tmp_path / f"own-{number}" / "master.key").read_bytes() != shared
         for number in range(FIRST_RUNS):  # all at once

@@ -1,6 +1,6 @@
 """A request leaves nothing behind that only Python's cycle collector can free.
 
-Such objects stay in memory until the next search, so each request works in memory that no cache of the processor has.
+Such objects stay in memory until the next collection, so each request uses memory that isn't in a CPU cache.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.support.rooms.mcp_room import legacy_headers, legacy_session, modern,
 
 OURS = ("server.", "providers.", "vault.", "uvicorn.")
 SIMULATOR = "providers.simulator."
-REQUESTS = 50  # the cancelled timers of the loop hold some 15 of them for a while
+REQUESTS = 50  # the loop's cancelled timers keep about 15 of them for a while
 OTHER = frozenset({"channels:read"})
 Request = Callable[[], Awaitable[httpx2.Response]]
 
 
 @contextmanager
 def kept_garbage() -> Generator[Counter[str]]:
-    """At the end, the types of the objects that could only be freed by the search for cycles."""
+    """After the block, the types of the objects that only the cycle collector could free."""
     found: Counter[str] = Counter()
     gc.collect()
     gc.disable()
@@ -164,15 +164,15 @@ async def test_a_request_is_freed_without_a_search_for_cycles(
                 assert says in (await send()).text
         return found
 
-    await count_garbage(3)  # what the first ones load stays
+    await count_garbage(3)  # what the first requests load stays in memory
     found = await count_garbage(REQUESTS) & await count_garbage(
         REQUESTS
-    )  # one of them may have the server of an earlier test
+    )  # one of them may include an earlier test's server
     assert not {name: number for name, number in found.items() if number > REQUESTS / 2}
 
 
 def test_no_page_defines_a_macro() -> None:
-    """Such a macro and the values of its page keep each other. Files that pages import have no such values."""
+    """Such a macro and its page's values reference each other. Files that pages import have no such values."""
     templates = Path(str(resources.files("server.portal").joinpath("templates")))
     sources = {str(one.relative_to(templates)): one.read_text() for one in templates.rglob("*.html")}
     assert any("{% macro " in source for source in sources.values())

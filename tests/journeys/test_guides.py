@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def sources() -> str:
-    """The product's text, with string literals that were broken over lines put together."""
+    """The product's text, with string literals that span lines joined."""
     folders = (ROOT / "server", ROOT / "vault", ROOT / "providers")
     text = "\n".join(path.read_text(encoding="utf-8") for one in folders for path in sorted(one.rglob("*.py")))
     return re.sub(r"\"\s*\n\s*f?\"", "", text)
@@ -49,7 +49,7 @@ async def test_the_words_of_a_picture_stay_inside_their_boxes(path: Path) -> Non
         assert await page.evaluate(_OUTSIDE) == []
 
 
-# Texts that come closer than 4 px to the side of the smallest box around their middle.
+# Texts that are closer than 4 px to the side of the smallest box around their center.
 _OUTSIDE = """() => [...document.querySelectorAll('svg text')].filter(text => {
   const t = text.getBoundingClientRect(), x = t.x + t.width / 2, y = t.y + t.height / 2;
   const around = [...document.querySelectorAll('svg rect')].map(one => one.getBoundingClientRect())
@@ -61,7 +61,7 @@ _OUTSIDE = """() => [...document.querySelectorAll('svg text')].filter(text => {
 
 @pytest.mark.parametrize("title", ["At the start", "In an MCP client"])
 def test_every_error_text_of_the_troubleshooting_page_is_said_by_the_product(title: str) -> None:
-    """Parts of a text that vary are written as `...`; what other programs say is left out."""
+    """Variable parts of a text are written as `...`; other programs' texts are left out."""
     said = sources()
     foreign = {"spawn token-vault ENOENT", "command not found", "npx: command not found", "spawn npx ENOENT"}
     foreign |= {"error parsing value for field"}  # pydantic's

@@ -1,4 +1,4 @@
-"""The guides for Slack, Google and proxies are followed word by word against the sandbox; what they name exists."""
+"""The guides for Slack, Google, and proxies are followed word by word against the sandbox; what they name exists."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Desk:
     simulator: Simulator
 
     async def follow(self, line: str, *, ids: Mapping[str, str], secret: str = "") -> str:
-        """Type one command of a guide, and put the simulator's ids in the place of the examples that it wrote."""
+        """Type one command of a guide, and replace its example ids with the simulator's."""
         words, _, source = line.partition("<")
         assert source.strip() in {"", "client-secret"}
         program, *typed = shlex.split(words)
@@ -54,12 +54,12 @@ class Desk:
         result = await run(self.place, *typed, feed=f"{secret}\n" if source else None)
         assert result.exit_code == 0, f"{line}: {result.output}"
         config = self.place.data / "config.toml"
-        for example, answer in ids.items():  # the simulator's ids don't have the shapes that setup insists on
+        for example, answer in ids.items():  # the simulator's ids don't have the formats that setup requires
             config.write_text(config.read_text(encoding="utf-8").replace(example, answer), encoding="utf-8")
         return result.stdout
 
     async def connect(self, link: str, *, says: str) -> None:
-        """Open the printed link in a browser and agree, here and at the provider."""
+        """Open the printed link in a browser and consent, here and at the provider."""
         async with Person(self.place.url) as person:
             page = await person.open(link)
             away = page if "location" in page.headers else await person.submit(page, form="/connections/connect")
@@ -74,7 +74,7 @@ async def desk(tmp_path: Path, prepared_data: Path) -> AsyncGenerator[Desk]:
     data.chmod(0o700)
     async with running_simulator() as simulator:
         place = Place(data, free_port())
-        # the stand-ins' addresses: the only thing that a new user of the live services would not have
+        # the stand-ins' URLs: the only thing that a new user of the live services wouldn't have
         addresses = {
             name: {key: value for key, value in section.items() if not key.startswith("client_")}
             for name, section in simulator.settings().items()
@@ -116,7 +116,7 @@ async def test_the_slack_guide_with_an_https_address_writes_what_it_says_and_tak
     assert config.read_bytes() == before
 
 
-@pytest.mark.moving_clock  # a program beside the test connects
+@pytest.mark.moving_clock  # a separate program connects
 async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(desk: Desk) -> None:
     asked, scripted, serve, connect = _lines("get-started/google.md", "Steps")
     assert asked == "token-vault providers setup google"

@@ -1,4 +1,4 @@
-"""The shape of the product: one class for each name, functions that are verbs or nouns, folders that one can read."""
+"""The structure of the product: one class per name, functions that are verbs or nouns, folders of readable size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 ROOMS: Final = ("vault", "providers", "server")
-# Participles that do not end in -ed. Verbs whose plain form is the same (read, put, run, cut, split) are missing.
+# Participles that don't end in -ed. Verbs with the same plain form (read, put, run, cut, split) are left out.
 IRREGULAR: Final = re.compile(
     r"begun|borne|bound|bought|broken|brought|built|caught|chosen|done|drawn|driven|fallen|felt"
     r"|forgotten|found|frozen|given|gone|got|grown|heard|held|hidden|kept|known|laid|led"
     r"|left|lost|made|meant|met|paid|said|seen|sent|shown|sold|sought|spent|spoken"
     r"|stolen|stood|struck|taken|thought|thrown|told|understood|withdrawn|won|worn|written"
 )
-# word -> why it is none
+# word -> why it isn't a participle
 NO_PARTICIPLES: Final = {
     "beginning": "the noun",
     "bring": "the verb",
@@ -59,7 +59,7 @@ def classes(source: str) -> Iterator[str]:
 
 
 def is_bare_participle(name: str) -> bool:
-    """One word that says what was done, or is being done, and not what the function does or returns."""
+    """One word that says what was or is being done, instead of what the function does or returns."""
     word = name.strip("_")
     if "_" in word or word in NO_PARTICIPLES:
         return False
@@ -76,7 +76,7 @@ def variables(source: str) -> Iterator[str]:
 
 
 def is_participle_of_a_class(name: str) -> bool:
-    """A class name of one word that says what was done with something, and not what that is."""
+    """A class name of one word that says what was done to something, instead of what it is."""
     word = name.strip("_")
     is_one_word = re.fullmatch(r"[A-Z][a-z]+", word) is not None
     return is_one_word and word.lower() not in NOUNS_IN_ING and is_bare_participle(word.lower())
@@ -88,7 +88,7 @@ def product() -> list[Path]:
 
 
 def own_tests() -> list[Path]:
-    """Every module below `tests`, where there are packages of others, too."""
+    """Every module below `tests`, where third-party packages may be, too."""
     return [path for path in sorted((ROOT / "tests").rglob("*.py")) if "node_modules" not in path.parts]
 
 
@@ -101,7 +101,7 @@ def test_a_bare_participle_is_told_from_a_verb(name: str, is_one: bool) -> None:
 
 
 def places_of(names: Callable[[str], Iterable[str]], is_wrong: Callable[[str], bool]) -> set[str]:
-    """Where the product and its tests have wrong names."""
+    """The places where the product and its tests have wrong names."""
     return {
         f"{path.relative_to(ROOT)}: {name}"
         for path in [*product(), *own_tests()]
@@ -134,7 +134,7 @@ def test_no_class_is_named_by_a_bare_participle() -> None:
 
 
 def is_past_participle(name: str) -> bool:
-    """A module name of one word that says what was done with something, and not what that is."""
+    """A module name of one word that says what was done to something, instead of what it is."""
     return is_bare_participle(name) and not name.endswith("ing")
 
 
@@ -183,7 +183,7 @@ def test_no_folder_holds_more_than_25_modules_and_no_module_more_than_600_lines(
 
 
 def bare_statuses(source: str) -> Iterator[int]:
-    """The lines that compare a status with a bare number for equality; ranges such as `>= 500` are no names."""
+    """The lines that compare a status with a bare number for equality; ranges such as `>= 500` have no name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Compare) and all(isinstance(one, EQUALITIES) for one in node.ops):
             sides = [node.left, *node.comparators]
@@ -217,7 +217,7 @@ def test_a_status_is_compared_by_its_name() -> None:
         f"{path.relative_to(ROOT)}:{line}"
         for room in ROOMS
         for path in sorted((ROOT / room).rglob("*.py"))
-        if "simulator" not in path.parts  # it plays services whose documents give numbers
+        if "simulator" not in path.parts  # it simulates services whose documents give numbers
         for line in bare_statuses(path.read_text(encoding="utf-8"))
     ]
     assert not found, f"name these with http.HTTPStatus: {found}"

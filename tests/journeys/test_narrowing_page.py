@@ -14,7 +14,7 @@ _WAYS = {Downscope.REFRESH_SCOPE: "on refresh", Downscope.NATIVE: "scoped token"
 
 
 def ways(heading: str) -> dict[str, str]:
-    """What each bullet or paragraph of a section that begins with providers' names says of them."""
+    """What the bullets and paragraphs of a section that begin with providers' names say about them."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0].replace("\n  ", " ")
     lines = re.findall(r"(?m)^(?:- )?((?:`[a-z0-9-]+`(?:, )?)+)([^`:]*: .*)", section)
     return {name: way for names, way in lines for name in re.findall(r"`([^`]+)`", names)}

@@ -1,4 +1,4 @@
-"""docs/guides/register.md, word by word: each way to register is copied from the page, run, and leads to a token."""
+"""docs/guides/register.md, word by word: each way to register is copied from the page and run, and yields a token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "guides/register.md").rea
 
 
 def block(title: str, language: str) -> str:
-    """The code block of that language under the heading."""
+    """The code block in this language under the heading."""
     part = PAGE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
     found = re.search(rf"^```{language}\n(.*?)^```", part, flags=re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -33,7 +33,7 @@ def block(title: str, language: str) -> str:
 
 
 async def assert_works(world: World, client_id: str, redirect_uri: str) -> None:
-    """A person lets the agent in, and its token opens the door."""
+    """Check that a person can authorize the agent, and that its token is accepted."""
     code = await world.code(client_id, redirect_uri=redirect_uri)
     answer = await world.token(code.form(redirect_uri=redirect_uri))
     assert answer.status_code == 200, answer.text

@@ -76,7 +76,7 @@ async def test_a_calls_exchange_names_its_arguments_without_telling_them(place: 
     spec = place.vault.deployment.tool("slack_post")
     assert spec is not None
     given = spec.input.model_validate(POST).model_dump(mode="json")
-    key = place.vault.deployment.vault.keys.subkey("arguments")  # a short text could be found by trying otherwise
+    key = place.vault.deployment.vault.keys.subkey("arguments")  # without a key, a short text could be guessed
     digest = hmac.digest(key, rfc8785.dumps(given), "sha256")
     assert event.details["arguments_hash"] == urlsafe_b64encode(digest).rstrip(b"=").decode()
     assert event.details["purpose"] == "slack_post"

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent.parent
 
 
 def _marks() -> dict[str, set[str]]:
-    """Requirement id -> names of the tests that carry it, read from the sources so that a partial run compares too."""
+    """Requirement id -> names of its tests, read from the sources so that a partial run compares them, too."""
     found: dict[str, set[str]] = {}
     for path in sorted(HERE.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

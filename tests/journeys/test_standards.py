@@ -15,7 +15,7 @@ REASON = re.compile(r"(Not here|Operator|Gap): \S.{4,}[.)]")
 
 
 def fault_of(row: str) -> str:
-    """What is wrong with a row; empty if nothing is."""
+    """What is wrong with a row; empty if nothing."""
     has_reason = REASON.fullmatch(row) is not None
     named = re.findall(r"[a-z0-9_/]+\.py|\b[SV]-\d+\b", row) if has_reason else row.split()
     for one in named:

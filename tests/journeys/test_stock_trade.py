@@ -75,7 +75,7 @@ async def allow(browser: Person, asked: CallToolResult) -> httpx2.Response:
 
 
 def last_brokerage_call(simulator: Simulator) -> dict[str, object]:
-    """What the brokerage noted of the last call."""
+    """What the brokerage recorded about the last call."""
     return simulator.books()["brokerage"][-1]
 
 
@@ -172,7 +172,7 @@ async def test_nobody_else_can_say_yes_and_no_other_agent_can_use_it(place: Room
     await allow(browser, await call(place, second, "stock_trade", **ORDER))
     assert "needs the person's approval" in text_of(await call(place, second, "stock_trade", **ORDER))
     assert orders(place) == 0
-    assert not (await call(place, agent, "stock_trade", **ORDER)).is_error  # the twin: the agent that was meant
+    assert not (await call(place, agent, "stock_trade", **ORDER)).is_error  # the twin: the intended agent
     for one in (browser, stranger):
         await one.__aexit__()
 

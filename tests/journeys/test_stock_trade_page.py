@@ -1,4 +1,4 @@
-"""The page about a developer's own API, followed as written: files, checks, and the sandbox that has both."""
+"""The page about a developer's own API, followed as written: files, checks, and the sandbox with both."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_both_checks_say_that_the_files_are_right(place: Place) -> None:
 
 @asynccontextmanager
 async def serve_sandbox(place: Place) -> AsyncGenerator[str]:
-    """The first line of the page as a process; gives the secret for the first admin."""
+    """Run the page's first line as a process; yield the secret for the first admin."""
     place.configure()
     process = await asyncio.create_subprocess_exec(
         *place.arguments("serve", "--sandbox"), stderr=asyncio.subprocess.PIPE, env=place.environment()

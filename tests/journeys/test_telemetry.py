@@ -1,4 +1,4 @@
-"""Metrics and traces: what a Prometheus and an OpenTelemetry collector really receive, and what they never do."""
+"""Metrics and traces: what Prometheus and an OpenTelemetry collector actually receive, and what they never receive."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from vault.storage.event_chain import ChainEntry
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
 DASHBOARD = ROOT / "docs" / "operate" / "monitoring" / "dashboard.json"
-LATER = {  # absent while a vault has no accounts and no events
+LATER = {  # missing while a vault has no accounts and no events
     "token_vault_connections", "token_vault_activity_newest_seconds", "token_vault_activity_sealed_seconds",
 }  # fmt: skip
-LABELS = {  # every label there is: none can be multiplied by an outsider
+LABELS = {  # every existing label: outsiders can't add values to any
     "code", "days", "error", "key", "kind", "le", "narrowing", "operation", "outcome", "provider", "state", "status",
     "tool", "transport",
 }  # fmt: skip
@@ -55,7 +55,7 @@ LABELS = {  # every label there is: none can be multiplied by an outsider
 
 @dataclass
 class Collector:
-    """An OpenTelemetry collector that keeps what it gets."""
+    """An OpenTelemetry collector that keeps what it receives."""
 
     url: str
     bodies: list[bytes] = field(default_factory=list[bytes])
@@ -63,7 +63,7 @@ class Collector:
     metrics: list[ExportMetricsServiceRequest] = field(default_factory=list[ExportMetricsServiceRequest])
 
     def spans(self) -> dict[str, list[object]]:
-        """The spans of this product by name."""
+        """This product's spans by name."""
         found: dict[str, list[object]] = {}
         for request in self.traces:
             for resource in request.resource_spans:
@@ -219,9 +219,9 @@ async def test_a_trace_is_recorded_if_its_caller_records_it_and_rarely_otherwise
     found = {one.trace_id.hex() for one in spans["execute_tool slack_post"]}  # pyright: ignore[reportAttributeAccessIssue]
     assert traces[1].split("-")[1] in found
     assert traces[0].split("-")[1] not in found
-    assert len(found) < 15  # of 20, one is expected
+    assert len(found) < 15  # one of 20 is expected
     of_calls = {one.trace_id.hex() for one in spans.get("storage", [])}  # pyright: ignore[reportAttributeAccessIssue]
-    assert of_calls <= found  # storage begins no trace
+    assert of_calls <= found  # storage starts no trace
 
 
 async def test_a_sampler_of_the_operator_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ async def test_a_sampler_of_the_operator_decides(tmp_path: Path, monkeypatch: py
 
 
 async def test_the_labels_of_a_stranger_are_not_multiplied(tmp_path: Path) -> None:
-    """A thousand names of tools that don't exist are no thousand time series."""
+    """A thousand names of nonexistent tools don't make a thousand time series."""
     address = f"127.0.0.1:{free_port()}"
     async with room(tmp_path, telemetry={"prometheus": address}) as there:
         agent = await there.agent()
@@ -255,7 +255,7 @@ async def test_what_a_provider_refuses_is_one_label_whatever_it_says(tmp_path: P
         await there.connect(agent, "slack", scopes=WRITE)
         for channel in ("#general", "C0NOWHERE01"):
             await call(there, agent, "slack_post", {"channel": channel, "text": "hello"})
-        async with asyncio.timeout(60):  # events are counted once they are committed
+        async with asyncio.timeout(60):  # events are counted after their commit
             while value(samples := await scrape(address), "token_vault_tool_calls_total") < 2:
                 await asyncio.sleep(0.1)
     assert value(samples, "token_vault_tool_calls_total", tool="slack_post", code="upstream_refused") == 1
@@ -303,7 +303,7 @@ async def test_silent_connections_to_the_page_make_room_and_cost_no_thread(tmp_p
             silent = [await asyncio.open_connection(host, int(port)) for _ in range(2 * CONNECTIONS)]
             assert await scrape(address)
             assert threading.active_count() < threads + CONNECTIONS // 2
-            async with asyncio.timeout(10):  # the first ones had to go
+            async with asyncio.timeout(10):  # the first ones had to be closed
                 assert await silent[0][0].read() == b""
             for _, writer in silent:
                 writer.transport.abort()
@@ -329,7 +329,7 @@ def test_the_alert_rules_are_valid_and_each_has_its_runbook() -> None:
 
 @dataclass
 class Replica(Place):
-    """A process of a vault whose database and key others share."""
+    """A process of a vault whose database and key other processes share."""
 
     more: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -381,7 +381,7 @@ async def test_prometheus_scrapes_two_replicas_and_understands_the_dashboard_and
         assert {rule["name"] for rule in group["rules"] if rule["state"] == "firing"} == set()
         known = set((await http.get("/api/v1/label/__name__/values")).json()["data"])
         named = set(re.findall(r"token_vault_\w+", " ".join(queries()) + RULES.read_text(encoding="utf-8")))
-        # the others appear with the first call, exchange or refresh
+        # the others appear after the first call, exchange, or refresh
         assert {name for name in named if "_total" not in name and "_duration_" not in name} <= known | LATER
 
 

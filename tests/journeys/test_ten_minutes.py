@@ -25,7 +25,7 @@ def blocks(kind: str) -> list[str]:
 
 
 async def follow_page(place: Place) -> Path:
-    """What a person types and writes, in the order of the page; the folder with the tools."""
+    """Type and write what the page says, in order; return the folder with the tools."""
     commands = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     (by_addresses,) = [line for line in commands if "--userinfo-url" in line]
     made = await run(place, *shlex.split(by_addresses)[1:])

@@ -1,4 +1,4 @@
-"""What the suite's own waits allow a busy machine, and that what was recorded is read once it is written."""
+"""The suite's own waits are long enough for a busy machine, and records are read only after they are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def impatient_clients(source: str) -> Iterator[int]:
-    """Lines that make a client which gives up as soon as the library does by itself: after five seconds."""
+    """Lines that create a client with the library's default timeout of five seconds."""
     for node in ast.walk(ast.parse(source)):
         is_client = isinstance(node, ast.Call) and CLIENTS.fullmatch(ast.unparse(node.func)) is not None
         if is_client and not any(one.arg in {"timeout", None} for one in node.keywords):

@@ -1,7 +1,7 @@
 """How deep a request goes through our own code on its way to a provider: each layer must decide or translate.
 
-The stacks are taken at the moment at which the HTTP library is handed the request to the provider. A refresh belongs to
-no caller and runs as its own task, so it has its own stack, beside that of the caller who waits for it.
+The stacks are taken when the HTTP library gets the request to the provider. A refresh belongs to no caller and runs as
+its own task, so it has its own stack in addition to the stack of the caller who waits for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Stack = list[str]
 
 
 def own(frame: FrameType) -> str | None:
-    """`room/module.function` of a frame of ours, the simulator's left out."""
+    """`room/module.function` of one of our frames, except the simulator's."""
     path = frame.f_code.co_filename
     if not path.startswith(OURS) or path.startswith(SIMULATOR):
         return None
@@ -34,7 +34,7 @@ def own(frame: FrameType) -> str | None:
 
 
 def running_stack() -> Stack:
-    """Our frames that run just now, outermost first; a running coroutine stands on the ones that await it."""
+    """Our currently running frames, outermost first; a running coroutine comes after those that await it."""
     found: Stack = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -45,7 +45,7 @@ def running_stack() -> Stack:
 
 
 def stack_of_task(task: asyncio.Task[object]) -> Stack:
-    """Our frames of a task that waits, outermost first."""
+    """Our frames of a waiting task, outermost first."""
     found: Stack = []
     awaited: object = task.get_coro()
     while awaited is not None:
@@ -57,7 +57,7 @@ def stack_of_task(task: asyncio.Task[object]) -> Stack:
 
 
 class Watch:
-    """Keeps the stacks of each send: of the task that sends first, then of the tasks that wait meanwhile."""
+    """Keeps the stacks of each send: first of the sending task, then of the tasks that wait meanwhile."""
 
     def __init__(self) -> None:
         self.sends: list[list[Stack]] = []
@@ -69,7 +69,7 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """Looks whenever the HTTP library is asked for a connection to a provider."""
+    """Record the stacks whenever the HTTP library is asked for a connection to a provider."""
     watch, connect = Watch(), aiohttp.TCPConnector.connect
 
     async def look_and_connect(self: aiohttp.TCPConnector, *arguments: object, **options: object) -> object:
@@ -83,13 +83,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncGenerator[ExchangeRoom]:
     async with exchange_room(tmp_path / "data") as opened:
-        for late in ("/token", "/proxy/"):  # a process's first request there also waits for that part to be loaded
+        for late in ("/token", "/proxy/"):  # a process's first request to these also waits for a module to load
             await opened.http.get(late)
         yield opened
 
 
 def rooms(stack: Stack) -> list[str]:
-    """The folders that a stack goes through, in order."""
+    """The folders that a stack passes through, in order."""
     return [name for name, _ in itertools.groupby(function.rpartition("/")[0] for function in stack)]
 
 
@@ -136,7 +136,7 @@ async def test_an_exchange_waits_within_nine_frames_for_a_refresh_of_ten(place: 
     answer = await place.exchange(caller, agent.token, scope=" ".join(sorted(SLACK)))
     assert answer.status_code == 200, answer.text
     (send,) = watch.sends
-    request = max((stack for stack in send if stack[0].startswith("server/http/edge.")), key=len)  # and the lifespan
+    request = max((stack for stack in send if stack[0].startswith("server/http/edge.")), key=len)  # not the lifespan
     (refresh,) = [stack for stack in send if stack[0].startswith("vault/refresh/")]
     check(request, 9)
     check(refresh, 10)

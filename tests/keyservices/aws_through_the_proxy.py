@@ -1,4 +1,4 @@
-"""AWS through the proxy, as moto has it: boto3 signs with a handle, the vault with the account's key, moto verifies.
+"""AWS (moto) through the proxy: boto3 signs with a handle, the vault signs with the account's key, moto verifies.
 
 Run by `make keyservices`.
 """
@@ -56,7 +56,7 @@ def client(service: str, address: str, key: str, secret: str, region: str = "us-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[KeyRoom, str, str]]:
-    """The vault, and the key of a user of moto's, which from then on verifies every signature."""
+    """The vault, and a key of a moto user; from then on, moto verifies every signature."""
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1000")
@@ -72,9 +72,9 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple
             made = (await asyncio.to_thread(iam.create_access_key, UserName="agent"))["AccessKey"]
             async with httpx2.AsyncClient(
                 trust_env=False, timeout=30
-            ) as http:  # from now on, however often asked before
+            ) as http:  # verify from now on, however many calls came before
                 (await http.post(f"{address}/moto-api/reset-auth", content="0")).raise_for_status()
-            # a host each, so that an address means one service
+            # one host each, so that an address stands for one service
             apis = {name: address.replace("127.0.0.1", f"127.0.0.{at}") for at, name in enumerate(APIS, start=2)}
             more = {"aws": {"apis": apis}}
             async with running_key_room(tmp_path_factory.mktemp("aws"), more=more) as opened:
@@ -264,4 +264,4 @@ async def test_instances_come_in_pages(room: tuple[KeyRoom, str, str]) -> None:
 
 
 async def silent(done: int, total: int | None, message: str) -> None:
-    """Progress that no one watches."""
+    """Ignore progress."""

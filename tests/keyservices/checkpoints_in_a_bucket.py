@@ -1,4 +1,4 @@
-"""Copies of checkpoints in an S3-compatible bucket with object lock, as moto has it. Run by `make keyservices`."""
+"""Copies of checkpoints in an S3-compatible bucket with object lock (moto). Run by `make keyservices`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's packages
 
 @pytest.fixture(scope="module")
 def service() -> Generator[tuple[str, Any]]:
-    """The address of an S3 service with the bucket `locked` and one without object lock, and a client of it."""
+    """The URL of an S3 service with the bucket `locked` and one without object lock, and a client for it."""
     import boto3
 
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ async def test_a_copy_is_kept_once_and_nobody_deletes_it(
     with pytest.raises(client.exceptions.ClientError):
         client.delete_object(Bucket="locked", Key=key, VersionId=version["VersionId"])
     assert await bucket.list_replaced(first.head.origin) == []
-    client.delete_object(Bucket="locked", Key=key)  # a marker, which object lock doesn't prevent
+    client.delete_object(Bucket="locked", Key=key)  # a delete marker, which object lock doesn't prevent
     client.put_object(Bucket="locked", Key=key.replace("2.checkpoint", "3.checkpoint"), Body=b"other")
     assert await bucket.list_sizes(first.head.origin) == [2, 3]
     assert await bucket.load(first.head.origin, 2) == (str(first.note), None)

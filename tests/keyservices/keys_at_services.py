@@ -1,4 +1,4 @@
-"""The master key wrapped by key services: OpenBao, AWS KMS as moto has it, SoftHSM; stand-ins for Google's and Azure's.
+"""The master key wrapped by key services: OpenBao, AWS KMS (moto), SoftHSM, and stand-ins for Google's and Azure's.
 
 Run by `make keyservices`.
 """
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's packages
 @pytest.fixture(scope="module", autouse=True)
 def packages() -> None:
     assert PACKAGES is not None, "run make keyservices"
-    sys.path.append(str(PACKAGES))  # last: what the suite has itself comes first
+    sys.path.append(str(PACKAGES))  # last, so that the suite's own packages come first
     import google
 
     google.__path__.append(str(PACKAGES / "google"))
@@ -51,7 +51,7 @@ def packages() -> None:
 
 @dataclass
 class Service:
-    """A running service: how to use its key, another key there, one that is not there; and how to stop it."""
+    """A running service: settings for its key, another key, and a missing key; and how to stop it."""
 
     settings: KeySettings
     other: KeySettings
@@ -63,7 +63,7 @@ class Service:
 def run_service(
     *arguments: str, until: str, environment: dict[str, str] | None = None
 ) -> Generator[Callable[[], None]]:
-    """A process on loopback, and how to end it; `until` it answers at this address."""
+    """Run a process on loopback until the block ends; wait until it answers at the URL `until`."""
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | (environment or {})
     )
@@ -131,7 +131,7 @@ def openbao(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
 
 @cache
 def softhsm_token() -> None:
-    """A token for all tests: the library reads where tokens are only once in a process."""
+    """A token for all tests: the library reads the location of tokens only once per process."""
     folder = Path(tempfile.mkdtemp(prefix="token-vault-softhsm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder}\n")
@@ -184,7 +184,7 @@ def azure(folder: Path, patch: pytest.MonkeyPatch) -> Generator[Service]:
         patch.setenv("REQUESTS_CA_BUNDLE", (folder / "authority.path").read_text())
         patch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{tokens}/")
         patch.setenv("IDENTITY_HEADER", "secret")
-        look_up = socket.getaddrinfo  # the client insists on a name below that of the service
+        look_up = socket.getaddrinfo  # the client insists on a subdomain of the service's name
         patch.setattr(socket, "getaddrinfo", lambda host, *rest: look_up(host.removeprefix("vault."), *rest))
         settings = KeySettings("azure_key_vault", key=made.make("vault"))
         other = replace(settings, key=made.make("another"))
@@ -203,7 +203,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 async def refuses(source: KeySource, stored: StoredKey) -> None:
     try:
         assert await source.open(stored) is None
-    except KeyUnavailable as refused:  # where a service says the same as of its own failure
+    except KeyUnavailable as refused:  # if the service's answer is the same as for its own failure
         assert "check keys." in refused.description
 
 

@@ -1,4 +1,4 @@
-"""Secrets of settings in OpenBao itself: one process of its development server. Run by `make keyservices`."""
+"""Secrets of settings in a real OpenBao, its development server. Run by `make keyservices`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for services that run nowhere but at their maker: written from the documentation of their REST interfaces.
+"""Stand-ins for services that only their vendors run, written from the documentation of their REST interfaces.
 
 - Google Cloud KMS v1: cloud.google.com/kms/docs/reference/rest/v1/projects.locations.keyRings.cryptoKeys (encrypt,
   decrypt).
@@ -32,7 +32,7 @@ Answerer = Callable[[BaseHTTPRequestHandler, Mapping[str, str]], Answer]
 
 @contextmanager
 def answering_server(answer: Answerer, *, tls: Path | None = None) -> Generator[int]:
-    """A server on loopback, with a certificate for *.localhost in the folder `tls`; its port."""
+    """Run a server on loopback, with a certificate for *.localhost in the folder `tls`; return its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -70,7 +70,7 @@ def answering_server(answer: Answerer, *, tls: Path | None = None) -> Generator[
 
 @dataclass
 class GoogleStandIn:
-    """Keys by their resource name; a name that is not here is not found."""
+    """Keys by their resource name; an unknown name is not found."""
 
     keys: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
@@ -107,7 +107,7 @@ class AzureStandIn:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def make(self, name: str) -> str:
-        """A new version of a key."""
+        """Make a new version of a key."""
         self.keys.setdefault(name, {})[secrets.token_hex(16)] = rsa.generate_private_key(65537, 2048)
         return f"{self.address}/keys/{name}"
 

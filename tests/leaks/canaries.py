@@ -1,7 +1,7 @@
-"""The secrets of a run, and where they stand in a text or file: as they are, in base64, in hex, URL-encoded.
+"""The secrets of a run, and where they occur in a text or file: verbatim, in base64, in hex, URL-encoded.
 
-A long secret is known by its first and last 20 characters, so that a shortened one is found, too. The lookup takes one
-step per character, whatever the number of secrets.
+A long secret is recognized by its first and last 20 characters, so that a shortened one is found, too. The lookup takes
+one step per character, regardless of the number of secrets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 
 @dataclass(frozen=True)
 class Canary:
-    """One secret. `kind` says what it is, or where it was made."""
+    """One secret. `kind` says what it is or where it was made."""
 
     kind: str
     value: bytes = field(repr=False)
@@ -39,7 +39,7 @@ class Sighting:
 
 
 def forms_of(value: bytes) -> Iterator[tuple[str, bytes]]:
-    """How the secret may be written. Base64 depends on where in a longer text the secret begins."""
+    """The ways to write the secret. Base64 depends on the secret's position in a longer text."""
     yield "as it is", value
     yield "hex", value.hex().encode()
     yield "HEX", value.hex().upper().encode()
@@ -48,7 +48,7 @@ def forms_of(value: bytes) -> Iterator[tuple[str, bytes]]:
             ("base64", base64.b64encode(b"\0" * before + value)),
             ("base64url", base64.urlsafe_b64encode(b"\0" * before + value)),
         ):
-            # only the letters that nothing but the secret decides
+            # only the characters that depend on the secret alone
             first, last = -(-8 * before // 6), (8 * (before + len(value))) // 6
             yield form, written[first:last]
     try:
@@ -66,13 +66,13 @@ class Canaries:
     def __init__(self) -> None:
         self._known: set[bytes] = set()
         self._pieces: dict[bytes, tuple[str, Canary]] = {}
-        self._short: dict[bytes, tuple[str, Canary]] = {}  # looked for one by one
+        self._short: dict[bytes, tuple[str, Canary]] = {}  # searched one by one
 
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, kind: str, secret: str | bytes) -> None:
-        """Know a secret of at least eight characters; shorter ones are words."""
+        """Add a secret of at least eight characters; shorter ones could be words."""
         value = secret.encode() if isinstance(secret, str) else secret
         if len(value) < 8 or value in self._known:
             return
@@ -86,11 +86,11 @@ class Canaries:
                 self._short.setdefault(written, (form, canary))
 
     def add_signed(self, kind: str, token: str) -> None:
-        """Know a signed token by its signature: anyone may know header and claims."""
+        """Add a signed token by its signature, because header and claims aren't secret."""
         self.add(kind, token.rpartition(".")[2])
 
     def find(self, content: str | bytes, place: str) -> list[Sighting]:
-        """The secrets in the content, each once."""
+        """Find the secrets in the content, each once."""
         data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
         found: dict[bytes, Sighting] = {}
         for run in _RUN.finditer(data):
@@ -99,7 +99,7 @@ class Canaries:
                 known = self._pieces.get(data[at : at + WIDTH])
                 if known is not None:
                     found.setdefault(known[1].value, _make_sighting(known, data, at, place))
-        for written, known in tuple(self._short.items()):  # other threads go on making secrets
+        for written, known in tuple(self._short.items()):  # other threads keep making secrets
             if (at := data.find(written)) >= 0:
                 found.setdefault(known[1].value, _make_sighting(known, data, at, place))
         return list(found.values())

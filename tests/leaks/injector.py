@@ -1,7 +1,7 @@
-"""Raise at the n-th await of one request: in the request itself, or in a task that it started.
+"""Raise at the n-th await of one request: in the request itself or in a task that it started.
 
-An await counts where it really waits. Tasks that the request starts count with it, such as a refresh that no caller can
-cancel.
+An await counts only if it really waits. Tasks that the request starts are included, such as a refresh that no caller
+can cancel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass
 class Plan:
-    """What to raise at which await; `seen` counts them, `where` is the function that waited there."""
+    """What to raise at which await; `seen` counts awaits, and `where` is the function that waited there."""
 
     at: int
     error: Callable[[], BaseException]
@@ -67,13 +67,13 @@ def _innermost(coroutine: object) -> str:
 
 
 class Injector:
-    """The task factory of a loop. Without a plan it changes nothing."""
+    """The task factory of an event loop. Without a plan, it changes nothing."""
 
     def __init__(self) -> None:
         self._next: Plan | None = None
 
     def next_request(self, at: int, error: Callable[[], BaseException]) -> Plan:
-        """Raise at this await of the next request that arrives in this process."""
+        """Plan to raise at this await of the next request in this process."""
         self._next = Plan(at, error)
         return self._next
 
@@ -91,7 +91,7 @@ class Injector:
 
     @contextmanager
     def install(self) -> Generator[Injector]:
-        """Make the tasks of the running loop while the block runs."""
+        """Create the running loop's tasks until the block ends."""
         loop = asyncio.get_running_loop()
         before = loop.get_task_factory()
         loop.set_task_factory(self._make)

@@ -1,9 +1,9 @@
-"""`make leaks`: the suite with a watch over each of its processes. A test that leaks is an error.
+"""`make leaks`: run the suite with a watch in each of its processes. A test that leaks is an error.
 
     pytest -p tests.leaks.plugin
 
-What processes of their own (`serve`, `stdio`, commands) make is unknown here; what they print is searched for the
-secrets of the test.
+Secrets made in separate processes (`serve`, `stdio`, commands) are unknown here; their output is searched for the
+test's own secrets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FOLDERS: set[Path] = set()
 
 
 def pytest_sessionstart() -> None:
-    """From the first fixture on."""
+    """Start watching before the first fixture."""
     _REST.enter_context(WATCH.install())
 
 
@@ -33,20 +33,20 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Modules are loaded late: look for new records each time."""
+    """Watch new record classes before each test, because modules are loaded late."""
     WATCH.watch_reprs()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Log records of set-up, call, and teardown."""
+    """Watch the log records of setup, call, and teardown."""
     with WATCH.watch_logs():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """Search while databases are open, so that their write-ahead logs are there."""
+    """Search while databases are open, so that their write-ahead logs still exist."""
     for value in getattr(item, "funcargs", {}).values():
         if isinstance(value, Path):
             _FOLDERS.add(value)
@@ -60,6 +60,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was searched in this process."""
+    """Print what was searched in this process."""
     searched = ", ".join(f"{count} x {name}" for name, count in sorted(WATCH.looked_at.items()))
     terminalreporter.write_line(f"leaks: {len(WATCH.canaries)} secrets looked for in {searched or 'workers'}")

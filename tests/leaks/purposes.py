@@ -1,7 +1,7 @@
 """Where a secret may appear: in the answer that returns it.
 
-A secret's kind is the file that makes it and its size in bytes (`vault/handles.py 32`), or a word for it. No secret may
-be in a file of the vault.
+A secret's kind is the file that makes it with its size in bytes (`vault/handles.py 32`), or a word. No secret may be in
+a file of the vault.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-IDENTIFIERS = frozenset({"vault/records.py"})  # of records: events and pages name them
+IDENTIFIERS = frozenset({"vault/records.py"})  # ids of records: events and pages show them
 TOKEN = r"/(oauth/)?token/?"
 PAGE = (
     r"/(authorize|consent|connect|connections|device|sign-in|sign-out|first-run|approvals|account|agents|access-requests"
     r"|activity|notifications|administration)(/.*)?"
 )
-LINKING = (
-    r"/mcp/?|/sse|/messages/?|/proxy/.*|/programs/calls|/admin/v1/.*"  # answers that say what a person should open
-)
+LINKING = r"/mcp/?|/sse|/messages/?|/proxy/.*|/programs/calls|/admin/v1/.*"  # answers with a link for the person
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """Secrets of this kind are handed out in these parts of the answers of these paths."""
+    """Secrets of this kind are returned in these parts of the answers from these paths."""
 
     kind: str
     part: str
@@ -91,7 +89,7 @@ PURPOSES = (
 
 
 def may_be_told(kind: str, part: str, path: str) -> bool:
-    """Whether this part of an answer (`body`, or a header's name) hands out such secrets."""
+    """Whether this part of an answer (`body`, or a header's name) may contain such secrets."""
     return any(
         re.fullmatch(one.kind, kind) and re.fullmatch(one.part, part) and re.fullmatch(one.path, path)
         for one in PURPOSES
@@ -99,5 +97,5 @@ def may_be_told(kind: str, part: str, path: str) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the vault wrote the file: tests write others."""
+    """Whether the vault wrote the file; tests write other files."""
     return ".sqlite" in path.name or "journal" in path.name

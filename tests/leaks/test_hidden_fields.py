@@ -1,4 +1,4 @@
-"""What is secret stands in no `repr`: fields are hidden by their name, wherever a record has one."""
+"""No `repr` shows a secret: fields with these names are hidden in every record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HIDDEN = {
     *("secrets", "seed", "subject_token", "successor", "successor_hash", "successor_sealed", "ticket_hash", "tokens"),
     *("token_hash", "wrapped"),
 }
-# by names that elsewhere are no secret's
+# names that aren't secret elsewhere
 ALSO = {
     "vault.backup.backups.Backup.key",
     "vault.refresh.policy_checks.PolicyQuestion.call",
@@ -119,9 +119,9 @@ def shown_fields() -> Iterator[tuple[str, str]]:
 def shown_of(kind: type) -> Iterator[str]:
     if dataclasses.is_dataclass(kind):
         yield from (one.name for one in dataclasses.fields(kind) if one.repr)
-    elif issubclass(kind, BaseModel) and not kind.__module__.startswith("providers."):  # whose files have no secrets
+    elif issubclass(kind, BaseModel) and not kind.__module__.startswith("providers."):  # provider files have no secrets
         for name, one in kind.model_fields.items():
-            if one.repr and "SecretStr" not in str(one.annotation):  # which hides itself
+            if one.repr and "SecretStr" not in str(one.annotation):  # SecretStr hides itself
                 yield name
 
 

@@ -1,4 +1,4 @@
-"""No secret comes out of the vault, whatever fails: an error at each await of an exchange, a refresh, a connection."""
+"""No secret leaves the vault, whatever fails: an error at each await of an exchange, a refresh, a connection."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def open_exchange_room(store: Store, **overrides: object) -> AbstractAsyncContex
 
 
 async def agent_of(room: ExchangeRoom, *, is_old: bool) -> tuple[Caller, Agent]:
-    """A client that may have tokens, and an agent; with `is_old` the upstream token has to be refreshed first."""
+    """A client that may get tokens, and an agent; with `is_old`, the upstream token must be refreshed first."""
     caller = await room.caller(release={"default": "full"})
     first = await room.agent(caller)
     await room.slack(first)
@@ -174,7 +174,7 @@ async def connection(store: Store) -> AsyncGenerator[Prepare]:
 
 @asynccontextmanager
 async def key_entry(store: Store) -> AsyncGenerator[Prepare]:
-    """A person enters a key, which is tried at the service, sealed, and stored."""
+    """A person enters a key, which is tested at the service, sealed, and stored."""
     async with running_key_room(store.data, database_url=None if store.is_sqlite else store.url) as room:
 
         async def prepare() -> Act:
@@ -188,7 +188,7 @@ async def key_entry(store: Store) -> AsyncGenerator[Prepare]:
 
 @asynccontextmanager
 async def approval(store: Store) -> AsyncGenerator[Prepare]:
-    """A person says yes to a call that waits for it."""
+    """A person approves a call that waits for approval."""
     async with (
         mcp_room(store.data, database_url=None if store.is_sqlite else store.url) as place,
         Person(place.url) as person,
@@ -213,7 +213,7 @@ async def approval(store: Store) -> AsyncGenerator[Prepare]:
 
 @asynccontextmanager
 async def registration(store: Store) -> AsyncGenerator[Prepare]:
-    """An agent registers itself, and is given a secret."""
+    """An agent registers itself and gets a secret."""
     limits = {"per_address_hourly": 10_000, "total_hourly": 10_000}
     async with open_exchange_room(store, registration=limits) as room:
         content = {"redirect_uris": ["https://agent.example/callback"], "client_name": "Agent"}
@@ -238,7 +238,7 @@ FLOWS: dict[str, Callable[[Store], AbstractAsyncContextManager[Prepare]]] = {
 async def fail_everywhere(
     prepare: Prepare, injector: Injector, error: Callable[[], BaseException], *, step: int
 ) -> list[str]:
-    """Raise at each `step`-th await until a request has none left; where it was raised."""
+    """Raise at every `step`-th await until a request has none left; return where it was raised."""
     raised: list[str] = []
     for at in range(1, MOST, step):
         act = await prepare()
@@ -247,14 +247,14 @@ async def fail_everywhere(
             async with asyncio.timeout(60):
                 await act()
         if not plan.where:
-            plan.at = 0  # a task that goes on may still wait
+            plan.at = 0  # a task that continues may still wait
             return raised
         raised.append(plan.where)
     raise AssertionError("there are more awaits than expected")
 
 
 async def check_silence(store: Store, flow: str, error: str, *, step: int) -> None:
-    """Nothing leaks wherever it fails, and the same request succeeds when nothing does."""
+    """Check that nothing leaks wherever it fails, and that the same request succeeds without failures."""
     watch = Watch()
     with watch.install(), watch.watch_logs(), Injector().install() as injector:
         async with FLOWS[flow](store) as prepare:

@@ -1,7 +1,7 @@
-"""A watch over this process: takes note of every secret that is made, and of everything that comes out.
+"""A watch over this process: it notes every secret that is made and everything that is output.
 
-Out come log records at DEBUG as our two formatters write them, spans, the figures for Prometheus, what refusals carry,
-`repr` of our records, HTTP answers, and files. `may_be_told` lists the answers whose purpose a secret is.
+Output means log records at DEBUG in both of our formats, spans, Prometheus metrics, the contents of refusals, the
+`repr` of our records, HTTP answers, and files. `may_be_told` lists the answers whose purpose is to return a secret.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vault.storage import sqlite
 
 ROOT = Path(__file__).parents[2]
 SECRET_SIZE = 20  # bytes; shorter random values are identifiers
-REPRS = 200  # of one class between two looks
+REPRS = 200  # per class between two searches
 
 
 class Collector(logging.Handler):
-    """Writes each record as the product would, in both forms."""
+    """Writes each record as the product would, in both formats."""
 
     def __init__(self, write: Callable[[str, str], None]) -> None:
         super().__init__(logging.DEBUG)
@@ -52,7 +52,7 @@ class Collector(logging.Handler):
 
 
 class _NotedSpan:
-    """A span that keeps what was noted."""
+    """A span that keeps what was recorded."""
 
     def __init__(self, attributes: dict[str, spans.Attribute]) -> None:
         self.attributes = dict(attributes)
@@ -65,30 +65,30 @@ class _NotedSpan:
 
 
 class Watch:
-    """Secrets in, sightings out."""
+    """Collects secrets, and finds them in the output."""
 
     def __init__(self) -> None:
         self.canaries = Canaries()
-        self.looked_at: Counter[str] = Counter()  # how much was searched, by what it is
+        self.looked_at: Counter[str] = Counter()  # how much was searched, by kind
         self._texts: dict[tuple[str, str | bytes], None] = {}  # in order, each once
         self._told: dict[tuple[str, str, bytes], None] = {}
         self._reprs: Counter[type] = Counter()
-        self._makers: dict[type, Callable[..., None]] = {}  # of the classes that are watched
+        self._makers: dict[type, Callable[..., None]] = {}  # constructors of the watched classes
         self._files: dict[Path, tuple[int, int]] = {}
-        self.folders: set[Path] = set()  # of the vaults on SQLite that were opened
+        self.folders: set[Path] = set()  # of the SQLite vaults that were opened
 
-    # what comes out
+    # output
 
     def text(self, place: str, content: str | bytes) -> None:
-        """Something came out that must not hold any secret."""
+        """Note output that must not contain any secret."""
         self._texts.setdefault((place, content))
 
     def note_answer(self, path: str, part: str, content: bytes) -> None:
-        """An answer was sent: a header (by its name), or the body."""
+        """Note part of an answer: a header (by its name), or the body."""
         self._told.setdefault((path, part, content))
 
     def look(self, folders: Iterable[Path] = ()) -> list[Sighting]:
-        """Search what came out since the last look, and what changed in the folders."""
+        """Search the output since the last search, and what changed in the folders."""
         found: list[Sighting] = []
         texts, told = list(self._texts), list(self._told)
         self._texts.clear()
@@ -122,11 +122,11 @@ class Watch:
                     self._files[path] = seen
                     yield path
 
-    # taking note
+    # noting
 
     @contextmanager
     def install(self) -> Generator[Watch]:
-        """Take note of everything in this process while the block runs."""
+        """Note everything in this process until the block ends."""
         with pytest.MonkeyPatch.context() as patch:
             self._watch_makers(patch)
             self._watch_vaults(patch)
@@ -139,7 +139,7 @@ class Watch:
 
     @contextmanager
     def watch_logs(self) -> Generator[None]:
-        """Take note of log records, at DEBUG, whatever levels a test sets."""
+        """Note log records at DEBUG, whatever levels a test sets."""
         handler, root, ours = Collector(self.text), logging.getLogger(), logging.getLogger("token_vault")
         level = ours.level
         root.addHandler(handler)
@@ -255,7 +255,7 @@ class Watch:
             self.text("span", f"{name} {noted.attributes}")
 
     def watch_reprs(self) -> None:
-        """From now on take note of `repr` of new records of the classes of ours that are loaded."""
+        """From now on, note the `repr` of new records of our loaded classes."""
         for name, module in list(sys.modules.items()):
             if not name.startswith(("vault.", "server.", "providers.")) or name.startswith("providers.simulator"):
                 continue
@@ -279,7 +279,7 @@ class Watch:
 
 
 def _maker() -> str:
-    """The file of ours in which a secret is made; not this one, of which two may watch."""
+    """Our file that made the secret; never this file, because two watches may be installed."""
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)

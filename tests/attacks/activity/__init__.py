@@ -1,1 +1,1 @@
-"""Attacks on the record of what happened, and by a vault that went back in time."""
+"""Attacks on the activity log, and by a vault that went back in time."""

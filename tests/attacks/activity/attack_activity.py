@@ -1,4 +1,4 @@
-"""What happened, as a person sees it: others' events by filter, export, and live; names that are code; the figures."""
+"""The activity as a person sees it: others' events by filter, export, and live feed; names with code; metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPORTS = ("/activity/export?format=csv", "/activity/export?format=jsonl", "/acc
 
 
 async def victims(target: Target) -> dict[str, str]:
-    """Ids that occur in alice's activity and no one else's."""
+    """Ids that occur only in alice's activity."""
     if not isinstance(found := target.kept.get("alices"), dict):
         agent = await target.agent(target.alice)
         await target.call(agent, "slack_post", POST)
@@ -176,12 +176,12 @@ async def test_looking_for_what_is_new_does_not_keep_a_session_alive_or_hold_oth
     assert loop.time() - started < 5
 
 
-# Figures: its own listener, without a token
+# Metrics: a separate listener without a token
 
 
 @pytest.fixture(scope="module")
 async def figures(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Place, int]]:
-    """A vault that serves its figures next to its pages; the port."""
+    """A vault that serves its metrics next to its pages; the metrics port."""
     place, port = Place(tmp_path_factory.mktemp("figures"), free_port()), free_port()
     place.configure()
     config = Path(place.data / "config.toml")
@@ -210,7 +210,7 @@ async def test_figures_name_nobody(figures: tuple[Place, int]) -> None:
 async def test_silent_connections_to_the_figures_end_and_leave_the_pages_alone(
     figures: tuple[Place, int], sent: bytes
 ) -> None:
-    """1,100 of them: the process's open files and threads serve everyone else, too."""
+    """Open 1,100 of them: everyone else depends on the same process's open files and threads."""
     place, port = figures
     held: list[asyncio.StreamWriter] = []
     try:

@@ -1,4 +1,4 @@
-"""Attacks on the activity by a database writer without the vault's key: change, remove, move, insert, truncate."""
+"""Attacks on the activity by a database writer who lacks the vault's key: change, remove, move, insert, truncate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vault.storage.event_chain import digest, entry_of, tail
 
 
 class Copy:
-    """The two databases of a vault that stands still."""
+    """The two databases of a stopped vault."""
 
     def __init__(self, data: Path) -> None:
         self.main, self.keys = sqlite3.connect(data / "vault.sqlite"), sqlite3.connect(data / "keys.sqlite")
@@ -34,7 +34,7 @@ class Copy:
 
 
 def forge(copy: Copy, *, change: str, after: int) -> None:
-    """Change, and compute all later hashes again, as anyone can who knows the format."""
+    """Change the data and recompute all later hashes, as anyone who knows the format can."""
     main = copy.main
     main.execute(change)
     batches = main.execute("select * from event_batches where height > ? order by height", (after,)).fetchall()
@@ -103,7 +103,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 async def copied_data(target: Target, tmp_path: Path) -> Path:
-    """What the running vault has, as of now; not before its host saw events, which it looks at each half minute."""
+    """A copy of the running vault's data, made once its host has seen events, which it checks every 30 seconds."""
     async with asyncio.timeout(90):
         while (seen := sightings.read(target.place.data)) is None or not seen.sequence:
             await asyncio.sleep(0.5)
@@ -133,7 +133,7 @@ async def test_it_is_noticed_when(target: Target, copied_data: Path, way: str) -
 
 
 async def test_it_is_noticed_that_all_events_and_all_traces_of_them_are_gone(target: Target, copied_data: Path) -> None:
-    """Nothing in the database tells: the host does."""
+    """Nothing in the database shows it, but the host's own record does."""
     tables = ("events", "event_batches", "event_heads", "event_checkpoints", "event_tiles", "event_notes")
     wiped = [f"delete from {one}" for one in (*tables, "event_deliveries", "keys.event_starts")]
     Copy(copied_data).run(*wiped, "delete from keys.ring where purpose = 'activity-log'")

@@ -1,5 +1,5 @@
 # ruff: noqa: ISC004 -- statements of several lines
-"""Attacks on the activity of several writers, with pruned and sealed segments, by whoever can write the database."""
+"""Attacks on the activity of several writers, with pruned and sealed segments, by anyone who can write the database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY = 86400
 
 @dataclass
 class History:
-    """A vault that stands still. Events 1 to 40 are pruned, 41 to 81 are sealed, 82 to 121 are the tail."""
+    """A stopped vault. Events 1 to 40 are pruned, 41 to 81 are sealed, 82 to 121 are the tail."""
 
     data: Path
     cluster: PostgresCluster
@@ -96,7 +96,7 @@ async def history(
     writers = [await store.open(), await store.open()]
     try:
         for one in writers:
-            await store.open_keys(one)  # gives it the key of the activity
+            await store.open_keys(one)  # creates the activity's key
         activities = [Activity(one) for one in writers]
 
         async def append(count: int) -> None:
@@ -192,7 +192,7 @@ ALL = {
 
 
 def _move_into_tail(statement: str) -> str:
-    """The heights and numbers of the other suite, moved into the tail."""
+    """Move the heights and sequence numbers of the other suite into the tail."""
     moved = statement.replace("sequence = 7", "sequence = 107")
     for height in (3, 4):
         moved = moved.replace(f"height = {height}", f"height = (select max(height) - {height} from event_batches)")
@@ -213,7 +213,7 @@ async def test_it_is_noticed_when(history: History, tmp_path: Path, way: str) ->
 
 @pytest.mark.parametrize("number", [MIDDLE, TAIL])
 async def test_it_is_noticed_with_all_hashes_made_anew(history: History, tmp_path: Path, number: int) -> None:
-    """Change an event, and compute every later hash as anyone can who knows the format."""
+    """Change an event and recompute every later hash, as anyone who knows the format can."""
     copy = await history.copy(tmp_path)
     await copy.run(f"update events set user_id = 'somebody' where sequence = {number}")
     batches = await copy.rows("select * from event_batches order by height")
@@ -243,7 +243,7 @@ async def test_trusting_the_sealed_record_still_reads_what_came_after_it(history
 
 
 async def test_accepting_unkeyed_events_accepts_no_change_of_a_keyed_one(history: History, tmp_path: Path) -> None:
-    """`--allow-unkeyed` is for a release that ran beside this one: whoever removes a tag must not pass for it."""
+    """`--allow-unkeyed` is for a release that ran beside this one: an event without its tag must not pass for one."""
     copy = await history.copy(tmp_path)
     height = "(select max(height) - 2 from event_batches)"
     await copy.run(f"update event_batches set tag = null where height = {height}")

@@ -1,7 +1,7 @@
-"""A vault that went back in time: everything that was issued before is presented again.
+"""A vault that went back in time: everything that it issued before is presented again.
 
-Each way has its own vault. After the moment that comes back, an agent is cut off; then the vault is stopped and
-put back, by `restore` or as a copy of its files with `quarantine`.
+Each way of going back has its own vault. After the moment to go back to, an agent is cut off; then the vault is
+stopped and put back with `restore`, or as a copy of its files with `quarantine`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.person import Person
 
 READ = ("GET", "/repos/alice/notes/readme")
 
-pytestmark = pytest.mark.timeout(400)  # what comes first takes a minute or two
+pytestmark = pytest.mark.timeout(400)  # setup takes a minute or two
 
 
 @dataclass
@@ -38,17 +38,17 @@ class Before:
     """What was issued before the vault went back."""
 
     target: Target
-    agent: Agent  # cut off since
-    kept: Agent  # not cut off, and out of date all the same
-    made: str  # a token made of the first one's
+    agent: Agent  # cut off afterward
+    kept: Agent  # not cut off, but out of date as well
+    made: str  # a token exchanged for the first agent's
     handle: Handle
     browser: Person
-    other: str  # the client of what follows
+    other: str  # the client of the fields below
     code: tuple[str, str]
     consent: str  # a page that waits for an answer
     link: str
     device: dict[str, str]
-    answered: dict[str, str]  # a device whose person said yes
+    answered: dict[str, str]  # a device whose person approved
     pushed: str
 
 
@@ -69,7 +69,7 @@ async def _answer_device_code(target: Target) -> dict[str, str]:
 
 
 async def _before(target: Target) -> Before:
-    """One of each kind, each good when it was made."""
+    """Issue one of each kind; all are valid at that time."""
     agent = await let_in(target, target.alice, str((await target.register())["client_id"]), redirect=REDIRECT)
     backend = await target.agent(client="backend", scope="tools exchange offline_access")
     made = await target.exchange("backend", backend.token, resource=f"{target.url}/mcp")
@@ -137,7 +137,7 @@ async def test_no_access_token_from_before_works(before: Before, which: str) -> 
     for method in ("tools/list", "tools/call"):
         answer = await before.target.mcp(agent, method, {"name": "slack_post", "arguments": POST}, name="slack_post")
         assert answer.status_code == 401
-        assert "invalid_token" in answer.headers["www-authenticate"]  # a client's cue to refresh and sign in
+        assert "invalid_token" in answer.headers["www-authenticate"]  # tells a client to refresh or sign in
     assert (await before.target.http.get("/userinfo", headers=agent.headers)).status_code == 401
     refused = await before.target.exchange("backend", agent.token, audience="github", scope="contents:read")
     assert refused.status_code == 400
@@ -198,7 +198,7 @@ async def test_no_device_from_before_gets_a_token_or_an_answer(before: Before) -
 
 
 async def test_an_earlier_yes_is_asked_for_again_and_gives_again_what_was_allowed(before: Before) -> None:
-    """Also of an agent that was not cut off: no one knows which ones were."""
+    """This applies to agents that were not cut off, too: the restored vault can't tell which ones were."""
     target = before.target
     person = await target.browser("alice")
     for client in (before.agent.client_id, before.kept.client_id):

@@ -1,1 +1,1 @@
-"""Attacks on what admins do: their pages, the Admin API, and what they import."""
+"""Attacks on administration: pages, the Admin API, and imports."""

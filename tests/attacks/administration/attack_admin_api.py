@@ -1,4 +1,4 @@
-"""The Admin API: others' tokens and scopes, former admins, ways to more authority, hostile bodies, races, floods."""
+"""The Admin API: others' tokens and scopes, former admins, privilege escalation, hostile bodies, races, floods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = [f"{one.method} {one.template}" for one in ALL]
 
 
 async def new_account(target: Target, *scopes: str, admin: str = "alice") -> dict[str, str]:
-    """The credentials of a new service account in the name of an admin, made by the operator."""
+    """The credentials of a new service account that the operator made on behalf of an admin."""
     words = [word for one in scopes for word in ("--admin-scope", f"admin:{one}")]
     made = json.loads(
         await target.command("clients", "add", "Auto", "--confidential", "--admin", admin, *words, "--json")
@@ -37,7 +37,7 @@ async def new_account(target: Target, *scopes: str, admin: str = "alice") -> dic
 
 
 async def account(target: Target, *scopes: str, admin: str = "alice") -> dict[str, str]:
-    """A service account that the attacks share: none may end it."""
+    """A service account that the attacks share, so no attack may end it."""
     key = f"service {admin} {sorted(scopes)}"
     found = target.kept.get(key) or await new_account(target, *scopes, admin=admin)
     target.kept[key] = found
@@ -50,7 +50,7 @@ async def ask(target: Target, credentials: Mapping[str, str], **form: str) -> ht
 
 
 async def admin_token(target: Target, *scopes: str, admin: str = "alice") -> str:
-    """A token with these scopes, by default with all."""
+    """A token with these scopes; all scopes by default."""
     answer = await ask(target, await account(target, *(scopes or SCOPES), admin=admin))
     assert answer.status_code == 200, answer.text
     return str(answer.json()["access_token"])
@@ -72,7 +72,7 @@ async def call(
 
 
 async def path_of(target: Target, one: AdminOperation) -> str:
-    """The operation's path with ids of things that are there."""
+    """The operation's path with ids of existing things."""
     if not isinstance(found := target.kept.get("api places"), dict):
         agent = await target.agent(target.mallory)
         found = {"person_id": await id_of(target.mallory), "client_id": agent.client_id}
@@ -109,7 +109,7 @@ async def test_an_operation_is_for_tokens_of_this_api_only(target: Target, one: 
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["www-authenticate"].split()[0] in {"Bearer", "DPoP"}
         assert "mallory" not in answer.text
-    # Nor is the session of an admin's browser enough, which a foreign page could use.
+    # The session of an admin's browser isn't enough, either: a foreign page could use it.
     answer = await target.alice.http.request(one.method, ROOT + path)
     assert answer.status_code == 401
 
@@ -266,7 +266,7 @@ OWN = ("/mcp", "/mcp/", "/MCP", "", "/", "/admin/v1", "/admin/v1/", "/Admin/V1",
 
 @pytest.mark.parametrize("path", OWN)
 async def test_nobody_is_registered_as_an_api_of_the_vaults_own(target: Target, path: str) -> None:
-    """Whoever is an API may use the tokens that were made for it."""
+    """An API may use the tokens that were issued for it."""
     token = await admin_token(target, "agents", "read", "write")
     client, url = target.clients["rival"]["client_id"], target.url + path
     answer = await call(target, "PUT", f"/apis/{quote(url, safe='')}", token, json={"clients": [client]})
@@ -316,7 +316,7 @@ async def test_a_worker_without_bounds_is_not_made(target: Target, worker: dict[
 
 
 async def test_nobody_is_given_access_or_answered_for(target: Target) -> None:
-    """Every way in is one that looks, asks more often, or ends."""
+    """The operations can only read, ask more often, or end something."""
     token = await admin_token(target)
     mallory, connection = await id_of(target.mallory), (await target.connection_ids("mallory"))["slack"]
     client = (await target.agent(target.mallory)).client_id
@@ -330,7 +330,7 @@ async def test_nobody_is_given_access_or_answered_for(target: Target) -> None:
     entered = {"provider": "slack", "credential": {"access_token": "xoxp-stolen"}}  # Slack has OAuth
     answer = await call(target, "POST", f"/people/{mallory}/connections", token, json=entered)
     assert (answer.status_code, "xoxp-stolen" in answer.text) == (400, False)
-    # The person of the path must be the one whose connection it is.
+    # The person in the path must own the connection.
     alice = await id_of(target.alice)
     assert (await call(target, "DELETE", f"/people/{alice}/connections/{connection}", token)).status_code == 404
 
@@ -339,7 +339,7 @@ async def test_nobody_is_given_access_or_answered_for(target: Target) -> None:
 
 
 async def test_two_admins_that_end_each_other_at_once_leave_one(target: Target) -> None:
-    """alice stays an admin all the while."""
+    """alice stays an admin throughout."""
     ids: list[str] = []
     tokens: list[str] = []
     for _ in range(2):
@@ -401,7 +401,7 @@ async def test_a_registration_at_a_provider_is_changed_by_one_of_two_and_shown_t
     for odd in ("*, *", "x", 'W/"x"', '""', ""):
         answer = await call(target, "PUT", path, token, json=bodies[0], headers={"if-match": odd})
         assert answer.status_code in {400, 412}, odd
-    # Another client id does not take the stored secret along.
+    # Changing the client id doesn't keep the stored secret.
     assert (await call(target, "PUT", path, token, json={"client_id": "c" * 32})).status_code == 400
     for shown in (both[0], both[1], await call(target, "GET", "/providers/linear", token)):
         assert secret not in shown.text
@@ -424,7 +424,7 @@ async def test_a_declaration_needs_its_scope_reads_no_file_and_keeps_its_admin(t
         answer = await call(target, "POST", "/apply", token, json=asked)
         assert answer.status_code == 400
         assert "root:" not in answer.text
-    # What would be removed is everyone but whoever asks; nothing is, since it is a plan.
+    # The plan would remove everyone but the caller; as a plan, it removes nobody.
     planned = (await call(target, "POST", "/apply?plan=true&prune=true", token, json={"people": {}})).json()
     removed = {one["name"] for one in planned["changes"]}
     assert "mallory" in removed

@@ -61,7 +61,7 @@ QUERIES = (
 @pytest.mark.parametrize("path", ["/people", "/agents", "/activity"])
 async def test_a_query_that_is_none_is_refused_in_words(target: Target, path: str, query: str) -> None:
     answer = await call(target, "GET", f"{path}?{query}", await admin_token(target, "read"))
-    is_place = (path, query) in {("/people", "cursor=WyJ4Il0"), ("/activity", "cursor=WzFd")}  # which ours look like
+    is_place = (path, query) in {("/people", "cursor=WyJ4Il0"), ("/activity", "cursor=WzFd")}  # as our tokens look
     assert answer.status_code == (200 if is_place else 400), answer.text[:200]
     if answer.status_code == 400:
         assert answer.json()["code"] == "invalid_request"
@@ -87,7 +87,7 @@ async def test_a_path_is_the_one_of_an_operation_or_nothing(target: Target, plac
     token = await admin_token(target)
     for method in ("GET", "DELETE", "PATCH"):
         answer = await call(target, method, place, token, json={} if method == "PATCH" else None)
-        if "../" in place:  # which the client resolves, as any would
+        if "../" in place:  # the client resolves it, as any client would
             continue
         assert answer.status_code in {400, 404, 405, 414}, (method, answer.status_code, answer.text[:200])
         assert "set-cookie" not in answer.headers

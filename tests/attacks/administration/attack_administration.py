@@ -1,4 +1,4 @@
-"""Administration: its pages and forms for members, former admins, and strangers; old forms; links and secrets."""
+"""Administration pages and forms, used by members, former admins, and strangers; old forms; links and secrets."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FORMS += ("/providers/linear", "/providers/linear/test", "/providers/linear/remo
 
 
 async def id_of(person: Person) -> str:
-    """What the vault calls this person."""
+    """The vault's id of this person."""
     return str((await person.http.get("/account/data")).json()["user"]["id"])
 
 
 def form_for(page: httpx2.Response, what: str) -> Form:
-    """The form of this page that does exactly that."""
+    """The form on this page with exactly this action."""
     return next(one for one in forms_of(page.text) if one.action.rpartition("/")[2] == what)
 
 
 async def places(target: Target) -> dict[str, str]:
-    """Ids for the paths above."""
+    """The ids for the paths above."""
     if not isinstance(found := target.kept.get("admin places"), dict):
         found = {"alice": await id_of(target.alice), "mallory": await id_of(target.mallory)}
         found["agent"] = (await target.agent(target.alice)).client_id
@@ -49,7 +49,7 @@ async def places(target: Target) -> dict[str, str]:
 
 
 async def someone(target: Target, *, is_admin: bool = False) -> tuple[str, Person]:
-    """A new person, whom alice added, signed in with the link; their id."""
+    """A new person, added by alice and signed in with the link; also their id."""
     form = form_of(await target.alice.open(f"{ROOT}/people/new"), "/people/new")
     changes = {"name": f"p{secrets.token_hex(6)}"} | ({"admin": "yes"} if is_admin else {})
     answer = await send(target, target.alice, form, **changes)
@@ -156,7 +156,7 @@ async def test_changes_that_race_with_the_end_of_their_admin_are_whole_or_refuse
 
 
 async def test_two_admins_that_remove_each_other_at_once_leave_one(target: Target) -> None:
-    """alice stays an admin all the while, so the vault has one more than these two."""
+    """alice stays an admin throughout, so the vault has one more than these two."""
     (one_id, one), (other_id, other) = await someone(target, is_admin=True), await someone(target, is_admin=True)
     form = form_for(await one.open(f"{ROOT}/people/{other_id}"), "not-admin")
     back = form_for(await other.open(f"{ROOT}/people/{one_id}"), "not-admin")
@@ -274,7 +274,7 @@ async def test_a_client_secret_is_never_shown_again_and_an_old_page_changes_noth
     assert stale.status_code == 409
     current = await target.alice.open(f"{ROOT}/providers/linear")
     assert "a" * 32 in current.text
-    # Another client id does not take the stored secret along.
+    # Changing the client id doesn't keep the stored secret.
     assert (await save(target, current, client_id="c" * 32, client_secret="")).status_code == 400
     both = await asyncio.gather(*(save(target, current, client_id=one * 32, client_secret=SECRET) for one in "de"))
     assert sorted(one.status_code for one in both) == [303, 409]
@@ -309,7 +309,7 @@ HOSTS = (
 
 @pytest.mark.parametrize("value", HOSTS)
 async def test_an_input_of_a_provider_file_leads_to_no_other_host(target: Target, value: str) -> None:
-    """Zendesk's subdomain is a part of its hosts."""
+    """Zendesk's subdomain is part of its hosts."""
     page = await target.alice.open(f"{ROOT}/providers/zendesk")
     form = next(one for one in forms_of(page.text) if one.action == f"{ROOT}/providers/zendesk")
     names = [name for name, _ in form.fields if name.startswith("input.")]

@@ -1,4 +1,4 @@
-"""`import csv`, on both databases: files whose values are code, others', or too much; labels chosen elsewhere."""
+"""`import csv`, on both databases: values that are code, belong to others, or are too long; labels from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SCOPE = "files.content.read"
 
 
 async def person_of(target: Target) -> tuple[str, Person]:
-    """A new person; their name."""
+    """Add a person; return the name too."""
     _, person = await someone(target)
     return str((await person.http.get("/account/data")).json()["user"]["name"]), person
 
 
 async def take_over(target: Target, folder: Path, text: str | bytes, *options: str) -> tuple[int, str, str]:
-    """The command next to the running vault: exit code, standard output, standard error."""
+    """Run the command next to the running vault; return exit code, standard output, and standard error."""
     file = folder / f"{secrets.token_hex(4)}.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     code, out, err = await target.place.run("import", "csv", str(file), "--apply", *options)
@@ -39,7 +39,7 @@ async def accounts(person: Person) -> list[dict[str, object]]:
 
 
 async def test_an_honest_row_is_taken_over(vault: Target, tmp_path: Path) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     name, person = await person_of(vault)
     code, out, err = await take_over(vault, tmp_path, f"{HEAD}\n{name},dropbox,U1,rt-canary-1,{SCOPE}\n", "--json")
     assert (code, json.loads(out)[0]["outcome"]) == (0, "imported"), err
@@ -56,7 +56,7 @@ LABELS = (
 
 
 async def test_no_label_is_code_anywhere(vault: Target, tmp_path: Path) -> None:
-    """All in one file, since each command takes its time."""
+    """All labels are in one file, because each command takes a while."""
     name, person = await person_of(vault)
     rows = [f'{name},dropbox,U{number},rt-canary-2,{SCOPE},"{label}"' for number, label in enumerate(LABELS)]
     code, out, err = await take_over(vault, tmp_path, "\n".join([f"{HEAD},label", *rows]) + "\n")
@@ -70,7 +70,7 @@ async def test_no_label_is_code_anywhere(vault: Target, tmp_path: Path) -> None:
         assert "<script" not in page, path
         assert "<img src=x" not in page
         assert ">49<" not in page
-        assert not any(one in page for one in HIDDEN.replace("\u2028", "")), path  # which is a blank to a browser
+        assert not any(one in page for one in HIDDEN.replace("\u2028", "")), path  # browsers treat it as a space
     answer = await person.http.get("/activity/export?format=csv")
     cells = [cell for row in csv.reader(io.StringIO(answer.text)) for cell in row]
     assert not [cell for cell in cells if cell[:1] in {"=", "+", "-", "@", "\t"}]

@@ -1,4 +1,4 @@
-"""`import` of other vaults' files, on both databases: others' names, foreign apps, hostile JSON, tables, and keys."""
+"""`import` from other vaults, on both databases: others' names, foreign apps, hostile JSON, tables, and keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOURCES = ("auth0", "nango", "better-auth", "contextforge", "composio")
 
 
 async def bring(vault: Target, source: str, file: Path, *options: str | Path) -> tuple[int, list[str], str]:
-    """The command next to the running vault: exit code, what became of each account, and all that it printed."""
+    """Run the command next to the running vault; return exit code, each account's outcome, and all output."""
     words = ("import", source, str(file), "--apply", "--json", *map(str, options))
     code, out, err = await command_line(vault).run(*words)
     assert "Traceback" not in out + err, err
@@ -43,7 +43,7 @@ def write_file(folder: Path, content: object) -> Path:
 
 
 def record(source: str, name: str, **changes: object) -> Record:
-    """One honest account of this person in the source's form; `changes` are of its members."""
+    """One honest account of this person in the source's format, with `changes` to its members."""
     token = f"rt-{secrets.token_hex(8)}"
     whole: Record
     match source:
@@ -73,7 +73,7 @@ def options(source: str) -> tuple[str, ...]:
 async def test_an_honest_account_is_taken_over_and_its_token_is_nowhere(
     vault: Target, tmp_path: Path, source: str
 ) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     name, person = await person_of(vault)
     one = record(source, name)
     token = next(word for word in json.dumps(one).replace('"', " ").split() if word.startswith("rt-"))
@@ -88,7 +88,7 @@ async def test_an_honest_account_is_taken_over_and_its_token_is_nowhere(
 
 
 def look_alikes(name: str) -> dict[str, tuple[str, Record]]:
-    """Records that would make someone else's account this person's, by what they chose or no one proved."""
+    """Records that would make someone else's account this person's, by values that are self-chosen or unverified."""
     return {
         "an address that nobody verified": ("auth0", record("auth0", name, email_verified=False)),
         "a nickname": ("auth0", record("auth0", "x@evil.example", nickname=name, username=name)),
@@ -185,7 +185,7 @@ async def test_a_file_that_is_none_is_refused_in_words(target: Target, tmp_path:
 
 
 async def test_no_name_or_label_from_a_file_is_code(vault: Target, tmp_path: Path) -> None:
-    """People are made of the names, and pages show the labels."""
+    """The names become people, and pages show the labels."""
     names = (
         "<script>alert(1)</script>",
         "=cmd|' /C calc'!A0",
@@ -209,7 +209,7 @@ async def test_no_name_or_label_from_a_file_is_code(vault: Target, tmp_path: Pat
 
 
 async def test_no_address_of_a_file_is_called(vault: Target, tmp_path: Path) -> None:
-    """A file names endpoints; the tokens in it go to those of our provider file only."""
+    """A file may name endpoints, but its tokens go only to the endpoints of our provider file."""
     name, _ = await person_of(vault)
     async with scripted_server(lambda _: Reply(200)) as evil:
         config = {"client_id": "ours", "token_url": f"{evil.url}/token", "authorize_url": evil.url, "issuer": evil.url}
@@ -315,7 +315,7 @@ async def test_a_bundle_that_costs_too_much_does_not_open(vault: Target, tmp_pat
 
 
 def write_export(folder: Path, *accounts: Record, **changes: object) -> tuple[Path, Path]:
-    """A file as another vault seals it, and the file of its key."""
+    """Write a file as another vault seals it, and its key file."""
     identity = pyrage.x25519.Identity.generate()
     key, file = folder / "key.txt", folder / f"{secrets.token_hex(4)}.age"
     key.write_text(f"{identity}\n")

@@ -1,1 +1,1 @@
-"""Attacks by way of a company: its identity provider, its directory, its groups, and its signals."""
+"""Attacks through a company: its identity provider, its directory, its groups, and its signals."""

@@ -1,4 +1,4 @@
-"""Identity assertions: forged, foreign, old, repeated; whose person it is; more than a company's rules give."""
+"""Identity assertions: forged, foreign, old, repeated; the wrong person; more than a company's rules grant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_refused(answer_status: int, content: Mapping[str, object]) -> None:
 
 
 async def refusal_code(company: Company, assertion: str, **form: str) -> str:
-    """Refused with this error, and nothing issued."""
+    """Check that the request is refused and nothing issued; return the error."""
     answer = await company.redeem(assertion, **form)
     check_refused(answer.status_code, answer.json())
     assert answer.headers["cache-control"] == "no-store"
@@ -35,7 +35,7 @@ async def refusal_code(company: Company, assertion: str, **form: str) -> str:
 
 @pytest.fixture(scope="module")
 async def subject(company: Company) -> str:
-    """Someone who is linked to acme, and for whom the honest assertion works."""
+    """A person who is linked to acme, for whom the honest assertion works."""
     employee = await company.employee()
     answer = await company.ask(employee.subject)
     assert answer.status_code == 200, answer.text
@@ -51,7 +51,7 @@ def unsigned_token(company: Company, claims: Claims) -> str:
 
 
 def by_public_key(company: Company, claims: Claims) -> str:
-    """HS256 with what everyone knows as the secret."""
+    """Sign with HS256 and the public key as the secret."""
     import hmac
 
     head = b64({"alg": "HS256", "typ": "oauth-id-jag+jwt", "kid": "acme"})
@@ -235,7 +235,7 @@ async def test_a_request_gets_no_more_than_was_asserted(company: Company, subjec
 
 
 async def test_a_client_that_nobody_chose_gets_in_with_no_assertion(company: Company, subject: str) -> None:
-    """One that registered itself under the agent's name, and another that an admin registered."""
+    """One client registered itself under the agent's name; an admin registered another."""
     target = company.target
     own = await target.register(client_name="Invoices", token_endpoint_auth_method="client_secret_post")
     target.clients["look-alike"] = {key: str(own[key]) for key in ("client_id", "client_secret")}
@@ -256,7 +256,7 @@ async def test_an_assertion_counts_once_however_often_it_is_sent_at_once(company
 
 
 async def test_a_name_that_was_used_counts_for_nobody_else(company: Company, subject: str) -> None:
-    """Another assertion of the same `jti`, for another person or of another length, is a repeat all the same."""
+    """Another assertion with the same `jti`, for another person or with another expiry, still counts as a repeat."""
     other, name = await company.employee(), secrets.token_hex(8)
     assert (await company.ask(subject, jti=name)).status_code == 200
     await refusal_code(company, company.sign(company.claims(other.subject, jti=name)))
@@ -266,7 +266,7 @@ async def test_a_name_that_was_used_counts_for_nobody_else(company: Company, sub
 
 
 async def test_a_refusal_is_not_undone_by_a_race(company: Company) -> None:
-    """Asserted for someone who is disabled meanwhile: whatever was issued is worth nothing afterward."""
+    """The person is disabled meanwhile: whatever was issued is worthless afterward."""
     employee = await company.employee()
     asking = [asyncio.ensure_future(company.ask(employee.subject)) for _ in range(10)]
     await company.call_api("PATCH", f"/people/{employee.id}", {"disabled": True})
@@ -300,7 +300,7 @@ async def test_a_subject_that_looks_alike_is_somebody_else(company: Company, cha
 
 
 async def add_person(company: Company, address: str) -> str:
-    """A person who is called so, and is linked nowhere."""
+    """A person with this name who isn't linked to any company."""
     made = await company.call_api("POST", "/people", {"name": address})
     person = made["person"]
     assert isinstance(person, dict)
@@ -362,7 +362,7 @@ async def test_who_may_administer_is_not_found_by_an_address(company: Company, h
 
 
 async def admin_group(company: Company) -> str:
-    """The group whose members administer."""
+    """The group whose members are administrators."""
     found = await company.call_api("GET", "/groups?limit=200")
     items = found["items"]
     assert isinstance(items, list)
@@ -461,7 +461,7 @@ async def test_an_agent_of_a_secret_group_is_for_that_group_only(company: Compan
 
 
 async def test_a_person_who_is_linked_twice_gets_each_companys_rules_apart(company: Company) -> None:
-    """What one company's groups allow is not given by the other's assertion."""
+    """One company's assertion doesn't grant what the other company's groups allow."""
     employee = await company.employee()
     await company.call_api(
         "POST", f"/people/{employee.id}/identities", {"issuer": company.issuer("globex"), "subject": employee.subject}

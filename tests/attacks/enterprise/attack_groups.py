@@ -1,4 +1,4 @@
-"""Roles and groups: auditors who change, administrators above themselves, what a group shares after they left it."""
+"""Roles and groups: auditors who make changes, administrators who exceed their role, group accounts after leaving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = [f"{one.method} {one.template}" for one in CHANGES]
 
 
 async def role_group(company: Company, name: str) -> str:
-    """The group to which the settings give a role."""
+    """The group to which the settings assign a role."""
     items = cast("list[dict[str, object]]", (await company.call_api("GET", "/groups?limit=200"))["items"])
     ids = [str(one["id"]) for one in items if one["name"] == name]
     return ids[0] if ids else await company.group(name=name)
@@ -37,7 +37,7 @@ async def with_role(company: Company, role: str) -> Employee:
 
 
 async def token_of(company: Company, employee: Employee, *scopes: str) -> str:
-    """A token of this person's own service account, with all scopes by default."""
+    """A token of this person's own service account; all scopes by default."""
     credentials = await new_account(company.target, *(scopes or SCOPES), admin=employee.name)
     answer = await ask(company.target, credentials)
     assert answer.status_code == 200, answer.text
@@ -46,7 +46,7 @@ async def token_of(company: Company, employee: Employee, *scopes: str) -> str:
 
 @pytest.fixture(scope="module")
 async def auditor(company: Company) -> tuple[Employee, str]:
-    """An auditor, who had all scopes as an administrator, and the token from then."""
+    """An auditor who was an administrator with all scopes, and the token from that time."""
     employee = await with_role(company, "administrator")
     token = await token_of(company, employee)
     await company.call_api("PATCH", f"/people/{employee.id}", {"role": "auditor"})
@@ -55,7 +55,7 @@ async def auditor(company: Company) -> tuple[Employee, str]:
 
 @pytest.fixture(scope="module")
 async def administrator(company: Company) -> tuple[Employee, str]:
-    """An administrator who is no owner."""
+    """An administrator who isn't an owner."""
     employee = await with_role(company, "administrator")
     return employee, await token_of(company, employee)
 
@@ -119,7 +119,7 @@ async def test_an_auditor_makes_no_service_account_that_changes(company: Company
     assert answer.status_code in {401, 403}
 
 
-# Administrators above themselves
+# Administrators who exceed their role
 
 
 CHANGES: tuple[dict[str, object], ...] = (
@@ -232,7 +232,7 @@ NEAR = (f"{ADMINS} ", ADMINS.upper(), ADMINS.replace("a", "а"), ADMINS + "\u200
 
 @pytest.mark.parametrize("name", NEAR)
 async def test_a_group_that_looks_like_one_with_a_role_gives_none(company: Company, name: str) -> None:
-    """Either it is that group, which only administrators and the directory can fill, or it gives nothing."""
+    """Either the name means that group, which only administrators and the directory can fill, or it grants nothing."""
     await role_group(company, ADMINS)
     answer = await company.api("POST", "/groups", {"name": name})
     assert answer.status_code in {201, 400, 409}, answer.text
@@ -244,7 +244,7 @@ async def test_a_group_that_looks_like_one_with_a_role_gives_none(company: Compa
 
 
 async def test_the_last_owners_that_unmake_each_other_at_once_leave_one(company: Company) -> None:
-    """alice stays an owner all the while, so that of these two both may go; each by the other, not by themselves."""
+    """alice stays an owner throughout, so either of these two may be demoted, but only by somebody else."""
     one, other = await with_role(company, "owner"), await with_role(company, "owner")
     first, second = await token_of(company, one), await token_of(company, other)
     answers = await asyncio.gather(
@@ -273,7 +273,7 @@ async def test_a_member_reads_and_changes_no_group(company: Company) -> None:
 
 
 async def share_account(company: Company, *members: Employee, **rule: object) -> tuple[str, str]:
-    """A group with these members and an account at Slack that alice gave it: group and connection."""
+    """Make a group with these members and a Slack account from alice; return group and connection."""
     target = company.target
     await target.connect(target.alice, "slack", account="bob")
     mine = (await target.connection_ids("alice"))["slack"]
@@ -283,7 +283,7 @@ async def share_account(company: Company, *members: Employee, **rule: object) ->
 
 
 async def use(company: Company, employee: Employee, connection: str, scope: str = "chat:write") -> httpx2.Response:
-    """An exchange for the group's account, which this person allows first."""
+    """Exchange for the group's account, after this person allows it."""
     return await ready(company.target, connection, scope, person=employee.browser)
 
 
@@ -306,7 +306,7 @@ async def test_who_left_a_group_uses_its_account_no_more(company: Company) -> No
     for path in (f"/connections/{connection}", f"/connections/{connection}/disconnect"):
         assert (await member.browser.http.get(path)).status_code in {303, 403, 404}
     assert connection not in (await member.browser.http.get("/connections")).text
-    again = await company.group(member.id)  # another group gives nothing of this one
+    again = await company.group(member.id)  # another group grants nothing of this one
     assert again != group
     assert (await one.call("POST", "/chat.postMessage", json=body)).status_code in {401, 403, 404}
 
@@ -397,7 +397,7 @@ async def test_a_role_is_none_of_the_command_lines_made_up_words(company: Compan
 
 
 async def test_pages_of_a_group_and_a_person_have_their_own_forms_only(company: Company) -> None:
-    """A form of one group, sent to another's address, is refused or changes the one in its address."""
+    """A form of one group that is sent to another group's URL is refused or changes the group in the URL."""
     one, other, employee = await company.group(), await company.group(), await company.employee()
     page = await company.target.alice.open(f"{ROOT}/groups/{one}")
     for form in forms_of(page.text):

@@ -1,4 +1,4 @@
-"""SCIM: others' tokens, people who are not the directory's, hostile filters and paths, what costs much, races."""
+"""SCIM: others' tokens, people outside the directory, hostile filters and paths, costly requests, races."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_a_token_ends_at_once(company: Company) -> None:
     assert (await company.scim("GET", "/Users?count=1", token=str(newer["token"]))).status_code == 401
 
 
-# People who are not the directory's
+# People outside the directory
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -177,7 +177,7 @@ OWNED: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("how", OWNED)
 async def test_an_owner_is_not_by_the_directory(company: Company, owner: str, how: str) -> None:
-    """By `externalId` the identity provider's people find their accounts here: whoever sets it says who that is."""
+    """`externalId` maps the identity provider's people to accounts here: whoever sets it decides who an account is."""
     before = (await company.scim("GET", f"/Users/{owner}")).json()
     answer = await company.patch(f"/Users/{owner}", OWNED[how])
     assert answer.status_code == 403, answer.text
@@ -201,7 +201,7 @@ async def test_an_owner_who_is_disabled_is_not_enabled_by_the_directory(company:
     ] is False  # the twin
 
 
-# What a person is given by what is sent
+# What a request can give to a person
 
 
 MEMBERS_SENT: tuple[dict[str, object], ...] = (
@@ -398,7 +398,7 @@ async def test_of_people_with_one_name_made_at_once_one_is(company: Company) -> 
 
 
 async def test_what_ended_with_a_disabled_person_stays_ended(company: Company) -> None:
-    """Disabled and enabled again: neither session nor token comes back."""
+    """After disabling and enabling, neither session nor token comes back."""
     target, employee = company.target, await company.employee()
     agent = await target.agent(employee.browser)
     await target.command("scim", "adopt", employee.name)

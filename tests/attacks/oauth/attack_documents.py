@@ -1,7 +1,7 @@
-"""Client ID metadata documents that change: after a consent, while an agent holds permissions, while a person looks.
+"""Client ID metadata documents that change: after a consent, while an agent has permissions, while a page is open.
 
-A vault of its own fetches documents from this machine. All agents are let in first; then every document changes, and
-one wait lets the vault's copies go out of date.
+A separate vault fetches documents from this machine. All agents are authorized first; then every document changes, and
+one wait lets the vault's copies expire.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer
 from tests.support.rooms.oauth_world import sign_jwt
 
 EVIL = "https://evil.example/callback"
-FRESH = 60  # seconds that the vault keeps a document at least
+FRESH = 60  # minimum seconds that the vault caches a document
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SETTINGS = "[sandbox]\nloopback_client_metadata = true\n"
 
-pytestmark = pytest.mark.timeout(400)  # what comes first takes a minute or two
+pytestmark = pytest.mark.timeout(400)  # setup takes a minute or two
 
 LOOKS_DIFFERENT: dict[str, dict[str, object]] = {
     "another name": {"client_name": "Payroll"},
@@ -78,7 +78,7 @@ class Site:
         return found if isinstance(found, Reply) else json_reply(found, headers={"Cache-Control": "no-store"})
 
     async def ask(self, what: str, **changes: str | None) -> httpx2.Response:
-        """The authorization request of alice's browser: answered at once, with a question, or not at all."""
+        """Send an authorization request from alice's browser: answered with a code, a consent page, or an error."""
         return await self.target.alice.http.get(self.target.authorize_url(self.address(what), "A" * 43, **changes))
 
     def keys(self, key: ECKey) -> dict[str, object]:
@@ -98,7 +98,7 @@ class Site:
 
 
 async def _keyed_agent(site: Site) -> Agent:
-    """Signed in with the old key."""
+    """An agent that signed in with the old key."""
     client = site.address("keyed")
     code, verifier = await site.target.code(client)
     answer = await site.target.redeem(client, code, verifier, **site.assertion("keyed", site.old_key))
@@ -134,7 +134,7 @@ def is_asked(answer: httpx2.Response) -> bool:
 
 
 async def test_a_document_that_stays_as_it_was_is_not_asked_about_again(site: Site) -> None:
-    """The twin of all the others."""
+    """The twin of all other tests here."""
     assert query_of((await site.ask("same")).headers["location"])["code"]
     assert is_done(await site.target.call(site.agents["same"], "slack_post", POST))
 
@@ -155,7 +155,7 @@ async def test_nobody_is_led_away_for_a_document_that_became(site: Site, what: s
 
 async def test_a_redirect_that_was_added_gets_no_code_of_an_earlier_yes(site: Site) -> None:
     assert is_asked(await site.ask("one more redirect", redirect_uri=EVIL))
-    assert (await site.ask("another name", redirect_uri=EVIL)).status_code == 400  # a document without it
+    assert (await site.ask("another name", redirect_uri=EVIL)).status_code == 400  # not its redirect
 
 
 async def test_a_redirect_that_was_taken_away_gets_nothing_more(site: Site) -> None:
@@ -168,7 +168,7 @@ async def test_a_redirect_that_was_taken_away_gets_nothing_more(site: Site) -> N
 
 async def test_a_page_that_a_person_looked_at_gives_nothing_to_the_new_name(site: Site) -> None:
     assert site.page is not None
-    assert is_asked(await site.ask("looked at"))  # someone's request: the vault knows the new document
+    assert is_asked(await site.ask("looked at"))  # any request makes the vault fetch the new document
     answer = await site.target.alice.submit(site.page, form="/consent", button=("decision", "allow"))
     assert "code=" not in answer.headers.get("location", "")
     assert "Payroll" in answer.text

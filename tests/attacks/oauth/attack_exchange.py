@@ -1,4 +1,4 @@
-"""Token exchange and its workers: other people's tokens and accounts, more than allowed, races with endings."""
+"""Token exchange and workers: other people's tokens and accounts, more than allowed, races with endings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def subject(target: Target, client: str = "backend") -> str:
 
 
 async def test_an_exchange_that_the_person_allowed_works(target: Target) -> None:
-    """The twin of all that follows."""
+    """The twin of all attacks below."""
     answer = await ready(target, "slack", CHAT)
     assert answer.status_code == 200, answer.text
     assert answer.json()["access_token"].startswith("tvp_")
@@ -77,7 +77,7 @@ async def test_a_subject_of_another_person_gets_that_persons_account_only(target
     await ready(target, "slack", CHAT)
     token = (await target.agent(target.mallory, client="backend", scope="tools exchange")).token
     answer = await target.exchange("backend", token, audience="slack", scope=CHAT)
-    assert answer.status_code in {400, 403}, answer.text  # mallory allowed nothing; what alice allowed is not hers
+    assert answer.status_code in {400, 403}, answer.text  # mallory allowed nothing; alice's permissions aren't hers
     victim = (await target.connection_ids("alice"))["slack"]
     answer = await target.exchange("backend", token, audience=victim, scope=CHAT)
     assert answer.json()["error"] == "invalid_target"
@@ -126,7 +126,7 @@ async def test_no_exchange_that_begins_after_the_revocation_succeeds(target: Tar
     after = [await target.exchange("backend", agent.token, audience="slack", scope=CHAT) for _ in range(3)]
     handles = [one.json() for one in await asyncio.gather(*racing) if one.status_code == 200]
     assert {one.status_code for one in after} <= {400, 401}
-    for one in handles:  # those that came before it are dead, too
+    for one in handles:  # earlier ones are dead, too
         sent = {"authorization": f"Bearer {one['access_token']}"}
         call = await target.http.post(
             f"{one['api_base_url']}/chat.postMessage", json={"channel": "C1", "text": "x"}, headers=sent
@@ -155,7 +155,7 @@ async def _id(target: Target) -> str:
 
 
 async def _own(target: Target) -> dict[str, str]:
-    """The worker proves who it is: only then its assertions are looked at."""
+    """The worker's client authentication; its assertions are examined only after that."""
     worker, now = target.clients["worker"]["client_id"], int(time.time())
     claims = {
         "iss": worker,
@@ -213,7 +213,7 @@ async def test_a_worker_is_refused(target: Target, name: str) -> None:
     status, text = await _work(target, await _assertion(target, key=key, **WORKERS[name]), **more)
     assert status in {400, 401, 403}, text
     assert "invalid_client" not in text
-    assert "connect_uri" not in text  # that is what a right assertion gets
+    assert "connect_uri" not in text  # a valid assertion gets this
     assert "access_token" not in text
 
 
@@ -230,7 +230,7 @@ async def test_a_workers_assertion_counts_once_of_ten_at_the_same_time(target: T
     assert sum("connect_uri" in text for _, text in answers) == 1, answers
 
 
-# Handles for programs elsewhere: the same conditions on another path
+# Handles for other programs: the same conditions on another path
 
 CALL = {"method": "POST", "host": "slack.com", "port": 443, "path": "/api/chat.postMessage"}
 

@@ -53,10 +53,10 @@ REFUSED: dict[str, dict[str, object]] = {
 async def test_cannot_be_registered(target: Target, name: str) -> None:
     body = {"client_name": "A", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"} | REFUSED[name]
     answer = await target.http.post("/register", json=body)
-    if name.startswith("a name of"):  # kept for show only: cleaned or refused
+    if name.startswith("a name of"):  # only for display: cleaned or refused
         assert answer.status_code == 400 or "\x1b" not in str(answer.json()["client_name"])
         return
-    if answer.status_code == 201 and name in {"the implicit grant", "the password grant"}:  # left out is refused, too
+    if answer.status_code == 201 and name in {"the implicit grant", "the password grant"}:  # omitted is refused, too
         assert not {"implicit", "password"} & set(answer.json()["grant_types"])
         return
     assert answer.status_code == 400, answer.text

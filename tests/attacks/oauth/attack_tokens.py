@@ -16,7 +16,7 @@ from tests.support.rooms.oauth_world import b64, claims_of, header_of, sign_jwt
 
 
 def forge(token: str, *, header: dict[str, object] | None = None, claims: dict[str, object] | None = None) -> str:
-    """The token with changes, under its old signature."""
+    """The token with changed claims, under its old signature."""
     return ".".join(
         (b64(header_of(token) | (header or {})), b64(claims_of(token) | (claims or {})), token.split(".")[2])
     )

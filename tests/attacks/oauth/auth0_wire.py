@@ -1,4 +1,4 @@
-"""Applications that speak Auth0's wire, at their own vault, since that wire is off by default."""
+"""Applications that use Auth0's interface, at their own vault, because that interface is off by default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def signed_in(target: Target, person: Person, client: str = "app") -> Agen
 
 
 async def ask(target: Target, content: Mapping[str, object]) -> httpx2.Response:
-    """The token endpoint in JSON."""
+    """Call the token endpoint with JSON."""
     answer = await target.http.post("/oauth/token", json=dict(content))
     assert answer.status_code < 500, answer.text[:300]
     return answer
@@ -61,7 +61,7 @@ async def start(target: Target, token: str, **changes: object) -> httpx2.Respons
 
 
 async def go(target: Target, person: Person, started: httpx2.Response, *, account: str = "alice") -> str:
-    """The person's browser from the application to the provider and back; the code it brings."""
+    """Take the person's browser from the application to the provider and back; return the code."""
     content = started.json()
     page = await person.open(content["connect_uri"] + "?" + urlencode(content["connect_params"]))
     answer = await person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
@@ -70,7 +70,7 @@ async def go(target: Target, person: Person, started: httpx2.Response, *, accoun
 
 
 async def connect_person(target: Target, *, account: str = "alice") -> tuple[Person, Agent, str, str]:
-    """A new person whose application has a Slack account; its token for the accounts, and the account's id."""
+    """Add a person whose application has a Slack account; return its My Account API token, and the account's id."""
     _, person = await someone(target)
     agent = await signed_in(target, person)
     token = str((await me_token(target, agent)).json()["access_token"])

@@ -21,7 +21,7 @@ QUESTION = re.compile(r'href="/approvals/(r[\w-]+)"')
 
 @dataclass
 class Shop:
-    """A client that an operator allowed to ask, and its own person, since requests are counted by person."""
+    """A client that an operator allowed to ask, and its own person, because requests are limited per person."""
 
     target: Target
     client: Mapping[str, str] = field(repr=False)
@@ -48,7 +48,7 @@ class Shop:
         return answer
 
     async def question(self) -> str:
-        """The id of the one question that is open, from the person's page."""
+        """The id of the one open request, from the person's page."""
         (found,) = set(QUESTION.findall((await self.person.open("/approvals")).text))
         return str(found)
 
@@ -74,13 +74,13 @@ def error(answer: httpx2.Response) -> str:
 async def post(
     http: httpx2.AsyncClient, path: str, fields: Sequence[tuple[str, str]], headers: Mapping[str, str]
 ) -> httpx2.Response:
-    """A form with fields in this order, some perhaps twice."""
+    """Post a form with fields in this order, some possibly twice."""
     sent = {"content-type": "application/x-www-form-urlencoded", **headers}
     return await http.post(path, content=urlencode(fields), headers=sent)
 
 
 async def client(target: Target, name: str, *words: str) -> dict[str, str]:
-    """A client that may ask, which the attacks share: none may end it."""
+    """A client that may ask. The attacks share it, so no attack may end it."""
     if not isinstance(found := target.kept.get(f"ciba {name}"), dict):
         command = ("clients", "add", name, "--confidential", "--ciba", *words, "--json")
         made = json.loads(await target.command(*command))

@@ -1,1 +1,1 @@
-"""Attacks on people's pages and on what reaches them: forms, passkeys, approvals, downloads, notices, and webhooks."""
+"""Attacks on people's pages and on messages to people: forms, passkeys, approvals, downloads, notices, and webhooks."""

@@ -1,4 +1,4 @@
-"""What people and admins download: others' data by another address, headers, or method; readers that never end."""
+"""What people and admins download: others' data by another URL, headers, or method; readers that never finish."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ async def test_a_kind_of_file_that_is_none_is_refused(target: Target, kind: str)
         assert "content-disposition" not in answer.headers
 
 
-# Readers that take their time
+# Slow readers
 
 
 class SlowReader:
-    """A browser's request for a file, of which almost nothing is read until it is asked for."""
+    """A browser's request for a file, which reads almost nothing until told to."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -135,7 +135,7 @@ class SlowReader:
 
 
 async def busy(target: Target, *, events: int) -> tuple[str, Person]:
-    """A person with so much activity; their id."""
+    """A person with this many events; their id."""
     user_id, person = await someone(target)
     agent = await target.agent(person)
     for _ in range(events // 50):
@@ -159,7 +159,7 @@ async def test_files_that_nobody_reads_hold_nobody_up(target: Target) -> None:
 
 
 async def test_a_file_that_is_still_read_tells_nothing_of_what_happens_after_its_session(target: Target) -> None:
-    """Whoever took a session and reads slowly."""
+    """The attacker has a stolen session and reads slowly."""
     user_id, person = await busy(target, events=200)
     cookie = f"cookie: {session_cookie(person.http)}"
     readers = [await SlowReader(target).ask(path, cookie) for path in OWN]

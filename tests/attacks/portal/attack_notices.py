@@ -1,6 +1,6 @@
-"""Notices: webhooks, ntfy, and Slack addresses that lead inside, elsewhere, or nowhere; others' channels and links.
+"""Notices: webhooks, ntfy, and Slack URLs that lead inside, elsewhere, or nowhere; others' channels and links.
 
-The vault of the other surfaces is a sandbox, which may call loopback; what leads inside is tried at one that is none.
+The vault of the other surfaces is a sandbox, which may call loopback, so internal URLs are tried at another vault.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHANNELS = "/notifications/channels"
 
 
 async def add(person: Person, kind: str, wanted: str) -> bool:
-    """Add a channel; whether the vault took it."""
+    """Add a channel; return whether the vault accepted it."""
     form = form_of(await person.open("/notifications"), CHANNELS)
     answer = await person.http.post(
         form.action, data=dict(form.fields) | {"kind": kind, "target": wanted}, headers={"origin": person.origin}
@@ -74,7 +74,7 @@ async def test_an_address_that_leads_inside_is_no_channel(
 
 
 def own_name() -> str:
-    """This machine's own name, which is plain to look at; what it resolves to decides."""
+    """This machine's own name, which looks harmless; the address that it resolves to decides."""
     name = socket.gethostname()
     try:
         found = {one[4][0] for one in socket.getaddrinfo(name, 443)}
@@ -86,7 +86,7 @@ def own_name() -> str:
 
 
 async def check_uncalled(person: Person, inside: ScriptedServer) -> None:
-    """The person tests their channel, and nothing is called."""
+    """Test the person's channel, and check that nothing is called."""
     (form,) = await channels(person)
     await act(person, form, "test")
     page = (await person.open("/notifications")).text
@@ -149,7 +149,7 @@ async def test_a_receiver_that_misbehaves_costs_its_person_a_message_only(target
 
 
 async def test_the_rest_of_an_address_is_shown_to_nobody(target: Target) -> None:
-    """What stands in it may be a password."""
+    """The rest may contain a password."""
     _, one = await new_person(target)
     secret = secrets.token_hex(16)
     async with scripted_server(lambda _: Reply(500)) as receiver:

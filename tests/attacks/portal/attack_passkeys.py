@@ -1,4 +1,4 @@
-"""Passkeys over plain HTTP: answers repeated, moved, bent, or made by someone else's device; others' passkeys."""
+"""Passkeys over plain HTTP: answers repeated, moved, tampered with, or from someone else's device; others' passkeys."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Holder:
 
 
 def options_of(page: httpx2.Response) -> str:
-    """What the page would ask the browser for."""
+    """The options that the page passes to the browser."""
     found = re.search(r'data-options="([^"]*)"', page.text)
     assert found is not None, page.text[:300]
     return html.unescape(found[1])
@@ -53,13 +53,13 @@ async def holder(target: Target, *, adds: bool = True) -> Holder:
 
 
 async def removal_form(one: Holder) -> Form:
-    """The form that removes their passkey."""
+    """The form that removes the person's passkey."""
     page = await one.person.open("/account")
     return next(form for form in forms_of(page.text) if form.action.endswith("/remove"))
 
 
 async def open_sign_in(target: Target) -> tuple[Person, httpx2.Response]:
-    """The sign-in page of a new browser."""
+    """Open the sign-in page in a new browser."""
     person = await target.browser()
     return person, await person.open("/sign-in")
 
@@ -72,7 +72,7 @@ async def signs_in(target: Target, person: Person, page: httpx2.Response, answer
 
 
 async def test_an_honest_answer_signs_in(target: Target) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     one = await holder(target)
     person, page = await open_sign_in(target)
     assert await signs_in(target, person, page, one.device.get(options_of(page)))
@@ -96,7 +96,7 @@ async def test_an_answer_to_another_browsers_page_signs_nobody_in(target: Target
 
 
 def bent(change: Callable[[dict[str, object]], object]) -> Callable[[Holder, str], str]:
-    """The honest answer with its JSON changed after signing."""
+    """The honest answer, with its JSON changed after signing."""
 
     def make(one: Holder, options: str) -> str:
         answer = json.loads(one.device.get(options))
@@ -214,7 +214,7 @@ async def test_a_new_passkey_is_added_for_the_person_who_was_asked_only(target: 
 
 
 async def test_a_credential_belongs_to_the_first_who_added_it(target: Target) -> None:
-    """The second person's device says that it made the first one's credential."""
+    """The second person's device claims the first person's credential."""
     one, thief = await holder(target), await holder(target, adds=False)
     page = await thief.person.open("/account")
     answer = json.loads(thief.device.create(options_of(page)))
@@ -255,7 +255,7 @@ async def test_a_counter_that_goes_back_is_a_copy(target: Target) -> None:
     for _ in range(2):
         person, page = await open_sign_in(target)
         assert await signs_in(target, person, page, one.device.get(options_of(page), counts=True))
-    one.device.credentials[-1].count = 1  # what a copy of the device from before the last use would say
+    one.device.credentials[-1].count = 1  # the count of a copy of the device from before the last use
     person, page = await open_sign_in(target)
     assert not await signs_in(target, person, page, one.device.get(options_of(page)))
 

@@ -1,4 +1,4 @@
-"""One person against another, and one agent in another's clothes: recognition, connect links, stale forms, endings."""
+"""One person against another, and one agent posing as another: recognition, connect links, stale forms, endings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def software(target: Target, **changes: object) -> str:
 
 
 async def let_in(target: Target, person: Person, client: str, *, redirect: str = LOOPBACK) -> Agent:
-    """The agent is signed in and may post."""
+    """Sign the agent in and allow it to post."""
     agent = await target.agent(person, client=client, redirect_uri=redirect)
     page = await person.open(link_of(target, await target.call(agent, "slack_post", POST), "connect"))
     page = await person.submit(page, form="/connect/", button=("decision", "allow"))
@@ -54,7 +54,7 @@ def form_of(page: httpx2.Response, part: str) -> Form:
 
 
 async def send(target: Target, person: Person, form: Form, **changes: str | None) -> httpx2.Response:
-    """The form with changes, as this browser would send it."""
+    """Send the form with changes, as this browser would."""
     body: dict[str, list[str]] = {}
     filled = form.fill_in(dict(changes))
     for name, value in filled + (form.widest(filled) if changes.get("decision") == "allow" else []):
@@ -63,7 +63,7 @@ async def send(target: Target, person: Person, form: Form, **changes: str | None
 
 
 async def may_post(target: Target, person: Person, client: str, *, redirect: str = LOOPBACK) -> bool:
-    """Whether the client may post for the person once it is signed in plainly."""
+    """Whether the client may post for the person after a plain sign-in."""
     agent = await target.agent(person, client=client, redirect_uri=redirect)
     return is_done(await target.call(agent, "slack_post", POST))
 
@@ -72,7 +72,7 @@ async def may_post(target: Target, person: Person, client: str, *, redirect: str
 
 
 async def test_an_honest_new_registration_gets_by_a_click_what_it_had(target: Target) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     person = await victim(target)
     await let_in(target, person, await software(target))
     client = await software(target)
@@ -104,7 +104,7 @@ OTHERS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 async def test_what_it_had_is_not_given_to_a_client_with(target: Target, what: str) -> None:
-    """Not even with what the page of a true look-alike offers."""
+    """Not even with the values that the page of a real match offers."""
     person = await victim(target)
     await let_in(target, person, await software(target))
     offered = form_of(await open_consent(target, person, await software(target)), "/consent")
@@ -189,7 +189,7 @@ async def test_an_earlier_agent_that_the_click_ends_has_ended(target: Target) ->
 
 
 async def test_a_device_is_never_offered_what_another_had(target: Target) -> None:
-    """Whoever started that sign-in could have sent its code (RFC 8628 §5.4)."""
+    """An attacker could have started that sign-in and sent its code (RFC 8628 §5.4)."""
     person = await victim(target)
     await let_in(target, person, await software(target))
     client = await software(target, grant_types=["authorization_code", "refresh_token", DEVICE])
@@ -204,7 +204,7 @@ async def test_a_device_is_never_offered_what_another_had(target: Target) -> Non
 
 
 async def link(target: Target, person: Person) -> tuple[Agent, str]:
-    """An agent of the person's that may use nothing yet, and its link."""
+    """An agent of the person that may use nothing yet, and its link."""
     agent = await target.agent(person)
     return agent, link_of(target, await target.call(agent, "slack_post", POST), "connect")
 
@@ -226,7 +226,7 @@ async def test_a_link_cannot_be_answered_by_another_person_with_a_form_of_their_
     form.action = url.removeprefix(target.url)
     assert (await send(target, stranger, form, decision="allow")).status_code in {403, 404, 410}
     assert not is_done(await target.call(agent, "slack_post", POST))
-    page = await person.open(url)  # the link is as good as before
+    page = await person.open(url)  # the link still works
     await person.submit(page, form="/connect/", button=("decision", "allow"))
     assert is_done(await target.call(agent, "slack_post", POST))
 
@@ -285,7 +285,7 @@ async def test_a_link_dies_with_its_agent(target: Target) -> None:
 
 
 async def test_an_answer_of_a_provider_counts_in_the_browser_that_left_only(target: Target) -> None:
-    """The same person in another browser: a stranger may have sent the address with his own account."""
+    """The same person in another browser: a stranger may have sent the URL with the stranger's own account."""
     first, second = await target.browser("mallory"), await target.browser("mallory")
     page = await first.open("/connections/connect?provider=github")
     state = query_of((await first.submit(page, form="/connections/connect")).headers["location"])["state"]
@@ -297,7 +297,7 @@ async def test_an_answer_of_a_provider_counts_in_the_browser_that_left_only(targ
     assert (await first.open(f"/connect/callback/github?code=own&state={state}")).status_code == 200  # the twin
 
 
-# Forms of two tabs
+# Forms in two tabs
 
 
 async def tab(target: Target, person: Person, agent: Agent) -> Form:
@@ -310,7 +310,7 @@ def without_access(form: Form) -> Form:
 
 
 def asking_first(form: Form) -> Form:
-    """Ask before each post. What agents do otherwise stays as it is."""
+    """Choose to be asked before each post, and leave the rest unchanged."""
     form.fields = [(name, "custom" if name.startswith("level.") else value) for name, value in form.fields]
     form.fields.append(("ask", next(value for value in form.choices["ask"] if value.endswith("tool:slack_post"))))
     return form
@@ -425,7 +425,7 @@ async def test_a_form_gives_no_right_to_another_persons_account(target: Target) 
 
 
 async def test_connecting_the_same_account_as_another_person_ends_nothing_of_theirs(target: Target) -> None:
-    """The earlier grant of an account is set aside: of one's own account only."""
+    """Connecting replaces an earlier grant only of the person's own account."""
     one = await handle(target, "github", "contents:read")
     assert (await one.call("GET", "/repos/alice/notes/readme")).status_code == 200
     person = await victim(target)

@@ -211,7 +211,7 @@ async def test_somebody_elses_agent_is_not_cut_off(target: Target) -> None:
 
 
 async def _link(target: Target) -> str:
-    """A connect link of one of alice's agents, which may use nothing yet."""
+    """A connect link from one of alice's agents, which may use nothing yet."""
     agent = await target.agent(target.alice)
     answer = await target.call(agent, "slack_post", {"channel": "#general", "text": "x"})
     start = answer.text.index(f"{target.url}/connect/")
@@ -258,7 +258,7 @@ async def test_an_answer_of_a_provider_is_refused_with_a_state(target: Target, s
     if state == "used" and answer.status_code in {
         200,
         303,
-    }:  # the same page once more: the account is connected, no more
+    }:  # the same page again: the account is connected, nothing else
         assert not [one for one in target.provider.arrivals[before:] if one.path == "/token"]
         return
     assert answer.status_code >= 400, answer.text

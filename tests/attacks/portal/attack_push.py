@@ -1,4 +1,4 @@
-"""Web push: endpoints that lead inside, elsewhere, or nowhere; keys that no browser makes; others' browsers; floods."""
+"""Web push: endpoints that lead inside, elsewhere, or nowhere; invalid keys; others' browsers; floods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROWSER = "/notifications/browser"
 
 
 async def subscribe(person: Person, subscription: str, **headers: str) -> httpx2.Response:
-    """What the page's script sends."""
+    """Send what the page's script sends."""
     form = form_of(await person.open("/notifications"), BROWSER)
     data = dict(form.fields) | {"subscription": subscription}
     answer = await person.http.post(form.action, data=data, headers={"origin": person.origin} | headers)
@@ -104,7 +104,7 @@ async def test_a_subscription_that_no_browser_makes_is_refused(target: Target, w
 
 
 async def test_one_that_a_browser_makes_is_taken_and_shown_to_nobody(target: Target) -> None:
-    """The twin; the endpoint is what others could send to, so it is shown nowhere and stored sealed."""
+    """The twin. Others could send to the endpoint, so it is shown nowhere and stored sealed."""
     (_, one), (_, other) = await someone(target), await someone(target)
     secret = secrets.token_hex(16)
     browser = SubscribedBrowser(f"https://push.example/{secret}")
@@ -135,7 +135,7 @@ async def test_somebody_elses_browser_is_not_there(target: Target, action: str) 
 
 
 async def test_whoever_names_anothers_endpoint_learns_nothing_and_says_nothing_there(target: Target) -> None:
-    """The message is under the keys that came with it: the browser that the endpoint belongs to can't read it."""
+    """The message is encrypted with the attacker's keys, so the browser that owns the endpoint can't read it."""
     (_, one), (_, thief) = await someone(target), await someone(target)
     async with scripted_server(lambda _: Reply(201)) as service:
         honest = SubscribedBrowser(f"{service.url}/shared")

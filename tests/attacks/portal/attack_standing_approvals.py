@@ -1,4 +1,4 @@
-"""Standing approvals: what one was not given for, more calls than it allows, its end, others' and old pages' forms."""
+"""Standing approvals: calls outside one, more calls than it allows, its end, forms of others and of old pages."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Approver:
         return await self.target.call(self.agent, "slack_post", GENERAL | changes)
 
     async def question(self, **changes: object) -> Form:
-        """The form of the question about a call that has to wait."""
+        """The form of the approval page for a call that has to wait."""
         page = await self.person.open(link_of(self.target, await self.call(**changes), "approvals"))
         return form_of(page, "/approvals/")
 
     async def give(self, *, per_day: str = "3", days: str = "7") -> None:
-        """The standing approval for #general; the call that asked is used up."""
+        """Give a standing approval for #general, and use up the call that asked."""
         form = await self.question()
         answer = await send(self.target, self.person, form, decision="standing", per_day=per_day, days=days)
         assert answer.status_code == 303, answer.text[:300]
         assert is_done(await self.call())
 
     async def end(self, path: str = "/approvals") -> Form:
-        """The form that ends the person's only one."""
+        """The form that ends the person's only standing approval."""
         return form_of(await self.person.open(path), "/approvals/standing/")
 
 
@@ -63,7 +63,7 @@ async def make_approver(target: Target) -> Approver:
 
 
 async def test_it_lets_through_what_it_was_given_for(target: Target) -> None:
-    """The twin of what follows."""
+    """The twin of the attacks below."""
     one = await make_approver(target)
     await one.give(per_day="2")
     assert is_done(await one.call(text="another text"))

@@ -1,4 +1,4 @@
-"""Webhooks: those of providers, forged, bent, repeated; and endpoints that lead inside, elsewhere, or that talk."""
+"""Webhooks: providers' forged, altered, or repeated; endpoints that lead inside, elsewhere, or answer too much."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.doubles.scripted_server import Arrival, Reply, ScriptedServer
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
 
-# In
+# Incoming
 
 
 def github(body: bytes, secret: str = GITHUB_SECRET, **changes: str) -> dict[str, str]:
@@ -146,7 +146,7 @@ async def test_a_challenge_is_answered_to_slack_only(company: Company) -> None:
 
 
 async def test_a_hint_ends_nothing_that_the_provider_still_honors(company: Company) -> None:
-    """Signed and about a real account: the vault asks the provider, which knows the token well."""
+    """The hint is signed and about a real account: the vault asks the provider, which still accepts the token."""
     employee, target = await company.employee(), company.target
     login = f"h{secrets.token_hex(4)}"
     await target.connect(employee.browser, "github", account=login)
@@ -156,11 +156,11 @@ async def test_a_hint_ends_nothing_that_the_provider_still_honors(company: Compa
     assert (await company.facts(employee.id))["connections"] == 1
     looks = [one for one in target.provider.arrivals if one.path == "/rest/user"]
     other = json.dumps({"action": "revoked", "sender": {"id": 4_000_000_000}}).encode()
-    assert await hook(company, "github", other, github(other)) == 204  # repeats of one shut out no other
+    assert await hook(company, "github", other, github(other)) == 204  # repeats of one hint don't block another
     assert len(looks) < 40
 
 
-# Out
+# Outgoing
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ async def test_an_endpoint_that_leads_inside_is_none(
 async def test_a_name_that_resolves_to_the_inside_is_not_called(
     outside: tuple[Place, Person], inside: ScriptedServer
 ) -> None:
-    """Plain to look at; its address is checked with each call, and is the one that is called."""
+    """The name looks harmless; its address is checked at each call, and that address is the one called."""
     import socket
 
     _, admin = outside

@@ -1,1 +1,1 @@
-"""Attacks on what carries calls: HTTP below everything, the MCP transports, the stdio bridge, and the proxy."""
+"""Attacks on the transports: raw HTTP, MCP, the stdio bridge, and the proxy."""

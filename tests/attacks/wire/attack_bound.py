@@ -1,4 +1,4 @@
-"""Handles bound to a key (DPoP), at the proxy: without the key, with a proof of something else, used twice."""
+"""Handles bound to a key (DPoP), at the proxy: without the key, with another request's proof, used twice."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_proof_counts_once_at_the_proxy_and_nowhere_else_after(target: T
     made = proof(key, "GET", one.base + PATH, ath=_ath(one.value))
     assert (await call(one, made)).status_code == 200
     assert (await call(one, made)).status_code == 401
-    assert (await call(one, made, path=PATH + "?limit=1")).status_code == 401  # htu knows no query
+    assert (await call(one, made, path=PATH + "?limit=1")).status_code == 401  # htu has no query
     other, _ = await bound_slack(target)
     assert (await call(other, made)).status_code == 401
 
@@ -131,7 +131,7 @@ async def test_a_proof_that_was_used_in_parallel_counts_once(target: Target) -> 
 
 
 async def test_an_exchange_without_the_key_does_not_loosen_a_bound_subject(target: Target) -> None:
-    """A token that is bound cannot become a handle that everyone can use."""
+    """A bound token can't become a handle that anyone can use."""
     key, client = new_key(), target.clients["backend"]
     code, verifier = await target.code(client["client_id"], scope="tools exchange offline_access")
     made = proof(key, "POST", f"{target.url}/token")

@@ -1,7 +1,7 @@
-"""The stdio bridge, by a hostile remote vault and by a hostile client on its standard input.
+"""The stdio bridge, attacked by a hostile remote vault and by a hostile client on its standard input.
 
-Each attack is one `stdio --url` process with stored credentials. Whatever is done to it, the next honest message is
-answered, no token goes to another server, and nothing but JSON-RPC is on standard output.
+Each attack runs one `stdio --url` process with stored credentials. Whatever is done to it, the next honest message is
+answered, no token goes to another server, and standard output has only JSON-RPC.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEMORY = 220  # MiB: an idle bridge has about 110
 
 @dataclass
 class Bridge:
-    """A bridge process, the hostile vault it calls, and another server that must never hear of a token."""
+    """A bridge process, the hostile vault it calls, and another server that must never receive a token."""
 
     vault: ScriptedServer
     elsewhere: ScriptedServer
@@ -47,7 +47,7 @@ class Bridge:
         await self.process.stdin.drain()
 
     async def until(self, wanted: object, *, seconds: float = 20.0) -> dict[str, object]:
-        """The answer with this id; every line on the way is JSON-RPC."""
+        """Read until the answer with this id, and check that every line is JSON-RPC."""
         assert self.process.stdout is not None
         async with asyncio.timeout(seconds):
             while True:
@@ -66,7 +66,7 @@ class Bridge:
 
     @property
     def memory(self) -> int:
-        """The most it ever held, in MiB."""
+        """The process's peak memory in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
 
@@ -81,7 +81,7 @@ def request(number: object, method: str = "tools/list", meta: Mapping[str, objec
 
 
 def honest(arrival: Arrival) -> Reply:
-    """What a vault answers."""
+    """The answers of an honest vault."""
     if arrival.method != "POST":
         return Reply(405)
     content = json.loads(arrival.body)
@@ -122,7 +122,7 @@ async def bridge(folder: Path, answer: Callable[[Arrival], Reply] = honest) -> A
 
 
 def once(reply: Reply | Callable[[Arrival], Reply]) -> Callable[[Arrival], Reply]:
-    """The first message gets this, then the vault is honest."""
+    """Answer the first message with this; then the vault is honest."""
     left = [reply]
 
     def answer(arrival: Arrival) -> Reply:
@@ -202,7 +202,7 @@ HOSTILE: dict[str, Reply] = {
 }
 
 
-UNANSWERED = {"an answer without an id", "an answer to another message"}  # the client's own patience ends them
+UNANSWERED = {"an answer without an id", "an answer to another message"}  # the client's own timeout ends them
 
 
 @pytest.mark.parametrize("name", HOSTILE)

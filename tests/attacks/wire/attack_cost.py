@@ -1,4 +1,4 @@
-"""Requests that could cost the vault far more than their sender: everyone else is served meanwhile."""
+"""Requests that could cost the vault far more than their sender: everyone else is still served."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.attacks.wire.handles import handle
 
 STALL = 3.0  # seconds that one health check may take on a busy machine; a quadratic reader took 15
 KIB = 1024
-# 31 brackets make a reader look at the depth; the rest is one string that does not end, or thousands that do.
+# 31 brackets trigger the depth check; the rest is one unterminated string, or thousands of complete ones.
 QUOTES = {
     "quotes and backslashes": b'"\\',
     "quotes": b'"',
@@ -35,7 +35,7 @@ def segment(content: bytes) -> str:
 
 
 async def served_while(target: Target, *, seconds: float = 0.0) -> float:
-    """The longest that a health check took while the attack ran; at least one that began after it."""
+    """The longest health check while the attack ran; at least one started after the attack did."""
     worst, until = 0.0, time.monotonic() + seconds
     async with httpx2.AsyncClient(base_url=target.url, timeout=30, trust_env=False) as http:
         while True:
@@ -48,7 +48,7 @@ async def served_while(target: Target, *, seconds: float = 0.0) -> float:
 
 
 async def cost(target: Target, *sending: object) -> tuple[float, list[httpx2.Response]]:
-    """Send all at once; how long the longest health check took beside them, and what was answered."""
+    """Send all at once; return the longest health check meanwhile, and the answers."""
     running = [asyncio.ensure_future(one) for one in sending]
     await asyncio.sleep(0.05)
     worst = await served_while(target, seconds=1.0)

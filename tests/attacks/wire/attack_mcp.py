@@ -124,7 +124,7 @@ MESSAGES: dict[str, bytes] = {
 }
 
 
-_WHOLE = {"params that are a list", "an id of a thousand digits", "a method and a result"}  # odd, and still one request
+_WHOLE = {"params that are a list", "an id of a thousand digits", "a method and a result"}  # odd, but still one request
 
 
 @pytest.mark.parametrize("era", [LEGACY, MODERN])

@@ -1,4 +1,4 @@
-"""The credential-injecting proxy before a hostile provider, with a client that wants more than it may have."""
+"""The credential-injecting proxy in front of a hostile provider, with a client that tries to get too much."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def github(target: Target) -> Handle:
 
 
 async def raw(one: Handle, line: str, *headers: str, body: str = "", authorized: bool = True) -> bytes:
-    """A request whose line and headers go out byte by byte as written."""
+    """Send a request whose request line and headers go out exactly as written."""
     head = [line, f"Host: {one.target.host}", "Connection: close", *headers]
     head += [f"Authorization: Bearer {one.value}"] if authorized else []
     if body and not any("ontent-" in header or "ransfer-" in header for header in headers):
@@ -39,7 +39,7 @@ def arrivals(target: Target) -> int:
 
 
 async def test_an_honest_call_passes_with_the_credential(target: Target) -> None:
-    """The twin of all that follows."""
+    """The twin of all attacks below."""
     one = await github(target)
     answer = await one.call("GET", f"{REPO}/readme")
     assert answer.status_code == 200, answer.text
@@ -189,7 +189,7 @@ async def test_a_query_is_refused_before_anything_is_sent(target: Target, query:
 
 
 def reply_spelling(way: str) -> Reply:
-    """A provider's answer that repeats the credential."""
+    """A provider's answer that repeats the credential in this form."""
     plain = {"content-type": "application/json"}
     match way:
         case "as it is":

@@ -1,7 +1,6 @@
-"""Attacks on request rules: an agent with one narrow permission, and an account whose token can do everything.
+"""Attacks on request rules: an agent has one narrow permission, and its account's token can do everything.
 
-What the agent asks for, the rules of the provider's file must not let through; the provider, scripted here, tells what
-arrived.
+The rules in the provider file must block what the agent asks for; the scripted provider shows what arrived.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tests.attacks.target import Target, talk
 from tests.attacks.wire.handles import Handle, handle
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
-# Provider, API, and the one scope that the agent was allowed; the account was connected with all of them.
+# Provider, API, and the one scope that the agent may use; the account was connected with all scopes.
 NARROW = {
     "mail": ("microsoft", "graph", "Mail.Read"),
     "drafts": ("microsoft", "graph", "Mail.ReadWrite"),
@@ -34,7 +33,7 @@ NARROW = {
     "box": ("box", "content", "base_preview"),
     "box folders": ("box", "content", "base_explorer"),
 }
-# The twin of everything below: what the permission is for passes.
+# The twin of everything below: permitted requests pass.
 HONEST: dict[str, tuple[str, str, object]] = {
     "mail": ("GET", "/me/messages?$select=id,subject&$top=5", None),
     "drafts": ("POST", "/me/messages", {"subject": "x", "attachments": [{"name": "a", "contentBytes": "eA=="}]}),
@@ -60,7 +59,7 @@ HONEST: dict[str, tuple[str, str, object]] = {
     "box folders": ("GET", "/2.0/folders/0/items?limit=5", None),
 }
 
-# Paths, in as many spellings as servers read alike. Each is sent byte by byte.
+# Paths in all the spellings that servers treat alike. Each is sent exactly as written.
 SPELLINGS = {
     "mail": (
         "/me/messages/../drive/root/children",
@@ -465,7 +464,7 @@ def arrivals(target: Target, name: str) -> int:
 
 
 async def raw(one: Handle, method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
-    """The answer to a request that goes out as it is written."""
+    """Send a request exactly as written; return the answer."""
     absolute = path.startswith("http://")
     line = f"{method} {path if absolute else one.path + path} HTTP/1.1"
     head = [line, f"Host: {one.target.host}", "Connection: close", f"Authorization: Bearer {one.value}", *headers]
@@ -474,7 +473,7 @@ async def raw(one: Handle, method: str, path: str, *headers: str, body: bytes = 
 
 
 async def check_refused(target: Target, name: str, method: str, path: str, *headers: str, body: bytes = b"") -> None:
-    """The call is refused, and nothing of it reaches the provider."""
+    """Check that the call is refused and nothing reaches the provider."""
     one = await ready(target, name)
     before = arrivals(target, name)
     said = await raw(one, method, path, *headers, body=body)
@@ -484,7 +483,7 @@ async def check_refused(target: Target, name: str, method: str, path: str, *head
 
 @pytest.mark.parametrize("name", HONEST)
 async def test_what_the_permission_is_for_passes(target: Target, name: str) -> None:
-    """The twin of all that follows."""
+    """The twin of all attacks below."""
     one = await ready(target, name)
     before = arrivals(target, name)
     method, path, body = HONEST[name]

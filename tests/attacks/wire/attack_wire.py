@@ -1,4 +1,4 @@
-"""Bytes below HTTP: requests that two servers could read differently, or that cost more than they should."""
+"""Raw HTTP bytes: requests that two servers could read differently, or that cost more than they should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handles for the proxy, obtained like a confidential client: token, permission on the page, exchange."""
+"""Handles for the proxy, obtained as a confidential client does: token, permission on the page, exchange."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Handle:
     async def call(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: object
     ) -> httpx2.Response:
-        """A call with the handle; the path goes out as it is written."""
+        """Send a call with the handle; the path goes out exactly as written."""
         sent = {"authorization": f"Bearer {self.value}"} | dict(headers or {})
         return await self.target.http.request(method, self.base + path, headers=sent, **options)
 
 
 async def ready(target: Target, provider: str, scope: str, *, person: Person | None = None) -> httpx2.Response:
-    """An exchange of the person's token (default: alice's) by `backend`, who is let use the account first, once."""
+    """Exchange the person's token (default: alice's) as `backend`, which is allowed to use the account first, once."""
     person = person or target.alice
     agent = target.kept.get(f"backend {id(person)}")
     if not isinstance(agent, Agent):

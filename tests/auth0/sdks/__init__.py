@@ -1,1 +1,1 @@
-"""Tests with published clients of Auth0's wire, unmodified, and the programs that run them."""
+"""Tests with published, unmodified clients of Auth0's interface, and the programs that run them."""

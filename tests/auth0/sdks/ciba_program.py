@@ -1,6 +1,6 @@
-"""An application that asks its person in the background, with Auth0's Python SDKs as published: run by `test_ciba.py`.
+"""An application that asks its person in the background, with Auth0's published Python SDKs; run by `test_ciba.py`.
 
-It prints a line whenever the person is to answer, and then reads one; its last line is what it found, as JSON.
+It prints a line whenever the person must answer, then reads a line. Its last line is the result as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def wait_for_answer() -> None:
 
 
 async def call_langchain() -> list[str]:
-    """A tool of LangChain's: the interrupt is the graph's, and the same call goes on after the answer."""
+    """Call a LangChain tool: the graph raises the interrupt, and the same call continues after the answer."""
 
     async def buy(count: int) -> str:
         credentials = credentials_in_graph()
@@ -57,7 +57,7 @@ async def call_langchain() -> list[str]:
 
 
 async def call_llamaindex() -> list[object]:
-    """A tool of LlamaIndex's, which needs other packages, and waits for the answer."""
+    """Call a LlamaIndex tool, which needs other packages and waits for the answer."""
     program = (os.environ["LLAMAINDEX"], "-W", "ignore", str(Path(__file__).with_name("llamaindex_ciba.py")))
     process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
     await wait_for_answer()

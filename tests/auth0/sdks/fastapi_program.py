@@ -1,7 +1,7 @@
-"""An application and an API on Auth0's SDKs for FastAPI, as published; for `test_fastapi_sdks.py`.
+"""An application and an API that use Auth0's published SDKs for FastAPI; for `test_fastapi_sdks.py`.
 
-It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
-found, as JSON. The browser's other half is an HTTP client here, which keeps the application's cookies.
+It prints a URL for the person's browser and reads the URL to which the browser was redirected. Its last line is the
+result as JSON. An HTTP client in this program keeps the application's cookies, as the browser would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def browse(url: str) -> str:
 
 
 def application() -> FastAPI:
-    """With the routes that the SDK mounts, and one of its own that hands out an account's token."""
+    """The application: the routes that the SDK mounts, and one of its own that returns an account's token."""
     config = Auth0Config(
         domain=DOMAIN,
         clientId=os.environ["CLIENT_ID"],
@@ -64,7 +64,7 @@ def application() -> FastAPI:
 
 
 def api() -> FastAPI:
-    """Takes its callers' tokens, and gets their account's token for them."""
+    """The API: accepts its callers' tokens and gets their account's token."""
     app = FastAPI()
 
     @app.get("/post")

@@ -1,5 +1,6 @@
-"""A tool of LlamaIndex that asks its person in the background, with auth0-ai-llamaindex as published: run by
-`ciba_program.py` in its own environment. Prints, as JSON, what the tool got.
+"""A LlamaIndex tool that asks its person in the background, with the published auth0-ai-llamaindex.
+
+`ciba_program.py` runs it in its own environment. It prints what the tool got as JSON.
 """
 
 from __future__ import annotations

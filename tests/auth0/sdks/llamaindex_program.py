@@ -1,6 +1,6 @@
-"""A tool of LlamaIndex with auth0-ai-llamaindex as published: run by `sdk_program.py` in its own environment.
+"""A LlamaIndex tool with the published auth0-ai-llamaindex; `sdk_program.py` runs it in its own environment.
 
-Prints, as JSON, the token that the tool got, and what it says where the account lacks a scope.
+It prints as JSON the token that the tool got, and what it says if the account lacks a scope.
 """
 
 from __future__ import annotations

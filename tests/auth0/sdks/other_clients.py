@@ -1,7 +1,7 @@
-"""Further published clients of this wire: mcs-auth-auth0, acgs-auth0, okta-ai-sdk-proto; for `test_other_clients.py`.
+"""Other clients of this interface: mcs-auth-auth0, acgs-auth0, okta-ai-sdk-proto; for `test_other_clients.py`.
 
-It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
-found, as JSON.
+It prints a URL for the person's browser and reads the URL to which the browser was redirected. Its last line is the
+result as JSON.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OUT = os.fdopen(os.dup(1), "w")
 
 
 def browse(url: str) -> str:
-    """The code that the browser brings."""
+    """Send the person's browser to this URL; return the code that comes back."""
     print(url, file=OUT, flush=True)
     return parse_qs(urlsplit(input()).query)["connect_code"][0]
 
 
 class Connector:
-    """What signs the person in for mcs: it is told of the browser, and has the code when it is asked again."""
+    """The sign-in provider for mcs: the first call opens the browser, the next one returns the code."""
 
     callback_url = REDIRECT
     code = ""
@@ -66,7 +66,7 @@ def with_mcs() -> list[str]:
 
 
 def with_acgs() -> dict[str, object]:
-    """It asks for a token of the account that the first client connected, and checks scopes by itself."""
+    """Get a token for the account that the first client connected; this client checks scopes itself."""
     rule = ConnectionScopeRule("sign-in-with-slack", "EXECUTIVE", ["chat:write"])
     vault = ConstitutionalTokenVault(
         policy=MACIScopePolicy([rule]), auth0_domain=DOMAIN, auth0_client_id="mcs", auth0_client_secret=SECRET
@@ -101,6 +101,6 @@ def with_okta() -> dict[str, object]:
     return {"linking": first.requires_linking, "linked": linked.token, "again": again.token, "scope": again.scope}
 
 
-with contextlib.redirect_stdout(io.StringIO()):  # one of them tells what it does
+with contextlib.redirect_stdout(io.StringIO()):  # one of them prints what it does
     found = {"mcs": with_mcs(), "acgs": with_acgs(), "okta": with_okta()}
 print(json.dumps(found), file=OUT, flush=True)

@@ -1,7 +1,7 @@
-"""An application with Auth0's Python SDKs as published: run by `test_python_sdks.py` in its own environment.
+"""An application with Auth0's published Python SDKs; `test_python_sdks.py` runs it in its own environment.
 
-It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
-found, as JSON. Its only settings are a domain, a client, and its own API.
+It prints a URL for the person's browser and reads the URL to which the browser was redirected. Its last line is the
+result as JSON. Its only settings are a domain, a client, and its own API.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def browse(url: str) -> str:
 
 
 async def call_tool(refresh_token: str, *scopes: str) -> str:
-    """What a tool of auth0-ai gets: the token, or the interrupt that asks for the account."""
+    """Call an auth0-ai tool; return the token, or the interrupt that asks for the account."""
     authorizer = TokenVaultAuthorizerBase(
         TokenVaultAuthorizerParams(scopes=list(scopes), connection=CONNECTION, refresh_token=refresh_token),
         {"domain": DOMAIN, **CLIENT},
@@ -58,7 +58,7 @@ async def call_tool(refresh_token: str, *scopes: str) -> str:
 
 
 async def call_langchain(refresh_token: str, *scopes: str) -> str:
-    """The same of LangChain's tools: the interrupt is the graph's."""
+    """Do the same with a LangChain tool: the graph raises the interrupt."""
 
     async def post() -> str:
         return str(get_access_token_from_token_vault())
@@ -75,7 +75,7 @@ async def call_langchain(refresh_token: str, *scopes: str) -> str:
 
 
 def call_llamaindex(refresh_token: str) -> dict[str, str]:
-    """The same of LlamaIndex's, which needs other packages."""
+    """Do the same with a LlamaIndex tool, which needs other packages."""
     environment = {**os.environ, "REFRESH_TOKEN": refresh_token}
     program = (os.environ["LLAMAINDEX"], "-W", "ignore", str(Path(__file__).with_name("llamaindex_program.py")))
     return json.loads(subprocess.run(program, env=environment, check=True, capture_output=True).stdout)

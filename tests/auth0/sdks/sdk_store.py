@@ -1,4 +1,4 @@
-"""Where the programs on Auth0's Python SDKs keep sessions."""
+"""The session store of the programs that use Auth0's Python SDKs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from auth0_server_python.store.abstract import AbstractDataStore
 
 
 class Store(AbstractDataStore[Any]):
-    """In memory."""
+    """Keep sessions in memory."""
 
     def __init__(self) -> None:
         super().__init__({"secret": "x" * 32})

@@ -1,4 +1,4 @@
-"""Run a program that uses Auth0's Python SDKs, and answer what it asks on the way."""
+"""Run a program that uses Auth0's Python SDKs, and answer its questions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 120.0  # seconds
 async def talk(
     place: Tenant, program: Path, settings: Mapping[str, str], answer: Callable[[str], Awaitable[str]]
 ) -> Any:  # parsed JSON
-    """What the program found: its last line. Each line before is a question."""
+    """Return the program's result, which is its last line. Each line before it is a question."""
     authority = str(place.authority.authority)
     environment = {**os.environ, "DOMAIN": place.domain, "SSL_CERT_FILE": authority, "REQUESTS_CA_BUNDLE": authority}
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Auth0's SDKs for Next.js, agents and administrators, unmodified, over TLS: one application's journey."""
+"""Auth0's SDKs for Next.js, agents, and administrators, unmodified, over TLS: one application from start to finish."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_CONNECTED = "federated_connection_refresh_token_not_found"
 
 
 async def more_accounts(deployment: Deployment, person: User, client_id: str) -> None:
-    """Accounts that the person lets the application use, too."""
+    """Add accounts that the person also lets the application use."""
     for number in range(MORE):
         async with deployment.transaction() as transaction:
             opened = await open_account(
@@ -42,7 +42,7 @@ async def more_accounts(deployment: Deployment, person: User, client_id: str) ->
 
 
 async def fewer_accounts(deployment: Deployment, person: User, client_id: str) -> None:
-    """Take them away from it."""
+    """Withdraw the application's permission for these accounts."""
     for one in await connections.find(deployment.database, person.id, provider="google"):
         async with deployment.transaction() as transaction:
             which = {"user_id": person.id, "client_id": client_id, "connection_id": one.id}

@@ -1,4 +1,4 @@
-"""CIBA as Auth0's SDKs spell it: the issuer with a slash, `audience`, JSON at /oauth/token, and each SDK itself."""
+"""CIBA as Auth0's SDKs use it: the issuer with a slash, `audience`, JSON at /oauth/token, and each SDK itself."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_an_empty_audience_counts_as_none(room: Room, application: Applica
 
 
 async def answer(person: Person, decision: str = "allow") -> str:
-    """The person answers the one request that waits, or comes in a moment."""
+    """Answer the person's one pending request; wait for it if necessary."""
     async with asyncio.timeout(PATIENCE):
         while not (paths := set(re.findall(REQUEST, (await person.open("/approvals")).text))):
             await asyncio.sleep(0.1)

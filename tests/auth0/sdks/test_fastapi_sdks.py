@@ -1,4 +1,4 @@
-"""Auth0's SDKs for FastAPI, unmodified, over TLS: an application's mounted routes, and a linked API."""
+"""Auth0's SDKs for FastAPI, unmodified, over TLS: the routes that it mounts, and a linked API."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_check_tokens(tmp_path: Path
     assert told["token"]
     assert told["lasts"] > 0
     assert "chat:write" in told["scope"].split()
-    assert told["narrower"] == "invalid_scope"  # Slack can't limit a token: refused, never silently wider
+    assert told["narrower"] == "invalid_scope"  # Slack can't narrow a token: refuse rather than return a wider one
     assert told["whole"] == "accepted"
     assert told["wrong"] == "invalid_grant"
     assert told["checked"] == f"{place.vault.url}/"

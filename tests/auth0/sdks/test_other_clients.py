@@ -1,4 +1,4 @@
-"""Clients of this wire that others published, unmodified, over TLS; one brings another issuer's token."""
+"""Third-party clients of Auth0's interface, unmodified, over TLS; one brings another issuer's token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Auth0's SDKs for JavaScript servers, unmodified, over TLS: server-js, alone, in Hono, and below Nuxt's routes in h3.
+"""Auth0's SDKs for JavaScript servers, unmodified, over TLS: server-js alone, in Hono, and in h3 under Nuxt's routes.
 
-The SDK for Hono takes only a domain without a port, so a tunnel leads to the vault.
+The SDK for Hono accepts only a domain without a port, so a tunnel forwards to the vault.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ settled.catch(() => {});
 
 @asynccontextmanager
 async def application(place: Tenant) -> AsyncGenerator[str]:
-    """The address of the application: every path of it answers with a page that has the SDK and its settings."""
+    """Serve the application and yield its URL: every path returns a page with the SDK and its settings."""
     bundle = await asyncio.to_thread(BUNDLE.read_bytes)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,7 +64,7 @@ async def application(place: Tenant) -> AsyncGenerator[str]:
 
 
 async def say_yes(page: Page, origin: str, call: str) -> object:
-    """Let the SDK send the browser away, say yes wherever it lands, and see what the SDK makes of the way back."""
+    """Let the SDK redirect the browser, approve wherever it lands, and return what the SDK makes of the response."""
     await page.evaluate(f"() => {{ {call} }}")
     await page.wait_for_url(lambda url: not url.startswith(origin))
     for _ in range(6):
@@ -80,7 +80,7 @@ async def say_yes(page: Page, origin: str, call: str) -> object:
             if await (choice := page.get_by_role("radio", name="Read & write")).count():
                 await choice.first.check()
             await page.get_by_role("button", name="Allow").click()
-        # The answer to the consent form has that address without a query, until the browser goes on.
+        # Until the browser follows the redirect, the consent form's response has this URL without a query.
         await page.wait_for_url(lambda url, before=before: url != before and not url.endswith("/consent"))
     raise AssertionError(page.url)
 

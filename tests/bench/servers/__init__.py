@@ -1,1 +1,1 @@
-"""The servers that the measurements compare, and the upstream behind them. Each is its own process."""
+"""The servers that the measurements compare, and their upstream. Each runs in its own process."""

@@ -1,7 +1,7 @@
 """Authlib's authorization server on Flask with one confidential client and one refresh token, which is printed.
 
-`PYTHON -m tests.bench.servers.authlib_flask PORT SECRET`, with the Python of the environment of `make sdk-peers`. All
-is in memory, secrets aren't hashed and refresh tokens not rotated: the least that it can do for a refresh.
+`PYTHON -m tests.bench.servers.authlib_flask PORT SECRET`, with the Python of the environment of `make sdk-peers`.
+Everything is in memory, secrets aren't hashed, and refresh tokens aren't rotated: the least work for a refresh.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Refresh(grants.RefreshTokenGrant):
         return "person"
 
     def revoke_old_credential(self, refresh_token: Token) -> None:
-        issued.clear()  # so that memory doesn't grow; nothing is rotated
+        issued.clear()  # so that memory doesn't grow; no rotation
 
 
 def save_token(token: dict[str, object], request: object) -> None:

@@ -35,7 +35,7 @@ async def slack_post(channel: str, text: str) -> PostedMessage:
 
 
 def main(transport: str) -> None:
-    """Serve over that transport."""
+    """Serve over the given transport."""
     if transport == "stdio":
         server.run("stdio")
     elif transport == "sse":

@@ -1,4 +1,4 @@
-"""The servers under test: started on the first core, asked what they used, ended. Load and upstream run on the last."""
+"""The servers under test: start them on the first core, read their usage, stop them. The rest runs on the last core."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from joserfc.jwk import RSAKey
 
 from tests.bench import where
 
-PEERS = Path(__file__).parents[3] / ".venv/sdks/peers/bin/python"  # has what the suite's environment can't
+PEERS = Path(__file__).parents[3] / ".venv/sdks/peers/bin/python"  # has what conflicts with the suite's packages
 CONNECTIONS = 8
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
@@ -63,7 +63,7 @@ class Contender:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that was just free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -72,7 +72,7 @@ def free_port() -> int:
 def start(
     module: str, *arguments: str, core: int, counts: Path | None = None, python: Path | str = sys.executable
 ) -> subprocess.Popen[str]:
-    """Start `python -m module` on one core; with `counts` it is one whose time is taken apart."""
+    """Start `python -m module` on one core; with `counts`, its time is profiled."""
     return subprocess.Popen(
         ["taskset", "-c", str(core), str(python), "-m", module, *arguments],
         stdout=subprocess.PIPE,
@@ -83,13 +83,13 @@ def start(
 
 
 def first_word(process: subprocess.Popen[str]) -> str:
-    """The first line that it prints which is one word, such as a token; notices come before it."""
+    """The first printed line that is one word, such as a token; notices come before it."""
     assert process.stdout is not None
     return next((word for line in process.stdout if re.fullmatch(r"[\w.~-]+", word := line.strip())), "")
 
 
 def wait_for(port: int, process: subprocess.Popen[str]) -> None:
-    """Wait until something listens, at most 30 s."""
+    """Wait up to 30 s until something listens."""
     for _ in range(600):
         if process.poll() is not None:
             raise SystemExit(f"a contender ended with code {process.returncode} before it listened")
@@ -102,7 +102,7 @@ def wait_for(port: int, process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def ending() -> Generator[list[subprocess.Popen[str]]]:
-    """Processes that end with the block."""
+    """A list of processes to stop when the block ends."""
     running: list[subprocess.Popen[str]] = []
     try:
         yield running
@@ -117,13 +117,13 @@ def ending() -> Generator[list[subprocess.Popen[str]]]:
 
 
 def add_to(running: list[subprocess.Popen[str]], contender: Contender) -> Contender:
-    """The contender, which ends with the block from now on, whatever becomes of the next one."""
+    """Add the contender, so that it stops with the block even if the next one fails to start; return it."""
     running.append(contender.process)
     return contender
 
 
 def start_upstream(running: list[subprocess.Popen[str]]) -> int:
-    """Start what every contender calls; its port."""
+    """Start the upstream that every contender calls; return its port."""
     port = free_port()
     running.append(start("tests.bench.servers.upstream", str(port), core=LOAD_CORE))
     wait_for(port, running[-1])
@@ -131,7 +131,7 @@ def start_upstream(running: list[subprocess.Popen[str]]) -> int:
 
 
 def start_fast(folder: Path, upstream: int) -> Contender:
-    """FastMCP with a key pair made for this run."""
+    """Start FastMCP with a key pair made for this run."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = folder / "public.pem"
     public.write_bytes(
@@ -151,14 +151,14 @@ def start_fast(folder: Path, upstream: int) -> Contender:
 
 
 def start_bare(upstream: int, transport: str = "http", *, counts: Path | None = None) -> Contender:
-    """The SDK's server alone."""
+    """Start the SDK's server alone."""
     port = free_port()
     process = start("tests.bench.servers.bare", str(port), str(upstream), transport, core=SERVER_CORE, counts=counts)
     return Contender("bare MCP server", process, port)
 
 
 def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_proxy: bool = False) -> Contender:
-    """This server."""
+    """Start the vault."""
     port = free_port()
     process = start(
         "tests.bench.servers.vault", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
@@ -174,14 +174,14 @@ def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_p
 
 
 def start_passing(upstream: int, *, counts: Path | None = None) -> Contender:
-    """The bare proxy."""
+    """Start the bare proxy."""
     port = free_port()
     process = start("tests.bench.servers.pass_through", str(port), str(upstream), core=SERVER_CORE, counts=counts)
     return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")
 
 
 def start_gateway(folder: Path, upstream: int) -> Contender:
-    """ContextForge with one tool over REST."""
+    """Start ContextForge with one tool over REST."""
     port = free_port()
     process = start(
         "tests.bench.servers.gateway", str(port), str(upstream), str(folder), core=SERVER_CORE, python=PEERS

@@ -1,8 +1,8 @@
 """ContextForge (PyPI `mcp-contextforge-gateway`) with one tool over REST and its stored token; prints an access token.
 
 `PYTHON -m tests.bench.servers.gateway PORT UPSTREAM FOLDER`, with the Python of the environment of `make sdk-peers`.
-SQLite, one worker, no Redis, JSON answers without sessions; all else as it is shipped, apart from the limit of calls
-and the addresses of this machine, which it refuses.
+It uses SQLite, one worker, no Redis, and JSON answers without sessions. Everything else is the default, except for the
+limit of calls and for local addresses, which it refuses by default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PERSON = "person@bench.example"
 
 
 def configure() -> None:
-    """Its settings, which it reads when it is imported."""
+    """Set the settings that it reads on import."""
     FOLDER.mkdir()
     os.chdir(FOLDER)
     passwords = ("PLATFORM_ADMIN_PASSWORD", "DEFAULT_USER_PASSWORD", "BASIC_AUTH_PASSWORD")
@@ -45,7 +45,7 @@ def configure() -> None:
 
 
 def add_tool(token: str) -> None:
-    """Register the tool; waits until the server answers, at most 60 s."""
+    """Register the tool, waiting up to 60 s until the server answers."""
     strings = {name: {"type": "string"} for name in ("channel", "text")}
     tool = {
         "name": "slack_post",

@@ -1,7 +1,7 @@
-"""FastMCP's OAuthProxy: it keeps the provider's token, gives its client another, and swaps them at each call.
+"""FastMCP's OAuthProxy: it keeps the provider's token, gives its client another token, and swaps them at each call.
 
-Prints an access token after it went through the whole sign-in with itself. With `memory` its store is in memory, else
-what it has by default: encrypted files below `FASTMCP_HOME`.
+It signs in to itself and prints an access token. With `memory`, its store is in memory; otherwise it uses the default:
+encrypted files below `FASTMCP_HOME`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ sessions: list[aiohttp.ClientSession] = []
 
 
 class AnyToken(TokenVerifier):
-    """Accepts each token; a real one asks the provider, which costs more."""
+    """Accepts every token; a real verifier asks the provider, which costs more."""
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """What the token allows."""
+        """Return what the token allows."""
         return AccessToken(token=token, client_id="bench", scopes=[], expires_at=int(time.time()) + 3600)
 
 
@@ -78,12 +78,12 @@ async def slack_post(channel: str, text: str) -> PostedMessage:
 
 
 def sent_to(answer: httpx2.Response) -> dict[str, str]:
-    """The parameters of the address that a redirect leads to."""
+    """The parameters of the URL that a redirect leads to."""
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["location"]).query).items()}
 
 
 async def sign_in() -> str:
-    """Register, authorize with the upstream's code, redeem; the token that the client gets."""
+    """Register, authorize with the upstream's code, and redeem it; return the client's token."""
     verifier = secrets.token_urlsafe(48)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     async with httpx2.AsyncClient(base_url=URL, timeout=30) as http:

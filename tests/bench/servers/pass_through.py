@@ -1,4 +1,4 @@
-"""Contender (c): a bare pass-through proxy on the same HTTP stack, with a fixed token; streams, and checks nothing."""
+"""Contender (c): a pass-through proxy on the same HTTP stack, with a fixed token. It streams and checks nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Our contender for token exchange: the vault on SQLite, a confidential client, one account with a live upstream token.
 
-Prints one line of JSON that names the client, a file with access tokens, each different, and one with refresh tokens
-of as many families; then serves.
+It prints one line of JSON that names the client, a file of different access tokens, and a file of refresh tokens from
+as many families; then it serves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCOPES = frozenset({"chat:write", "channels:read"})
 
 
 async def seed(deployment: Deployment, file: Path, *, how_many: int) -> str:
-    """Everything that an exchange needs; the client's id."""
+    """Create everything that an exchange needs; return the client's id."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         user = await users.create_user(transaction, "bench", now=now)
@@ -94,7 +94,7 @@ async def seed(deployment: Deployment, file: Path, *, how_many: int) -> str:
 
 
 async def main(port: int, data: Path, how_many: int) -> None:
-    """Seed, print, serve until told to stop."""
+    """Seed, print, and serve until told to stop."""
     settings = load_settings(
         overrides={
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},

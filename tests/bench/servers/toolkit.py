@@ -1,7 +1,7 @@
 """django-oauth-toolkit on SQLite with one confidential client and its refresh tokens, which are printed.
 
-`python -m tests.bench.servers.toolkit PORT FOLDER SECRET`. Secrets are not hashed and refresh tokens not rotated: the
-least that it can do for a refresh.
+`python -m tests.bench.servers.toolkit PORT FOLDER SECRET`. Secrets aren't hashed and refresh tokens aren't rotated: the
+least work for a refresh.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PORT, FOLDER, SECRET = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 
 def configure() -> None:
-    """A Django project that has nothing but the toolkit."""
+    """Configure a Django project with only the toolkit."""
     settings.configure(
         SECRET_KEY=SECRET,
         ALLOWED_HOSTS=["127.0.0.1"],
         ROOT_URLCONF="oauth2_provider.urls",
         INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "oauth2_provider"],
-        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],  # says how long an answer is
+        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],  # sets Content-Length
         DATABASES={
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
@@ -47,7 +47,7 @@ def configure() -> None:
 
 
 def fill() -> list[str]:
-    """Everything that a refresh needs; more refresh tokens than there are requests at once, one for each."""
+    """Create everything that a refresh needs, with a separate refresh token for each concurrent request and more."""
     from django.contrib.auth.models import User
     from oauth2_provider.models import AccessToken, Application, RefreshToken
 

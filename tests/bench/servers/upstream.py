@@ -1,4 +1,4 @@
-"""The upstream that every contender calls: answers `chat.postMessage` to any bearer token. Its own process."""
+"""The upstream that every contender calls: answers `chat.postMessage` for any bearer token, in its own process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def serve(application: object, port: int) -> None:
-    """Serve as every contender is served: httptools, uvloop, no access log."""
+    """Serve like every contender: httptools, uvloop, no access log."""
     where.listen()
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -41,7 +41,7 @@ def serve(application: object, port: int) -> None:
         loop="uvloop",
         log_level="warning",
         access_log=False,
-        timeout_keep_alive=600,  # a contender that waits for its turn keeps its connections
+        timeout_keep_alive=600,  # keep the connections of contenders that wait for their turn
         timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[listening])

@@ -1,7 +1,7 @@
-"""Our contender: the whole vault on SQLite with one person, one agent, one Slack connection, all made before the load.
+"""Our contender: the whole vault on SQLite with one person, one agent, and one Slack connection, all made beforehand.
 
-Prints the agent's token or tokens on the first line, the path of the proxy and a handle on the second, the tokens of
-all who call on the third, then serves as `token-vault serve` does.
+It prints the agent's token or tokens on the first line, the proxy's path and a handle on the second, and all callers'
+tokens on the third; then it serves as `token-vault serve` does.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from vault import clients, connections, delegations, grants, handles, users
 from vault.records import Client, ClientKind, Connection, Principal
 from vault.upstream import Account, TokenAnswer
 
-DATABASE = "BENCH_DATABASE"  # the URL of another database than SQLite
-PEOPLE = "BENCH_PEOPLE"  # how many people the vault has beside the first; none if unset
-TOKENS = "BENCH_TOKENS"  # a number: the agent gets so many access tokens, each different, not one
+DATABASE = "BENCH_DATABASE"  # the URL of a database other than SQLite
+PEOPLE = "BENCH_PEOPLE"  # how many more people the vault has; none if unset
+TOKENS = "BENCH_TOKENS"  # the number of different access tokens for the agent; one if unset
 TOOLS = "BENCH_TOOLS"  # the only tool; all if unset
 SCOPES = frozenset({"chat:write", "channels:read"})
 
 
 async def seed(deployment: Deployment, name: str = "bench") -> tuple[str, str]:
-    """Everything that a call needs; access tokens that outlive the run, and a handle after its path."""
+    """Create everything that a call needs; return access tokens that outlive the run, and a path and its handle."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         user = await users.create_user(transaction, name, now=now)
@@ -68,7 +68,7 @@ async def seed(deployment: Deployment, name: str = "bench") -> tuple[str, str]:
 
 
 async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str) -> Connection:
-    """A connected Slack account that this client may use."""
+    """Connect a Slack account that this client may use."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         connection = await connections.open_connection(
@@ -93,7 +93,7 @@ async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str)
 
 
 async def main(port: int, upstream: int, data: Path) -> None:
-    """Seed, print the token, serve until told to stop."""
+    """Seed, print the token, and serve until told to stop."""
     settings, people = settings_of(port, upstream), int(os.environ.get(PEOPLE, "0"))
     if people:
         await crowd.fill(settings, data, people)
@@ -119,7 +119,7 @@ async def serve_pipes(port: int, upstream: int, data: Path) -> None:
 
 
 def settings_of(port: int, upstream: int) -> Settings:
-    """Those of `serve`, with bounds that one person who calls for all does not reach."""
+    """The settings of `serve`, with limits that one person making all calls doesn't reach."""
     only = os.environ.get(TOOLS)
     return load_settings(
         overrides={

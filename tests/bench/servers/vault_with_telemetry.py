@@ -1,4 +1,4 @@
-"""Our contender of `vault`, with the telemetry that the environment asks for; run as that one is."""
+"""The contender of `vault`, with the telemetry that the environment asks for; run in the same way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.bench.servers.vault import seed, settings_of
 
 
 async def main(port: int, upstream: int, data: Path) -> None:
-    """Seed, print the token, serve until told to stop."""
+    """Seed, print the token, and serve until told to stop."""
     async with open_deployment(settings_of(port, upstream), data=data, is_measured=True) as deployment:
         token, proxied = await seed(deployment)
         async with nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment):

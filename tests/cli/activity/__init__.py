@@ -1,1 +1,1 @@
-"""Tests of the commands about what happened."""
+"""Tests of the `activity` commands."""

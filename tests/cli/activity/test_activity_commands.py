@@ -1,4 +1,4 @@
-"""`activity`: what happened in a line each, the proof that its record is complete, and what the upkeep prunes."""
+"""`activity`: one line per event, the proof that the record is complete, and what the upkeep prunes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_an_activity_that_was_emptied_with_every_trace_of_it_is_no_whole_o
 async def test_an_event_of_an_earlier_release_is_accepted_when_that_is_said(place: Place) -> None:
     await content(place, "keys", "rotate-signing")
     store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
-    database = await store.open()  # without its key, as an earlier release appends
+    database = await store.open()  # appended without the key, as an earlier release does
     async with database.transaction() as transaction:
         await append(transaction, Event("tool.called"), now=database.now())
     await database.close()

@@ -1,4 +1,4 @@
-"""`activity export`: every event once, in each format as its own specification reads it, tied to the signed log."""
+"""`activity export`: every event once, in each format according to its specification, tied to the signed log."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_event_is_an_opentelemetry_log(event: Event) -> None:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
 def test_every_event_is_one_syslog_message(event: Event) -> None:
-    """The grammar of RFC 5424 §6; a name can neither end the message nor leave its place."""
+    """The messages follow RFC 5424 §6; a name can neither end its message nor break out of its field."""
     line = FORMATS["syslog"](export_event(event))
     value = r'"(?:[^"\\\]\x00-\x1f]|\\["\\\]])*"'
     data = rf"\[tokenVault@32473(?: [!-<>-~]{{1,32}}={value})+\]"
@@ -104,7 +104,7 @@ def test_every_event_is_one_syslog_message(event: Event) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_half_a_character_in_details_is_written_too(name: str) -> None:
-    """JSON may hold one, and UTF-8 can't: a file would refuse it, and the export would stop there for good."""
+    """JSON may contain half a surrogate pair, but UTF-8 can't: without handling, the export would get stuck there."""
     event = Event("signing_key.rotated", details={"kid": "a\ud800"}, at=1_800_000_000, sequence=1)
     assert b"ud800" in FORMATS[name](export_event(event)).encode("utf-8")
 
@@ -129,7 +129,7 @@ async def test_the_command_exports_each_event_once_and_goes_on_after_a_number(pl
 
 
 class LogReceivers:
-    """A syslog receiver and a collector on loopback; takes nothing while `is_busy`."""
+    """A syslog receiver and a collector on loopback; they accept nothing while `is_busy`."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -1,4 +1,4 @@
-"""Checkpoints that leave the host, what they find, and a proof that a stranger checks with the documented script."""
+"""Checkpoints outside the host, what they reveal, and a proof that a third party checks with the documented script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATE = ("vault.sqlite", "vault.sqlite-wal", "vault.sqlite-shm")
 
 @pytest.fixture
 def folder(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where copies of checkpoints go."""
+    """The folder for copies of checkpoints."""
     made = tmp_path / "elsewhere"
     made.mkdir()
     monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__DIRECTORY", str(made))
@@ -33,13 +33,13 @@ def folder(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 async def happen(place: Place, count: int = 1) -> None:
-    """So many events."""
+    """Record this many events."""
     for _ in range(count):
         await content(place, "keys", "rotate-signing")
 
 
 async def check_proof(*arguments: str) -> tuple[int, str]:
-    """What the documented script says, in a process that has nothing of the vault."""
+    """Run the documented script in a process without the vault's modules; return its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", str(SCRIPT), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -107,7 +107,7 @@ async def test_a_proof_names_its_event_and_refuses_one_that_isnt_there(place: Pl
 
 
 async def go_on_from_a_copy(place: Place, older: Path) -> object:
-    """Two events, a copy of the vault, and three more; what the second checkpoint says."""
+    """Record two events, copy the vault, and record three more; return the second checkpoint's output."""
     await happen(place, 2)
     await content(place, "activity", "checkpoint")
     shutil.copytree(place.data, older)
@@ -123,7 +123,7 @@ def put_back(place: Place, older: Path) -> None:
 async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     place: Place, folder: Path, tmp_path: Path
 ) -> None:
-    """The database and the key store go back together: nothing inside the vault can tell."""
+    """The database and the key store go back together, so nothing inside the vault shows it."""
     older = tmp_path / "older"
     made = await go_on_from_a_copy(place, older)
     assert made["destinations"] == [{"destination": f"folder {folder}", "failure": None}]  # pyright: ignore
@@ -133,17 +133,17 @@ async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     assert f"Events up to 5 match the checkpoint in folder {folder}" in whole.stdout
 
     put_back(place, older)
-    assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing here shows it
+    assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing local shows it
     found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert found["sequence"] == 3
     assert "vouches for events up to 5" in str(found["sentence"])
-    await happen(place, 4)  # and it goes on, longer than it was
+    await happen(place, 4)  # it continues, beyond its former length
     found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert found["sequence"] == 3
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
     refused = await run(place, "activity", "verify", "--local", "--checkpoint", str(max(folder.rglob("*.checkpoint"))))
     assert refused.exit_code == 1
-    min(folder.rglob("*.checkpoint")).write_text("nothing", encoding="utf-8")  # one that can't be read says nothing
+    min(folder.rglob("*.checkpoint")).write_text("nothing", encoding="utf-8")  # an unreadable checkpoint proves nothing
     assert proof_failure(await run(place, "activity", "verify", "--json"))["sequence"] == 1
 
 
@@ -155,8 +155,8 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
     await happen(place, 3)
     await content(place, "activity", "checkpoint")
     assert (await run(place, "restore", str(file), "--force")).exit_code == 0
-    for _ in range(2):  # before and after the next log began
-        unsure = await run(place, "activity", "verify")  # anyone with the key can write that there was a restore
+    for _ in range(2):  # before and after the next log begins
+        unsure = await run(place, "activity", "verify")  # anyone with the key can record a restore
         assert unsure.exit_code == 1
         assert "If you restored the vault, use --allow-restored" in unsure.stdout
         said = await content(place, "activity", "verify", "--allow-restored")
@@ -173,7 +173,7 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
 async def test_a_recovered_database_says_from_where_to_where_it_went(
     place: Place, folder: Path, tmp_path: Path
 ) -> None:
-    """The vault served before someone noticed, so its events have the numbers of others."""
+    """The vault ran before someone noticed, so its events reuse numbers of earlier events."""
     older = tmp_path / "older"
     await go_on_from_a_copy(place, older)
     put_back(place, older)
@@ -181,10 +181,10 @@ async def test_a_recovered_database_says_from_where_to_where_it_went(
     found = proof_failure(await run(place, "activity", "verify", "--json"))
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
     assert (await run(place, "quarantine", "--recovered-to", "90")).exit_code == 1
-    assert (await run(place, "quarantine", "--accept")).exit_code == 0  # without it, up to the event before
+    assert (await run(place, "quarantine", "--accept")).exit_code == 0  # the default is the event before
     assert proof_failure(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 3
     assert (await run(place, "quarantine", "--accept", "--recovered-to", "2")).exit_code == 0
-    for _ in range(2):  # before and after the next log began
+    for _ in range(2):  # before and after the next log begins
         told = await run(place, "activity", "verify")
         assert told.exit_code == 1, "an attacker with the key could say so, too"
         assert "The vault was recovered from event 5 to event 2, says event 8 of" in told.stdout
@@ -363,7 +363,7 @@ async def test_a_witness_cosigns_and_finds_a_history_that_went_back(
 async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vault_still_has(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: str
 ) -> None:
-    """Another history of the same length, with its tree, beside the checkpoints of the first."""
+    """A different history of the same length, with its tree, next to the first history's checkpoints."""
     async with running_witness() as witness:
         monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_URL", witness.url)
         monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_KEY", witness.verifier)
@@ -374,7 +374,7 @@ async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vaul
         shutil.copytree(place.data, older)
         await happen(place, 2)
         assert (await run(place, "activity", "checkpoint")).exit_code == 0
-        if notes != "kept":  # the twin: with the true history, what is left of the notes matters to no one
+        if notes != "kept":  # the twin: with the true history, the remaining notes don't matter
             size = 3 if notes == "older" else 0
             change(place, f"delete from event_notes where size >= {size}")
         whole = await run(place, "activity", "verify")
@@ -416,11 +416,11 @@ async def test_checkpoints_are_stamped_and_the_time_is_verified(
 
         old = stamp.read_bytes()
         await happen(place)
-        authority.answers = old  # for another checkpoint, and another nonce
+        authority.answers = old  # a stamp for another checkpoint, with another nonce
         failed = await run(place, "activity", "checkpoint")
         assert failed.exit_code == 1
         assert "isn't valid" in failed.stdout
-        assert len(list(folder.rglob("*.checkpoint"))) == 2  # the copy doesn't wait for it
+        assert len(list(folder.rglob("*.checkpoint"))) == 2  # the copy doesn't wait for the stamp
         newest = max(folder.rglob("*.checkpoint"))
         assert "The checkpoint of 3 events" in (await run(place, "activity", "verify")).stdout
         authority.answers = None

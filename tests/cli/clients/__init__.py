@@ -1,1 +1,1 @@
-"""Tests of the entries in the files of programs that use the vault."""
+"""Tests of the entries in the configuration files of programs that use the vault."""

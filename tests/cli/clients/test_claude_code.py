@@ -1,6 +1,6 @@
-"""Claude Code, unmodified, with a scripted model: the vault's tools, the link in words, and what its model reads.
+"""Claude Code, unmodified, with a scripted model: the vault's tools, the link as text, and what its model reads.
 
-Opt-in, for it weighs 235 MB: `npm install @anthropic-ai/claude-code@2.1.332` in any folder, then run this file with
+Opt-in, because it is 235 MB: `npm install @anthropic-ai/claude-code@2.1.332` in any folder, then run this file with
 `CLAUDE_CODE` set to the path of its `claude`.
 """
 
@@ -41,7 +41,7 @@ def load(*calls: Call) -> Call:
 
 
 async def ask(model: ScriptedModel, entry: Mapping[str, object], folder: Path) -> None:
-    """`claude -p` with this server and no other, to its end."""
+    """Run `claude -p` to completion, with this server only."""
     (folder / "mcp.json").write_text(json.dumps({"mcpServers": {"token-vault": entry}}))
     done = await run(
         *(CLAUDE, "-p", "Post to #general, then read it.", "--mcp-config", "mcp.json", "--strict-mcp-config"),

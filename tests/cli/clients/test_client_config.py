@@ -1,4 +1,4 @@
-"""`client-config`: the printed entry works unchanged, and other programs' files are not damaged."""
+"""`client-config`: the printed entry works unchanged, and other programs' files aren't damaged."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ async def content(place: VaultPlace, *command: str) -> dict[str, object]:
 
 
 async def list_tools(command: str, arguments: list[str], *, folder: Path) -> set[str]:
-    """The tools of a stdio command that is started with no environment at all."""
+    """The tools of a stdio command that is started with an empty environment."""
     started = StdioServerParameters(command="/usr/bin/env", args=["-i", command, *arguments], cwd=folder)
     async with asyncio.timeout(30), Client(started) as client:
         return {tool.name for tool in (await client.list_tools()).tools}
 
 
 def started_by(client: str, text: str) -> tuple[str, list[str]]:
-    """What the client starts, read from the printed text by the format's own parser."""
+    """The command that the client starts, read from the printed text with the format's own parser."""
     kind = CLIENTS[client]
     read = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}[kind.format]
     entry = read(text)[kind.section]["token-vault"]
@@ -363,7 +363,7 @@ async def test_writing_keeps_everything_else_and_undoing_gives_the_very_file_bac
     before = b'{"other":  true,\n "mcpServers": {"theirs": {"url": "https://a.example/", "x": "\xc3\xa9"}}}'
     file.write_bytes(before)
     file.chmod(0o640)
-    for transport in ("http", "stdio"):  # the second one takes the first one's place
+    for transport in ("http", "stdio"):  # the second entry replaces the first
         assert (await content(place, "cursor", "--transport", transport, "--write"))["outcome"] == "written"
     now = json.loads(file.read_text())
     assert now["other"] is True

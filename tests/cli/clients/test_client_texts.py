@@ -1,4 +1,4 @@
-"""One entry goes into texts that other programs and people wrote, and comes out again; nothing else moves.
+"""One entry is added to and removed from files that other programs and people wrote; nothing else changes.
 
 The oracles are the formats' own parsers: tomllib, PyYAML, and `jsonc-parser`, which VS Code and opencode use.
 """
@@ -73,7 +73,7 @@ active_provider: anthropic
 
 
 async def jsonc(*texts: str) -> list[object]:
-    """What `jsonc-parser` reads; errors fail."""
+    """The text as `jsonc-parser` reads it; errors fail the test."""
     program = (
         "import { parse, printParseErrorCode } from 'jsonc-parser';"
         "const texts = JSON.parse(process.argv[1]);"
@@ -216,7 +216,7 @@ VALUES = st.recursive(
 
 @st.composite
 def loosely_written_json(draw: st.DrawFn, value: object) -> str:
-    """The value as someone could write it, with comments, odd spacing, and perhaps a comma too many."""
+    """The value as a person could write it, with comments, odd spacing, and maybe a trailing comma."""
     if isinstance(value, dict | list) and value:
         parts = [
             draw(GAP)

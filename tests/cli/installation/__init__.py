@@ -1,1 +1,1 @@
-"""What is shipped and how it is installed: wheel, bundle, releases, other systems, machines with several users."""
+"""Tests of what is shipped and how it is installed: wheel, bundle, releases, other systems, shared machines."""

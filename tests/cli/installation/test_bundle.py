@@ -1,4 +1,4 @@
-"""The MCPB bundle: valid by the format's own tool, and started as a host starts it."""
+"""The MCPB bundle: valid according to the format's own tool, and started as a host starts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.processes import free_port
 from tests.support.stdio_programs import data_directory, list_tools
 
 pytestmark = pytest.mark.group("node")
-# what a host does with the settings: the function that the format's package has for it
+# what a host does with the settings, with the format package's own function
 CONFIGURE = (
     "import { getMcpConfigForManifest as make } from '@anthropic-ai/mcpb/node';"
     "const [manifest, extensionPath, userConfig] = JSON.parse(process.argv[1]);"
@@ -44,14 +44,14 @@ def mcpb(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def extension_folder(bundle: Path, tmp_path: Path) -> Path:
-    """The bundle, unpacked by its own tool."""
+    """The bundle, unpacked with the format's own tool."""
     done = mcpb("unpack", bundle, tmp_path / "extension", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     return tmp_path / "extension"
 
 
 def configure_extension(unpacked: Path, **chosen: object) -> dict[str, object]:
-    """The command line and variables for these settings."""
+    """The command line and environment variables for these settings."""
     manifest = json.loads((unpacked / "manifest.json").read_text(encoding="utf-8"))
     given = json.dumps([manifest, str(unpacked), chosen])
     command = [node(), "--input-type=module", "-e", CONFIGURE, given]
@@ -59,7 +59,7 @@ def configure_extension(unpacked: Path, **chosen: object) -> dict[str, object]:
 
 
 def start_extension(unpacked: Path, index: Path, folder: Path, **chosen: object) -> StdioServerParameters:
-    """As the host starts it: with its own uv, here without a network."""
+    """Start it as the host does, with its own uv, but without a network."""
     made = configure_extension(unpacked, **chosen)
     offline = {
         "UV_OFFLINE": "1",
@@ -110,7 +110,7 @@ async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(
         names = {tool.name for tool in (await client.list_tools()).tools}
         while not (data / "sandbox").is_dir():  # tools are listed before the rest has started
             await asyncio.sleep(0.05)
-    assert "stock_trade" in names  # a tool of the sandbox alone
+    assert "stock_trade" in names  # a tool that only the sandbox has
     entry = json.loads((ROOT / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]["token-vault-sandbox"]
     assert entry["env"]["TOKEN_VAULT_SERVER__PORT"] == str(SANDBOX_PORT)
 

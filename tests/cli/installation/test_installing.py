@@ -18,7 +18,7 @@ PYTHONS = tuple(f"python3.{minor}" for minor in range(11, 15))
 
 
 def make_wheel(folder: Path, name: str, version: str, *metadata: str) -> Path:
-    """A wheel without code that says what a real one would say about itself."""
+    """Make a wheel without code but with real metadata."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
@@ -42,7 +42,7 @@ def lock(*wheels: Path) -> str:
 
 
 def commands_of_make(target: str) -> Sequence[Sequence[str]]:
-    """What the Makefile runs for `target` to install a locked file, as words, without the program."""
+    """The pip arguments that the Makefile uses for `target` to install a locked file."""
     shown = subprocess.run(
         ["make", "--no-print-directory", "--always-make", "--dry-run", target],
         cwd=ROOT,
@@ -58,7 +58,7 @@ def commands_of_make(target: str) -> Sequence[Sequence[str]]:
 
 
 def found_pythons() -> list[str]:
-    """The interpreters of the supported versions on this machine, the one that runs the suite first."""
+    """This machine's interpreters of the supported versions, starting with the one that runs the suite."""
     found = [sys.executable]
     for name in PYTHONS:
         path = shutil.which(name)
@@ -78,7 +78,7 @@ def test_a_newer_release_of_a_locked_package_does_not_stop_the_installation(
     index.mkdir()
     inner = make_wheel(index, "inner", "1.0", "Provides-Extra: fast")
     outer = make_wheel(index, "outer", "1.0", "Requires-Dist: inner[fast]>=1.0")
-    make_wheel(index, "inner", "2.0", "Provides-Extra: fast")  # came out this morning
+    make_wheel(index, "inner", "2.0", "Provides-Extra: fast")  # a newer release
     locked = tmp_path / "locked.txt"
     locked.write_text(lock(inner, outer))
     environment = tmp_path / "venv"

@@ -1,4 +1,4 @@
-"""Systems that lack what Linux has: Windows without file locks, and macOS, whose fsync leaves bytes in the drive."""
+"""Systems that differ from Linux: Windows without file locks, and macOS, whose fsync doesn't flush the drive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vault.storage.sqlite import connect
 from vault.storage.sqlite_files import SqliteFiles, prepare
 
 ROOT = Path(__file__).parents[3]
-# What our modules find on Windows. Other packages, and ours for `resource`, go by sys.platform, which stays what it is.
+# What our modules find on Windows. Other packages, and ours for `resource`, check sys.platform, which stays unchanged.
 WITHOUT = """
 import asyncio, builtins, os, signal, sys
 import aiohttp, platformdirs, mcp.server.stdio
@@ -53,7 +53,7 @@ print(count)
 
 
 def run_without(program: str, *, data: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program where the names are absent."""
+    """Run a program where these names are missing."""
     return subprocess.run(
         [sys.executable, "-c", WITHOUT + program],
         cwd=ROOT,
@@ -104,7 +104,7 @@ async def test_sqlite_empties_the_drives_cache_at_commits_and_checkpoints(tmp_pa
     prepare(stores)
     connection = await connect(stores, read_only=False)
     try:
-        for pragma in ("fullfsync", "checkpoint_fullfsync"):  # kept everywhere, of effect on macOS
+        for pragma in ("fullfsync", "checkpoint_fullfsync"):  # set everywhere, effective on macOS
             (row,) = await connection.execute_fetchall(f"pragma {pragma}")
             assert row[0] == 1, pragma
     finally:

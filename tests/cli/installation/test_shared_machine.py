@@ -103,7 +103,7 @@ async def test_a_stdio_agent_gets_no_link_while_a_stranger_holds_one_of_the_addr
     faked = json.dumps({"status": "ok", "vault": "x"})
     async with place.stdio("Test agent") as client:
         given = await client.call_tool("slack_post", POST)
-        assert f"{place.url}/connect/" in text(given)  # the twin: no one else is there
+        assert f"{place.url}/connect/" in text(given)  # the twin: nobody else is listening
         connected = (await client.call_tool("connections", {})).structured_content
         assert (connected["manage_url"], connected["problem"]) == (f"{place.url}/connections", None)
         await client.call_tool("connections", {})
@@ -137,7 +137,7 @@ async def test_a_holder_proves_itself_and_nobody_can_pass_the_proof_on(vault: Ru
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, onward = await asyncio.open_connection("127.0.0.1", port)
         onward.write(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(await there.read(4096))  # all that our vault says, proof included
+        writer.write(await there.read(4096))  # everything that our vault answers, including its proof
         writer.close()
         onward.close()
 
@@ -160,7 +160,7 @@ async def test_a_stranger_who_came_since_the_last_look_gets_no_link(vault: Runni
 
 
 async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """No one asks it."""
+    """An application that is never called."""
 
 
 def test_only_loopback_has_several_addresses() -> None:
@@ -191,7 +191,7 @@ def test_easy_rules_need_a_listener_on_loopback(server: dict[str, str], is_refus
         assert settings.registration_mode == ("allow_list" if "public_url" in server else "open")
 
 
-# Who is at the other end
+# Who owns the other end
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -209,7 +209,7 @@ def test_the_kernel_tells_whose_a_connection_is_until_it_is_closed(host: str) ->
                 uid, inode = way(theirs[:2], ours.getsockname()[:2])
                 assert (uid, inode) == (os.getuid(), os.fstat(client.fileno()).st_ino)
             assert peers.peer_uid(ours.getsockname()[:2], (host, 1)) is None
-            client.close()  # the table says uid 0 for a socket without an owner: that is not root
+            client.close()  # the table shows uid 0 for a socket without an owner, which isn't root
             assert peers.peer_uid(ours.getsockname()[:2], theirs[:2]) is None
             assert [way(theirs[:2], ours.getsockname()[:2])[1] for way in (peers._diagnose, peers._find)] == [0, 0]
 
@@ -294,7 +294,7 @@ async def test_another_user_cannot_use_a_session_or_plant_one(vault: RunningVaul
         status, fields, _ = await ask(port, "/account", headers={"host": host, "cookie": stolen})
         assert (status, dict(fields)["location"].partition("?")[0]) == (303, "/sign-in")
         assert (await person.http.get("/account")).status_code == 200, "its owner keeps it"
-    # What the other user signed in to does nothing in a browser of ours.
+    # The other user's session has no effect in our browser.
     _, fields, page = await ask(port, "/sign-in", headers={"host": host})
     browser = next(value for name, value in fields if name == "set-cookie").partition(";")[0]
     form = next(one for one in forms_of(page) if one.action == "/sign-in")
@@ -434,7 +434,7 @@ async def test_a_user_without_a_home_is_told_to_name_a_data_directory(tmp_path: 
     assert b"--data or TOKEN_VAULT_DATA" in out
 
 
-# What a terminal and a log are given
+# What is written to a terminal and a log
 
 
 @pytest.mark.parametrize("unsafe", ["\x1b[2J", "\u009b2J", "\u202egnp.exe", "\u2066", "\r", "\u2028", "\ud800", "\x00"])
@@ -450,16 +450,16 @@ def test_ordinary_names_are_left_alone() -> None:
     assert printable("two\nlines", kept="\n") == "two\nlines"
 
 
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # it outlives us on purpose
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # it keeps running on purpose
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_list_of_processes_shows_the_owners_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the program that opens the browser, nor the browser, is started with it."""
+    """Neither the program that opens the browser nor the browser gets the link as an argument."""
     script, told = tmp_path / "browser", tmp_path / "told"
     shown = f"{{ echo \"$@\"; tr '\\0' ' ' </proc/$PPID/cmdline; }} >{told}.part"
     script.write_text(f"#!/bin/sh\n{shown}\nmv {told}.part {told}\n", encoding="utf-8")
     script.chmod(0o700)
     monkeypatch.setenv("BROWSER", f"{script} %s")
-    monkeypatch.setattr(webbrowser, "_tryorder", None)  # look for browsers again
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # detect browsers again
     data, url = tmp_path / "data", "http://localhost:8765/sign-in/owner?secret=canary-of-the-link"
     data.mkdir(mode=0o700)
     opened = browser_opener(data)
@@ -472,7 +472,7 @@ def test_no_list_of_processes_shows_the_owners_link(tmp_path: Path, monkeypatch:
         found = told.read_text(encoding="utf-8")
         assert "canary" not in found
         (file,) = re.findall(r"file://(\S+\.html)", found)
-        assert "canary" in Path(file).read_text(encoding="utf-8")  # the twin: the file leads there
+        assert "canary" in Path(file).read_text(encoding="utf-8")  # the twin: the file has the link
     finally:
         forget(data, url)  # ends the program
 

@@ -1,4 +1,4 @@
-"""The installed wheel takes one name in site-packages, and works beside strangers' packages of the same names."""
+"""The installed wheel adds one name to site-packages, and works next to other packages with its inner names."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` folder of an environment with the wheel installed and the suite's libraries at hand."""
+    """The `bin` folder of an environment with the wheel installed and the suite's libraries available."""
     place = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", place, cwd=place)
     programs = place / "bin"
     run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel, cwd=place)
     (packages,) = place.glob("lib/python*/site-packages")
-    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))  # its own .pth files are not read
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))  # Python doesn't read .pth files there
     return programs
 
 
 @pytest.fixture
 def strangers(tmp_path: Path) -> Path:
-    """A working directory in which all our general names are taken."""
+    """A working directory where all our general names are taken."""
     for name in STRANGERS:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('the stranger {name} was imported')\n")
@@ -112,7 +112,7 @@ async def test_mcp_json_starts_what_the_readme_installed_with_nothing_on_the_pat
     data = data_directory(tmp_path)
     variables = {"HOME": str(tmp_path), "TOKEN_VAULT_DATA": str(data), "PATH": ""}
     if "env" in entry:
-        variables["TOKEN_VAULT_SERVER__PORT"] = str(free_port())  # as the entry does, at a free one
+        variables["TOKEN_VAULT_SERVER__PORT"] = str(free_port())  # as the entry does, on a free port
     started = StdioServerParameters(
         command="/usr/bin/env",
         args=["-i", *(f"{key}={value}" for key, value in variables.items()), entry["command"], *entry["args"]],
@@ -121,7 +121,7 @@ async def test_mcp_json_starts_what_the_readme_installed_with_nothing_on_the_pat
     missing = subprocess.run(
         [started.command, *started.args], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert missing.returncode == 127  # not installed: the client shows which program is missing
+    assert missing.returncode == 127  # without it, the client shows which program is missing
     assert "token-vault: not found" in missing.stderr
     (tmp_path / "token-vault").symlink_to(programs.parent)
     assert "slack_post" in await list_tools(started)
@@ -153,7 +153,7 @@ def test_an_entry_that_uvx_prints_says_that_its_program_can_go(index: Path, tmp_
 
 
 async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, tmp_path: Path) -> None:
-    """`server.json` as a client of the MCP registry turns it into a command line."""
+    """A client of the MCP registry turns `server.json` into this command line."""
     content = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))
     schema = json.loads((ROOT / "tests/data/mcp_server_2025_12_11.schema.json").read_text(encoding="utf-8"))
     assert content["$schema"] == schema["$id"]

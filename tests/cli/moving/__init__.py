@@ -1,1 +1,1 @@
-"""Bringing accounts in and taking them out, by commands."""
+"""Tests of `import` and `export`, the commands that transfer accounts between vaults."""

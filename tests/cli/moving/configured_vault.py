@@ -1,4 +1,4 @@
-"""What the tests of this folder do: grants of another program with the same OAuth apps, and commands beside a vault."""
+"""The setup of this folder's tests: another program's grants from the same OAuth apps, and commands next to a vault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ConfiguredVault:
         return self.room.deployment
 
     async def user(self) -> User:
-        """Someone who is here and has nothing connected."""
+        """A user without connected accounts."""
         return await self.room.user(f"person-{secrets.token_hex(4)}@example.com")
 
     async def former(self, provider: str, *, account: str = "alice") -> TokenAnswer:
@@ -49,12 +49,12 @@ class ConfiguredVault:
         return await upstream.redeem(code=code, redirect_uri=REDIRECT, code_verifier=verifier, state="s")
 
     async def run_command(self, *command: str | Path, data: Path | None = None) -> Result:
-        """A command next to the running vault, or in another data directory."""
+        """Run a command next to the running vault, or in another data directory."""
         arguments = [*map(str, command), "--json", "--data", str(data or self.deployment.data)]
         return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
     async def outcomes(self, *command: str | Path) -> list[str]:
-        """What became of each account of an import."""
+        """Run an import; return the outcome of each account."""
         done = await self.run_command("import", *command)
         assert done.stdout.startswith("["), done.output
         return [str(one["outcome"]) for one in json.loads(done.stdout)]

@@ -1,4 +1,4 @@
-"""A running vault with Slack and Google, for the tests of one module; the commands run beside it."""
+"""A running vault with Slack and Google, for the tests of one module; the commands run next to it."""
 
 from __future__ import annotations
 

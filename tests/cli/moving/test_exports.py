@@ -1,4 +1,4 @@
-"""`token-vault export`: accounts leave encrypted to the operator's key, recorded, and another vault takes them in."""
+"""`token-vault export`: accounts are encrypted to the operator's key, recorded, and importable by another vault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vault.upstream import TokenAnswer
 
 @pytest.fixture
 def key(tmp_path: Path) -> tuple[Path, str]:
-    """A key as age-keygen writes it, and its recipient."""
+    """A key file as age-keygen writes it, and its recipient."""
     identity = pyrage.x25519.Identity.generate()
     file = tmp_path / "key.txt"
     file.write_text(f"# created: today\n# public key: {identity.to_public()}\n{identity}\n")
@@ -27,7 +27,7 @@ def key(tmp_path: Path) -> tuple[Path, str]:
 
 
 async def with_account(place: ConfiguredVault, provider: str = "slack") -> tuple[User, TokenAnswer]:
-    """Someone with a connected account, and its tokens."""
+    """A user with a connected account, and its tokens."""
     person, answer = await place.user(), await place.former(provider)
     async with place.deployment.transaction() as transaction:
         opened = await open_account(transaction, place.deployment, person.id, provider, answer)

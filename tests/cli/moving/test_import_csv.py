@@ -1,4 +1,4 @@
-"""`token-vault import csv`: accounts of another vault, judged first, stored once, refreshed at their first use."""
+"""`token-vault import csv`: accounts of another vault, checked first, stored once, refreshed at their first use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`token-vault import auth0|nango|better-auth|contextforge|composio`: each file with what goes in and what can't.
+"""`token-vault import auth0|nango|better-auth|contextforge|composio`: what is imported from each file and what isn't.
 
-The files have the forms that `server/administration/account_imports/` cites. Beside each account that is left out
-stands one that differs only in the reason.
+The files have the formats that `server/administration/account_imports/` cites. Next to each account that is left out is
+one that differs only in the reason.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ async def test_better_auth_gives_rows_that_are_not_encrypted(place: ConfiguredVa
 
 
 def seal_like_context_forge(token: str) -> str:
-    """As ContextForge's encryption service seals it, with the least costs."""
+    """Seal it as ContextForge's encryption service does, at the lowest cost."""
     salt = os.urandom(16)
     key = hash_secret_raw(SECRET.encode(), salt, time_cost=1, memory_cost=8, parallelism=1, hash_len=32, type=Type.ID)
     bundle = {"version": "v2", "kdf": "argon2id", "t": 1, "m": 8, "p": 1, "salt": base64.b64encode(salt).decode()}
@@ -281,7 +281,7 @@ async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made
 
 
 async def test_a_lasting_access_token_stands_for_a_refresh_token(place: ConfiguredVault, tmp_path: Path) -> None:
-    """As of GitHub's OAuth apps, and of Slack without rotation: the same connection with an end is left out."""
+    """As with GitHub's OAuth apps, and Slack without rotation: the same connection with an expiry is left out."""
     person, slack = await place.user(), await place.former("slack")
     credentials = {"type": "OAUTH2", "access_token": slack.access_token, "raw": {"scope": "chat:write"}}
     lasting = {"provider": "slack", "connection_id": person.name, "credentials": credentials}
@@ -293,7 +293,7 @@ async def test_a_lasting_access_token_stands_for_a_refresh_token(place: Configur
 
 
 async def test_a_database_whose_tables_are_views_is_not_read(place: ConfiguredVault, tmp_path: Path) -> None:
-    """A view can be anything, such as rows without end."""
+    """A view can return anything, such as endless rows."""
     columns = "id, gateway_id, app_user_email, access_token, refresh_token, expires_at, scopes, created_at"
     for kind, said in (("view", "must be tables"), ("table", "The file has no accounts")):
         file = tmp_path / f"{kind}.db"

@@ -1,4 +1,4 @@
-"""Rows of an import that can't be taken over, each beside one that differs only in the reason."""
+"""Rows that can't be imported, each next to one that differs only in the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULES = ImportRules(scopes=SCOPES, creates_people=True)
         (replace(ROW, account=""), UNSAID),
         (replace(ROW, access_is_lasting=True), UNSAID),
         (replace(ROW, access_is_lasting=True, account_is_ours=True), NEW),
-        (replace(ROW, provider="slack"), UNSAID),  # whose form of an account's ID joins two values
+        (replace(ROW, provider="slack"), UNSAID),  # its account ID joins two values
         (replace(ROW, provider="slack", account_is_ours=True), NEW),
         (replace(ROW, people=()), NOBODY),
     ],

@@ -1,4 +1,4 @@
-"""Files of other vaults that can't be read, each beside one that differs only in the reason."""
+"""Files of other vaults that can't be read, each next to one that differs only in the reason."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_file_has_a_length(tmp_path: Path) -> None:
     assert len(read_records(write_content(tmp_path, b"[{}" + b",{}" * (MOST - 1) + b"]"))) == MOST
     with pytest.raises(ChangeRefused, match="more than 100,000 records"):
         read_records(write_content(tmp_path, b"[{}" + b",{}" * MOST + b"]"))
-    os.truncate(tmp_path / "file", SIZE + 1)  # of which the disk holds nothing
+    os.truncate(tmp_path / "file", SIZE + 1)  # a sparse file
     with pytest.raises(ChangeRefused, match="larger than 512 MiB"):
         read_records(tmp_path / "file")
 

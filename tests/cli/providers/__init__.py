@@ -1,1 +1,1 @@
-"""Tests of setting up providers, OpenID Connect, and what doctor says of them."""
+"""Tests of the setup of providers and OpenID Connect, and of what doctor reports about them."""

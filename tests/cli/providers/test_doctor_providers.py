@@ -1,4 +1,4 @@
-"""What `doctor` finds about providers: client, redirect URL, scopes, https, and whom they let in."""
+"""What `doctor` finds about providers: client, redirect URL, scopes, https, and who may sign in."""
 
 from __future__ import annotations
 
@@ -164,12 +164,12 @@ async def test_https_where_the_provider_demands_it(place: Place, simulator: Simu
     def at(host: str) -> list[str]:
         return [line.replace(simulator.url, host) for line in slack(simulator)]
 
-    live = at("https://slack.invalid")  # a name that never resolves (RFC 6761): nothing can be sent
+    live = at("https://slack.invalid")  # a name that never resolves (RFC 6761), so nothing can be sent
     configure(place, *live)
     (place.data / "config.toml").chmod(0o600)
     assert_problem(await examine(place, fails=True), "slack.https", "https redirect", "server.public_url")
     configure(place, *[line for line in live if not line.startswith("client_secret")])
-    assert "slack.https" not in await examine(place, fails=True)  # an app with PKCE may come back to loopback
+    assert "slack.https" not in await examine(place, fails=True)  # an app with PKCE may redirect to loopback
     configure(place, *slack(simulator))
     assert "slack.https" not in await examine(place)
 
@@ -189,7 +189,7 @@ async def test_scopes_that_the_operator_did_not_enable(place: Place, simulator: 
         await examine(place, fails=True), "slack.scopes", "slack_post", "chat:write", "providers.slack.scopes"
     )
     configure(place, *slack(simulator, scopes=["channels:read", "channels:history", "chat:write"]))
-    narrowed = (await examine(place))["slack.scopes"]  # further tools only: an operator may well do without them
+    narrowed = (await examine(place))["slack.scopes"]  # only needed by further tools, which an operator may not want
     assert (narrowed["verdict"], "slack_post" in narrowed["sentence"]) == ("note", False)
     configure(place, *slack(simulator))
     assert "slack.scopes" not in await examine(place)
@@ -206,7 +206,7 @@ async def test_scopes_that_an_account_did_not_get(tmp_path: Path) -> None:
         assert found["slack.scopes"]["verdict"] == "note"
         assert "chat:write" in found["slack.scopes"]["sentence"]
         assert " others have" not in found["slack.scopes"]["sentence"]
-        for number in range(3):  # one finding says it of all who lack the same, however many there are
+        for number in range(3):  # one finding covers all accounts that lack the same scopes
             await insert_connection(healthy, f"account-{number}", scopes="channels:read")
         await insert_connection(healthy, "full", scopes="channels:history channels:read chat:write users:read")
         assert " and 3 others have not granted " in (await examine(place))["slack.scopes"]["sentence"]

@@ -1,4 +1,4 @@
-"""Providers that were set up in the browser, as the commands know them: no command reads the settings alone."""
+"""Providers that were set up in the browser are known to all commands: no command reads only the settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def open_place(place: Place) -> AsyncGenerator[Deployment]:
 
 
 async def enter(place: Place, provider: str, entered: EnteredRegistration) -> None:
-    """What the page of a provider stores."""
+    """Store what a provider's page stores."""
     async with open_place(place) as deployment:
         known = await registrations.get_registration(deployment.database, provider)
         async with deployment.transaction() as transaction:
@@ -88,7 +88,7 @@ async def test_what_doctor_says_to_fix_is_where_it_was_entered(place: Place, sim
 
 
 async def test_restore_and_quarantine_judge_by_what_was_entered(place: Place) -> None:
-    """Square gives an app without a secret refresh tokens that work once."""
+    """Square gives apps without a secret single-use refresh tokens."""
     for secret, rotation in (("sq0csp-secret", RotationMode.NONE), (None, RotationMode.STRICT)):
         await enter(place, "square", EnteredRegistration("sq0idp-0123456789", secret))
         read = await open_policies(load_settings(data=place.data), data=place.data)

@@ -106,7 +106,7 @@ async def test_the_secret_is_in_a_file_of_its_own_and_everything_is_taken_back(
 
 async def test_a_later_setup_says_anew_who_may_sign_in(place: Place, issuer: OpenIDDouble) -> None:
     await content(place, *words(issuer, "--everybody"), feed=SECRET + "\n")
-    again = ("openid", "setup", "corp", "--client-id", CLIENT_ID, "--public")  # the issuer is known
+    again = ("openid", "setup", "corp", "--client-id", CLIENT_ID, "--public")  # the issuer is already known
     found = await content(place, *again)
     assert isinstance(found, dict)
     assert (found["newcomers"], found["issuer"]) == ("nobody", issuer.url)

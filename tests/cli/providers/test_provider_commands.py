@@ -1,4 +1,4 @@
-"""`providers list | show | new | test | schema`, and services that settings alone describe."""
+"""`providers list | show | new | test | schema`, and services that are described only in settings."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ async def test_an_issuer_is_enough(place: Place) -> None:
             assert corp.hosts.token_url == f"{simulator.url}/google/token"
             assert corp.scope.default == {"profile"} and "openid" in corp.scope.identity
             assert deployment.vault.policies["corp"].operator_scopes == {"profile"}
-    async with open_deployment(settings, data=place.data) as deployment:  # the issuer is gone: as at the last start
+    async with open_deployment(settings, data=place.data) as deployment:  # the issuer is gone: use stored metadata
         assert deployment.catalog.provider("corp").hosts == corp.hosts
     shutil.rmtree(place.data / "issuers")
     with pytest.raises(SettingsRefused, match=r"^providers\.corp\.issuer: [^\n]+$"):
@@ -208,7 +208,7 @@ async def test_a_file_from_an_issuer_is_complete(place: Place) -> None:
 
 
 def asked_by(provider: Provider, scopes: frozenset[str]) -> list[str]:
-    """The scopes in the address that a person's browser is sent to."""
+    """The scopes in the URL that a person's browser is sent to."""
     upstream = OAuthUpstream(provider, Outbound())
     url = upstream.authorization_url(redirect_uri="https://v.example", state="s", scopes=scopes, code_verifier="v" * 43)
     return parse_qs(urlsplit(url).query).get("scope", [""])[0].split()
@@ -275,7 +275,7 @@ def test_a_discovery_document_that_lacks_an_endpoint_is_refused(change: dict[str
 
 
 async def test_an_issuer_is_found_by_rfc_8414_alone() -> None:
-    """Its OpenID address answers as it answers anything unknown."""
+    """Its OpenID URL gets the same answer as any unknown URL."""
 
     def answer(arrival: Arrival) -> Reply:
         if arrival.path == "/.well-known/oauth-authorization-server/tenant":
@@ -294,7 +294,7 @@ async def test_an_issuer_is_found_by_rfc_8414_alone() -> None:
             ["read"],
         )
         unknown[0] = json_reply({"issuer": "https://other.example"})
-        with pytest.raises(DiscoveryFailed):  # metadata of another issuer is never passed over
+        with pytest.raises(DiscoveryFailed):  # metadata of another issuer is never skipped
             await find_endpoints(f"{server.url}/tenant", outbound)
 
 
@@ -310,7 +310,7 @@ async def test_a_document_of_another_issuer_is_refused() -> None:
 
 
 def at_service(simulator: Simulator, name: str) -> Provider:
-    """The provider as settings would register it, with the simulator for the service."""
+    """The provider as registered in settings, with the simulator as the service."""
     provider = load_catalog().provider(name)
     there = at_simulator(with_inputs(provider, examples(provider)), f"{simulator.url}/families/known-{name}")
     return there.with_registration(Registration(CLIENT_ID, CLIENT_SECRET))

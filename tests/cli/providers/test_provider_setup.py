@@ -1,4 +1,4 @@
-"""`providers setup`: what it prints, asks, writes, refuses and undoes; and that the vault then works with it."""
+"""`providers setup`: what it prints, asks, writes, refuses, and undoes; and that the vault works afterward."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ ADDED = '\n[providers.slack]\nclient_id = "new"\n'
     ],
 )
 def test_comments_order_and_spacing_of_a_settings_file_survive_a_change(before: str, after: str) -> None:
-    if after == before:  # a table that is not there goes to the end
+    if after == before:  # a missing table is added at the end
         after = before + ADDED if before.endswith("\n") else f"{before}\n{ADDED}"
     changed = with_values(before, SLACK, {"client_id": "new", "client_secret": None})
     assert changed == after
@@ -278,7 +278,7 @@ async def test_a_changed_public_url_is_said_once_with_the_new_redirects(place: P
 
     assert await start() is None
     set_public_url(place, "https://one.example.com")
-    assert await start() is None  # no one outside knows the old one
+    assert await start() is None  # nobody outside uses the old URL
     await google(place)
     assert await start() is None
     moved = config(place).read_text(encoding="utf-8").replace("one.example.com", "two.example.com")

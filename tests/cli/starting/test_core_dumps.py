@@ -1,4 +1,4 @@
-"""A crash leaves no image of the memory, which holds opened tokens and keys, unless the operator asks for it."""
+"""A crash leaves no core dump, which would contain opened tokens and keys, unless the operator asks for one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems h
 
 @pytest.fixture
 def dumps_here(tmp_path: Path) -> Generator[None]:
-    """A process that crashes leaves a core dump, as on a machine of a developer."""
+    """Make crashing processes leave a core dump, as on a developer's machine."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     try:
@@ -34,7 +34,7 @@ def dumps_here(tmp_path: Path) -> Generator[None]:
 
 
 def end_of(process: subprocess.Popen[bytes]) -> int:
-    """How it ended: `CLD_KILLED` by a signal, `CLD_DUMPED` with a core dump."""
+    """How the process ended: `CLD_KILLED` by a signal, `CLD_DUMPED` with a core dump."""
     ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     process.wait()
     assert ended is not None
@@ -42,7 +42,7 @@ def end_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def crash_of(command: Sequence[str], place: Place, folder: Path, **more: str) -> int:
-    """Crash a process as soon as it says something."""
+    """Crash a process as soon as it prints something."""
     environment = place.environment() | more
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None

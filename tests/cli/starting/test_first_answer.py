@@ -1,4 +1,4 @@
-"""What a started process loads before its first answer, and that the rest comes in time."""
+"""What a started process loads before its first answer, and that the rest loads in time."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ print(json.dumps([name for name in sys.modules if name.startswith("server.comman
 
 
 async def last_line_of(code: str) -> str:
-    """The last line that it prints in its own process."""
+    """Run the code in its own process; return the last line that it prints."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
-    async with asyncio.timeout(90):  # of a busy machine
+    async with asyncio.timeout(90):  # enough for a busy machine
         out, _ = await process.communicate()
     return out.decode().splitlines()[-1]
 
@@ -114,7 +114,7 @@ async def test_the_patch_for_the_sdk_applies_and_does_the_same(
 
 @pytest.fixture(params=[build_app, build_late_app])
 async def url(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[str]:
-    """A vault that has had no request yet."""
+    """A vault before its first request."""
     listening = listening_socket()
     port = listening.getsockname()[1]
     settings = load_settings(overrides={"server": {"port": port}})

@@ -1,4 +1,4 @@
-"""Who may stand in for the simulated providers of a sandbox: a program of this user that answers, no one else."""
+"""Who may serve a sandbox's simulated providers: only a program of this user that answers as the simulator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def starts(port: int) -> bool:
-    """Whether a sandbox with this port for its providers starts; it decides within a bound."""
+    """Whether a sandbox with this port for its providers starts; it must decide in time."""
     async with asyncio.timeout(30):
         try:
             async with standing_in(port=port, issuer="http://localhost:1"):
@@ -42,7 +42,7 @@ async def test_a_simulator_of_this_user_is_used() -> None:
 @other_user.needs_root
 @pytest.mark.parametrize("other", [True, False])
 async def test_what_answers_like_a_simulator_for_another_user_is_refused(*, other: bool) -> None:
-    """Its answers would pass for a provider's, and it would get the tokens that the vault signs for the brokerage."""
+    """Its answers would pass as a provider's, and it would get the tokens that the vault signs for the brokerage."""
     port = free_port()
     async with other_user.listener_program("127.0.0.1", port, BOOKS, other=other, stays=True):
         assert await starts(port) is not other

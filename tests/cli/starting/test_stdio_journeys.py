@@ -107,8 +107,8 @@ async def test_two_clients_and_one_server_refresh_once_and_take_the_pages_over(
             assert len(simulator.books()["refreshes"]) == before + 1
             server.terminate()
             await asyncio.wait_for(server.wait(), 20)
-            assert await place.healthy() == vault  # one of the two has taken the pages over
-        assert await place.healthy() == vault  # and the last one keeps them, or takes them now
+            assert await place.healthy() == vault  # one of the two now serves the pages
+        assert await place.healthy() == vault  # the last one still serves them, or takes over now
         told = await first.call_tool("calendar_list", {})
         await follow(place, (told.meta or {})["io.github.mcp-token-vault/connect"]["url"])
         assert not (await first.call_tool("calendar_list", {})).is_error
@@ -135,7 +135,7 @@ async def test_the_owners_browser_comes_up_signed_in_and_the_model_never_sees_th
         assert url.startswith(f"{place.url}/sign-in/local?")
         assert parse_qs(urlsplit(url).query)["ticket"][0] not in repr(told)
         async with Person(place.url) as owner:
-            page = await owner.open(url)  # one time: signed in, and at the page that the link leads to
+            page = await owner.open(url)  # works once: signed in, on the page that the link leads to
             assert not list((place.data / "opening").iterdir()), "the file is gone with its use"
             assert str(page.url) in text(told)
             page = await owner.submit(page, form="/connect/", button=("decision", "allow"))

@@ -1,4 +1,4 @@
-"""stdio answers a client before the vault is open, and says what keeps it from opening."""
+"""stdio answers a client before the vault is open, and says why it can't open."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Raw:
         await self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     async def leave(self) -> tuple[int, str]:
-        """Exit code, and standard error."""
+        """Close standard input; return the exit code and standard error."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
         self.process.stdin.close()
@@ -88,7 +88,7 @@ async def start_stdio(place: Place) -> AsyncGenerator[Raw]:
 
 @asynccontextmanager
 async def silent_database(place: Place) -> AsyncGenerator[asyncio.Event]:
-    """The place's database is a server that says nothing until the event is set, and then hangs up."""
+    """Use a database server that says nothing until the event is set, and then hangs up."""
     over, connected = asyncio.Event(), asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,7 +117,7 @@ async def test_tools_are_listed_while_the_vault_is_still_opening_and_calls_wait(
         assert isinstance(result, dict)
         assert {"slack_post", "connections"} <= {tool["name"] for tool in result["tools"]}
         await client.send({"jsonrpc": "2.0", "id": 4, "method": "ping"})
-        assert (await client.receive())["id"] == 4  # and the call, which came first, has no answer
+        assert (await client.receive())["id"] == 4  # the call was sent before and still has no answer
         over.set()
         refused = await client.receive()
         assert refused["id"] == 3
@@ -221,7 +221,7 @@ def test_a_list_of_tools_loads_nothing_that_only_calls_or_pages_need() -> None:
 
 
 async def test_a_line_of_a_plain_file_is_answered_on_standard_output(place: Place, tmp_path: Path) -> None:
-    """The event loop can't wait for a file, so the SDK reads it; a pipe on Windows is like that, too."""
+    """The event loop can't wait for a file, so the SDK reads it; the same applies to a pipe on Windows."""
     lines = tmp_path / "lines"
     lines.write_text(json.dumps(initialize()) + "\n", encoding="utf-8")
     with lines.open("rb") as given:

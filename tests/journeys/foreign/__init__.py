@@ -1,2 +1,1 @@
-"""Third-party programs as clients of the vault, and third-party servers as its providers: clients, agent SDKs, OAuth
-servers."""
+"""Third-party programs as clients of the vault, and third-party servers as its providers: SDKs, OAuth servers."""

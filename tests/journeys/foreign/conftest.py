@@ -1,4 +1,4 @@
-"""A person of a test's own."""
+"""A separate person for each test."""
 
 from __future__ import annotations
 

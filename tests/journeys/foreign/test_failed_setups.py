@@ -1,4 +1,4 @@
-"""What a foreign server's setup opened is closed where the setup fails: otherwise the tests after it fail, too."""
+"""What a third-party server's setup opened is closed if the setup fails; otherwise the tests after it fail, too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_sockets() -> set[str]:
     for one in Path("/proc/self/fd").iterdir():
         try:
             target = str(one.readlink())
-        except FileNotFoundError:  # the listing's own
+        except FileNotFoundError:  # opened by the listing itself
             continue
         if target.startswith("socket:"):
             found.add(target)
@@ -44,4 +44,4 @@ async def test_a_setup_that_fails_leaves_no_socket(
     with pytest.raises(error) as failed:
         async with setup(tmp_path):
             pass
-    assert open_sockets() <= before, failed.value  # the traceback still has what the setup opened
+    assert open_sockets() <= before, failed.value  # the traceback still references what the setup opened

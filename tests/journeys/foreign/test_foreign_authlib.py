@@ -1,5 +1,4 @@
-"""A second identity provider: Authlib's authorization server vouches for its people at a vault, and for one vault at
-another."""
+"""A second identity provider: Authlib's server vouches for its people at a vault, and between two vaults."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ from vault.exchange.exchange import exchange
 from vault.records import Connection, Principal, User
 from vault.refusals import ConnectionRequired
 
-pytestmark = pytest.mark.long  # ten seconds with everything that it starts
+pytestmark = pytest.mark.long  # ten seconds, including all setup
 
 KEY = ECKey.generate_key("P-256")
 BOTH = frozenset({"tools", "connections"})
@@ -47,15 +46,15 @@ class Offices:
     company: Company
     second: RunningVault
     first: RunningVault
-    agent: RegisteredAgent  # of the company's people, at the second vault
+    agent: RegisteredAgent  # an agent of the company's people at the second vault
 
     def person(self, name: str) -> str:
-        """A person whom no one knows yet comes to the company's sign-in page."""
+        """Have a new person at the company's sign-in page."""
         self.company.person = f"{name}-{secrets.token_hex(3)}"
         return self.company.person
 
     async def id_token(self) -> str:
-        """What the agent got when the person signed in to it: Authlib's code flow."""
+        """The ID token that the agent got when the person signed in to it, with Authlib's code flow."""
         verifier, challenge = pkce()
         registered = self.company.registered["agent"]
         asked = {
@@ -93,7 +92,7 @@ class Offices:
         return answer.json()["access_token"]
 
     async def sign_in(self) -> tuple[User, dict[str, Connection]]:
-        """At the first vault, and what the company connected there."""
+        """Sign in to the first vault; return the user and the accounts that the company connected."""
         deployment, subject = self.first.deployment, self.company.person
         async with self.first.person() as browser:
             begun = await browser.http.get("/sign-in/openid/company", params={"return_to": "/connections"})
@@ -108,7 +107,7 @@ class Offices:
         return user, {one.provider: one for one in found}
 
     async def principal(self, user: User, account: Connection) -> Principal:
-        """An agent of the first vault that may use this account."""
+        """An agent at the first vault that may use this account."""
         deployment = self.first.deployment
         now = deployment.now()
         made = await agents.register(
@@ -142,7 +141,7 @@ class Offices:
         return await exchange(request, vault=vault, now=vault.database.now(), after_unauthorized=spoiled)
 
     async def probe(self, token: str) -> int:
-        """How the second vault receives a token."""
+        """Return how the second vault receives a token."""
         async with httpx2.AsyncClient(trust_env=False, base_url=self.second.url, timeout=30) as http:
             return (await http.get("/mcp", headers={"authorization": f"Bearer {token}"})).status_code
 

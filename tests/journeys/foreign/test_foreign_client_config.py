@@ -1,4 +1,4 @@
-"""The printed HTTP and SSE entries, handed to the clients that read them: the Inspector's catalog and mcp-remote."""
+"""The printed HTTP and SSE entries in the clients that read them: the Inspector's catalog and mcp-remote."""
 
 from __future__ import annotations
 

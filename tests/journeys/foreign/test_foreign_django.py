@@ -1,7 +1,7 @@
-"""An authorization server of another lineage, django-oauth-toolkit: rotation, reuse protection, PKCE, its own pages.
+"""A different authorization server, django-oauth-toolkit: rotation, reuse protection, PKCE, its own pages.
 
-It narrows on refresh by shrinking the grant itself, so its file says that narrowing does harm, and the vault holds
-narrow calls to their scopes by its own rules instead.
+A narrower refresh shrinks the grant itself, so its provider file says that narrowing is harmful, and the vault enforces
+narrow scopes with its own rules instead.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def place(tmp_path: Path) -> AsyncGenerator[Place]:
 
 
 async def granted_scopes(place: Place) -> frozenset[str]:
-    """The scopes of the refresh token that is still good there."""
+    """The scopes of the refresh token that is still valid there."""
     return frozenset(((await place.provider.ask(ask="grant"))["scope"] or "").split())
 
 

@@ -1,4 +1,4 @@
-"""Enterprise-managed authorization: the official SDKs, a foreign identity provider, and no page of the vault."""
+"""Enterprise-managed authorization: the official SDKs, a third-party identity provider, and no pages of the vault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 @dataclass(frozen=True)
 class Office:
-    """The vault, and what the identity provider said."""
+    """The vault, and the identity provider's message."""
 
     room: Room
     idp: Message
@@ -39,7 +39,7 @@ class Office:
 
 @pytest_asyncio.fixture(scope="module")
 async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Office]:
-    """oidc-provider issues the assertions; alice has a Slack account, and never allowed any agent."""
+    """oidc-provider issues the assertions; alice has a Slack account and never allowed any agent."""
     node()
     folder: Path = tmp_path_factory.mktemp("office")
     async with AsyncExitStack() as stack:
@@ -79,7 +79,7 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Off
 
 
 class Memory:
-    """What the SDK asks an application to keep."""
+    """The storage that the SDK requires from an application."""
 
     def __init__(self) -> None:
         self.tokens: OAuthToken | None = None

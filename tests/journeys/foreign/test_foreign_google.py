@@ -1,6 +1,6 @@
-"""Google's own Python client, unmodified, at the vault: each API that a tool uses, and files in both of its ways.
+"""Google's own Python client, unmodified, at the vault: each API that a tool uses, and both ways to transfer files.
 
-The client gets a base address and a handle, as the example page says, and nothing else of ours.
+The client gets only a base URL and a handle, as the example page says.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ async def test_drive_lists_downloads_and_exports(place: Room) -> None:
 
 
 async def test_a_path_of_another_api_is_judged_as_that_apis(place: Room) -> None:
-    """However the base address was joined, the rules of the API that is meant decide."""
+    """However the base URL is joined, the rules of the intended API decide."""
     handle = await handle_for(place, MAIL)
 
     def use() -> int:
@@ -152,7 +152,7 @@ async def test_a_path_of_another_api_is_judged_as_that_apis(place: Room) -> None
 
 @dataclass
 class GoogleUploads:
-    """Google's upload protocol (developers.google.com/workspace/drive/api/guides/manage-uploads), as far as needed."""
+    """Google's upload protocol, as far as needed: developers.google.com/workspace/drive/api/guides/manage-uploads."""
 
     sessions: dict[str, bytearray] = field(default_factory=dict)
     done: list[bytes] = field(default_factory=list)

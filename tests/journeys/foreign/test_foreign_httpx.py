@@ -1,4 +1,4 @@
-"""A client of only plain `httpx` and the RFCs: finds its way from the MCP endpoint's 401 to a revoked token."""
+"""A client made of plain `httpx` and the RFCs, from the MCP endpoint's 401 to a revoked token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Runn
 
 
 async def discover(http: httpx.AsyncClient, endpoint: str) -> tuple[dict[str, str], dict[str, str]]:
-    """From the challenge (RFC 6750 §3) over the resource (RFC 9728) to the authorization server (RFC 8414)."""
+    """Go from the challenge (RFC 6750 §3) to the resource (RFC 9728) to the authorization server (RFC 8414)."""
     challenge = (await http.post(endpoint, json=INITIALIZE)).headers["www-authenticate"]
     found = re.search(r'resource_metadata="([^"]+)"', challenge)
     assert found is not None
@@ -49,7 +49,7 @@ async def discover(http: httpx.AsyncClient, endpoint: str) -> tuple[dict[str, st
 
 
 async def call(http: httpx.AsyncClient, endpoint: str, token: str) -> int:
-    """The status of an MCP request with the token."""
+    """Send an MCP request with the token; return the status."""
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, text/event-stream"}
     async with http.stream("POST", endpoint, json=INITIALIZE, headers=headers) as answer:
         return answer.status_code
@@ -114,7 +114,7 @@ async def test_plain_httpx_registers_redeems_refreshes_introspects_and_revokes(
 
         introspected = await post(server["introspection_endpoint"], token=second["access_token"])
         if method == "none":
-            assert introspected.status_code == 401  # only for clients that can prove who they are
+            assert introspected.status_code == 401  # only for clients that can authenticate
         else:
             assert introspected.json()["active"] is True
             assert introspected.json()["aud"] == resource["resource"]

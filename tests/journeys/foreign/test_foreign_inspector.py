@@ -1,4 +1,4 @@
-"""The MCP Inspector's command line does the main job over HTTP in both protocol eras, over SSE and over stdio."""
+"""The MCP Inspector's command line does the main tasks over HTTP in both protocol eras, over SSE, and over stdio."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 @dataclass
 class Inspector:
-    """The command line with its own store and what a target needs. No one sits at a terminal."""
+    """The command line with its own store and a target's options. It isn't interactive."""
 
     folder: Path
     target: tuple[str, ...]
@@ -121,7 +121,7 @@ def settings_file(place: Room) -> str:
 @pytest.mark.long
 @ran("inspector", "stdio", "words", "2025-11-25")
 async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(place: Room, tmp_path: Path) -> None:
-    """Each call starts a `stdio` process; the links it gives out lead to the vault that serves the same data."""
+    """Each call starts a `stdio` process; its links lead to the vault that serves the same data."""
     data = place.vault.deployment.data
     (data / "config.toml").write_text(settings_file(place))
     program = ("--cwd", str(ROOT), sys.executable, "--", "-m", "token_vault", "stdio", "--client", "Inspector")

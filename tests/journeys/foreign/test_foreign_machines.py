@@ -1,4 +1,4 @@
-"""Agents that act for no one, on the official SDKs, at an MCP server of the operator's own."""
+"""Agents that act for nobody, using the official SDKs, at the operator's own MCP server."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
     assert told["live"]["active"]
     assert told["live"]["sub"] == user.id
     assert told["revoked"] == {"active": False}
-    assert told["afterReplay"] == {"active": False}  # who stole the code has nothing of it
+    assert told["afterReplay"] == {"active": False}  # whoever stole the code gains nothing
     assert told["refusals"] == {
         "otherState": 'unexpected "state" response parameter value',
         "otherNonce": 'unexpected ID Token "nonce" claim value',
@@ -43,7 +43,7 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
         "userinfoAgain": "invalid_token",
         "replayed": "invalid_grant",
     }
-    # The second request brought her to the sign-in page once more, the third one did not.
+    # The second request showed the sign-in page again, the third one didn't.
     first, again, later = told["claims"]["auth_time"], *told["signedIn"]
     assert first <= again
     assert again == later
@@ -52,7 +52,7 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
 
 
 async def test_openid_client_pushes_proves_keys_and_signs_in_on_a_device(tmp_path: Path) -> None:
-    """Pushed requests, DPoP, a client that signs its assertions, and the device grant, as the library does them."""
+    """The library does pushed requests, DPoP, signed client assertions, and the device grant."""
     node()
     async with running_vault(tmp_path / "data") as vault, newcomer(vault) as somebody:
 

@@ -1,7 +1,7 @@
-"""A certified OpenID provider of other people as connection provider: its pages, its rotation, its reuse detection.
+"""A certified third-party OpenID provider as connection provider: its pages, its rotation, its reuse detection.
 
-The operator describes it in her own provider file. It ends the whole grant when a refresh token is used twice, so
-that every lost or doubled refresh of ours would show.
+The operator describes it in their own provider file. It ends the whole grant if a refresh token is used twice, so any
+lost or repeated refresh of ours would be noticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a provider's own SDK, unmodified, shows of a refusal of the vault: the vault's sentence and code."""
+"""What a provider's own SDK, unmodified, shows when the vault refuses: the vault's sentence and code."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_slack_sdk_shows_it(room: ProxyRoom) -> None:
 
 
 async def test_microsofts_errors_are_objects_with_code_and_message(room: ProxyRoom) -> None:
-    """As msgraph's ODataError reads it: JSON by its content type, `error.code`, `error.message`."""
+    """As msgraph's ODataError reads them: JSON by content type, `error.code`, `error.message`."""
     handle = await handle_of(room, "microsoft")
     answer = await handle.call("POST", "/me/sendMail", api="graph", json={})
     assert answer.headers["content-type"] == "application/json"
@@ -126,7 +126,7 @@ async def test_microsofts_errors_are_objects_with_code_and_message(room: ProxyRo
     [("main", "scope_missing", "restricted_resource"), ("other", "unknown_target", "object_not_found")],
 )
 async def test_notions_errors_have_one_of_its_own_codes(room: ProxyRoom, api: str, code: str, notions: str) -> None:
-    """As parseAPIErrorResponseBody of @notionhq/client 5 demands it."""
+    """As required by parseAPIErrorResponseBody of @notionhq/client 5."""
     handle = await handle_of(room, "notion")
     answer = await handle.call("POST", "/pages", api=api, json={})
     content = answer.json()

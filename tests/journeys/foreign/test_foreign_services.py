@@ -1,8 +1,7 @@
-"""Happy paths at services that other people wrote: emulate's Slack, Google, GitHub, Microsoft and Linear.
+"""Happy paths at third-party service emulators: emulate's Slack, Google, GitHub, Microsoft, and Linear.
 
-Each call goes through the MCP endpoint and the vault, with an account that was connected on our pages. In front of
-emulate stands the strict layer, which tests/journeys/foreign/test_strict_layer.py tries by itself: emulate alone would
-take anything.
+Each call goes through the MCP endpoint and the vault, with an account that was connected on our pages. The strict layer
+is in front of emulate, which alone would accept anything; tests/journeys/foreign/test_strict_layer.py tests it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ Prepare = Callable[[EmulatedServices], Awaitable[Mapping[str, object]]]
 
 @dataclass(frozen=True)
 class Case:
-    """`says` stands in what a person reads; `prepare` makes further arguments of what other tools did."""
+    """`says` is part of what a person reads; `prepare` makes more arguments from other tools' results."""
 
     says: str
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -94,7 +93,7 @@ async def an_issue_somewhere(place: EmulatedServices) -> Mapping[str, object]:
 
 
 async def a_pull(place: EmulatedServices) -> Mapping[str, object]:
-    """Made at emulate itself: no tool of ours makes one."""
+    """Create a pull request at emulate itself, because none of our tools does."""
     repository = f"{place.bare['github']}/repos/{ACCOUNT}/garden"
     branch = f"herbs-{secrets.token_hex(4)}"
     async with httpx2.AsyncClient(trust_env=False, headers={"authorization": "Bearer anything"}, timeout=30) as http:
@@ -158,7 +157,7 @@ CASES: Mapping[str, Case] = {
     "linear_read": Case("ENG-1", {"issue": "ENG-1"}),
     "linear_create": Case("Created ENG-", {"title": "Oil the gate"}, a_team),
 }
-# what emulate 0.12.2 cannot answer
+# what emulate 0.12.2 can't answer
 LACKING: Mapping[str, str] = {
     "slack_search": "no search.messages",
     "calendar_update": "no events.patch",
@@ -224,12 +223,12 @@ async def test_an_account_is_connected_once_refreshed_when_due_and_ended_there(
     else:
         assert not layer.is_live(token.value)
         assert layer.books.refreshes == 1
-    assert fresh.somebody.links == 1  # no one was asked again
+    assert fresh.somebody.links == 1  # the person wasn't asked again
     assert layer.books.refusals == (["no such call"] if name == "microsoft" else [])
 
     browser = fresh.somebody.browser
     page = await browser.open(f"/connections/{connection.id}/disconnect")
-    if "/sign-in" in page.url.path:  # a day has passed
+    if "/sign-in" in page.url.path:  # a day has passed since the sign-in
         page = await browser.sign_in(fresh.somebody.name, PASSWORD, page=page)
     assert (await browser.submit(page, form="/disconnect")).status_code == 200
     assert layer.is_live(later.value) == (name == "microsoft")  # Microsoft has no revocation

@@ -1,4 +1,4 @@
-"""The official TypeScript SDK does the main job: register, sign in, connect once, call; and later calls ask nothing."""
+"""The official TypeScript SDK does the main tasks: register, sign in, connect once, call; later calls ask nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The programs that `client-config` prints for agent SDKs, run as printed by the SDKs themselves.
+"""The programs that `client-config` prints for agent SDKs, run unchanged with the SDKs themselves.
 
-Each SDK lives in an environment of its own (`make sdks`): LangGraph's adapters need mcp 1, the others run with mcp 2.
+Each SDK has its own environment (`make sdks`): LangGraph's adapters need mcp 1, the others run with mcp 2.
 All programs of an SDK run one after the other in one process, because an SDK takes seconds to import.
 """
 
@@ -20,7 +20,7 @@ from tests.support.rooms.mcp_room import Room, room, run_client_config
 SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 ENVIRONMENTS = {"langgraph": "mcp-1", "openai-agents": "mcp-2", "pydantic-ai": "mcp-2"}
 POST = {"channel": "#general", "text": "Hello from an SDK"}
-CALLS = {  # a call with what the program made, in the SDK's own words
+CALLS = {  # a call with the program's objects, in the SDK's own API
     "langgraph": "{tool.name: tool for tool in await vault.get_tools()}[name].ainvoke(arguments)",
     "openai-agents": "vault.call_tool(name, arguments)",
     "pydantic-ai": "vault.direct_call_tool(name, arguments)",
@@ -55,7 +55,7 @@ for name, token in {programs}:
     except BaseException:
         traceback.print_exc(file=sys.stdout)
 """
-PATIENCE = 120.0  # seconds; the SDKs take some to import
+PATIENCE = 120.0  # seconds; the SDKs take a while to import
 
 pytestmark = pytest.mark.group("sdks")
 ran = pytest.mark.client
@@ -75,7 +75,7 @@ Play = Callable[[str], Awaitable[Mapping[str, str]]]
 
 @pytest_asyncio.fixture(scope="module")
 async def play(place: Room, tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """Runs a client's programs once; what each printed, by its name."""
+    """Run a client's programs once; return the output of each by name."""
     played: dict[str, Mapping[str, str]] = {}
 
     async def play(client: str) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""The strict layer before emulate refuses what emulate accepts: each request with one fault, and without it."""
+"""The strict layer in front of emulate refuses what emulate accepts: each request with one fault and without it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Emul
 
 @dataclass(frozen=True)
 class Hand:
-    """A client that speaks to one service by hand."""
+    """A handwritten client of one service."""
 
     place: EmulatedServices
     name: str
@@ -47,7 +47,7 @@ class Hand:
         return self.place.apps[self.name]
 
     def query(self, *scopes: str) -> dict[str, str]:
-        """A good authorization request."""
+        """The query of a valid authorization request."""
         face = FACES[self.name]
         app = {"client_id": self.app.client_id, "redirect_uri": self.app.redirect_uri}
         query = {"response_type": "code", "state": secrets.token_hex(16), **app}
@@ -66,7 +66,7 @@ class Hand:
         return parse_qs(urlsplit(await self.place.pick(str(url))).query)["code"][0]
 
     async def ask(self, **form: str) -> httpx2.Response:
-        """A request to the token endpoint, with the right client unless the form says another."""
+        """Send a request to the token endpoint, with the right client unless the form names another."""
         face = FACES[self.name]
         said = {"client_id": self.app.client_id, "client_secret": self.app.client_secret} | form
         basic = None
@@ -88,7 +88,7 @@ class Hand:
     async def call(
         self, token: str, verb: str = "", path: str = "", *, bare: bool = False, json: object = None
     ) -> httpx2.Response:
-        """A call of the API, of emulate itself if `bare`."""
+        """Call the API; call emulate itself if `bare`."""
         verb, path = (verb, path) if verb else ME[self.name]
         if self.name == "linear":
             json = {"query": "{ viewer { id } }"}
@@ -100,7 +100,7 @@ class Hand:
 
 
 def is_let(answer: httpx2.Response) -> bool:
-    """Whether an answer holds what was asked for."""
+    """Whether an answer contains what was asked for."""
     if "json" not in answer.headers.get("content-type", ""):
         return answer.status_code == 200
     return answer.status_code < 300 and "error" not in answer.json()
@@ -168,7 +168,7 @@ async def test_a_token_of_nobody_is_refused_although_emulate_takes_it(place: Emu
 async def test_a_scope_that_the_token_lacks_is_missed(place: EmulatedServices) -> None:
     hand = Hand(place, "google")
     reading, writing = (await hand.tokens(READS))["access_token"], (await hand.tokens(READS, WRITES))["access_token"]
-    assert is_let(await hand.call(reading, "POST", EVENTS, bare=True, json=EVENT))  # emulate does not look
+    assert is_let(await hand.call(reading, "POST", EVENTS, bare=True, json=EVENT))  # emulate doesn't check
     refused = await hand.call(reading, "POST", EVENTS, json=EVENT)
     assert (refused.status_code, refused.json()["error"]) == (403, "missing_scope")
     assert is_let(await hand.call(writing, "POST", EVENTS, json=EVENT))
