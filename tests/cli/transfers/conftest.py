@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.cli.moving.configured_vault import ConfiguredVault
+from tests.cli.transfers.configured_vault import ConfiguredVault
 from tests.journeys.foreign.test_foreign_inspector import settings_file
 from tests.support.rooms.exchange_room import exchange_room
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.cli.moving.configured_vault import ConfiguredVault, token_of
+from tests.cli.transfers.configured_vault import ConfiguredVault, token_of
 from tests.support.accounts import open_account
 from tests.support.rooms.mcp_room import SLACK
 from vault import connections

@@ -9,7 +9,7 @@ import pytest
 
 from server.administration import people
 from server.administration.actor import Actor
-from tests.cli.moving.configured_vault import ConfiguredVault, account_of, token_of
+from tests.cli.transfers.configured_vault import ConfiguredVault, account_of, token_of
 from tests.support.rooms.mcp_room import SLACK
 from vault import delegations
 

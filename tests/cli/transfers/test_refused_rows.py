@@ -9,7 +9,7 @@ import pytest
 from server.administration.account_imports.accounts import ImportedAccount
 from server.administration.account_imports.transfers import NEW, NOBODY, ImportRules, judge
 from server.administration.actor import Actor
-from tests.cli.moving.configured_vault import SCOPES, ConfiguredVault
+from tests.cli.transfers.configured_vault import SCOPES, ConfiguredVault
 
 UNSAID = "the file doesn't identify the account"
 ROW = ImportedAccount(1, ("somebody new",), "google", account="4711", refresh_token="rt")

@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 from providers.simulator.accounts import CLIENT_ID
 from server.administration.account_imports import auth0, better_auth, composio, contextforge, nango
 from server.administration.account_imports.accounts import NO_REFRESH_TOKEN
-from tests.cli.moving.configured_vault import ConfiguredVault, account_of, token_of
+from tests.cli.transfers.configured_vault import ConfiguredVault, account_of, token_of
 from tests.support.rooms.exchange_room import EVENTS, GOOGLE
 from tests.support.rooms.mcp_room import SLACK
 from vault import users
