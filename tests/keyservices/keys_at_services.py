@@ -25,8 +25,8 @@ import pytest
 
 from tests.conftest import KeySettings, Store
 from tests.keyservices.standins import AzureStandIn, GoogleStandIn, answering_server
-from tests.support.exchanging import open_room
 from tests.support.processes import free_port
+from tests.support.rooms.vault_room import open_room
 from tests.vault.keys.test_key_rotation import add, former, people, promote, retire, upkeep
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import KeySource, key_source

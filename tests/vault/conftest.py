@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.rooms.vault_room import Room, open_room
 
 
 @pytest.fixture

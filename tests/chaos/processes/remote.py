@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.chaos.processes.kill_points import doom
 from tests.conftest import Store
-from tests.support.exchanging import vault_over
+from tests.support.rooms.vault_room import vault_over
 from vault.audit.audit import Activity
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Principal

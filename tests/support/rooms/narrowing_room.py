@@ -16,7 +16,7 @@ from providers.outbound.client import AddressPolicy, Outbound
 from providers.simulator import Simulator, consent
 from providers.simulator.state.books import Entry
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.rooms.vault_room import Room, open_room, principal_of
 from tests.support.simulator_apps import REDIRECT, VERIFIER, family_settings, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange

@@ -6,8 +6,8 @@ import pytest
 
 import vault.audit.repeats
 from tests.conftest import Store
-from tests.support.exchanging import open_room
 from tests.support.inspection import note_repeats
+from tests.support.rooms.vault_room import open_room
 from vault.audit.audit import Activity, list_events, verify
 from vault.audit.repeats import WINDOW, RepeatedRefusals
 from vault.records import Event

@@ -10,7 +10,7 @@ import pytest
 
 from server.administration.receipts import verify
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.rooms.vault_room import Room, open_room, principal_of
 from vault import clients, connections, delegations
 from vault.audit.released_tokens import ReleasedTokens, TokenRelease, owe_receipts, sweep
 from vault.records import TENANT, Connection

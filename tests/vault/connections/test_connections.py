@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.doubles.upstream_double import Fault
-from tests.support.exchanging import SLACK_SCOPES, WAIT, Room
+from tests.support.rooms.vault_room import SLACK_SCOPES, WAIT, Room
 from tests.support.seeded_grant import seed
 from vault import connections
 from vault.connections import find, get_connection, list_connections

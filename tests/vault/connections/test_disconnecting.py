@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.doubles.upstream_double import Fault
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from tests.support.seeded_grant import seed
 from vault.connections import list_connections
 from vault.records import ConnectionState

@@ -11,7 +11,7 @@ import pytest
 from providers.definitions.catalog import ProviderOverrides, load_catalog
 from server.lifecycle.periodic_steps import keep_alive
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault import replay
 from vault.connections import get_connection
 from vault.records import TENANT, Connection

@@ -13,7 +13,7 @@ import pytest
 from server.administration.receipts import ReceiptRefused, verify
 from tests.chaos.world import ROOT
 from tests.conftest import Store
-from tests.support.exchanging import SLACK_SCOPES, WAIT, Room, open_room
+from tests.support.rooms.vault_room import SLACK_SCOPES, WAIT, Room, open_room
 from tests.support.seeded_grant import seed
 from vault import clients, connections, users
 from vault.audit import audit

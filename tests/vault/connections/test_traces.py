@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KeySettings, Store
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.rooms.vault_room import Room, open_room, second_process
 from tests.vault.keys.test_key_rotation import add, promote, upkeep
 from vault import connections, users
 from vault.backup import backups

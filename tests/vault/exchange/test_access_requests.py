@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.rooms.vault_room import Room, open_room
 from tests.support.seeded_grant import SeededGrant, seed
 from tests.vault.exchange.test_shared_connections import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
 from vault import clients, delegations, groups, users

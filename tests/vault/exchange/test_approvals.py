@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.exchanging import DRIVE, READ, WRITE, Room, principal_of
+from tests.support.rooms.vault_room import DRIVE, READ, WRITE, Room, principal_of
 from vault import connections, delegations
 from vault.approvals import approvals
 from vault.approvals.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from tests.support.seeded_grant import seed
 from vault import delegations
 from vault.records import Connection, Delegation

@@ -10,7 +10,7 @@ from hashlib import sha256
 import pytest
 
 from tests.support.doubles.upstream_double import INVALID_CLIENT, Fault
-from tests.support.exchanging import READ, SLACK_SCOPES, WRITE, Room
+from tests.support.rooms.vault_room import READ, SLACK_SCOPES, WRITE, Room
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import exchange
 from vault.records import Narrowing

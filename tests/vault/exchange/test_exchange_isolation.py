@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.support.exchanging import SLACK_SCOPES, Room, principal_of
+from tests.support.rooms.vault_room import SLACK_SCOPES, Room, principal_of
 from tests.support.seeded_grant import SeededGrant, agent, allow
 from vault import clients, users
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange

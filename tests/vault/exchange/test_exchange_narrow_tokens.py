@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
-from tests.support.exchanging import DRIVE, GOOGLE_SCOPES, READ, WRITE, Room, google, open_room
+from tests.support.rooms.vault_room import DRIVE, GOOGLE_SCOPES, READ, WRITE, Room, google, open_room
 from vault.records import Narrowing
 from vault.refusals import (
     DelegationRequired,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import Fault
-from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.rooms.vault_room import Room, open_room, principal_of
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain

@@ -16,8 +16,8 @@ from providers.definitions.catalog import load_catalog
 from providers.oauth.client import OAuthUpstream
 from providers.simulator import Simulator, running_simulator
 from tests.conftest import Store
-from tests.support.exchanging import principal_of
 from tests.support.rooms.narrowing_room import BY_NAME, Family, Place, place_for, scopes
+from tests.support.rooms.vault_room import principal_of
 from tests.support.simulator_apps import wait_until_held
 from tests.vault.refresh.test_attempts import rename
 from vault import connections

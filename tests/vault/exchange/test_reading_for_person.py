@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import READ, WRITE, Room, google, open_room
+from tests.support.rooms.vault_room import READ, WRITE, Room, google, open_room
 from tests.support.seeded_grant import seed
 from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, exchange

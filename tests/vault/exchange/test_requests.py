@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from vault import grants
 from vault.approvals import approvals, client_notices, requests
 from vault.approvals.approvals import MOST_OPEN, Approval

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from tests.support.seeded_grant import SeededGrant, seed
 from vault import connections, groups, shared_connections, users
 from vault.groups import Group

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, principal_of, second_process
+from tests.support.rooms.vault_room import Room, open_room, principal_of, second_process
 from vault import connections, delegations, users
 from vault.approvals import standing_approvals
 from vault.approvals.approvals import ToolCall

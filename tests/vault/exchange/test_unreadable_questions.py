@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from tests.vault.exchange.test_requests import REQUEST, ask
 from tests.vault.exchange.test_standing_approvals import binding_of, give
 from vault.approvals import approvals, client_notices, standing_approvals

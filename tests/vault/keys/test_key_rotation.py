@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KeySettings, Store
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault import users
 from vault.keys import masters
 from vault.keys.inventory import MasterKey, list_keys

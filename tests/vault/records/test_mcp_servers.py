@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import open_room
+from tests.support.rooms.vault_room import open_room
 from tests.vault.storage.test_upgrades import execute
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import open_room, second_process
+from tests.support.rooms.vault_room import open_room, second_process
 from tests.support.seeded_grant import seed
 from vault import groups
 from vault.audit import audit

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.exchanging import Room
+from tests.support.rooms.vault_room import Room
 from tests.support.seeded_grant import seed
 from vault import clients, connections, delegations, grants
 from vault.audit import audit

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.exchanging import Room, principal_of
+from tests.support.rooms.vault_room import Room, principal_of
 from vault import clients, delegations, grants, handles, users
 from vault.connections import disconnect
 from vault.exchange.exchange import ExchangeRequest, exchange

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import WAIT, Room, connection_status, open_room, second_process
+from tests.support.rooms.vault_room import WAIT, Room, connection_status, open_room, second_process
 from vault.refresh import leases
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
 from vault.upkeep.revocations import revoke_upstream, run_due

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import BUSY, LOST_REQUEST, Fault
-from tests.support.exchanging import READ, WAIT, Room, open_room, second_process
+from tests.support.rooms.vault_room import READ, WAIT, Room, open_room, second_process
 from vault.records import Connection, Narrowing
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER
-from tests.support.exchanging import Room, connection_status, open_room, second_process
+from tests.support.rooms.vault_room import Room, connection_status, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.rotation import refresh

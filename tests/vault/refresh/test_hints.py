@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.doubles.upstream_double import INVALID_CLIENT
-from tests.support.exchanging import WAIT, Room, second_process
+from tests.support.rooms.vault_room import WAIT, Room, second_process
 from vault import connections
 from vault.records import Connection, ConnectionState
 from vault.refresh import grant_checks

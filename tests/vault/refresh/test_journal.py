@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import WAIT, Room, open_room, second_process
+from tests.support.rooms.vault_room import WAIT, Room, open_room, second_process
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.concurrency import UpstreamTokenRequest

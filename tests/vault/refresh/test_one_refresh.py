@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import UNREACHABLE
-from tests.support.exchanging import READ, WAIT, Room, herd, open_room, second_process
+from tests.support.rooms.vault_room import READ, WAIT, Room, herd, open_room, second_process
 from vault.refresh import leases
 from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
 from vault.upstream import RotationMode

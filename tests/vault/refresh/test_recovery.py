@@ -18,7 +18,7 @@ from server.lifecycle import maintenance
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault.records import Connection, ConnectionState
 from vault.refresh import leases
 from vault.refresh.journal_recovery import adopt_all

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import WAIT, open_room
+from tests.support.rooms.vault_room import WAIT, open_room
 from vault.refresh.concurrency import RefreshQueues
 from vault.refusals import TemporarilyUnavailable
 

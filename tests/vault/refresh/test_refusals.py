@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_REQUEST, UNREACHABLE, Fault
-from tests.support.exchanging import WAIT, Room, connection_status
+from tests.support.rooms.vault_room import WAIT, Room, connection_status
 from vault.connections import list_connections
 from vault.refresh import leases
 from vault.refresh.rotation import refresh

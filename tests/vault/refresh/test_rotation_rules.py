@@ -10,8 +10,8 @@ from dataclasses import fields
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import open_room, second_process
 from tests.support.models.refresh_model import Rules
+from tests.support.rooms.vault_room import open_room, second_process
 from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
 from vault.refresh.accounts import AccountQuery, read_accounts

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
-from tests.support.exchanging import Room, connection_status, open_room, second_process
+from tests.support.rooms.vault_room import Room, connection_status, open_room, second_process
 from vault.records import Connection
 from vault.refresh import breakers, leases
 from vault.refresh.recovery import take_up

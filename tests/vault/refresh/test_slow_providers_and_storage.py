@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.faults import lock_holder
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.rooms.vault_room import Room, open_room, second_process
 from vault.refresh import attempts
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.storage import sqlite

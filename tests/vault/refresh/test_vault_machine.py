@@ -34,7 +34,7 @@ from tests.chaos.processes.remote import write_outcome
 from tests.chaos.world import ROOT, environment
 from tests.conftest import KeySettings, PostgresCluster, Store
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
-from tests.support.exchanging import Room, google, open_room, second_process, slack
+from tests.support.rooms.vault_room import Room, google, open_room, second_process, slack
 from tests.support.seeded_grant import let_in_again
 from vault.backup import backups
 from vault.backup.backups import Backup

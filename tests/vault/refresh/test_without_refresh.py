@@ -20,7 +20,7 @@ from providers.outbound.client import AddressPolicy, Outbound
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, principal_of
+from tests.support.rooms.vault_room import Room, open_room, principal_of
 from tests.support.simulator_apps import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import KeySettings, Store
 from tests.support.doubles.upstream_double import UpstreamDouble
-from tests.support.exchanging import Room, google, open_room, second_process, slack
+from tests.support.rooms.vault_room import Room, google, open_room, second_process, slack
 from tests.support.seeded_grant import SESSION_IDLE, SESSION_LIFETIME, let_in_again
 from vault import connections, groups
 from vault.approvals import approvals

@@ -14,7 +14,7 @@ import pytest
 
 import vault.storage.postgres
 from tests.conftest import SILENCE, Store
-from tests.support.exchanging import open_room
+from tests.support.rooms.vault_room import open_room
 from vault.audit.audit import Activity, list_events, verify
 from vault.records import Event
 from vault.refusals import StorageBusy

@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.world import postgres_server
 from tests.conftest import Store, first_run
-from tests.support.exchanging import SLACK_SCOPES, Room, open_room, second_process
 from tests.support.going_back import Past
+from tests.support.rooms.vault_room import SLACK_SCOPES, Room, open_room, second_process
 from tests.vault.storage.test_backup import spent_presented
 from vault.audit.audit import Event, append
 from vault.refresh import consents, recovery, sightings

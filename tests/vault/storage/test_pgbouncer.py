@@ -13,8 +13,8 @@ import pytest
 import vault.storage.postgres
 import vault.storage.postgres_owners
 from tests.conftest import SILENCE, Store
-from tests.support.exchanging import open_room
 from tests.support.network.poolers import pgbouncer
+from tests.support.rooms.vault_room import open_room
 from tests.vault.storage.test_liveness import holder, until_dead
 from vault.audit.audit import Activity, append, verify
 from vault.records import Event

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.faults import crowd_out, cut, full_disk, lock, under
 from tests.chaos.world import fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.rooms.vault_room import Room, open_room
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import RotationMode

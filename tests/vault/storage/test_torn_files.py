@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room, vault_over
+from tests.support.rooms.vault_room import Room, open_room, vault_over
 from vault.audit.audit import Activity
 from vault.records import Connection
 from vault.refresh import leases
