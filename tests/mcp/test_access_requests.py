@@ -1,4 +1,4 @@
-"""An agent at a call that its group's rule leaves out: a form that files a request, or a link to the page for it."""
+"""An agent makes a call that its group's rule leaves out: it gets a form to file a request, or a link to the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILLED = {"action": "accept", "content": {"reason": "the launch", "days": 2}}
 
 
 async def with_shared(place: Room, *, reads_only: bool = True) -> Agent:
-    """An agent that may use its group's account, of which the rule leaves only reading."""
+    """An agent that may use its group's account, for which the rule allows only reading."""
     deployment = place.vault.deployment
     operator, owner = Actor(deployment, None, "command_line"), await place.agent()
     own = await place.connect(owner, "slack", scopes=SLACK)

@@ -1,4 +1,4 @@
-"""Approvals through the real thing: an agent's call, the person's page with the arguments, the same call again."""
+"""Approvals end to end: an agent's call, the person's page with the arguments, the same call again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
 
 
 async def asking_agent(place: Room, name: str, *entries: str) -> tuple[Agent, Connection]:
-    """An agent with Slack, whose person wants to be asked about these."""
+    """An agent with Slack whose person wants to approve these calls."""
     await place.vault.add_user(name)
     agent = await place.agent(name)
     connection = await place.connect(agent, "slack", scopes=SLACK)
@@ -60,7 +60,7 @@ def link_of(result: CallToolResult) -> str:
 
 @pytest.fixture
 async def browse(place: Room) -> AsyncGenerator[Browse]:
-    """Open a browser in which the named person is signed in; all of them close with the test."""
+    """Open a browser in which the named person is signed in; it closes with the test."""
     async with AsyncExitStack() as stack:
 
         async def signed_in(name: str) -> Person:
@@ -86,7 +86,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     assert link_of(await post(place, agent, {**POST, "text": "CANARY-hello!"})) != link_of(asked)
     assert not (await post(place, agent)).is_error
     assert count_posts(place) == before + 1
-    again = await post(place, agent)  # a yes is for one call
+    again = await post(place, agent)  # an approval counts for one call
     assert link_of(again) != link_of(asked)
     kinds = [event.kind for event in await read_events(place.vault.deployment)]
     assert {"approval.requested", "approval.given", "approval.consumed"} <= set(kinds)
@@ -94,7 +94,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
 
 
 async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(place: Room, browse: Browse) -> None:
-    """The provider may have carried it out, so the yes must not count for a second call."""
+    """The provider may have carried it out, so the approval must not count for a second call."""
     agent, connection = await asking_agent(place, "stopping-person", "tool:slack_post")
     browser = await browse("stopping-person")
     await browser.submit(
@@ -102,7 +102,7 @@ async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(
     )
     place.simulator.fault("slack.api.chat.postMessage", "hold")
     message = modern("tools/call", {"name": "slack_post", "arguments": dict(POST)})
-    message["params"]["_meta"]["progressToken"] = "p"  # whose client ends the call when it leaves
+    message["params"]["_meta"]["progressToken"] = "p"  # a client that asks for progress ends its call when it leaves
     async with place.http(agent) as http:
         call = asyncio.create_task(
             http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post")),
@@ -278,7 +278,7 @@ async def test_a_handshake_session_that_opens_links_is_asked_by_its_revisions_er
         assert url.startswith(f"{place.url}/approvals/")
         assert url in answer["error"]["message"]
         told = (await http.post("/mcp", json=message | {"id": 4}, headers=legacy_headers(session))).json()
-        assert url in told["result"]["content"][0]["text"]  # no one opened it: the same question, in words
+        assert url in told["result"]["content"][0]["text"]  # nobody opened the link: the same question, as text
         browser = await browse("handshake-person")
         page = await browser.open(url)
         assert "CANARY-hello" in page.text

@@ -1,4 +1,4 @@
-"""A list that is too long is three tools instead: found, described, and called as if by its own name."""
+"""A tool list that is too long is replaced by three tools that find, describe, and call the others."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_a_name_that_no_tool_has_is_answered_with_the_nearest(place: Room)
     nothing = await call(place, agent, "find_tools", {"query": "qqqq"})
     assert not nothing.is_error
     assert nothing.structured_content["services"] == ["Slack", "Google"]
-    for name in ("call_tool", "find_tools"):  # they do not call themselves
+    for name in ("call_tool", "find_tools"):  # these tools can't call themselves
         assert "no tool with that name" in text_of(await by_name(place, agent, name, {"query": "x"}))
     assert not (await by_name(place, agent, "connections", {})).is_error
 
@@ -195,7 +195,7 @@ async def test_an_approval_is_bound_to_the_named_tool_and_its_arguments(place: R
     assert asked.is_error
     link = str(asked.meta["io.github.mcp-token-vault/connect"]["url"])
     assert "slack_post" in text_of(asked)
-    itself = await call(place, agent, "slack_post", POST)  # the same question, asked once
+    itself = await call(place, agent, "slack_post", POST)  # the same question, asked only once
     assert str(itself.meta["io.github.mcp-token-vault/connect"]["url"]) == link
     async with Person(place.url) as browser:
         await browser.sign_in("approver", PASSWORD)
@@ -207,7 +207,7 @@ async def test_an_approval_is_bound_to_the_named_tool_and_its_arguments(place: R
     assert count_posts(place) == before
     assert not (await by_name(place, agent, "slack_post", POST)).is_error
     assert count_posts(place) == before + 1
-    assert (await call(place, agent, "slack_post", POST)).is_error  # a yes is for one call, by either name
+    assert (await call(place, agent, "slack_post", POST)).is_error  # an approval counts for one call, by either name
 
 
 async def test_an_account_is_asked_for_in_the_form_that_the_client_speaks(place: Room) -> None:
@@ -225,7 +225,7 @@ async def test_an_account_is_asked_for_in_the_form_that_the_client_speaks(place:
     assert not posting.is_error
     assert len(links) == 1
     second = await place.agent("linker-2")
-    assert "/connect/" in text_of(await by_name(place, second, "slack_post", POST))  # in words
+    assert "/connect/" in text_of(await by_name(place, second, "slack_post", POST))  # as text
 
     async def accept_without_connecting(context: object, params: object) -> ElicitResult:
         return ElicitResult(action="accept")

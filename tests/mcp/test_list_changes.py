@@ -1,4 +1,4 @@
-"""Who is connected hears that the list of tools changed: sessions of every transport, and subscriptions."""
+"""Connected clients hear that the list of tools changed: sessions of every transport, and subscriptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def choose(database: Database, agent: Agent, tool_set: str | None) -> None
 
 
 class Ear:
-    """What a client hears of its list."""
+    """What a client hears about its list."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -68,14 +68,14 @@ async def test_an_open_session_hears_it_and_finds_the_new_list(place: Room, tran
         assert client.server_capabilities.tools.list_changed is True
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         await bystander.list_tools()
-        await asyncio.sleep(1)  # the GET stream of the session opens beside its first requests
+        await asyncio.sleep(1)  # the session's GET stream opens in parallel with its first requests
         await choose(database, agent, "read-only")
         await ear.hear()
         assert "slack_post" not in {tool.name for tool in (await client.list_tools()).tools}
         await choose(database, agent, None)
         await ear.hear()
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
-        await choose(database, agent, "everything")  # the same list by another name
+        await choose(database, agent, "everything")  # the same list under another name
         await asyncio.sleep(0.3)
         assert (ear.heard, still.heard) == (2, 0)
 
@@ -145,7 +145,7 @@ async def test_a_subscription_keeps_no_process_from_its_end(tmp_path: Path) -> N
                 lines = stream.aiter_lines()
                 while "acknowledged" not in await anext(lines):
                     pass
-                await ending.vault.deployment.drain.finish()  # as at the end: what is in flight has 30 s
+                await ending.vault.deployment.drain.finish()  # as at shutdown: calls in flight get 30 s
                 with contextlib.suppress(StopAsyncIteration):
                     while True:
                         await anext(lines)
@@ -168,7 +168,7 @@ async def test_an_agent_has_so_many_subscriptions_and_another_one_still_has_its_
 
 
 async def choose_over(program: Place, tool_set: str | None) -> None:
-    """The owner's choice for the one agent there."""
+    """The owner's choice for the only agent there."""
     database = await open_database("sqlite:", data=program.data)
     try:
         (row,) = await database.fetch("select user_id, client_id from grants")
@@ -193,13 +193,13 @@ async def test_a_client_over_stdio_hears_it_while_it_runs_and_at_its_next_start(
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(program.stdio("Listener", mode=mode, message_handler=ear))
             assert client.server_capabilities.tools.list_changed is True
-            listed = await names(client)  # the second time perhaps before the vault is open
+            listed = await names(client)  # in the second run, possibly before the vault is open
             subscription = None
             if mode == "auto":
                 subscription = await stack.enter_async_context(client.listen(tools_list_changed=True))
             if run == "while it runs":
                 assert "slack_post" in listed
-                assert not (await client.call_tool("connections", {})).is_error  # the vault is open
+                assert not (await client.call_tool("connections", {})).is_error  # after this, the vault is open
                 await choose_over(program, "read-only")
             if subscription is None:
                 await ear.hear(seconds=20)

@@ -1,4 +1,4 @@
-"""Several accounts at one provider: named, chosen for the agent, asked about, listed; never simply the first."""
+"""Several accounts at one provider: named, chosen for the agent, asked about, listed; never simply the first one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def call(
     choice: Mapping[str, object] | None = None,
     opened: bool = False,
 ) -> dict[str, object]:
-    """One `slack_post` of 2026-07-28; the result."""
+    """Make one `slack_post` call of 2026-07-28; returns the result."""
     params: dict[str, object] = {"name": "slack_post", "arguments": dict(arguments)}
     if state is not None:
         params["requestState"] = state
@@ -167,7 +167,7 @@ async def test_the_link_of_a_call_that_names_an_account_is_about_that_account(pl
     await place.connect(agent, "slack", scopes=SLACK, account="alice")
     other = await place.connect(agent, "slack", scopes=SLACK, account="bob", delegated=frozenset())
     account = {"label": other.label, "id": other.id, "stranger": "carol@example.com"}[named]
-    if named == "stranger":  # with no permission at all the agent does not learn which accounts there are
+    if named == "stranger":  # without any permission, the agent doesn't learn which accounts exist
         agent = await place.agent(await name_of(place, agent))
     asked = await call(place, agent, capabilities=BOTH, arguments={**POST, "account": account})
     url = str(asked["inputRequests"]["connect"]["params"]["url"])
@@ -175,7 +175,7 @@ async def test_the_link_of_a_call_that_names_an_account_is_about_that_account(pl
     user = await users.get_user(deployment.database, agent.principal.user_id)
     assert user is not None
     request = await load_link(deployment, url.rpartition("/")[2], user=user)
-    assert request.account == account  # only the page compares it with the accounts that there are
+    assert request.account == account  # only the page compares it with the existing accounts
     assert account not in url
 
 
@@ -216,7 +216,7 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
     else:
         assert set(shown) == {usable.label}
         assert not [name for name in others if name in str(answer)]
-        assert "google" in content["not_connected"]  # as if it were not there
+        assert "google" in content["not_connected"]  # as if they didn't exist
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
 async def test_a_scope_that_widens_an_answer_must_be_the_agents_own_and_without_a_question(
     place: Room, may_too: bool, is_asked: bool, is_allowed: bool
 ) -> None:
-    """What the account can show of private channels, the agent must be allowed to see in other calls anyway."""
+    """If the account can show private channels, the agent must be allowed to see them in other calls anyway."""
     agent, more = await place.agent(f"person-{secrets.token_hex(4)}"), SLACK | {"groups:history"}
     connection = await place.connect(agent, "slack", scopes=more, delegated=more if may_too else SLACK)
     if is_asked:

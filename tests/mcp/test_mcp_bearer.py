@@ -1,4 +1,4 @@
-"""Who gets in at the MCP endpoints: challenges, tokens from the header only, scopes, audiences, live grants."""
+"""Who may use the MCP endpoints: challenges, tokens only from the header, scopes, audiences, live grants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_without_a_token_the_challenge_names_metadata_and_scope_but_no_err
         assert f'resource_metadata="{named}"' in challenge
         assert 'scope="connections tools"' in challenge
         assert "error" not in challenge
-        assert place.url + metadata in answer.json()["message"]  # for a person who opened it
+        assert place.url + metadata in answer.json()["message"]  # for a person who opened the address in a browser
         document = (await http.get(named)).json()
         assert document["resource"] == f"{place.url}{metadata}"
 
@@ -68,7 +68,7 @@ async def test_a_client_whose_token_ended_is_told_its_own_command(
 
 @pytest.mark.parametrize("mode", [MODERN, "legacy"])
 async def test_a_client_that_cannot_sign_in_shows_how_where_the_result_would_stand(place: Room, mode: str) -> None:
-    """An unmodified client with a fixed token: the official Python SDK reads a JSON-RPC error of any status."""
+    """An unmodified client with a fixed token: the official Python SDK reads a JSON-RPC error with any status."""
     agent = await place.agent()
     async with (
         httpx2.AsyncClient(headers=agent.headers, trust_env=False, timeout=30) as http,
@@ -183,7 +183,7 @@ _STREAMED: Mapping[str, object] = {
     [
         ({"channel": "general", "text": "no"}, "slack_post", {}),
         ({"channel": "general", "text": "no"}, "slack_post", {"_meta": _STREAMED}),
-        ({"channel": "general", "text": "no"}, "slack_channels", {}),  # not what the body says
+        ({"channel": "general", "text": "no"}, "slack_channels", {}),  # differs from what the body says
         ({"channel": "not a channel"}, "slack_post", {}),
         ({"channel": "general", "text": "no", "account": "unknown"}, "slack_post", {}),
     ],
@@ -235,7 +235,7 @@ async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pyt
         assert (answer.status_code, len(read)) == (200, 1)
         assert "Posted to" in answer.text
         await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
-        assert len(read) == 3  # the grant, and the tool set that the person chose
+        assert len(read) == 3  # now also the grant, and the tool set that the person chose
 
 
 async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None:

@@ -36,7 +36,7 @@ async def place(store: Store) -> AsyncGenerator[Room]:
 
 
 class Newcomer:
-    """Alice at her browser, and the agent's wallet; counts how often anything was asked of her."""
+    """Alice at her browser, and the agent's wallet; counts how often she was asked anything."""
 
     def __init__(self, place: Room, person: Person, path: str) -> None:
         self.place = place
@@ -78,7 +78,7 @@ class Newcomer:
 
     @asynccontextmanager
     async def client(self, **options: object) -> AsyncGenerator[Client]:
-        """A new run of the agent, with what it kept."""
+        """A new run of the agent, with the data that it kept."""
         url = self.place.url + self.path
         auth = OAuthClientProvider(
             server_url=url,

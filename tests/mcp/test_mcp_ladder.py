@@ -1,4 +1,4 @@
-"""The rungs of the ladder: sealed request state, one link per question, the wait for the person, the last words."""
+"""The ways to show a person a link: sealed request state, one link per question, waiting, and the final text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def call(
     arguments: Mapping[str, object] = ARGUMENTS,
     capabilities: Mapping[str, object] = URL,
 ) -> dict[str, object]:
-    """One `slack_post` of 2026-07-28; the JSON-RPC answer."""
+    """Make one `slack_post` call of 2026-07-28; returns the JSON-RPC answer."""
     params: dict[str, object] = {"name": "slack_post", "arguments": dict(arguments)}
     if state is not None:
         params["requestState"] = state
@@ -74,7 +74,7 @@ async def test_a_handshake_session_gets_the_error_of_its_revision_instead(place:
         asked = answer["error"]["data"]["elicitations"][0]
         assert asked["mode"] == "url"
         assert asked["elicitationId"]
-        assert asked["url"] in answer["error"]["message"]  # all that several clients show
+        assert asked["url"] in answer["error"]["message"]  # some clients show nothing else
         assert "Ask the person to open" in answer["error"]["message"]
         form_only = await legacy_session(http, capabilities={"elicitation": {}})
         answer = (await http.post("/mcp", json=message | {"params": params}, headers=legacy_headers(form_only))).json()
@@ -146,7 +146,7 @@ async def test_a_retry_before_the_person_is_done_brings_the_same_link_again(
 
 
 async def test_a_retry_waits_for_the_person_who_is_at_the_link(place: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections_tool, "WAIT", 50)  # however slowly the machine connects the account
+    monkeypatch.setattr(connections_tool, "WAIT", 50)  # so that a slow machine has time to connect the account
     agent = await place.agent("carol")
     state = state_of(await call(place, agent))
     async with asyncio.timeout(60):
@@ -167,7 +167,7 @@ async def test_a_person_who_declines_is_not_asked_again_at_once(place: Room) -> 
 async def test_a_question_that_the_client_cancels_is_answered_with_its_link_and_code_in_words(place: Room) -> None:
     agent = await place.agent()
     first = await call(place, agent)
-    async with asyncio.timeout(connections_tool.WAIT):  # no one is at the link, so no one is waited for
+    async with asyncio.timeout(connections_tool.WAIT):  # nobody opened the link, so the call doesn't wait
         answer = await call(place, agent, state=state_of(first), action="cancel")
     told = answer["result"]
     assert told["isError"]
@@ -206,7 +206,7 @@ async def test_a_handshake_client_that_left_the_last_link_unused_gets_the_next_o
         assert told["result"]["isError"]
         words = told["result"]["_meta"]["io.github.mcp-token-vault/connect"]
         assert words["url"] in told["result"]["content"][0]["text"]
-        for another in (await ask(other), await ask(agent, "calendar_list")):  # not its link, and not for this
+        for another in (await ask(other), await ask(agent, "calendar_list")):  # not its link, and not for this call
             assert another["error"]["code"] == -32042
         for url in (link, words["url"]):
             await consume_link(place.vault.deployment, url.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""How many handshake sessions and event streams an agent may hold, and which of them make room."""
+"""How many handshake sessions and event streams an agent may hold, and which of them are closed to make room."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_the_session_that_an_agent_has_not_used_for_longest_makes_room(pla
     async with place.http(agent) as http, place.http(other) as theirs:
         kept = await legacy_session(theirs)
         sessions = [await legacy_session(http) for _ in range(PER_CLIENT)]
-        assert await status(http, sessions[0]) == 200  # just within, and used again
+        assert await status(http, sessions[0]) == 200  # still within the limit, and used again
         sessions.append(await legacy_session(http))
         assert await status(http, sessions[1]) == 404
         for session in (sessions[0], *sessions[2:]):
@@ -82,7 +82,7 @@ async def test_many_sessions_opened_at_once_stay_within_the_bound(place: Room) -
 
 
 async def _open(http: httpx2.AsyncClient) -> str | None:
-    """A session, or None where all of the agent's are at work."""
+    """Open a session; returns None if all of the agent's sessions are busy."""
     answer = await http.post("/mcp", json=INITIALIZE, headers=legacy_headers())
     if answer.status_code == 429:
         assert "too many active sessions" in answer.text
@@ -134,7 +134,7 @@ async def test_a_stream_ends_with_the_grant_that_it_was_opened_on(place: Room, p
                     await grants.revoke_grant(
                         transaction, agent.principal.grant_id, reason="test", now=deployment.now()
                     )
-                await streams[0]  # it ends, it does not break
+                await streams[0]  # the stream ends without an error
             assert not streams[1].done()
         finally:
             for stream in streams:
@@ -150,7 +150,7 @@ async def test_the_oldest_event_stream_of_an_agent_ends_when_it_opens_too_many(p
             assert answer.status_code == 200
             streams.append(answer)
         async with asyncio.timeout(10):
-            assert "endpoint" in (await streams[0].aread()).decode()  # its end came, and no broken pipe
+            assert "endpoint" in (await streams[0].aread()).decode()  # the stream ended without an error
         assert not streams[1].is_closed
 
 

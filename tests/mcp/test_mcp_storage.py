@@ -1,4 +1,4 @@
-"""MCP requests during a storage outage: a status for proxies, a sentence for models, and nothing sent meanwhile."""
+"""MCP requests during a storage outage: a status for proxies, a sentence for models, and nothing is sent meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def agent(place: Room) -> Agent:
 
 @asynccontextmanager
 async def storage_away(place: Room) -> AsyncGenerator[None]:
-    """Nothing can be written; what was written can be read."""
+    """Nothing can be written, but existing data can be read."""
     writing = place.vault.deployment.database._writing
     await writing.execute("pragma query_only = on")
     try:

@@ -1,4 +1,4 @@
-"""Calling tools: arguments, account selection, progress, upstream trouble, and the activity's record."""
+"""Calling tools: arguments, account selection, progress, upstream trouble, and what the activity records."""
 
 from __future__ import annotations
 

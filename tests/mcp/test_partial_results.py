@@ -1,4 +1,4 @@
-"""A tool call that wrote and then stopped says so, and is never repeated: not by the vault, nor at its advice."""
+"""A tool call that wrote something and then stopped says so; the vault never repeats it or advises to repeat it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.processes import free_port
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers
 
 Hook = Callable[[], Awaitable[None]]
-LIFETIME = 13 * 3600  # longer than Slack's access tokens
+LIFETIME = 13 * 3600  # longer than the lifetime of Slack's access tokens
 
 
 class PostedTwice(ToolOutput):
@@ -66,7 +66,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory, hooks: Hooks) -> Async
 
 @pytest.fixture(scope="module")
 async def cut_off(tmp_path_factory: pytest.TempPathFactory, hooks: Hooks) -> AsyncGenerator[Room]:
-    """The same where nothing listens at Slack's address for renewals."""
+    """A room in which nothing listens at Slack's address for renewals."""
     async with running_simulator() as simulator:
         settings = {**simulator.settings()}
         settings["slack"] = {**settings["slack"], "refresh_url": f"http://127.0.0.1:{free_port()}/token"}

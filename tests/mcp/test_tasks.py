@@ -1,4 +1,4 @@
-"""Calls that wait for a yes as tasks of MCP 2026-07-28: offered to clients that follow them, made once, seen by one."""
+"""Calls that wait for approval as tasks of MCP 2026-07-28: offered to clients that support it, made once, private."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OPENS: Mapping[str, object] = {"elicitation": {"url": {}}}
 async def ask(
     place: Room, agent: Agent, method: str, params: Mapping[str, object], *, can: Mapping[str, object] = FOLLOWS
 ) -> dict[str, Any]:
-    """One request of a client that can do these things."""
+    """Send one request from a client with these capabilities."""
     message: dict[str, Any] = modern(method, params)
     message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = dict(can)
     name = str(params.get("name", params.get("taskId", "")))
@@ -153,11 +153,11 @@ async def test_a_task_is_nobody_elses(place: Room) -> None:
     assert (await ask(place, agent, "tasks/get", {}))["error"]["code"] == -32602
     acknowledged = await ask(place, agent, "tasks/update", {"taskId": task, "inputResponses": {"x": {}}})
     assert acknowledged["result"]["resultType"] == "complete"
-    assert (await get(place, agent, task))["status"] == "working"  # the twin: untouched by all of this
+    assert (await get(place, agent, task))["status"] == "working"  # the twin: not affected by any of this
 
 
 async def test_a_question_about_no_call_is_no_task(place: Room) -> None:
-    """A client's own request and an exchange are questions, too, and answered elsewhere."""
+    """A client's own request and an exchange ask the person, too, but are answered elsewhere."""
     agent, _ = await asking_agent(place, "other-questions", "tool:slack_post")
     deployment, who = place.vault.deployment, agent.principal
     wanted = BackchannelRequest(frozenset({"openid"}), f"{place.url}/mcp")
@@ -228,7 +228,7 @@ async def answer_late(place: Room, name: str, task: str) -> str:
 
 
 async def test_a_call_that_was_begun_and_lost_is_not_made_again(place: Room) -> None:
-    """As after a crash between the call and the keeping of its result."""
+    """As after a crash between making the call and storing its result."""
     agent, task = await start_task(place, "crashed")
     await answer(place, "crashed", task, "allow")
     before = count_posts(place)

@@ -1,4 +1,4 @@
-"""`@tool`: a typed function is a tool like any other, and a function that cannot be one gets a reason."""
+"""`@tool`: a typed function becomes a tool like any other, and a function that can't become one gets a reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ USER = "U0SBALICE01"
 
 
 def guide_tool() -> ToolSpec:
-    """The tool that the contributor guide writes, run as it stands there."""
+    """The tool from the contributor guide, run exactly as written there."""
     section = GUIDE.read_text(encoding="utf-8").partition("## Add a tool")[2]
     (source,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     names: dict[str, object] = {
@@ -178,7 +178,7 @@ result = { line = "{name}", fields.name = { path = "user.name" } }
 
 
 def shape(spec: ToolSpec) -> dict[str, object]:
-    """All that anything but the call itself looks at; without the names and descriptions of models."""
+    """Everything about the tool that matters outside the call itself, without the names and descriptions of models."""
     schema = {name: value for name, value in spec.input_schema.items() if name not in {"title", "description"}}
     names = ("name", "title", "description", "provider", "scopes", "effect", "approval")
     hints = (spec.read_only, spec.destructive, spec.idempotent)

@@ -57,7 +57,7 @@ async def works(client: Client) -> bool:
 
 
 async def signed_in(machine: Machine, person: Person) -> None:
-    """Sign in by itself, as someone does whose client is impatient."""
+    """Sign in with a separate command, as a user with an impatient client does."""
     answering = asyncio.create_task(in_the_browser(machine, person))
     code, out, err = await machine.run("--sign-in")
     assert (code, await answering != "") == (0, True), err
@@ -138,7 +138,7 @@ async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, m
         assert not machine.opened.exists()
         assert machine.read_errors().count("Sign in to") == 1
         if not device:
-            await signed_in(machine, person)  # by themselves, meanwhile
+            await signed_in(machine, person)  # in a separate command, meanwhile
             assert await works(client)
 
 
@@ -288,7 +288,7 @@ async def test_two_bridges_with_an_expired_token_renew_it_once_and_both_live(
         assert all(await asyncio.gather(*(works(client) for client in (first, second) for _ in range(3))))
         assert len(await events(place, "token.refreshed", client_id)) == 1
         machine.change(access_token="refused", expires_at=2**31)
-    async with machine.client() as third:  # a token that is refused is renewed, too
+    async with machine.client() as third:  # a refused token is renewed, too
         assert await works(third)
     assert len(await events(place, "token.refreshed", client_id)) == 2
     assert not await events(place, "grant.revoked", client_id)
@@ -304,7 +304,7 @@ async def test_an_ended_access_is_told_and_asked_for_again(place: Room, person: 
         assert await works(client)
         assert "Signed in" in await again
     assert "has ended the access of Bridged agent" in machine.read_errors()
-    assert machine.read_credentials()["client_id"] == client_id  # the same agent: what it was allowed stays
+    assert machine.read_credentials()["client_id"] == client_id  # the same agent, so it keeps its permissions
 
 
 async def test_signing_out_revokes_at_the_vault_and_erases_here(place: Room, person: Person, machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""The bridge's side of a sign-in: which addresses and documents it trusts, which answers its listener takes."""
+"""The bridge's side of a sign-in: which addresses and documents it trusts, and which answers its listener accepts."""
 
 from __future__ import annotations
 

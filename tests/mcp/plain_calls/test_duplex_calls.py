@@ -1,4 +1,4 @@
-"""A connection over pipes answers as the SDK's own server does, whether a call is read here or there."""
+"""A connection over pipes answers as the SDK's own server does, whether our reader or the SDK reads a call."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Line:
 async def connection(
     place: Room, agent: Agent, way: str, *, revision: str, capabilities: Mapping[str, object], is_sdk: bool = False
 ) -> AsyncGenerator[Line]:
-    """An open connection, past its first request; `is_sdk`: nothing is read here."""
+    """An open connection after its first request; with `is_sdk`, our reader reads nothing."""
     async with (stream if way == "stream" else pipe)(place, agent, is_sdk=is_sdk) as line:
         if revision == "2026-07-28":
             assert "result" in await line.ask(modern("server/discover", {}, id="first"))
@@ -68,7 +68,7 @@ async def connection(
 
 @asynccontextmanager
 async def stream(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[Line]:
-    """HTTP+SSE."""
+    """An HTTP+SSE connection."""
     line, more = Line(), {LEFT_TO_SDK: "1"} if is_sdk else {}
     async with (
         place.http(agent) as http,
@@ -105,7 +105,7 @@ async def stream(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[L
 
 @asynccontextmanager
 async def pipe(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[Line]:
-    """As over stdio."""
+    """A connection as over stdio."""
     deployment, line = place.vault.deployment, Line()
     opened = open_vault(deployment, transport="stdio")
 
@@ -160,7 +160,7 @@ def comparable(answer: Mapping[str, object]) -> str:
 
 @pytest.fixture(autouse=True)
 def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """POSTs with the header are those of a stream that no one here knows."""
+    """POSTs with this header look like those of a stream that this process doesn't know."""
     find = event_stream.OpenStreams.find
 
     def find_or_leave(streams: event_stream.OpenStreams, scope: Scope) -> object:
@@ -171,7 +171,7 @@ def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each call was read by ours."""
+    """Whether our reader read each call."""
     return note_reading(monkeypatch, "read_message", body=0)
 
 
@@ -181,7 +181,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 async def test_each_outcome_is_answered_as_the_sdk_answers_it(
     place: Room, agent: Agent, read: list[bool], way: str, revision: str, capabilities: dict[str, object]
 ) -> None:
-    twin = await place.agent()  # for whom no link was made before
+    twin = await place.agent()  # for this person, no link was made before
     await place.connect(twin, "slack", scopes=SLACK)
     async with (
         connection(place, agent, way, revision=revision, capabilities=capabilities) as ours,
@@ -250,7 +250,7 @@ async def test_the_first_request_and_what_is_not_valid_are_the_sdks(
     message = message_of("2025-11-25", "connections", {}, capabilities={})
     enveloped = message_of("2026-07-28", "connections", {}, capabilities={})
     async with connection(place, agent, "pipe", revision="2025-11-25", capabilities={}) as line:
-        refused = await line.ask(enveloped)  # it belongs to the other era
+        refused = await line.ask(enveloped)  # it belongs to the other era's protocol
         assert refused["error"] == {
             "code": -32600,
             "message": "this connection serves the handshake protocol era; "

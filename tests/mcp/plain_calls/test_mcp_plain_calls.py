@@ -1,6 +1,6 @@
-"""A call that is read without the SDK gets the answer that the SDK gives; what is not valid goes there.
+"""A call that is read without the SDK gets the SDK's answer; invalid calls go to the SDK.
 
-The same request with a header for a parameter that no tool has means the same and is the SDK's: both answers are
+The same request with a header for a parameter that no tool has means the same, but the SDK answers it: both answers are
 compared.
 """
 
@@ -29,7 +29,7 @@ Shown = tuple[int, str | None, str]
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("plain"), tools={"list_limit": 5}) as opened:  # with the tools of discovery
+    async with room(tmp_path_factory.mktemp("plain"), tools={"list_limit": 5}) as opened:  # with the discovery tools
         yield opened
 
 
@@ -41,7 +41,7 @@ async def connected_agent(place: Room) -> Agent:
 
 
 def call(params: Mapping[str, object] = POST, *, meta: Mapping[str, object] | None = None, **more: object) -> bytes:
-    """The body of one call; `meta` beside or in place of what is in the envelope."""
+    """The body of one call; `meta` is added to what the envelope has, or replaces it."""
     message = modern("tools/call", params, **more)
     message["params"]["_meta"] |= meta or {}
     return json.dumps(message).encode()
@@ -57,7 +57,7 @@ def raw(found: Mapping[str, str]) -> Headers:
 
 
 def events(answer: httpx2.Response) -> list[object]:
-    """The messages of a stream, each one event of that name."""
+    """The messages of a stream; each is one event with that name."""
     found = answer.text.split("\r\n\r\n")
     assert found.pop() == ""
     lines = [event.split("\r\n") for event in found]
@@ -260,7 +260,7 @@ def test_each_header_is_there_once(name: str) -> None:
     again = (name.encode(), headers()[name].encode())
     assert fast_path.read([*found, again], call()) is None
     for other in found:
-        if other != again:  # as many as there should be
+        if other != again:  # each of the others occurs as often as it should
             assert fast_path.read([*(pair for pair in found if pair != other), again], call()) is None
 
 
@@ -299,7 +299,7 @@ def test_a_result_that_utf_8_has_no_form_for_is_left_to_the_sdk() -> None:
 async def test_a_failure_inside_is_worded_by_the_sdk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with room(tmp_path) as place:
         agent = await place.agent()
-        await place.vault.deployment.activity.close()  # nothing can be recorded from here on
+        await place.vault.deployment.activity.close()  # from here on, nothing can be recorded
         ours, theirs = await both(place, agent, call({"name": "connections"}), headers(name="connections"))
         assert ours == theirs
         assert "Internal server error" in ours[2]

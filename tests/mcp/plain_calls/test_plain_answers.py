@@ -1,4 +1,4 @@
-"""How a plain call ends early, and that what it answers was allowed: each era, with and without progress."""
+"""How a plain call ends early, and that its answer was still allowed: in each era, with and without progress."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_client_that_leaves_ends_its_call_where_it_asked_for_progress(
         await wait_until_held(place.simulator, HELD)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    if token is None:  # its provider's answer comes, and the activity says so
+    if token is None:  # the provider's answer still arrives, and the activity says so
         assert drain._calls == 1
         place.simulator.control("release")
     async with asyncio.timeout(30):
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_ends_its_call_where_it_asked_for_progress(
 async def test_a_grant_that_ends_before_any_answer_is_a_challenge(
     place: Room, agent: Agent, monkeypatch: pytest.MonkeyPatch, token: object
 ) -> None:
-    """With progress the first word goes out before the call has an end: the grant is read then."""
+    """With progress, the first message goes out before the call has ended, so the grant is read then."""
     deployment = place.vault.deployment
     place.simulator.fault(HELD, "hold")
     async with place.http(agent) as http:
@@ -67,7 +67,7 @@ async def test_a_grant_that_ends_before_any_answer_is_a_challenge(
             await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
         place.simulator.control("release")
         answer = await call
-        assert answer.status_code == (401 if token else 200)  # without: it was alive when the exchange read it
+        assert answer.status_code == (401 if token else 200)  # without: the exchange read it while it was live
         assert (await modern_call(http, token)).status_code == 401
 
 
@@ -88,7 +88,7 @@ async def open_session(http: httpx2.AsyncClient, revision: str, capabilities: di
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each call of a session was read by ours."""
+    """Whether our reader read each call of a session."""
     return note_reading(monkeypatch, "read_in_session", body=1)
 
 
@@ -97,7 +97,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 async def test_each_outcome_in_a_session_is_answered_as_the_sdk_answers_it(
     place: Room, agent: Agent, read: list[bool], revision: str, capabilities: dict[str, object]
 ) -> None:
-    twin = await place.agent()  # for whom no link was made before
+    twin = await place.agent()  # for this person, no link was made before
     await place.connect(twin, "slack", scopes=SLACK)
     async with place.http(agent) as http, place.http(twin) as other:
         headers = await open_session(http, revision, capabilities)
@@ -218,7 +218,7 @@ async def test_a_session_that_is_initialized_again_is_left_to_the_sdk(
         message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": again}
         await http.post("/mcp", json=message, headers=headers)
         assert (await http.post("/mcp", json=call_message("connections", {}), headers=headers)).status_code == 200
-    assert read == []  # not even tried
+    assert read == []  # our reader didn't even try
 
 
 async def test_a_session_whose_calls_the_sdk_never_sees_is_kept_there(

@@ -1,7 +1,7 @@
-"""Thousands of calls, good and bad, go to our reader and to the SDK's own HTTP entry: who reads one, reads the same.
+"""Thousands of good and bad calls go to our reader and to the SDK's own HTTP entry: both must read them alike.
 
-The SDK's server only notes what reaches its tool. What our reader takes, the SDK must take with the same id, name,
-arguments, capabilities and progress token; what is good, our reader must take.
+The SDK's server only notes what reaches its tool. What our reader accepts, the SDK must accept with the same ID, name,
+arguments, capabilities and progress token; our reader must accept every good call.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pipe:
         self.running = asyncio.create_task(server.run(receiving, writing, options))
 
     async def answer(self, body: bytes) -> object:
-        """The answer, where the body is a request."""
+        """The answer, if the body is a request."""
         try:
             message = jsonrpc_message_adapter.validate_json(body.decode("utf-8", "replace"), by_name=False)
         except ValueError:
@@ -89,7 +89,7 @@ class Pipe:
 
 
 class TheSDK:
-    """Its session manager in its own loop, with one open session; notes the calls that reach the tool."""
+    """The SDK's session manager in its own loop, with one open session; notes the calls that reach the tool."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
@@ -157,7 +157,7 @@ class TheSDK:
         return answer
 
     def read(self, headers: Headers, body: bytes) -> PlainCall | None:
-        """What its tool was called with."""
+        """What the SDK's tool was called with."""
         self.calls.clear()
         answer = self.runner.run(self.post(headers, body))
         assert len(self.calls) <= 1
@@ -167,7 +167,7 @@ class TheSDK:
         return self.calls[0]
 
     def read_message(self, body: bytes, *, is_modern: bool) -> PlainCall | None:
-        """What its tool was called with over a pipe."""
+        """What the SDK's tool was called with over a pipe."""
         self.calls.clear()
         answer = self.runner.run(self.pipes[is_modern].answer(body))
         if not self.calls:
@@ -224,7 +224,7 @@ _ODD = (
 
 @st.composite
 def _object(draw: st.DrawFn, usual: Mapping[str, str], *more: str) -> str:
-    """An object as text: the usual members, or some of them changed, left out, added, or there twice."""
+    """An object as text: the usual members, some of them possibly changed, left out, added, or repeated."""
     members = list(usual.items())
     for _ in range(draw(st.sampled_from([0] * 8 + [1, 2]))):
         place = draw(st.integers(0, len(members) - 1)) if members else 0
@@ -277,7 +277,7 @@ _AFTER = ("", ";q=0.5", " ; q=1", "; charset=utf-8", ';charset="latin-1"', ";", 
 
 @st.composite
 def _media_types(draw: st.DrawFn) -> bytes:
-    """What may stand in `Accept` or `Content-Type`, good or bad."""
+    """A value for `Accept` or `Content-Type`, good or bad."""
     found = draw(st.lists(st.tuples(st.sampled_from(_TYPES), st.sampled_from(_AFTER)), min_size=1, max_size=4))
     text = draw(st.sampled_from([",", ", ", " ,"])).join(kind + after for kind, after in found)
     return draw(st.sampled_from([text, text, text.upper(), text.title()])).encode()
@@ -285,7 +285,7 @@ def _media_types(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _headers(draw: st.DrawFn, usual: Headers) -> Headers:
-    """The usual ones in any order, some of them written otherwise, changed, left out, or there twice."""
+    """The usual headers in any order, some of them possibly respelled, changed, left out, or repeated."""
     found = list(draw(st.permutations(usual)))
     for _ in range(draw(st.sampled_from([0, 1, 1, 2]))):
         place = draw(st.integers(0, len(found) - 1))
@@ -311,7 +311,7 @@ _VALUES = (
 
 
 def alike(ours: PlainCall, theirs: PlainCall | None) -> bool:
-    """The same, to the types of numbers; NaN is like itself."""
+    """Whether both are equal, including the types of numbers; NaN equals itself."""
     return theirs is not None and repr((ours, ours.arguments)) == repr((theirs, theirs.arguments))
 
 
@@ -330,7 +330,7 @@ def test_whatever_is_read_in_a_session_the_sdk_reads_in_the_same_way(sdk: TheSDK
     by_name = dict(found)
     version = by_name.get(b"mcp-protocol-version", LEGACY.encode()).decode("latin-1")
     if by_name.get(b"mcp-session-id") != sdk.session.encode() or version not in HANDSHAKE_PROTOCOL_VERSIONS:
-        return  # era and session are known before this
+        return  # before our reader runs, era and session are already known
     ours = fast_path.read_in_session(found, body, CAPABILITIES)
     if ours is not None:
         assert alike(ours, sdk.read(found, body))

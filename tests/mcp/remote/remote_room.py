@@ -1,4 +1,4 @@
-"""A vault with MCP servers of others behind it, an operator, people who connect, and their agents."""
+"""A vault with third-party MCP servers, an operator, people who connect, and their agents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONNECT = "io.github.mcp-token-vault/connect"
 
 @dataclass
 class RemoteRoom:
-    """The vault, the site of foreign servers, and alice's browser."""
+    """A vault, the site of third-party servers, and alice's browser."""
 
     room: Room
     site: RemoteSite
@@ -41,7 +41,7 @@ class RemoteRoom:
         return Actor(self.deployment, None, "command_line")
 
     async def add(self, **changes: Any) -> tuple[str, RemoteDouble]:
-        """A new foreign server behind the vault; its name, and the server."""
+        """Put a new third-party server behind the vault; returns its name and the server."""
         name = f"s{secrets.token_hex(4)}"
         double = self.site.add(name, **changes)
         await servers.add(self.operator, servers.NewServer(name, double.url))
@@ -57,7 +57,7 @@ class RemoteRoom:
         return await servers.accept(self.operator, name, servers.ReviewDecision(digest, **decisions))
 
     async def follow(self, url: str, *, agrees: Any = agree) -> str:
-        """Alice opens a link, allows what it asks for, and agrees at the server; the text of the last page."""
+        """Alice opens a link, allows what it asks for, and agrees at the server; returns the text of the last page."""
         page = await self.person.open(url)
         page = await self.person.submit(page, form="/connect/", button=("decision", "allow"))
         if "location" in page.headers:
@@ -66,7 +66,7 @@ class RemoteRoom:
         return page.text
 
     async def call(self, client: Client, tool: str, arguments: dict[str, Any] | None = None) -> CallToolResult:
-        """A call; alice follows the first link that it leads to."""
+        """Make a call; alice follows the first link that it leads to."""
         result = await client.call_tool(tool, arguments or {})
         if (link := link_of(result)) is not None:
             await self.follow(link)
@@ -74,13 +74,13 @@ class RemoteRoom:
         return result
 
     async def look(self, name: str, agent: Agent) -> CallToolResult:
-        """The agent looks what the server offers now."""
+        """The agent looks at what the server offers now."""
         self.deployment.live.sightings.forget(name)
         async with self.room.client(agent, mode="auto") as client:
             return await self.call(client, f"{name}_tools")
 
     async def ready(self, **changes: Any) -> tuple[str, RemoteDouble, Agent]:
-        """A server whose tools were accepted without approvals, and an agent of alice that may use its list."""
+        """A server whose tools were accepted without approvals, and an agent of alice's that may use its list."""
         name, double = await self.add(**changes)
         agent = await self.room.agent()
         await self.look(name, agent)
@@ -99,7 +99,7 @@ def text(result: CallToolResult) -> str:
 
 @asynccontextmanager
 async def remote_room(data: Path, **options: Any) -> AsyncGenerator[RemoteRoom]:
-    # Many tests share the vault, and each finds its tools in the list.
+    # Many tests share the vault, and each must find its tools in the list.
     always = {"sandbox": {"loopback_upstreams": True}, "tools": {"list_limit": 0}}
     overrides = {**always, **options.pop("overrides", {})}
     async with (

@@ -1,4 +1,4 @@
-"""A vault with a public address is known to authorization servers by its own document."""
+"""A vault with a public address identifies itself to authorization servers with its own client metadata document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registrations that end and that nothing renewed: those who administer are told, once, and only they."""
+"""Registrations that expire without having been renewed: administrators are told, once, and nobody else is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TITLE = "the vault's registration ends"
 
 
 async def add_server(place: RemoteRoom, *, days: int, ends_in: int, **changes: int) -> str:
-    """A server whose registration was made so many days ago; its name."""
+    """A server whose registration was made this many days ago; returns its name."""
     now = place.deployment.now()
     name, _ = await place.add(metadata=POST, secret_ends=now + ends_in * DAY, **changes)
     async with place.deployment.transaction() as transaction:
@@ -55,7 +55,7 @@ async def test_those_who_administer_are_notified_while_it_ends(place: RemoteRoom
     deployment = place.deployment
     send = partial(deliver, deployment, approvers=partial(approvers_of, deployment))
     async with running_receiver() as receiver:
-        await send()  # the feed begins
+        await send()  # start the feed
         now = deployment.now()
         async with deployment.transaction() as transaction:
             for person in ("alice", "bob"):

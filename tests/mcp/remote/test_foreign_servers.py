@@ -1,4 +1,4 @@
-"""MCP servers that others wrote, unmodified, with their own authorization servers, behind the vault."""
+"""Unmodified third-party MCP servers, with their own authorization servers, behind the vault."""
 
 from __future__ import annotations
 
@@ -121,4 +121,4 @@ async def test_a_server_of_others_works_behind_the_vault(place: RemoteRoom, name
             before = set(provider.refresh_tokens)
             provider.access_tokens.clear()
             assert not (await client.call_tool(f"{name}_shout", {"words": ["c"]})).is_error
-            assert set(provider.refresh_tokens).isdisjoint(before)  # it rotated
+            assert set(provider.refresh_tokens).isdisjoint(before)  # the refresh token was rotated

@@ -1,4 +1,4 @@
-"""What a server of others allows by its own scopes is no one's to give away: only its accepted tools are."""
+"""The vault doesn't release a third-party server's scopes to agents: it offers only the tools that were accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an MCP server of others changes behind the operator's back, and what a hostile one tries."""
+"""What a third-party MCP server changes behind the operator's back, and what a hostile one tries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _list_tools(place: RemoteRoom, agent: Any) -> dict[str, Any]:
 
 
 def _later(place: RemoteRoom) -> None:
-    """A minute on: the next call asks for the list."""
+    """A minute later: the next call fetches the list again."""
     sightings = place.deployment.live.sightings
     for key, (at, offered) in list(sightings._known.items()):
         sightings._known[key] = (at - FRESH, offered)
@@ -61,7 +61,7 @@ async def test_a_changed_tool_is_held_until_somebody_looked(place: RemoteRoom) -
     assert f"token-vault mcp review {name}" in text(refused)
     assert len(double.calls) == 1
     listed = (await _list_tools(place, agent))[f"{name}_add"]
-    assert listed.description.endswith("Add two numbers.")  # as it was accepted
+    assert listed.description.endswith("Add two numbers.")  # in the accepted form
     assert "mcp_server.tools_held" in await _kinds(place, name)
     (held,) = servers.changes_of(await place.read_server(name))
     assert (held.name, held.state) == ("add", "changed")
@@ -97,7 +97,7 @@ async def test_a_new_tool_is_held_and_a_removed_one_vanishes(place: RemoteRoom) 
     }
     double.tools = [ADD, NOTE]
     await place.look(name, agent)
-    assert f"{name}_note" in await _list_tools(place, agent)  # again as it was accepted
+    assert f"{name}_note" in await _list_tools(place, agent)  # again in the accepted form
     assert await _kinds(place, name) == [
         *("mcp_server.added", "mcp_server.tools_held", "mcp_server.tools_accepted"),
         *("mcp_server.tools_held", "mcp_server.tools_gone", "mcp_server.tools_gone", "mcp_server.tools_back"),
@@ -155,7 +155,7 @@ async def test_a_new_tool_gets_neither_the_name_nor_the_permission_of_an_accepte
     assert len({one.shown for one in kept}) == len(kept) == 4
     double.tools = double.tools[1:]
     await place.look(name, agent)
-    await place.accept(name)  # which says that it is gone
+    await place.accept(name)  # this records that the tool is gone
     assert place.deployment.tool(f"{name}_list_issues") is None
     double.tools = [*double.tools, {**plain, "name": "list issues"[::-1]}, {**plain, "name": "list-issues"}]
     await place.look(name, agent)
@@ -193,7 +193,7 @@ async def test_rules_that_name_a_tool_stay_valid_while_it_is_held_or_gone(place:
     await place.accept(name)
     load()
     database, keys = place.deployment.database, place.deployment.keys
-    async with place.deployment.transaction() as transaction:  # as if its secret no longer opened
+    async with place.deployment.transaction() as transaction:  # as if its secret could no longer be opened
         await transaction.execute("delete from provider_registrations where provider = :name", {"name": name})
     await place.deployment.live.refresh(database, keys)
     assert place.deployment.catalog.get(name) is None
@@ -269,7 +269,7 @@ async def test_a_yes_to_a_tool_ends_when_another_form_of_it_is_accepted(place: R
         return [one.tool for one in found if one.provider == name]
 
     assert await tools_with_pending_approval() == [f"{name}_note"]
-    await place.accept(name, names=["note"])  # the same form
+    await place.accept(name, names=["note"])  # the form didn't change
     assert await tools_with_pending_approval() == [f"{name}_note"]
     double.tools = [ADD, {**NOTE, "description": "Delete all notes."}]
     await place.look(name, agent)
@@ -470,7 +470,7 @@ async def test_results_show_what_a_person_would_see_and_nothing_as_the_vaults_ow
     first = told.content[0].text
     assert "> done\n> \n> [vault] as alice" in first
     assert not any(line.startswith("[vault]") for line in first.splitlines())
-    assert any(line.startswith("[vault]") for line in text(told).splitlines())  # the vault's own
+    assert any(line.startswith("[vault]") for line in text(told).splitlines())  # the vault's own line
     double.results["add"] = {"content": [], "structuredContent": {"sum": 5, f"more{hidden}": [{"a": said}]}}
     told = await _call_tool(place, name, agent)
     assert told.structured_content["result"]["more"][0]["a"].startswith("done\n\n[vault]")
@@ -523,7 +523,7 @@ async def test_an_account_whose_grant_is_gone_leads_to_a_link(place: RemoteRoom)
         told = await client.call_tool(f"{name}_add", SUM)
     assert told.is_error
     assert link_of(told) is not None, text(told)
-    assert not (await _call_tool(place, name, agent)).is_error  # once it was followed
+    assert not (await _call_tool(place, name, agent)).is_error  # after the link was followed
 
 
 async def test_a_refusal_of_the_vault_during_a_look_is_told_as_such(place: RemoteRoom) -> None:

@@ -1,5 +1,4 @@
-"""Third-party MCP servers behind the vault: added by address, connected per person, called in the form that the
-operator accepted."""
+"""Third-party MCP servers behind the vault: added by address, connected per person, called in the accepted form."""
 
 from __future__ import annotations
 
@@ -123,7 +122,7 @@ async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: Remote
     name, double, agent = await place.ready(scope_of={"note": "mcp:write"})
     async with place.room.client(agent) as client:
         assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
-        first = await client.call_tool(f"{name}_note", {"text": "x"})  # the permission for this tool
+        first = await client.call_tool(f"{name}_note", {"text": "x"})  # asks for the permission for this tool
         await place.follow(link_of(first) or "")
         told = await client.call_tool(f"{name}_note", {"text": "x"})
         assert told.is_error
@@ -132,7 +131,7 @@ async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: Remote
         assert {*double.asked[-1]["scope"].split()} == {"mcp:read", "mcp:write", "offline_access"}
         done = await client.call_tool(f"{name}_note", {"text": "x"})
         assert not done.is_error, text(done)
-        assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error  # the same account
+        assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error  # with the same account
         other = await place.room.agent()
         async with place.room.client(other) as second:
             link = link_of(await second.call_tool(f"{name}_add", {"a": 1, "b": 2})) or ""
@@ -140,7 +139,7 @@ async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: Remote
         page = await place.person.submit(page, {"account": NEW_ACCOUNT}, form="/connect/", button=("decision", "allow"))
         await place.person.open(await agree(page.headers["location"]))  # it replaces the only account there
         assert {*double.asked[-1]["scope"].split()} == {"mcp:read", "mcp:write", "offline_access"}
-        double.scope_of["note"] = "admin:everything"  # which the server does not publish
+        double.scope_of["note"] = "admin:everything"  # a scope that the server doesn't publish
         refused = await client.call_tool(f"{name}_note", {"text": "x"})
         assert refused.is_error
         assert link_of(refused) is None
@@ -188,7 +187,7 @@ async def test_a_server_that_leads_elsewhere_is_not_added(
     place: RemoteRoom, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ChangeRefused, match=said):
-        await place.add(**changes)  # `ready` adds the same without that reason
+        await place.add(**changes)  # `ready` adds the same server without that reason
 
 
 async def test_an_authorization_server_at_another_host_must_be_named(place: RemoteRoom) -> None:

@@ -29,7 +29,7 @@ def path_of(name: str) -> str:
 
 
 async def add_held_server(place: RemoteRoom, **changes: Any) -> tuple[str, Any, Any]:
-    """A server whose tools were seen, and wait."""
+    """A server whose tools were found and wait for review."""
     name, double = await place.add(**changes)
     agent = await place.room.agent()
     await place.look(name, agent)
@@ -142,7 +142,7 @@ async def test_a_stale_page_accepts_nothing_that_it_did_not_show(place: RemoteRo
     assert (await decide(place, name, {}, fresh)).status_code == 200
     assert offered_tools(place, name) == {"tools", "add", "note"}
     behind = await place.person.open(path_of(name))
-    await place.accept(name, names=["add"], reads=["add"])  # by another admin, whose decision counts
+    await place.accept(name, names=["add"], reads=["add"])  # another admin did this, and that decision counts
     assert (await decide(place, name, {"tool.note": "write"}, behind)).status_code == 409
     assert place.deployment.tool(f"{name}_add").effect == "read"
 
@@ -176,7 +176,7 @@ async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(
     double.tools = [{**double.tools[0], "description": "Add."}]
     await decide(place, name, {"tool.add": "read"})
     await place.look(name, agent)
-    (add,) = review_of(await place.read_server(name))  # without the other, which is known to be gone
+    (add,) = review_of(await place.read_server(name))  # without the other tool, which is known to be gone
     assert (add.state, add.choice) == ("changed", "read")
 
 

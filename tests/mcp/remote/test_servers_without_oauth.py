@@ -1,4 +1,4 @@
-"""MCP servers without OAuth: a key that each person enters, sealed and sent in one header only, or nothing at all."""
+"""MCP servers without OAuth: each person enters a key, sealed and sent only in one header, or nothing at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "made-up-key-0123456789"
 
 
 async def enter(place: RemoteRoom, link: str, answers: dict[str, Any]) -> Any:
-    """Alice follows the link to the page where she enters the key, and sends it."""
+    """Alice follows the link to the page, enters the key, and submits it."""
     page = await place.person.open(link)
     page = await place.person.submit(page, form="/connect/", button=("decision", "allow"))
     assert page.url.path.startswith("/connect/credential/"), page.url

@@ -1,4 +1,4 @@
-"""Readiness and draining: what `/readyz` answers while something is broken, and how a busy process ends."""
+"""Readiness and draining: what `/readyz` answers when something is broken, and how a busy process shuts down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives at /mcp and /sse: disagreeing header and body, bombs, odd messages, other users' sessions."""
+"""What arrives at /mcp and /sse: header and body that disagree, bombs, odd messages, other users' sessions."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_tools_are_the_same_for_everybody_in_one_order_and_say_what_they_c
     lists = []
     for name, scopes in (("alice", {"tools"}), ("bob", {"tools", "connections"})):
         agent = await place.agent(name, scopes=frozenset(scopes))
-        if name == "bob":  # what is connected makes no difference either
+        if name == "bob":  # connected accounts make no difference either
             await place.connect(agent, "slack", scopes=SLACK)
         async with place.http(agent) as http:
             answer = await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
