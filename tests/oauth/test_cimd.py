@@ -1,4 +1,4 @@
-"""Client ID metadata documents: what is fetched, from where, how long it counts, and what a failure reveals."""
+"""Client ID metadata documents: what is fetched, from where, how long it is kept, and what a failure reveals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SANDBOX = {"loopback_client_metadata": True}
 
 @dataclass
 class Site:
-    """A web server with documents, on loopback; counts what is asked of it."""
+    """A web server with documents, on loopback; counts its requests."""
 
     url: str
     documents: dict[str, Response] = field(default_factory=dict[str, Response])
@@ -37,7 +37,7 @@ class Site:
         return f"{self.url}/{name}"
 
     def publish(self, name: str | None = None, *, headers: dict[str, str] | None = None, **changes: object) -> str:
-        """A good document with changes (None leaves a member out); returns its address."""
+        """Publish a good document with changes (None leaves a member out); returns its address."""
         name = name or f"{secrets.token_hex(4)}.json"
         document: dict[str, object] = {
             "client_id": self.address(name),
@@ -69,7 +69,7 @@ async def site() -> AsyncGenerator[Site]:
 
 @pytest.fixture(scope="module")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[World]:
-    """A vault that accepts documents of this machine."""
+    """A vault that accepts documents from this machine."""
     folder = tmp_path_factory.mktemp("cimd") / "data"
     async with vault_with(folder, sandbox=SANDBOX, **GENEROUS) as (vault, http), vault.person() as alice:
         await alice.sign_in("alice", PASSWORD)
@@ -77,7 +77,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[World
 
 
 def is_asked(answer: httpx2.Response) -> bool:
-    """Whether the request went on to the consent page; else it must have ended on an error page."""
+    """Whether the request led to the consent page; otherwise it must have ended on an error page."""
     if answer.status_code == 303:
         return answer.headers["location"].startswith("/consent")
     assert answer.status_code == 400
@@ -168,7 +168,7 @@ async def test_a_document_that_comes_too_slowly_is_no_client(room: World) -> Non
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4000\r\n\r\n{")
         await writer.drain()
-        await reader.read()  # until the vault hangs up
+        await reader.read()  # until the vault closes the connection
         writer.close()
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
@@ -180,7 +180,7 @@ async def test_a_document_that_comes_too_slowly_is_no_client(room: World) -> Non
 
 
 def addresses_inside(port: int) -> list[str]:
-    """Client IDs that lead to this machine, or to an address that is not public."""
+    """Client IDs that point to this machine, or to an address that isn't public."""
     hosts = [
         "127.0.0.1",
         "localhost",
@@ -317,7 +317,7 @@ async def test_a_changed_redirect_list_drops_consent_and_old_redirects(room: Wor
     assert told["code"]
     code = await _redeem_code(room, client_id, first)
     assert code.status_code == 200
-    assert "code=" in (await room.ask(client_id, redirect_uri=first)).headers["location"]  # remembered
+    assert "code=" in (await room.ask(client_id, redirect_uri=first)).headers["location"]  # consent is remembered
     site.publish("changing.json", redirect_uris=[first, second], headers={"Cache-Control": "max-age=60"})
     with room.clock_ahead(70):
         assert is_asked(await room.ask(client_id, redirect_uri=first))
@@ -369,7 +369,7 @@ async def test_a_document_client_can_prove_itself_with_a_key_behind_its_jwks_uri
     assert (await redeem(key)).status_code == 200
     assert site.count(site.address("keys.json")) == 1
     site.documents["keys.json"] = JSONResponse({"keys": [next_key.as_dict(private=False)]})
-    assert error_of(await redeem(next_key)) == "invalid_client"  # a minute must pass before another look
+    assert error_of(await redeem(next_key)) == "invalid_client"  # the next fetch is only a minute later
     with room.clock_ahead(61):
         assert (await redeem(next_key)).status_code == 200
     code = await room.code(client_id)

@@ -24,7 +24,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 async def signed_in(
     world: World, client_id: str, *, redirect_uri: str = REDIRECT, **asked: str | None
 ) -> dict[str, object]:
-    """Sign in and agree; what the token endpoint says."""
+    """Sign in and agree; returns what the token endpoint says."""
     verifier, challenge = pkce()
     page = await world.alice.open(world.authorize_url(client_id, challenge, redirect_uri=redirect_uri, **asked))
     if page.status_code == 200:
@@ -75,7 +75,7 @@ async def test_a_stale_refresh_token_ends_the_grant_and_the_client_signs_in_agai
     third = (await world.refresh(client_id, second["refresh_token"])).json()
     assert await world.probe(third["access_token"]) == 200
     with world.clock_ahead(600):
-        refused = await world.refresh(client_id, first)  # kept in memory by another process of the client
+        refused = await world.refresh(client_id, first)  # another process of the client kept it in memory
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
     assert await world.probe(third["access_token"]) == 401
     again = await signed_in(world, client_id)
@@ -102,10 +102,10 @@ async def registered_anew(world: World, name: str, *, port: int, then: str = "")
 @pytest.mark.parametrize(
     ("first", "after", "second", "lifetime"),
     [
-        ({}, HOUR + 1, {}, DAY),  # it let its access end and registered again: it would each hour
+        ({}, HOUR + 1, {}, DAY),  # it let its access expire and registered again: it would do so every hour
         ({"then": "removed"}, HOUR + 1, {}, DAY),
         ({"then": "refreshes"}, HOUR + 1, {}, HOUR),
-        ({}, HOUR - 60, {}, HOUR),  # a new start, not an end
+        ({}, HOUR - 60, {}, HOUR),  # it started anew before its access expired
         ({}, HOUR + 1, {"name": "Another"}, HOUR),
     ],
 )

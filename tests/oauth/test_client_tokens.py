@@ -1,4 +1,4 @@
-"""Agents that act for no one: client credentials for the operator's own APIs (MCP OAuth Client Credentials)."""
+"""Agents that act for nobody: client credentials for the operator's own APIs (MCP OAuth Client Credentials)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vault import clients
 
 API = "https://reports.example/v1"
 OTHER = "https://other.example/"
-PEOPLES = "https://brokerage.example"  # of a provider file: people permit each agent
+PEOPLES = "https://brokerage.example"  # defined by a provider file: each person permits agents
 SCOPES = ("reports.read", "reports.write")
 EXAMPLES = Path(__file__).parents[2] / "providers" / "examples" / "providers"
 KEY = ECKey.generate_key("P-256", auto_kid=True)
@@ -38,7 +38,7 @@ KEY = ECKey.generate_key("P-256", auto_kid=True)
 
 @dataclass
 class Office(ExchangeRoom):
-    """The vault with an API of the operator's, and the API's own client."""
+    """The vault with an API of the operator's, and that API's own client."""
 
     api: RegisteredAgent | None = None
 

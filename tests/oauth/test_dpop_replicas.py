@@ -1,4 +1,4 @@
-"""RFC 9449 §11.1 where several processes serve one database: a proof counts once, wherever it is brought."""
+"""RFC 9449 §11.1 with several instances on one database: a proof is valid once, whichever instance gets it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALLBACK = "http://127.0.0.1:33418/callback"
 
 @dataclass
 class Two:
-    """One vault behind two doors."""
+    """One vault, served by two instances."""
 
     vault: RunningVault
     doors: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
@@ -36,7 +36,7 @@ class Two:
         return sign_jwt({"typ": "dpop+jwt", "alg": "ES256", "jwk": KEY.as_dict(private=False)}, body, KEY)
 
     async def code(self) -> dict[str, str]:
-        """What redeems a new code of alice's."""
+        """Parameters that redeem a new code of alice's."""
         client_id = str((await self.vault.register())["client_id"])
         async with self.vault.person() as alice:
             await alice.sign_in("alice", PASSWORD)
@@ -47,7 +47,7 @@ class Two:
     async def both(
         self, path: str, *, headers: dict[str, str], **bodies: tuple[object, object]
     ) -> list[httpx2.Response]:
-        """One request at each door, at once."""
+        """Send one request to each instance at the same time."""
         asked = (
             door.post(path, headers=headers, **{name: body[number] for name, body in bodies.items()})
             for number, door in enumerate(self.doors)

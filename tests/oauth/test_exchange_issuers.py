@@ -1,4 +1,4 @@
-"""JWTs of trusted external issuers: mapped to the user who is linked to that identity, never making one."""
+"""JWTs of trusted external issuers: mapped to the user who is linked to that identity; they never create a user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = RSAKey | ECKey
 
 @dataclass
 class Company:
-    """A vault that trusts an issuer, which can be told to lie."""
+    """A vault that trusts an issuer, which can be made to lie."""
 
     place: ExchangeRoom
     issuer: OpenIDDouble
@@ -206,7 +206,8 @@ async def test_an_issuer_can_be_for_some_clients_only(company: Company, tmp_path
             caller.client, {"client_id": TRUSTED_CLIENT, "client_secret": caller.credentials["client_secret"]}
         )
         there = Company(place, company.issuer, named, user)
-        # found by another claim, under another issuer's identities, with keys from a named address; nothing connected
+        # found by another claim, with identities of another issuer and keys from a configured address; nothing is
+        # connected
         answer = await there.ask(there.token(employee="e-7"))
         assert answer.json().get("reason") == "missing", answer.text
         other = await place.caller()
@@ -248,7 +249,7 @@ def test_a_token_names_four_actors_at_most() -> None:
     ("act", "is_good"),
     [
         (_act("a", "b", "c"), True),
-        (_act("a", "b", "c", "d"), False),  # with the calling client there would be five
+        (_act("a", "b", "c", "d"), False),  # with the calling client, there would be five
         (_act("a", "b", "c", "d", "e"), False),
         (_act("a", "b", "c", "d", "e", "f", "g"), False),
         (_act("a", None, "c"), False),
@@ -261,7 +262,7 @@ def test_a_token_names_four_actors_at_most() -> None:
 async def test_a_chain_of_another_issuer_is_taken_whole_or_not_at_all(
     company: Company, act: object, is_good: bool
 ) -> None:
-    """As one of ours: at most four may act, and no one of a longer chain is silently forgotten."""
+    """As with our own tokens: at most four may act, and nobody in a longer chain is silently dropped."""
     answer = await company.ask(company.token(act=act))
     if not is_good:
         assert refusal_code(answer) == "invalid_request"

@@ -1,4 +1,4 @@
-"""The one reader of others' key sets: which keys count for which algorithm, how often it looks, what it remembers."""
+"""The only reader of others' key sets: which keys count for which algorithm, how often it fetches, what it keeps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KEYS: dict[str, Key] = {
 
 @dataclass
 class Reader:
-    """A vault's reader and the issuer whose set it reads."""
+    """A vault's reader and the issuer whose key set it reads."""
 
     issuer: OpenIDDouble
     outbound: Outbound
@@ -83,7 +83,7 @@ def _part(content: object) -> str:
 
 
 def _relabel(token: str, **header: object) -> str:
-    """The token under another header; the signature stays."""
+    """The token with another header; the signature stays the same."""
     head = {name: value for name, value in (dict(jose.unverified_header(token)) | header).items() if value is not None}
     return ".".join([_part(head), *token.split(".")[1:]])
 
@@ -96,7 +96,7 @@ async def test_a_key_counts_for_its_own_algorithm_only(reader: Reader, algorithm
     assert await reader.counts(token)
     for other in ("none", "HS256", "RS512", algorithm.lower(), ""):
         assert not await reader.counts(_relabel(token, alg=other)), other
-    families = ({"RS256", "PS256"}, {"EdDSA", "Ed25519"})  # two paddings of one key, two names of one algorithm
+    families = ({"RS256", "PS256"}, {"EdDSA", "Ed25519"})  # two paddings for one key, two names for one algorithm
     for other in jose.ISSUER_ALGORITHMS:
         is_fit = other == algorithm or {other, algorithm} in families
         assert bool(usable_keys({"keys": [reader.issuer.key.as_dict(private=False)]}, algorithms=[other])) == is_fit
@@ -189,7 +189,7 @@ async def test_a_key_that_was_taken_away_counts_no_longer_than_it_is_kept(reader
     for passed, counts in ((KEPT - 1, True), (1, False)):
         reader.now += passed
         assert await reader.counts(token) == counts
-    reader.now -= 3600  # a clock that was put back keeps nothing for longer
+    reader.now -= 3600  # setting the clock back keeps nothing longer
     reader.issuer.key = RSA
     assert await reader.counts(token)
 
@@ -268,7 +268,7 @@ async def test_an_outage_keeps_no_key_that_did_not_count_before(reader: Reader) 
     assert not await reader.counts(sign_jwt({"alg": "RS256", "kid": "op-1"}, CLAIMS, RSAKey.generate_key(2048)))
     assert not await reader.counts(_relabel(token, kid="other"))
     assert not await reader.counts(token.rpartition(".")[0] + ".AAAA")
-    reader.now -= 2 * KEPT  # a clock that was put back keeps nothing for longer
+    reader.now -= 2 * KEPT  # setting the clock back keeps nothing longer
     assert not await reader.counts(token)
 
 
@@ -290,7 +290,7 @@ async def test_keys_of_strangers_outlast_an_outage_too(reader: Reader) -> None:
 async def test_a_set_is_read_up_to_a_quarter_of_a_megabyte(reader: Reader) -> None:
     token = reader.issuer.sign_claims(CLAIMS)
     for size, fits in ((250_000, True), (270_000, False)):
-        reader.now += KEPT_IN_OUTAGE  # so that what was kept does not answer for it
+        reader.now += KEPT_IN_OUTAGE  # so that the answer can't come from what was kept
         reader.issuer.change_keys = lambda keys, size=size: [{**keys[0], "x5c": ["A" * size]}]
         assert await reader.counts(token) == fits
 

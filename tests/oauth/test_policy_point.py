@@ -1,4 +1,4 @@
-"""An operator's own policy (OpenID AuthZEN) is asked each time an account is used, and can only forbid."""
+"""An operator's own policy (OpenID AuthZEN) is consulted each time an account is used, and can only forbid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vault import connections
 
 @dataclass
 class Policy:
-    """A policy decision point; `answer` is what it says."""
+    """A policy decision point; `answer` is what it answers."""
 
     url: str
     answer: object = True
@@ -63,7 +63,7 @@ def fresh(policy: Policy) -> None:
 
 
 async def an_agent(place: ExchangeRoom, name: str) -> tuple[Agent, str]:
-    """An agent with a Slack account of this person; the account's id."""
+    """An agent with a Slack account of this person; returns also the account's ID."""
     agent = await place.agent(await place.caller(), name)
     return agent, (await place.slack(agent)).id
 

@@ -1,4 +1,4 @@
-"""What was issued before the vault went back in time: it may stand for what was ended since, so it counts nowhere."""
+"""Tokens issued before the vault went back in time work nowhere: they may be for something that has ended since."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vault.keys.sources import key_source
 from vault.storage.snapshots import snapshot
 
 SCOPES = frozenset({"tools", "exchange", "openid"})
-REDIRECT = "https://app.example/callback"  # of the clients in this room
+REDIRECT = "https://app.example/callback"  # for the clients in this room
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def restore_backup(place: ExchangeRoom, store: Store, path: Path) -> None:
 
 
 async def cut_off(place: ExchangeRoom, agent: Agent) -> None:
-    """What the portal's button does."""
+    """Does what the portal's button does."""
     whose = {"user_id": agent.principal.user_id, "client_id": agent.principal.client_id, "now": place.now()}
     async with place.deployment.transaction() as transaction:
         await grants.revoke_client_grants(transaction, reason="cut_off", **whose)
@@ -56,7 +56,7 @@ async def cut_off(place: ExchangeRoom, agent: Agent) -> None:
 
 
 async def lists(place: ExchangeRoom, token: str) -> bool:
-    """Whether the MCP endpoint answers this token."""
+    """Whether the MCP endpoint accepts this token."""
     headers = modern_headers("tools/list", authorization=f"Bearer {token}")
     answer = await place.http.post("/mcp", json=modern("tools/list"), headers=headers)
     assert answer.status_code in {200, 401}, answer.text
@@ -64,7 +64,7 @@ async def lists(place: ExchangeRoom, token: str) -> bool:
 
 
 async def remembers(place: ExchangeRoom, agent: Agent) -> bool:
-    """Whether a person's earlier yes would be used again, unasked."""
+    """Whether a person's earlier consent would be used again without asking."""
     found = await grants.find_consent(
         place.deployment.database,
         user_id=agent.principal.user_id,
@@ -88,14 +88,14 @@ async def test_no_token_from_before_a_restore_works_for_an_agent_that_was_cut_of
     bystander = await place.agent(await place.caller(), scopes=SCOPES)
     database = place.deployment.database
     path, past = await backed_up(place, store), await Past.of(database)
-    assert [await lists(place, one) for one in (agent.token, made)] == [True, True]  # their signatures are remembered
+    assert [await lists(place, one) for one in (agent.token, made)] == [True, True]  # this caches their signatures
     await cut_off(place, agent)
     assert [await lists(place, one) for one in (agent.token, made)] == [False, False]
 
     if way == "restore":
         await restore_backup(place, store, path)
     else:
-        await past.come_back(database)  # a copied file, a volume's snapshot
+        await past.come_back(database)  # as with a copied file or a volume snapshot
         assert [await lists(place, agent.token), await remembers(place, agent)] == [True, True]
         async with place.deployment.transaction() as transaction:
             await quarantine.quarantine(transaction, place.deployment.vault.policies, now=place.now())
@@ -105,6 +105,6 @@ async def test_no_token_from_before_a_restore_works_for_an_agent_that_was_cut_of
         assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert not await remembers(place, agent)
 
-    again = await place.agent(caller, scopes=SCOPES)  # the twin: its person let it in once more
+    again = await place.agent(caller, scopes=SCOPES)  # the twin: the person allowed it once more
     assert await lists(place, again.token)
     assert (await place.exchange(caller, again.token, scope="chat:write")).status_code == 200

@@ -1,4 +1,4 @@
-"""One access token that its client revokes (RFC 7009 §2.1): it is dead everywhere at once, and nothing else is."""
+"""One access token that its client revokes (RFC 7009 §2.1): it stops working everywhere at once; nothing else does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def place(store: Store) -> AsyncGenerator[ExchangeRoom]:
 
 
 async def another_token(place: ExchangeRoom, agent: Agent, *, lifetime: int | None = None) -> str:
-    """A sibling: of the same grant, with the same claims."""
+    """A second token of the same grant, with the same claims."""
     grant = await get_grant(place.deployment.database, agent.principal.grant_id)
     assert grant is not None
     now = place.now()
@@ -49,7 +49,7 @@ async def revoke(place: ExchangeRoom, caller: Caller, token: str) -> None:
 
 
 async def post(http: httpx2.AsyncClient, token: str) -> int:
-    """A tool's call, whose exchange reads the grant."""
+    """A tool call whose exchange reads the grant."""
     message = modern("tools/call", {"name": "slack_post", "arguments": {"channel": "#general", "text": "hello"}})
     headers = modern_headers("tools/call", "slack_post", authorization=f"Bearer {token}")
     answer = await http.post("/mcp", json=message, headers=headers)
@@ -84,18 +84,18 @@ async def test_a_revoked_access_token_is_dead_everywhere_and_its_grant_lives_on(
     agent = await place.agent(caller, scopes=SCOPES)
     await place.slack(agent)
     sibling, refresh = await another_token(place, agent), await place.refresh_token(agent, scopes=SCOPES)
-    assert set((await where(place, caller, agent.token)).values()) == {True}  # the twin, and every cache is warm
+    assert set((await where(place, caller, agent.token)).values()) == {True}  # the twin; and every cache is filled now
     await revoke(place, caller, agent.token)
     assert set((await where(place, caller, agent.token)).values()) == {False}
     assert set((await where(place, caller, sibling)).values()) == {True}
-    await revoke(place, caller, agent.token)  # again: nothing more
+    await revoke(place, caller, agent.token)  # a second time, without further effect
     events = [one for one in await place.events("token.revoked") if one.client_id == caller.client.id]
     said = [{name: value for name, value in one.details.items() if name != "request_id"} for one in events]
     assert said == [{"grant": agent.principal.grant_id, "token": claims_of(agent.token)["jti"]}]
     form = {"grant_type": "refresh_token", "refresh_token": refresh, **caller.credentials}
     renewed = await place.http.post("/token", data=form)
     assert renewed.status_code == 200, renewed.text
-    await revoke(place, caller, renewed.json()["refresh_token"])  # the token that only its client holds ends all
+    await revoke(place, caller, renewed.json()["refresh_token"])  # only its client has this token: it ends everything
     assert set((await where(place, caller, sibling)).values()) == {False}
 
 
@@ -115,7 +115,7 @@ async def test_nobody_else_and_no_dead_token_ends_anything(place: ExchangeRoom) 
 
 
 async def test_a_repeated_exchange_is_not_answered_for_the_sibling_that_was_revoked(place: ExchangeRoom) -> None:
-    """Tokens that differ in their id alone share a kept answer."""
+    """Tokens that differ only in their ID share a kept answer."""
     caller = await place.caller(release={"slack": "full"})
     agent = await place.agent(caller, scopes=SCOPES)
     await place.slack(agent)
@@ -127,13 +127,13 @@ async def test_a_repeated_exchange_is_not_answered_for_the_sibling_that_was_revo
     for _ in range(3):
         assert [await release_status(agent.token), await release_status(sibling)] == [200, 200]
     await revoke(place, caller, agent.token)
-    for _ in range(3):  # the answer is kept again for the one, after the revocation
+    for _ in range(3):  # after the revocation, the answer is kept again for the one
         assert [await release_status(sibling), await release_status(agent.token)] == [200, 400]
     assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
 
 
 async def test_what_was_made_of_a_token_ends_with_it_and_with_no_other(place: ExchangeRoom) -> None:
-    """Handles, and tokens for other APIs; an API that holds one ends what it made of it, and not what it was given."""
+    """Handles, and tokens for other APIs; an API that holds one ends what it derived from it, but not its own token."""
     caller, api = await place.caller(), await place.caller()
     await place.link(api, API)
     agent = await place.agent(caller, scopes=SCOPES, audience=API)
@@ -191,7 +191,7 @@ async def test_a_revocation_counts_in_every_process(place: ExchangeRoom, store: 
 async def test_a_grant_keeps_no_more_revoked_tokens_than_it_can_be_read_with(
     place: ExchangeRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that have expired make room; a full list refuses, and ends no token that it cannot remember."""
+    """Expired ones make room; if the list is full, it refuses, and ends no token that it couldn't remember."""
     monkeypatch.setattr(revoked_tokens, "MOST", 2)
     caller = await place.caller(public=True)
     agent = await place.agent(caller, scopes=SCOPES)
@@ -240,7 +240,7 @@ def test_an_id_in_a_list_is_that_of_the_whole_token_only() -> None:
 async def test_a_revoked_access_token_ends_the_streams_that_it_opened_and_no_others(
     place: ExchangeRoom, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of a token that was made of it; a stream on another token of the same grant goes on."""
+    """Also the streams of a token derived from it; a stream on another token of the same grant continues."""
     monkeypatch.setattr(stream_watch, "PAUSE", 0.2)
     caller = await place.caller()
     agent = await place.agent(caller, scopes=SCOPES)
@@ -256,7 +256,7 @@ async def test_a_revoked_access_token_ends_the_streams_that_it_opened_and_no_oth
                 await opened.wait()
         await revoke(place, caller, agent.token)
         async with asyncio.timeout(60):
-            await asyncio.gather(*streams[:2])  # they end, they do not break
+            await asyncio.gather(*streams[:2])  # the streams end without an error
         assert not streams[2].done()
         await revoke(place, caller, sibling)
         async with asyncio.timeout(60):

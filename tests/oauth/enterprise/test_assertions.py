@@ -38,7 +38,7 @@ def description_of(reason: str) -> str:
 
 
 def check_refused(answer: httpx2.Response, reason: str) -> None:
-    """Refused for exactly this reason, with the registered code and nothing issued."""
+    """Assert that it was refused for exactly this reason, with the registered code, and that nothing was issued."""
     assert answer.status_code in {400, 503}, answer.text
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json()["error_description"] == description_of(reason), answer.text
@@ -84,7 +84,7 @@ async def test_the_metadata_says_that_assertions_are_taken(company: Company) -> 
 
 @dataclass(frozen=True)
 class Lie:
-    """One thing that is wrong, and the same assertion without it."""
+    """One wrong detail, and the same assertion without it."""
 
     reason: str
     claims: Callable[[Company], Claims] = lambda _: {}
@@ -350,9 +350,9 @@ async def test_a_person_whose_agents_are_stopped_gets_nothing(company: Company) 
 
 
 async def test_keys_that_cannot_be_read_are_no_verdict(company: Company) -> None:
-    """The issuer's outage is temporary: the same assertion counts once its keys are back."""
+    """The issuer's outage is temporary: the same assertion works once its keys are available again."""
     place, idp, token = company.place, company.idp, company.assertion()
-    place.deployment.database.clock_offset += 10_000  # what was read before is too old to count
+    place.deployment.database.clock_offset += 10_000  # what was fetched before is too old to count
     token = company.assertion()
     idp.broken = next(iter(OUTAGES))
     try:
@@ -372,7 +372,7 @@ async def test_the_activity_tells_who_acted_where_somebody_did(company: Company)
 
 
 async def test_refusals_of_a_trusted_issuer_are_in_the_activity(company: Company) -> None:
-    caller = await company.place.caller()  # repeats of another agent's refusals are only counted
+    caller = await company.place.caller()  # repeated refusals of another agent would only be counted
     mine = {"client_id": caller.client.id}
     foreign = company.assertion(**mine, iss="https://evil.example")
     check_refused(await company.ask(foreign, caller=caller), "issuer")

@@ -1,4 +1,4 @@
-"""Agents that a company's rules don't let in, and an access request does: for one person, until an end."""
+"""A company's rules don't admit an agent, but an access request does: for one person, until a set time."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_an_assertion_that_comes_while_it_is_narrowed_gives_no_more(shared
                 transaction, given, scopes=frozenset({"everyone"}), expires_at=given.expires_at, now=company.now()
             )
             asked = asyncio.create_task(company.ask())
-            await asyncio.sleep(1)  # it reads the rules before the narrower ones are committed, as a rule
+            await asyncio.sleep(1)  # normally, it reads the rules before the narrower ones are committed
         await asked
     assert "chat:write" not in await live_scopes(company, connection)
     assert (await company.ask()).status_code == 200
@@ -196,7 +196,7 @@ async def _answer_while_disabled(deployment: Deployment) -> None:
                 await users.disable_user(transaction, disabled.id, now=now)
                 own = Actor(deployment, mia, "administration")
                 answering = asyncio.create_task(access_requests.allow(own, request.id, AccessAnswer(1)))
-                await asyncio.sleep(1)  # it has come to the person's row before the transaction ends, as a rule
+                await asyncio.sleep(1)  # normally, it has reached the person's row before the transaction ends
             (answer,) = await asyncio.gather(answering, return_exceptions=True)
         assert isinstance(answer, ChangeRefused) != gets, answer
         found = await access_requests.request_with_id(deployment, request.id)

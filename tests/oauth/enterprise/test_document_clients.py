@@ -1,4 +1,4 @@
-"""Identity assertions from clients that introduce themselves by a metadata document, with a key or bound to one."""
+"""Identity assertions from clients that identify themselves with a metadata document, with a key or bound to one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = ECKey.generate_key("P-256", {"kid": "agent-1"})
 
 @dataclass
 class Agents:
-    """A company with two agents that have metadata documents: `secret.json` proves a key, `public.json` nothing."""
+    """A company with two agents that have metadata documents: `secret.json` proves a key, `public.json` doesn't."""
 
     company: Company
     url: str

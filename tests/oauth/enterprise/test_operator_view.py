@@ -1,4 +1,4 @@
-"""What an operator sees of companies, and does about them: commands, the doctor, the Admin API, and people's pages."""
+"""What an operator sees of companies and can do about them: commands, doctor, Admin API, and people's pages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Co
 
 @pytest.fixture
 def place(company: Company) -> Place:
-    """The settings as a file beside the vault."""
+    """The vault with its settings in a file beside it."""
     settings, data = company.place.deployment.settings, company.place.deployment.data
     rules: Mapping[str, object] = {**RULES, **STRANGE}
     written = {
@@ -70,7 +70,7 @@ async def admit(company: Company) -> None:
 @pytest.mark.parametrize("name", LIES)
 async def test_the_explanation_names_the_reason_of_each_refusal(company: Company, name: str) -> None:
     lie = LIES[name]
-    expected = "" if name == "bound without a proof" else lie.reason  # it takes the proof for granted
+    expected = "" if name == "bound without a proof" else lie.reason  # the explanation assumes that the proof is valid
     token = company.assertion(header=lie.header, **lie.claims(company))
     found = await explain_assertion(company.place.deployment, token)
     assert found.reason == expected
@@ -142,7 +142,7 @@ async def test_the_commands_list_end_and_resume(company: Company, place: Place) 
     assert (await run(place, "enterprise", "end", "alice", client)).exit_code == 0
     refused = await company.ask()
     assert refused.json()["error_description"] == REFUSALS["ended_by_admin"].description
-    await company.place.agent(company.caller)  # the person's own sign-in doesn't undo it
+    await company.place.agent(company.caller)  # the person's own sign-in doesn't lift that
     assert (await company.ask()).status_code == 400
     assert (await run(place, "enterprise", "resume", "alice", client)).exit_code == 0
     await admit(company)

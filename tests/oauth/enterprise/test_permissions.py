@@ -1,4 +1,4 @@
-"""What a company's assertions leave behind: permissions that the person narrows and ends like any other."""
+"""The permissions that a company's assertions create; the person narrows and ends them like any other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def company(shared_company: Company) -> Company:
 
 
 async def admit(company: Company, caller: Caller | None = None, **claims: object) -> Agent:
-    """The agent with a token of a new assertion."""
+    """The agent receives a token for a new assertion."""
     caller = caller or company.caller
     answer = await company.ask(company.assertion(client_id=caller.client.id, **claims), caller=caller)
     assert answer.status_code == 200, answer.text
@@ -58,7 +58,7 @@ async def admit(company: Company, caller: Caller | None = None, **claims: object
 
 
 async def connect(company: Company) -> Connection:
-    """An account of the person, connected without any agent."""
+    """Connect an account of the person without involving an agent."""
     place = company.place
     other = await place.room.agent(company.user.name)
     return await place.room.connect(other, "slack", scopes=SLACK)
@@ -91,14 +91,14 @@ async def live_scopes(company: Company, connection: Connection) -> frozenset[str
 
 
 async def allow(company: Company, connection: Connection, scopes: frozenset[str], *, end: int | None = None) -> None:
-    """As the person does on the agent's page."""
+    """Does what the person does on the agent's page."""
     which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
     async with company.place.deployment.transaction() as transaction:
         await delegations.allow(transaction, **which, scopes=scopes, now=company.now(), expires_at=end)
 
 
 async def cut_off(company: Company) -> None:
-    """As the person does on the agent's page."""
+    """Does what the person does on the agent's page."""
     deployment, now = company.place.deployment, company.now()
     async with deployment.transaction() as transaction:
         which = {"user_id": company.user.id, "client_id": company.caller.client.id}
@@ -226,7 +226,7 @@ async def test_an_agent_that_the_person_cut_off_comes_back_only_by_the_person(co
 
 
 async def derive(company: Company, derived_from: str) -> None:
-    """A grant that stands for the person without them."""
+    """Create a grant that acts for the person without their involvement."""
     async with company.place.deployment.transaction() as transaction:
         await derive_grant(
             transaction,
@@ -250,7 +250,7 @@ async def test_a_persons_end_is_lifted_by_the_person_only(company: Company, deri
 
 
 async def test_a_persons_end_counts_for_each_company(company: Company) -> None:
-    """Also for one that had given nothing before."""
+    """Also for a company that had given nothing before."""
     place, other = company.place, {"iss": issuer_of("public")}
     async with place.deployment.transaction() as transaction:
         await users.link_identity(
@@ -279,7 +279,7 @@ async def test_lifting_an_admins_end_leaves_the_persons_cut_off(company: Company
     shown = await company.permission()
     left = await companies.resume(actor, shown)
     assert left == await company.permission()
-    with pytest.raises(ChangeRefused, match="changed this in the meantime"):  # a second admin, who saw the admin's end
+    with pytest.raises(ChangeRefused, match="changed this in the meantime"):  # a second admin with the earlier page
         await companies.resume(actor, shown)
     assert left == await company.permission()
     assert left.ended_reason == CUT_OFF
@@ -296,7 +296,7 @@ async def test_a_person_who_cut_nothing_off_lets_an_admins_end_be_lifted(company
 
 
 async def end_and_resume(company: Company) -> None:
-    """As an admin does, and then the agent comes back."""
+    """Does what an admin does; afterward, the agent returns."""
     actor = Actor(company.place.deployment, None, "command_line")
     for change in (companies.end, companies.resume):
         await change(actor, await company.permission())
@@ -342,7 +342,7 @@ async def revoke_as_admin(company: Company, held_now: Delegation) -> None:
 
 
 async def turn_off(company: Company, held_now: Delegation) -> None:
-    """As the person does on the agent's page."""
+    """Does what the person does on the agent's page."""
     deployment = company.place.deployment
     rows = await rows_of_agent(deployment, company.user, company.caller.client)
     changes = [Change(row, replace(row.setting, scopes=frozenset())) for row in rows]
@@ -430,7 +430,7 @@ def permission(scopes: str, **changes: object) -> Delegation:
     [
         (None, None, "a b", Renewal(frozenset("ab"), frozenset("ab"), 9_000)),
         (None, None, "", Renewal(None)),
-        (None, "a", "a", Renewal(frozenset("a"))),  # its record was deleted long after it had ended
+        (None, "a", "a", Renewal(frozenset("a"))),  # its record was deleted long after it ended
         (permission("a"), None, "a b", Renewal(None)),
         (permission("a b"), "a b", "a b", Renewal(frozenset("ab"), frozenset("ab"), 9_000)),
         (permission("a"), "a b", "a b c", Renewal(frozenset("abc"), frozenset("ac"), 9_000)),
@@ -443,7 +443,7 @@ def permission(scopes: str, **changes: object) -> Delegation:
         (permission("a b"), "a b", "", Renewal(frozenset({"a", "b", DROPPED}), frozenset(), END)),
         (permission("a x"), "a b", "", Renewal(None, frozenset("x"), END)),
         (permission("a", revoked_at=NOW), f"a b {DROPPED}", "a b", Renewal(frozenset("ab"), frozenset("a"), 9_000)),
-        (permission("a"), f"a {DROPPED}", "a b", Renewal(None)),  # the person allowed it meanwhile
+        (permission("a"), f"a {DROPPED}", "a b", Renewal(None)),  # the person allowed it in the meantime
         (permission("a", revoked_at=NOW), f"a {DROPPED}", "", Renewal(frozenset({"a", DROPPED}))),
     ],
 )

@@ -1,4 +1,4 @@
-"""RFC 8693 §2.2: what is answered, for which target, and what a client learns of it later."""
+"""RFC 8693 §2.2: what the answer contains, for which target, and what a client learns about it later."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_a_confidential_client_gets_the_providers_own_token_where_that_is_
     assert content.keys() == {"access_token", "issued_token_type", "token_type", "expires_in", "scope", "narrowing"}
     assert content["token_type"] == "Bearer"
     assert content["access_token"] != agent.token
-    assert 0 < content["expires_in"] <= 3600  # no longer than the subject
+    assert 0 < content["expires_in"] <= 3600  # not longer than the subject token
     base = place.deployment.catalog.provider("google").apis["calendar"]
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {content['access_token']}"}, timeout=30) as http:
         assert (await http.get(f"{base}/calendars/primary/events")).status_code == 200
@@ -168,7 +168,7 @@ async def test_two_words_for_the_account_that_do_not_agree_are_refused(place: Ex
     ):
         answer = await place.exchange(caller, agent.token, scope="chat:write", **named)
         assert (None if answer.status_code == 200 else refusal_code(answer)) == code, named
-    # an agent that may not use the account learns nothing by guessing what it is called
+    # an agent that may not use the account can't find out its name by guessing
     asking = await place.caller()
     stranger = await place.agent(asking, person)
     for guess in (mine.label, other.label):
@@ -220,7 +220,7 @@ async def test_repeated_parameters_and_other_kinds_of_token_are_refused(place: E
     assert (await place.exchange(caller, agent.token, requested_token_type=ACCESS)).status_code == 200
 
 
-# What else is known of a handle
+# What else is known about a handle
 
 
 async def test_a_client_introspects_and_gives_up_its_own_handles(place: ExchangeRoom, person: str) -> None:

@@ -1,4 +1,4 @@
-"""RFC 8693 §4.1, §4.4: tokens for our own audiences that say who acts."""
+"""RFC 8693 §4.1, §4.4: tokens for our own audiences that state who acts."""
 
 from __future__ import annotations
 

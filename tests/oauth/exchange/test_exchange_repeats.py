@@ -1,4 +1,4 @@
-"""Exchanges that repeat one of a moment ago: what is saved by it, and that nothing that ended meanwhile is outlived."""
+"""Exchanges that repeat a recent one: what they save, and that they never use anything that has ended since."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vault.upstream import Account, TokenAnswer
 
 @dataclass(frozen=True)
 class Scene:
-    """A client that gets a person's Slack token, and what belongs to it."""
+    """A client that gets a person's Slack token, and the objects involved."""
 
     place: ExchangeRoom
     caller: Caller
@@ -44,7 +44,7 @@ class Scene:
     connection: Connection
 
     async def exchange(self, **more: str | None) -> httpx2.Response:
-        """Always the same request, but for what is named."""
+        """Send the same request, except for the given parameters."""
         token = more.pop("subject_token", None) or self.agent.token
         form = self.place.form(self.caller, token, **{"scope": "chat:write", **more})
         return await self.place.http.post("/token", data=form)
@@ -68,7 +68,7 @@ async def scene(place: ExchangeRoom, **metadata: object) -> Scene:
 
 @contextlib.contextmanager
 def reads(place: ExchangeRoom) -> Generator[list[str]]:
-    """The statements of the connection that reads by keys (SQLite)."""
+    """The statements of the connection that looks up rows by key (SQLite)."""
     database, found = place.deployment.database, list[str]()
     assert isinstance(database, SqliteDatabase)
     here = database._here  # pyright: ignore[reportPrivateUsage] -- nothing else tells how often is read
@@ -80,13 +80,13 @@ def reads(place: ExchangeRoom) -> Generator[list[str]]:
 
 
 def are_repeating(statements: list[str]) -> bool:
-    """Whether these are of a request that got the same answer once more."""
+    """Whether these statements belong to a request that got a repeated answer."""
     rest = [one for one in statements if one not in VERSIONS]
     return set(VERSIONS) <= set(statements) and len(rest) <= 1 and all("client_created_at" in one for one in rest)
 
 
 async def is_repeated(one: Scene, **more: str | None) -> bool:
-    """Whether the same answer came once more, after a look at the database."""
+    """Whether the request got a repeated answer, after checking with the database."""
     with reads(one.place) as found:
         answer = await one.exchange(**more)
     assert answer.status_code == 200, answer.text
@@ -95,7 +95,7 @@ async def is_repeated(one: Scene, **more: str | None) -> bool:
 
 
 async def repeats(one: Scene, **more: str | None) -> int:
-    """Ask until the answer is a repeated one: at once, unless all were forgotten just now. How often was asked."""
+    """Ask until the answer is repeated, normally at once, unless all were just forgotten; returns how often."""
     for count in range(1, 4):
         if await is_repeated(one, **more):
             return count
@@ -145,7 +145,7 @@ async def test_all_of_it_is_read_again_once_somebody_committed_anything(place: E
     seen: list[list[str]] = []
     for _ in range(5):
         with reads(place) as found:
-            assert (await one.exchange()).status_code == 200  # each commits an event
+            assert (await one.exchange()).status_code == 200  # each of these commits an event
         seen.append(found)
     assert any(len(found) == 3 and "client_created_at" in found[-1] for found in seen)
     assert not any(len(one) == len(after) == 2 for one, after in pairwise(seen)), "an event went by unseen"
@@ -238,7 +238,7 @@ async def test_the_secret_in_the_header_repeats_too_and_counts(place: ExchangeRo
     assert refusal_code(await ask("t" * 43)) == "invalid_client"
 
 
-# Handles, answers for other parties and those of the minute are never kept
+# Handles, answers for other parties, and answers that last a minute are never kept.
 
 
 @pytest.mark.parametrize("asked", [{"release": {}}, {"release": {"slack": "proxy"}}])
@@ -383,7 +383,7 @@ REFUSED: dict[Change, str] = {
 async def test_what_ended_between_two_equal_requests_is_not_outlived(place: ExchangeRoom, change: Change) -> None:
     one = await scene(place)
     assert (await one.exchange()).status_code == 200
-    assert await repeats(one)  # the same request goes through where nothing has changed
+    assert await repeats(one)  # where nothing has changed, the same request succeeds
     await change(one)
     assert refusal_code(await one.exchange()) == REFUSED[change]
 
@@ -475,13 +475,13 @@ def question_digest(body: str, **headers: str) -> bytes | None:
 
 
 def is_plain(body: str) -> bool:
-    """Whether its first subject token can be one as it is written."""
+    """Whether its first subject token, exactly as written, can be a token."""
     found = question_of(Request({"type": "http", "headers": []}), body.encode())
     return found is not None and re.fullmatch(r"[A-Za-z0-9._-]+", found.subject_token) is not None
 
 
 def rest(body: str) -> dict[str, str] | None:
-    """The parameters beside the subject token; None for what is refused."""
+    """The parameters other than the subject token; None if they are refused."""
     try:
         found = parse_parameters(body)
         found.refuse_repeated()

@@ -1,4 +1,4 @@
-"""Workers: a client that names its own subject is limited to one use, a minute, a reason, addresses and lists."""
+"""Workers, clients that name the subject themselves: one use, one minute, a reason, allowed addresses and lists."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ async def worker(place: ExchangeRoom, **changes: object) -> Caller:
 
 
 async def someone(place: ExchangeRoom, caller: Caller, **options: object) -> tuple[User, Connection, Agent]:
-    """A person of this test's own who lets the worker use a Slack account."""
+    """A person for this test only who lets the worker use a Slack account."""
     user = await place.user(f"person-{len(await users.list_users(place.deployment.database))}")
-    agent = await place.agent(caller, user.name)  # only to connect and delegate by
+    agent = await place.agent(caller, user.name)  # only to connect the account and delegate it
     connection = await place.slack(agent, **options)
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=place.now())
@@ -57,7 +57,7 @@ async def test_a_worker_acts_for_the_person_it_names_and_its_reason_is_in_the_ac
         refusal_code(await ask(place, caller, wider, scope="channels:read chat:write channels:history"))
         == "invalid_scope"
     )
-    # the grant is made once
+    # the grant is created only once
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
     assert len([one for one in await place.events("grant.derived") if one.client_id == caller.client.id]) == 1
 
@@ -259,7 +259,7 @@ async def test_a_worker_has_nothing_that_the_person_did_not_allow(place: Exchang
     assert answer.json()["connect_uri"]
     await place.room.allow(agent, connection, frozenset({"chat:write"}))
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200
-    # cut off: what it held ends, and it starts from nothing
+    # after a cut-off, everything it held has ended, and it starts over
     from vault import delegations
 
     async with place.deployment.transaction() as transaction:

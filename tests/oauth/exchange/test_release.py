@@ -1,4 +1,4 @@
-"""Who gets a token of the provider, who gets a handle, and to which key it is bound."""
+"""Who gets the provider's token, who gets a handle, and to which key it is bound."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_public_client_gets_a_short_handle_for_its_own_token_and_nothing
 async def test_whoever_receives_a_public_clients_token_cannot_act_as_that_client(
     place: ExchangeRoom, person: str, role: str
 ) -> None:
-    """An API holds the page's token and knows the page's id; that must not be enough to be the page."""
+    """An API holds the page's token and knows the page's ID; that must not be enough to act as the page."""
     spa, api = await place.caller(public=True), await place.caller()
     await place.link(api)
     await place.slack(await place.agent(spa, person))
@@ -92,7 +92,7 @@ async def test_whoever_receives_a_public_clients_token_cannot_act_as_that_client
     # the twins: for this vault, or with the key
     assert (await present((await place.agent(spa, person)).token)).status_code == 200
     assert (await present(bound.token, headers=proof(place))).status_code == 200
-    # a confidential client proves who it is, whatever the audience
+    # a confidential client proves its identity, whatever the audience
     backend = await place.caller()
     await place.slack(await place.agent(backend, person), account="bob")
     mine = await place.agent(backend, person, audience=API)
@@ -139,7 +139,7 @@ async def test_the_whole_token_leaves_only_by_an_operators_act_for_that_provider
             events = [one for one in await place.events("token.released") if one.client_id == caller.client.id]
             assert [one.details["narrowing"] for one in events] == ["none"]
             assert content["access_token"] not in json.dumps([dict(one.details) for one in events])
-    # one connection can be held back
+    # a single connection can be held back
     caller = await place.caller(release={"slack": "full", connection.id: "proxy"})
     agent = await place.agent(caller, person)
     await place.room.allow(agent, connection, SLACK)
@@ -161,7 +161,7 @@ async def ask_each_time(place: ExchangeRoom, agent: Agent, connection: Connectio
 
 
 async def answer_question(place: ExchangeRoom, agent: Agent, *, yes: bool) -> Approval:
-    """The person answers the one question that waits."""
+    """The person answers the only question that waits."""
     deployment, user_id = place.deployment, agent.principal.user_id
     (asked,) = await approvals.list_pending(deployment.database, deployment.keys, user_id, now=place.now())
     user = await users.get_user(deployment.database, user_id)
@@ -221,7 +221,7 @@ async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody_
     agent = await place.agent(caller, person)
     connection = await place.slack(agent)
     await ask_each_time(place, agent, connection, "chat:write")
-    # the whole token holds it, too: a handle goes out instead, whatever the operator lets this client have
+    # the full token contains it, too, so a handle is issued instead, whatever the operator allows this client
     content = (await place.exchange(caller, agent.token, scope="channels:read")).json()
     assert content["access_token"].startswith("tvp_")
     await ask_each_time(place, agent, connection)
@@ -296,13 +296,13 @@ async def test_a_handle_is_bound_to_the_key_that_was_proved(place: ExchangeRoom,
     assert answer.json()["token_type"] == "DPoP"
     found = await handles.find(place.deployment.database, answer.json()["access_token"], now=place.now())
     assert found.key_thumbprint == KEY.thumbprint()
-    # no downgrade: not without a proof, not with another key
+    # no downgrade: neither without a proof nor with another key
     assert refusal_code(await place.exchange(caller, agent.token, scope="chat:write")) == "invalid_request"
     other = proof(place, key=OTHER)
     assert (
         refusal_code(await place.exchange(caller, agent.token, scope="chat:write", headers=other)) == "invalid_request"
     )
-    # a plain token with a proof binds what comes out
+    # a plain token with a proof gets an answer that is bound
     plain = await place.agent(caller, person)
     bound = await place.exchange(caller, plain.token, scope="chat:write", headers=proof(place))
     assert bound.json()["token_type"] == "DPoP"

@@ -113,7 +113,7 @@ async def test_presenting_a_refresh_token_neither_uses_nor_rotates_it(place: Exc
     form = {"grant_type": "refresh_token", "refresh_token": token, **caller.credentials}
     renewed = await place.http.post("/token", data=form)
     assert renewed.status_code == 200
-    # the one that was used is over after the grace, its successor is good
+    # the used token is invalid after the grace, its successor is valid
     database, grace = place.deployment.database, place.deployment.refresh_lifetimes.grace
     assert (await place.exchange(caller, token, kind=REFRESH, scope="chat:write")).status_code == 200
     database.clock_offset += grace
@@ -148,7 +148,7 @@ async def test_an_api_exchanges_the_tokens_that_it_receives(place: ExchangeRoom,
     spa, api = await place.caller(public=True), await place.caller()
     await place.link(api)
     received = await place.agent(spa, person, audience=API)
-    # it is the API that acts: what the person let the page use is not its own
+    # the API acts here: what the person lets the page use doesn't apply to the API
     await place.slack(received)
     asked = await place.exchange(api, received.token, scope="chat:write")
     assert refusal_code(asked) == "access_denied"
@@ -161,7 +161,7 @@ async def test_an_api_exchanges_the_tokens_that_it_receives(place: ExchangeRoom,
     assert handle.principal.client_id == api.client.id
     assert handle.principal.actors == (api.client.id, spa.client.id)
     assert handle.principal.grant_id not in {received.principal.grant_id, as_api.principal.grant_id}
-    # cutting the page off ends what the API made of its token
+    # cutting the page off ends what the API derived from its token
     async with place.deployment.transaction() as transaction:
         await grants.revoke_grant(transaction, received.principal.grant_id, reason="test", now=place.now())
     derived = await get_grant(place.deployment.database, handle.principal.grant_id)
@@ -181,7 +181,7 @@ async def test_only_the_api_itself_may_present_tokens_for_it(place: ExchangeRoom
     await place.slack(await place.agent(api, person), account="alice")
     good = await place.exchange(api, received.token, scope="chat:write", account="alice (Sandbox)")
     assert good.status_code == 200, good.text
-    # linked to another API; and merely allowed to call this one
+    # linked to another API, and merely allowed to call this one
     assert refusal_code(await place.exchange(other, received.token, scope="chat:write")) == "invalid_request"
     for_us = await place.agent(spa, person)
     assert refusal_code(await place.exchange(api, for_us.token, scope="chat:write")) == "invalid_request"

@@ -1,4 +1,4 @@
-"""An agent gets the same answer about an account that it can't use over MCP, at /token, and from the proxy."""
+"""About an account that it can't use, an agent gets the same answer over MCP, at /token, and from the proxy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ DOORS = {"tool": _by_tool, "token": _by_token, "proxy": _by_proxy}
 
 
 async def refused_at(place: ExchangeRoom, door: str, spoil: Spoil, *, is_allowed: bool) -> tuple[str, Connection]:
-    """The whole answer of a door to an agent whose account is spoiled, and whose permission ended or not."""
+    """One surface's whole answer about a spoiled account, to an agent whose permission is or isn't still there."""
     caller = await place.caller()
     agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
     connection = await place.slack(agent)
@@ -130,13 +130,13 @@ async def test_of_an_account_that_it_may_use_an_agent_hears_what_is_wrong(
     assert connection.label in answer
 
 
-# A name that an agent tries, beside an account that it may use
+# An agent that may use one account tries the name of another
 
 BOB = "bob (Sandbox)"
 
 
 async def try_other_account(place: ExchangeRoom, door: str, name: str) -> str:
-    """What an agent hears that may use one account and names another; `ID` is replaced by that of the other."""
+    """What an agent is told that may use one account and names another; `ID` stands for the other account's ID."""
     caller = await place.caller()
     agent = await place.agent(caller, f"person-{secrets.token_hex(4)}")
     await place.slack(agent, account="alice")
@@ -155,7 +155,7 @@ async def try_other_account(place: ExchangeRoom, door: str, name: str) -> str:
         headers = {"authorization": f"Bearer {handle['access_token']}"}
         form = {"channel": "#general", "text": "hello"}
         answer = await place.http.post(f"{host}/proxy/{name}/web/chat.postMessage", data=form, headers=headers)
-    own = r"[A-Za-z0-9_-]{43}|[A-Z0-9]{4}-[A-Z0-9]{4}"  # links: each answer has its own
+    own = r"[A-Za-z0-9_-]{43}|[A-Z0-9]{4}-[A-Z0-9]{4}"  # links, which are different in each answer
     return f"{answer.status_code} {re.sub(own, '', answer.text.replace(answer.headers['x-request-id'], ''))}"
 
 
@@ -170,18 +170,18 @@ async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_s
         assert await try_other_account(place, door, name) == nobody
     assert "bob" not in nobody
     if door != "proxy":
-        assert "alice" in nobody  # so that it can name the right one
+        assert "alice" in nobody  # so that the agent can use the right name
         assert "/connect/" in nobody  # so that the person can allow another
         good = await try_other_account(place, door, "ALICE (sandbox)")  # the twin
         assert '"isError":true' not in good
         assert good.startswith("200")
 
 
-# Every refusal at every door
+# Every refusal on every surface
 
 
 class RefusingPolicies(Mapping[str, UpstreamPolicy]):
-    """Policies whose lookup ends every exchange in one refusal."""
+    """Policies whose lookup makes every exchange fail with one refusal."""
 
     def __init__(self, refusal: VaultError) -> None:
         self._refusal = refusal
@@ -197,7 +197,7 @@ class RefusingPolicies(Mapping[str, UpstreamPolicy]):
 
 
 def make_refusal(kind: type[VaultError], connection: Connection) -> VaultError:
-    """One refusal of that kind, about the person's real account where it names one."""
+    """One refusal of that kind, about the person's real account if it names one."""
     refusal = MADE[kind][0]()
     refusal.detail = SECRET
     for name, value in {"connection_id": connection.id, "account": connection.account}.items():
@@ -223,7 +223,7 @@ def at_tool(answer: httpx2.Response, refusal: VaultError) -> None:
 
 def at_token(answer: httpx2.Response, refusal: VaultError) -> None:
     wording = errors.wording_of(refusal)
-    # RFC 8693 §2.2.2: of a grant that has ended it was the subject token that stood on it
+    # RFC 8693 §2.2.2: if a grant has ended, the subject token was the one that depended on it
     expected = errors.KINDS["invalid_request"] if isinstance(refusal, GrantEnded) else wording.answer
     content = answer.json()
     assert (answer.status_code, content["error"]) == (expected.status, expected.oauth_error)

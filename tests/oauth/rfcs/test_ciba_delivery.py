@@ -1,4 +1,4 @@
-"""OpenID CIBA Core 1.0 §10.2, §10.3: a client is told that its person answered, or is sent the answer itself."""
+"""OpenID CIBA Core 1.0 §10.2, §10.3: a client is told that its person answered, or receives the answer itself."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Re
 async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     asker: Asker, receiver: Receiver, first: str | int
 ) -> None:
-    """The client has them already, and says so by a refusal."""
+    """The client has them already, and says so with a refusal."""
     told, deployment = await push_asker(asker, receiver), asker.world.vault.deployment
     await told.ask(client_notification_token="t")
     await told.answer()
@@ -243,7 +243,7 @@ async def test_a_yes_before_the_end_is_pushed_after_it(asker: Asker, receiver: R
 
 
 async def test_no_yes_comes_after_the_client_was_told_that_nobody_answered(asker: Asker, receiver: Receiver) -> None:
-    """Of a process that read the time just before."""
+    """Not even from a process that read the time just before."""
     told, deployment, now = await push_asker(asker, receiver), asker.world.vault.deployment, asker.world.now()
 
     async def say_yes(auth_req_id: str) -> None:
@@ -281,7 +281,7 @@ async def test_the_person_is_notified_of_a_request_as_of_a_call(asker: Asker, re
     deployment, now = asker.world.vault.deployment, asker.world.now()
     receiver.posted.clear()
     receiver.status = 200
-    await deliver(deployment)  # the feed begins
+    await deliver(deployment)  # start the feed
     async with deployment.transaction() as transaction:
         which = {"user_id": asker.person.id, "kind": "webhook", "label": "hook", "target": f"{receiver.url}/hook"}
         added = await channels.add_channel(transaction, deployment.keys, **which, now=now)

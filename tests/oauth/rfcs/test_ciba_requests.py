@@ -1,4 +1,4 @@
-"""OpenID CIBA Core 1.0 §7.1, §7.1.1: requests that the client signs, codes of people, and hints of another issuer."""
+"""OpenID CIBA Core 1.0 §7.1, §7.1.1: requests that the client signs, people's codes, and hints of another issuer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def ciba_vault(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFact
 
 
 class Signer:
-    """A client that signs every request with its key, and authenticates with it."""
+    """A client that signs every request with its key and authenticates with the same key."""
 
     def __init__(self, asker: Asker, key: ECKey) -> None:
         self.asker, self.key = asker, key
@@ -117,7 +117,7 @@ async def test_a_signed_request_works_once(signer: Signer) -> None:
 
 
 async def test_after_a_restore_only_requests_from_before_it_are_refused(signer: Signer) -> None:
-    """Which of those were used is no longer known."""
+    """It is no longer known which of those were used."""
     deployment, now = signer.asker.world.vault.deployment, signer.asker.world.now()
     async with deployment.transaction() as transaction:
         await replay.note_restore(transaction, now=now - 120)

@@ -70,7 +70,7 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
         answer = await world.token({"grant_type": grant_type, "client_id": client_id, "username": "alice"})
         assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_grant_type")
     by_itself = await world.token({"grant_type": "client_credentials", "client_id": client_id})
-    assert by_itself.json()["error"] == "unauthorized_client"  # of service accounts only
+    assert by_itself.json()["error"] == "unauthorized_client"  # only service accounts may use this
     for response_type in ("token", "id_token", "code token", "code id_token", "none"):
         answer = await world.ask(client_id, response_type=response_type)
         assert "error=unsupported_response_type" in answer.headers["location"]

@@ -1,4 +1,4 @@
-"""RFC 9068, RFC 8725, RFC 6750: which access tokens work, and how forgeries end. Probed where a token is needed."""
+"""RFC 9068, RFC 8725, RFC 6750: which access tokens work, and that forgeries fail. Tested where a token is needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def forge(world: World, token: str) -> None:
-    """The token must be refused, quickly and quietly."""
+    """Check that the token is refused quickly, with an answer that reveals nothing."""
     async with asyncio.timeout(10):
         answer = await world.http.get("/userinfo", headers={"Authorization": b"Bearer " + token.encode()})
     assert answer.status_code == 401
@@ -48,7 +48,7 @@ async def test_a_token_says_what_the_standard_asks(world: World) -> None:
     assert claims["scope"] == issued["scope"]
     assert 0 < int(str(claims["exp"])) - int(str(claims["iat"])) <= 3600
     assert len(str(claims["jti"])) >= 22
-    assert "alice" not in json.dumps(claims)  # no personal data but the opaque subject
+    assert "alice" not in json.dumps(claims)  # the opaque subject is the only personal data
 
 
 @pytest.mark.requirement("S-095")
@@ -105,7 +105,7 @@ async def test_the_chain_of_actors_is_read_outermost_first_and_bounded(world: Wo
 
     deployment = world.vault.deployment
     assert (await tokens.verify(deployment, acted_by("abcd"))).actors == ("a", "b", "c", "d")
-    with pytest.raises(tokens.TokenRefused):  # no one is left out of the record of who acted
+    with pytest.raises(tokens.TokenRefused):  # nobody is left out of the record of who acted
         await tokens.verify(deployment, acted_by("abcde"))
     assert (await tokens.verify(deployment, token)).actors == ()
 
@@ -125,14 +125,14 @@ def test_what_is_remembered_of_tokens_is_bounded() -> None:
     )
     for number in range(5000):
         verdicts.remember(number.to_bytes(4, "big"), claims)
-        assert verdicts.get((0).to_bytes(4, "big")) is claims  # in use, so it stays
+        assert verdicts.get((0).to_bytes(4, "big")) is claims  # it is in use, so it is kept
     assert verdicts.get((1).to_bytes(4, "big")) is None
     assert verdicts.get((4999).to_bytes(4, "big")) is claims
 
 
 async def test_a_token_ends_with_its_time(world: World) -> None:
     token = (await world.tokens())["access_token"]
-    assert await world.probe(token) == 200  # and its signature is remembered from here on
+    assert await world.probe(token) == 200  # and from now on its signature is remembered
     with world.clock_ahead(3500):
         assert await world.probe(token) == 200
     with world.clock_ahead(3600):
@@ -166,7 +166,7 @@ async def test_an_operator_sets_a_day_for_every_access_token(tmp_path: Path) -> 
                 "/revoke", data={"client_id": issued["client_id"], "token": issued["refresh_token"]}
             )
             assert revoked.status_code == 200
-            assert await world.probe(issued["access_token"]) == 401  # its length costs nothing: the grant is read
+            assert await world.probe(issued["access_token"]) == 401  # a long lifetime doesn't help: the grant is read
 
 
 @pytest.mark.requirement("S-090")
@@ -307,7 +307,7 @@ async def test_signature_segments_and_serialisation_are_strict(world: World) -> 
     mine = ECKey.generate_key("P-256")
     with_curve = {"alg": "ES256", "typ": "at+jwt", "kid": header_of(token)["kid"]}
     await forge(world, sign_jwt(with_curve, claims_of(token), mine))
-    await forge(world, f"{b64(with_curve)}.{body}.{b64(bytes(64))}")  # the zero signature, CVE-2022-21449
+    await forge(world, f"{b64(with_curve)}.{body}.{b64(bytes(64))}")  # the all-zero signature, CVE-2022-21449
     assert await world.probe(token) == 200
 
 

@@ -1,4 +1,4 @@
-"""RFC 9126: requests that their client pushes ahead, checked as at /authorize, good for one minute and one use."""
+"""RFC 9126: requests that clients push ahead, checked as at /authorize, valid for one minute and one use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_pushed_request_leads_to_a_code(world: World) -> None:
     assert content.keys() == {"request_uri", "expires_in"}
     assert content["request_uri"].startswith("urn:ietf:params:oauth:request_uri:")
     assert content["expires_in"] == 60
-    # what the browser adds counts for nothing
+    # parameters that the browser adds are ignored
     back = await allow_pushed_request(world, client_id, content["request_uri"], scope="openid", state="forged")
     assert back["state"] == "a state"
     answer = await world.token(Code(client_id, back["code"], verifier).form())
@@ -134,7 +134,7 @@ async def test_a_proof_binds_the_code_to_its_key(world: World) -> None:
     form = request_of(world, client_id, challenge)
     headers = {"DPoP": proof(world, "POST", "/par")}
     pushed = await push(world, form, headers=headers)
-    assert error_of(await push(world, form, headers=headers)) == "invalid_dpop_proof"  # a proof counts once
+    assert error_of(await push(world, form, headers=headers)) == "invalid_dpop_proof"  # a proof is valid only once
     other = {"DPoP": proof(world, "POST", "/par", key=OTHER)}
     mixed = await push(world, form | {"dpop_jkt": KEY.thumbprint()}, headers=other)
     assert error_of(mixed) == "invalid_dpop_proof"
