@@ -25,7 +25,7 @@ from vault.records import Client
 
 HOLD = "update clients set last_used_at = last_used_at where id = :id"
 LIVE = "select id from grants where revoked_at is null and client_id = :id"
-FAULTS = {  # while they are there, no use can be noted
+FAULTS = {  # while these are in place, no use can be recorded
     True: (
         "create trigger vault.unnoted before update of last_used_at on clients begin select raise(abort, 'away'); end",
         "drop trigger vault.unnoted",
@@ -45,13 +45,13 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 async def code_for(room: Room, person: Person) -> tuple[Client, Callable[[], Awaitable[httpx2.Response]]]:
-    """A client that the person let in before, but that was not used for long, and how it redeems its next code."""
+    """A client that the person let in before but that hasn't been used for long, and how it redeems its next code."""
     client_id = str((await room.vault.register())["client_id"])
     answer, verifier = await room.vault.authorize(person, client_id)
     assert (await room.vault.redeem(client_id, answer["code"], verifier)).status_code == 200
     client = await clients.get_client(room.deployment.database, client_id)
     assert client is not None
-    await until_used(room, client)  # noted after the answer
+    await until_used(room, client)  # recorded after the answer
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update clients set last_used_at = null where id = :id", {"id": client_id})
     again, proof = await room.vault.authorize(person, client_id)
@@ -113,7 +113,7 @@ async def test_an_answer_does_not_wait_until_its_use_is_noted(room: Room, store:
     person = await room.signed_in(await room.user())
     client, redeem = await code_for(room, person)
     async with room.deployment.database.transaction() as holding:
-        if not store.is_sqlite:  # elsewhere the code can't be used meanwhile
+        if not store.is_sqlite:  # on SQLite, the code can't be used meanwhile
             await holding.execute(HOLD, {"id": client.id})
             assert (await redeem()).status_code == 200
             await until_waiting(holding, number=1, is_sqlite=False)

@@ -1,4 +1,4 @@
-"""Access: four choices for an agent and an account, saved as a difference, said in words, taken back once."""
+"""Access: four choices for an agent and an account, saved as a difference, described in words, can be undone once."""
 
 from __future__ import annotations
 

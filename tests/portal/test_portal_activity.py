@@ -1,4 +1,4 @@
-"""The activity as a story: sentences, reasons with their fix, filters in the address, live, and as a file."""
+"""The activity as a story: sentences, reasons with their fix, filters in the address, live updates, and as a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vault.sign_in import sessions
 
 
 async def connect_person(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:
-    """Someone with an agent that may use a Slack account."""
+    """A person with an agent that may use a Slack account."""
     user, client = await room.user(), await room.agent(name=name)
     person = await room.signed_in(user)
     await room.connect(person, user, client)
@@ -84,14 +84,14 @@ async def test_a_refusal_says_why_and_where_it_is_fixed(room: Room, code: str, r
 
 
 def test_every_code_that_is_recorded_has_words(room: Room) -> None:
-    """What the vault, the tools and the proxy refuse with is in the catalog, or is a form of call."""
+    """Each refusal code of the vault, the tools and the proxy is in the catalog, or is a form of call."""
     from server.errors import TABLE
 
     known = page_texts.section("why")
     internal = {"chain_broken", "backup_refused", "client_exists", "conflict", "key_unavailable", "storage_unavailable"}
     internal |= {"name_refused", "name_taken", "identity_taken", "password_refused", "transition_refused"}
-    internal |= {"user_name_taken", "group_name_taken", "group_name_refused"}  # of the administration
-    internal |= {"passkey_taken", "too_many_passkeys"}  # of the account page alone
+    internal |= {"user_name_taken", "group_name_taken", "group_name_refused"}  # only in the administration
+    internal |= {"passkey_taken", "too_many_passkeys"}  # only on the account page
     codes = {kind.code for kind in TABLE} - internal - {"vault_error", "invalid_token"}
     assert {code for code in codes if code not in known} == set()
     assert set(page_texts.section("fix")) <= set(known)
@@ -112,7 +112,7 @@ async def test_what_a_tool_did_is_told_in_its_own_words_and_language(room: Room)
 
 
 def test_every_event_that_is_recorded_has_words() -> None:
-    """The kinds that stand in the code, wherever an event is made."""
+    """The kinds that occur in the code, wherever an event is made."""
     known, kinds = page_texts.section("event"), set[str]()
     for room_ in ("vault", "server"):
         for path in (Path(__file__).parents[2] / room_).rglob("*.py"):
@@ -178,7 +178,7 @@ async def test_new_events_come_without_keeping_the_session_awake(room: Room) -> 
     (further,) = re.findall(r'data-live="([^"]*)"', answer)
     assert rows((await person.http.get(further.replace("&amp;", "&"))).text) == []
     assert await seen_at(room, user) == before
-    await person.open("/activity")  # a person's own look does
+    await person.open("/activity")  # visiting the page does change it
     assert await seen_at(room, user) > before
 
 

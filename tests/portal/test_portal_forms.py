@@ -44,7 +44,7 @@ PAGES = (
 
 
 async def _pages(room: Room) -> list[httpx2.Response]:
-    """Every page, signed in and not, errors and redirects included."""
+    """Every page, signed in and signed out, including errors and redirects."""
     out: list[httpx2.Response] = []
     for person in (await room.browser(), await room.signed_in()):
         for path in PAGES:

@@ -1,4 +1,4 @@
-"""What a person does on the pages with ten agents and eight accounts, in real Chromium, counted in actions."""
+"""What a person does on the pages with ten agents and eight accounts, in real Chromium; actions are counted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PHONE: ViewportSize = {"width": 360, "height": 740}
 
 @dataclass(frozen=True)
 class Stage:
-    """A furnished vault, and the person in it."""
+    """A vault with data, and its person."""
 
     room: Room
     shown: Showcase
@@ -47,7 +47,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 async def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stage]:
-    del browser  # first, so that nothing is started only to be skipped
+    del browser  # requested first, so that nothing is started if the tests are skipped
     overrides = {"providers": provider_settings()}
     async with running_room(tmp_path_factory.mktemp("journeys"), overrides=overrides) as room:
         shown = await furnish(room, await room.user("alice"))
@@ -56,7 +56,7 @@ async def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = DESKTOP, **options: object) -> Page:
-    """A tab of a browser in which alice is signed in; it notes what breaks the pages' policy."""
+    """A tab of a browser in which alice is signed in; it records violations of the pages' policy."""
     context: BrowserContext = await browser.new_context(viewport=viewport, **options)  # pyright: ignore[reportArgumentType]
     context.set_default_timeout(10_000)
     page = await context.new_page()
@@ -73,7 +73,7 @@ complaints: list[str] = []
 
 
 async def ask_for_approval(stage: Stage, text: str) -> Approval:
-    """A new call of Cursor that waits for the person: a message to a channel whose name the vault knows."""
+    """A new call of Cursor waits for approval: a message to a channel whose name the vault knows."""
     shown = stage.shown
     call = ToolCall("slack_post", lambda: {**POST, "text": f"{POST['text']}\n\n{text}"})
     return await ask(stage.room, shown.user, shown.agents[0], shown.accounts[0], call)
@@ -87,7 +87,7 @@ async def state(stage: Stage, approval: Approval) -> str:
 
 
 async def tab_to(page: Page, words: str, *, within: int = 40) -> int:
-    """Press Tab until what has these words has the focus; how often."""
+    """Press Tab until the element with these words has the focus; returns how often."""
     for count in range(1, within + 1):
         await page.keyboard.press("Tab")
         if words in await page.evaluate("document.activeElement.textContent"):
@@ -212,7 +212,7 @@ async def test_a_new_event_appears_on_the_open_activity_page(stage: Stage, brows
     await stage.room.deployment.activity.record(event)
     await expect(page.locator(".event.new")).to_contain_text("It took too long.", timeout=15_000)
     assert await page.locator(".event.new time").first.get_attribute("title"), "in local time"
-    await page.get_by_label("Outcome").select_option("refused")  # the filter is a form that leads to an address
+    await page.get_by_label("Outcome").select_option("refused")  # the filter is a form that results in an address
     await page.get_by_role("button", name="Show").click()
     await expect(page).to_have_url(re.compile("outcome=refused"))
     await page.locator(".event").first.get_by_text("Details").click()
@@ -368,7 +368,7 @@ async def test_quiet_hours_are_chosen_by_keyboard_on_a_phone(stage: Stage, brows
     await page.context.close()
 
 
-# What stands in for the browser's own push service, which a browser without a network doesn't have. Our script is real.
+# Stands in for the browser's own push service, which doesn't work without a network. The script is our real one.
 _PUSH_SERVICE = """([made, endpoint]) => {
   const unsubscribe = async () => localStorage.removeItem("sub");
   const subscription = { endpoint, unsubscribe, toJSON: () => JSON.parse(made) };
@@ -418,9 +418,9 @@ class PushedTo:
         return await self.page.evaluate(f"async () => {all_of_them}.map({one})")
 
     async def show(self, message: dict[str, object]) -> list[tuple[str, str, list[str]]]:
-        """Deliver a message until it is shown; nothing else is."""
+        """Deliver a message until it is shown; returns everything that is shown."""
         async with asyncio.timeout(20):
-            while True:  # Chromium drops a message now and then while it starts the worker
+            while True:  # Chromium sometimes drops a message while it starts the worker
                 await self.devtools.send("ServiceWorker.deliverPushMessage", {**self.told, "data": json.dumps(message)})
                 for _ in range(40):
                     if said := await self.shown_notifications():
@@ -428,7 +428,7 @@ class PushedTo:
                     await asyncio.sleep(0.05)
 
     async def click(self, action: str) -> list[str]:
-        """Press an action of the one notification, or itself; the pages that this opened, once the worker is done."""
+        """Press an action of the only notification, or itself; returns the pages that opened, after the worker."""
         return await self.worker.evaluate(_CLICK, action)
 
 
@@ -474,7 +474,7 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
             said = await worker.show(message)
             assert said == [[text("notice.test_title"), text("notice.test_body"), ["Review"]]]
             assert await worker.click("open") == [opened]
-        async with stage.room.deployment.transaction() as transaction:  # as a sign-in with a passkey leaves it
+        async with stage.room.deployment.transaction() as transaction:  # as a sign-in with a passkey does
             proved = "update sessions set proved_at = :now where user_id = :user_id"
             await transaction.execute(proved, {"now": stage.room.deployment.now(), "user_id": stage.shown.user.id})
         await row.get_by_role("button", name="Answer approvals here").click()

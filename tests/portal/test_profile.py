@@ -183,7 +183,7 @@ async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> N
 
 
 async def test_a_file_that_is_read_slowly_tells_nothing_of_what_happens_meanwhile(room: Room) -> None:
-    """Whoever took a session would otherwise go on learning after it ended."""
+    """Otherwise, whoever stole a session would keep learning what happens after it ended."""
     user = await room.user()
     person = await room.signed_in(user)
     long = {"note": "x" * 3000}
@@ -281,7 +281,7 @@ async def test_a_command_and_the_page_delete_the_same(room: Room) -> None:
 
 
 async def _traces(room: Room, user: User) -> int:
-    """Rows that still name the person as theirs, besides the activity and ended records."""
+    """Rows that still have the person as their owner, except for the activity and ended records."""
     found = 0
     for table in ("users", "identities", "sessions", "passkeys", "tool_choices", "memberships"):
         column = "id" if table == "users" else "user_id"

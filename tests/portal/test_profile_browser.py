@@ -23,14 +23,14 @@ pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    del browser  # first, so that nothing is started only to be skipped
+    del browser  # requested first, so that nothing is started if the tests are skipped
     overrides = {"sign_in": {"passkey_for": ["destructive_tools"]}}
     async with running_room(tmp_path_factory.mktemp("profile-browser"), overrides=overrides) as opened:
         yield opened
 
 
 async def _device(page: Page, *, verifies: bool = True) -> None:
-    """Give the tab a phone-like authenticator whose person is there; `verifies`: and puts a finger on it."""
+    """Give the tab a phone-like authenticator with a person present; `verifies`: the person also uses a fingerprint."""
     session = await page.context.new_cdp_session(page)
     await session.send("WebAuthn.enable")
     await session.send(

@@ -1,4 +1,4 @@
-"""Refusals to which no page leads: of a form that was changed on the way, or of a page that is out of date."""
+"""Refusals to which no page leads: of a form that was changed on the way, or of an outdated page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READ = frozenset({"channels:read"})
 
 
 def fields_of(page: httpx2.Response, action: str) -> dict[str, str]:
-    """What a browser would send of the form."""
+    """What a browser would send for the form."""
     return dict(next(one for one in forms_of(page.text) if action in one.action).fill_in({}))
 
 
@@ -161,7 +161,7 @@ async def test_a_consent_gives_an_account_until_a_day_that_is_to_come(room: Room
 
 
 async def test_a_form_counts_only_whole() -> None:
-    """The person left while it was sent, so that no one sees this answer."""
+    """The person left during the upload, so nobody sees this answer."""
     head = [(b"content-type", b"application/x-www-form-urlencoded")]
 
     def make_request(last: Message) -> Request:

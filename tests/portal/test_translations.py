@@ -1,4 +1,4 @@
-"""What the program says in English where it arises has its German: refusals, titles and sentences of tools, scopes."""
+"""English texts that are written in code have a German version: refusals, titles and sentences of tools, scopes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from server.setup.provider_consoles import guide_for, id_problem, secret_problem
 from tests.generating.shipped_tools import shipped_tools
 
 ROOT = Path(__file__).parents[2]
-# Where refusals are made that a page can show. Elsewhere they are for operators, programs, and agents only.
+# Where code raises refusals that a page can show. Elsewhere they are only for operators, programs, and agents.
 ROOMS = (
     "vault",
     "server/connecting",
@@ -49,7 +49,7 @@ REFUSAL = re.compile(
     r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered|AuthorizationUnknown)|_(import|server)_refusal"
 )
 OTHERS = {"PageRefused", "SettingsRefused", "StorageUnavailable", "Refused", "CandidateRefused", "ChangeRefused"}
-FOR_COMMANDS = {"check_providers", "_lacks"}  # of the doctor; no page shows what these find
+FOR_COMMANDS = {"check_providers", "_lacks"}  # of the doctor; no page shows what they find
 STORED = re.compile(r"a stored \w+ cannot be read|a sealed value doesn't open|.* already exists")
 
 
@@ -71,7 +71,7 @@ def modules() -> list[Path]:
 
 
 def refusals_of(tree: ast.AST) -> Iterator[str]:
-    """The sentences of refusals: classes named as such, called with a text, or with a name for one."""
+    """The sentences of refusals: of classes with such names, called with a text or with a name for one."""
     for scope in ast.walk(tree):
         if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
             continue
@@ -92,7 +92,7 @@ def is_refusal(call: ast.Call) -> bool:
 
 
 def sentences_in(node: ast.expr, assigned: Mapping[str, Sequence[ast.expr]]) -> Iterator[str]:
-    """The texts that an expression can be, with `{0}`, `{1}` for what is filled in."""
+    """The texts that an expression can have, with `{0}`, `{1}` for the values."""
     match node:
         case ast.Constant(value=str(text)):
             yield text
@@ -123,7 +123,7 @@ def test_every_refusal_that_a_page_can_show_has_its_german_with_the_same_values(
 
 
 def findings() -> frozenset[str]:
-    """The sentences and fixes of checks whose findings a page of the administration shows."""
+    """The sentences and fixes of checks whose findings an administration page shows."""
     found: set[str] = set()
     for name in ("database", "refreshes", "providers", "authorize_page"):
         for scope in ast.walk(ast.parse((ROOT / "server" / "doctor" / f"{name}.py").read_text("utf-8"))):
@@ -143,7 +143,7 @@ def findings() -> frozenset[str]:
 
 
 def sandbox_problems() -> frozenset[str]:
-    """The sentences and fixes of what keeps a local server from running."""
+    """The sentences and fixes of problems that keep a local server from running."""
     module = ast.parse((ROOT / "server" / "programs" / "hosted" / "sandbox.py").read_text("utf-8"))
     constants = {
         one.target.id: [one.value]
@@ -244,7 +244,7 @@ def test_nothing_is_translated_that_is_never_said() -> None:
 
 
 def server_words() -> Iterator[str]:
-    """Texts of the modules that are refusals' values, or become refusals in another function."""
+    """Texts in the modules that are values of refusals, or that another function turns into refusals."""
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant | ast.JoinedStr):

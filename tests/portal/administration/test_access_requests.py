@@ -1,4 +1,4 @@
-"""Access requests as people file, answer, and end them: in the browser, at the Admin API, and by commands."""
+"""Access requests as people file, answer, and end them: in the browser, at the Admin API, and with commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Office:
         return await self.admin.room.signed_in(user)
 
     async def may(self) -> frozenset[str]:
-        """What requests give bob's agent of the account beyond the group's rule now."""
+        """What requests currently allow bob's agent to do with the account beyond the group's rule."""
         now = self.admin.deployment.now()
         found = await stored.list_of_person(self.admin.deployment.database, self.bob.id)
         return frozenset(scope for one in found if one.is_allowed(now) for scope in one.access.scopes)
@@ -271,7 +271,7 @@ async def test_a_manager_may_allow_their_own_request_a_member_may_not(office: Of
 
 
 async def bobs_delegation(office: Office) -> Delegation | None:
-    """What of the account bob's agent is allowed by itself."""
+    """What bob's agent itself is allowed to do with the account."""
     which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
     return await delegations.get(office.admin.deployment.database, **which)
 
@@ -446,7 +446,7 @@ async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) 
     alice, now = await office.admin.person("alice"), deployment.now()
 
     async def enter() -> list[tuple[object, str]]:
-        """Who is told what from now on."""
+        """Enter what happened since the last call; returns who is told what."""
         await outbox.enter(database, keys, due_at=lambda _settings, _how, now: now, approvers=tell)
         found: list[tuple[object, str]] = []
         for channel_id in await outbox.list_due(database, now=deployment.now() + 60):
@@ -457,7 +457,7 @@ async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) 
         return sorted(found, key=str)
 
     tell, names = partial(approvers_of, deployment), dict[str, str]()
-    await enter()  # the feed begins
+    await enter()  # start the feed
     async with deployment.transaction() as transaction:
         for user in (alice, office.bob, office.mia, office.otto):
             made = await channels.add_channel(

@@ -27,7 +27,7 @@ class EndedAgent:
 
 
 async def end_agent(admin: AdminRoom) -> EndedAgent:
-    """An agent with two accounts, which was given a token of one of them for an hour, and is removed by the API."""
+    """Remove an agent with two accounts through the API; it had received a token of one of them that lasts an hour."""
     room = admin.room
     user, agent = await room.user(), await room.agent(name="Invoices")
     grant_id, now = await room.grant(user, agent), room.deployment.now()

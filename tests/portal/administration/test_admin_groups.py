@@ -1,4 +1,4 @@
-"""Groups and directories as an administrator manages them, in the browser, at the Admin API, and by commands."""
+"""Groups and directories as an administrator manages them, in the browser, at the Admin API, and with commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_group_is_made_filled_and_deleted_in_the_browser(admin: AdminRoo
     assert f"/administration/people/{bob.id}" in added.text
     removed = await browser.submit(added, form="/remove")
     assert f"/administration/people/{bob.id}" not in removed.text
-    again = await browser.submit(added, form="/remove")  # from the page before
+    again = await browser.submit(added, form="/remove")  # from a page that is out of date
     assert again.status_code == 409
     gone = await browser.submit(removed, form="/delete")
     assert gone.url.path == GROUPS
@@ -67,7 +67,7 @@ async def test_a_directorys_group_is_changed_by_the_directory_alone(admin: Admin
     assert not [one for one in forms_of(page.text) if one.action.endswith("/delete")]
     problem(await admin.call("DELETE", f"/groups/{group.id}"), 409, "group_managed")
     problem(await admin.call("PATCH", f"/groups/{group.id}", json={"name": "Other"}), 409, "group_managed")
-    assert "bob" in (await browser.submit(page, {"name": "bob"}, form="/add")).text  # beside the directory's
+    assert "bob" in (await browser.submit(page, {"name": "bob"}, form="/add")).text  # beside the directory's members
     other = await admin.call("POST", "/groups", json={"name": "Own"})
     assert (await admin.call("PATCH", f"/groups/{other.json()['id']}", json={"name": "Other"})).status_code == 200
     assert (await admin.call("DELETE", f"/groups/{other.json()['id']}")).status_code == 204
@@ -78,7 +78,7 @@ async def test_the_admin_api_has_groups_and_directories(admin: AdminRoom) -> Non
     made = (await admin.call("POST", "/groups", json={"name": "Sales"})).json()
     path = f"/groups/{made['id']}/people/{bob.id}"
     assert (await admin.call("PUT", path)).status_code == 204
-    assert (await admin.call("PUT", path)).status_code == 204  # there already
+    assert (await admin.call("PUT", path)).status_code == 204  # it exists already
     shown = (await admin.call("GET", f"/groups/{made['id']}")).json()
     assert [(one["name"], one["sources"]) for one in shown["people"]] == [("bob", ["local"])]
     assert (await admin.call("DELETE", path)).status_code == 204
@@ -176,7 +176,7 @@ async def test_the_rule_of_an_account_is_changed_on_the_page_by_the_api_and_by_a
     problem(await admin.call("PUT", path, token=reader, json={}), 403, "insufficient_scope")
     (admin.deployment.data / "config.toml").write_text("", encoding="utf-8")
     reading = frozenset({"channels:read"})
-    for option, expected in (  # each leaves the rest as it is
+    for option, expected in (  # each change leaves the others as they are
         ("--reads-only", (reading, {WRITES})),
         ("--no-ask-writes", (reading, frozenset())),
         ("--ask-writes", (reading, {WRITES})),

@@ -23,7 +23,7 @@ SCOPES = frozenset({"openid", f"{AUTH}userinfo.email", f"{AUTH}calendar.events",
 
 
 async def connect(room: Room, user: User, *, lies: bool) -> Connection:
-    """A Google account with tokens that live at the simulator, which may lie about revocations."""
+    """A Google account with tokens from the simulator, which can be made to lie about revocations."""
     room.simulator.control("rules", face="google", revoke="lies" if lies else "family")
     seeded = room.simulator.control("seed", face="google", count=1, scopes=sorted(SCOPES))["grants"]
     assert isinstance(seeded, list)
@@ -82,7 +82,7 @@ async def test_what_can_only_be_ended_by_hand_is_noted_once(admin: AdminRoom) ->
     room = admin.room
     user, operator = await room.user(), await room.signed_in()
     connection = await connect(room, user, lies=False)
-    async with room.deployment.transaction() as transaction:  # its tokens can't be opened anymore
+    async with room.deployment.transaction() as transaction:  # its tokens can no longer be opened
         await transaction.execute("update connections set refresh_sealed = access_sealed")
         await connections.disconnect(transaction, room.deployment.keys, connection, now=room.deployment.now())
     await revocations.run_due(room.deployment.vault)

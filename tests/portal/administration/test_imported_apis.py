@@ -1,4 +1,4 @@
-"""Imported APIs wait for an admin: reviewed, chosen tool by tool, accepted, discarded and removed on their page."""
+"""Imported APIs wait for an admin: reviewed, selected tool by tool, accepted, discarded and removed on their page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImportRoom(Room):
         return Actor(self.deployment, None, "command_line")
 
     async def offer(self, name: str, *, extra: Mapping[str, object] | None = None) -> str:
-        """An import of that name waits; its page."""
+        """Import an API with that name, so that it waits; returns its page."""
         await imported_apis.offer(self.operator, name, self.content(name, extra=extra))
         return f"{PAGE}/{name}"
 
@@ -75,7 +75,7 @@ class ImportRoom(Room):
         return await imported_apis.accept(self.operator, name, digest, chosen)
 
     def offered_tools(self, name: str) -> dict[str, bool]:
-        """Tools that agents are offered, and whether each call is asked about."""
+        """The tools offered to agents, and whether each call needs approval."""
         found = [spec for spec in self.deployment.tools if spec.provider == name]
         return {spec.name.removeprefix(f"{name}_"): spec.approval for spec in found}
 
@@ -176,7 +176,7 @@ async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(pla
     assert "\u202e" not in page.text
     done = await decide(place, page, path)
     assert "Accepted tools: 2." in done.text
-    assert place.offered_tools(name) == {"quote": False, "order": True}  # as the import proposes
+    assert place.offered_tools(name) == {"quote": False, "order": True}  # as the import suggests
     assert await kinds_of(place, name) == ["api.import_accepted", "api.imported"]
     place.simulator.reset()
     place.simulator.trust(place.url, audience=AUDIENCE)
@@ -289,7 +289,7 @@ async def test_an_auditor_reads_and_decides_nothing(place: ImportRoom) -> None:
 
 
 async def send(place: ImportRoom, person: Person, path: str, **fields: str) -> httpx2.Response:
-    """A form that the page may not have offered."""
+    """Send a form that the page may not have contained."""
     token = form_token(place.deployment.keys.subkey("csrf"), session_token(person.http), action=path)
     return await person.http.post(path, data={"form_token": token, **fields}, headers={"Origin": place.url})
 
@@ -518,7 +518,7 @@ async def approve_from_now_on(place: ImportRoom, tool: str) -> None:
 
 
 async def count_standing(place: ImportRoom, tool: str) -> int:
-    """Of those that no one revoked."""
+    """The number of standing approvals for this tool that haven't been revoked."""
     rows = await place.deployment.database.fetch(
         "select id from standing_approvals where tool = :tool and revoked_at is null", {"tool": tool}
     )

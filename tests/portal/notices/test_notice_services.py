@@ -52,14 +52,14 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
     async with running_receiver() as receiver:
         overrides = {"notices": {"apprise": True}}
         async with running_room(tmp_path_factory.mktemp("services"), overrides=overrides) as room:
-            await deliver(room.deployment)  # the feed begins
+            await deliver(room.deployment)  # start the feed
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(delivery, "PATIENCE", 60.0)  # seconds: a busy machine starts a program slowly
+                patch.setattr(delivery, "PATIENCE", 60.0)  # seconds, because a busy machine starts programs slowly
                 yield Place(room, receiver)
 
 
 async def reach_person(place: Place) -> tuple[User, Client, str]:
-    """Someone with such a channel, an agent, and the page that followed."""
+    """A person with such a channel, an agent, and the page that followed."""
     user, client = await place.room.user(), await place.room.agent(name="*Cursor* <b>[x](https://evil.example)")
     person = await place.room.signed_in(user)
     return user, client, await add(person, "service", place.url)
@@ -192,7 +192,7 @@ def test_every_scheme_is_one_of_apprise_that_goes_over_tls() -> None:
 
     secure: set[str] = set()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its imports
+        warnings.simplefilter("ignore")  # from its imports
         plugins = list(NotificationManager().plugins())
     for plugin in plugins:
         named = plugin.secure_protocol or ()
@@ -254,7 +254,7 @@ _FREE: Final = frozenset({"allowed", "package", "certificates"})
 
 
 def test_a_confined_process_reaches_allowed_addresses_and_nothing_else(tmp_path: Path) -> None:
-    """Each attempt unconfined, confined to public addresses, and with loopback."""
+    """Each attempt runs unconfined, confined to public addresses, and confined with loopback allowed."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def try_addresses(kind: str, addresses: str) -> dict[str, str]:
@@ -275,7 +275,7 @@ def test_a_confined_process_reaches_allowed_addresses_and_nothing_else(tmp_path:
 
 @pytest.mark.parametrize(("allows", "said"), [(True, "sent"), (False, "unreachable")])
 async def test_nothing_leaves_without_tls_but_to_loopback(place: Place, allows: bool, said: str) -> None:
-    """The process itself refuses, before it connects; the form refuses such a scheme already."""
+    """The process itself refuses before it connects; the form already refuses such a scheme."""
     job = {"url": place.url, "title": "a", "body": "b", "is_trial": False, "private_networks": []}
     place.receiver.posted.clear()
     ran = await asyncio.create_subprocess_exec(
@@ -341,7 +341,7 @@ async def test_a_digest_of_many_words_arrives_and_its_end_is_cut(place: Place) -
 
 def test_what_a_service_takes_no_more_of_is_cut_and_not_refused() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its imports
+        warnings.simplefilter("ignore")  # from its imports
         service = service_of(f"{DISCORD}?overflow=split&verify=no")
     (part,) = service._apply_overflow(body="https://vault.example/\n" + "x" * 8000, title="50 things")
     assert len(part["body"]) + len(part["title"]) <= 2000

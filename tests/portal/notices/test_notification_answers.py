@@ -44,7 +44,7 @@ class Place:
 
 @dataclass
 class ReachedPerson:
-    """A person with a passkey, and a browser of theirs whose notifications answer."""
+    """A person with a passkey, and one of their browsers, whose notifications can answer."""
 
     place: Place
     one: Holder
@@ -59,12 +59,12 @@ class ReachedPerson:
         return self.one.user
 
     async def ask(self, tool: str = "slack_post", **arguments: object) -> str:
-        """A call that waits for the person; the id of the question."""
+        """Make a call that waits for the person; returns the ID of the question."""
         self.asked.append(await ask(self.place.room, self.user, self.client, tool, arguments or FORM))
         return self.asked[-1]
 
     async def deliver_message(self) -> dict[str, object]:
-        """What the browser's worker gets."""
+        """The message that the browser's worker receives."""
         self.place.service.messages.clear()
         await run_step(self.place.room.deployment, notice_delivery.STEP)
         (sent,) = self.place.service.sent_to(self.browser)
@@ -73,7 +73,7 @@ class ReachedPerson:
     async def press(
         self, message: Mapping[str, object], decision: str = "allow", *, by: Person | None = None, **changes: str | None
     ) -> int:
-        """Post what the worker posts when a button of the notification is pressed; the status of the answer."""
+        """Post what the worker posts when a notification's button is pressed; returns the status of the answer."""
         form: Mapping[str, object] = message["answer"]  # pyright: ignore[reportAssignmentType] -- parsed JSON
         fields: dict[str, str] = {**form["fields"], "decision": decision}  # pyright: ignore[reportGeneralTypeIssues] -- parsed JSON
         site = changes.pop("site", "same-origin")
@@ -118,12 +118,12 @@ async def ask(room: Room, user: User, client: Client, tool: str, arguments: Mapp
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     async with running_push_service() as service, running_room(tmp_path_factory.mktemp("answering")) as room:
-        await deliver(room.deployment)  # the feed begins
+        await deliver(room.deployment)  # start the feed
         yield Place(room, service)
 
 
 async def with_passkey(place: Place, one: Holder) -> Person:
-    """Another browser of this person, in which their passkey signed them in."""
+    """Another browser of this person, signed in with their passkey."""
     browser = await place.room.browser()
     page = await browser.open("/sign-in")
     await submit_answer(browser, page, one.device.get(options_of(page)))
@@ -207,7 +207,7 @@ async def test_a_question_that_is_another_by_now_is_not_answered_there(place: Pl
 
 
 async def test_another_session_of_the_person_needs_more_than_a_token_of_its_own(place: Place) -> None:
-    """A page of the same person could make the form token; not the one that came with the message."""
+    """A page of the same person could make the form token, but not the token that came with the message."""
     it = await reach_person(place)
     approval = await it.ask()
     message = await it.deliver_message()

@@ -1,4 +1,4 @@
-"""Notifications: a real mail server and a real receiver get each event once, with the exact page and nothing secret."""
+"""Notifications: a real mail server and a real receiver get each event once, with the exact page and no secret."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECRET = "the launch code is 0000"
 
 @dataclass
 class Place:
-    """A vault with somewhere to send to."""
+    """A vault with places to send notifications to."""
 
     room: Room
     mailbox: Mailbox
@@ -49,7 +49,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plac
     async with running_mailbox() as mailbox, running_receiver() as receiver:
         mail = {"host": "127.0.0.1", "port": mailbox.port, "security": "none", "sender": "vault@example.com"}
         async with running_room(tmp_path_factory.mktemp("notices"), overrides={"mail": mail}) as room:
-            await deliver(room.deployment)  # the feed begins
+            await deliver(room.deployment)  # start the feed
             yield Place(room, mailbox, receiver)
 
 
@@ -61,13 +61,13 @@ def empty_mailboxes(place: Place) -> None:
 
 
 async def add(person: Person, kind: str, target: str) -> str:
-    """Add a channel; the page that follows."""
+    """Add a channel; returns the page that follows."""
     page = await person.open("/notifications")
     return (await person.submit(page, {"kind": kind, "target": target}, form="/notifications/channels")).text
 
 
 async def reach_person(place: Place, *, kind: str = "webhook", target: str = "") -> tuple[User, Client, Person]:
-    """Someone who is reached by one channel, and an agent."""
+    """A person with one channel, and an agent."""
     user, client = await place.room.user(), await place.room.agent(name="Cursor\r\nBcc: everybody@example.com")
     person = await place.room.signed_in(user)
     assert "Added." in await add(person, kind, target or f"{place.receiver.url}/{user.id}")
@@ -75,7 +75,7 @@ async def reach_person(place: Place, *, kind: str = "webhook", target: str = "")
 
 
 async def ask(room: Room, user: User, client: Client) -> str:
-    """A call of the agent waits for its person; the id of the question."""
+    """A call of the agent waits for its person; returns the ID of the question."""
     principal = Principal(user.id, client.id, "grant", frozenset({"tools"}), f"{room.url}/mcp")
     now = room.deployment.now()
     async with room.deployment.transaction() as transaction:
@@ -105,7 +105,7 @@ def messages_to(place: Place, user: User) -> list[dict[str, object]]:
 
 
 async def make_due(room: Room) -> None:
-    """Let the time pass until everything that waits is due."""
+    """Let time pass until everything that waits is due."""
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update notices set due_at = 1 where due_at is not null")
 
@@ -119,7 +119,7 @@ async def test_a_confirmed_mail_address_gets_the_page_of_an_approval_and_signs_i
     place.mailbox.mails.clear()
     await ask(room, user, client)
     await deliver(room.deployment)
-    assert place.mailbox.mails == []  # until someone has opened the link
+    assert place.mailbox.mails == []  # not before somebody has opened the link
     other = await room.signed_in(await room.user())
     assert "This link has expired" not in (await person.open(link)).text
     assert "belongs to another person" in (await other.open(link)).text
@@ -290,7 +290,7 @@ async def test_a_private_address_gets_nothing_and_ntfy_gets_its_own_form(place: 
     assert "isn&#39;t an email address" in await add(person, "email", "alice@example.com\r\nBcc: x@example.com")
     assert "Added." in await add(person, "slack", f"{place.receiver.url}/services/T0/B0/token")
     page = (await person.open("/notifications")).text
-    assert "services/T0" not in page  # the rest of a URL may be a password
+    assert "services/T0" not in page  # the rest of a URL may contain a password
 
 
 async def test_a_channel_of_somebody_else_cannot_be_tested_or_removed(place: Place) -> None:
@@ -328,12 +328,12 @@ def at(text: str) -> int:
     ("how", "now", "expected"),
     [
         ("at_once", "2026-11-27T12:00", "2026-11-27T12:00"),
-        ("at_once", "2026-11-27T22:00", "2026-11-28T07:00"),  # the quiet hours have begun
+        ("at_once", "2026-11-27T22:00", "2026-11-28T07:00"),  # quiet hours have begun
         ("at_once", "2026-11-28T06:59", "2026-11-28T07:00"),
         ("at_once", "2026-11-28T07:00", "2026-11-28T07:00"),
         ("daily", "2026-11-27T12:00", "2026-11-28T08:00"),
         ("daily", "2026-11-27T03:00", "2026-11-27T08:00"),
-        ("daily", "2026-03-28T12:00", "2026-03-29T08:00"),  # the clocks change in between
+        ("daily", "2026-03-28T12:00", "2026-03-29T08:00"),  # daylight saving time begins in between
     ],
 )
 def test_quiet_hours_and_the_daily_summary_follow_the_clock_of_the_person(how: str, now: str, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Web push: a browser that signed up gets what its person wants to know, and no one else can read or send it."""
+"""Web push: a subscribed browser gets what its person wants to know, and nobody else can read or send it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vault.records import Client, User
 
 @dataclass
 class Place:
-    """A vault, and where its messages to browsers go."""
+    """A vault, and a push service for its messages to browsers."""
 
     room: Room
     service: PushService
@@ -42,7 +42,7 @@ class Place:
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
     async with running_push_service() as service, running_room(tmp_path_factory.mktemp("push")) as room:
-        await deliver(room.deployment)  # the feed begins
+        await deliver(room.deployment)  # start the feed
         yield Place(room, service)
 
 
@@ -53,13 +53,13 @@ def reset_service(place: Place) -> None:
 
 
 async def sign_up(person: Person, subscription: str) -> str:
-    """Send what the browser made; the page that follows."""
+    """Submit what the browser created; returns the page that follows."""
     page = await person.open("/notifications")
     return (await person.submit(page, {"subscription": subscription}, form="/notifications/browser")).text
 
 
 async def signed_up(place: Place) -> tuple[User, Client, Person, SubscribedBrowser]:
-    """Someone whose browser gets messages, and an agent."""
+    """A person whose browser receives messages, and an agent."""
     user, client = await place.room.user(), await place.room.agent(name="Cursor")
     person, browser = await place.room.signed_in(user), place.service.browser(user.id)
     assert "Added." in await sign_up(person, browser.subscription())
@@ -89,7 +89,7 @@ async def test_a_browser_gets_the_page_of_an_approval_and_nobody_on_the_way_can_
     assert 0 < int(str(claims["exp"])) - place.room.deployment.now() <= 86400
     assert str(claims["sub"]).startswith("mailto:token-vault@")
     with pytest.raises(InvalidTag):
-        place.service.browser(user.id).read(sent.body)  # another browser with the same address
+        place.service.browser(user.id).read(sent.body)  # another browser with the same address can't read it
 
 
 async def test_a_test_reaches_the_browser_from_its_page(place: Place) -> None:
@@ -119,7 +119,7 @@ async def test_a_browser_that_is_gone_gets_nothing_more(place: Place, status: in
 
 
 def far_point() -> str:
-    """65 bytes that look like a point and are none of the curve."""
+    """65 bytes that look like a point but aren't on the curve."""
     return encode(b"\x04" + b"\x01" * 64)
 
 
@@ -170,7 +170,7 @@ async def test_a_browser_signs_up_once_and_a_person_has_so_many(place: Place) ->
     assert text("notifications.known") in unescape(await sign_up(person, browser.subscription()))
     for number in range(MOST_CHANNELS - 2):
         assert "Added." in await sign_up(person, place.service.browser(str(number)).subscription())
-    page = await person.open("/notifications")  # with room for one more
+    page = await person.open("/notifications")  # while there is room for one more
     for number, said in ((8, "Added."), (9, text("notifications.full", number=MOST_CHANNELS))):
         wanted = {"subscription": place.service.browser(str(number)).subscription()}
         assert said in unescape((await person.submit(page, wanted, form="/notifications/browser")).text)

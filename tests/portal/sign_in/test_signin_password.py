@@ -31,7 +31,7 @@ async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
 
 @pytest.fixture
 async def room(shared_room: Room) -> AsyncGenerator[Room]:
-    """Each test in its own windows: time only goes on."""
+    """Each test has its own rate windows, because time only moves forward."""
     shared_room.deployment.database.clock_offset += 10 * QUARTER
     yield shared_room
 
@@ -97,7 +97,7 @@ async def test_a_wrong_password_and_an_unknown_name_look_the_same(room: Room) ->
         page = await person.open("/sign-in")
         answer = await person.submit(page, {"name": name, "password": "wrong"}, form="/sign-in")
         hidden = dict(forms_of(page.text)[0].fields)["form_token"]
-        shown = re.sub(r'data-options="[^"]*"|name="form_token" value="[^"]*"', "", answer.text)  # random in each page
+        shown = re.sub(r'data-options="[^"]*"|name="form_token" value="[^"]*"', "", answer.text)  # differs in each page
         answers.append((answer.status_code, shown.replace(name, "NAME").replace(hidden, "TOKEN")))
     assert answers[0] == answers[1]
     assert answers[0][0] == 401
@@ -406,7 +406,7 @@ async def test_this_computers_owner_gets_a_window_that_the_page_never_sees(room:
         foreign = await person.http.post("/sign-in/local", data={}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
         assert len(opened) == 1
-        second = await room.vault.add_user("second-admin", is_admin=True)  # so that no one is the computer's owner
+        second = await room.vault.add_user("second-admin", is_admin=True)  # so that nobody is the computer's owner
         assert is_refused(await person.submit(page, form="/sign-in/local"), "no_owner", 403)
         assert len(opened) == 1
         async with deployment.transaction() as transaction:
