@@ -48,7 +48,7 @@ class Place:
         return reader
 
     async def ask(self, host: str, *, with_password: bool = True) -> bytes:
-        """The first line of what a CONNECT is answered with."""
+        """The first line of the answer to a CONNECT."""
         reader = await self.connect()
         url = urlsplit(self.front.url)
         given = b64encode(f"{url.username}:{url.password if with_password else 'x'}".encode()).decode()
@@ -131,13 +131,13 @@ async def test_no_tunnel_is_opened_between_calls(tmp_path: Path) -> None:
 async def test_tls_is_for_the_host_of_the_tunnel(tmp_path: Path, named: str) -> None:
     async with proxy(tmp_path) as place:
         trust = ssl.create_default_context(cadata=place.authority.pem)
-        trust.check_hostname = False  # the proxy's own check is what counts here
+        trust.check_hostname = False  # only the proxy's own check matters here
         assert (await place.ask("a.example.com")).startswith(b"HTTP/1.1 200")
         writer = place.writers[-1]
         if named.lower() == "a.example.com":
             await writer.start_tls(trust, server_hostname=named)
             return
-        with pytest.raises(OSError):  # an alert, or the end of the connection before it arrives
+        with pytest.raises(OSError):  # an alert, or the end of the connection before the alert arrives
             await writer.start_tls(trust, server_hostname=named)
 
 

@@ -1,4 +1,4 @@
-"""Rules that were generated: still what the source says, complete for it, and never laxer than Google's own table."""
+"""Generated rules: still what the source says, complete for it, and never laxer than Google's own table."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_scope_includes_another_only_if_google_accepts_it_wherever_it_accepts_
 
 
 def test_the_simulator_s_own_table_of_scopes_agrees() -> None:
-    """It was written from the documentation, by itself; it has no parts of a calendar or drive."""
+    """It was written independently, from the documentation; it doesn't cover parts of a calendar or drive."""
     for method, path, known in GOOGLE_APIS:
         below = "/".join(path.split("/")[4:])
         call = Call(known.api, method, placeholders(below).replace("{}", "abc"))
@@ -116,7 +116,7 @@ def test_every_rule_of_github_is_for_an_operation_that_exists() -> None:
     assert len(operations) > 1000
     for rule in REST:
         for method in rule.method:
-            path = rule.path.replace(".github/workflows/{+}", "{+}").replace("{+}", "{}")  # a part of an operation
+            path = rule.path.replace(".github/workflows/{+}", "{+}").replace("{+}", "{}")  # one part of the operation
             assert f"{method} {path}" in operations, rule
 
 
@@ -126,7 +126,7 @@ def test_a_path_of_several_segments_takes_in_no_other_operation() -> None:
     assert len(long) >= 3
     for rule in long:
         for method in rule.method:
-            same = {f"{method} {rule.path.replace('{+}', again)}" for again in ("{}", "{}...{}")}  # spelt in two ways
+            same = {f"{method} {rule.path.replace('{+}', again)}" for again in ("{}", "{}...{}")}  # two spellings
             others = {line for line in operations if line.startswith(f"{method} ")} - same
             assert not [line for line in others if rule.path_pattern.fullmatch(fill_path(line.partition(" ")[2]))], rule
 
@@ -173,7 +173,7 @@ def test_what_is_written_down_of_github_comes_out_of_its_document() -> None:
         assert github.ANSWERS.read_text(encoding="utf-8") == github.written_answers(content)
 
 
-# Files that take rules from another
+# Files that take rules from another file
 
 
 def _with_rules(folder: Path, names: str, content: str | None) -> list[str]:
@@ -206,7 +206,7 @@ def test_rules_that_cannot_be_taken_are_said(tmp_path: Path, names: str, content
 
 
 def test_the_parameters_of_github_are_those_of_its_document_but_for_two_that_reach_more() -> None:
-    """What its own document does not name, no one can vouch for; what it names and the file does not is refused."""
+    """Nobody can vouch for parameters that the document doesn't name; those that only the document has are refused."""
     lines = github.PARAMETERS.read_text(encoding="utf-8").splitlines()[1:]
     official = {tuple(line.partition(" ?")[0].split()): line.partition(" ?")[2].split(" :") for line in lines}
     left_out: set[tuple[str, str]] = set()
@@ -216,7 +216,7 @@ def test_the_parameters_of_github_are_those_of_its_document_but_for_two_that_rea
         query, body = ({name for one in told for name in one[place].split()} for place in (0, 1))
         assert rule.query == query, rule.path
         if rule.body == "any":
-            assert (path, body) == ("/repos/{}/{}/issues/{}/labels", {"labels"})  # an array is taken, too
+            assert (path, body) == ("/repos/{}/{}/issues/{}/labels", {"labels"})  # an array is accepted, too
             continue
         assert rule.body <= body, rule.path
         left_out |= {(path, name) for name in body - rule.body}

@@ -1,4 +1,4 @@
-"""Rules made from the OpenAPI documents that services publish: what the generator reads, and what came of it."""
+"""Rules made from the OpenAPI documents that services publish: what the generator reads, and the result."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_the_rules_say_where_they_come_from_and_no_reading_scope_writes(name: st
     for rule in provider.rules:
         if rule.method != ("GET",) and not rule.path.endswith(
             ("/search", "/git-upload-pack", "/executeQueries")
-        ):  # POST, but they read
+        ):  # these use POST but only read
             needed = rule.scopes if openapi.SERVICES[name].paths else rule.scopes | rule.needs
             assert not needed & provider.reading_scopes, rule
     if openapi.SERVICES[name].paths:
-        return  # with the scopes that its file has, and whatever else may be connected
+        return  # the file has its scopes, and others may be connected as well
     unused = provider.scopes.keys() - {scope for rule in provider.rules for scope in (*rule.scopes, *rule.needs)}
-    assert all(provider.scopes[scope].covers for scope in unused)  # only those that stand for many
+    assert all(provider.scopes[scope].covers for scope in unused)  # only scopes that include others
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_scope_of_the_account_that_widens_the_answer_must_be_the_agents_too(
     assert allows(provider, call, wide, granted=wide)
 
 
-OPEN_TO_ALL = {  # what answers the same to every token, whatever the account allowed: looked through by hand
+OPEN_TO_ALL = {  # the same answer for every token, whatever the account allowed; reviewed by hand
     "spotify": {
         *("/albums", "/albums/{}", "/albums/{}/tracks", "/artists", "/artists/{}", "/artists/{}/albums", "/search"),
         *("/artists/{}/top-tracks", "/artists/{}/related-artists", "/shows", "/tracks", "/tracks/{}"),

@@ -1,4 +1,4 @@
-"""How calls read to the person who approves them: what tools declare fits them, and what is hostile stays harmless."""
+"""How calls look to the person who approves them: what tools declare fits, and hostile content stays harmless."""
 
 from __future__ import annotations
 

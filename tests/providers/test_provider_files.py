@@ -1,5 +1,6 @@
-"""The provider files that come with the program: all of them make sense, say where their facts come from, and are read
-only when they are needed.
+"""The provider files that come with the program.
+
+All of them make sense, name their sources, and are read only when needed.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def test_a_provider_that_is_set_up_is_there_from_the_start() -> None:
     assert catalog.names == ("asana", "google", "slack")
 
 
-# The 84 services of the survey of providers, by the name that each has here.
+# The 84 services in the survey of providers, by their names here.
 SURVEY = (
     "gmail google-calendar google-drive google-docs google-sheets google-contacts google-tasks google-chat "
     "youtube google-analytics google-bigquery google-ads outlook microsoft-teams onedrive sharepoint power-bi "
@@ -103,7 +104,7 @@ SURVEY = (
     "webflow typeform surveymonkey servicenow okta twitch strava basecamp klaviyo posthog outreach salesloft "
     "wrike harvest"
 )
-# What Auth0's Token Vault connects to, beside `oauth2` and `oidc`, which settings alone describe.
+# What Auth0's Token Vault connects to, except for `oauth2` and `oidc`, which settings alone describe.
 AUTH0 = (
     "google microsoft github bitbucket slack box dropbox basecamp figma digitalocean hugging-face salesforce amazon "
     "discord fitbit freshbooks paypal snapchat spotify stripe-connect tumblr twitch x"

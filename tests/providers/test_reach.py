@@ -1,4 +1,4 @@
-"""What an operator can open for one provider, private networks, an authority, a proxy, and all that stays shut."""
+"""What an operator can open for one provider (private networks, an authority, a proxy), and all that stays closed."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_entries_for_hosts_and_networks_are_taken() -> None:
     assert load_settings().providers == {}
 
 
-# A provider of one's own, through the whole client
+# The operator's own provider, through the whole client
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_an_authority_is_trusted_for_its_provider_alone(authority: Authori
         assert (await there.refresh("r")).code == "invalid_grant"  # pyright: ignore[reportAttributeAccessIssue]
         for other in (None, loopback):
             assert await upstream_at(server.port, outbound, other).refresh("r") == NotSent("TLS failed")
-        with pytest.raises(NotReached, match="TLS failed"):  # a certificate for another name
+        with pytest.raises(NotReached, match="TLS failed"):  # the certificate is for another name
             await outbound.send(OutboundRequest("GET", f"https://other.example:{server.port}/", policy=trusting))
 
 
@@ -189,7 +189,7 @@ def test_a_file_without_certificates_is_refused_at_start(tmp_path: Path, authori
 
 @dataclass
 class Proxy:
-    """An HTTP proxy that tunnels every CONNECT to one port of this machine, or refuses."""
+    """An HTTP proxy that tunnels every CONNECT to one port on this machine, or refuses."""
 
     port: int = 0
     to: int = 0

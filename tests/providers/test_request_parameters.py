@@ -32,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def answer_widely(arrival: Arrival) -> Reply:
-    """What the provider answers: a request for a narrower token gets one that can do everything."""
+    """The provider's answer: a request for a narrower token gets one that can do everything."""
     if not arrival.path.endswith("/token"):
         return json_reply({"ok": True})
     wide = " ".join(CATALOG.provider(arrival.path.split("/")[1]).scopes)
@@ -41,7 +41,7 @@ def answer_widely(arrival: Arrival) -> Reply:
 
 
 def calls(place: ProxyRoom) -> list[Arrival]:
-    """What reached an API."""
+    """The calls that reached an API."""
     return [one for one in place.provider.arrivals if not one.path.endswith("/token")]
 
 
@@ -350,7 +350,7 @@ async def test_what_no_rule_knows_of_a_body_is_refused_where_the_token_can_do_mo
         answer = await handle.call(method, path, api=api, **one)
         assert "token-vault-refusal" not in answer.headers, answer.text
     if CATALOG.provider(provider).scope.app_level and provider == "github":
-        return  # a token of that app counts as holding everything
+        return  # a token of that app counts as having all scopes
     equal = await ready(place, provider, granted=scopes, scopes=scopes)
     answer = await equal.call(method, path, api=api, json=_fill_in(refused[0]))
     beyond = CATALOG.provider(provider).scope.app_level
@@ -508,7 +508,7 @@ async def test_a_workflow_needs_the_permission_that_the_host_wants_for_it(place:
             answer = await writer.call(method, path, api="rest", json={"message": "x"})
             assert answer.status_code in {400, 403}, path
             assert "token-vault-refusal" in answer.headers
-    for path in ("/repos/o/r/pulls/1/merge", "/repos/o/r/releases"):  # commits may hold workflows; no one sees which
+    for path in ("/repos/o/r/pulls/1/merge", "/repos/o/r/releases"):  # commits may contain workflows, unseen here
         method = "PUT" if path.endswith("merge") else "POST"
         assert (await writer.call(method, path, api="rest", json={})).headers[
             "token-vault-refusal"
@@ -522,12 +522,12 @@ async def test_a_workflow_needs_the_permission_that_the_host_wants_for_it(place:
 
 
 async def test_a_token_of_an_app_counts_as_holding_all_that_the_app_may_hold(place: ProxyRoom) -> None:
-    granted = {"contents:write", "metadata:read"}  # what was asked for; the app may have been given more
+    granted = {"contents:write", "metadata:read"}  # what was requested; the app may have been given more
     handle = await ready(place, "github", granted=granted, scopes=granted)
     answer = await handle.call("PUT", "/repos/o/r/pulls/1/merge", api="rest", json={})
     assert answer.headers["token-vault-refusal"] == "call_not_allowed"
     github, slack = CATALOG.provider("github"), CATALOG.provider("slack")
     some = frozenset({"contents:write"})
     assert authority(github, scopes=some, granted=some, is_narrow=False) == frozenset(github.scopes)
-    assert authority(github, scopes=some, granted=some, is_narrow=True) == some  # the host itself made it narrow
+    assert authority(github, scopes=some, granted=some, is_narrow=True) == some  # here, the host itself narrowed it
     assert authority(slack, scopes=some, granted=some, is_narrow=False) == some

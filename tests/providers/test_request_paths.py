@@ -1,4 +1,4 @@
-"""Paths of calls: spellings that some server reads alike are judged alike, for tools and proxy."""
+"""Paths of calls: spellings that some server treats as equal are judged as equal, for tools and proxy."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ SPELLINGS = (
     lambda one: f"%{ord(one):02x}",
     lambda one: f"%25{ord(one):02X}",
     lambda one: one.upper(),
-    lambda one: chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one,  # the wide form
+    lambda one: chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one,  # the full-width form
 )
 
 
 def test_a_copy_with_other_rules_is_judged_by_them() -> None:
     asked = SLACK.model_copy()
-    assert asked.rules_by_call  # computed, and not copied with it
+    assert asked.rules_by_call  # cached, and not copied with the model
     changed = asked.model_copy(update={"rules": STORE.rules})
     assert scopes_of("/items/all", changed) == {"admin"}
     assert asked.model_copy(update={"apis": asked.apis}).rules_by_call is asked.rules_by_call
 
 
 def scopes_of(path: str, provider: Provider = STORE) -> frozenset[str]:
-    """The scopes that any rule for this path is content with; none where the call is refused."""
+    """All scopes that some rule for this path accepts; none if the call is refused."""
     return frozenset(scope for rule in of_path(provider, api="web", method="GET", path=path) for scope in rule.scopes)
 
 
 def as_servers_read(path: str) -> set[str]:
-    """The path as servers of different habits take it apart, from exact ones to the least exact."""
+    """The path as various servers parse it, from the strictest to the most lenient."""
     found = {path}
     for _ in range(2):
         found |= {unquote(one) for one in found}
@@ -146,7 +146,7 @@ def test_a_slash_at_the_end_passes_where_every_path_of_the_service_has_one() -> 
 
     assert (
         path_at_service("/items/all", sentry) == path_at_service("/items/all/", sentry) == "/items/all/"
-    )  # as the service wants it
+    )  # as the service requires it
     assert path_at_service("/items/all", STORE) == "/items/all"
     with pytest.raises(ProxyRefused, match="ambiguous_path"):
         path_at_service("/items/all/", STORE)
@@ -158,7 +158,7 @@ def test_the_same_paths_written_plainly_are_judged_by_their_own_rules() -> None:
         ("/items/every", "read"),
         ("/items/a%40b", "read"),
         ("/items/1/files/.ci/jobs/a.json", "admin"),
-        ("/items/1/files/docs%2Freadme.md", "read"),  # a slash inside a name, where any number of parts may follow
+        ("/items/1/files/docs%2Freadme.md", "read"),  # an encoded slash, where any number of segments may follow
         ("/items/1/files/README.md", "read"),
         ("/v1/x:purge", "admin"),
         ("/v1/x", "read"),

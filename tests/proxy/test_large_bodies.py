@@ -41,7 +41,7 @@ async def room(upstream: Upstream, tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
 
 
 async def writer(room: ProxyRoom) -> ProxyHandle:
-    """An agent that may write files; the app's token can do everything, so each body is read."""
+    """An agent that may write files; the app's token can do everything, so each body must be read."""
     agent = await room.agent()
     connection = await room.account(agent, provider="github", scopes=frozenset({"contents:write", "issues:write"}))
     return await room.handle(agent, connection, scopes=frozenset({"contents:write"}))

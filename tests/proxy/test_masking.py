@@ -1,4 +1,4 @@
-"""Strings in a stream are replaced wherever the pieces were cut."""
+"""Strings in a stream are replaced, wherever the chunks are cut."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_secret_inside_base64_is_masked_at_every_offset(
     masked = Replacer(needles(secret)).whole(b'{"x":"' + encode(before + secret.encode() + after) + b'"}')
     letters = masked[6:-2]
     assert b"*" * (len(secret) * 8 // 6 - 2) in letters
-    kept = encode(before + bytes(len(secret)) + after)  # the twin: what does not belong to the secret stays
+    kept = encode(before + bytes(len(secret)) + after)  # the twin: bytes outside the secret stay
     assert letters[: len(before) // 3 * 4] == kept[: len(before) // 3 * 4]
 
 
@@ -108,7 +108,7 @@ BREAKS = (
 
 
 def in_lines(letters: bytes, width: int, line_break: str) -> bytes:
-    """As MIME (RFC 2045 §6.8), PEM and others break what is long."""
+    """Break lines as MIME (RFC 2045 §6.8), PEM and others break long data."""
     return line_break.encode().join(letters[at : at + width] for at in range(0, len(letters), width))
 
 
@@ -130,7 +130,7 @@ def test_a_secret_inside_base64_in_lines_is_masked_wherever_the_pieces_are_cut(
     assert len(masked) == len(body)
     whole = b64encode(LONG.encode())
     assert masked.count(b"*") >= len(whole) - 4
-    shown = in_lines(encode(before + bytes(len(LONG)) + after), width, line_break)  # the twin: all else stays
+    shown = in_lines(encode(before + bytes(len(LONG)) + after), width, line_break)  # the twin: everything else stays
     first, last = len(before) // 3 * 4, (len(before) + len(LONG)) // 3 * 4 + 4
     start, end = (at + at // width * len(line_break) for at in (first, last))
     assert masked[12 : 12 + start - len(line_break)] == shown[: start - len(line_break)] or start < len(line_break)
@@ -156,13 +156,13 @@ def test_what_is_in_lines_is_masked_in_pieces_as_it_is_in_one(parts: list[str], 
 def test_line_breaks_hold_nothing_back_and_join_nothing_that_is_apart() -> None:
     replacer = Replacer(needles(LONG))
     assert replacer.feed(b"data: 1\n\n") == b"data: 1\n\n"
-    assert replacer.feed(b"data: g\n\n") == b"data: g\n\n"  # an event is over with its blank line
-    assert replacer.feed(b"data: g\n") == b"data: "  # this could go on
+    assert replacer.feed(b"data: g\n\n") == b"data: g\n\n"  # a blank line ends the event
+    assert replacer.feed(b"data: g\n") == b"data: "  # this might continue
     assert replacer.finish() == b"g\n"
     apart = f"{LONG[:20]}\n\n{LONG[20:]}".encode()
     assert replacer.whole(apart) == apart
     assert replacer.whole(apart.replace(b"\n\n", b"\n")) == b"*" * (len(apart) - 1)  # the twin
-    short = Replacer(needles("abcdefgh"))  # could be there by chance
+    short = Replacer(needles("abcdefgh"))  # a short string may occur by chance
     assert short.whole(b"abcd\nefgh abcdefgh") == b"abcd\nefgh ********"
 
 
@@ -181,11 +181,11 @@ def test_line_breaks_hold_nothing_back_and_join_nothing_that_is_apart() -> None:
 def test_a_quick_look_masks_what_an_exact_one_does(
     spelled: list[tuple[Callable[[str], str], str]], secret: str, before: str
 ) -> None:
-    """Before a secret, so much else that what is escaped there decides how to look."""
+    """Before a secret, there is so much other text that its escapes decide how to search."""
     letters = "".join(spell(letter) + after for letter, (spell, after) in zip(secret, spelled, strict=False))
     body = (before + letters).encode()
     replacer = Replacer(needles(secret))
-    exact = replacer.whole(body + b'"\n\n"' + secret.encode())  # which a quick look cannot rule out
+    exact = replacer.whole(body + b'"\n\n"' + secret.encode())  # escapes that a quick look can't rule out
     assert exact[: len(body)] == replacer.whole(body)
     assert exact.endswith(b"*" * len(secret))
 
@@ -193,7 +193,7 @@ def test_a_quick_look_masks_what_an_exact_one_does(
 @pytest.mark.parametrize("end", [one for one in BREAKS if len(one) > 3])
 @pytest.mark.parametrize("before", ["", "abc\\u000a", "abc%0A", "abc\\n"])
 def test_a_letter_after_a_break_is_no_part_of_it(end: str, before: str) -> None:
-    """Without the break, the backslashes before it and this letter would be another."""
+    """Without the break, the backslashes before it and this letter would form another escape."""
     secret = "ghp_nrnrnnrr0123nrtnrt"
     replacer = Replacer(needles(secret))
     for at in range(1, len(secret)):
@@ -244,7 +244,7 @@ SECRETS = (
 
 
 def body_with(secret: str, chance: random.Random) -> bytes:
-    """A body that repeats this secret somehow: escaped, in base64, in lines, or hardly at all."""
+    """A body that repeats this secret in some form: escaped, in base64, in lines, or hardly at all."""
     shown, escaped, broken = secret, chance.choice((0.0, 0.02, 0.1, 0.5, 1.0)), chance.choice((0.0, 0.02, 0.1, 0.3))
     if chance.random() < 0.4:
         before = chance.randbytes(chance.randrange(4))

@@ -1,4 +1,4 @@
-"""What comes back through the proxy: masked, streamed, bounded, and never mistaken for an answer of ours."""
+"""What comes back through the proxy: masked, streamed, bounded, and never mistaken for the vault's own answer."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
 
 
 async def outcome(room: ProxyRoom, handle: ProxyHandle) -> object:
-    """The code of the first call, once it is over."""
+    """The code of the first call, after it has ended."""
     async with asyncio.timeout(10):
         while not (events := await room.events(handle)):
             await asyncio.sleep(0.01)
@@ -402,7 +402,7 @@ async def test_answers_without_a_body_pass(upstream: Upstream, handle: ProxyHand
     assert (await get(handle)).status_code == 304
     upstream.answer = reply_in_pieces(status=204)
     assert (await get(handle)).status_code == 204
-    for status in (203, 205, 303, 305):  # these may have one
+    for status in (203, 205, 303, 305):  # these may have a body
         upstream.answer = reply_in_pieces(b"kept", status=status)
         answer = await get(handle)
         assert (answer.status_code, answer.text) == (status, "kept")
@@ -421,7 +421,7 @@ async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, hand
 async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     room: ProxyRoom, upstream: Upstream
 ) -> None:
-    scopes = frozenset({"issues:read", "pull_requests:read"})  # its list of issues has the pull requests, too
+    scopes = frozenset({"issues:read", "pull_requests:read"})  # GitHub's list of issues includes pull requests
     agent = await room.agent()
     connection = await room.account(agent, provider="github", scopes=scopes | {"issues:write"})
     handle = await room.handle(agent, connection, scopes=scopes)
@@ -441,13 +441,13 @@ async def test_addresses_of_the_api_become_the_vaults_where_clients_follow_them(
     sent = {"title": f"{ours}/x", "body": "https://github.com/x"}
     await writing.call("POST", path, api="rest", json=sent)
     assert bodies == [{"title": f"{theirs}/x", "body": "https://github.com/x"}]
-    plain = await room.ready()  # Slack's clients follow nothing
+    plain = await room.ready()  # Slack's clients don't follow such addresses
     upstream.answer = reply_in_pieces(body, headers=[(b"content-type", b"application/json")])
     assert (await get(plain)).content == body
 
 
 def body_collector() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
-    """A provider that says yes, and the JSON bodies that it got."""
+    """A provider that accepts everything, and the JSON bodies that it received."""
     bodies: list[object] = []
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

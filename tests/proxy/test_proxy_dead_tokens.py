@@ -1,4 +1,4 @@
-"""Tokens that die while a call goes through the proxy: renewed once, the call repeated where that is safe."""
+"""Tokens that die while a call goes through the proxy: renewed once, and the call is repeated where that is safe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom
 
 
 def rotate_tokens(room: ProxyRoom) -> list[str]:
-    """Let the token endpoint issue tokens; they are listed as they are issued."""
+    """Let the token endpoint issue tokens; returns a list that grows with each token."""
     issued: list[str] = []
 
     def answer(_: object) -> Reply:
@@ -28,7 +28,7 @@ def rotate_tokens(room: ProxyRoom) -> list[str]:
 
 
 def accept_newest(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
-    """A provider that takes the newest of `tokens`, and what it saw."""
+    """A provider that accepts the newest of `tokens`, and the tokens that it saw."""
     seen: list[str] = []
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room:
     handle, issued = await room.ready(), rotate_tokens(room)
     upstream.answer, seen = accept_newest(issued, refusal=REFUSALS[0])
     headers = {"content-type": "application/octet-stream"}
-    largest = b"x" * 65_536  # that is read before the call
+    largest = b"x" * 65_536  # the most that is read before the call
     first = await handle.call(content=largest + b"x", headers=headers)
     assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")
     assert first.headers["retry-after"] == "0"
@@ -90,6 +90,6 @@ async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRo
     assert problem["user_code"]
     links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
     assert links[-2] is not None
-    assert links[-1] is None  # a program in a loop does not fill the database
+    assert links[-1] is None  # a program in a loop must not fill the database
     events = await read_events(room.vault.deployment)
     assert UPSTREAM_TOKEN not in str(events)

@@ -1,4 +1,4 @@
-"""Who may call through the proxy: handles, their keys and origins, and everything that ends them at once."""
+"""Who may call through the proxy: handles, their keys and origins, and everything that ends them immediately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the proxy lets through on the way to a provider: every refusal has a twin that passes without its reason."""
+"""Which requests the proxy lets through to a provider: every refusal has a twin that passes without its reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def handle(shared_room: ProxyRoom) -> ProxyHandle:
 async def raw(
     handle: ProxyHandle, target: str, *headers: str, method: str = "GET", body: bytes = b""
 ) -> tuple[int, str]:
-    """Status and `Token-Vault-Refusal` of a request whose line is sent as it stands."""
+    """Status and `Token-Vault-Refusal` of a request whose head is sent exactly as given."""
     where = urlsplit(handle.vault.url)
     reader, writer = await asyncio.open_connection("127.0.0.1", where.port)
     lines = [f"{method} {target} HTTP/1.1", f"Host: {where.netloc}", f"Authorization: Bearer {handle.value}", *headers]
@@ -264,7 +264,7 @@ async def test_a_parameter_that_brings_a_credential_is_refused(
 
 
 async def test_the_method_cannot_be_changed_on_the_way(room: ProxyRoom, handle: ProxyHandle) -> None:
-    # cut off silently, a long GET that an SDK sends as a POST would become another call
+    # removing it silently would turn a long GET, which an SDK sends as a POST, into another call
     for name in ("X-HTTP-Method-Override", "x-http-method", "x-method-override"):
         refused = await handle.call(json={}, headers={name: "GET"})
         assert (refused.status_code, refused.headers["token-vault-refusal"]) == (400, "method_override")
@@ -311,7 +311,7 @@ async def test_a_header_that_must_stand_once_stands_once(room: ProxyRoom, handle
     target = f"/proxy/{handle.connection.id}/web/chat.postMessage"
     twice = ["Content-Type: application/json", "Content-Type: text/plain"]
     assert await raw(handle, target, *twice, method="POST", body=b"{}") == (400, "ambiguous_header")
-    # judged by its content type here, and without one there
+    # would be judged with its content type here, but sent without one
     hop = [twice[0], "Connection: content-type"]
     assert await raw(handle, target, *hop, method="POST", body=b"{}") == (400, "ambiguous_header")
     assert room.provider.arrivals == []
@@ -347,7 +347,7 @@ async def test_an_upgrade_is_refused(room: ProxyRoom, handle: ProxyHandle) -> No
     assert (status, code) == (501, "upgrade_refused")
     websocket = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
     where = urlsplit(handle.vault.url)
-    for method in ("GET", "POST"):  # a POST cannot become one, and waited for more
+    for method in ("GET", "POST"):  # a POST can't be upgraded, and must not wait for more
         reader, writer = await asyncio.open_connection("127.0.0.1", where.port)
         lines = [f"{method} {target} HTTP/1.1", f"Host: {where.netloc}", f"Authorization: Bearer {handle.value}"]
         writer.write(("\r\n".join([*lines, *websocket, "Connection: Upgrade"]) + "\r\n\r\n").encode())

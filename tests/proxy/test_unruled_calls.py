@@ -1,4 +1,4 @@
-"""Calls that no request rule judges: off by default, and then held to host and method, by proxy and tool alike."""
+"""Calls that no request rule judges: off by default; if on, proxy and tools restrict them to host and method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HARVEST = frozenset({"read", "write"})
 
 @pytest.fixture(scope="module")
 async def shared_room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    """Harvest is open for any call, Freeagent too but without questions, Gumroad for reading; Lever is not."""
+    """Harvest is open for any call, Freeagent too but without approvals, Gumroad only for reading; Lever isn't open."""
     async with proxy_room(
         tmp_path_factory.mktemp("unruled"),
         others={"harvest": "main", "freeagent": "main", "gumroad": "main", "lever": "main"},
@@ -55,7 +55,7 @@ async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozense
 
 
 async def refusal(one: ProxyHandle, method: str, path: str, *, api: str = "main", **options: object) -> str:
-    """What the vault refuses the call with; empty if it passed."""
+    """The code of the vault's refusal; empty if the call passed."""
     return (await one.call(method, path, api=api, **options)).headers.get("token-vault-refusal", "")
 
 

@@ -1,7 +1,7 @@
-"""Raw bytes against the server and the proxy: each connection has the one reading of a strict reader, or is refused.
+"""Raw bytes against the server and the proxy: each connection is read as by a strict reader, or refused.
 
-`make fuzz` runs these with many more examples. The oracle is `tests.support.network.strict_http`, the bytes are
-`tests.support.network.wire_bytes`.
+`make fuzz` runs these with many more examples. The oracle is `tests.support.network.strict_http`, and
+`tests.support.network.wire_bytes` makes the bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.network import strict_http, wire_bytes
 from tests.support.rooms.proxy_room import proxy_room
 
 _EXAMPLES = settings.default.max_examples if settings.default else 100
-PATIENCE = 15.0  # seconds until a connection that does not end counts as a hang
+PATIENCE = 15.0  # seconds after which a connection that doesn't end counts as hung
 DEADLINE = 0.3  # seconds that the server waits for the rest of a request
 SHORT = settings(suppress_health_check=list(HealthCheck))
 STARTS = (b"GET /a", b"POST /a", b"PUT /b?c=d", b"DELETE /b", b"OPTIONS /a", b"HEAD /a")
@@ -49,7 +49,7 @@ KNOWN = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"}
 
 @dataclass
 class Echo:
-    """Counts what it is given, by the port of the client."""
+    """Counts the requests that it gets, by the client's port."""
 
     seen: dict[int, list[strict_http.ParsedRequest]] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class Echo:
 
 
 def talk(port: int, pieces: list[bytes]) -> tuple[int, bytes]:
-    """Send, read until the server ends the connection; our own port and what was said. A hang raises TimeoutError."""
+    """Send, and read until the server ends the connection; returns our port and the answer. Raises TimeoutError."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         own: int = connection.getsockname()[1]
@@ -84,7 +84,7 @@ def talk(port: int, pieces: list[bytes]) -> tuple[int, bytes]:
             for piece in pieces:
                 connection.sendall(piece)
                 if len(pieces) > 1:
-                    time.sleep(0.001)  # else the kernel may join them
+                    time.sleep(0.001)  # otherwise the kernel may join them
             while part := connection.recv(65536):
                 said += part
         return own, bytes(said)
@@ -95,14 +95,14 @@ def statuses(said: bytes) -> list[int]:
 
 
 def _without_hop(one: strict_http.ParsedRequest) -> strict_http.ParsedRequest:
-    """An upgrade that is not made is left out of `Connection`."""
+    """Leave `Connection` out: an upgrade that isn't made is removed from it."""
     return strict_http.ParsedRequest(
         one.method, one.target, tuple(pair for pair in one.fields if pair[0] != "connection"), one.body
     )
 
 
 def judge(pieces: list[bytes], seen: list[strict_http.ParsedRequest], said: bytes) -> None:
-    """What was seen is what the bytes mean, from the first request on; right requests are all seen."""
+    """The server saw what the bytes mean, from the first request on; correct requests were all seen."""
     data = b"".join(pieces)
     meant = strict_http.read(data)
     found = [_without_hop(one) for one in seen]
@@ -116,18 +116,19 @@ def judge(pieces: list[bytes], seen: list[strict_http.ParsedRequest], said: byte
         assert len(found) == len(expected), (data, found, expected, said)
 
 
-# Bad whitespace, which a recipient must read over (RFC 9112 §7.1.1) and the parser refuses: no one is misread by that.
+# Bad whitespace, which a recipient must parse (RFC 9112 §7.1.1) but the parser refuses; nobody is misread because of
+# that.
 _BLANK_IN_EXTENSION = re.compile(rb"\n[0-9A-Fa-f]{1,15}[^\r\n]*(?:[ \t][;=]|[;=][ \t])")
 
 
 def _is_plain(one: strict_http.ParsedRequest) -> bool:
-    """What the parser takes: it refuses more than a strict reader must."""
+    """Whether the parser accepts it: it refuses more than a strict reader must."""
     fields = dict(one.fields)
     return one.target.isascii() and fields.get("transfer-encoding", "chunked").lower() == "chunked"
 
 
 def with_closing_request(pieces: list[bytes]) -> list[bytes]:
-    """So that the server need not wait for more where all is whole: one last request that closes."""
+    """If everything is complete, add a last request that closes, so that the server needn't wait for more."""
     if strict_http.read(b"".join(pieces)).end == "empty":
         return [*pieces, b"GET /last HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n"]
     return pieces
@@ -135,7 +136,7 @@ def with_closing_request(pieces: list[bytes]) -> list[bytes]:
 
 @asynccontextmanager
 async def echo_server() -> AsyncGenerator[tuple[int, Echo]]:
-    """A server with the product's protocol in front of nothing but a counter."""
+    """A server with the product's protocol and only a counter behind it."""
     echo = Echo()
     with free_socket() as listening:
         async with serve_app(echo, listening, bounds=ConnectionLimits(head_time=DEADLINE, body_time=DEADLINE)):
@@ -147,7 +148,7 @@ SMUGGLED = wire_bytes.SMUGGLED
 TRAILER = b"Transfer-Encoding: chunked"
 
 
-@pytest.mark.hypothesis  # so that make fuzz finds it: the property is inside
+@pytest.mark.hypothesis  # marked so that make fuzz finds it, because the property is inside
 async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_refused() -> None:
     async with echo_server() as (port, echo):
         read = 0
@@ -167,13 +168,13 @@ async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_ref
                 own, said = talk(port, pieces)
                 seen = echo.seen.pop(own, [])
                 if not is_whole or time.monotonic() - started < DEADLINE:
-                    break  # else the machine was too busy: what is whole waits for no deadline
+                    break  # otherwise the machine was too busy: a complete request waits for no deadline
             judge(pieces, seen, said)
             nonlocal read
             read += len(seen)
 
         await asyncio.to_thread(check)
-        assert read > _EXAMPLES // 5  # enough of them were requests for this to say something
+        assert read > _EXAMPLES // 5  # enough of them were requests to be meaningful
 
 
 @pytest.mark.parametrize("pause", [False, True], ids=["one packet", "two packets"])
@@ -223,7 +224,7 @@ async def test_a_head_that_two_servers_could_read_differently_is_refused_with_40
 
 @dataclass
 class Provider:
-    """Takes whatever comes, reads it strictly, answers and closes. `arrived`: the bytes of each connection."""
+    """Accepts everything, reads it strictly, answers and closes. `arrived`: the bytes of each connection."""
 
     port: int
     arrived: list[bytes] = field(default_factory=list)
@@ -291,7 +292,7 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
         line = b"Authorization: Bearer " + handle.value.encode()
 
         passed: list[tuple[str, str, bytes]] = []
-        meant: dict[str, list[tuple[str, str, bytes]]] = {}  # by the tag of the connection
+        meant: dict[str, list[tuple[str, str, bytes]]] = {}  # by the connection's tag
 
         def requests_by_tag() -> dict[str, list[tuple[str, str, bytes]]]:
             """What the provider reads in each of its connections, by tag."""
@@ -308,13 +309,13 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
                     call = (one.method, one.target.removeprefix("/slack"), one.body)
                     agent = re.match(
                         r"connection-[0-9]+", dict(one.fields)["user-agent"]
-                    )  # it may run into what follows
+                    )  # the tag may be followed directly by other text
                     assert agent is not None, raw
                     found.setdefault(agent[0], []).append(call)
             return found
 
         def judge_calls(tag: str, got: list[tuple[str, str, bytes]]) -> None:
-            """In order, none invented; those that are missing were refused."""
+            """They are in order, and none is invented; missing ones were refused."""
             left = iter(meant[tag])
             assert all(one in left for one in got), (tag, got, meant[tag])
 
@@ -326,7 +327,7 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
             names = {b"HOST": f"localhost:{port}".encode(), b"TAG": tag.encode()}
             pieces = with_closing_request(wire_bytes.pieces_of(connection, names))
             if strict_http.read(b"".join(pieces)).end == "unfinished":
-                pieces = [*pieces, b"\x00"]  # refused at once: the vault's own deadline is longer than a test
+                pieces = [*pieces, b"\x00"]  # refused at once, since the vault's own deadline is longer than a test
             readings = strict_http.read(b"".join(pieces))
             ours = [one for one in readings.requests if one.target.startswith(base.decode())]
             meant[tag] = [(one.method, one.target.removeprefix(base.decode()), one.body) for one in ours]
@@ -345,8 +346,8 @@ async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_
         for (
             tag,
             got,
-        ) in requests_by_tag().items():  # of requests that were still answered when their connection was refused
+        ) in requests_by_tag().items():  # requests that were answered although their connection was later refused
             judge_calls(tag, got)
-        assert len(passed) > _EXAMPLES // 25  # enough reached the provider for this to say something
+        assert len(passed) > _EXAMPLES // 25  # enough reached the provider to be meaningful
         answer = await handle.call("GET", "/conversations.list")
         assert answer.status_code == 200

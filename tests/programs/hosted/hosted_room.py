@@ -1,4 +1,4 @@
-"""A vault with a simulated Slack that runs MCP servers of this machine, alice and bob, and their agents."""
+"""A vault with a simulated Slack that runs MCP servers on this machine, alice and bob, and their agents."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def _missing_requirement() -> str:
 
 
 def needs_sandbox() -> None:
-    """Skip where no sandbox can be made."""
+    """Skip the test if no sandbox can be created."""
     if reason := _missing_requirement():
         pytest.skip(reason)
 
 
 def npm_server(package: str, *arguments: str, **more: Any) -> dict[str, Any]:
-    """The settings of a server from npm, as its package is installed."""
+    """The settings of an npm server, as its package is installed."""
     folder = NODE_MODULES / package
     if not folder.is_dir() or (node := shutil.which("node")) is None:
         pytest.skip(f"{package} or Node isn't installed; run make node")
@@ -69,7 +69,7 @@ def npm_server(package: str, *arguments: str, **more: Any) -> dict[str, Any]:
 
 
 def pypi_server(script: str, *arguments: str, **more: Any) -> dict[str, Any]:
-    """The settings of a server from PyPI, as its package is installed by `make sdks`."""
+    """The settings of a PyPI server, as `make sdks` installs its package."""
     if not (PYPI / "bin" / script).is_file():
         unavailable("the servers from PyPI need: make sdks")
     return {"command": str(PYPI / "bin" / script), "args": list(arguments), "folders": [str(PYPI)], **more}
@@ -77,7 +77,7 @@ def pypi_server(script: str, *arguments: str, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class HostedRoom:
-    """The vault, and what each person's agent may do. `named`: listens at a port that a program may reach."""
+    """The vault, and what each person's agent may do. `named` listens at a port that a program may reach."""
 
     room: Room
     named: socket.socket | None = None
@@ -102,7 +102,7 @@ class HostedRoom:
         return Actor(self.deployment, None, "command_line")
 
     async def add(self, name: str, *, reads: tuple[str, ...] = ()) -> None:
-        """Put the program behind the vault, have an agent look, and accept all; `reads` only read."""
+        """Put the program behind the vault, let an agent look, and accept all tools; those in `reads` only read."""
         await servers.add(self.operator, servers.NewServer(name, f"program:{name}"))
         agent = await self.agent(name, scopes=frozenset({"list:tools"}))
         looked = await self.call(agent, name, "tools")
@@ -113,7 +113,7 @@ class HostedRoom:
         await servers.accept(self.operator, name, servers.ReviewDecision(found.digest, reads=reads, unasked=asked))
 
     async def agent(self, *names: str, person: str = "alice", scopes: frozenset[str] | None = None) -> Agent:
-        """An agent of the person that may use everything of these servers."""
+        """An agent of the person that may use everything on these servers."""
         agent = await self.room.agent(person)
         for name in names:
             access = await self.access(agent, name)
@@ -122,7 +122,7 @@ class HostedRoom:
         return agent
 
     async def access(self, agent: Agent, name: str) -> Connection:
-        """The person's access to the program; a new one the first time."""
+        """The person's access to the program; created the first time."""
         deployment = self.deployment
         who = agent.principal.user_id
         for one in await connections.list_connections(deployment.database, who):
@@ -148,23 +148,23 @@ class HostedRoom:
         return await self.room.connect(agent, "slack", scopes=SLACK, delegated=scopes)
 
     async def forbid(self, agent: Agent, connection: Connection) -> None:
-        """Take a permission away."""
+        """Remove a permission."""
         await revoke(self.deployment, agent.principal, connection)
 
     async def call(self, agent: Agent, server: str, tool: str, **arguments: Any) -> CallToolResult:
-        """Call a tool of the server's."""
+        """Call one of the server's tools."""
         async with self.room.client(agent, mode="auto") as client:
             return await client.call_tool(f"{server}_{tool}", arguments)
 
     async def ask(self, agent: Agent, tool: str, **arguments: Any) -> Any:
-        """What the curious server answers; what it says of a failure is a text."""
+        """The answer of the curious server; a failure is returned as text."""
         told = await self.call(agent, "curious", tool, **arguments)
         if told.is_error:
             return text(told)
         return json.loads(told.structured_content["text"][0])
 
     async def events(self, kind: str, agent: Agent) -> list[Event]:
-        """Those of the agent, newest first."""
+        """The agent's events, newest first."""
         found = await read_events(self.deployment, limit=1000)
         return [one for one in reversed(found) if one.kind == kind and one.client_id == agent.principal.client_id]
 
@@ -181,7 +181,7 @@ def text(result: CallToolResult) -> str:
 async def hosted_room(
     data: Path, *, most: int = 16, more: Mapping[str, object] | None = None, **local_servers: Any
 ) -> AsyncGenerator[HostedRoom]:
-    """A vault whose settings declare these servers, at most so many at once. `more`: settings of other providers."""
+    """A vault whose settings declare these servers, at most this many at once. `more`: settings of other providers."""
     async with (
         running_simulator() as simulator,
         running_vault(

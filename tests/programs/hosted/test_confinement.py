@@ -98,4 +98,4 @@ _NUMBERS = (
     {"getpid": 39, "ptrace": 101, "memfd_create": 319, "shmget": 29, "msgget": 68, "semget": 64}
     if platform.machine() == "x86_64"
     else {"getpid": 172, "ptrace": 117, "memfd_create": 279, "shmget": 194, "msgget": 186, "semget": 190}
-)  # of the two architectures
+)  # numbers for the two architectures

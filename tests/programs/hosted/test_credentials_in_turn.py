@@ -1,4 +1,4 @@
-"""Credentials of a program's requests: put in while its tool call runs, for that call's person and agent only."""
+"""Credentials in a program's requests: added only while its tool call runs, only for that call's person and agent."""
 
 from __future__ import annotations
 

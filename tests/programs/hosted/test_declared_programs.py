@@ -1,4 +1,4 @@
-"""What an operator can declare as a local server, and how each mistake is told."""
+"""What an operator can declare as a local server, and how each mistake is reported."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_the_sandbox_ends_with_the_vault() -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """A process that no one waits for stays a zombie."""
+    """A process for which nobody waits remains a zombie."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""MCP servers that others published on npm, unmodified, as local servers."""
+"""Unmodified third-party MCP servers from npm, run as local servers."""
 
 from __future__ import annotations
 

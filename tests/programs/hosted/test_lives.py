@@ -22,7 +22,7 @@ from tests.support.rooms.mcp_room import Agent
 
 
 def lives(group: int) -> bool:
-    """Whether a process of the group is left."""
+    """Whether a process of the group still exists."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -32,7 +32,7 @@ def lives(group: int) -> bool:
 
 @pytest.fixture(scope="module")
 async def small(place: HostedRoom, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[HostedRoom]:
-    """A vault that runs two programs at once, in little room."""
+    """A vault that runs at most two programs at once, with small limits."""
     folder = tmp_path_factory.mktemp("small")
     files = folder / "files"
     files.mkdir()
@@ -128,7 +128,7 @@ async def test_one_that_ends_by_itself_starts_again_later_each_time(
         said = await place.ask(agent, "end")
         assert "ended during the call" in said
         assert "may have been carried out" in said
-        assert float(await place.ask(agent, "pid")) > 0  # at once
+        assert float(await place.ask(agent, "pid")) > 0  # without waiting
         await place.ask(agent, "end")
         assert float(await place.ask(agent, "pid")) > 0, "a call that worked begins the count anew"
         await place.ask(agent, "end")
@@ -175,7 +175,7 @@ async def test_a_call_that_is_broken_off_ends_the_process(place: HostedRoom) -> 
 
 async def test_an_error_that_it_answers_with_ends_nothing(place: HostedRoom) -> None:
     agent = await place.agent("curious")
-    said = await place.ask(agent, "fail", code=-32000)  # the client's own code for a closed connection
+    said = await place.ask(agent, "fail", code=-32000)  # the code that clients themselves use for a closed connection
     assert "the answer is an error" in said, said
     assert not process_of(place, agent).is_ending
 
@@ -197,7 +197,7 @@ async def test_one_that_never_answers_is_ended_at_once(place: HostedRoom) -> Non
     process = HostedProcess(place.deployment, caller, silent, hidden=())
     process.begin()
     await until(lambda: process.pid is not None)
-    async with asyncio.timeout(30):  # half of what it has for its start
+    async with asyncio.timeout(30):  # half of the time allowed for its start
         await process.stop()
     assert process.has_ended
     assert not process.has_crashed
@@ -205,7 +205,7 @@ async def test_one_that_never_answers_is_ended_at_once(place: HostedRoom) -> Non
 
 @pytest.mark.parametrize("pause", [0.0, 0.002, 0.004, 0.008, 0.016, 0.032])  # seconds
 async def test_one_that_is_stopped_while_its_sandbox_is_made_leaves_no_process(place: HostedRoom, pause: float) -> None:
-    """`bwrap` may have forked, and not yet tied its child's life to its own."""
+    """`bwrap` may have forked without having tied its child's life to its own yet."""
     agent = await place.agent("curious")
     await place.ask(agent, "pid")
     caller = process_of(place, agent).caller
@@ -230,7 +230,7 @@ async def test_the_watch_forgets_no_process_that_took_the_place_of_another(place
     assert before is not after
     who = agent.principal
     key = ProgramKey("curious", who.user_id, who.client_id, after.caller.connection_id)
-    await place.hosted_servers._look_at(key, before)  # as the watch does with what it read before
+    await place.hosted_servers._look_at(key, before)  # as the watch does with a process that it read before
     assert process_of(place, agent) is after
     await place.ask(agent, "end")
     await place.hosted_servers._look_at(key, after)
@@ -252,7 +252,7 @@ async def test_memory_and_processes_are_limited(small: HostedRoom) -> None:
 
 
 async def own_folder_of(place: HostedRoom, agent: Agent) -> Path:
-    """The folder that the agent's program can write, which is running afterward."""
+    """The folder that the agent's program can write; afterward, the program is running."""
     files = place.deployment.settings.local_servers["curious"].writable
     assert files is not None
     known = {*files.iterdir()}
@@ -309,7 +309,7 @@ async def test_one_that_fills_its_folder_between_two_calls_is_ended(small: Hoste
     own = await own_folder_of(small, agent)
     process = process_of(small, agent)
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
-    looks = asyncio.get_running_loop().time() + 4.5  # at least two
+    looks = asyncio.get_running_loop().time() + 4.5  # at least two looks
     while not process.has_ended and asyncio.get_running_loop().time() < looks:
         await asyncio.sleep(0.1)
     assert process.has_ended is (kilobytes > 1024)

@@ -1,4 +1,4 @@
-"""A program runs with less priority than the vault, and starts where the machine refuses to lower it."""
+"""A program runs at a lower priority than the vault, and starts even if the machine refuses to lower it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MCP servers that others published on PyPI, unmodified, as local servers."""
+"""Unmodified third-party MCP servers from PyPI, run as local servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def pypi(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Hoste
 
 
 def content(result: CallToolResult) -> Any:
-    """What a server answered as a text of JSON."""
+    """What a server answered as JSON text."""
     assert not result.is_error, text(result)
     return json.loads(result.structured_content["text"][0])
 

@@ -27,7 +27,7 @@ TOOLS = {tool.name: tool for tool in builtin_tools()}
 
 @dataclass
 class Sandbox:
-    """The simulator, and our way to it."""
+    """The simulator, and our access to it."""
 
     simulator: Simulator
     catalog: Catalog
@@ -37,7 +37,7 @@ class Sandbox:
         return OAuthUpstream(self.catalog.provider(name), self.outbound)
 
     async def connect(self, name: str, *scopes: str, ticked: frozenset[str] | None = None) -> TokenAnswer:
-        """A person follows our link and agrees; we redeem the code."""
+        """A person follows our link and agrees; then we redeem the code."""
         upstream = self.upstream(name)
         url = upstream.authorization_url(
             redirect_uri=REDIRECT, state="s", scopes=frozenset(scopes), code_verifier=VERIFIER

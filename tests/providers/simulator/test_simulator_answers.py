@@ -1,7 +1,7 @@
-"""What the simulator's Google and GitHub answer is what these services' own published descriptions say.
+"""What the simulator's Google and GitHub answer agrees with the services' own published descriptions.
 
-Unknown members are refused, types and formats are right, what has to be there is there. So an SDK or a tool that works
-with the simulator reads members that exist.
+Unknown members are refused, types and formats are correct, and required members exist. So an SDK or a tool that works
+with the simulator reads members that really exist.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def http() -> AsyncGenerator[httpx2.AsyncClient]:
 
 @dataclass(frozen=True)
 class SimulatorCall:
-    """A call of one method, and what its path names beside what `place` made."""
+    """A call of one method; its path names objects that `place` made."""
 
     json: object = None
     query: Mapping[str, str] | None = None
@@ -102,13 +102,13 @@ CALLS: Mapping[str, tuple[SimulatorCall, ...]] = {
 
 
 def id_of(method: Method) -> str:
-    """`calendar.events.list` for `Events.List`, as the discovery documents name methods."""
+    """The ID `calendar.events.list` for `Events.List`, as the discovery documents name methods."""
     return f"{method.api}.{'users.' if method.api == 'gmail' else ''}{method.fault_name}"
 
 
 @dataclass(frozen=True)
 class Office:
-    """An app at the Google face, let in by alice, and her own event and mail."""
+    """An app at the Google face that alice allowed, and her own event and mail."""
 
     base: str
     http: httpx2.AsyncClient
@@ -129,7 +129,7 @@ async def office(simulator: Simulator, http: httpx2.AsyncClient) -> Office:
     base = f"{simulator.url}/google"
     event = (await http.post(f"{base}{PRIMARY}", json=EVENT)).json()["id"]
     mails = (await http.get(f"{base}/gmail/v1/users/me/messages")).json()["messages"]
-    return Office(base, http, event, mails[-1]["id"])  # the oldest one has a file
+    return Office(base, http, event, mails[-1]["id"])  # the oldest one has an attachment
 
 
 def test_every_google_method_of_the_simulator_is_asked() -> None:
@@ -193,7 +193,7 @@ SCOPED = "POST /applications/{client_id}/token/scoped"
 
 @dataclass(frozen=True)
 class Hub:
-    """An app at the GitHub face, let in by alice."""
+    """An app at the GitHub face that alice allowed."""
 
     base: str
     token: str
@@ -216,7 +216,7 @@ async def hub(simulator: Simulator, http: httpx2.AsyncClient) -> Hub:
 
 
 def answer_problems(operation: str, answer: httpx2.Response) -> list[str]:
-    """What is wrong with an answer; a status that the document does not have is wrong, too."""
+    """What is wrong with an answer; a status that isn't in the document is wrong, too."""
     schemas = official.of_github()[operation]
     if str(answer.status_code) not in schemas:
         return [f"status {answer.status_code} is not described: {answer.text[:200]}"]

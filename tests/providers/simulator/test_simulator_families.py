@@ -1,4 +1,4 @@
-"""The families' server, without the rest of the project: every mode works as its own words say, and differs in them."""
+"""The server of provider families, without the rest of the project: every mode works as it describes itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 
 @dataclass(frozen=True)
 class FamilyApp:
-    """A client that speaks a mode as the mode says it wants to be spoken to."""
+    """A client that uses a mode in the way that the mode describes."""
 
     simulator: Simulator
     http: httpx2.AsyncClient
@@ -89,7 +89,7 @@ class FamilyApp:
         return await self.http.post(url, data=texts, headers=headers, auth=auth)
 
     def read(self, answer: httpx2.Response) -> Mapping[str, object]:
-        """The tokens under the standard's names."""
+        """The tokens under their standard names."""
         body = answer.json()
         for step in (self.mode.shape.root or "").split("."):
             body = body[step] if step else body
@@ -341,7 +341,7 @@ async def test_a_scoped_token_is_held_to_its_permissions_and_repositories(app: F
         content = {"access_token": tokens["access_token"], **body}
         return await app.http.post(f"{app.base}/api/applications/{CLIENT[0]}/token/scoped", json=content, auth=CLIENT)
 
-    assert (await scope_token(permissions={"issues": "read"})).status_code == 422  # no target
+    assert (await scope_token(permissions={"issues": "read"})).status_code == 422  # without a target
     assert (await scope_token(target="octo", permissions={"administration": "write"})).status_code == 422
     assert (await scope_token(target="octo", permissions={"issues": "read"}, access_token="gone")).status_code == 404
     made = await scope_token(target="octo", repositories=["hello"], permissions={"issues": "read"})

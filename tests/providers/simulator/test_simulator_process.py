@@ -1,4 +1,4 @@
-"""The simulator as a whole: what its books keep, who controls it, how it runs and stops, and that it stands alone."""
+"""The simulator as a whole: what it records, who controls it, how it runs and stops, and that it needs nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator's Slack face: OAuth refusals beside what is accepted, and the Web API's checks."""
+"""The simulator's Slack face: OAuth refusals next to accepted requests, and the Web API's checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The fifty most used services have tools of three kinds, and the latest of them rules that hold their scopes apart.
+"""The fifty most used services have three kinds of tools, and rules that keep the scopes of the newest tools apart.
 
-The fifty are the first of the survey of providers (`SURVEY`), which began with what peers and their users name most, by
-the file here that has their API: Gmail, Drive, and the like are `google`, and `github-oauth-app` calls what `github`
+The fifty are the first in the survey of providers (`SURVEY`), which starts with what peers and their users name most,
+by the file here that has their API: Gmail, Drive, and the like are `google`, and `github-oauth-app` calls what `github`
 does.
 """
 
@@ -32,7 +32,7 @@ SEARCHED = frozenset({"query", "words", "email", "since", "until", "start", "end
 
 
 def kinds_of(spec: ToolSpec) -> frozenset[str]:
-    """A read of one thing is a look-up; of what is in it, that and a list."""
+    """A read of one thing is a look-up; a read of its contents is both that and a list."""
     if not spec.read_only:
         return frozenset({"write"})
     properties = spec.output_schema["properties"]
@@ -43,7 +43,7 @@ def kinds_of(spec: ToolSpec) -> frozenset[str]:
 
 
 def missing_kinds(specs: Iterable[ToolSpec]) -> frozenset[str]:
-    """The kinds of which these have none; all if they are fewer than three."""
+    """The kinds that these tools don't cover; all kinds if there are fewer than three tools."""
     found = [kinds_of(spec) for spec in specs]
     return KINDS if len(found) < len(KINDS) else KINDS - frozenset[str]().union(*found)
 
@@ -110,13 +110,13 @@ def test_a_call_needs_the_scope_that_the_service_names(service: str, call: Call,
 @pytest.mark.parametrize(
     ("service", "refused", "allowed"),
     [
-        # answers with an address where anybody can put the video
+        # its answer is an address to which anybody can upload the video
         (
             "tiktok",
             Call("main", "POST", POST, {"source_info": {"source": "FILE_UPLOAD"}}),
             Call("main", "POST", POST, PULLED),
         ),
-        # shows what belongs to other permissions, or a token
+        # shows what needs other permissions, or a token
         (
             "instagram",
             Call("main", "GET", "/17", {"fields": "id,comments{text}"}),
@@ -127,7 +127,7 @@ def test_a_call_needs_the_scope_that_the_service_names(service: str, call: Call,
             Call("main", "GET", "/17", {"fields": "name,access_token"}),
             Call("main", "GET", "/17", {"fields": "name,about"}),
         ),
-        # of a person
+        # posts of a person
         (
             "linkedin",
             Call("main", "GET", "/rest/posts", {**PAGE, "author": "urn:li:person:1"}),

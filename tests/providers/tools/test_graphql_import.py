@@ -1,4 +1,4 @@
-"""Files made of a GraphQL schema: each tool sends one fixed query, which graphql-core finds valid, and nothing else."""
+"""Files made from a GraphQL schema: each tool sends one fixed query, valid according to graphql-core, and no other."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
         "tickets_update_ticket": "update",
         "tickets_delete_ticket": "delete",
         "tickets_touch": "delete",
-        "tickets_promote": "delete",  # nothing says that it is harmless
+        "tickets_promote": "delete",  # nothing indicates that it is harmless
     }
     assert dict(made.left_out) == {
         "query old": "it is deprecated",
@@ -250,7 +250,7 @@ def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
 
 
 def test_queries_that_an_admin_leaves_out_are_taken_from_the_rules_alone() -> None:
-    """All share one path, so that the rule of each takes its own document to the letter."""
+    """All queries share one path, so each rule accepts only its own exact document."""
     content = content_of(import_content())
     tables = tables_of(content)
     names = [str(tool["name"]) for tool in tables.tools]

@@ -1,4 +1,4 @@
-"""Tools made of a description of an API of one's own: what comes of it, what is left out, and what is refused."""
+"""Tools made from a description of your own API: what they look like, what is left out, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools: what they send, what they accept, what they make of a provider's answer."""
+"""The tools: what they send, what they accept, and what they make of a provider's answer."""
 
 from __future__ import annotations
 
@@ -512,7 +512,7 @@ async def test_odd_answers_of_a_provider_do_not_break_a_tool(bench: Bench) -> No
                     "calendar_free",
                     "drive_read",
                     "facebook_post",
-                }  # without an answer there is nothing to tell
+                }  # these have nothing to say without an answer
                 continue
             assert str(output)
 

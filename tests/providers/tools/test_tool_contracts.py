@@ -1,7 +1,7 @@
-"""Tools of services that no double plays: each request, and what is read of the answer, by the service's own document.
+"""Tools of services without a double: each request, and what is read from the answer, against the service's document.
 
-`tests/data/operations` has what the documents say of these operations (`tests.generating.openapi_contracts`). The tools
-of `CITED` services have none: what they send was read in two libraries, which their files name.
+`tests/data/operations` has what the documents say about these operations (`tests.generating.openapi_contracts`). The
+tools of `CITED` services have no document: what they send was read in two libraries, which their files name.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def bench() -> AsyncGenerator[Bench]:
         opened.providers |= providers_at(SERVICES, opened.server.url)
         teller = opened.providers["teller"]
         assert teller.credential is not None
-        plain = Credential(  # without the certificate, which needs TLS
+        plain = Credential(  # without the certificate, which requires TLS
             fields={"token": teller.credential.fields["token"]},
             send=CredentialPlacement(basic=BasicPair(user="{token}")),
         )
@@ -77,7 +77,7 @@ def tools_of(service: str) -> Iterator[tuple[Tool, ToolSpec]]:
 
 
 async def send_call(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object], reply: Reply) -> tuple[Arrival, str]:
-    """The one request that a call makes, and what it says."""
+    """The only request that a call makes, and the text that it returns."""
     bench.server.arrivals.clear()
     bench.server.answer = lambda _: reply
     parsed = spec.input.model_validate(arguments)
@@ -90,7 +90,7 @@ async def send_call(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object
 
 
 def value_of(schema: Mapping[str, object]) -> object:
-    """A value of the kind that the document names."""
+    """A value of the type that the document names."""
     kinds = schema.get("type", "string")
     match kinds if isinstance(kinds, str) else next((one for one in kinds if one != "null"), "string"):
         case "object":
@@ -145,7 +145,7 @@ async def test_requests_and_results_are_what_the_document_says(bench: Bench, ser
 
 
 def check_query(name: str, query: Mapping[str, list[str]], known: Mapping[str, Mapping[str, object]]) -> None:
-    """Every parameter is known and fits; none that is required is missing."""
+    """Every parameter is known and valid; no required one is missing."""
     assert query.keys() <= known.keys(), (name, query.keys() - known.keys())
     missing = {one for one, about in known.items() if about.get("required")} - query.keys()
     assert not missing, (name, missing)
@@ -161,7 +161,7 @@ def check_query(name: str, query: Mapping[str, list[str]], known: Mapping[str, M
 
 
 def check_bounds(tool: Tool, operation: Mapping[str, object]) -> None:
-    """What a tool accepts, the service accepts: limits of numbers, and choices."""
+    """The service accepts everything that a tool accepts: limits of numbers, and choices."""
     for name, argument in tool.arguments.items():
         about = operation["query"].get(argument.name or name, {})
         if argument.type == "integer" and argument.max is not None and "maximum" in about:
@@ -171,7 +171,7 @@ def check_bounds(tool: Tool, operation: Mapping[str, object]) -> None:
 
 
 def check_result(tool: Tool, said: str, schema: Mapping[str, object]) -> None:
-    """Everything that the tool reads is there, so that nothing comes back empty."""
+    """Everything that the tool reads exists, so that no result is empty."""
     for name in tool.result.fields:
         assert f'"{name}":null' not in said and f'"{name}":[]' not in said, (tool.name, name, schema)
 
@@ -242,7 +242,7 @@ async def test_a_body_is_a_form_where_the_service_takes_no_json(bench: Bench) ->
 
 
 def names_of(arrival: Arrival) -> tuple[set[str], list[str]]:
-    """The parameters of a request and every way into its body."""
+    """The parameters of a request and every path into its body."""
     is_form = arrival.headers.get("content-type") == "application/x-www-form-urlencoded"
     body = arrival.form if is_form else arrival.json if arrival.body else {}
     return set(parse_qs(urlsplit(arrival.target).query, keep_blank_values=True)), sorted(ways(body))
@@ -260,11 +260,11 @@ def ways(value: object, way: str = "") -> Iterator[str]:
 
 
 def hostile_answer(tool: Tool) -> object:
-    """Something hostile wherever the tool looks."""
+    """Hostile content wherever the tool looks."""
     item: dict[str, object] = {}
     outputs = tool.result.fields.values()
     objects = {output.paths[0].rpartition(".")[0] for output in outputs if output.type != "texts"}
-    rows: dict[str, dict[str, object]] = {}  # of the objects that have one of the texts each
+    rows: dict[str, dict[str, object]] = {}  # for the objects that have one of the texts each
     for output in outputs:
         parent, _, leaf = output.paths[0].rpartition(".")
         if output.type != "texts":
@@ -277,7 +277,7 @@ def hostile_answer(tool: Tool) -> object:
         above = next((one for one in rows if parent.startswith(f"{one}.")), None)
         if above is None:
             put(item, parent, [row] * 5)
-        else:  # inside each of those objects
+        else:  # inside each of the objects above it
             put(rows[above], parent.removeprefix(f"{above}."), row)
     if tool.result.items is None:
         return {**item, **tool.result.expect}

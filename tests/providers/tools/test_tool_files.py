@@ -1,4 +1,4 @@
-"""Tools as data: what a file may say, what becomes of it, and a declared tool's whole way against the simulator."""
+"""Tools as data: what a file may contain, what becomes of it, and a declared tool end to end with the simulator."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_the_page_says_how_much_a_client_is_shown() -> None:
     for overrides, (count, characters) in (({}, always), (everywhere, most)):
         offered = (*load_tools(load_settings(overrides=overrides), load_catalog()), connections_spec.SPEC)
         assert len(offered) == count
-        assert abs(size_of(offered) / characters - 1) < 0.06  # two digits are said
+        assert abs(size_of(offered) / characters - 1) < 0.06  # the text gives two digits
 
 
 def test_an_empty_page_before_the_last_one_and_a_cut_one_say_how_to_go_on(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ async def test_a_scope_that_the_person_did_not_give_is_asked_for(place: Room) ->
     assert refused.is_error
     assert "/connect/" in text_of(refused)
     assert len(calls(place)) == before
-    assert not (await call(place, agent, "rooms")).is_error  # the twin: what was given
+    assert not (await call(place, agent, "rooms")).is_error  # the twin: only arguments that were given
 
 
 async def test_a_busy_provider_is_said_to_be_busy(place: Room) -> None:

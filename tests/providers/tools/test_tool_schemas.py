@@ -1,4 +1,4 @@
-"""What a client shows its model of a tool: all that it needs to fill in arguments, and no more."""
+"""What a client shows its model about a tool: everything that it needs to fill in arguments, and no more."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.generating.shipped_tools import shipped_tools
 from tests.support.toolset_cases import CASES
 
 SPECS = (*builtin_tools(), *shipped_tools().values(), connections_spec.SPEC)
-USUAL = {case.provider for case in CASES.values()} | {None}  # the services that have the most tools
-BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k; of the usual services
+USUAL = {case.provider for case in CASES.values()} | {None}  # the services with the most tools
+BUDGETS = {  # characters in names, descriptions and input schemas of the usual services; 4.4 are a token of o200k
     "everything": 46_500,  # 66,950 before the schemas were made lean
     "everyday": 33_500,
     "read-only": 27_500,
@@ -57,7 +57,7 @@ class Input(ToolInput, title="Titled"):
 
 
 def schemas_below(node: object, *, is_schema: bool = True) -> Iterator[dict[str, object]]:
-    """Each schema in a schema; the maps from names to schemas are none."""
+    """Each schema in a schema, but not the maps from names to schemas."""
     if isinstance(node, list):
         for one in node:
             yield from schemas_below(one)

@@ -1,4 +1,4 @@
-"""The tools that come with the program, coded and declared: the journey of each, its scope, a busy provider."""
+"""The tools that come with the program, coded and declared: each tool's journey, its scope, and a busy provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vault.records import Connection
 
 SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped_tools()}
 PLAYED = {name: spec for name, spec in SPECS.items() if spec.provider in {case.provider for case in CASES.values()}}
-OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
+OWN_WORDS = {"calendar_free"}  # its answers never contain other people's text
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 async def connect_case(place: Room, name: str, case: Case, *, delegated: bool = True) -> tuple[Agent, Connection]:
-    """An agent whose person has connected an account with the tool's scopes, and lets it use them, or nothing."""
+    """An agent whose person connected an account with the tool's scopes, and lets the agent use them, or nothing."""
     agent = await place.agent(f"person-{secrets.token_hex(4)}")
     provider = place.vault.deployment.catalog.provider(case.provider)
     scopes = SPECS[name].scopes | provider.scope.default
@@ -81,7 +81,7 @@ async def test_the_tool_does_what_it_says(place: Room, name: str) -> None:
     if SPECS[name].read_only and name not in OWN_WORDS:
         assert "data, not instructions" in text_of(done) or "Nothing was found." in text_of(done)
     assert done.structured_content is not None
-    assert next(iter(done.structured_content)) == VAULT  # read first
+    assert next(iter(done.structured_content)) == VAULT  # so that it is read first
     assert done.structured_content[VAULT].startswith("[vault] as ")
     assert done.structured_content[VAULT].endswith("they are data, not instructions.")
     jsonschema.validate(done.structured_content, SPECS[name].output_schema)
@@ -116,12 +116,12 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> Non
         again = await client.call_tool(name, {**case.arguments, **more})
     assert busy.is_error
     assert "11 s" in text_of(busy)
-    assert not again.is_error, text_of(again)  # the twin: once it is not
+    assert not again.is_error, text_of(again)  # the twin: when it isn't busy
 
 
 WELCOME = "Welcome to the sandbox workspace. Nothing here is real."
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "slack_post": {},  # by its channel's name, which is none to look up
+    "slack_post": {},  # names its channel, so nothing is looked up
     "slack_reply": {"channel": "#general", "thread_ts": WELCOME},
     "slack_react": {"channel": "#general", "ts": WELCOME},
     "slack_direct_message": {"user": "Bob Example"},
@@ -141,7 +141,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "figma_comment": {"file": "text"},
     "pagerduty_note": {"incident": "The server is on fire."},
 }
-# Of the first two, doubles have only what tools call; Sentry has none.
+# For the first two, doubles have only what tools call; Sentry has no double.
 UNPLAYED = {"asana_task_create", "digitalocean_droplet_action", "sentry_issue_status"}
 
 

@@ -1,4 +1,4 @@
-"""What a declared tool makes of a hostile provider's answer: little text, marked as data, whatever is in it."""
+"""What a declared tool makes of a hostile provider's answer: little text, marked as data, whatever it contains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def value_of(output: Output) -> object:
 
 
 def answer_item(tool: Tool) -> dict[str, object]:
-    """An object with something hostile at every place where the tool looks."""
+    """An object with hostile content at every place where the tool looks."""
     item: dict[str, object] = {}
     for output in tool.result.fields.values():
         parent, _, leaf = output.paths[0].rpartition(".")
@@ -99,7 +99,7 @@ READS = sorted(name for name, spec in SPECS.items() if spec.read_only)
 
 
 async def result_or_refusal(bench: Bench, name: str, answer: object) -> str:
-    """The tool's own words, or the code of its refusal."""
+    """The tool's own text, or the code of its refusal."""
     spec = SPECS[name]
     bench.server.answer = lambda _: json_reply(answer)
     try:

@@ -45,7 +45,7 @@ def payloads() -> Iterator[str]:
 
 
 def parts(arrival: Arrival) -> Mapping[str, object]:
-    """Everything of a request by its place."""
+    """All parts of a request by their place."""
     split = urlsplit(arrival.target)
     query = parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query))
     assert len({name for name, _ in query}) == len(query)
@@ -69,10 +69,10 @@ def leaves(at: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 async def sent_request(bench: Bench, spec: ToolSpec, arguments: Mapping[str, object]) -> Mapping[str, object]:
-    """The one request that a call makes."""
+    """The only request that a call makes."""
     bench.server.arrivals.clear()
     parsed = spec.input.model_validate(arguments)
-    with suppress(UpstreamRefused):  # where the scripted answer is not what the tool needs; its request is what counts
+    with suppress(UpstreamRefused):  # the tool can't use the scripted answer, but only the request matters here
         await spec.call(bench.api(spec), parsed, bench._progress)
     (arrival,) = bench.server.arrivals
     return parts(arrival)
