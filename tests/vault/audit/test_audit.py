@@ -1,4 +1,4 @@
-"""The activity: appended with changes, committed in groups, chained, free of secrets."""
+"""The activity: appended with changes, committed in groups, chained, and free of secrets."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_many_recorders_keep_every_event_once_and_in_one_chain(store: Stor
         assert await verify(databases[1]) == 140
         (batches,) = await databases[0].fetch("select count(*) as number from event_batches")
         assert isinstance(batches["number"], int)
-        assert batches["number"] < 140  # they shared commits
+        assert batches["number"] < 140  # some of them shared commits
     finally:
         for recorder in recorders:
             await recorder.close()
@@ -241,7 +241,7 @@ async def test_what_can_hold_a_secret_does_not_get_into_an_event(
 
 def test_details_are_compact_short_and_finite() -> None:
     assert format_details({"b": 1, "a": ("x", 2)}) == '{"b":1,"a":["x",2]}'
-    assert format_details({"é": "\ud83d"}) == '{"\\u00e9":"\\ud83d"}'  # half a pair is kept, escaped
+    assert format_details({"é": "\ud83d"}) == '{"\\u00e9":"\\ud83d"}'  # half of a surrogate pair is kept, escaped
     long = json.loads(format_details({"text": "x" * 10_000}))["text"]
     assert len(long) == TEXT_LIMIT
     assert long.endswith("…")

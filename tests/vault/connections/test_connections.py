@@ -185,7 +185,7 @@ async def test_many_grants_that_are_due_at_once_are_ended_in_one_round(
 
 
 def give(room: Room, *, ends_grant: bool | None) -> None:
-    """Say of the provider what ending one grant does to the others."""
+    """Set what ending one grant does to the others at this provider."""
     policy = replace(room.vault.policies["slack"], revoke_ends_grant=ends_grant)
     room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
 

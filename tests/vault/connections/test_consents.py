@@ -1,4 +1,4 @@
-"""A consent whose answer cannot be stored: kept on the host, stored later by whoever can, or ended at its provider."""
+"""A consent whose answer can't be stored: kept on the host and stored later by any process, or ended upstream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STAGES = ("asked", "kept", "answered")
 
 
 class WatchedUpstream:
-    """The real upstream, and a word before and after each step of a redemption."""
+    """The real upstream, with a call before and after each step of a redemption."""
 
     def __init__(self, inner: UpstreamOAuth, at: Callable[[str], Awaitable[None]]) -> None:
         self.inner = inner
@@ -71,7 +71,7 @@ class WatchedUpstream:
 
 @dataclass
 class Place:
-    """A vault behind which the storage can be taken away, and someone on the way back from the provider."""
+    """A vault whose storage can be taken away, and a person on the way back from the provider."""
 
     room: Room
     store: Store
@@ -111,13 +111,13 @@ class Place:
         return Trip(self.room, user, person, client, callback)
 
     def die(self) -> None:
-        """Whatever this process still tries to store, it stores no more."""
+        """Cancel whatever this process still tries to store."""
         for tasks in list(self.room.deployment.vault.tasks._finishing.values()):  # pyright: ignore[reportPrivateUsage]
             for task in list(tasks):
                 task.cancel()
 
     def live_grants(self) -> int:
-        """How many grants the provider still honours."""
+        """How many grants the provider still accepts."""
         return sum(1 for one in self.room.simulator.books()["families"] if one["ended"] is None)
 
     def count_redemptions(self) -> int:
@@ -126,7 +126,7 @@ class Place:
 
 @dataclass
 class Trip:
-    """Someone on the way back from the provider."""
+    """A person on the way back from the provider."""
 
     room: Room
     user: User
@@ -153,7 +153,7 @@ class Trip:
 
 @asynccontextmanager
 async def open_place(store: Store) -> AsyncGenerator[Place]:
-    """Vault and simulator over one prepared store."""
+    """A vault and a simulator over one prepared store."""
     url = None if store.is_sqlite else store.url
     async with (
         running_simulator() as simulator,
@@ -183,11 +183,11 @@ async def local(sqlite_store: Store) -> AsyncGenerator[Place]:
 
 
 async def end_everything(place: Place, trip: Trip) -> None:
-    """Disconnect what the person has; then the provider must honor nothing."""
+    """Disconnect what the person has; afterward, no grant may be alive at the provider."""
     deployment = place.room.deployment
     async with asyncio.timeout(WAIT):
         while owned := await trip.list_connections():
-            with suppress(StorageBusy):  # a server's process that hasn't heard yet that the storage is back
+            with suppress(StorageBusy):  # from a server process that doesn't know yet that the storage is back
                 async with deployment.transaction() as transaction:
                     await connections.disconnect(transaction, deployment.keys, owned[0], now=deployment.now())
     while await revocations.run_due(deployment.vault):
@@ -232,7 +232,7 @@ async def test_a_storage_that_is_away_before_the_code_is_sent_costs_nothing(plac
     assert place.live_grants() == len(await trip.list_connections()) == 1
 
 
-# A process that dies leaves its sockets open: asyncpg says so of one that was just being opened.
+# A process that dies leaves its sockets open: asyncpg warns about one that was being opened.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_what_a_process_could_not_store_before_it_died_another_one_stores(place: Place) -> None:
     trip = await place.trip()
@@ -303,7 +303,7 @@ async def test_somebody_else_finds_nothing_at_the_address_of_a_late_answer(local
     await trip.until_connected()
     stranger = await local.room.signed_in(await local.room.user())
     assert (await stranger.http.get(trip.callback)).status_code == 400
-    same = await local.room.signed_in(trip.user)  # another browser session
+    same = await local.room.signed_in(trip.user)  # in another browser session
     assert (await same.http.get(trip.callback)).status_code == 400
     assert (await trip.come_back()).status_code == 200
 
@@ -427,7 +427,7 @@ async def test_a_consent_without_an_end_is_forgotten_with_its_key(local: Place) 
 
 
 async def test_a_quarantine_leaves_no_key_of_a_consent_whose_answer_was_on_its_way(place: Place) -> None:
-    """It deletes the `state`, without which nothing would ever find the key."""
+    """The quarantine deletes the `state`, without which nothing would ever find the key."""
     trip, kept = await place.trip(), await place.trip()
     assert (await kept.come_back()).status_code == 200
 

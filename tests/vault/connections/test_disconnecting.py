@@ -1,5 +1,7 @@
-"""Disconnecting: the account is refused at once, and its grant is ended at the provider, however late or often that
-answers."""
+"""Disconnecting: the account is refused at once, and its grant is ended at the provider.
+
+However late or often the provider answers.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ async def test_a_disconnected_account_is_refused_at_once_and_can_be_connected_an
     assert refused.value.reason == "missing"
     second = await room.connect(delegated=frozenset())
     assert second.id != first.id
-    with pytest.raises(DelegationRequired):  # the agents of the old connection were not allowed to use this one
+    with pytest.raises(DelegationRequired):  # the agents of the old connection may not use this one
         await room.exchange()
     listed = await list_connections(room.database, room.alice.user.id, include_ended=True)
     assert {(one.id, one.state) for one in listed} == {
@@ -182,7 +184,7 @@ async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Roo
     async with room.held_refresh() as slow:
         pending = await room.disconnect(connection)
         assert pending.due_at is not None
-        assert pending.due_at > room.now  # the token that we hold may be used already
+        assert pending.due_at > room.now  # the refresh token that we hold may be in use
         assert await revocations.revoke_upstream(room.vault, connection.id) == "pending"
         room.slack.gate.set()
         with pytest.raises(ConnectionRequired):
@@ -193,14 +195,14 @@ async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Roo
 
 
 async def answer_after_the_revocation(room: Room, *outcomes: RevokeOutcome) -> None:
-    """A refresh is answered when its account was disconnected and revoked; then the provider has these outcomes."""
+    """A refresh is answered after its account was disconnected and revoked; then the provider has these outcomes."""
     connection = await room.connect()
     room.pass_time(3600)
     async with room.held_refresh() as slow:
         await room.disconnect(connection)
         room.pass_time(61)
         assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+        room.slack.families[0].is_alive = True  # this provider revokes only single tokens
         room.slack.revoke_outcomes.extend(outcomes)
         room.slack.gate.set()
         with pytest.raises(ConnectionRequired):
@@ -238,7 +240,7 @@ async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: R
             await slow
         room.slack.revoke_gate.set()
         assert await attempt == "pending"
-    room.slack.families[0].is_alive = True  # a provider that revokes single tokens
+    room.slack.families[0].is_alive = True  # this provider revokes only single tokens
     assert await revocations.run_due(room.vault) == 1
     assert room.slack.revocations[-1][0] == room.slack.families[0].refresh_token
     assert not room.slack.families[0].is_alive

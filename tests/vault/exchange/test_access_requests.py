@@ -1,4 +1,4 @@
-"""What requests gave of a group's account: beyond its rule, for one agent, until an end that many things can bring."""
+"""What requests gave of a group's account: beyond its rule, for one agent, until an end that can have many causes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vault.upkeep import access_ends
 
 @dataclass
 class SharedAccount:
-    """Bob's agent reads the group's account; `carol` answers."""
+    """Bob's agent reads the group's account; `carol` answers requests."""
 
     room: Room
     group: Group
@@ -52,7 +52,7 @@ class SharedAccount:
             return (await access_requests.ask(transaction, access or self.access(), now=self.room.now))[0]
 
     async def allow(self, request: AccessRequest, *, days: int = 2, makes: bool = False) -> AccessRequest:
-        """`makes`: the yes also allows the agent the account."""
+        """With `makes`, the yes also allows the agent to use the account."""
         now = self.room.now
         if makes:
             await self.room.allow(self.account, request.access.scopes, whose=self.bob, expires_at=now + days * DAY)
@@ -288,7 +288,7 @@ async def test_what_came_back_before_its_end_lasts(shared_account: SharedAccount
                 transaction, group_id, shared_account.bob.user.id, source="local", now=shared_account.room.now
             )
             ending = asyncio.create_task(access_ends.end_over(database))
-            await asyncio.sleep(1)  # it finds the request before the person is back, as a rule
+            await asyncio.sleep(1)  # normally, it finds the request before the person is back
         assert await ending == 0
     assert (await shared_account.read_request(request)).is_allowed(shared_account.room.now)
 

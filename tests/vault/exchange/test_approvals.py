@@ -1,4 +1,4 @@
-"""Approvals in the vault: asked each time, decided once, used once, bound to every byte of the call."""
+"""Approvals in the vault: asked for each time, decided once, used once, bound to every byte of the call."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ async def test_asking_for_a_tool_asks_for_its_scopes_where_no_tool_is_called(roo
     with pytest.raises(ApprovalRequired):
         await run(room, None)
     assert await run(room, None, "channels:read")
-    assert await run(room, call_of(tool="slack_reply"))  # another tool is not asked about
+    assert await run(room, call_of(tool="slack_reply"))  # another tool needs no approval
 
 
 @pytest.mark.parametrize("entry", ["calendar", "tool:calendar_create"])
@@ -348,7 +348,7 @@ async def test_arguments_without_a_canonical_form_cannot_be_approved(room: Room)
 async def test_ended_approvals_are_forgotten_after_a_day(room: Room) -> None:
     connection = await room.connect()
     await ask(room, connection, call_of())
-    for seconds, gone in ((ASK_LIFETIME + 86370, 0), (30, 1)):  # the clock goes on meanwhile
+    for seconds, gone in ((ASK_LIFETIME + 86370, 0), (30, 1)):  # the clock keeps running
         room.pass_time(seconds)
         async with room.database.transaction() as transaction:
             assert await approvals.sweep(transaction, now=room.now) == gone

@@ -53,7 +53,7 @@ def plan_or_missing(
     allowed: frozenset[str] | None,
     policy: UpstreamPolicy,
 ) -> Plan | frozenset[str]:
-    """The plan, or what the refusal says is missing."""
+    """The plan, or what the refusal reports as missing."""
     held = account(granted, delegated)
     request = ExchangeRequest(PRINCIPAL, "slack", asked)
     try:
@@ -87,7 +87,7 @@ def test_an_exchange_issues_the_meet_of_four_or_names_what_is_missing(
     made = plan_or_missing(asked, delegated, granted, allowed, policy)
     if isinstance(made, frozenset):
         if not delegated:
-            return  # a permission of no scope counts as none
+            return  # a permission without scopes counts as none
         assert asked is not None
         assert made, "a refusal names what is missing"
         assert made <= asked - most

@@ -26,7 +26,7 @@ WANTED = frozenset({"chat:write"})
 async def ask(
     room: Room, connection: Connection | str, *, scopes: frozenset[str] | None = WANTED, **changes: str
 ) -> Explanation:
-    """Explain alice's agent; and whatever is said, nothing was recorded, sent or changed."""
+    """Explain alice's agent; asserts that nothing was recorded, sent or changed."""
     before = (await room.kinds(), len(room.slack.sends), len(room.google.sends))
     named = connection if isinstance(connection, str) else connection.id
     question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, named, scopes)
@@ -36,7 +36,7 @@ async def ask(
 
 
 async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | None = WANTED) -> VaultError:
-    """What the exchange itself refuses with."""
+    """The refusal of the exchange itself."""
     request = ExchangeRequest(principal_of(room.alice), connection.provider, scopes, connection_id=connection.id)
     with pytest.raises(VaultError) as raised:
         await exchange(request, vault=room.vault, now=room.now)
@@ -46,7 +46,7 @@ async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | N
 async def assert_same(
     room: Room, connection: Connection, step: ExchangeStep, scopes: frozenset[str] | None = WANTED
 ) -> None:
-    """Explain names the step, with the code and the sentence of the exchange."""
+    """Assert that the explanation has the step, the code and the sentence of the exchange."""
     found = (await ask(room, connection, scopes=scopes)).first_failure
     assert found is not None
     assert found.step is step
@@ -99,7 +99,7 @@ async def test_an_unknown_or_disabled_user(room: Room) -> None:
     async with room.database.transaction() as transaction:
         await users.enable_user(transaction, room.alice.user.id, now=room.now)
     after = (await ask(room, connection)).first_failure
-    assert after is not None  # disabling ended the agent's grant as well
+    assert after is not None  # disabling also ended the agent's grant
     assert after.step is ExchangeStep.GRANT
 
 
@@ -201,7 +201,7 @@ async def test_an_expired_token_that_nothing_can_refresh(room: Room) -> None:
     connection = await room.connect()
     async with room.database.transaction() as transaction:
         await transaction.execute("update connections set refresh_sealed = null where id = :id", {"id": connection.id})
-    await assert_works(room, connection)  # the token that is there still lives
+    await assert_works(room, connection)  # the existing token is still valid
     room.pass_time(90_000)
     await assert_same(room, connection, ExchangeStep.TOKEN)
 
@@ -217,7 +217,7 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
         found = (await ask(room, connection)).first_failure
         assert found is not None
         assert found.fix == "no action needed: the vault retries until the provider answers"
-        room.pass_time(HANDLING)  # the old token has run out: trying again can lose nothing more
+        room.pass_time(HANDLING)  # the old token has expired, so trying again can't lose anything
         assert (await ask(room, connection)).first_failure is None
         await assert_works(room, connection)
 
@@ -225,7 +225,7 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
 async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
     async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
-        room.pass_time(3596)  # too late to be used, too early to risk what is left of it
+        room.pass_time(3596)  # too late to use the token, too early to risk what is left of it
         assert (await assert_works(room, connection)).refreshes
         room.slack.faults.append(Fault(before=Silent("timeout")))
         await refusal(room, connection)
@@ -240,13 +240,13 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
     database = room.vault.database
 
     class Meanwhile:
-        """The same database, at which someone is faster: the connection ends just before its accounts are read."""
+        """The same database, but the connection ends just before its accounts are read."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(database, name)
 
         async def look_up(self, sql: str, parameters: Mapping[str, Value]) -> Sequence[Row]:
-            if "provider" in parameters:  # the accounts are asked for by their provider
+            if "provider" in parameters:  # only the query for accounts has a provider
                 async with database.transaction() as transaction:
                     await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
             return await database.look_up(sql, parameters)
@@ -283,7 +283,7 @@ async def test_a_destroyed_key(room: Room) -> None:
 
 
 async def test_each_step_is_checked_on_its_own_and_the_first_failure_is_that_of_the_exchange(room: Room) -> None:
-    """A dead account without permission: both are said, and what depends on them was not checked."""
+    """A dead account without permission: both are reported; checks that depend on them weren't made."""
     connection = await room.connect(scopes=frozenset({"channels:read"}), delegated=frozenset())
     async with room.database.transaction() as transaction:
         await transaction.execute(
@@ -320,7 +320,7 @@ async def test_what_no_step_above_allows_to_check_is_not_said_to_be_ok(room: Roo
 
 
 async def test_an_account_whose_grant_the_provider_ended_is_not_vouched_for(room: Room) -> None:
-    """Nothing is sent, so only the provider knows: that step stays open, also where the vault's record is fine."""
+    """Nothing is sent, so only the provider knows: that step stays open even if the vault's record is fine."""
     connection = await room.connect()
     room.slack.families[0].is_alive = False
     said = outcomes(await ask(room, connection))

@@ -1,6 +1,6 @@
-"""Every real way to narrow, by the shipped provider files and the vault, against the simulator in that provider's mode.
+"""Every way to narrow, with the shipped provider files and the vault, against the simulator in that provider's mode.
 
-The provider's own word decides: whether a call is let in, what its books say was sent, what the grant still is.
+The provider's own view decides: whether it accepts a call, what it recorded as sent, what the grant is now.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def test_the_provider_refuses_the_narrowed_token_on_a_wider_call(place: Pl
     full = await place.exchange(place.family.granted)
     assert full.value != token.value
     assert await place.call(place.family.outside, full) == 200
-    assert await place.call(place.family.inside, token) == 200  # and it is still good
+    assert await place.call(place.family.inside, token) == 200  # and the token still works
 
 
 @at(*BY_NAME)
@@ -83,7 +83,7 @@ async def test_a_hundred_narrowings_leave_the_stored_grant_as_it_was(place: Plac
     assert (place.grant()["scopes"], place.grant()["ended"]) == (grant["scopes"], None)
     full = await place.exchange(place.family.granted)
     assert await place.call(place.family.outside, full) == 200
-    place.room.pass_time(400_000)  # past every lifetime but Square's: the refresh token in the vault is the live one
+    place.room.pass_time(400_000)  # past every lifetime except Square's: the refresh token in the vault is the live one
     place.simulator.advance(400_000)
     renewed = await place.exchange(place.family.granted, after=full.generation)
     assert renewed.value != full.value
@@ -171,7 +171,7 @@ async def test_a_provider_that_ignores_the_request_is_found_out_and_the_scopes_a
     for _ in range(3):
         token = await place.narrow()
         assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, place.family.narrow)
-    assert len(place.narrowings()) == 1  # asked once, then not for ten minutes
+    assert len(place.narrowings()) == 1  # asked once, and not again for ten minutes
     (event,) = await place.room.events("narrowing.failed")
     assert event.details["asked"] == sorted(place.family.narrow)
     assert (await place.room.row(connection)).scopes == connection.scopes
@@ -193,7 +193,7 @@ async def test_scopes_that_nobody_tells_prove_nothing(place: Place) -> None:
 async def test_a_refresh_that_took_its_time_asks_nothing_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     await place.connect()
     with monkeypatch.context() as patched:
-        patched.setattr("providers.oauth.client.TOTAL_TIMEOUT", 0.9)  # the deadline of all that one refresh does
+        patched.setattr("providers.oauth.client.TOTAL_TIMEOUT", 0.9)  # the deadline for everything in one refresh
         assert (await place.narrow()).narrowing is Narrowing.ENFORCED
     assert [entry["method"] for entry in place.simulator.books()["api_calls"]] == ["identity"]
     place.room.pass_time(601)
@@ -231,14 +231,14 @@ async def test_a_refresh_token_that_comes_with_a_narrow_answer_replaces_the_stor
     assert (first["token"], second["token"]) == ("families.microsoft-1:r0", first["issued_refresh"])
 
 
-# Tokens made of the full one
+# Tokens derived from the full one
 
 
 @at("github", "box")
 async def test_making_a_narrower_token_spends_no_refresh_token(place: Place) -> None:
     await place.connect()
     first, second = await place.narrow(), await place.narrow()
-    assert first.value == second.value  # kept, and given again
+    assert first.value == second.value  # it is kept and given out again
     assert len(place.narrowings()) == 1
     assert place.simulator.books()["refreshes"] == []
     (event,) = await place.room.events("connection.narrowed")
@@ -261,7 +261,7 @@ async def test_a_narrowing_that_a_rate_limit_turned_away_waits_as_long_as_the_pr
             f"{place.family.provider} is rate limiting.",
             7,
         )
-        with pytest.raises(TemporarilyUnavailable, match="is rate limiting"):  # it isn't asked again before
+        with pytest.raises(TemporarilyUnavailable, match="is rate limiting"):  # it isn't asked again before that
             await place.narrow()
         place.room.pass_time(8)
     assert await place.call(place.family.inside, await place.narrow()) == 200
@@ -358,7 +358,7 @@ async def test_many_requests_at_once_make_one_narrower_token_on_both_databases(
         assert again.generation > tokens[0].generation
         assert await place.call(place.family.inside, again) == 200
         full = await place.exchange(place.family.granted)
-        await place.exchange(place.family.granted, after=full.generation)  # ends what was made of the old one
+        await place.exchange(place.family.granted, after=full.generation)  # this ends what the old token led to
         assert (await place.narrow()).value not in {tokens[0].value, again.value}
 
 
@@ -452,7 +452,7 @@ async def test_a_token_for_one_repository_does_not_open_another(place: Place) ->
     assert await place.call(("GET", "/repos/octo/other/issues"), token) == 404
     full = await place.exchange(place.family.granted)
     assert await place.call(("GET", "/repos/octo/other/issues"), full) == 200
-    without = await place.exchange()  # all repositories: there is no such token, so the vault holds the scopes
+    without = await place.exchange()  # for all repositories, there is no such token, so the vault enforces the scopes
     assert (without.narrowing, without.value) == (Narrowing.ENFORCED, full.value)
 
 

@@ -1,4 +1,4 @@
-"""What an answer to a request for a narrower token proves; whatever it does not say counts as unsaid."""
+"""What an answer to a request for a narrower token proves; anything that it doesn't say counts as unknown."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_registration_hides_its_secret() -> None:
     assert "shh" not in repr(GITHUB.with_registration(Registration("id", "shh")).registration)
 
 
-# The token that another is made of
+# The token from which another is derived
 
 
 def _row(**changes: object) -> ConnectionFacts:
@@ -245,5 +245,5 @@ def test_a_token_is_made_of_one_that_has_some_time_left() -> None:
         assert is_good_parent(_row(access_expires_at=None), policy=policy, now=NOW)
         assert not is_good_parent(_row(access_sealed=None), policy=policy, now=NOW)
         assert not is_good_parent(_row(), policy=policy, now=NOW + 3599)
-    assert not is_good_parent(_row(), policy=box, now=NOW + 3560)  # refreshed first, so that the new one lives
-    assert is_good_parent(_row(), policy=github, now=NOW + 3560)  # not where that ends all that is in use
+    assert not is_good_parent(_row(), policy=box, now=NOW + 3560)  # refreshed first, so that the new token lasts
+    assert is_good_parent(_row(), policy=github, now=NOW + 3560)  # but not where a refresh ends tokens in use

@@ -1,4 +1,4 @@
-"""Connections of a group: whose key seals them, who uses them, within which rule, and until when."""
+"""A group's connections: whose key seals them, who uses them, within which rule, and until when."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_member_uses_it_by_their_own_permission_and_is_named(room: Room)
     with pytest.raises(TransitionRefused):
         await room.allow(given, BOTH, whose=carol)
     assert await refusal_of(room, whose=carol) is ConnectionRequired
-    assert await refusal_of(room) is ConnectionRequired  # it is no longer hers who gave it
+    assert await refusal_of(room) is ConnectionRequired  # it no longer belongs to the person who gave it
 
 
 async def test_a_member_who_leaves_loses_it_at_the_next_call_and_has_it_again_as_a_member(room: Room) -> None:
@@ -231,7 +231,7 @@ async def test_an_account_that_has_no_grant_of_its_own_that_works_is_not_given(
     await change(value)
     with pytest.raises(TransitionRefused, match=said):
         await give(room, own, group)
-    assert await room.exchange("slack", *BOTH, whose=bob)  # the group's own still works
+    assert await room.exchange("slack", *BOTH, whose=bob)  # the group's own account still works
     await change(before)
     assert (await give(room, own, group)).id == given.id
 
@@ -314,7 +314,7 @@ async def test_the_key_of_a_group_that_owned_something_once_goes_with_it(room: R
 
 
 async def older_grant_of(room: Room, group: Group) -> Connection:
-    """The group's account, of which its giver had an older grant, which is held."""
+    """The group's account; its giver had an older grant for it, whose revocation is on hold."""
     await room.connect(scopes=BOTH)
     given = await give(room, await room.connect(scopes=BOTH), group)
     assert [one.outcome for one in await revocations.list_revocations(room.database, room.alice.user.id)] == ["held"]

@@ -1,4 +1,4 @@
-"""Standing approvals: for one agent, tool, account and target, so many calls a day until a date, and never one more."""
+"""Standing approvals: for one agent, tool, account and target, so many calls a day until a date, and not one more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 def let_stand(room: Room, *tools: str, ask: frozenset[str] = frozenset()) -> None:
-    """What the operator's settings say."""
+    """What the operator's settings allow."""
     policies = room.vault.policies
     assert isinstance(policies, dict)
     policies["slack"] = replace(policies["slack"], standing_tools=frozenset(tools), ask=ask)
@@ -176,7 +176,7 @@ async def test_it_ends_with_the_permission_and_does_not_come_back_with_it(room: 
             await transaction.execute("update delegations set expires_at = :now", {"now": room.now})
         elif end == "disconnected":
             await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-        elif end == "forgotten":  # by the retention, long after the end
+        elif end == "forgotten":  # by the retention rule, long after its end
             await transaction.execute("delete from delegations")
     mine = room.alice.user.id
     live = await standing_approvals.list_live(room.database, room.vault.keys, mine, now=room.now)

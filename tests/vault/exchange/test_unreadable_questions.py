@@ -1,4 +1,4 @@
-"""Questions and answers that the vault refuses to bind or to read, each beside one that differs only in the reason."""
+"""Questions and answers that the vault refuses to bind or read, each next to one that differs only in the reason."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_key_id_has_1_to_255_bytes(key_id: str) -> None:
 
 @pytest.mark.requirement("V-02")
 def test_no_nonce_and_no_wrapped_key_repeats() -> None:
-    count = 20_000  # enough to notice a counter, a clock or a fixed seed
+    count = 20_000  # enough to find a counter, a clock or a fixed seed
     seen = [seal(b"", key=KEY, key_id="k", context=CONTEXT) for _ in range(count)]
     assert len({sealed[3:15] for sealed in seen}) == count  # nonce of the wrap
     assert len({sealed[15:63] for sealed in seen}) == count  # the wrapped data key
@@ -129,13 +129,13 @@ def test_no_nonce_and_no_wrapped_key_repeats() -> None:
 
 
 def parts(sealed: bytes) -> tuple[bytes, bytes, bytes]:
-    """The nonce of the wrap, the wrapped data key, and the nonce of the payload, under a key id of one byte."""
+    """The nonce of the wrap, the wrapped data key, and the nonce of the payload, for a key ID of one byte."""
     return sealed[3:15], sealed[15:63], sealed[63:75]
 
 
 @pytest.mark.requirement("V-02")
 def test_two_copies_of_a_machine_image_repeat_no_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both draw the same random bytes: whatever differs in what they seal gives other nonces and another data key."""
+    """Both draw the same random bytes: if what they seal differs in any way, so do the nonces and the data key."""
     monkeypatch.setattr(secrets, "token_bytes", bytes)
     variants = [
         seal(text, key=key, key_id="k", context=replace(CONTEXT, generation=generation))

@@ -1,4 +1,4 @@
-"""What the vault asks the packages of key services for; doubles stand for those, which the suite doesn't install."""
+"""How the vault calls the packages of key services, which are doubles here because the suite doesn't install them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Let a package be there, with these members."""
+    """Make a package with these members importable."""
 
     def install_module(name: str, **members: object) -> None:
         parts = name.split(".")
@@ -40,7 +40,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 @dataclass
 class Service:
-    """Turns bytes around, for its own purpose only, and fails as it is told."""
+    """Wraps by reversing bytes, only for its own purpose, and fails when told to."""
 
     asked: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
     failure: Exception | None = None
@@ -57,7 +57,7 @@ class PackageFailure(Exception):
 
 
 class OtherKeyError(PackageFailure):
-    """What it says about bytes that another key encrypted."""
+    """The package's error for bytes that another key encrypted."""
 
 
 class ClientError(Exception):
@@ -227,7 +227,7 @@ def test_a_transit_engine_is_asked_with_the_token_of_the_moment(
 
 
 class Device:
-    """A token with keys by label, which says what it is asked for."""
+    """A token that has keys by label, and records what it is asked for."""
 
     def __init__(self, service: Service, *, labels: list[str], pin: str) -> None:
         self.service, self.labels, self.pin = service, labels, pin

@@ -43,7 +43,7 @@ async def other_host(room: Room, data: Path) -> AsyncGenerator[Room]:
 
 
 async def says(room: Room, *, version: str = "1.0.0", knows_keys: bool = True) -> None:
-    """It is there, as its upkeep says each half minute."""
+    """Report itself, as the upkeep does every half minute."""
     held = frozenset(room.vault.keys.held.ids()) if knows_keys else None
     said = Replica(room.vault.owner, "host", "serve", version, 1, room.now, {}, {}, held)
     async with room.database.transaction() as transaction:
@@ -84,7 +84,7 @@ async def former(room: Room) -> str:
 
 
 async def people(room: Room, count: int, *, first: int = 0) -> None:
-    """Further people with a key each."""
+    """More people, each with a key."""
     async with room.database.transaction() as transaction:
         for number in range(first, first + count):
             made = await users.create_user(transaction, f"person {number}", now=room.now)
@@ -124,7 +124,7 @@ async def test_the_master_key_changes_under_calls_in_two_processes(room: Room, t
         await promote(room, new)
         await upkeep(other)
         await other.connect(account="after")
-        await people(room, 1, first=5)  # here the rotation is not known yet
+        await people(room, 1, first=5)  # this process doesn't know about the rotation yet
         await upkeep(room)
         stop.set()
         async with asyncio.timeout(20):
@@ -241,7 +241,7 @@ async def test_an_added_key_can_be_taken_back(room: Room) -> None:
     await retire(room, new)
     with pytest.raises(TransitionRefused, match="isn't a key to rotate to"):
         await promote(room, new)
-    again = await add(room)  # another one: the retired line in the file is not taken again
+    again = await add(room)  # a different key: the retired line in the file isn't used again
     assert again != new
     await promote(room, again)
 
@@ -283,9 +283,9 @@ async def test_a_process_is_ready_only_with_the_keys_that_calls_need(room: Room,
     await people(room, 1)
     async with other_host(room, tmp_path / "other") as other:
         new = await add(room)
-        await health.check_keys(other.database, other.vault.keys)  # nothing needs the new one yet
+        await health.check_keys(other.database, other.vault.keys)  # nothing needs the new key yet
         with pytest.raises(KeyUnavailable, match=new):
-            await upkeep(other)  # but its upkeep says that it is missing
+            await upkeep(other)  # but its upkeep reports that it is missing
         await promote(room, new)
         with pytest.raises(KeyUnavailable, match=new):
             await health.check_keys(other.database, other.vault.keys)
@@ -324,7 +324,7 @@ async def test_a_start_without_a_key_that_wraps_something_is_refused(room: Room)
             await database.close()
     await upkeep(room)
     (room.store.data / "master.key").write_text(both.splitlines()[1] + "\n")
-    async with second_process(room) as started:  # the former key wraps nothing anymore
+    async with second_process(room) as started:  # nothing is wrapped by the former key anymore
         await health.check_keys(started.database, started.vault.keys)
 
 
@@ -359,7 +359,7 @@ async def test_uses_of_keys_are_counted(room: Room) -> None:
     before = (await master_keys(room.database))[only].uses
     await people(room, 3)
     await key_rotation.count_uses(room.database, room.vault.keys, state)
-    assert (await master_keys(room.database))[only].uses == before + 6  # each was wrapped, and opened
+    assert (await master_keys(room.database))[only].uses == before + 6  # each key was wrapped once and opened once
     await key_rotation.count_uses(room.database, room.vault.keys, state)
     assert (await master_keys(room.database))[only].uses == before + 6
 

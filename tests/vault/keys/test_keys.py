@@ -136,7 +136,7 @@ async def test_the_key_files_hold_no_copy_of_a_destroyed_salt(sqlite_store: Stor
     assert any(salt in path.read_bytes() for path in sqlite_store.data.iterdir())
     async with database.transaction() as transaction:
         await ring.destroy_connection_key(transaction, "c")
-    await database.close()  # the last one to leave checkpoints and removes the log
+    await database.close()  # the last process to close writes a checkpoint and removes the log
     assert not any(salt in path.read_bytes() for path in sqlite_store.data.iterdir())
 
 
@@ -156,7 +156,7 @@ async def test_subkeys_differ_by_purpose(key_ring: KeyRing) -> None:
 
 
 async def _snapshot(store: Store) -> object:
-    """Everything at rest: the files' digests, or the key ring's rows."""
+    """Everything at rest: the digests of the files, or the key ring's rows."""
     if store.is_sqlite:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(store.data.iterdir())}
     database = await store.open()
@@ -263,7 +263,7 @@ async def test_something_else_in_the_place_of_the_key_file_is_refused(empty_sqli
         with pytest.raises(KeyUnavailable, match="isn't a regular file"):
             await empty_sqlite_store.open_keys(database)
         key_file.unlink()
-        key_file.symlink_to(empty_sqlite_store.data / "nowhere")  # it must not be made where the link points
+        key_file.symlink_to(empty_sqlite_store.data / "nowhere")  # the key must not be created where the link points
         with pytest.raises(KeyUnavailable):
             await empty_sqlite_store.open_keys(database)
         assert not (empty_sqlite_store.data / "nowhere").exists()
@@ -311,7 +311,7 @@ async def test_every_key_source_opens_the_key_it_made_and_no_other(tmp_path: Pat
 async def test_a_vault_runs_on_a_key_that_is_not_in_a_file(empty_store: Store, kind: str) -> None:
     database = await empty_store.open()
     try:
-        for _ in range(2):  # who asks for a vault that is there makes none
+        for _ in range(2):  # opening an existing vault (`creates=False`) never makes one
             with pytest.raises(KeyUnavailable, match="no vault in this database"):
                 await KeyRing.open(database, _sources(empty_store.data, ENVIRONMENT)[kind], creates=False)
         ring = await KeyRing.open(database, _sources(empty_store.data, ENVIRONMENT)[kind])
@@ -367,7 +367,7 @@ async def test_main_database_and_key_file_open_nothing_without_the_key_store(
     database = await sqlite_store.open()
     await connect(database, await sqlite_store.open_keys(database))
     await database.close()
-    shutil.copy2(prepared_data / "keys.sqlite", sqlite_store.data)  # as it was before the connection
+    shutil.copy2(prepared_data / "keys.sqlite", sqlite_store.data)  # as it was before the connection was made
     database = await sqlite_store.open()
     try:
         ring = await sqlite_store.open_keys(database)

@@ -1,4 +1,4 @@
-"""What pages read of one person's agents and accounts, on both databases: theirs, and what counts now."""
+"""What pages read about one person's agents and accounts, on both databases: only theirs, and only what is current."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_the_uses_of_each_day_are_counted_as_far_back_as_is_known(
         )
 
     assert await uses() == (2, 0, 0, 1)
-    monkeypatch.setattr(audit, "LOOK_BACK", 4)  # of the oldest day, an event may be missing
+    monkeypatch.setattr(audit, "LOOK_BACK", 4)  # events of the oldest day may be missing
     assert await uses() == (0, 0, 1)
 
 

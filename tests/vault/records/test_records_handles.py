@@ -1,4 +1,4 @@
-"""Proxy handles: 256 bit, kept as a hash, bound to agent, account, scopes, time, key; ended by what they stand on."""
+"""Proxy handles: 256 bits, stored as a hash, bound to agent, account, scopes, time, key; they end with any of these."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def issue_handle(room: Room, connection: Connection, *, lifetime: int = 30
 
 
 async def use_handle(room: Room, value: str) -> str | VaultError:
-    """What a use of the handle comes to: the account, or the refusal."""
+    """The result of using the handle: the account, or the refusal."""
     try:
         found = await handles.find(room.database, value, now=room.now)
         request = ExchangeRequest(
@@ -120,7 +120,7 @@ async def test_a_handle_ends_with_what_it_stands_on(room: Room, end: str) -> Non
 
 
 async def test_a_handle_of_one_account_never_reaches_another_one(room: Room) -> None:
-    """Not even one that took the disconnected account's place, nor one whose label is the connection's id."""
+    """Not even one that replaced the disconnected account, nor one whose label is the connection's ID."""
     first = await room.connect(account="first")
     value = await issue_handle(room, first)
     second = await room.connect(account=first.id)
@@ -152,7 +152,7 @@ async def test_handles_that_are_over_are_forgotten_an_hour_later(room: Room) -> 
 
 
 async def end_nothing(room: Room, connection: Connection) -> None:
-    """Nothing happens."""
+    """Does nothing."""
 
 
 async def end_grant(room: Room, connection: Connection) -> None:

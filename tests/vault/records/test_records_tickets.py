@@ -239,7 +239,7 @@ async def test_of_twenty_parallel_redemptions_at_most_one_succeeds_and_its_grant
     assert len(won) == 1
     others = [result for result in results if isinstance(result, BaseException)]
     assert [type(one) for one in others] == [tickets.TicketReplayed] * 19, others
-    assert await grants.live_principal_facts(database, won[0][0].id) is None  # nineteen replays of it were seen
+    assert await grants.live_principal_facts(database, won[0][0].id) is None  # nineteen replays were detected
     assert [grant.id for grant in await grants.list_grants(database, seeded.user.id)] == [seeded.grant.id]
 
 
@@ -392,4 +392,4 @@ async def test_what_strangers_made_is_forgotten_minutes_after_its_end(database: 
     assert await count_after_sweep(NOW + 60 + 299) == 6
     assert await count_after_sweep(NOW + 60 + 300) == 3
     kept = {str(row["purpose"]) for row in await database.fetch("select purpose from tickets")}
-    assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the one that someone answered
+    assert kept == {"authorization", "bootstrap", "connect"}  # of the first, the answered authorization

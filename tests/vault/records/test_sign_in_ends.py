@@ -1,4 +1,4 @@
-"""A day's notice before an agent has to sign in again: once, and only when it is true."""
+"""A notice a day before an agent must sign in again: once, and only if it is true."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_what_was_judged_costs_the_next_round_no_look_at_its_row(
     monkeypatch.setattr(sign_ins, "BATCH", 50)
     setting = await asyncpg.connect(postgres_store.url)
     name = await setting.fetchval("select current_database()")
-    for plan in ("seqscan", "bitmapscan", "sort"):  # the table is small here
+    for plan in ("seqscan", "bitmapscan", "sort"):  # because the table is small here
         await setting.execute(f"alter database {name} set enable_{plan} = off")
     await setting.close()
     database = await open_database(postgres_store.url, data=postgres_store.data)

@@ -1,4 +1,4 @@
-"""The provider's answer is never lost, whoever was cancelled, late, or refused by the storage."""
+"""The provider's answer is never lost, even if the caller left, the answer is late, or the storage refuses it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_an_answer_is_stored_even_when_its_lease_has_lapsed(room: Room) ->
     async with room.held_refresh() as slow:
         room.pass_time(61)
         async with second_process(room) as other:
-            with pytest.raises(TemporarilyUnavailable):  # by its clock; ours may be off
+            with pytest.raises(TemporarilyUnavailable):  # according to its clock, and ours may be wrong
                 await other.exchange()
             other.pass_time(60)
             with pytest.raises(ConnectionRequired) as refused:
@@ -104,7 +104,7 @@ async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(r
         await room.disconnect(connection)
         room.pass_time(61)
         assert await revoke_upstream(room.vault, connection.id) == "revoked"
-        room.slack.families[0].is_alive = True  # a provider that takes its time
+        room.slack.families[0].is_alive = True  # as at a provider that is slow to revoke
         again = await room.connect()
         room.slack.gate.set()
         with suppress(VaultError):
@@ -157,7 +157,7 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
     async with asyncio.timeout(WAIT):
         waiting = asyncio.create_task(room.exchange())
         await room.slack.arrived.wait()
-        async with room.database.transaction() as transaction:  # the storage breaks while the answer is on its way
+        async with room.database.transaction() as transaction:  # the storage fails while the answer is on its way
             await transaction.execute("alter table intents rename to intents_away")
         with noticed:
             room.slack.gate.set()
@@ -170,7 +170,7 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
 
 
 async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: Room) -> None:
-    """R-12: refuse the refresh before it is sent, and be none the worse for it."""
+    """R-12: the refresh is refused before it is sent, and the refusal causes no harm."""
     connection = await room.connect()
     room.pass_time(3600)
     breaks, repairs = (
@@ -193,7 +193,7 @@ async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: 
 
 
 class MessageAlarm(logging.Handler):
-    """Sets an event when a message is logged."""
+    """Sets an event when a given message is logged."""
 
     def __init__(self, message: str) -> None:
         super().__init__()

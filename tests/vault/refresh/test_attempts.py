@@ -1,4 +1,4 @@
-"""Commits of unknown end around a claim: what is made good later touches its own attempt and nothing else."""
+"""A claim whose commit has an unknown result: what is cleaned up later affects only its own attempt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vault.upstream import CredentialKind, Refusal, RotationMode
 
 
 class Forgetful:
-    """The same database behind a network that swallows what it says of these commits, counted from the first."""
+    """The same database behind a network that loses the answers to these commits, counted from the first."""
 
     def __init__(self, database: Database, *swallowed: int) -> None:
         self._database = database
@@ -65,7 +65,7 @@ async def sends(room: Room, connection: Connection) -> list[UnresolvedSends]:
 
 
 async def fail_to_claim(room: Room) -> list[attempts.Ending]:
-    """A claim whose commit fails and did not happen; what is owed for it."""
+    """A claim whose commit fails and didn't happen; returns what must be cleaned up for it."""
     await rename(room, "intents", "intents_away")
     facts = None
     try:
@@ -90,7 +90,7 @@ async def test_no_two_attempts_share_a_fence_although_they_read_the_same_row(roo
     facts = await room.row(await connect_expired(room))
     fences = {leases.Lease.attempt(facts, owner=room.vault.owner).fence for _ in range(1000)}
     assert len(fences) == 1000
-    assert min(fences) > facts.fence + 1  # the release before this one counts by one
+    assert min(fences) > facts.fence + 1  # the previous release increments by one
     assert max(fences) < 2**62
 
 
@@ -188,7 +188,7 @@ async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_
     await room.connect()
     await room.disconnect(first)
     room.pass_time(3600)
-    second = await room.connect()  # its generations are those of the first
+    second = await room.connect()  # its generations are the same as the first one's
     before = await list_revocations(room.database, room.alice.user.id)
     room.pass_time(3600)
     forgetful = forget(room, 2)
@@ -224,14 +224,14 @@ async def test_owner_files_that_are_cleared_away_during_a_refresh_let_nobody_sen
             shutil.rmtree(sqlite_store.data / "owners")
             with pytest.raises(TemporarilyUnavailable):
                 await rotation.refresh(room.vault, connection.id, if_generation=1)
-            room.pass_time(61)  # not even when the lease is over; then its person may be asked
+            room.pass_time(61)  # not even when the lease has expired; then the person may be asked
             with pytest.raises(VaultError):
                 await rotation.refresh(room.vault, connection.id, if_generation=1)
-            await watch(other.vault)  # its half-minute's round
+            await watch(other.vault)  # its round every half minute
             assert await room.database.is_dead(other.vault.owner) is False
             assert list((sqlite_store.data / "owners").iterdir()) != []
             room.slack.gate.set()
-            with suppress(TemporarilyUnavailable):  # its own patience may be over; its answer is stored
+            with suppress(TemporarilyUnavailable):  # its own wait may have timed out, but its answer is stored
                 await sending
             await other.settle()
             assert (len(room.slack.sends), (await room.row(connection)).generation) == (1, 2)

@@ -1,4 +1,4 @@
-"""What `make chaos` prints: one table or JSON, and a group that breaks or never ends is a figure that was missed."""
+"""What `make chaos` prints: one table or JSON; a group that breaks or never ends counts as a missed figure."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vault.upstream import RotationMode
 
 
 async def left_behind(room: Room, owner: str) -> Connection:
-    """A connection that `owner` claimed at its expiry, and never spoke of again."""
+    """A connection that `owner` claimed at its expiry without ever releasing it."""
     connection = await room.connect()
     room.pass_time(3600)
     facts = await room.row(connection)
@@ -78,7 +78,7 @@ async def test_a_silent_process_that_lives_may_still_bring_the_answer(store: Sto
 async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
     sqlite_store: Store, rotation: RotationMode, minutes: int
 ) -> None:
-    """On SQLite each process reads its own clock."""
+    """On SQLite, each process reads its own clock."""
     async with open_room(sqlite_store, rotation=rotation) as room, second_process(room) as other:
         await room.connect()
         room.pass_time(4000)
@@ -86,7 +86,7 @@ async def test_a_process_whose_clock_is_off_waits_for_the_answer_of_another(
         await room.vault.database.hold_liveness(room.vault.owner)
         async with room.held_refresh() as slow:
             theirs = asyncio.create_task(other.exchange())
-            if minutes > 0:  # the lease has lapsed by its clock
+            if minutes > 0:  # by its clock, the lease has expired
                 with pytest.raises(TemporarilyUnavailable):
                     await theirs
             room.slack.gate.set()
@@ -112,12 +112,12 @@ async def test_a_clock_that_is_behind_prolongs_no_grace(sqlite_store: Store, beh
 
 
 async def test_a_later_answer_replaces_an_earlier_one_that_came_in_under_its_lease(store: Store) -> None:
-    """Grace that issues siblings: of two answers to one token the one that was asked for last is the live one."""
+    """With grace that issues siblings, the later requested of two answers to one token is the live one."""
     async with open_room(store, rotation=RotationMode.GRACE) as room:
         connection = await room.connect()
         room.pass_time(3600)
         async with room.held_refresh() as slow:
-            async with room.database.transaction() as transaction:  # someone's earlier answer arrives first
+            async with room.database.transaction() as transaction:  # another process's earlier answer arrives first
                 await transaction.execute(
                     "update connections set generation = generation + 1, refresh_sealed = access_sealed where id = :id",
                     {"id": connection.id},

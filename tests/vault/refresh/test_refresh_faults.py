@@ -1,4 +1,4 @@
-"""Everything that a token endpoint can do wrong, over the wire: no account is lost that could be kept, by the books."""
+"""Everything that a token endpoint can do wrong, over the wire: the provider's records show no avoidable loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAULTS: Mapping[str, Mapping[str, object]] = {
     "no answer": {"kind": "hang"},
     "half an answer": {"kind": "cut"},
 }
-HALF = ("half an answer", "before")  # it is there only when it took effect
+HALF = ("half an answer", "before")  # it fails only if the request took effect
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 async def call(vault: Vault, request: ExchangeRequest) -> VaultError | None:
-    """One exchange, bounded; what it was refused with."""
+    """One exchange with a time limit; returns its refusal."""
     started = time.monotonic()
     try:
         await exchange(request, vault=vault, now=vault.database.now())
@@ -83,7 +83,7 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
     first = await call(vault, request)
     assert first is None or isinstance(first, TemporarilyUnavailable)
     await vault.tasks.close()
-    vault = replace(vault, tasks=RefreshTasks())  # as if the pauses had passed
+    vault = replace(vault, tasks=RefreshTasks())  # as if the pauses were over
     async with deployment.transaction() as transaction:
         await transaction.execute("update connections set retry_at = null where id = :id", {"id": connection.id})
     then = await call(vault, request)
@@ -99,5 +99,5 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
 
 
 def refused_refreshes(place: Room) -> list[object]:
-    """Refreshes that the provider refused: here, of tokens that had been used."""
+    """Refreshes that the provider refused: here, of tokens that had been used before."""
     return [one for one in place.simulator.books()["refreshes"] if str(one["outcome"]).startswith("refused")]

@@ -68,7 +68,7 @@ async def test_connecting_again_ends_the_pause_after_a_refusal_of_our_registrati
     with pytest.raises(TemporarilyUnavailable):
         await room.exchange(account="bob")
     assert len(room.slack.sends) == 1
-    assert (await room.connect()).id == connection.id  # the operator has corrected it
+    assert (await room.connect()).id == connection.id  # the operator has corrected the registration
     generation = (await room.exchange(account="alice")).generation
     again = await room.exchange(account="alice", after_unauthorized=generation)
     assert again.generation == generation + 1
@@ -107,7 +107,7 @@ async def test_a_provider_that_stays_silent_is_not_asked_for_a_while_and_others_
     for account in accounts[5:]:
         with pytest.raises(TemporarilyUnavailable):
             await room.exchange(account=account)
-    assert len(room.slack.sends) == 6  # the probe failed: it is open again
+    assert len(room.slack.sends) == 6  # the probe failed, so the breaker is open again
     room.pass_time(31)
     for account in accounts:
         assert await room.exchange(account=account)
@@ -123,7 +123,7 @@ async def test_a_provider_that_hangs_for_some_accounts_is_asked_for_the_others(r
     for account in hung:
         with pytest.raises(TemporarilyUnavailable):
             await room.exchange(account=account)
-    assert len(room.slack.sends) == 7  # it answered a moment ago: it is not down
+    assert len(room.slack.sends) == 7  # the provider answered recently, so it isn't down
     assert await room.exchange(account="other")
 
 
@@ -138,7 +138,7 @@ async def test_while_a_provider_is_silent_one_account_at_a_time_tries_and_an_ans
             await room.exchange(account=account)
     room.pass_time(6)
     with pytest.raises(TemporarilyUnavailable):
-        await room.exchange(account=hung[0])  # it was silent for this one: not yet
+        await room.exchange(account=hung[0])  # this account got no answer, so it must wait
     room.slack.gate = asyncio.Event()
     probe = asyncio.create_task(room.exchange(account="healthy"))
     async with asyncio.timeout(WAIT):

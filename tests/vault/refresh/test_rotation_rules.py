@@ -1,4 +1,4 @@
-"""The code keeps the rules that the model explores, also where they are SQL and sequence and not one function."""
+"""The code follows the rules that the model explores, even where they are SQL and a sequence, not one function."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store)
 
 
 async def test_a_held_token_is_claimed_by_nobody_and_leaves_no_send(store: Store) -> None:
-    """What shows a refresh token without spending it (`vault.refresh.assertions`) takes turns with what spends it."""
+    """Showing a refresh token without spending it (`vault.refresh.assertions`) takes turns with spending it."""
     async with open_room(store, rotation=RotationMode.REVOKES) as room:
         connection = await room.connect()
         facts = await room.row(connection)
@@ -84,7 +84,7 @@ async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store:
         async with room.database.transaction() as transaction:
             later = await leases.claim(transaction, facts, owner="later", now=room.now)
             assert later is not None
-            await leases.resolve(transaction, old)  # the old one's answer comes now: it is about an older token
+            await leases.resolve(transaction, old)  # now the old one's answer arrives; it is about an older token
         left = await leases.list_unresolved(room.database, await room.row(connection))
         assert [one.owner for one in left] == ["later"]
         assert (await room.row(connection)).lease_owner == "later"
@@ -100,7 +100,7 @@ async def test_a_claim_that_slept_too_long_is_let_go_unsent(
         room.pass_time(3600)
         monkeypatch.setattr(rotation, "PATIENCE", 1.3)
         if slept:
-            monkeypatch.setattr(rules, "SEND_DEADLINE", 0)  # any claim has taken longer than that
+            monkeypatch.setattr(rules, "SEND_DEADLINE", 0)  # every claim takes longer than that
             with pytest.raises(TemporarilyUnavailable, match="being refreshed") as refused:
                 await room.exchange()
             assert refused.value.retry_after == 5
@@ -116,7 +116,7 @@ async def test_a_claim_that_slept_too_long_is_let_go_unsent(
 async def test_a_claim_during_which_the_machine_slept_is_let_go_unsent(
     store: Store, monkeypatch: pytest.MonkeyPatch, *, asleep: int, sends: int
 ) -> None:
-    """Rule 6: on a suspended machine the monotonic clock stands still, while other hosts wait for the lease to end."""
+    """Rule 6: while a machine sleeps, the monotonic clock stands still, but other hosts wait for the lease to end."""
     async with open_room(store, rotation=RotationMode.STRICT) as room:
         await room.connect()
         room.pass_time(3600)
@@ -190,7 +190,7 @@ OPEN = [*SETTLED, rules.UnresolvedSends("b", 100)]
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201}, False),
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200}, True),
         (RotationMode.STRICT, SETTLED, 200, {"retry_at": 200 + 86400}, False),
-        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201 + 86400}, True),  # another clock wrote it
+        (RotationMode.STRICT, SETTLED, 200, {"retry_at": 201 + 86400}, True),  # written by a clock that was wrong
         (RotationMode.STRICT, SETTLED, 200, {}, True),
         (RotationMode.STRICT, OPEN, 200, {}, False),
         (RotationMode.REVOKES, SETTLED, 200, {"access_expires_at": None}, True),

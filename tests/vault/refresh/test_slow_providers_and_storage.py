@@ -1,7 +1,7 @@
-"""The storage takes no writes while a refresh is claimed, and the provider is slow: each token is redeemed once.
+"""The storage accepts no writes while a refresh is claimed, and the provider is slow: each token is redeemed once.
 
-Real SQLite locked by another process, real PostgreSQL that takes no writes, and two instances of the vault whose agents
-call without a rest. What counts is the provider's books.
+Real SQLite locked by another process, real PostgreSQL that accepts no writes, and two instances of the vault whose
+agents call continuously. The provider's records decide.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.storage import sqlite
 from vault.upstream import RotationMode
 
-WAIT = 60.0  # seconds: the bound of every wait here
-FAILS = 2.0  # seconds for which the storage takes no writes
-SLOW = 4.0  # seconds that the provider then takes: longer than the pause before what is owed is tried again
+WAIT = 60.0  # seconds: the limit for every wait here
+FAILS = 2.0  # seconds during which the storage accepts no writes
+SLOW = 4.0  # seconds that the provider takes afterward: longer than the pause before cleaning up is tried again
 
 Failing = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -38,7 +38,7 @@ async def lock_database(store: Store) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def read_only(server: Server) -> AsyncGenerator[None]:
-    """Also for the connections that are open, as after a failover."""
+    """Affects open connections, too, as after a failover."""
     import asyncpg
 
     aside = await asyncpg.connect(server.url, server_settings={"default_transaction_read_only": "off"})
@@ -63,7 +63,7 @@ async def call_without_a_rest(room: Room, outcomes: Counter[str], over: asyncio.
 
 
 async def refresh_through_it(room: Room, failing: Failing) -> Counter[str]:
-    """Two instances call for an account whose token has ended, before, during and after the failure."""
+    """Two instances call for an account whose token has expired, before, during and after the failure."""
     connection = await room.connect()
     outcomes, over = Counter[str](), asyncio.Event()
     async with second_process(room) as other:
@@ -75,7 +75,7 @@ async def refresh_through_it(room: Room, failing: Failing) -> Counter[str]:
         async with failing():
             calling = [asyncio.create_task(call_without_a_rest(one, outcomes, over)) for one in (room, other)]
             while not any(one.vault.tasks.owed.get(connection.id) for one in (room, other)):
-                await asyncio.sleep(0.02)  # until a claim's commit is reported failed
+                await asyncio.sleep(0.02)  # until the commit of a claim is reported as failed
             assert not room.slack.arrived.is_set()
         await room.slack.arrived.wait()
         await asyncio.sleep(SLOW)
@@ -87,7 +87,7 @@ async def refresh_through_it(room: Room, failing: Failing) -> Counter[str]:
         await asyncio.gather(*calling)
         for one in (room, other):
             one.pass_time(3600)
-        await other.exchange()  # the account works, with what was stored
+        await other.exchange()  # the account works with the stored tokens
     return outcomes
 
 

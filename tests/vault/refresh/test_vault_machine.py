@@ -1,7 +1,8 @@
-"""A vault driven at random: connecting, calling, expiry, faults, deaths, restores, a second process; books as judge.
+"""A vault driven at random: connecting, calling, expiry, faults, deaths, restores, a second process.
 
-The provider here ends the whole grant when a used refresh token comes, so that a living grant shows that none came.
-The vault may lose an account only where an answer was lost on the way, which no one can prevent (the law of the gap).
+The provider's records decide. This provider ends the whole grant when it gets a used refresh token, so a living grant
+shows that it never got one. The vault may lose an account only if an answer was lost on the way, which nobody can
+prevent (the law of the gap).
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ DEATHS = ("claimed", "on the wire", "answered", "journalled", "committed")
 class VaultMachine(RuleBasedStateMachine):
     """One account at the provider, one or two vaults in this process over one storage, and others that are killed."""
 
-    place: Place  # where each history's vault stands after its first run
-    nursery: subprocess.Popen[bytes]  # of `tests.chaos.processes.nursery`
+    place: Place  # gives the store of each history, after its first run
+    nursery: subprocess.Popen[bytes]  # runs `tests.chaos.processes.nursery`
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,13 +69,13 @@ class VaultMachine(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         self.rooms: list[Room] = []
         self.others: list[AsyncExitStack] = []
-        self.unknown = False  # a request or its answer was lost: the vault cannot know which
-        self.gaps: set[int] = set()  # families of which an answer was lost: trying again may end them, and is right
+        self.unknown = False  # a request or its answer was lost, and the vault can't know which
+        self.gaps: set[int] = set()  # families for which an answer was lost: trying again may rightly end them
         self.was_restored = False
         self.backups = self.consents = 0
 
     def do(self, work: Coroutine[object, object, T]) -> T:
-        """Run to the end, bounded."""
+        """Run to the end, with a time limit."""
 
         async def finish_in_time() -> T:
             async with asyncio.timeout(30):
@@ -100,22 +101,22 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), count=st.integers(1, 5))
     def an_hour_of_work(self, which: int, count: int) -> None:
-        """The token expires and is asked for."""
+        """The token expires and is requested."""
         self.expire()
         self.call(which, count)
 
     @rule()
     def connect_again(self) -> None:
-        """The person consents again: everything that was wrong is fixed."""
+        """The person consents again, which fixes everything that was wrong."""
         self.settle()
         self.room.slack.faults.clear()
         self.consent()
         self.unknown = self.was_restored = False
 
     def call(self, which: int, count: int) -> None:
-        """Some calls at once; each gets a token that the provider issued, or a refusal that fits.
+        """Some calls at once; each gets a token that the provider issued, or a suitable refusal.
 
-        Whoever is asked to connect the account again does so: a history that stays there finds nothing.
+        If the refusal asks to connect the account again, do so: a history that stops there finds nothing.
         """
         room, is_lost = self.rooms[which % len(self.rooms)], False
 
@@ -137,7 +138,7 @@ class VaultMachine(RuleBasedStateMachine):
             self.connect_again()
 
     def settle(self) -> None:
-        """Wait for every refresh under way, in every process."""
+        """Wait for every refresh in progress, in every process."""
         for room in self.rooms:
             self.do(room.settle())
 
@@ -152,7 +153,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(FAULTS)))
     def fault(self, name: str) -> None:
-        """The next refresh goes wrong in this way."""
+        """The next refresh fails in this way."""
         self.room.slack.faults.append(FAULTS[name])
         self.unknown = self.unknown or name in {"request lost", "answer lost"}
         if name == "answer lost":
@@ -160,7 +161,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule(step=st.sampled_from(DEATHS))
     def process_is_killed(self, step: str) -> None:
-        """A third process refreshes and gets SIGKILL at this step; no one else is on the way then."""
+        """A third process refreshes and gets SIGKILL at this step, while no other refresh is in progress."""
         self.settle()
         self.expire()
         if self.do(self.refresh_and_die(step)):
@@ -215,7 +216,7 @@ class VaultMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.room.store.is_sqlite)
     @rule()
     def storage_takes_no_write_for_a_moment(self) -> None:
-        """Whatever is asked meanwhile is refused before anything is sent."""
+        """Meanwhile, every call is refused before anything is sent."""
 
         async def exchange_read_only() -> None:
             writing = self.room.database._writing
@@ -263,7 +264,7 @@ class VaultMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.backups > 0)
     @rule(which=st.integers(1, 100))
     def restore(self, which: int) -> None:
-        """Any older state comes back; processes have ended before."""
+        """Restore any older state; the processes ended before."""
 
         async def work() -> None:
             source = key_source(KeySettings(), data=self.room.store.data)
@@ -280,7 +281,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_spent_refresh_token_is_presented(self) -> None:
-        """The provider ends a grant exactly when a used token of it comes."""
+        """The provider ends a grant exactly when it gets a used token."""
         if self.rooms:
             for number, family in enumerate(self.room.slack.families):
                 assert family.is_alive or number in self.gaps, "a spent token was presented"
@@ -308,7 +309,7 @@ Place = Callable[[Path], AbstractAsyncContextManager[Store]]
 
 
 def on_sqlite(prepared: Path) -> Place:
-    """A copy of a data directory after its first run, for each history."""
+    """For each history, a copy of a data directory after its first run."""
 
     @asynccontextmanager
     async def place(folder: Path) -> AsyncGenerator[Store]:
@@ -321,7 +322,7 @@ def on_sqlite(prepared: Path) -> Place:
 
 
 def on_postgres(prepared: Path, cluster: PostgresCluster) -> Place:
-    """A database like the cluster's template, which had its first run with this data directory."""
+    """A copy of the cluster's template database, which had its first run with this data directory."""
 
     @asynccontextmanager
     async def place(folder: Path) -> AsyncGenerator[Store]:
@@ -338,7 +339,7 @@ def on_postgres(prepared: Path, cluster: PostgresCluster) -> Place:
 
 
 def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
-    """Run the machine; raises what it finds."""
+    """Run the machine; raises the failures that it finds."""
     run: Callable[..., None] = run_state_machine_as_test
     command = [sys.executable, "-m", "tests.chaos.processes.nursery"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment()) as nursery:

@@ -1,6 +1,6 @@
-"""Services that issue no refresh tokens: the vault holds the access token itself, and never asks for another.
+"""Services that issue no refresh tokens: the vault holds the access token itself, and never requests another.
 
-By the shipped provider files, against the simulator in the mode of the service.
+With the shipped provider files, against the simulator in the service's mode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEVER = sorted(one.name for one in load_catalog().all_providers() if one.refresh
 
 @dataclass
 class Place:
-    """The vault at one such service, over real HTTP."""
+    """The vault connected to one such service, over real HTTP."""
 
     provider: Provider
     simulator: Simulator
@@ -134,7 +134,7 @@ async def test_a_token_that_ends_is_shown_to_end_and_needs_its_person_then(sqlit
 async def test_a_grant_without_a_refresh_token_ends_with_its_access_token(
     store: Store, expires_in: int | None, refresh_token: str | None, ends: int | None
 ) -> None:
-    """Where the service has refresh tokens, but this app or consent got none."""
+    """The service has refresh tokens, but this app or consent got none."""
     answer = TokenAnswer("access", refresh_token, frozenset({"read"}), expires_in, Account("1", "Alice"))
     async with open_room(store) as room:
         policy = replace(room.vault.policies["slack"], grant_lifetime=100 * 86400, grant_idle=90 * 86400)
@@ -170,7 +170,7 @@ async def test_an_access_token_renews_itself_while_it_lives_and_no_longer(name: 
         connection = await place.connect()
         assert (connection.has_refresh_token, connection.grant_expires_at) == (True, None)
         first = await place.exchange(wanted)
-        for _ in range(2):  # two weeks before its end, as upkeep does it
+        for _ in range(2):  # two weeks before its end, as the upkeep does it
             place.room.pass_time(50 * 86400)
             place.simulator.advance(50 * 86400)
             assert [one.connection_id for one in await list_resting(place.room.database, name)] == [connection.id]

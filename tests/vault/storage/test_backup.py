@@ -1,4 +1,4 @@
-"""Backups and restoring: what is in the file, what is refused, and that a restored vault presents no used token."""
+"""Backups and restoring: what the file contains, what is refused, and that a restored vault presents no used token."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def restore_backup(
 
 
 def spent_presented(upstream: UpstreamDouble) -> int:
-    """The books: how often a token came that had been exchanged for its successor before."""
+    """How often, by the double's records, a token was sent that had been exchanged before."""
     seen: set[str] = set()
     twice = 0
     for send in upstream.sends:
@@ -105,7 +105,7 @@ async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotat
 
 
 async def test_answers_that_the_journal_still_holds_are_not_adopted_after_a_restore(room: Room) -> None:
-    """Another host may have spent the newest of this one."""
+    """Another host may have spent this host's newest one."""
     connection = await room.connect()
     path = await backed_up(room)
     for _ in range(2):
@@ -146,11 +146,11 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     room.pass_time(2 * HOUR)
     await room.exchange("google")
     assert await restore_backup(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
-    sightings.forget(room.store.data)  # like the command
+    sightings.forget(room.store.data)  # as the command does
     room.pass_time(60)
     async with second_process(room) as started:
         await journal_recovery.adopt_all(started.vault)
-        assert await recovery.watch(started.vault) is None  # nothing that a person should look at
+        assert await recovery.watch(started.vault) is None  # nothing that a person should check
     await room.exchange("google")
     room.pass_time(2 * HOUR)
     await room.exchange("google")
@@ -223,7 +223,7 @@ async def test_sessions_links_and_agents_refresh_tokens_of_the_backup_count_no_m
 
 @pytest.mark.parametrize("is_decided", [True, False])
 async def test_a_yes_of_the_backup_cannot_be_used_again(room: Room, *, is_decided: bool) -> None:
-    """It may have been used since; a question that was open may have been answered with no."""
+    """It may have been used since; an open question may have been answered with no."""
     connection = await room.connect()
     principal = room.request().principal
     call = approvals.ToolCall("slack_post", lambda: {"text": "pay"})
@@ -296,7 +296,7 @@ async def test_after_a_restore_only_admins_have_put_people_into_groups(room: Roo
 
 
 async def put_a_row(room: Room, table: str) -> None:
-    """Any values: nothing looks at them before they are deleted."""
+    """Insert any values: nothing reads them before they are deleted."""
     start, some = f"column {table}.", {"text": "x", "bigint": 1, "bytea": b"x"}
     lines = [line for line in expected_shape(len(schema_files()), keys=False) if line.startswith(start)]
     columns = {name: some[kind] for name, kind, *_ in (line.removeprefix(start).split(" ") for line in lines)}
@@ -309,7 +309,7 @@ async def put_a_row(room: Room, table: str) -> None:
 
 
 async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
-    """Every table is named: a new one has to be thought through."""
+    """Every table is listed, so that a new one forces a decision."""
     cleared = {
         "sessions", "tickets", "handles", "refresh_tokens", "approvals", "standing_approvals", "approval_answers",
         "intents", "replicas", "notices", "backchannel_pings",
@@ -327,20 +327,20 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
         "event_heads",
         "event_checkpoints",
         "provider_registrations", "mcp_servers", "mcp_tools", "imported_apis",
-        "seen",  # guarded by the instant of the restore
+        "seen",  # guarded by the time of the restore
         "notice_settings", "notice_channels", "user_codes",
-        "company_permissions",  # beside the delegations, which end with them
+        "company_permissions",  # like the delegations, which end with them
         "shared_connections",
         "people_groups", "memberships", "provisioned_people",  # until the directory or a sign-in says otherwise
-        "notice_feeds",  # up to an event that the backup has, too
-        "deletions",  # asked for once more, they change nothing
-        "looks",  # one more look harms nothing
+        "notice_feeds",  # up to an event that is in the backup, too
+        "deletions",  # requested again, they change nothing
+        "looks",  # an additional look does no harm
         "group_managers",
-        "panics",  # what was under way goes on
+        "panics",  # what was in progress continues
         "revocation_receipts", "receipt_keys",
         "released_tokens", "agent_receipts",
         "revocation_pauses",  # over within the hour
-        "event_notes", "event_tiles", "event_deliveries",  # a restore begins a new log beside them
+        "event_notes", "event_tiles", "event_deliveries",  # a restore begins a new log next to them
     }  # fmt: skip
     assert cleared | kept == {table for table in tables() if not table.startswith("keys.")}
 
@@ -509,7 +509,7 @@ async def test_a_key_store_of_another_vault_is_refused(room: Room, tmp_path: Pat
 
 @pytest.mark.requirement("V-10")
 async def test_a_backup_under_load_is_one_instant_of_both_stores(room: Room) -> None:
-    """Every connection in the file has its key in the file, while accounts are being connected."""
+    """Every connection in the file has its key in the file, even while accounts are being connected."""
     stop = asyncio.Event()
 
     async def connect_accounts() -> int:
@@ -545,8 +545,8 @@ async def test_a_refresh_token_is_gone_from_the_restored_row_not_only_hidden(roo
 
 
 async def test_a_second_restore_of_one_backup_takes_up_no_answer_from_between_the_two(room: Room) -> None:
-    """What the person connected after the first stays in the journal, and ended with it."""
-    for _ in range(2):  # the generation of a second consent is its time
+    """What the person connected after the first restore stays in the journal, but ended with the second."""
+    for _ in range(2):  # the time of a second consent is its generation
         await room.connect(consented_ms=room.now * 1000)
     path = await backed_up(room)
     for _ in range(2):
@@ -563,7 +563,7 @@ async def test_a_second_restore_of_one_backup_takes_up_no_answer_from_between_th
 
 
 async def test_a_backup_of_what_an_earlier_restore_left_takes_up_no_answer_from_after_it(room: Room) -> None:
-    """Its connections work without a refresh token until their access tokens expire."""
+    """The connections in it have no refresh token and work until their access tokens expire."""
     connection = await room.connect(consented_ms=room.now * 1000)
     first = await backed_up(room)
     await restore_backup(room, first)

@@ -28,7 +28,7 @@ def test_the_header_can_be_read_and_says_what_is_in(tmp_path: Path) -> None:
 
 
 class AskedKeySource:
-    """A key source that has one key, and notes what it is asked for."""
+    """A key source that has one key, and records what it is asked for."""
 
     fix = "nothing"
 

@@ -146,7 +146,7 @@ async def test_a_cancelled_caller_does_not_harm_the_others(database: Database) -
     async with asyncio.timeout(10):
         await entered.wait()
         if isinstance(database, SqliteDatabase):
-            waiting.cancel()  # it waits for its turn
+            waiting.cancel()  # it is still waiting for its turn
         else:
             await waiting
         cancelled.cancel()
@@ -165,7 +165,7 @@ async def test_many_waiting_transactions_share_a_commit(sqlite_store: Store) -> 
     try:
         await asyncio.gather(*(add_row(f"{number:03}") for number in range(200)))
         assert len(await names(database)) == 200
-        # each commit writes the changed table page again: far fewer frames than commits of their own would write
+        # each commit writes the changed table page again, so this is far less than one commit for each row would write
         wal = Path(f"{sqlite_store.data / 'vault.sqlite'}-wal").stat().st_size
         assert wal < 200 * 4096
     finally:
@@ -249,7 +249,7 @@ def test_parameters_are_numbered_in_order_of_first_use() -> None:
 async def test_opening_a_vault_twice_in_one_process_leaves_the_locks_that_other_processes_respect(
     sqlite_store: Store,
 ) -> None:
-    """Were they dropped, the other process would take itself for the last one and remove the write-ahead log."""
+    """Without them, the other process would believe that it is the last one and remove the write-ahead log."""
     first = await sqlite_store.open()
     second = await sqlite_store.open()
     path = sqlite_store.data / "vault.sqlite"
@@ -295,7 +295,7 @@ async def test_a_database_that_another_process_holds_is_busy_for_a_bounded_time(
                 attempts = [_attempt(database, f"{number}") for number in range(3)]
                 outcomes = await asyncio.gather(*attempts, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StorageBusy}
-            assert await names(database) == []  # reading goes on
+            assert await names(database) == []  # reading still works
         await _attempt(database, "a")
         assert await names(database) == ["a"]
     finally:

@@ -31,13 +31,13 @@ def real_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def pooled_store(postgres_store: Store) -> AsyncGenerator[Store]:
-    """The store through a PgBouncer with its default settings."""
+    """The store behind a PgBouncer with its default settings."""
     async with pgbouncer(postgres_store.url) as url:
         yield Store(url, postgres_store.data)
 
 
 async def settings_of(database: Database) -> dict[str, str]:
-    """What a transaction of the vault sees of the settings that it needs."""
+    """The values that the vault's required settings have inside a transaction."""
     async with database.transaction() as transaction:
         return {name: await read_setting(transaction, name) for name in vault.storage.postgres.SESSION}
 
@@ -79,7 +79,7 @@ async def is_ours(database: Database, wanted: dict[str, str]) -> bool:
 
 
 async def test_a_transaction_that_stands_still_is_ended(pooled_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopped process must not hold what others wait for."""
+    """A stopped process must not keep locks that others wait for."""
     for milliseconds in (200, 20_000):
         limit = f"begin; set local idle_in_transaction_session_timeout = {milliseconds}"
         monkeypatch.setattr(vault.storage.postgres, "_BEGIN_POOLED", limit)
@@ -147,7 +147,7 @@ async def test_a_living_process_of_another_host_is_told_from_a_dead_one(
     database = await pooled_store.open()
     try:
         with holder(pooled_store, elsewhere) as process:
-            # many transactions: a lock of a server connection would by now be anyone's
+            # after many transactions, a lock of a server connection would belong to any of them
             for _ in range(3):
                 await asyncio.gather(*(settings_of(database) for _ in range(20)))
                 assert not await database.is_dead("other")
@@ -159,7 +159,7 @@ async def test_a_living_process_of_another_host_is_told_from_a_dead_one(
 
 
 async def test_the_lasting_transaction_holds_no_snapshot(postgres_store: Store, pooled_store: Store) -> None:
-    """Else the database could not clean up behind it."""
+    """Otherwise, the database couldn't clean up old row versions."""
     database, direct = await pooled_store.open(), await open_database(postgres_store.url, data=postgres_store.data)
     try:
         await database.hold_liveness("me")
@@ -178,7 +178,7 @@ async def test_the_lasting_transaction_holds_no_snapshot(postgres_store: Store, 
 async def test_every_commit_waits_for_the_disk_whatever_the_servers_default_is(
     postgres_store: Store, pooled_store: Store, way: str
 ) -> None:
-    """A trigger writes down how each event is committed, alone or with a change."""
+    """A trigger records how each event is committed, alone or with a change."""
     name = urlsplit(postgres_store.url).path[1:]
     direct = await asyncpg.connect(postgres_store.url)
     try:
@@ -207,7 +207,7 @@ async def test_every_commit_waits_for_the_disk_whatever_the_servers_default_is(
 
 
 async def fresh_default(store: Store) -> str:
-    """What a session gets that asks for nothing."""
+    """The value in a session that doesn't set it."""
     connection = await asyncpg.connect(store.url)
     try:
         return str(await connection.fetchval("show synchronous_commit"))

@@ -1,4 +1,4 @@
-"""Lookups on PostgreSQL: those that come at once share a message, and each caller gets its own rows or refusal."""
+"""Lookups on PostgreSQL: simultaneous ones share a message, and each caller gets its own rows or refusal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def database(postgres_store: Store) -> AsyncGenerator[PostgresDatabase]:
 
 
 class CallerCounts:
-    """How many callers each message of a database's lookups had."""
+    """The number of callers in each message of a database's lookups."""
 
     def __init__(self, database: PostgresDatabase, *, is_away: bool = False) -> None:
         self.messages: list[int] = []
@@ -93,7 +93,7 @@ async def test_callers_of_a_database_that_is_away_are_refused_at_once(database: 
     watched = CallerCounts(database, is_away=True)
     found = await asyncio.gather(*(watched.find(f"api-{number}") for number in range(3)), return_exceptions=True)
     assert [type(one) for one in found] == [StorageBusy] * 3
-    assert watched.messages == [3]  # no one waits for it again
+    assert watched.messages == [3]  # nobody waits for it again
     assert await watched.find("api-1")  # the twin
 
 
@@ -101,9 +101,9 @@ async def test_a_caller_that_leaves_takes_nobody_with_it(database: PostgresDatab
     watched = CallerCounts(database)
     callers = [asyncio.create_task(watched.find(f"api-{number}")) for number in range(4)]
     await asyncio.sleep(0)
-    callers[0].cancel()  # it waits for the next round
+    callers[0].cancel()  # this caller waits for the next round
     await asyncio.sleep(0)
-    callers[1].cancel()  # its statement is on the way
+    callers[1].cancel()  # this caller's statement has been sent
     async with asyncio.timeout(BOUND):
         found = await asyncio.gather(*callers, return_exceptions=True)
     assert [type(one) for one in found[:2]] == [asyncio.CancelledError] * 2

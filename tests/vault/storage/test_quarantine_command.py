@@ -25,7 +25,7 @@ from vault.upstream import Account, TokenAnswer
 
 @pytest.fixture
 async def place(store: Store) -> AsyncGenerator[Store]:
-    """Someone has an account at Slack, whose refresh tokens rotate here, and one at Google."""
+    """A person with an account at Slack, whose refresh tokens rotate here, and one at Google."""
     settings = f'[database]\nurl = "{store.url}"\n[server]\nport = 1\n[providers.slack]\nclient_id = "ours"\n'
     (store.data / "config.toml").write_text(settings, encoding="utf-8")
     loaded = load_settings(data=store.data)
@@ -100,7 +100,7 @@ async def test_a_process_that_has_the_vault_open_keeps_it_from_being_replaced(pl
     assert (await run(place, "backup", file)).exit_code == 0
     arguments = [command] if command == "quarantine" else [command, file, "--force"]
     before = await facts(place)
-    async with open_deployment(load_settings(data=place.data), data=place.data):  # as stdio does, or serve anywhere
+    async with open_deployment(load_settings(data=place.data), data=place.data):  # as stdio does, or serve on any host
         refused = await run(place, *arguments)
         assert (refused.exit_code, "in use on this host" in refused.stderr) == (1, True)
         assert "--ignore-running" in refused.stderr
@@ -135,7 +135,7 @@ async def test_a_replica_on_another_host_is_seen_at_the_database(postgres_store:
         refused = await run(postgres_store, "quarantine")
         assert (refused.exit_code, "replicas on all hosts" in refused.stderr) == (1, True)
     async with asyncio.timeout(20):
-        while (await run(postgres_store, "quarantine")).exit_code != 0:  # the server may still know the sessions
+        while (await run(postgres_store, "quarantine")).exit_code != 0:  # the server may still have the sessions
             await asyncio.sleep(0.2)
 
 

@@ -1,7 +1,7 @@
-"""Every SQL statement of the vault finds its rows by an index: no table that grows is read whole.
+"""Every SQL statement of the vault finds its rows by an index: no table that grows is read completely.
 
-The statements are those in the source of `vault/` and `server/`. A search by the tenant alone is a scan too: there is
-one tenant.
+The statements come from the source of `vault/` and `server/`. A search by only the tenant is a scan, too, because there
+is only one tenant.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from vault.storage.postgres import translate
 from vault.storage.schema_shape import BOOKKEEPING
 from vault.storage.snapshots import tables
 
-SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
+SMALL = {  # operator entries, single rows, one row for 2,000 events, and what is in progress
     "intents", "deletions", "panics", "receipt_keys", "revocation_pauses",
     "apis", "api_clients", "provider_registrations", "mcp_servers", "mcp_tools", "imported_apis",
     "replicas", "directory_tokens",
     "event_heads", "event_deliveries", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters",
     "keys.event_starts", "schema_versions", "schema_migrations",
 }  # fmt: skip
-DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # their modules speak to one database
-STATEMENT = re.compile(  # and no sentence of a page
+DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # these modules have SQL for only one database
+STATEMENT = re.compile(  # no sentence on a page matches this
     r"\s*(select\s.*\bfrom\s|insert into\s|update\s+[a-z_.]+\s+set\s|delete from\s|with\s+[a-z_]+\s+as\s)", re.DOTALL
 )
 
-# By the tenant alone, everything that has not ended yet, or everything that has.
+# By only the tenant, everything that hasn't ended yet, or everything that has.
 UNBOUNDED = re.compile(r"tenant=\?( AND (expires_at|ended_at|seen_at)>\?)?")
 
-# Reads all of a table, on purpose. The first words of the statement, and the reason.
+# These read a whole table on purpose. The first words of the statement, and the reason.
 ALLOWED = {
     "select id from notice_channels where tenant = :tenant limit 1": "the first row, if there is one",
     "insert into notice_feeds (tenant, sequence) select h.tenant, h.sequence from event_heads h": "as above",
@@ -105,7 +105,7 @@ ALLOWED = {
 
 
 def interpolated_names(tree: ast.AST) -> set[str]:
-    """Names that are parts of an f-string: a part is no statement."""
+    """Names that are used inside an f-string: a part of a statement isn't a statement."""
     return {
         name.id
         for joined in ast.walk(tree)
@@ -126,7 +126,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def fill_in_constants(joined: ast.JoinedStr, names: Mapping[str, object]) -> str:
-    """An f-string with the module's constants in it; a brace stays where a part is known only when it runs."""
+    """An f-string with the module's constants filled in; a part that is known only at run time keeps its braces."""
     parts: list[str] = []
     for piece in joined.values:
         if isinstance(piece, ast.Constant):
@@ -139,19 +139,19 @@ def fill_in_constants(joined: ast.JoinedStr, names: Mapping[str, object]) -> str
 
 
 def sources() -> list[Path]:
-    """Where SQL may stand; the server has none as a rule."""
+    """Files that may contain SQL; as a rule, the server has none."""
     return sorted([*(ROOT / "vault").rglob("*.py"), *(ROOT / "server").rglob("*.py")])
 
 
 @cache
 def statements() -> tuple[tuple[str, str], ...]:
-    """Module and SQL, each once."""
+    """Module and SQL, each only once."""
     found: dict[str, str] = {}
     for path in sources():
         if path.parent == ROOT / "vault" / "storage" and path.stem.startswith(DRIVERS):
             continue
         if path == ROOT / "server" / "administration" / "account_imports" / "contextforge.py":
-            continue  # tables of another program
+            continue  # these tables belong to another program
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if not any(
             isinstance(node, ast.Constant) and isinstance(node.value, str) and STATEMENT.match(node.value)
@@ -192,13 +192,13 @@ def growing_tables() -> set[str]:
 
 
 def aliases(sql: str) -> dict[str, str]:
-    """Table by alias."""
+    """Tables by alias."""
     pairs = re.findall(r"(?:from|join|update|into)\s+(?:keys\.)?([a-z_]+)(?:\s+as)?(?:\s+([a-z]+))?", sql)
     return {(alias if alias and len(alias) <= 2 else table): table for table, alias in pairs} | {t: t for t, _ in pairs}
 
 
 def scans(sql: str, plan: Iterable[str]) -> list[str]:
-    """Lines of SQLite's plan that read a growing table whole, by the tenant alone, or by an end to come."""
+    """Lines of SQLite's plan that read a whole growing table, by only the tenant, or by an end in the future."""
     named, grows, bad = aliases(sql), growing_tables(), []
     for line in plan:
         match = re.match(r"(SCAN|SEARCH) (\w+)(.*)", line)
@@ -255,7 +255,7 @@ async def test_no_statement_reads_a_growing_table_whole_on_postgresql(postgres_s
 async def test_a_page_of_the_quarantine_begins_in_the_keys_where_it_begins_in_the_connections(
     postgres_store: Store,
 ) -> None:
-    """PostgreSQL merges the two by their indexes: without it, each page reads all keys of the pages before."""
+    """PostgreSQL merges the two by their indexes; otherwise, each page would read all keys of the pages before."""
     import asyncpg
 
     query, names = translate(quarantine._PAGE)

@@ -1,5 +1,7 @@
-"""PostgreSQL connections between two uses: they rest outside the pool while no one waits and the server is
-available."""
+"""PostgreSQL connections between two uses are kept outside the pool.
+
+Only while nobody waits and the server is available.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storage fails while tokens are needed: refused before anything is sent, back at once, nothing lost."""
+"""The storage fails while tokens are needed: calls are refused before anything is sent, and recover without loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_storage_that_takes_no_write_refuses_and_serves_again_when_it_do
     writing = room.database._writing
     await writing.execute(on)
     refused = 0
-    for _ in range(200):  # a full file has some room left in its last pages
+    for _ in range(200):  # a full file still has some room in its last pages
         try:
             await room.exchange()
         except StorageUnavailable:
@@ -135,10 +135,10 @@ async def test_a_connection_to_a_server_that_became_read_only_is_hung_up(postgre
         await become(postgres_store, "on")
         with pytest.raises(StorageBusy):  # its connection was cut
             await write()
-        with pytest.raises(StorageBusy, match="reached"):  # a new one, to a server that takes no writes
+        with pytest.raises(StorageBusy, match="reached"):  # a new connection, to a server that accepts no writes
             await write()
         await become(postgres_store, "off")
-        assert await write()  # by another one: the open one would refuse still
+        assert await write()  # with a third connection: the second one would still refuse
     finally:
         await database.close()
 
@@ -148,11 +148,11 @@ async def test_a_server_that_became_read_only_refuses_before_anything_is_sent(po
         await room.connect()
         room.pass_time(3600)
         await become(postgres_store, "on")
-        for _ in range(3):  # the first may find its connection cut
+        for _ in range(3):  # the first call may find its connection cut
             with pytest.raises((StorageUnavailable, TemporarilyUnavailable)):
                 await room.exchange()
         assert room.slack.sends == []
-        await become(postgres_store, "off")  # for new connections; those that are open would stay as they are
+        await become(postgres_store, "off")  # for new connections; open ones would stay read-only
         async with asyncio.timeout(10):
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""A database file that lost or garbled its last writes: a start finds the newest token in the journal, or refuses."""
+"""A database file with lost or corrupted last writes: a start finds the newest token in the journal, or refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAME = 4096 + 24
 
 
 async def use_account(room: Room) -> Connection:
-    """An account whose refreshes are in the write-ahead log and nowhere else of the database."""
+    """An account whose refreshes are only in the write-ahead log, not in the database file."""
     connection = await room.connect()
     for name in ("vault.sqlite", "keys.sqlite"):
         with closing(sqlite3.connect(room.store.data / name)) as connecting:
@@ -39,7 +39,7 @@ async def use_account(room: Room) -> Connection:
 
 
 async def start_vault(room: Room, data: Path, connection: Connection) -> str | None:
-    """The refresh token that a vault over these files would use; None when it does not start."""
+    """The refresh token that a vault with these files would use; None if it doesn't start."""
     store = Store(f"sqlite://{data / 'vault.sqlite'}", data)
     try:
         database = await store.open()
@@ -70,7 +70,7 @@ async def start_vault(room: Room, data: Path, connection: Connection) -> str | N
 
 
 def copy_folder(data: Path, to: Path) -> None:
-    """By another process: closing files that SQLite has open here would drop its locks."""
+    """Copied by another process: closing files that SQLite has open here would release its locks."""
     subprocess.run(["cp", "-a", str(data), str(to)], check=True)
 
 
@@ -84,7 +84,7 @@ def flip(content: bytes, chance: random.Random) -> bytes:
 
 
 def lose_a_frame(content: bytes, chance: random.Random) -> bytes:
-    """A page that the disk never wrote, between others that it did."""
+    """A page in the middle that the disk never wrote, although it wrote later ones."""
     first = WAL_HEADER + FRAME * chance.randrange((len(content) - WAL_HEADER) // FRAME)
     return content[:first] + bytes(FRAME) + content[first + FRAME :]
 
@@ -109,11 +109,11 @@ async def test_a_spoilt_write_ahead_log_brings_back_no_older_token(
             assert token in (newest, None)
             starts += token is not None
     assert starts > 0
-    assert went_back > 0  # the log really lost refreshes
+    assert went_back > 0  # some refreshes were really missing from the log
 
 
 async def generation_of(data: Path, connection: Connection) -> int:
-    """What the spoilt database alone says."""
+    """The generation according to the damaged database alone."""
     copy = data.with_name(data.name + " looked at")
     copy_folder(data, copy)
     database = await Store(f"sqlite://{copy / 'vault.sqlite'}", copy).open()

@@ -1,4 +1,4 @@
-"""Schema files, their fingerprint, and releases that serve one database side by side."""
+"""Schema files, their fingerprint, and releases that use one database at the same time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vault.storage.schema_shape import check_shape, expected_shape, fingerprint,
 from vault.upkeep.health import check_schema
 
 SCHEMA = ROOT / "vault" / "schema"
-# A published file never changes: databases were made with it. Add the line of a new file when it is published.
+# A published file never changes, because databases were made with it. When a new file is published, add its line.
 PUBLISHED = {
     "0001_initial.sql": "00c4d2ddbae331fa4df6e9ab323aa97fc516a61e1dce30157ad08c8b88e935d6",
     "0002_consents.sql": "c4c2fed26f80930f5dede7caa9aca21236f51a534928fcd4882325704644aa11",
@@ -78,7 +78,7 @@ PUBLISHED = {
 }
 PREVIOUS = "0.1.0"
 WAIT = 20.0  # seconds
-# An index is missed by no program: one that knows it builds it again when it starts.
+# No program needs an index: one that knows it builds it again when it starts.
 TAKES_AWAY = re.compile(r"\b(drop(?! index)|rename|alter column|set not null|add constraint)\b")
 
 
@@ -99,7 +99,7 @@ def test_a_schema_file_that_takes_something_away_says_from_which_schema_on_it_ca
 
 
 async def execute(store: Store, *statements: str) -> None:
-    """Change the database behind the program's back."""
+    """Change the database without the program's knowledge."""
     if store.is_sqlite:
         with closing(sqlite3.connect(store.data / "vault.sqlite")) as connection, connection:
             for statement in statements:
@@ -224,7 +224,7 @@ def later(compatible_from: int) -> SchemaFile:
 
 
 def know(patch: pytest.MonkeyPatch, *files: SchemaFile) -> None:
-    """Be a program with these schema files."""
+    """Act as a program with these schema files."""
     for module in (
         vault.storage.database,
         vault.storage.schema_shape,
@@ -254,7 +254,7 @@ async def test_processes_that_upgrade_at_once_apply_each_file_once_and_an_older_
     monkeypatch.undo()
     know(monkeypatch, *known)
     await check_schema(running)
-    again = await store.open()  # an older program starts on a schema that was only expanded
+    again = await store.open()  # an older program starts with a schema that was only extended
     await check_schema(again)
     for one in (running, again):
         await one.close()
