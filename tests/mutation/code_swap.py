@@ -1,4 +1,4 @@
-"""Give functions, constants, and defaults that are imported already what a mutant makes of them."""
+"""Give functions, constants, and defaults that are already imported the code or value that a mutant has."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import partial
 from inspect import CO_OPTIMIZED
 from types import CodeType, FunctionType, ModuleType
 
-Name = tuple[str, int]  # qualified name, and how often it came before in the file
+Name = tuple[str, int]  # qualified name, and how often it occurred before in the file
 
 
 def functions_of(folder: str) -> dict[str, list[FunctionType]]:
-    """By file of the folder, all functions that exist: to be called once, because it touches each object there is."""
+    """All existing functions, by file of the folder. Call it only once: it visits every object in memory."""
     found: dict[str, list[FunctionType]] = {}
     for one in gc.get_objects():
         if isinstance(one, FunctionType) and one.__code__.co_filename.startswith(folder):
@@ -22,7 +22,7 @@ def functions_of(folder: str) -> dict[str, list[FunctionType]]:
 
 
 def swap_functions(path: str, old: str, new: str, functions: Iterable[FunctionType]) -> bool:
-    """Change those functions of the file that differ; False when the change is in code that runs at import."""
+    """Change the file's functions that differ; returns False if the change is in code that runs at import."""
     before, after = compile(old, path, "exec"), compile(new, path, "exec")
     originals = dict(_functions(before))
     names = {(code.co_qualname, code.co_firstlineno): name for name, code in originals.items()}
@@ -40,7 +40,7 @@ def swap_functions(path: str, old: str, new: str, functions: Iterable[FunctionTy
 
 
 def swap_values(old: str, new: str, module: ModuleType, importers: Iterable[ModuleType]) -> bool:
-    """Change what is another after import: constants, attributes of classes, defaults; False when that isn't all."""
+    """Change the constants, class attributes, and defaults that differ after import; False if that isn't everything."""
     changes: list[Callable[[], object]] = []
     try:
         before, after = _namespace(old, module), _namespace(new, module)
@@ -88,7 +88,7 @@ def _text_of_value(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """The value, unless it holds something that the new text made: its classes aren't those that others know."""
+    """The value, unless it contains an object made by the new text, whose classes other modules don't know."""
     match value:
         case None | bool() | int() | float() | str() | bytes() | re.Pattern():
             pass
@@ -104,7 +104,7 @@ def _plain(value: object) -> object:
 
 
 def _functions(module: CodeType) -> Iterator[tuple[Name, CodeType]]:
-    """Functions and methods of the file, not what is inside of them: that is part of their code."""
+    """Functions and methods of the file, without the functions inside them, which are part of their code."""
     seen: dict[str, int] = {}
     for code in _inside(module):
         if code.co_flags & CO_OPTIMIZED:

@@ -1,4 +1,4 @@
-"""Which mutants there are, which of them are drawn, and what each changes."""
+"""Which mutants exist, which of them are drawn, and what each one changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # The rest of cosmic-ray's operators makes mutants that no test could tell from the original (annotations are strings
-# here), or that every test tells (`a % b` for `a + b`).
+# here), or that every test detects (`a % b` for `a + b`).
 OPERATORS = tuple(
     f"core/{name}"
     for name in (
@@ -50,7 +50,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one place: the `occurrence`-th of the operator in the file, counted from 0."""
+    """One change in one place: the operator's `occurrence`-th place in the file, counted from 0."""
 
     file: str
     line: int
@@ -59,7 +59,7 @@ class Mutant:
 
 
 def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
-    """All mutants of one file, less LEFT_OUT."""
+    """All mutants of one file except LEFT_OUT."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator
 
@@ -77,9 +77,9 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
 
 
 def mutate(text: str, mutant: Mutant) -> str | None:
-    """The file with the change; None when there is no such place, or the operator can't change it (`except a.B`).
+    """The file with the change; None if the place doesn't exist or the operator can't change it (`except a.B`).
 
-    Nor is `while not a := b` a mutant: no test is needed to see that it's no Python.
+    `while not a := b` isn't a mutant either: no test is needed to see that it isn't valid Python.
     """
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
@@ -93,13 +93,13 @@ def mutate(text: str, mutant: Mutant) -> str | None:
 
 
 def changed_lines(old: str, new: str) -> tuple[str, str]:
-    """What is written in the changed lines before and after, without indentation: the stable name of a mutant."""
+    """The changed lines before and after, without indentation: the stable name of a mutant."""
     pairs = [(a.strip(), b.strip()) for a, b in zip(old.splitlines(), new.splitlines(), strict=False) if a != b]
     return "\n".join(a for a, _ in pairs), "\n".join(b for _, b in pairs)
 
 
 def inert_ranges(text: str) -> list[tuple[Place, Place]]:
-    """From where to where nothing is decided: LEFT_OUT."""
+    """The ranges of LEFT_OUT, in which no change matters."""
     return [_range(one) for node in ast.walk(ast.parse(text)) for one in _inert_parts(node)]
 
 
@@ -129,5 +129,5 @@ def _range(node: ast.expr | ast.stmt) -> tuple[Place, Place]:
 
 
 def draw_sample(all_of_them: Sequence[Mutant], *, count: int, seed: int) -> list[Mutant]:
-    """A sample in which each mutant has the same chance."""
+    """Draw a sample in which each mutant has the same chance."""
     return random.Random(seed).sample(all_of_them, min(count, len(all_of_them)))

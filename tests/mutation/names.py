@@ -1,4 +1,4 @@
-"""Where a mutant stands: in which statement, and what is defined there by code that runs at import."""
+"""Where a mutant is: in which statement, and which name is defined there by code that runs at import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNNAMED = "?"
 
 
 def name_at_import(old: str, new: str) -> str:
-    """The constant, field, or function (for the default of a parameter); empty for code inside of a function."""
+    """The constant, field, or function (for the default of a parameter); empty for code inside a function."""
     return _changed_name(ast.parse(old).body, ast.parse(new).body)
 
 
@@ -29,7 +29,7 @@ def _changed_name(old: list[ast.stmt], new: list[ast.stmt]) -> str:
 
 
 def lines_of_statement(text: str, line: int) -> list[int]:
-    """The lines of the statement that contains the line; of one with a body, its head."""
+    """The lines of the statement that contains the line; for a statement with a body, only its head."""
     smallest = range(line, line + 1)
     size = len(text)
     for node in ast.walk(ast.parse(text)):
@@ -50,7 +50,7 @@ def lines_of_function(text: str, line: int) -> list[int]:
 
 
 def dependent_names(text: str, name: str) -> set[str]:
-    """The name, and those of the file's constants that are made of it, directly or not."""
+    """The name, and the names of the file's constants that are computed from it, directly or indirectly."""
     found = {name}
     for node in ast.parse(text).body:
         match node:
@@ -66,13 +66,13 @@ def dependent_names(text: str, name: str) -> set[str]:
 
 
 def classes_around(text: str, line: int) -> list[str]:
-    """The classes that the line is part of."""
+    """The classes that contain the line."""
     classes = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.ClassDef)]
     return [one.name for one in classes if one.lineno <= line <= (one.end_lineno or one.lineno)]
 
 
 def is_used_at_import(text: str, name: str) -> bool:
-    """Whether code that runs at import reads the name, so that what it makes would be another with another value."""
+    """Whether code that runs at import reads the name, so that a different value changes what that code creates."""
     todo: list[ast.AST] = [ast.parse(text)]
     while todo:
         node = todo.pop()

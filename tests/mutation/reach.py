@@ -12,17 +12,17 @@ from difflib import SequenceMatcher
 from math import log
 from pathlib import Path
 
-MEASURED = ("server/*", "vault/*")  # a record serves everything that tries mutants
-EACH = 2  # tests of each way through a function, before the others
-NEAREST = 6  # tests that speak of the same, before all others
-FIRST = 6  # tests of one file that come before those of the next file
+MEASURED = ("server/*", "vault/*")  # one record serves everything that tries mutants
+EACH = 2  # tests of each path through a function, which come before the others
+NEAREST = 6  # tests with the most similar words, which come before all others
+FIRST = 6  # tests of one file, which come before those of the next file
 
 
 @dataclass
 class FileRecord:
     """What the tests of one test file did without a mutant: seconds (-1: it failed), and lines by source file.
 
-    The tests of a line are the bits of a number, in the order of `seconds`. `texts` names the source texts of then.
+    A line's tests are the bits of a number, in the order of `seconds`. `texts` names the source texts at that time.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -43,14 +43,14 @@ class FileRecord:
 
 
 class Wording:
-    """Which tests speak of what a line is about: rare words that both use count most."""
+    """Which tests use the words that occur in a line: rare words that both contain count most."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._words = {test: _words(text) for test, text in texts.items()}
         self._often = Counter(word for words in self._words.values() for word in words)
 
     def nearest(self, tests: Collection[str], text: str) -> list[str]:
-        """Of these tests, few that have the most in common with the text."""
+        """Those few of these tests that have the most words in common with the text."""
         wanted = _words(text)
 
         def weight(test: str) -> float:
@@ -64,10 +64,10 @@ def _words(text: str) -> frozenset[str]:
 
 
 class Reach:
-    """All that was recorded, for the source files that are asked for."""
+    """Everything that was recorded about the given source files."""
 
     def __init__(self, recorded: Collection[FileRecord], sources: Mapping[str, str], texts: Path) -> None:
-        """`sources`: by file, its text now; `texts` holds those of then: lines that moved are found again."""
+        """`sources`: by file, its text now; `texts` holds earlier texts, so that lines that moved are found again."""
         self.seconds = {test: seconds for one in recorded for test, seconds in one.seconds.items()}
         self._texts = {file: now.splitlines() for file, now in sources.items()}
         self._tests: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in sources}
@@ -87,7 +87,7 @@ class Reach:
         return self._tests.get(file, {}).get(line, set())
 
     def of_name(self, name: str) -> set[str]:
-        """Tests of the lines in which a name stands."""
+        """Tests of the lines that contain a name."""
         word = re.compile(rf"\b{re.escape(name)}\b")
         return {
             test
@@ -101,9 +101,9 @@ class Reach:
         return {test for tests in self._tests.get(file, {}).values() for test in tests}
 
     def in_order(self, file: str, tests: Collection[str], *, around: Collection[int] = (), seconds: float) -> list[str]:
-        """The likeliest first, up to so many seconds: cheap ones of each way through the lines around, rare ways first.
+        """The best tests, up to this many seconds: cheap ones of each path through nearby lines, rare paths first.
 
-        Then test files named like the source, few tests of each.
+        Then test files named like the source, a few tests from each.
         """
         ways: dict[frozenset[int], list[str]] = defaultdict(list)
         for test in sorted(tests, key=self._cost):
@@ -128,7 +128,7 @@ class Reach:
         return chosen
 
     def cheapest(self, tests: Collection[str], *, count: int) -> list[str]:
-        """So many of these tests, one of each test file before the second of any."""
+        """This many of these tests: one from each test file before a second one from any."""
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in sorted(tests, key=self._cost):
             by_file[test.partition("::")[0]].append(test)
@@ -140,7 +140,7 @@ class Reach:
 
 
 def likeness(source: str, test: str) -> float:
-    """Words that the paths share; a word of the file's name counts twice."""
+    """How many words the paths share; a word of the file's name counts twice."""
     words, theirs = (set(re.findall("[a-z0-9]+", one.removesuffix(".py"))) for one in (source, test))
     stem = set(re.findall("[a-z0-9]+", Path(source).stem))
     same = {one for one in words if any(one.rstrip("s") == other.rstrip("s") for other in theirs)}

@@ -1,9 +1,9 @@
-"""`make refusals`: try the mutants of each refusal on the tests that reach it; print the counts and what is missing.
+"""`make refusals`: try each refusal's mutants on the tests that reach it; print the counts and what is missing.
 
-    python -m tests.refusals [--within server/portal] [--again] [--workers 2]
+python -m tests.refusals [--within server/portal] [--again] [--workers 2]
 
-What the tests reach is kept in `--state`, for `make mutate` as well, and so are the outcomes: the same command goes on
-where an earlier one ended and tries only what has changed since.
+What the tests reach is kept in `--state`, shared with `make mutate`, and so are the outcomes: the same command
+continues where an earlier run ended and tries only what has changed since.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def sites(tree: Path, within: Sequence[str]) -> Iterator[tuple[Site, list[Change
 
 
 def plan_change(tree: Path, change: Change) -> dict[str, object]:
-    """What the plugin needs to know: a refusal that is gone meets the tests that are refused, the others the rest."""
+    """What the plugin needs to know: if a refusal is gone, the tests that it refuses run; otherwise, the others do."""
     site = change.site
     place = {"key": change.key, "file": site.file, "around": [], "name": ""}
     place |= {"old": (tree / site.file).read_text(encoding="utf-8"), "new": change.new}
@@ -86,12 +86,12 @@ def plan_change(tree: Path, change: Change) -> dict[str, object]:
 
 
 def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, object]]) -> None:
-    """Share the mutants among processes that import all tests each."""
+    """Divide the mutants among processes, each of which imports all tests."""
     files = [one for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
-    share = -(-len(mutants) // given.workers)  # those of one source file mostly meet the same tests
+    share = -(-len(mutants) // given.workers)  # those of one source file mostly have the same tests
     running: list[subprocess.Popen[bytes]] = []
     if "TEST_DATABASE_URL" not in os.environ:
-        os.environ["TEST_DATABASE_URL"] = postgres()  # one for all of them
+        os.environ["TEST_DATABASE_URL"] = postgres()  # one server for all of them
     for number in range(given.workers):
         work = tree.parent / str(number)
         work.mkdir()
@@ -129,7 +129,7 @@ def outcomes(results: Path) -> dict[str, str]:
 
 
 def report(found: Sequence[tuple[Site, list[Change]]], known: dict[str, str], rows: Sequence[Explanation]) -> int:
-    """A line for each folder, before it each mutant that no test tells; how many sites miss something."""
+    """A line for each folder, after each of its mutants that no test detects; returns how many sites miss something."""
     total: Counter[str] = Counter()
     by_folder: dict[str, Counter[str]] = {folder: Counter() for folder in FOLDERS}
     for site, changes in found:

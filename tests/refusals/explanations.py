@@ -14,10 +14,10 @@ LIST = Path(__file__).with_name("explanations.toml")
 
 @dataclass(frozen=True)
 class Explanation:
-    """A refusal by its file, its function, and its statement as `ast.unparse` writes it.
+    """A refusal, identified by its file, its function, and its statement as `ast.unparse` writes it.
 
-    `mutants`: which of `gone`, `always`, and `reason` (all of them, or `without` this one) no test tells, and `why`.
-    Where it was judged by hand, `test` and `twin` name what was found.
+    `mutants`: which of `gone`, `always`, and `reason` (all of them, or `without` this one) no test detects, and `why`.
+    If it was judged by hand, `test` and `twin` name what was found.
     """
 
     file: str
@@ -42,7 +42,7 @@ def explanations() -> list[Explanation]:
 
 
 def stale(row: Explanation, root: Path) -> bool:
-    """Whether the refusal is gone from the code."""
+    """Whether the refusal no longer exists in the code."""
     path = root / row.file
     found = sites_of(row.file, path.read_text(encoding="utf-8")) if path.exists() else []
     if row.mutants:

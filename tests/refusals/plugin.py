@@ -1,8 +1,8 @@
-"""A pytest plugin like `tests.mutation.plugin`, for many mutants that few tests tell: it tries them in one room.
+"""A pytest plugin like `tests.mutation.plugin`, for many mutants that few tests detect: it tries them in one room.
 
-Starting a vault takes longer than most tests. So in one fork the tests of one file meet one mutant after the other,
-after one of them ran without any. At the end each test that told a mutant runs again without one: if it fails, the
-room is no longer what it was, and its mutants are tried again in their own forks, as are those that no test told.
+Starting a vault takes longer than most tests. So, in one fork, the tests of one file meet one mutant after the other,
+after one of these tests ran without any. At the end, each test that detected a mutant runs again without one: if it
+fails, the room was changed, and its mutants are tried again in their own forks, as are those that no test detected.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.mutation.code_swap import swap_functions
 from tests.mutation.plugin import PATIENCE, PLAN, TIMES, MutantTrials, PlannedMutant, say
 from tests.mutation.reach import Reach
 
-FILES = 3  # test files that a mutant meets, and
-EACH = 10  # tests of each; then
+FILES = 3  # test files for a mutant,
+EACH = 10  # tests from each of them; then
 LAST = 40  # tests in its own fork
 Pending = list[tuple[PlannedMutant, list[str]]]
-Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key, with the tests of each test file
+Waiting = dict[str, tuple[PlannedMutant, dict[str, list[str]]]]  # by key; the tests are by test file
 
 
 class TrialsInRooms(MutantTrials):
@@ -68,7 +68,7 @@ class TrialsInRooms(MutantTrials):
             say(f"{number}/{len(unsure) + len(last)} {outcome}: {mutant.key}")
 
     def _usable(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
-        """Tests that reach it, the cheapest first; those that also reach a line to avoid come after all others."""
+        """Tests that reach it, the cheapest first; those that also reach an avoided line come last."""
         lines = [mutant.line, *mutant.lines]
         tests = next((found for line in lines if (found := reach.of_line(mutant.file, line))), set[str]())
         found = {one for one in tests if one in self._items}
@@ -83,7 +83,7 @@ class TrialsInRooms(MutantTrials):
         return {file: found[:EACH] for file, found in tests.items()}
 
     def _batch(self, batch: Pending, reach: Reach) -> tuple[dict[str, str], set[str]]:
-        """By mutant the test that told it, and the tests that fail by now without a mutant as well."""
+        """By mutant, the test that detected it; and the tests that now fail without a mutant as well."""
         told: dict[str, str] = {}
         doubtful: set[str] = set()
         left, progress = batch, self._work / "progress"
@@ -98,7 +98,7 @@ class TrialsInRooms(MutantTrials):
             told |= {row["key"]: row["by"] for row in rows if row["by"]}
             if isinstance(answer, list):
                 return told, doubtful | {str(one) for one in answer}
-            # it hung or broke at a mutant, which is left to its own fork
+            # it hung or broke at a mutant, which is tried later in its own fork
             doubtful |= {row["by"] for row in rows if row["by"]}
             left = left[len(rows) + 1 :] if answer in {HUNG, BROKE} else []
         return told, doubtful
@@ -107,7 +107,7 @@ class TrialsInRooms(MutantTrials):
         all_tests = list(dict.fromkeys(one for _, tests in batch for one in tests))
         self._own_folder(self._items[all_tests[0]].config)
         self._use_prepared()
-        if self._fails(all_tests[0], reach):  # which also opens the room, with code that is unchanged
+        if self._fails(all_tests[0], reach):  # this also opens the room, with unchanged code
             return all_tests
         telling: set[str] = set()
         for mutant, tests in batch:
@@ -140,7 +140,7 @@ class TrialsInRooms(MutantTrials):
 
 
 def _batches(waiting: Waiting) -> list[tuple[str, Pending]]:
-    """Few test files that reach all of them once, those with the most mutants first."""
+    """A few test files that together reach all of them, those with the most mutants first."""
     left, found = dict(waiting), list[tuple[str, Pending]]()
     while counts := Counter(file for _, files in left.values() for file in files):
         (file, _) = min(counts.items(), key=lambda one: (-one[1], one[0]))

@@ -1,4 +1,4 @@
-"""Where the code refuses, and what each refusal's mutants are."""
+"""Where the code refuses, and which mutants each refusal has."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 @dataclass(frozen=True)
 class Site:
-    """One statement that refuses. `key` says what is written there, so that it stays when lines move."""
+    """One statement that refuses. `key` is its text, so that it stays the same when lines move."""
 
     file: str
     function: str
     key: str
     line: int
     lines: Sequence[int]
-    guard: str  # what decides whether it refuses; empty when nothing in its function does
+    guard: str  # what decides whether it refuses; empty if nothing in its function does
     guard_lines: Sequence[int]
-    digest: str  # of its function's text
+    digest: str  # of the text of its function
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Change:
 
     @property
     def key(self) -> str:
-        """What names it while lines move, until its function changes."""
+        """Its name, which stays the same while lines move, until its function changes."""
         site = self.site
         without = f" without {self.reason}" if self.reason else ""
         return f"{site.file}: {site.function}: {site.key}: {self.kind}{without} #{site.digest}"
@@ -114,7 +114,7 @@ Guard = tuple[str, ast.stmt, ast.expr | None, bool]  # its kind, its statement, 
 
 
 def _guard(path: Sequence[ast.AST]) -> Guard | None:
-    """What decides: a condition, an exception, a case, a loop, or that an earlier statement left the block."""
+    """What decides: a condition, an exception, a case, a loop, or an earlier statement that can leave the block."""
     for at in range(len(path) - 1, 0, -1):
         inner, outer = path[at], path[at - 1]
         if isinstance(inner, ast.stmt):
@@ -151,12 +151,12 @@ def _before(outer: ast.AST, inner: ast.stmt) -> list[ast.stmt]:
 
 
 def _is_docstring(statement: ast.stmt) -> bool:
-    """It is no line that a test runs."""
+    """Whether it is a docstring, which no test runs."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _may_leave(statement: ast.stmt) -> bool:
-    """Whether a return, break, or continue stands in it; not one in a function or loop of its own."""
+    """Whether it contains a return, break, or continue; those in its own inner function or loop don't count."""
     todo: list[tuple[ast.AST, bool]] = [(statement, False)]
     while todo:
         node, is_in_loop = todo.pop()
@@ -191,7 +191,7 @@ def _changes(site: Site, text: str, statement: ast.stmt, guard: Guard | None) ->
 
 
 def _alone(statement: ast.stmt) -> ast.stmt:
-    """The refusal without its cause; where it names something that isn't there yet, that fails likewise."""
+    """The refusal without its cause; if it names something that doesn't exist yet, that fails in the same way."""
     match statement:
         case ast.Raise(exc=None):
             return ast.parse('raise RuntimeError("refused")').body[0]
@@ -202,7 +202,7 @@ def _alone(statement: ast.stmt) -> ast.stmt:
 
 
 def _reasons(condition: ast.expr, refuses: bool) -> list[tuple[ast.expr, bool]]:
-    """Reasons of which each suffices, and whether it refuses where it holds."""
+    """Reasons each of which is sufficient, and whether it refuses when it is true."""
     match condition:
         case ast.UnaryOp(op=ast.Not(), operand=inner):
             return _reasons(inner, not refuses)
@@ -219,7 +219,7 @@ def _lines(statement: ast.stmt) -> list[int]:
 
 
 def _offsets(text: str, node: ast.expr | ast.stmt) -> tuple[int, int]:
-    """Where it begins and ends in the text; the tree counts bytes of UTF-8."""
+    """Where the node begins and ends in the text; the tree counts bytes of UTF-8."""
     lines, starts = _lines_of(text)
 
     def offset(line: int, column: int) -> int:

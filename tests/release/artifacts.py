@@ -1,7 +1,7 @@
 """The files of a release: wheel, source archive, bundle, Debian package, bill of materials, and their hashes.
 
-Wheel and source archive come from a copy of the commit, so that nothing unversioned gets in, and have its time, so that
-one commit always makes the same bytes.
+Wheel and source archive are built from a copy of the commit, so that no unversioned file gets in, and have its time, so
+that one commit always makes the same bytes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def digest(path: Path) -> str:
 
 
 def build_twice(folder: Path, *, epoch: int) -> tuple[Path, Path]:
-    """Wheel and source archive, from two copies; exits when their bytes differ."""
+    """Wheel and source archive, built from two copies; exits if their bytes differ."""
     with copy_of_commit() as one, copy_of_commit() as other, tempfile.TemporaryDirectory() as again:
         first = build_packages(one, folder, epoch=epoch)
         for built, repeated in zip(first, build_packages(other, Path(again), epoch=epoch), strict=True):
@@ -70,7 +70,7 @@ def build_twice(folder: Path, *, epoch: int) -> tuple[Path, Path]:
 
 
 def tools() -> Path:
-    """The folder with the programs of the release's own lock, installed when it changed."""
+    """The folder with the programs of the release's own lock, installed again when the lock changed."""
     place = ROOT / ".venv" / "release"
     mark = place / digest(TOOLS)
     if not mark.exists():
@@ -83,7 +83,7 @@ def tools() -> Path:
 
 
 def write_sbom(wheel: Path, target: Path) -> Path:
-    """CycloneDX 1.6 of what an installation with all extras from the hashed lock consists of."""
+    """CycloneDX 1.6 of an installation with all extras from the hashed lock."""
     with tempfile.TemporaryDirectory(prefix="token-vault-sbom-") as folder:
         place = Path(folder)
         lock = place / "lock.txt"
@@ -97,7 +97,7 @@ def write_sbom(wheel: Path, target: Path) -> Path:
         command += ["--pyproject", str(ROOT / "pyproject.toml"), "-o", str(target), str(place / "venv/bin/python")]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     content = json.loads(target.read_text(encoding="utf-8"))
-    for one in content["components"]:  # where the wheel was on the machine that built it
+    for one in content["components"]:  # these say where the wheel was on the build machine
         one.pop("externalReferences", None)
     content["components"] = [one for one in content["components"] if one["name"] != "mcp-token-vault"]
     target.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -113,7 +113,7 @@ def write_sums(folder: Path) -> Path:
 
 
 def build_all(folder: Path) -> tuple[Path, Path, Path]:
-    """Everything into an empty folder: wheel, source archive, Debian package."""
+    """Build everything into an empty folder: wheel, source archive, Debian package."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     epoch = commit_time()
@@ -126,7 +126,7 @@ def build_all(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def found_in(folder: Path) -> tuple[Path, Path, Path]:
-    """What `build_all` left in the folder."""
+    """What `build_all` put into the folder."""
     (wheel,), (archive,) = folder.glob("mcp_token_vault-*.whl"), folder.glob("mcp_token_vault-*.tar.gz")
     (package,) = folder.glob("token-vault_*.deb")
     return wheel, archive, package

@@ -1,4 +1,4 @@
-"""Each file of a release, installed into an empty place by the program that people use, and the demo run there."""
+"""Each file of a release is installed into an empty place with the program that people use, and runs the demo there."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Trial:
 
 
 class TrialFailed(Exception):
-    """A command of a trial failed; with its output."""
+    """A command of a trial failed; has its output."""
 
 
 def runner(folder: Path) -> Callable[..., str]:
-    """Runs commands in the folder, which is also the home; returns what they print."""
+    """Returns a function that runs commands in the folder, which is also the home, and returns their output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
 
     def run(*command: str | Path, **more: str) -> str:
@@ -50,7 +50,7 @@ def runner(folder: Path) -> Callable[..., str]:
 
 
 def use(run: Callable[..., str], *program: str | Path, version: str) -> None:
-    """The demo, and a name for the release."""
+    """Check the version that the program prints, and run the demo."""
     said = run(*program, "version").strip()
     if said != version:
         raise TrialFailed(f"the program says that it is {said}, not {version}")
@@ -73,7 +73,7 @@ def pythons() -> dict[str, str]:
 
 
 def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
-    """All that can run here."""
+    """All trials that can run here."""
     version = wheel.name.split("-")[1]
     lock = ROOT / "requirements.txt"
 
@@ -108,7 +108,7 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
         use(run, folder / "root/usr/bin/token-vault", version=version)
 
     def in_debian(folder: Path, run: Callable[..., str]) -> None:
-        """A separate Debian: apt installs the package and what it depends on, then its own user runs it."""
+        """In a separate Debian: apt installs the package and its dependencies, then the package's own user runs it."""
         root = folder / "debian"
         run("debootstrap", "--variant=minbase", "--include=ca-certificates", codename(), root)
         shutil.copy(package, root / "root")
@@ -129,13 +129,13 @@ def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
 
 
 def codename() -> str:
-    """This Debian's."""
+    """The code name of this Debian release."""
     lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     return dict(line.partition("=")[::2] for line in lines)["VERSION_CODENAME"]
 
 
 def run_all(wheel: Path, archive: Path, package: Path, *, only: str = "") -> bool:
-    """Run them one after the other and print how each went; whether all worked."""
+    """Run them one after the other and print each result; returns whether all worked."""
     works = True
     missing = [name for name in PYTHONS if name not in pythons()]
     if missing:

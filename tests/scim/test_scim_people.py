@@ -1,4 +1,4 @@
-"""People of a company's directory: made, changed, disabled, found, and no one else's."""
+"""People of a company's directory: created, changed, disabled, found; other people aren't affected."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ async def test_a_disabled_persons_agents_stop_at_the_next_call(scim: ScimRoom, o
     assert answer.json()["active"] is False, answer.text
     assert await call() == 401
     silent = await scim.call("PUT", f"/Users/{made['id']}", {"schemas": [USER], "userName": name})
-    assert silent.json()["active"] is False  # no one is enabled by silence
+    assert silent.json()["active"] is False  # leaving `active` out enables nobody
     again = await scim.patch(f"/Users/{made['id']}", {"op": "replace", "path": "active", "value": True})
     assert again.json()["active"] is True
-    assert await call() == 401  # what was ended stays ended
+    assert await call() == 401  # what ended before stays ended
 
 
 async def test_people_whom_the_directory_did_not_make_are_out_of_its_reach(scim: ScimRoom) -> None:
@@ -114,7 +114,7 @@ async def test_a_directory_never_ends_the_last_admin(scim: ScimRoom) -> None:
     alice = await scim.room.user("alice")
     await provisioning.take_over(scim.operator, alice, external_id=None)
     path, off = f"/Users/{alice.id}", {"op": "replace", "path": "active", "value": False}
-    refusal(await scim.patch(path, off), 403)  # an owner
+    refusal(await scim.patch(path, off), 403)  # she is an owner
     await people.set_role(scim.operator, alice, Role.ADMINISTRATOR)
     refusal(await scim.patch(path, off), 409)
     refusal(await scim.call("DELETE", path), 409)
@@ -143,7 +143,7 @@ async def test_a_directory_changes_nothing_by_which_an_owner_signs_in(scim: Scim
 
 @pytest.mark.parametrize("is_by_admin", [True, False])
 async def test_a_directory_enables_only_whom_it_disabled_itself(scim: ScimRoom, *, is_by_admin: bool) -> None:
-    """An administrator who disables someone decides, though the directory had done so before."""
+    """If an administrator disabled someone, that counts, even if the directory had done so before."""
     made = await scim.add_user(f"eve {is_by_admin}")
     path, eve = f"/Users/{made['id']}", await person(scim, str(made["id"]))
     off, on = ({"op": "replace", "path": "active", "value": value} for value in (False, True))
@@ -159,7 +159,7 @@ async def test_a_directory_enables_only_whom_it_disabled_itself(scim: ScimRoom, 
 
 
 async def test_a_patch_has_a_bounded_number_of_operations(scim: ScimRoom) -> None:
-    """Each goes through all values of its attribute: thousands would hold up everyone."""
+    """Each operation goes through all values of its attribute: thousands would delay everyone."""
     user, group = await scim.add_user("patched"), await scim.add_group("Patched")
     one = {"op": "replace", "path": "displayName", "value": "P"}
     for where in (f"/Users/{user['id']}", f"/Groups/{group['id']}"):
@@ -179,7 +179,7 @@ async def test_a_person_has_a_bounded_number_of_values(scim: ScimRoom) -> None:
 
 
 async def test_a_group_that_a_directory_took_meanwhile_is_not_an_admins_any_more(scim: ScimRoom) -> None:
-    """Whatever page it was read for."""
+    """No matter for which page it was read."""
     group = await admin_groups.create(scim.operator, "Taken meanwhile")
     await scim.add_group("Taken meanwhile")
     for change in (
@@ -334,7 +334,7 @@ async def test_a_groups_members_are_the_directorys_alone(scim: ScimRoom) -> None
     assert "members" not in hidden.json()
     assert (await scim.call("DELETE", path)).status_code == 204
     refusal(await scim.call("GET", path), 404)
-    assert await names() == {"alice"}  # whom an admin put there
+    assert await names() == {"alice"}  # an admin added her
 
 
 # Refusals

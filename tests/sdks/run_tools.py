@@ -1,7 +1,7 @@
-"""Runs `vault.tool` in each unmodified agent framework, with a model that calls it once; prints what came of it.
+"""Runs `vault.tool` in each unmodified agent framework, with a model that calls it once; prints the result.
 
 Run by `.venv/sdks/clients` with the facts in PLACE (JSON). The model is scripted; framework, client, vault and provider
-speak over real HTTP.
+communicate over real HTTP.
 """
 
 from __future__ import annotations

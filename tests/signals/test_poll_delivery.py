@@ -1,4 +1,4 @@
-"""Events by poll (RFC 8936): fetched in turns, acknowledged, refused by name, and left there where that helps."""
+"""Events by polling (RFC 8936): fetched in turns, acknowledged, refused by name, and left there if that helps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reset_transmitter(place: SignalRoom) -> Iterator[None]:
 
 
 def queue(place: SignalRoom, person: LinkedPerson, kind: str = SESSION, **changes: object) -> str:
-    """One event that waits to be fetched; its id."""
+    """An event that waits to be fetched; returns its ID."""
     claims = place.claims(kind, place.subject(person), name="polled", **changes)
     token_id = str(claims["jti"])
     place.transmitter.queue[token_id] = place.transmitter.sign(claims)
@@ -100,7 +100,7 @@ async def test_what_took_effect_is_acknowledged_when_the_rest_is_too_much(
     place: SignalRoom, per_minute: int, left: int
 ) -> None:
     deployment = place.room.deployment
-    deployment.database.clock_offset += 130  # what other tests counted is over
+    deployment.database.clock_offset += 130  # the counts of other tests have expired
     people = [await place.link_person() for _ in range(3)]
     ids = [queue(place, one) for one in people]
     transmitter = deployment.settings.signals.transmitters["polled"].model_copy(update={"per_minute": per_minute})

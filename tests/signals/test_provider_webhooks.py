@@ -1,4 +1,4 @@
-"""Webhooks of providers: each signed as its provider says, and only a hint that the provider must confirm."""
+"""Webhooks of providers: each signed as its provider specifies, and only a hint that the provider must confirm."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def square(place: SignalRoom, body: Mapping[str, object]) -> tuple[bytes, dict[s
 
 
 def revocation_event(account: str, **changes: object) -> dict[str, object]:
-    """Slack's event about one person of a workspace."""
+    """Slack's event about one member of a workspace."""
     team, _, person = account.partition(":")
     return {
         "type": "event_callback",
@@ -67,7 +67,7 @@ async def send(place: SignalRoom, name: str, message: tuple[bytes, dict[str, str
 
 
 async def connect_slack(place: SignalRoom, *, account: str = "alice") -> tuple[User, Connection]:
-    """Someone with a real account at the simulated Slack."""
+    """A person with a real account at the simulated Slack."""
     user, person, client = await someone(place.room)
     await place.room.connect(person, user, client, account=account)
     (held,) = await accounts_of(place.room, user)
@@ -87,7 +87,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def next_minute(place: SignalRoom) -> None:
-    """A connection is looked at once a minute."""
+    """A connection is checked at most once a minute."""
     place.room.deployment.database.clock_offset += grant_checks.PAUSE + 1
 
 
@@ -255,7 +255,7 @@ async def test_a_person_may_end_a_grant_at_github_twice_in_the_same_words(place:
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await grant_checks.note(transaction, [grant_checks.HintedConnection(held.id, held.user_id)], now=now)
-        await transaction.execute(  # as after a look, so that the next one is not at once
+        await transaction.execute(  # as after a check, so that the next one isn't immediate
             "update looks set asked = 0, due_at = null, looked_at = :later where connection_id = :id",
             {"later": now + 3600, "id": held.id},
         )
@@ -373,14 +373,14 @@ async def test_only_messages_about_grants_are_counted(place: SignalRoom, says: s
         return sum(int(str(row["spent"])) for row in rows), len(seen)
 
     before = await webhook_counts()
-    for _ in range(2):  # with another delivery's ID, which no one signed
+    for _ in range(2):  # with another delivery ID, which isn't signed
         assert (await send(place, "github", github(place, body))).status_code == 204
     spent, seen = await webhook_counts()
     assert (spent - before[0], seen - before[1]) == ((2, 0) if says == "revoked" else (0, 0))
 
 
 async def test_repeats_of_one_message_shut_out_no_other(place: SignalRoom) -> None:
-    """GitHub's have nothing that tells a repeat from another one, and whoever saw one can send it again."""
+    """GitHub's messages have nothing that identifies a repeat, and whoever saw one can send it again."""
     one = github(place, {"action": "revoked", "sender": {"id": 4_100_000_001}})
     assert [(await send(place, "github", one)).status_code for _ in range(11)] == [204] * 10 + [429]
     other = github(place, {"action": "revoked", "sender": {"id": 4_100_000_002}})

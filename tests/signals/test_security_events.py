@@ -33,7 +33,7 @@ async def test_a_disabled_account_stops_agents_at_the_next_call_until_an_admin_e
     assert not await place.can_refresh(person)
     assert not await place.is_signed_in(person)
     assert "signal.stopped" in await place.kinds(person)
-    await place.sign_in_again(person)  # with a password of this vault, which proves nothing about the company's account
+    await place.sign_in_again(person)  # with a password for this vault, which proves nothing about the company account
     assert not await place.can_call(person)
     async with place.room.deployment.transaction() as transaction:
         assert await users.enable_user(transaction, person.user.id, now=place.room.deployment.now())
@@ -165,7 +165,7 @@ async def test_a_token_counts_once(place: SignalRoom) -> None:
 
 @pytest.fixture(scope="module")
 async def target(place: SignalRoom) -> LinkedPerson:
-    """Whom the forged events are about."""
+    """The person that the forged events are about."""
     return await place.link_person()
 
 
@@ -350,7 +350,7 @@ async def test_a_person_is_found_by_every_identifier_that_the_company_can_vouch_
         assert (await place.event(SESSION, subject)).status_code == 202
         assert not await place.is_signed_in(person), subject
     await place.sign_in_again(person)
-    old = place.claims(SESSION, None, events={SESSION: {"subject": own}})  # before SSF 1.0, in the event
+    old = place.claims(SESSION, None, events={SESSION: {"subject": own}})  # as before SSF 1.0, in the event
     assert (await place.push(place.transmitter.sign(old))).status_code == 202
     assert not await place.is_signed_in(person)
     assert await place.is_signed_in(other)

@@ -1,4 +1,4 @@
-"""The ways to an endpoint: commands, Admin API, and the person's pages about a stop; the outbox on both databases."""
+"""How to manage an endpoint: commands, Admin API, and the person's pages about a stop; the outbox on both databases."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_commands_add_list_and_remove_an_endpoint_whose_secret_is_shown_on
     assert disabled == made | {"state": "disabled", "failure": "disabled"}
     assert "enable it first" in (await run(sqlite_store, "webhooks", "resend", made["id"])).output
     assert await content(sqlite_store, "webhooks", "enable", made["id"]) == made
-    tested = await run(sqlite_store, "webhooks", "test", made["id"])  # hooks.example leads nowhere
+    tested = await run(sqlite_store, "webhooks", "test", made["id"])  # hooks.example doesn't resolve
     assert tested.exit_code == 1
     assert "Not accepted" in tested.output
     await content(sqlite_store, "webhooks", "remove", made["id"])
