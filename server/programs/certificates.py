@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_LIFE: Final = timedelta(days=30)  # longer than a program runs; it ends with the run anyway
-_EARLIER: Final = timedelta(hours=1)  # clocks of containers differ
+_LIFE: Final = timedelta(days=30)  # longer than any program runs; the authority ends with the run anyway
+_EARLIER: Final = timedelta(hours=1)  # clocks of containers may be behind
 _MOST_CONTEXTS: Final = 1024
 
 
 class RunAuthority:
-    """Certificates for `domains` and hosts below them only: name constraints say so (RFC 5280 §4.2.1.10).
+    """Certificates for `domains` and hosts below them only, enforced by name constraints (RFC 5280 §4.2.1.10).
 
     `most`: the largest number of hosts.
     """
@@ -51,7 +51,7 @@ class RunAuthority:
         return self._most is None or host in self._contexts or len(self._contexts) < self._most
 
     def context(self, host: str) -> ssl.SSLContext:
-        """The server's side of TLS for a host in one of the domains. Raises KeyError for any other."""
+        """The server-side TLS context for a host in one of the domains. Raises KeyError for any other."""
         if not any(host == one or host.endswith(f".{one}") for one in self._domains):
             raise KeyError(host)
         if host not in self._contexts:
@@ -72,7 +72,7 @@ class RunAuthority:
             encipher_only=False,
             decipher_only=False,
         )
-        # no network: an authority that may name no address names none of those that are not listed
+        # without addresses of its own, the authority may certify no IP address at all
         networks = [x509.IPAddress(_network(host)) for host in sorted(self._domains) if _is_address(host)]
         names = [x509.DNSName(host) for host in sorted(self._domains) if not _is_address(host)]
         limits = x509.NameConstraints(
@@ -135,7 +135,7 @@ class RunAuthority:
 
 
 def _check_name(host: str, _connection: object, named: str | None, _context: object) -> int | None:
-    """Refuse a handshake for another host than the tunnel's (RFC 6066 §3); many clients name no address."""
+    """Refuse a handshake for a host other than the tunnel's (RFC 6066 §3); many clients send no name for an address."""
     if named is None or named.lower() == host:
         return None
     return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME

@@ -15,17 +15,17 @@ from typing import Final
 _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
 _OF_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 _PARENT_DEATH: Final = Path(__file__).parent / "parent_death.py"
-_PATIENCE: Final = 10.0  # seconds that a program gets to end
+_PATIENCE: Final = 10.0  # seconds that a program has to end
 
 
 async def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the program until it ends; its exit code, or 128 and the number of the signal that ended it."""
+    """Run the program until it ends. Returns its exit code, or 128 plus the number of the signal that ended it."""
     loop = asyncio.get_running_loop()
     numbers = [signal.Signals[name] for name in _FORWARDED if hasattr(signal, name)]
     starting: asyncio.Future[asyncio.subprocess.Process] = loop.create_future()
 
     def tell(number: signal.Signals) -> None:
-        starting.add_done_callback(lambda started: _forward(started.result(), number))  # at once, if it has started
+        starting.add_done_callback(lambda started: _forward(started.result(), number))  # immediately if it has started
 
     for number in numbers:
         loop.add_signal_handler(number, tell, number)
@@ -44,12 +44,12 @@ async def run_child(command: Sequence[str], environment: Mapping[str, str]) -> i
 
 
 def find_program(name: str) -> str | None:
-    """The file that would be run; None if there is none."""
+    """The file that would run; None if there is none."""
     return shutil.which(name)
 
 
 def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
-    """On Linux the kernel ends the program if this process is killed: by util-linux, which starts faster, or by us."""
+    """On Linux, have the kernel end the program if this process is killed; util-linux's `setpriv` starts faster."""
     if sys.platform != "linux":
         return command
     if (setter := shutil.which("setpriv")) is not None:
@@ -59,13 +59,13 @@ def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
 
 def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if number in _OF_TERMINAL and _is_in_foreground():
-        return  # the terminal signaled the program, too
+        return  # the terminal already signaled the program
     with suppress(ProcessLookupError):
         process.send_signal(number)
 
 
 def _is_in_foreground() -> bool:
-    """Whether keys of the terminal signal our process group, which the program is in."""
+    """Whether the terminal's keys (such as Ctrl-C) signal our process group, which includes the program."""
     for stream in (0, 1, 2):
         with suppress(OSError):
             if os.isatty(stream):
@@ -80,7 +80,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def wait_or_kill(process: asyncio.subprocess.Process, *, patience: float, is_group: bool = False) -> None:
-    """Wait for its end, and bring it about after `patience` seconds; with `is_group`, of the group that it leads."""
+    """Wait for the process to end, and kill it after `patience` seconds; with `is_group`, kill the group it leads."""
     try:
         async with asyncio.timeout(patience):
             await process.wait()

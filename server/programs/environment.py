@@ -1,7 +1,7 @@
 """The environment of a program: the proxy, the authority to trust, placeholders, and no secret of ours.
 
-Each tool has its own variables for this. A bundle replaces a tool's own roots, so it includes those if other hosts are
-allowed, and the certificates that the person's variables name; otherwise it contains only the run's authority.
+Each tool has its own variables for this. A bundle replaces a tool's own roots. If other hosts are allowed, it therefore
+includes those roots and the certificates that the person's variables name; otherwise it has only the run's authority.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BUNDLE: Final = (  # OpenSSL, Go, Python; curl; requests; git; AWS; pip; cargo;
     *("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "PIP_CERT"),
     *("CARGO_HTTP_CAINFO", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
 )
-_ADDED: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # in addition to the tool's own roots
+_ADDED: Final = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")  # added to the tool's own roots
 # Tokens that tools need before they make a call. The vault replaces them with the account's own.
 _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic": ("ANTHROPIC_API_KEY",),
@@ -35,13 +35,13 @@ _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
     "slack": ("SLACK_BOT_TOKEN", "SLACK_TOKEN"),
     "stripe": ("STRIPE_API_KEY",),
 }
-_AWS: Final = {  # the key is a placeholder, too; checksums at the end of a body would need bodies in chunks
+_AWS: Final = {  # the key is a placeholder, too; checksums at the end of a body would need chunked bodies
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 _AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-# Profiles that aren't in our configuration, and what sends calls elsewhere.
+# Profiles that aren't in our configuration, and variables that send calls elsewhere.
 _AWS_OTHER: Final = frozenset(
     {"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"}
 )
@@ -51,13 +51,13 @@ NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
 
 @dataclass(frozen=True, slots=True)
 class ProgramPlace:
-    """Where the program's proxy is, files for tools, and a placeholder for tokens.
+    """The program's proxy, files for its tools, and a placeholder for tokens.
 
-    `bundle` and `authority` say whom to trust, `bundles` for single variables; `aws` is a configuration of AWS's tools,
-    `preload` what Node loads first.
+    `bundle` and `authority` hold the certificates to trust; `bundles` overrides them for single variables. `aws` is a
+    configuration file for AWS's tools, and `preload` is a script that Node loads first.
     """
 
-    proxy: str = field(repr=False)  # with the run's password
+    proxy: str = field(repr=False)  # includes the run's password
     bundle: Path
     authority: Path
     aws: Path
@@ -69,7 +69,7 @@ class ProgramPlace:
 def environment_of(
     inherited: Mapping[str, str], place: ProgramPlace, providers: Collection[str], *, own: Container[str]
 ) -> dict[str, str]:
-    """The program's environment; `providers` are those whose hosts are ours, `own` the vault's variables."""
+    """The program's environment. `providers`: those whose hosts the vault handles; `own`: the vault's variables."""
     kept = {name: value for name, value in inherited.items() if name not in own}
     made = {name: place.proxy for one in _PROXY for name in (one, one.lower())}
     made |= {"NO_PROXY": "", "no_proxy": ""}
@@ -86,7 +86,7 @@ def environment_of(
 
 
 def aws_configuration(inherited: Mapping[str, str]) -> str:
-    """What AWS's tools read: buckets in paths, regional addresses, and the person's own default region."""
+    """A configuration for AWS's tools: buckets in paths, regional addresses, and the person's own default region."""
     file = inherited.get("AWS_CONFIG_FILE") or str(Path(inherited.get("HOME", "/")) / ".aws/config")
     own = configparser.ConfigParser(interpolation=None)
     with suppress(OSError, configparser.Error, UnicodeDecodeError):
@@ -106,7 +106,7 @@ def bundle_text(authority: str, *, has_system_roots: bool) -> str:
 
 
 def own_bundles(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The person's own certificates, by the variable that names a file or folder of them."""
+    """The person's own certificates, keyed by the variable that names their file or folder."""
     given = {name: _certificates_at(Path(inherited[name])) for name in (*_BUNDLE, *_ADDED) if inherited.get(name)}
     return {name: text for name, text in given.items() if text}
 

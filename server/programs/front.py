@@ -33,13 +33,13 @@ from server.proxy.program_hosts import ApiAddress, HostMap
 USER: Final = "run"
 logger = logging.getLogger("token_vault.run")
 _HANDSHAKE: Final = 30.0  # seconds for TLS
-_PASSWORD: Final = 10.0  # seconds until a connection has shown the password
+_PASSWORD: Final = 10.0  # seconds for a connection to send the password
 _OURS: Final = frozenset({b"proxy-authorization", b"proxy-connection", b"connection", b"keep-alive"})
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramCall:
-    """One call of the program at a host of ours."""
+    """One call by the program to a host that the vault handles."""
 
     method: str
     host: str
@@ -53,11 +53,11 @@ Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class OtherHosts:
-    """What happens at hosts of no one's account. `told` is called with the host and whether it was reached.
+    """How to treat hosts that belong to no account. `told` is called with the host and whether it was reached.
 
-    `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
-    `is_named`: whether a host is reached although others aren't; `why_not` is what the program is told of those.
-    `is_open`: whether there may be any tunnel now, also to hosts of ours.
+    `proxy`: the operator's proxy, if these hosts are reached through one. `are_ours`: whether an account belongs to
+    one of a host's APIs. `is_named`: whether a host is allowed even if others aren't; `why_not`: what the program is
+    told about refused hosts. `is_open`: whether any tunnel is allowed now, even to hosts that the vault handles.
     """
 
     are_allowed: bool
@@ -74,7 +74,7 @@ class OtherHosts:
 
 
 class Front:
-    """Listens for one program. `answer` carries out its calls at `hosts`; `most` connections at once."""
+    """Listens for one program. `answer` carries out its calls to `hosts`; `most` limits concurrent connections."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Front:
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """The same before it listens there."""
+        """The proxy's address at this port, even before it listens."""
         return f"http://{USER}:{self._password}@127.0.0.1:{port}"
 
     def mask_password(self, written: bytes) -> bytes:
@@ -114,7 +114,7 @@ class Front:
 
     @asynccontextmanager
     async def listen(self, listening: socket.socket | None = None) -> AsyncGenerator[None]:
-        """Listen as long as the block runs, on a socket that is bound already or a port; then all connections end."""
+        """Listen while the block runs, on a bound socket or a free port; then end all connections."""
         if listening is None:
             server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         else:
@@ -127,7 +127,7 @@ class Front:
             await self.end_connections()
 
     async def end_connections(self) -> None:
-        """End every connection with what it carries, and go on listening."""
+        """End every connection and its calls, and keep listening."""
         running = [*self._running]
         for task in running:
             task.cancel()
@@ -148,11 +148,11 @@ class Front:
             async with asyncio.timeout(IDLE):
                 await writer.wait_closed()
         except (OSError, ssl.SSLError, EOFError, h11.ProtocolError, TimeoutError):
-            pass  # the program left, or speaks something else
+            pass  # the program closed, or uses another protocol
         except Exception:  # the outermost handler of a connection
             logger.exception("a call of the program failed")
         except asyncio.CancelledError:
-            writer.transport.abort()  # a goodbye would wait for the program
+            writer.transport.abort()  # a clean close would wait for the program
             raise
         finally:
             writer.close()
@@ -205,18 +205,18 @@ class Front:
             await wire.pump(reader, writer)
 
     async def _is_host_of_ours(self, host: str, port: int) -> bool:
-        """If other hosts are allowed, one that fits an API's form but belongs to no account counts as one of them."""
+        """Whether the vault handles this host. With other hosts allowed, one that matches an API needs an account."""
         found = self._hosts.at(host, port)
         return bool(found) and (not self._others.are_allowed or await self._others.are_ours(found))
 
     async def _converse(self, wire: Wire, host: str, port: int) -> None:
-        """The requests inside of a tunnel that ends here."""
+        """Serve the requests inside a tunnel that ends here."""
         while (request := await wire.next_request()) is not None:
             if not await self._pass_on(wire, request, host=host, port=port, target=request.target):
                 return
 
     async def _plain(self, wire: Wire, request: h11.Request) -> bool:
-        """A request without TLS. Whether there may be another one."""
+        """Answer a request without TLS. Returns whether another one may follow."""
         url = _url_of(request.target.decode("latin-1"))
         host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
         if url.scheme != "http" or not host or not port:
@@ -254,7 +254,7 @@ class Front:
     async def _reach(
         self, wire: Wire, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection to a host of no one's account; None after the program got the reason."""
+        """A connection to a host that belongs to no account; None once the program was told why not."""
         if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
             await wire.refuse(
@@ -272,7 +272,7 @@ class Front:
 
 
 def _authority_of(target: str) -> tuple[str, int]:
-    """Host, in lower case and without brackets, and port; an empty host for what is neither."""
+    """The host, in lower case without brackets, and the port; an empty host if the target is malformed."""
     try:
         parts = urlsplit(f"//{target}")
         return (parts.hostname or "").lower(), parts.port or 0
@@ -281,7 +281,7 @@ def _authority_of(target: str) -> tuple[str, int]:
 
 
 def _url_of(target: str) -> SplitResult:
-    """The address; an empty one for what is none, such as `http://[::1`."""
+    """The parsed address; an empty one if it is malformed, such as `http://[::1`."""
     try:
         return urlsplit(target)
     except ValueError:

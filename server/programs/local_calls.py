@@ -1,4 +1,4 @@
-"""A program's calls, carried out by this process: the vault's own proxy, called as if over HTTP, with a handle."""
+"""Carries out a program's calls in this process: calls the vault's own proxy as if over HTTP, with a handle."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ KEPT_BACK: Final = frozenset(
 
 
 class LocalCalls:
-    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`.
+    """Answers calls to the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`.
 
-    `tool` and `request_id`: the tool call that they are part of, if they are, with which they are recorded.
+    `tool` and `request_id`: the tool call that they belong to, if any; it is recorded with them.
     `may_have_changed`: whether a call that may change something at a provider was sent.
     """
 
@@ -47,7 +47,7 @@ class LocalCalls:
         self.may_have_changed = False
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
-        """Carry the call out, or refuse it in the form that the provider's SDK reads."""
+        """Carry out the call, or refuse it in the form that the provider's SDK reads."""
         path, _, query = call.target.partition(b"?")
         wanted = WantedCall(call.method, path.decode("latin-1"), query, operation_of(call.headers))
         found = self._hosts.find(call.host, call.port, wanted.path)
@@ -93,12 +93,12 @@ class LocalCalls:
 
 
 def operation_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What the header `X-Amz-Target` of a program's call names."""
+    """The operation that the header `X-Amz-Target` of a program's call names."""
     return next((value.decode("latin-1") for name, value in headers if name == TARGET.encode()), "")
 
 
 def _is_refusal(message: Message) -> bool:
-    """Whether an answer is the vault's own: no provider's has this header."""
+    """Whether the vault itself refused the call: no provider's answer has this header."""
     return any(name == b"token-vault-refusal" for name, _ in message["headers"])
 
 

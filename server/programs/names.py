@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-# What runs other programs says nothing about what it runs: what one of them may do isn't meant for the next.
+# Interpreters and launchers don't identify the program: a permission for one script isn't meant for the next.
 _INTERPRETERS: Final = re.compile(
     r"(python|pypy|ruby|perl|php|lua|node)[0-9.]*|nodejs|bun|tsx|ts-node|npx|uvx|sh|bash|dash|zsh|ksh|fish|ash|pwsh"
 )
@@ -17,7 +17,7 @@ _STARTERS: Final = re.compile(
 
 
 def name_of_agent(command: Sequence[str]) -> str | None:
-    """The name; None if the command doesn't tell."""
+    """The agent's name; None if the command doesn't show it."""
     program = Path(command[0]).name
     if _STARTERS.fullmatch(program) is not None:
         return None

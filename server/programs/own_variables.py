@@ -1,6 +1,6 @@
-"""Variables that open the vault's own secrets, which no program inherits: what settings and key sources read.
+"""Variables that no program inherits because they open the vault's own secrets: those of settings and key sources.
 
-`TOKEN_VAULT_*` are the settings themselves. Credentials of clouds go only where a key source or a copy of checkpoints
+`TOKEN_VAULT_*` are the settings themselves. Cloud credentials are removed only if a key source or a copy of checkpoints
 uses them.
 """
 
@@ -18,7 +18,7 @@ _ALWAYS: Final = frozenset(
     | {"PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "PGSSLKEY", "PGSSLPASSWORD"}
 )
 _ALWAYS_BEGIN: Final = (PREFIX, "OP_", "BWS_")
-# Where each library finds credentials "as usual", by its documentation: names, and beginnings of names.
+# The variables in which each library looks for credentials, by its documentation: names, and beginnings of names.
 _AWS: Final = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE"),
     *("AWS_DEFAULT_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
@@ -33,7 +33,7 @@ _TELEMETRY: Final = ("OTEL_EXPORTER_OTLP",)
 
 
 class OwnVariables:
-    """Those of one vault. `name in own` says whether a variable is one of them."""
+    """The variables of one vault. `name in own` says whether a variable is one of them."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = _ALWAYS | frozenset(_names_in_references(settings))
@@ -44,7 +44,7 @@ class OwnVariables:
 
 
 def _names_in_references(settings: Settings) -> Iterator[str]:
-    """What `env://` names in the settings."""
+    """The variables that `env://` references in the settings name."""
     for name, one in settings.providers.items():
         if (variable := env_variable(one.secret(name) or "")) is not None:
             yield variable

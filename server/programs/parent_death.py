@@ -1,4 +1,4 @@
-"""Run a program that the kernel ends when this vault's process ends, where util-linux's `setpriv` is missing.
+"""Run a program that the kernel ends when this vault's process ends, for systems without util-linux's `setpriv`.
 
 Called by its path as `python parent_death.py PARENT COMMAND...`, so that it loads nothing else. Linux only.
 """
@@ -8,14 +8,16 @@ import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>; it outlives exec, but not the end of the thread that started us
+_PR_SET_PDEATHSIG = (
+    1  # from <linux/prctl.h>; it survives exec, but the signal comes when the thread that started us ends
+)
 
 
 def main(arguments: list[str]) -> int:
-    """Replace this process by the program; otherwise 127, as shells say of one that isn't there."""
+    """Replace this process with the program; returns 127 if it can't be run, as shells do."""
     parent, command = int(arguments[0]), arguments[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent has already ended
         return 128 + signal.SIGTERM
     try:
         os.execvp(command[0], command)  # noqa: S606 -- what the person started

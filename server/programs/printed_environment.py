@@ -12,17 +12,17 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-PID: Final = "VAULT_RUN_PID"  # what to end: `kill $VAULT_RUN_PID`
+PID: Final = "VAULT_RUN_PID"  # the process to end: `kill $VAULT_RUN_PID`
 _ENDS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def printed_environment(
     inherited: Mapping[str, str], *, as_json: bool
 ) -> Callable[[Sequence[str], Mapping[str, str]], Awaitable[int]]:
-    """In place of a program: print what differs from the `inherited` environment, then wait to be ended."""
+    """Instead of running a program, print what differs from the `inherited` environment, and wait to be ended."""
 
     async def hold(_: Sequence[str], environment: Mapping[str, str]) -> int:
-        with told_to_end() as ended:  # before the text says whom to end
+        with told_to_end() as ended:  # before the text with the PID is printed
             sys.stdout.write(text_of(inherited, {**environment, PID: str(os.getpid())}, as_json=as_json))
             sys.stdout.flush()
             _leave_standard_output()
@@ -33,7 +33,7 @@ def printed_environment(
 
 
 def text_of(inherited: Mapping[str, str], environment: Mapping[str, str], *, as_json: bool) -> str:
-    """Lines for a POSIX shell, or one line of JSON; of what is added or changed, and what is removed."""
+    """The added, changed, and removed variables, as lines for a POSIX shell or as one line of JSON."""
     changed = {name: value for name, value in environment.items() if inherited.get(name) != value}
     removed = sorted(inherited.keys() - environment.keys())
     if as_json:
@@ -51,7 +51,7 @@ def _leave_standard_output() -> None:
 
 @contextmanager
 def told_to_end() -> Generator[asyncio.Event]:
-    """Set by a signal, unless it is ignored: a shell ignores the terminal's ones for what it starts with `&`."""
+    """An event that a signal sets. Ignored signals stay ignored, as a shell requires for jobs started with `&`."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     named = [signal.Signals[name] for name in _ENDS if hasattr(signal, name)]
     numbers = [one for one in named if signal.getsignal(one) is not signal.SIG_IGN]

@@ -1,4 +1,4 @@
-"""One program from start to end: hosts, authority, proxy, environment, the process, and what is recorded of it."""
+"""Runs one program from start to end: hosts, authority, proxy, environment, the process, and its record."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from server.proxy.program_access import PermissionWait, ProgramAccess
 from server.proxy.program_hosts import HOST_REFUSED, HostMap, hosts_of, note_host
 from vault.records import Principal
 
-_MOST_HOSTS: Final = 1000  # of which events are written in one run
+_MOST_HOSTS: Final = 1000  # hosts that are counted and recorded in one run
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramOptions:
-    """What to run, and how. `environment`: ours, of which the program inherits all but the vault's own.
+    """What to run, and how. `environment`: ours; the program inherits all of it except the vault's own variables.
 
-    `say` tells the person at the terminal something; `wait`: seconds for which a call waits for a permission; `start`
-    gets the command and its environment.
+    `say` prints a message for the person at the terminal. `wait`: seconds for which a call waits for a permission.
+    `start` runs the command in its environment.
     """
 
     command: Sequence[str]
@@ -45,7 +45,7 @@ class ProgramOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRecord:
-    """What a run came to. `calls`: by provider and outcome; `hosts`: the others, by outcome.
+    """The result of a run. `calls`: counts by provider and outcome; `hosts`: other hosts, by outcome.
 
     A call `passed` if the service answered, was `refused` if the vault did, and is `unanswered` if no one waited.
     """
@@ -55,7 +55,7 @@ class ProgramRecord:
     hosts: Mapping[tuple[str, str], int]
 
     def members(self) -> dict[str, object]:
-        """Its members in JSON."""
+        """The record as JSON members."""
         return {
             "exit_code": self.exit_code,
             "calls": [
@@ -70,7 +70,7 @@ class ProgramRecord:
 
 
 async def problem_of(deployment: Deployment, principal: Principal, options: ProgramOptions) -> str | None:
-    """Why the program can't be run like this, with the fix."""
+    """Why the program can't run with these options, with the fix; None if it can."""
     if deployment.settings.tokens.require_dpop:
         return (
             "tokens.require_dpop is on, and programs can't prove a key: turn it off, or call the API proxy with DPoP."
@@ -79,7 +79,7 @@ async def problem_of(deployment: Deployment, principal: Principal, options: Prog
 
 
 async def run_program(deployment: Deployment, principal: Principal, options: ProgramOptions) -> ProgramRecord:
-    """Run the program as this agent until it ends; `problem_of` says nothing against it."""
+    """Run the program as this agent until it ends. Call `problem_of` first."""
     hosts = await hosts_of(deployment, principal)
     access = _access(deployment, principal, options)
     calls = LocalCalls(deployment, hosts, access)
@@ -101,7 +101,7 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
 async def run_behind(
     hosts: HostMap, answer: Answerer, others: OtherHosts, options: ProgramOptions, *, own: Container[str]
 ) -> int:
-    """Run the program behind a proxy of its own; its exit code. `own`: variables that it doesn't inherit."""
+    """Run the program behind its own proxy. Returns its exit code. `own`: variables that it doesn't inherit."""
     with tempfile.TemporaryDirectory(prefix="token-vault-run-") as name:
         folder = Path(name)
         authority = RunAuthority(hosts.domains, folder=folder)
@@ -143,9 +143,9 @@ def _ask(deployment: Deployment, options: ProgramOptions, message: str, url: str
 
 
 class HostCounts:
-    """Hosts of no one's account that the program called, and one line for each that is refused.
+    """Counts the other hosts that the program called, and prints one line for each that is refused.
 
-    `record` gets the first call of each.
+    `record` gets the first call to each.
     """
 
     def __init__(self, options: ProgramOptions, record: Callable[[str, int, bool], None] | None = None) -> None:
@@ -154,7 +154,7 @@ class HostCounts:
         self.counts: dict[tuple[str, str], int] = {}
 
     def note(self, host: str, port: int, is_reached: bool) -> None:
-        """A call of this host."""
+        """Count a call to this host."""
         outcome = "ok" if is_reached else "refused"
         times = self.counts.get((host, outcome), 0)
         if times == 0 and len(self.counts) >= _MOST_HOSTS:

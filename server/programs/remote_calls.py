@@ -1,7 +1,7 @@
-"""A program's calls, carried out by a vault elsewhere: it gives a handle for each, and its proxy makes the call.
+"""Carries out a program's calls through a remote vault: it gives a handle for each call, and its proxy makes the call.
 
-No credential reaches this machine. The sign-in is the bridge's (`server.bridge.access`), apart from the one of
-`token-vault stdio --url` by the same name, which can't exchange.
+No credential reaches this machine. Sign-in uses the bridge (`server.bridge.access`), separately from the sign-in of
+`token-vault stdio --url` under the same name, which can't exchange tokens.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from server.proxy.program_hosts import ApiAddress, HostMap
 from server.proxy.remote_programs import CALLS, HOSTS
 from vault.refusals import VaultError
 
-_LOOK: Final = 2.0  # seconds between two looks for the person's permission
-_LAST_WORDS: Final = 5.0  # seconds at the end for what the vault is to record
+_LOOK: Final = 2.0  # seconds between two checks for the person's permission
+_LAST_WORDS: Final = 5.0  # seconds at the end to send the vault what it should record
 _ANSWER: Final = 120.0  # seconds between two pieces of an answer
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"trailer", b"date", b"server"}
@@ -42,11 +42,11 @@ _HOP: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How one call goes: a handle, and where the vault's proxy takes it."""
+    """How to make one call: a handle, and the path at the vault's proxy."""
 
     handle: str = field(repr=False)
     path: str
-    below: int  # length of the path that the API's address has
+    below: int  # length of the path in the API's address
     provider: str
     address: str
     keeps_encoding: bool
@@ -54,7 +54,7 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why there is none. `link`: where the person can help."""
+    """Why a call can't be made. `link`: where the person can allow it."""
 
     status: int
     code: str
@@ -66,7 +66,7 @@ class _Refusal:
 
 
 class RemoteCalls:
-    """Answers calls at the hosts of accounts of a vault elsewhere. `say` tells the person something."""
+    """Answers calls to the hosts of a remote vault's accounts. `say` prints a message and a link for the person."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class RemoteCalls:
         self._say = say
         self._wait = wait
         self._told: set[str] = set()
-        self._refused = deque[tuple[str, int]]()  # hosts that the vault isn't told of yet
+        self._refused = deque[tuple[str, int]]()  # hosts to report to the vault
         self._telling: asyncio.Task[None] | None = None
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(30.0, read=_ANSWER), trust_env=not vault.is_loopback, follow_redirects=False
@@ -91,7 +91,7 @@ class RemoteCalls:
         self.counts = Counter[tuple[str, str]]()
 
     async def close(self) -> None:
-        """Close the connections to the vault. Handles end by themselves within minutes."""
+        """Close the connections to the vault. Handles expire by themselves within minutes."""
         try:
             if self._telling is not None:
                 with suppress(TimeoutError):
@@ -100,20 +100,20 @@ class RemoteCalls:
             await self._http.aclose()
 
     def tell_refused(self, host: str, port: int) -> None:
-        """Let the vault record that the program called a host of no one's account, and was refused."""
+        """Have the vault record that the program was refused a host that belongs to no account."""
         self._refused.append((host, port))
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell_refused())
 
     async def _tell_refused(self) -> None:
-        """One after the other: a program that tries many hosts isn't to keep the vault busy."""
+        """Report one host after the other, so that a program that tries many hosts doesn't keep the vault busy."""
         while self._refused:
             host, port = self._refused.popleft()
             with suppress(VaultError, httpx2.HTTPError, httpx2.InvalidURL):  # the call is refused anyway
                 await self._ask(CALLS, {"method": "CONNECT", "host": host[:253], "port": port, "path": "/"})
 
     async def hosts(self) -> HostMap:
-        """Where the person's accounts are called. Raises BridgeRefused, also for an unknown account's name."""
+        """The hosts of the person's accounts. Raises BridgeRefused, also for an unknown account's name."""
         answer = await self._ask(HOSTS, {})
         content = _content(answer)
         found = content.get("hosts")
@@ -124,7 +124,7 @@ class RemoteCalls:
         return HostMap([one for entry in found if (one := _address(entry)) is not None])
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
-        """Carry the call out, or pass on the vault's refusal."""
+        """Carry out the call, or pass on the vault's refusal."""
         try:
             way = await self._way(call)
             if isinstance(way, _Refusal):
@@ -137,12 +137,12 @@ class RemoteCalls:
         except (VaultError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             told = error if isinstance(error, VaultError) else unreachable(self._vault, error)
             if exchange.is_started:
-                return  # cut off, so that no one takes it for complete
+                return  # cut off, so that the program doesn't take it as complete
             self.counts["", "refused"] += 1
             await _refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "vault_unreachable", {}, told.description.encode())
 
     async def _way(self, call: ProgramCall) -> _Way | _Refusal:
-        """The handle, once the person allows the call, who gets some time."""
+        """How to make the call; waits a while for the person to allow it."""
         path, _, query = call.target.decode("latin-1").partition("?")
         asked = {"method": call.method, "host": call.host, "port": call.port, "path": path, "query": query}
         asked |= {"operation": operation} if (operation := operation_of(call.headers)) else {}
@@ -162,7 +162,7 @@ class RemoteCalls:
             await asyncio.sleep(_LOOK)
 
     async def _ask(self, path: str, content: Mapping[str, object]) -> httpx2.Response:
-        """Ask the vault, with a token that it accepts. Raises BridgeRefused and what httpx2 raises."""
+        """Ask the vault, with a token that it accepts. Raises BridgeRefused and httpx2's errors."""
         body, url = {**content, "accounts": self._accounts}, f"{self._vault.origin}{path}"
         token = await self._access.token()
         answer = await self._http.post(url, json=body, headers={**HEADERS, "authorization": f"Bearer {token}"})
@@ -208,7 +208,7 @@ def _headers(call: ProgramCall, way: _Way, vault: RemoteVault, exchange: Exchang
 
 
 async def _body(call: ProgramCall, exchange: Exchange) -> AsyncGenerator[bytes] | bytes:
-    """The body as it arrives; read here where there is none."""
+    """The body, piece by piece as it arrives; an empty one is read here."""
     fields = dict(call.headers)
     if b"transfer-encoding" not in fields and fields.get(b"content-length", b"0") == b"0":
         return b"".join([piece async for piece in _pieces(exchange)])
@@ -246,7 +246,7 @@ def _content(answer: httpx2.Response) -> Mapping[str, object]:
 
 
 def _address(entry: object) -> ApiAddress | None:
-    """An address of the vault's answer; None for what this version doesn't know."""
+    """An address from the vault's answer; None if this version doesn't understand it."""
     if not is_object(entry):
         return None
     provider, api, scheme, host, path = (

@@ -1,4 +1,4 @@
-"""One program from start to end, with the accounts of a vault elsewhere."""
+"""Runs one program from start to end, with the accounts of a remote vault."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ async def run_for(
 
 
 async def _are_ours(found: Sequence[ApiAddress]) -> bool:
-    """A host that fits an API of the vault is asked there, also where it is of no one's account."""
+    """Always true: the vault decides about every host that matches one of its APIs, even without an account."""
     return True

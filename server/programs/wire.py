@@ -1,6 +1,7 @@
-"""HTTP/1.1 with the program: h11 over one connection, plain or inside of TLS, and each request as an ASGI exchange.
+"""HTTP/1.1 with the program: h11 over one connection, plain or inside TLS, and each request as an ASGI exchange.
 
-Bodies pass piece by piece both ways; one that the program compressed (git does) is unpacked, so that it can be judged.
+Bodies pass piece by piece in both directions. A body that the program compressed, as git does, is unpacked, so that the
+rules can check it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from server.proxy.wire import ProxyRefused
 
 PIECE: Final = 65536  # bytes
 _HEAD_LIMIT: Final = 65536
-IDLE: Final = 600.0  # seconds between two requests of a connection
+IDLE: Final = 600.0  # seconds between two requests on a connection
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 
 class GzipMember(Protocol):
-    """`zlib`'s object for a stream, whose class has no public name."""
+    """`zlib`'s decompression object, whose class has no public name."""
 
     @property
     def eof(self) -> bool: ...
@@ -40,7 +41,7 @@ class GzipMember(Protocol):
 
 
 class Unpacker:
-    """A body in gzip (RFC 1952 §2.2), which may have several members. It gives a piece at a time."""
+    """Decompresses a gzip body (RFC 1952 §2.2), which may have several members, one piece at a time."""
 
     def __init__(self) -> None:
         self._stream = _member()
@@ -49,12 +50,12 @@ class Unpacker:
 
     @property
     def has_more(self) -> bool:
-        """Whether `take` gives something without another `feed`."""
+        """Whether `take` may return data without another `feed`."""
         return bool(self._rest)
 
     @property
     def is_whole(self) -> bool:
-        """Whether what was fed ends with the end of a member."""
+        """Whether the data fed so far ends at the end of a member."""
         return not self._rest and (self._stream.eof or self._is_empty)
 
     def feed(self, data: bytes) -> None:
@@ -62,7 +63,7 @@ class Unpacker:
         self._is_empty = self._is_empty and not data
 
     def take(self) -> bytes:
-        """The next piece: what is packed may be far larger than it looks. Raises ProxyRefused."""
+        """The next piece; bounded, since a small body may unpack to a huge one. Raises ProxyRefused."""
         if self._stream.eof and self._rest:
             self._stream = _member()
         try:
@@ -114,7 +115,7 @@ class Wire:
             await self._writer.drain()
 
     async def refuse(self, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer in plain text; the connection ends with it."""
+        """Answer in plain text, and close the connection after it."""
         body = f"{text}\n".encode()
         fields = [
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -128,19 +129,19 @@ class Wire:
         await self.send(h11.EndOfMessage())
 
     async def accept_tunnel(self) -> None:
-        """Answer a CONNECT; from now on the connection carries something else."""
+        """Accept a CONNECT; from now on the connection carries the tunnel's data."""
         while not isinstance(await self.next_event(), h11.EndOfMessage):
             pass
         await self.send(h11.Response(status_code=200, headers=[]))
         self._h11.next_event()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Be the server of TLS in the tunnel, and read requests from it."""
+        """Start TLS as the server in the tunnel, and read requests from it."""
         await self._writer.start_tls(context)
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass everything on both ways, until both sides have ended."""
+        """Copy everything in both directions until both sides have closed."""
         early, _ = self._h11.trailing_data
         writer.write(early)
         try:
@@ -155,7 +156,7 @@ class Wire:
     async def pump_request(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_chunked: bool
     ) -> None:
-        """Pass on the body of a request whose head was sent, then the answer as it is."""
+        """Pass on the body of a request whose head was sent, then the unchanged answer."""
         try:
             while isinstance(event := await self.next_event(), h11.Data):
                 data = bytes(event.data)
@@ -168,19 +169,19 @@ class Wire:
             writer.close()
 
     def exchange(self, request: h11.Request) -> Exchange:
-        """The rest of this request, and its answer."""
+        """The exchange for the rest of this request and for its answer."""
         encoding = next((value for name, value in request.headers if name == b"content-encoding"), b"")
         is_gzip = encoding.strip().lower() in {b"gzip", b"x-gzip"}
         return Exchange(self, unpacker=Unpacker() if is_gzip else None)
 
     async def wait_for_end(self) -> None:
-        """Until the program closes; what it sends ahead waits for its turn."""
+        """Wait until the program closes; requests that it sends early wait for their turn."""
         while data := await self._reader.read(PIECE):
             self._h11.receive_data(data)
         self._h11.receive_data(b"")
 
     async def finish(self, exchange: Exchange) -> bool:
-        """End this exchange. Whether the connection can carry another one."""
+        """End this exchange. Returns whether the connection can carry another one."""
         if not exchange.is_complete:
             return False
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
@@ -201,13 +202,13 @@ class Exchange:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the body arrives compressed: what `receive` gives is longer than the request says."""
+        """Whether the body arrives compressed, so that `receive` returns more than the request's Content-Length."""
         return self.unpacker is not None
 
     async def receive(self) -> Message:
         """The next piece of the body; after its end, `http.disconnect` once the program closes.
 
-        Raises ProxyRefused for a compressed one that is damaged.
+        Raises ProxyRefused if a compressed body is damaged.
         """
         if self._is_read:
             with suppress(OSError):
@@ -231,7 +232,7 @@ class Exchange:
                 return _GONE
 
     async def send(self, message: Message) -> None:
-        """A part of the answer."""
+        """Send a part of the answer."""
         if message["type"] == "http.response.start":
             self.is_started = True
             await self.wire.send(h11.Response(status_code=message["status"], headers=list(message["headers"])))

@@ -1,7 +1,7 @@
 """The folders on disk that sandboxes read from: each is locked while its vault's process lives.
 
-What a killed process left behind is removed at the next start. The kernel ends the lock with the process, however it
-ends; a folder that another live vault holds stays.
+Folders that a killed process left behind are removed at the next start. The kernel releases the lock when the process
+ends, however it ends; a folder that another live vault has locked stays.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from vault.storage.host_files import lock
 
 _PREFIX: Final = "token-vault-server-"
 _LOCK: Final = "lock"
-_UNLOCKED: Final = 600  # seconds after which a folder without a lock is no one's
+_UNLOCKED: Final = 600  # seconds after which a folder without a lock counts as abandoned
 
 
 @contextmanager
 def locked_folder() -> Generator[Path]:
-    """A new folder until the block ends; the caller removes what is in it."""
+    """A new folder, locked until the block ends; the caller removes its contents."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     held = _lock_new(folder)
     try:
@@ -41,7 +41,7 @@ def _lock_new(folder: Path) -> int:
         held = os.open(unseen, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         try:
             lock(held)
-            unseen.rename(folder / _LOCK)  # `remove_left` finds it locked only
+            unseen.rename(folder / _LOCK)  # so that `remove_left` never finds it unlocked
         except OSError:
             os.close(held)
             raise
@@ -53,7 +53,7 @@ def _lock_new(folder: Path) -> int:
 
 
 def remove_left() -> int:
-    """Remove this user's folders of processes that are gone; returns how many."""
+    """Remove this user's folders whose processes are gone; returns how many."""
     removed = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
@@ -69,7 +69,7 @@ def _is_left(folder: Path) -> bool:
         return False
     try:
         held = os.open(folder / _LOCK, os.O_WRONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:  # it may be about to be locked
+    except FileNotFoundError:  # another process may be about to lock it
         return time.time() - facts.st_mtime > _UNLOCKED
     try:
         lock(held)

@@ -1,7 +1,7 @@
 """Runs in the sandbox, before the program: opens the proxy's port there, hands it to the vault, sets limits.
 
-The vault accepts at that port from outside, so that no process in the sandbox reaches any network. Standard library
-only: nothing of the vault is there. What to run arrives over the socket, never in arguments or the environment.
+The vault accepts connections on that port from outside, so no process in the sandbox needs a network. Standard library
+only: the vault's code isn't in the sandbox. What to run arrives over the socket, never in arguments or the environment.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LIMITS = {
     "file": resource.RLIMIT_FSIZE,
 }
 _NICE = 10
-_FIRST_TO_GO = "1000"  # where the machine's memory ends
+_FIRST_TO_GO = "1000"  # the kernel kills it first if the machine runs out of memory
 
 
 def main() -> None:
-    """Become the program that the vault names."""
+    """Replace this process with the program that the vault names."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     with channel.makefile("rb") as lines:
         wanted = json.loads(lines.readline())
@@ -35,7 +35,7 @@ def main() -> None:
     socket.send_fds(channel, [b"1"], [listening.fileno()])
     listening.close()
     channel.close()
-    with suppress(OSError):  # a filter of the service manager may refuse it
+    with suppress(OSError):  # the service manager's system call filter may refuse it
         os.nice(_NICE)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123 -- starts often
         score.write(_FIRST_TO_GO)

@@ -1,7 +1,7 @@
-"""The processes of all local servers: started at a call, ended when idle, too large, or no longer allowed.
+"""The processes of all local servers: started on demand, ended when idle, too large, or no longer allowed.
 
-A bounded number of them, half of them for one person. One that ended by itself is started again at the next call,
-later each time.
+Their number is limited, and one person can have at most half of them. A process that ended by itself is started again
+at the next call, after a delay that grows each time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from vault.refusals import VaultError
 if TYPE_CHECKING:
     from mcp.client.session import ClientSession
 
-_LOOK: Final = 2.0  # seconds between two looks at the processes
-_LONGEST_WAIT: Final = 60.0  # seconds after failures
+_LOOK: Final = 2.0  # seconds between two checks of the processes
+_LONGEST_WAIT: Final = 60.0  # seconds to wait after failures
 _MOST_REMEMBERED: Final = 1000  # failures
 _MIB: Final = 1024 * 1024
 logger = logging.getLogger("token_vault.local_servers")
@@ -41,9 +41,9 @@ class HostedServers:
     def __init__(self, settings: Settings, *, hidden: Sequence[Path]) -> None:
         self._declared = settings.local_servers
         self._most = settings.tools.local_processes
-        self._hidden = hidden  # from programs, wherever it is
+        self._hidden = hidden  # paths that programs never see
         self._processes: dict[ProgramKey, HostedProcess] = {}
-        self._failures: dict[ProgramKey, tuple[int, float]] = {}  # how many, and when the next start may be
+        self._failures: dict[ProgramKey, tuple[int, float]] = {}  # their number, and the earliest next start
         self._is_usable = False
         self._trying = asyncio.Lock()
         self._starting = asyncio.Lock()
@@ -52,16 +52,16 @@ class HostedServers:
 
     @property
     def live(self) -> tuple[HostedProcess, ...]:
-        """Those that weren't asked to end."""
+        """The processes that weren't asked to end."""
         return tuple(one for one in self._processes.values() if not one.is_ending)
 
     @property
     def is_filtered(self) -> bool:
-        """Whether there is a filter of system calls for this machine."""
+        """Whether there is a system call filter for this machine."""
         return call_filter() is not None
 
     async def problem(self) -> SandboxProblem | None:
-        """Why no program can be started here; asked again until there is nothing."""
+        """Why no program can be started here; checked again until there is no problem."""
         async with self._trying:
             if self._is_usable:
                 return None
@@ -70,13 +70,13 @@ class HostedServers:
             return found
 
     def setting_problem(self, program: str) -> SandboxProblem | None:
-        """What can't work of a program in the settings, as this machine is."""
+        """Why this machine can't run a program as the settings declare it; None if it can."""
         return setting_problem(self._declared[program])
 
     def open(
         self, deployment: Deployment, caller: ToolCaller, program: str
     ) -> Callable[[], AbstractAsyncContextManager[ClientSession]]:
-        """How this caller gets a session of this program."""
+        """A function that opens this caller's session with this program."""
 
         @asynccontextmanager
         async def session() -> AsyncGenerator[ClientSession]:
@@ -88,7 +88,7 @@ class HostedServers:
         return session
 
     async def close(self) -> None:
-        """End all of them."""
+        """End all processes."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -96,7 +96,7 @@ class HostedServers:
         self._processes.clear()
 
     async def _process(self, deployment: Deployment, caller: ToolCaller, program: str) -> HostedProcess:
-        """The running one, or another. Raises UpstreamUnavailable."""
+        """The running process, or a new one. Raises UpstreamUnavailable."""
         settings = self._declared.get(program)
         if settings is None:
             raise _unavailable(f"{caller.title} is no longer in the settings.")
@@ -154,7 +154,7 @@ class HostedServers:
             raise _unavailable(f"{caller.title} ended {count} times by itself. Try again in {int(left) + 1} s.")
 
     async def _make_room(self, caller: ToolCaller) -> None:
-        """End the longest idle one where there is no room; of the person's own, where they have their share."""
+        """If the limit is reached, end the longest idle process: one of this person's if they have their share."""
         own = [one for one in self.live if one.caller.principal.user_id == caller.principal.user_id]
         share = max(1, self._most // 2)
         has_share = len(own) >= share
@@ -167,13 +167,13 @@ class HostedServers:
         await min(idle, key=lambda one: one.used_at).stop()
 
     async def _look(self) -> None:
-        """Until the last one has ended."""
+        """Check all processes until the last one has ended."""
         while self._processes:
             await asyncio.sleep(_LOOK)
             for key, process in [*self._processes.items()]:
                 try:
                     await self._look_at(key, process)
-                except Exception:  # the outermost handler of the watch, which all others need
+                except Exception:  # the outermost handler: the other processes still need the watch
                     logger.exception("a local server can't be watched", extra={"server": key.server})
 
     async def _look_at(self, key: ProgramKey, process: HostedProcess) -> None:
@@ -185,7 +185,7 @@ class HostedServers:
             self._let_end(process, is_urgent=bool(reason))
 
     async def _reason_to_end(self, process: HostedProcess) -> str | None:
-        """Why it should end now, empty if that is usual; None if it may stay."""
+        """Why the process should end now, empty for an ordinary reason; None if it may stay."""
         settings, pid = process.settings, process.pid
         if pid is not None:
             used = await asyncio.to_thread(usage_of, pid)
@@ -199,7 +199,7 @@ class HostedServers:
             return ""
         try:
             return None if await _may_stay(process) else ""
-        except VaultError:  # the database is away, so no call arrives
+        except VaultError:  # the database can't be reached, so no call arrives
             return None
 
 
@@ -209,7 +209,7 @@ def _key_of(caller: ToolCaller) -> ProgramKey:
 
 
 async def _may_stay(process: HostedProcess) -> bool:
-    """Whether person, agent, permission, account, and server are what they were."""
+    """Whether the person, agent, permission, account, and server are unchanged."""
     deployment, caller = process.deployment, process.caller
     who, now = caller.principal, deployment.now()
     server = deployment.catalog.remote.get(caller.server)

@@ -1,7 +1,7 @@
 """A program in its sandbox, for one person and one agent: its start, its session, and its calls, one at a time.
 
 The program has network access only during a call: between calls its proxy refuses everything, and a call's connections
-end with it. If a call was aborted, the program is ended, since it may still be working.
+end with it. After an aborted call, the program is ended, since it may still be working on it.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from server.proxy.wire import ProxyRefused
 if TYPE_CHECKING:
     from mcp.client.session import ClientSession
 
-_PORT: Final = 3128  # of the proxy, in the sandbox
+_PORT: Final = 3128  # the proxy's, in the sandbox
 _START: Final = 60.0  # seconds for the program's first answer
 _GOODBYE: Final = 2.0  # seconds to end by itself (MCP, stdio: shutdown)
 _OPEN_FILES: Final = 1024
 _LARGEST_FILE: Final = 1024 * 1024 * 1024  # bytes
-_LINES: Final = 200  # that one program may write to the log
+_LINES: Final = 200  # lines that one program may write to the log
 _LINE: Final = 500  # characters
 _PIECE: Final = 65536  # bytes of standard error
-_CONNECTIONS: Final = 64  # of one program to its proxy
+_CONNECTIONS: Final = 64  # from one program to its proxy
 _NAMES: Final = 200  # hosts that one program gets certificates for
 _IDENTITY: Final = Implementation(name="token-vault", version="1")
 _CLOSED: Final = "No tool call is running, so nothing was sent."
@@ -66,7 +66,7 @@ logger = logging.getLogger("token_vault.local_servers")
 
 @dataclass(frozen=True, slots=True)
 class ProgramKey:
-    """What a process belongs to."""
+    """The server, user, agent, and account that a process belongs to."""
 
     server: str
     user_id: str
@@ -75,7 +75,7 @@ class ProgramKey:
 
 
 class HostedProcess:
-    """From start to end; `begin` returns at once."""
+    """One process, from start to end; `begin` returns immediately."""
 
     def __init__(
         self, deployment: Deployment, caller: ToolCaller, settings: LocalServerSettings, *, hidden: Sequence[Path]
@@ -88,11 +88,11 @@ class HostedProcess:
         self.said: list[str] = []  # the last lines on standard error
         self._hidden = hidden
         self._turn: Turn | None = None
-        self._notes = HostNotes(deployment)  # of the time between two calls
+        self._notes = HostNotes(deployment)  # for the time between two calls
         self._waiting = 0
         self._one = asyncio.Lock()
         self._session: ClientSession | None = None
-        self._answers = asyncio.Event()  # it answered, or ended before
+        self._answers = asyncio.Event()  # the program answered, or ended before it did
         self._ending = asyncio.Event()
         self._is_wanted_end = False
         self._is_urgent = False
@@ -104,8 +104,8 @@ class HostedProcess:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Start it."""
-        alone = Context()  # what it does later isn't done for the request that started it
+        """Start the process."""
+        alone = Context()  # later work must not count as part of the request that started it
         self._task = asyncio.create_task(self._live(), name=f"local server {self.caller.server}", context=alone)
 
     @property
@@ -126,18 +126,18 @@ class HostedProcess:
 
     @property
     def has_crashed(self) -> bool:
-        """Whether it ended, or is ended, through its own fault."""
+        """Whether it ended, or is being ended, through its own fault."""
         return self.is_ending and not self._is_wanted_end
 
     def end(self, *, is_urgent: bool = False) -> None:
-        """Let it end, also while it starts; an urgent end leaves it no time."""
+        """Ask the process to end, even while it starts; an urgent end gives it no time."""
         if not self.is_ending:
             self._is_wanted_end = True
         self._is_urgent |= is_urgent
         self._break_off()
 
     async def stop(self) -> None:
-        """End it, and wait until it is gone."""
+        """End the process, and wait until it is gone."""
         self.end()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -155,7 +155,7 @@ class HostedProcess:
 
     @asynccontextmanager
     async def turn(self, caller: ToolCaller) -> AsyncGenerator[ClientSession]:
-        """The session, for one tool call at a time. Raises UpstreamUnavailable, and what the person could allow."""
+        """The session, for one tool call at a time. Raises UpstreamUnavailable, or the permission that is missing."""
         self._waiting += 1
         try:
             async with self._one:
@@ -188,7 +188,7 @@ class HostedProcess:
             self._waiting -= 1
 
     async def refuse_full_folder(self) -> None:
-        """Raises UpstreamUnavailable if its own folder is full."""
+        """Raise UpstreamUnavailable if the program's own folder is full."""
         if await self.has_full_folder():
             raise UpstreamUnavailable(
                 f"The folder of {self.caller.title} is full: {self.full_folder}. Nothing was called. An admin can "
@@ -205,7 +205,7 @@ class HostedProcess:
         )
 
     async def has_full_folder(self) -> bool:
-        """Whether its own writable folder has reached the limit of the settings."""
+        """Whether the program's own writable folder has reached the limit in the settings."""
         own = self._own_folder()
         most = self.settings.writable_mb * 1024 * 1024
         return own is not None and await asyncio.to_thread(fills, own, most, most_entries=MOST_FILES)
@@ -254,7 +254,7 @@ class HostedProcess:
         with ours:
             process = await self._spawn(shared, theirs)
             if process.stdin is None or process.stdout is None or process.stderr is None:
-                raise EOFError("no pipes")  # never: they were asked for
+                raise EOFError("no pipes")  # can't happen: the pipes were requested
             self.pid = process.pid
             errors = asyncio.create_task(self._read_errors(process.stderr, front))
             receiving: asyncio.Task[socket.socket] | None = None
@@ -308,7 +308,9 @@ class HostedProcess:
             calls = call_filter()
             filter_fd = None if calls is None else stack.enter_context(sandbox.in_memory(calls))
             options = "\0".join(sandbox.options(room, filter_fd=filter_fd))
-            options_fd = stack.enter_context(sandbox.in_memory(options.encode()))  # not for the eyes of the program
+            options_fd = stack.enter_context(
+                sandbox.in_memory(options.encode())
+            )  # so that the program doesn't see them
             inside_fd = theirs.fileno()
             return await asyncio.create_subprocess_exec(
                 *(sandbox.wrapper(), "--args", str(options_fd), "--", str(sandbox.interpreter())),
@@ -324,7 +326,7 @@ class HostedProcess:
             )
 
     def _writable(self) -> tuple[Path, Path] | None:
-        """Where the writable folder shows, and the own part, which is made."""
+        """The writable folder's path in the sandbox, and this process's real part of it, which is created."""
         folder, own = self.settings.writable, self._own_folder()
         if folder is None or own is None:
             return None
@@ -332,7 +334,7 @@ class HostedProcess:
         return folder, own
 
     def _own_folder(self) -> Path | None:
-        """The part of the writable folder of this server, person, and agent."""
+        """The part of the writable folder that belongs to this server, person, and agent."""
         if self.settings.writable is None:
             return None
         who = f"{self.caller.server}\0{self.caller.principal.user_id}\0{self.caller.principal.client_id}".encode()
@@ -394,8 +396,8 @@ class HostedProcess:
     async def _read_errors(self, reader: asyncio.StreamReader, front: Front) -> None:
         rest = b""
         while piece := await reader.read(_PIECE):
-            written = front.mask_password(rest + piece)  # before anything is cut, which may leave half a password
-            if self._lines > _LINES:  # the log has enough: all that is kept is the end
+            written = front.mask_password(rest + piece)  # before anything is cut: a cut could leave half a password
+            if self._lines > _LINES:  # the log has enough: keep only the end
                 rest = written[-_LINE:]
                 continue
             *lines, rest = written.split(b"\n", _LINES + 1)
@@ -406,7 +408,7 @@ class HostedProcess:
             self._note(line.decode(errors="replace"))
 
     def _note(self, line: str) -> None:
-        """A line of the program's, for the log: bounded."""
+        """Log a line that the program wrote, within limits."""
         line = line[: 4 * _LINE]
         text = as_seen(line.rstrip(), limit=_LINE)
         self.said = [*self.said[-4:], text]
@@ -430,7 +432,7 @@ def _hosts_of(deployment: Deployment, settings: LocalServerSettings) -> HostMap:
 
 
 def _place(proxy: str, authority: RunAuthority, shared: Path) -> ProgramPlace:
-    """Write what the program reads, and say where it finds it."""
+    """Write the files that the program reads, and return where it finds them."""
     sandbox.write_names(shared)
     texts = {
         "bundle.pem": bundle_text(authority.pem, has_system_roots=False),
@@ -466,7 +468,7 @@ def _receive_port(ours: socket.socket, order: bytes) -> socket.socket:
 
 
 async def _end(process: asyncio.subprocess.Process, *, patience: float) -> None:
-    """Close its input, and kill it if it stays; with it goes everything in the sandbox."""
+    """Close the program's input, and kill it if it doesn't end; everything in the sandbox ends with it."""
     if process.stdin is not None:
         process.stdin.close()
     await wait_or_kill(process, patience=patience, is_group=True)

@@ -1,7 +1,7 @@
 """What a program sees of this machine: bubblewrap's arguments, and why this machine can't make a sandbox.
 
-Namespaces of its own for everything, no network but a loopback that no one else is on, `/usr` and the operator's
-folders read-only, small folders in memory for the rest, no capability, a filter of system calls.
+A program gets its own namespaces, no network except its own loopback, `/usr` and the operator's folders read-only,
+small in-memory folders for everything else, no capabilities, and a system call filter.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from server.local_server_settings import LocalServerSettings
 from server.programs.hosted.syscalls import call_filter
 
 HOME: Final = Path("/home/program")
-SHARED: Final = Path("/run/token-vault")  # what the vault gives it to read
+SHARED: Final = Path("/run/token-vault")  # files from the vault, for the program to read
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _WRAPPER: Final = "bwrap"
 _USER: Final = "1000"
-_TEMPORARY: Final = 64 * 1024 * 1024  # bytes of each folder in memory
+_TEMPORARY: Final = 64 * 1024 * 1024  # bytes of each in-memory folder
 _PATIENCE: Final = 20.0  # seconds for a trial
 _LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SYSTEM: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/mime.types")
@@ -33,7 +33,7 @@ _CHILDREN: Final = Path("/proc/thread-self/children")
 _KERNEL: Final = "use a kernel with CONFIG_PROC_CHILDREN"
 _FILTER: Final = "use a kernel with CONFIG_SECCOMP_FILTER"
 _UNFILTERED: Final = 97  # exit code of the trial
-# PTRACE_TRACEME is allowed to everyone, except by the filter
+# Only the filter refuses PTRACE_TRACEME.
 _TRIAL: Final = f"""
 import ctypes
 raise SystemExit({_UNFILTERED} if ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0 else 0)
@@ -58,12 +58,12 @@ class SandboxProblem:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folders that a program sees, apart from the system's. `writable`: its path inside, and the real one."""
+    """The folders that a program sees besides the system's. `writable`: its path in the sandbox, and its real path."""
 
     shared: Path
     folders: Sequence[Path] = ()
     writable: tuple[Path, Path] | None = None
-    hidden: Sequence[Path] = ()  # never shown, wherever they are
+    hidden: Sequence[Path] = ()  # never shown, even inside a folder that is
 
 
 def interpreter() -> Path:
@@ -73,7 +73,7 @@ def interpreter() -> Path:
 
 
 def find_problem() -> SandboxProblem | None:
-    """Try the sandbox with the interpreter in it; takes a moment, and blocks."""
+    """Try to run the interpreter in the sandbox; blocks for a moment."""
     if sys.platform != "linux":
         return SandboxProblem("Programs are run in a sandbox on Linux only", "run the vault there")
     if not _CHILDREN.exists():
@@ -82,7 +82,7 @@ def find_problem() -> SandboxProblem | None:
         return SandboxProblem("bubblewrap isn't installed", _INSTALL)
     try:
         tried = _try_sandbox()
-    except subprocess.TimeoutExpired:  # where system calls that it needs are refused, bubblewrap waits forever
+    except subprocess.TimeoutExpired:  # bubblewrap waits forever if a system call that it needs is refused
         return SandboxProblem(f"bubblewrap doesn't make a sandbox within {_PATIENCE:.0f} s", _ALLOW)
     except OSError as error:
         return SandboxProblem(f"bubblewrap can't be run ({error})", _INSTALL)
@@ -96,7 +96,7 @@ def find_problem() -> SandboxProblem | None:
 
 
 def _try_sandbox() -> subprocess.CompletedProcess[bytes]:
-    """Run the interpreter in a sandbox, with a system call that the filter refuses where there is one."""
+    """Run the interpreter in a sandbox; if there is a filter, try a system call that it refuses."""
     calls = call_filter()
     with ExitStack() as stack:
         filter_fd = None if calls is None else stack.enter_context(in_memory(calls))
@@ -114,7 +114,7 @@ def _try_sandbox() -> subprocess.CompletedProcess[bytes]:
 
 @contextmanager
 def in_memory(content: bytes) -> Generator[int]:
-    """A file in memory with this, as bubblewrap reads it."""
+    """The descriptor of an in-memory file with this content, for bubblewrap to read."""
     with os.fdopen(os.memfd_create("sandbox"), "wb+", buffering=0) as file:
         file.write(content)
         file.seek(0)
@@ -122,7 +122,7 @@ def in_memory(content: bytes) -> Generator[int]:
 
 
 def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
-    """What can't work of a declared program, as this machine is."""
+    """Why this machine can't run a declared program; None if it can."""
     for folder in one.shown_folders:
         if not folder.is_dir():
             return SandboxProblem(f"{folder} isn't a folder", "create it, or correct `folders` or `writable`")
@@ -144,12 +144,12 @@ def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
 
 
 def wrapper() -> str:
-    """bubblewrap."""
+    """The path of bubblewrap."""
     return shutil.which(_WRAPPER) or _WRAPPER
 
 
 def options(room: Room, *, filter_fd: int | None = None) -> Iterator[str]:
-    """bubblewrap's options; `filter_fd`: the file with the filter of system calls."""
+    """bubblewrap's options; `filter_fd`: the file with the system call filter."""
     yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session")
     yield from ("--cap-drop", "ALL", "--uid", _USER, "--gid", _USER, "--hostname", "sandbox")
     yield from ("--ro-bind", "/usr", "/usr")
@@ -195,7 +195,7 @@ def _is_shown(place: Path, room: Room) -> bool:
 
 
 def base_environment() -> Mapping[str, str]:
-    """All that a program inherits, before its proxy and what the operator sets."""
+    """The base environment of a program, before the proxy's and the operator's variables."""
     home = str(HOME)
     return {
         "PATH": PATH,
@@ -210,7 +210,7 @@ def base_environment() -> Mapping[str, str]:
 
 
 def write_names(shared: Path) -> None:
-    """The few names that programs look up."""
+    """Write the few user, group, and host names that programs look up."""
     lines = {
         "passwd": f"program:x:{_USER}:{_USER}::{HOME}:/usr/sbin/nologin\n",
         "group": f"program:x:{_USER}:\n",

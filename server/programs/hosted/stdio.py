@@ -1,8 +1,8 @@
 """MCP over a program's standard streams, as a transport of the official client: a line for each message (MCP, stdio).
 
-What a program writes costs the vault little: messages are bounded, long ones are read only while it waits for an
-answer, its requests are answered here one by one, and a program that goes on writing anything else is ended. What isn't
-a message is skipped, as programs print.
+Limits keep a program's output cheap for the vault: messages are bounded, long ones are read only while the vault waits
+for an answer, the program's requests are answered here one by one, and a program that keeps writing anything else is
+ended. Lines that aren't messages are skipped, since programs print.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ from mcp_types import (
 
 Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
 LONGEST: Final = 1024 * 1024  # bytes of a line
-_SHORT: Final = 65536  # bytes of a line that answers nothing
-_MOST_PARTS: Final = 10_000  # objects, lists, and values of an answer, without those of any form
-_ANY_FORM: Final = frozenset({"structuredContent", "_meta", "inputSchema", "outputSchema"})  # checked by no one here
-_UNASKED: Final = 2000.0  # lines that answer nothing, at once
+_SHORT: Final = 65536  # bytes of a line that isn't an answer
+_MOST_PARTS: Final = 10_000  # objects, lists, and values in an answer, except in free-form members
+_ANY_FORM: Final = frozenset(
+    {"structuredContent", "_meta", "inputSchema", "outputSchema"}
+)  # free-form: not checked here
+_UNASKED: Final = 2000.0  # lines at once that aren't answers
 _UNASKED_A_SECOND: Final = 200.0
-_UNIT: Final = 4096  # bytes that count like one more line
-_BATCH: Final = 32  # lines until others have their turn
+_UNIT: Final = 4096  # bytes that count as one more line
+_BATCH: Final = 32  # lines before other tasks get a turn
 
 
 class Conversation:
-    """Messages with one program.
+    """The exchange of messages with one program.
 
-    `reader` has `LONGEST` as its limit; `mask` takes secrets out of each line; `on_excess` gets why to end the program.
+    `reader` must have the limit `LONGEST`. `mask` removes secrets from each line. `on_excess` gets the reason to end
+    the program.
     """
 
     def __init__(
@@ -55,14 +58,14 @@ class Conversation:
         on_noise: Callable[[str], None],
         on_excess: Callable[[str], None],
     ) -> None:
-        self.has_ended = False  # nothing more comes from the program
+        self.has_ended = False  # the program sends nothing more
         self._reader = reader
         self._writer = writer
         self._mask = mask
         self._on_noise = on_noise
         self._on_excess = on_excess
         self._writing = asyncio.Lock()
-        self._asked = set[str]()  # requests of the vault without an answer
+        self._asked = set[str]()  # unanswered requests from the vault
         self._left = _UNASKED
         self._counted_at = time.monotonic()
 
@@ -103,7 +106,7 @@ class Conversation:
             raise _Excess(f"it wrote a line of more than {LONGEST} bytes") from error
 
     async def _take(self, line: bytes) -> SessionMessage | None:
-        """What the client is to see of this line."""
+        """The message that the client gets for this line; None if it gets none."""
         if len(line) > _SHORT and not self._asked:
             self._count(line)
             return None
@@ -135,7 +138,7 @@ class Conversation:
             raise _Excess("it wrote too much unrequested output")
 
     async def _answer(self, request: JSONRPCRequest) -> None:
-        """Answer the program's request: only `ping` is offered. Reads nothing until it is sent."""
+        """Answer the program's request: only `ping` is offered. Nothing is read until the answer is sent."""
         error = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
         came: dict[str, Any] = {"result": {}} if request.method == "ping" else {"error": error}
         await self._send(json.dumps({"jsonrpc": "2.0", "id": request.id, **came}))
@@ -166,11 +169,11 @@ class Conversation:
 
 
 class _Excess(Exception):
-    """The program wrote what no program should."""
+    """The program exceeded a limit on its output."""
 
 
 def _has_too_many_parts(result: dict[str, Any]) -> bool:
-    """Whether checking this answer would take long: the official client tries several forms for each part."""
+    """Whether validating this answer would take long: the official client tries several types for each part."""
     waiting: list[Any] = [value for name, value in result.items() if name not in _ANY_FORM]
     count = 0
     while waiting:

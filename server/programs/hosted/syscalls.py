@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import Final
 
-_LOAD: Final = 0x20  # a word of what is judged
+_LOAD: Final = 0x20  # a word of the call's data
 _IF_EQUAL: Final = 0x15
 _IF_AT_LEAST: Final = 0x35
 _RETURN: Final = 0x06
@@ -21,14 +21,15 @@ _ALLOW: Final = 0x7FFF0000
 _KILL: Final = 0x80000000
 _REFUSE: Final = 0x00050000  # with an error number
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in `struct seccomp_data`
-_OTHER_ABI: Final = 0x40000000  # x32: the same calls by other numbers
+_OTHER_ABI: Final = 0x40000000  # x32: the same calls under other numbers
 _SOCKETS: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, 16)  # 16: netlink
 _FROM_424: Final = (  # the same number everywhere: io_uring, pidfd_getfd, the mount interface, memfd_secret
     *(425, 426, 427, 438),
     *(428, 429, 430, 431, 432, 433, 442, 447),
 )
-# By machine: its number, `socket`, `socketpair`, and ptrace, keyrings, bpf, perf_event_open, userfaultfd, mounts,
-# namespaces, modules, swap, kexec, memory of others, handles of files, the kernel's log, memory that no one counts.
+# For each machine: its number, `socket`, `socketpair`, and calls for ptrace, keyrings, bpf, perf_event_open,
+# userfaultfd, mounts, namespaces, modules, swap, kexec, other processes' memory, file handles, the kernel's log, and
+# memory that isn't counted.
 _MACHINES: Final = {
     "x86_64": (
         *(0xC000003E, 41, 53),
@@ -44,7 +45,7 @@ _MACHINES: Final = {
 
 
 def call_filter(machine: str | None = None) -> bytes | None:
-    """The filter as the kernel takes it; None on other machines."""
+    """The filter in the kernel's format; None on other machines."""
     known = _MACHINES.get(machine or platform.machine())
     if known is None:
         return None

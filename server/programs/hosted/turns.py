@@ -1,7 +1,7 @@
-"""One tool call that a program carries out: whose accounts it reaches, and which hosts, until the call ends.
+"""One tool call that a program carries out: which accounts and hosts the program reaches until the call ends.
 
-What the program's requests get is decided for this call's person and agent, request by request: the scopes of the rule
-that fits, within the agent's permission. A tool that was accepted as one that only reads gets no other calls through.
+Each request of the program is decided for this call's person and agent: it gets the scopes of the matching rule, within
+the agent's permission. A tool that was accepted as read-only can make only calls that read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from server.proxy.wire import ProxyRefused
 from vault.refusals import ConnectionRequired, DelegationRequired
 from vault.spans import REQUEST_ID
 
-_MOST_HOSTS: Final = 100  # that are recorded of one call
+_MOST_HOSTS: Final = 100  # hosts that are recorded for one call
 
 
 class _TurnAccess(ProgramAccess):
-    """Whether this call may make a request; `missing` is the permission that its person could give."""
+    """Decides whether this call may make a request; `missing` is the permission that its person could give."""
 
     def __init__(self, deployment: Deployment, caller: ToolCaller) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class _TurnAccess(ProgramAccess):
             raise
 
     def rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
-        """A tool that only reads gets scopes that only read: the body of its call decides between rules later."""
+        """A tool that only reads gets only reading scopes; the call's body selects among the rules later."""
         found = super().rules_for(provider, address, call)
         if not self._caller.only_reads:
             return found
@@ -72,14 +72,14 @@ class _TurnAccess(ProgramAccess):
 
 
 class HostNotes:
-    """Records the hosts that a program called: each once, and a bounded number, like those of a run."""
+    """Records the hosts that a program called, each once and up to a limit, as for `token-vault run`."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._seen = set[tuple[str, int, str]]()
 
     def note(self, caller: ToolCaller, host: str, port: int, *, code: str = "") -> None:
-        """Record a call of a host; `code` says why it was refused."""
+        """Record a call to a host; `code` says why it was refused."""
         if (host, port, code) in self._seen or len(self._seen) >= _MOST_HOSTS:
             return
         self._seen.add((host, port, code))
@@ -101,7 +101,7 @@ class Turn:
         self._has_reached = False
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
-        """Carry out a request at a provider's host."""
+        """Carry out a request to a provider's host."""
         await self._calls.answer(call, exchange)
 
     def _answer_count(self) -> int:
@@ -117,15 +117,17 @@ class Turn:
         self._notes.note(self._caller, host, port, code="" if is_reached else HOST_REFUSED)
 
     def check_permission(self) -> None:
-        """Raise what the person could allow, if only that was missing and nothing was answered or changed yet."""
+        """Raise the missing permission if the person could give it and nothing was answered or changed yet."""
         missing = self._access.missing
         if missing is None:
             return
-        may_repeat = not (self._calls.may_have_changed or self._has_reached)  # whatever was sent to another host
+        may_repeat = not (
+            self._calls.may_have_changed or self._has_reached
+        )  # a call to another host may have changed anything
         if may_repeat and not self._answer_count():
             raise missing
         self._caller.leave_out(MissingPart(missing, may_repeat))
 
     async def close(self) -> None:
-        """End what was given for this call."""
+        """End the access that was given for this call."""
         await self._access.close()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_MOST: Final = 20_000  # processes that are examined
+_MOST: Final = 20_000  # processes to examine
 _LEAST: Final = 4096  # bytes that every file counts as, even an empty one
-_DEEPEST: Final = 100  # folders in one another, each of which is kept open
+_DEEPEST: Final = 100  # nested folders, each of which is kept open
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Usage:
 
 
 def usage_of(pid: int) -> Usage:
-    """What the descendants of this process use together."""
+    """The total that the descendants of this process use."""
     memory = processes = 0
     page = os.sysconf("SC_PAGE_SIZE")
     for place in _descendants(pid):
@@ -49,7 +49,7 @@ def _descendants(pid: int) -> Iterator[Path]:
 
 
 def fills(folder: Path, most: int, *, most_entries: int) -> bool:
-    """Whether this folder takes at least `most` bytes of disk, or has so many entries below it.
+    """Whether this folder takes at least `most` bytes of disk, or has at least `most_entries` entries below it.
 
     A program owns the folder and may be changing it: no link is followed, and files that disappear aren't counted.
     Entries that can't be read or are nested too deep count as too much.
@@ -58,7 +58,7 @@ def fills(folder: Path, most: int, *, most_entries: int) -> bool:
     try:
         with closing(contents(str(folder))) as found:
             for number, facts in enumerate(found, start=1):
-                if facts.st_ino not in seen:  # another name of the same file takes no space
+                if facts.st_ino not in seen:  # a hard link takes no extra space
                     seen.add(facts.st_ino)
                     used += max(facts.st_blocks * 512, _LEAST)
                 if used >= most or number >= most_entries:
@@ -69,7 +69,7 @@ def fills(folder: Path, most: int, *, most_entries: int) -> bool:
 
 
 def contents(name: str, above: int | None = None, *, depth: int = 0) -> Generator[os.stat_result]:
-    """All below this folder, which is in the open folder `above`. Raises OSError."""
+    """Every entry below this folder, which is in the open folder `above`. Raises OSError."""
     try:
         opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
     except OSError as error:
