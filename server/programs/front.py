@@ -67,7 +67,7 @@ class OtherHosts:
     proxy: str | None = field(default=None, repr=False)
     is_named: Callable[[str, int], bool] = lambda host, port: False
     is_open: Callable[[], bool] = lambda: True
-    why_not: str = "no connected account is there. --allow-other-hosts allows it, without a credential"
+    why_not: str = "it belongs to no connected account. --allow-other-hosts allows it, without a credential"
 
     def lets_through(self, host: str, port: int) -> bool:
         return self.are_allowed or self.is_named(host, port)
@@ -166,7 +166,7 @@ class Front:
                 headers = [(b"proxy-authenticate", b'Basic realm="Token Vault"')]
                 await wire.refuse(
                     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
-                    "This proxy is for one program, whose environment has its password.",
+                    "This proxy serves one program only. The password is in that program's environment.",
                     headers,
                 )
                 return
@@ -187,12 +187,13 @@ class Front:
         elif not self._others.is_open():
             self._others.told(host, port, False)
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Token Vault lets no call through to {host}: {self._others.why_not}."
+                HTTPStatus.FORBIDDEN, f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
             )
         elif await self._is_host_of_ours(host, port):
             if not self._authority.has_room_for(host):
                 await wire.refuse(
-                    HTTPStatus.FORBIDDEN, "This program called too many hosts. It can call those it called before."
+                    HTTPStatus.FORBIDDEN,
+                    "This program has called too many hosts. It can still call the hosts that it called before.",
                 )
                 return
             await wire.accept_tunnel()
@@ -220,7 +221,7 @@ class Front:
         url = _url_of(request.target.decode("latin-1"))
         host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
         if url.scheme != "http" or not host or not port:
-            await wire.refuse(HTTPStatus.BAD_REQUEST, "This is a proxy: send CONNECT, or a whole address.")
+            await wire.refuse(HTTPStatus.BAD_REQUEST, "This is a proxy: send CONNECT or an absolute URL.")
             return False
         found = self._hosts.at(host, port)
         target = (url._replace(scheme="", netloc="").geturl() or "/").encode("latin-1")
@@ -228,7 +229,7 @@ class Front:
             return await self._pass_on(wire, request, host=host, port=port, target=target)
         if self._hosts.at(host, 443):
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Call {host} with https: the vault sends no credential in the clear."
+                HTTPStatus.FORBIDDEN, f"Call {host} over https: the vault doesn't send credentials unencrypted."
             )
         elif (there := await self._reach(wire, host, port)) is not None:
             reader, writer = there
@@ -258,7 +259,7 @@ class Front:
         if not self._others.lets_through(host, port):
             self._others.told(host, port, False)
             await wire.refuse(
-                HTTPStatus.FORBIDDEN, f"Token Vault lets no call through to {host}: {self._others.why_not}."
+                HTTPStatus.FORBIDDEN, f"Token Vault doesn't allow calls to {host}: {self._others.why_not}."
             )
             return None
         try:

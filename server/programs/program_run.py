@@ -165,4 +165,4 @@ class HostCounts:
         if self._record is not None:
             self._record(host, port, is_reached)
         if not is_reached and not self._options.allows_other_hosts:
-            self._options.say(f"Refused {host}: no connected account is there. --allow-other-hosts allows it.")
+            self._options.say(f"Refused {host}: it belongs to no connected account. --allow-other-hosts allows it.")

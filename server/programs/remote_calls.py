@@ -118,7 +118,9 @@ class RemoteCalls:
         content = _content(answer)
         found = content.get("hosts")
         if answer.status_code != HTTPStatus.OK or not is_array(found):
-            raise BridgeRefused(str(content.get("text") or f"{self._vault.origin} runs no programs: update that vault"))
+            raise BridgeRefused(
+                str(content.get("text") or f"{self._vault.origin} doesn't support programs: update that vault")
+            )
         if problem := content.get("problem"):
             raise BridgeRefused(str(problem))
         return HostMap([one for entry in found if (one := _address(entry)) is not None])
@@ -263,7 +265,7 @@ def _way_of(content: Mapping[str, object]) -> _Way:
         name: str(content.get(name) or "") for name in ("handle", "connection_id", "provider", "api", "address", "path")
     }
     if not text["handle"] or not text["connection_id"] or not text["api"]:
-        raise BridgeRefused("the vault's answer isn't one that this version knows: update Token Vault")
+        raise BridgeRefused("this version doesn't understand the vault's answer: update Token Vault")
     path = f"/proxy/{text['connection_id']}/{text['api']}"
     keeps = content.get("keeps_encoding") is True
     return _Way(text["handle"], path, len(text["path"]), text["provider"], text["address"], keeps)

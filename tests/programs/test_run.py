@@ -121,7 +121,7 @@ async def test_another_host_is_refused_recorded_and_said_unless_it_is_allowed(ro
     refused = await room.run("curl", "-sS", "--max-time", "60", "https://localhost:1/")
     assert refused.code == 56, refused.output
     assert "403" in refused.output
-    assert room.said == ["Refused localhost: no connected account is there. --allow-other-hosts allows it."]
+    assert room.said == ["Refused localhost: it belongs to no connected account. --allow-other-hosts allows it."]
     (event, *_) = await room.events("program.called")
     assert (event.outcome, event.details["host"], event.details["code"]) == ("refused", "localhost", "host_refused")
     other = address.replace("127.0.0.1", "localhost")

@@ -163,7 +163,7 @@ class HostedServers:
         idle = [one for one in (own if has_share else self.live) if one.is_idle]
         if not idle:
             whose = f"{share} of this person's" if has_share else f"{self._most}"
-            raise _unavailable(f"{caller.title} can't be started now: {whose} programs are at work. Try again.")
+            raise _unavailable(f"{caller.title} can't be started now: {whose} programs are busy. Try again.")
         await min(idle, key=lambda one: one.used_at).stop()
 
     async def _look(self) -> None:
@@ -181,7 +181,7 @@ class HostedServers:
             self._note_end(key, process)
         elif (reason := await self._reason_to_end(process)) is not None:
             if reason:
-                logger.warning("a local server is ended", extra={"server": key.server, "cause": reason})
+                logger.warning("ending a local server", extra={"server": key.server, "cause": reason})
             self._let_end(process, is_urgent=bool(reason))
 
     async def _reason_to_end(self, process: HostedProcess) -> str | None:

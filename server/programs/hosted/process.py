@@ -149,7 +149,7 @@ class HostedProcess:
             self._starting = None
 
     def _end_for(self, excess: str) -> None:
-        self._say(f"is ended: {excess}")
+        self._say(f"stopped: {excess}")
         self._is_urgent = True
         self._break_off()
 
@@ -214,7 +214,7 @@ class HostedProcess:
         await self._answers.wait()
         if self._session is not None and self.is_ending:
             raise UpstreamUnavailable(
-                f"{self.caller.title} was ended while this call waited, so nothing was called. Try again.",
+                f"{self.caller.title} was stopped while this call waited, so nothing was called. Try again.",
                 unknown_outcome=False,
             )
         if self._session is None or self._front is None:

@@ -39,7 +39,7 @@ import ctypes
 raise SystemExit({_UNFILTERED} if ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0 else 0)
 """
 _ALLOW: Final = (
-    "allow user namespaces without privileges: an AppArmor profile for bwrap on Ubuntu, "
+    "allow unprivileged user namespaces: an AppArmor profile for bwrap on Ubuntu, "
     "kernel.unprivileged_userns_clone=1 on older Debian, deploy/systemd/local-servers.conf for the systemd unit, "
     "--security-opt seccomp=unconfined --security-opt systempaths=unconfined for a container"
 )
@@ -75,7 +75,7 @@ def interpreter() -> Path:
 def find_problem() -> SandboxProblem | None:
     """Try to run the interpreter in the sandbox; blocks for a moment."""
     if sys.platform != "linux":
-        return SandboxProblem("Programs are run in a sandbox on Linux only", "run the vault there")
+        return SandboxProblem("Programs run in a sandbox on Linux only", "run the vault on Linux")
     if not _CHILDREN.exists():
         return SandboxProblem("The kernel doesn't list a process's children, so the vault can't limit them", _KERNEL)
     if shutil.which(_WRAPPER) is None:
@@ -83,16 +83,17 @@ def find_problem() -> SandboxProblem | None:
     try:
         tried = _try_sandbox()
     except subprocess.TimeoutExpired:  # bubblewrap waits forever if a system call that it needs is refused
-        return SandboxProblem(f"bubblewrap doesn't make a sandbox within {_PATIENCE:.0f} s", _ALLOW)
+        return SandboxProblem(f"bubblewrap didn't create a sandbox within {_PATIENCE:.0f} s", _ALLOW)
     except OSError as error:
         return SandboxProblem(f"bubblewrap can't be run ({error})", _INSTALL)
     if tried.returncode == 0:
         return None
     if tried.returncode == _UNFILTERED:
-        return SandboxProblem("The filter of system calls refuses nothing here", _FILTER)
+        return SandboxProblem("The system call filter has no effect here", _FILTER)
     said = tried.stderr.decode(errors="replace").strip().splitlines()
     last = (said[-1] if said else f"exit code {tried.returncode}")[:200]
-    return SandboxProblem(f"bubblewrap can't make a sandbox ({last})", _INSTALL if "nknown option" in last else _ALLOW)
+    fix = _INSTALL if "nknown option" in last else _ALLOW
+    return SandboxProblem(f"bubblewrap can't create a sandbox ({last})", fix)
 
 
 def _try_sandbox() -> subprocess.CompletedProcess[bytes]:
@@ -128,18 +129,19 @@ def setting_problem(one: LocalServerSettings) -> SandboxProblem | None:
             return SandboxProblem(f"{folder} isn't a folder", "create it, or correct `folders` or `writable`")
     if one.writable is not None and not os.access(one.writable, os.W_OK | os.X_OK):
         return SandboxProblem(
-            f"{one.writable} can't be written", "let this user write it; for the systemd unit, add ReadWritePaths="
+            f"{one.writable} isn't writable",
+            "give this user write access; for the systemd unit, add ReadWritePaths=",
         )
     if not one.command.startswith("/"):
         if shutil.which(one.command, path=PATH) is None:
-            return SandboxProblem(f"{one.command} isn't in {PATH}", "install it there, or name its absolute path")
+            return SandboxProblem(f"{one.command} isn't in {PATH}", "install it there, or set its absolute path")
         return None
     command = Path(one.command)
     if not os.access(command, os.X_OK) or command.is_dir():
         return SandboxProblem(f"{command} isn't a program that this user can run", "correct `command`")
     roots = [Path("/usr"), *(Path("/", name) for name in _LINKS), Path(sys.base_prefix), *one.shown_folders]
     if not any(place.is_relative_to(root) for root in roots for place in (command, command.resolve())):
-        return SandboxProblem(f"{command} can't be seen in the sandbox", "add its folder to `folders`")
+        return SandboxProblem(f"{command} isn't visible in the sandbox", "add its folder to `folders`")
     return None
 
 

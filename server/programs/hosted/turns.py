@@ -35,7 +35,7 @@ class _TurnAccess(ProgramAccess):
             agent=caller.tool,
             accounts=(caller.account,),
             purpose=caller.tool,
-            several=f"Give the access to {caller.title} the name of the account that it should use.",
+            several=f"Set the account name of the {caller.title} connection to the account that it should use.",
         )
         self._caller = caller
         self.missing: ConnectionRequired | DelegationRequired | None = None
@@ -66,7 +66,7 @@ class _TurnAccess(ProgramAccess):
             return super().refusal(provider, address, call)
         return ProxyRefused(
             "call_not_allowed",
-            f"{self._caller.tool} was accepted as a tool that only reads, and this {call.method} can change "
+            f"{self._caller.tool} was accepted as a tool that only reads, but this {call.method} can change "
             f"something at {provider.title}. An admin can accept it as one that writes. Nothing was sent.",
         )
 

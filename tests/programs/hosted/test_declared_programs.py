@@ -159,7 +159,7 @@ def test_what_this_machine_lacks_is_told_with_the_fix(tmp_path: Path) -> None:
     assert "isn't a folder" in problem_text(folders=[str(tmp_path / "gone")])
     assert problem_text(writable=str(tmp_path)) == "None"
     with patch.object(sandbox.os, "access", lambda place, mode: place != tmp_path):
-        assert "can't be written" in problem_text(writable=str(tmp_path)), "root may write anything"
+        assert "isn't writable" in problem_text(writable=str(tmp_path)), "root may write anything"
 
 
 def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.Mo
     with monkeypatch.context() as short:
         short.setattr(sandbox, "_PATIENCE", 0.2)
         told = str(sandbox.find_problem())
-    assert "doesn't make a sandbox" in told
+    assert "didn't create a sandbox" in told
     assert "local-servers.conf" in told
     assert "/usr/share" not in told, "the command is no part of the answer"
     fake.write_text("#!/bin/sh\nexit 97\n")
@@ -190,11 +190,11 @@ def test_without_bubblewrap_or_namespaces_the_fix_is_told(monkeypatch: pytest.Mo
 def test_a_filter_that_refuses_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_sandbox()
     if syscalls.call_filter() is None:
-        unavailable("the filter of system calls needs x86-64 or ARM64")
+        unavailable("the system call filter needs x86-64 or ARM64")
     assert sandbox.find_problem() is None
     allows_all = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
     monkeypatch.setattr(sandbox, "call_filter", lambda: allows_all)
-    assert "The filter of system calls refuses nothing here" in str(sandbox.find_problem())
+    assert "The system call filter has no effect here" in str(sandbox.find_problem())
 
 
 async def test_only_declared_programs_are_added(place: HostedRoom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ async def test_the_longest_idle_one_makes_room_and_a_busy_one_does_not(small: Ho
     busy = [asyncio.create_task(small.ask(one, "wait", seconds=2.0)) for one in (second, third)]
     await until(lambda: not any(one.is_idle for one in small.hosted_servers.live))
     refused = await small.ask(first, "pid")
-    assert "now: 2 programs are at work" in refused, refused
+    assert "now: 2 programs are busy" in refused, refused
     assert await asyncio.gather(*busy) == ["waited", "waited"]
     assert float(await small.ask(first, "pid")) > 0
 
@@ -92,7 +92,7 @@ async def test_a_person_has_half_of_the_programs(small: HostedRoom) -> None:
     busy = asyncio.create_task(small.ask(second, "wait", seconds=2.0))
     await until(lambda: not process_of(small, second).is_idle)
     refused = await small.ask(first, "pid")
-    assert "1 of this person's programs are at work" in refused, refused
+    assert "1 of this person's programs are busy" in refused, refused
     assert float(await small.ask(other, "pid")) > 0, "somebody else's starts meanwhile"
     assert await busy == "waited"
     assert float(await small.ask(first, "pid")) > 0
