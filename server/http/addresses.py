@@ -1,4 +1,4 @@
-"""Determines the address of a request, and the part of it that limits count.
+"""Determines the address of a request, and the part of it that rate limits apply to.
 
 A forwarded address counts only when the connection comes from a proxy that `server.trusted_proxies` names.
 """
@@ -26,7 +26,7 @@ def address_of(request: HTTPConnection) -> str:
 
 @lru_cache(maxsize=1024)
 def counting_key(address: str) -> str:
-    """The unit that limits count for `address`: an IPv6 /64 is one customer; an IPv4 address is one unit."""
+    """What rate limits count `address` as: an IPv6 address by its /64, which is one customer, an IPv4 address whole."""
     found = parse_address(address)
     if found is None:
         return UNKNOWN
@@ -38,9 +38,9 @@ def counting_key(address: str) -> str:
 
 @lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
-    """The network of an address, coarse enough for one that changes at its provider: IPv4 /16, IPv6 /32.
+    """The network of an address (IPv4 /16, IPv6 /32), coarse enough to stay the same if a provider changes the address.
 
-    Everything that the internet does not route is one network, `private`: this machine and local networks.
+    All addresses that aren't routed on the internet (this machine, local networks) are one network, `private`.
     """
     found = parse_address(address)
     if found is None:
@@ -51,7 +51,7 @@ def network_of(address: str) -> str:
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address | None:
-    """The address without its zone, or None; an IPv4-mapped one (RFC 4291 §2.5.5.2) as the IPv4 address."""
+    """The address without its zone, or None; an IPv4-mapped address (RFC 4291 §2.5.5.2) becomes the IPv4 address."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -60,9 +60,9 @@ def parse_address(address: str) -> IPv4Address | IPv6Address | None:
 
 
 def behind_proxies(app: ASGIApp, trusted: tuple[str, ...]) -> ASGIApp:
-    """Wrap `app` to see the address that these proxies put last into X-Forwarded-For, and their X-Request-Id.
+    """Wrap `app` to use the last address in these proxies' X-Forwarded-For, and their X-Request-Id.
 
-    For all others: their own address, and no id.
+    For all other peers, it uses their own address and drops their id.
     """
     if not trusted:
         return app

@@ -1,4 +1,4 @@
-"""Sends answers: whole or piece by piece, with headers that are ready to be written.
+"""Sends answers: whole or piece by piece, with headers in the form in which they are written.
 
 The caller decides the content and the status.
 """
@@ -23,7 +23,7 @@ PROBLEM: Final = (b"content-type", b"application/problem+json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 UNSTORED: Final = (b"cache-control", b"no-store")
 SECRET: Final[Headers] = (UNSTORED, (b"pragma", b"no-cache"), (b"x-content-type-options", b"nosniff"))
-SANDBOXED: Final[Headers] = (  # whatever its content, no browser treats it as a page of ours
+SANDBOXED: Final[Headers] = (  # whatever the content is, no browser treats it as one of our pages
     UNSTORED,
     (b"content-security-policy", b"sandbox"),
     (b"x-content-type-options", b"nosniff"),
@@ -32,22 +32,22 @@ _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as they are written."""
+    """Headers in the form in which they are written."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 async def start(send: Send, status: int, headers: Headers) -> None:
-    """Status and headers; the body follows by `piece`."""
+    """Send the status and headers; `piece` sends the body."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def piece(send: Send, body: bytes, *, is_last: bool = False) -> None:
-    """A part of the body."""
+    """Send a part of the body."""
     await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
 
 async def send_whole(send: Send, status: int, headers: Headers = (), body: bytes = b"") -> None:
-    """An answer in one piece."""
+    """Send an answer in one piece."""
     if status not in _BODILESS:
         headers = [(b"content-length", b"%d" % len(body)), *headers]
     await start(send, status, headers)
@@ -69,7 +69,7 @@ class WholeAnswer(Response):
             await self.background()
 
     async def write(self, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         await send_whole(send, self.status_code, self.raw_headers, self.body)
 
 
@@ -97,7 +97,7 @@ def message_error(
 
 
 def too_often(wait: int, *, limit: int, now: int) -> dict[str, str]:
-    """Headers of a 429 after `limit` requests: seconds to wait (RFC 9110 §10.2.3), and what Auth0's SDKs read."""
+    """Headers of a 429 after `limit` requests: seconds to wait (RFC 9110 §10.2.3), and those that Auth0's SDKs read."""
     return {
         "Retry-After": str(wait),
         "X-RateLimit-Limit": str(limit),
@@ -116,7 +116,7 @@ def text_answer(text: str, status: int, headers: Headers = ()) -> WholeAnswer:
     return WholeAnswer(status, [TEXT, *SANDBOXED, *headers], text.encode())
 
 
-# Outgoing answers of others
+# Answers that other code sends
 
 
 def is_start(message: Message) -> bool:

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Final
 
 LIFETIME: Final = 86400  # seconds
-_LETTERS: Final = 2  # of a name, where a service has no logo
+_LETTERS: Final = 2  # of a name, for a service without a logo
 _TYPES: Final = {
     "css": "text/css",
     "js": "text/javascript",

@@ -24,7 +24,7 @@ from server.errors import status_of
 from server.http.addresses import counting_key, parse_address
 from server.http.joined_writes import JoinedWrites
 
-if sys.platform == "win32":  # there is no such limit there
+if sys.platform == "win32":  # Windows has no such limit
     RLIMIT_NOFILE: Final = 0
 
     def getrlimit(resource: int) -> tuple[int, int]:
@@ -34,14 +34,14 @@ else:
     from resource import RLIMIT_NOFILE, getrlimit
 
 BODY_RATE: Final = 16 * 1024  # bytes a second
-LINGER: Final = 5.0  # seconds for a client to take what was written before its connection is reset
+LINGER: Final = 5.0  # seconds for a client to read the answer before its connection is reset
 LINE: Final = 16 * 1024  # bytes of a request line, a header line, or the framing of chunks
 HEAD: Final = 64 * 1024  # bytes of all of them together
 FRAMING_PER_BYTE: Final = 8  # of a chunked body: "1\r\nx\r\n" is five
 PIPELINED: Final = 16  # requests that wait behind the one being answered
 MOST: Final = 10_000
-_SPARE_FILES: Final = 256  # for databases, providers and the accept loop
-_RESERVED: Final = 16  # one in this many slots is for this machine and the proxies: health checks, the owner
+_SPARE_FILES: Final = 256  # reserved for databases, providers, and the accept loop
+_RESERVED: Final = 16  # one slot in this many is reserved for this machine and the proxies: health checks, the owner
 _PAUSE: Final = 1.0
 _REFUSALS: Final = {
     "unreadable_request": "The request can't be read.",
@@ -61,31 +61,31 @@ def capacity(files: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What connections may cost. Times in seconds.
+    """Limits on connections. Times are in seconds.
 
-    `total` and `per_address`: how many may be open at once; `proxies`: those whose addresses stand for many people.
+    `total` and `per_address`: how many may be open at once; `proxies`: addresses that each stand for many people.
     """
 
     total: int = field(default_factory=capacity)
     per_address: int = 200
     proxies: tuple[str, ...] = ()
-    head_time: float = 10.0  # from the first wait to the end of the head
+    head_time: float = 10.0  # from the start of waiting to the end of the head
     body_time: float = 30.0  # for a body, plus one for each BODY_RATE bytes received
 
     def is_near(self, address: str) -> bool:
         """Whether many people may be behind the address: this machine, or a proxy that the settings name."""
         peer = parse_address(address)
         if peer is None:
-            return True  # a socket of this machine
+            return True  # a Unix socket of this machine
         return peer.is_loopback or any(peer in ip_network(proxy, strict=False) for proxy in self.proxies)
 
 
 class Connections:
-    """The open connections of one listener; those waiting for the rest of a request, in the order they began to."""
+    """The open connections of one listener; those that wait for the rest of a request are kept in order."""
 
     def __init__(self, bounds: ConnectionLimits) -> None:
         self.bounds = bounds
-        self._open: dict[str, int] = {}  # by what the address counts as
+        self._open: dict[str, int] = {}  # by `counting_key`
         self._total = 0
         self._waiting: dict[BoundedProtocol, None] = {}
 
@@ -127,7 +127,7 @@ class Connections:
             self._waiting[one] = None
 
     def work(self, one: BoundedProtocol) -> None:
-        """A complete request has come: it is being answered."""
+        """Stop counting the connection as waiting: its request is complete and is being answered."""
         self._waiting.pop(one, None)
 
     def _end_one(self, others: Iterator[BoundedProtocol]) -> bool:
@@ -147,10 +147,10 @@ _Fields = Sequence[tuple[bytes, bytes]]
 
 
 def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -> bool:
-    """Whether an accepted head is ambiguous, or requests something that none of our servers does.
+    """Whether a head is ambiguous, or asks for something that none of our servers supports.
 
-    RFC 9112 §3.2: one path, of the host in the Host field; this server isn't a proxy. §6.1: the only coding is
-    `chunked`, which HTTP/1.0 does not know. Some parsers read what is not HTTP/1 at all (§2.3) as if it were.
+    RFC 9112 §3.2: the target must be a path, or name the same host as the Host field; this server isn't a proxy. §6.1:
+    the only coding is `chunked`, which HTTP/1.0 doesn't have. Some parsers accept other versions (§2.3) as HTTP/1.
     """
     if method == b"CONNECT" or version not in {"1.0", "1.1"} or b"#" in target:
         return True
@@ -167,7 +167,7 @@ def _is_ambiguous(method: bytes, target: bytes, version: str, fields: _Fields) -
 
 
 def _without_upgrade(method: bytes, target: bytes, version: str, fields: _Fields) -> bytes:
-    """The same head without the upgrade in `Connection` (RFC 9110 §7.8: a server may ignore it)."""
+    """The same head without `upgrade` in `Connection` (RFC 9110 §7.8: a server may ignore it)."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in fields:
         if name == b"connection":
@@ -185,20 +185,20 @@ class BoundedConfig(uvicorn.Config):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with deadlines and limits: it has neither for what comes before the application.
+    """uvicorn's HTTP/1.1 with deadlines and limits; uvicorn has none before a request reaches the application.
 
-    Drops trailers: they are not headers (RFC 9110 §6.5.1), and none may pass for one that was checked, or that a proxy
-    in front has set.
+    Drops trailers: they aren't headers (RFC 9110 §6.5.1), and must not be mistaken for a header that was checked or
+    that a proxy in front has set.
 
-    Refuses a head that a proxy in front could read differently. Does not upgrade: the parser would take the body of
-    an upgrade request for the next request, so the parser gets the head again without that request.
+    Refuses a head that a proxy in front could read differently. Ignores upgrades: the parser would take the body of an
+    upgrade request as the next request, so it parses the head again without `upgrade`.
     """
 
     def __init__(
         self,
         config: BoundedConfig,
         server_state: ServerState,
-        app_state: dict[str, Any],  # uvicorn's word for it
+        app_state: dict[str, Any],  # uvicorn's type
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -214,12 +214,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._line = 0  # bytes of its last line so far
         self._raw = 0  # bytes received for this body, with framing
         self._body = 0  # bytes of them that are the body's
-        self._plain_head: bytes | None = None  # of a request that asked for an upgrade, without it
+        self._plain_head: bytes | None = None  # the head of an upgrade request, without `upgrade`
 
     # Connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a slot, or be closed at once."""
+        """Take a slot, or close the connection immediately."""
         super().connection_made(transport)
         self.transport = JoinedWrites(transport, self.loop)
         if self._neighbors.admit(self, address="" if self.client is None else self.client[0]):
@@ -236,7 +236,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Incoming data
 
     def data_received(self, data: bytes) -> None:
-        """Parse in pieces of at most LINE bytes: so only the current line can become too long in one."""
+        """Parse in pieces of at most LINE bytes, so that only the current line can become too long in one piece."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), LINE):
             self._take(data if len(data) <= LINE else data[start : start + LINE])
@@ -253,7 +253,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             self._line = self._line + len(data) if end < 0 else len(data) - data.rfind(b"\n") - 1
             self._head += len(data)
-            if self._head > HEAD + LINE:  # counted exactly at its end
+            if self._head > HEAD + LINE:  # the exact size is checked at the end of the head
                 self._refuse("long_header_section")
                 return
         else:
@@ -276,10 +276,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect()
 
     def _read_plainly(self, rest: bytes) -> None:
-        """Continue with the head that had asked for an upgrade, and with what came behind it."""
+        """Parse the head of an upgrade request again without `upgrade`, and then the data that follows it."""
         head, self._plain_head = self._plain_head or b"", None
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # like uvicorn's
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserError:
@@ -291,12 +291,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, not a trailer."""
+        """Take a header; ignore a trailer."""
         if self._is_in_head:
-            super().on_header(name, value.strip(b" \t"))  # RFC 9110 §5.5; the parser leaves what follows the value
+            super().on_header(name, value.strip(b" \t"))  # RFC 9110 §5.5; the parser keeps trailing blanks
 
     def on_headers_complete(self) -> None:
-        """The body follows. An exception stops the parser."""
+        """Check the head before the body arrives. An exception stops the parser."""
         if self._head > HEAD and len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD:
             self._refuse("long_header_section")  # body bytes received with it do not count
             raise _HeadRefused
@@ -313,12 +313,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Count a piece of the body."""
         self._body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete; its answer has no time limit here."""
+        """Stop the deadline: the request is complete, and its answer has no time limit here."""
         if self._plain_head is not None:
             return
         self._is_in_head = True
@@ -327,7 +327,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Idle from now on, unless another request is here."""
+        """Count the connection as idle, unless another request has already arrived."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._end()
@@ -335,7 +335,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._neighbors.wait(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        """An idle connection ends, even one that does not take its last answer."""
+        """End an idle connection, even if the client hasn't read the last answer."""
         self._end()
 
     # Deadlines
@@ -344,7 +344,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison] -- None until the first request
 
     def _expect(self) -> None:
-        """The rest of a head or body must come in time."""
+        """Set the deadline for the rest of a head or body."""
         if self._timer is None:
             self._timer = self.loop.call_at(self._deadline(), self._look)
             if not (self._is_in_head and self._is_answering()):
@@ -374,7 +374,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Closing
 
     def _refuse(self, kind: str) -> None:
-        """End the connection; say why, if a request has begun and nothing else was answered."""
+        """End the connection, and send the reason if a request has begun and its answer hasn't."""
         if self.transport.is_closing():
             return
         is_first = not self._is_answering()
@@ -395,7 +395,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle.response_started
 
     def _end(self) -> None:
-        """Close, and reset if the client does not take the rest in time."""
+        """Close the connection, and reset it if the client doesn't read the rest in time."""
         self._stop_timer()
         self.transport.close()
         self.loop.call_later(LINGER, self.transport.abort)

@@ -1,4 +1,4 @@
-"""Decides which browser pages may read an answer to a client: those of its own origins, and the operator's.
+"""Decides which browser pages may read an answer to a client: pages of its own origins, and of the operator's.
 
 An origin is a client's if it belongs to one of its redirect URIs or was registered for it. No answer ever allows
 credentials: these endpoints do not use cookies. `server.http.guards` refuses foreign origins on all other paths.
@@ -15,10 +15,10 @@ from server.http.answers import Headers, WholeAnswer, raw
 from server.settings import LOOPBACK_HOSTS, Settings
 from vault.records import Client
 
-ORIGINS: Final = "origins"  # the member of a client's metadata that names more of them
+ORIGINS: Final = "origins"  # the member of a client's metadata that lists further origins
 ANY: Final = "*"
 EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id, X-Request-Id"
-# Auth0-Client: which SDK it is, which single-page applications of Auth0 send along
+# Auth0-Client: Auth0's single-page applications name their SDK in it
 ALLOWED_HEADERS: Final = "Authorization, Auth0-Client, Content-Type, DPoP, MCP-Protocol-Version"
 _VARY: Final = (b"vary", b"Origin")
 
@@ -38,7 +38,7 @@ def origin_of(uri: str) -> str | None:
 
 
 def may_read(settings: Settings, client: Client, origin: str) -> bool:
-    """Whether a page of this origin may read what was answered to this client."""
+    """Whether a page of this origin may read an answer to this client."""
     if origin in {settings.public_url, *settings.server.allowed_origins}:
         return True
     named = client.metadata.get(ORIGINS)
@@ -48,7 +48,7 @@ def may_read(settings: Settings, client: Client, origin: str) -> bool:
 
 
 def _is_of(origin: str, uri: str) -> bool:
-    """On loopback any port, as for redirects (RFC 8252 §7.3)."""
+    """Whether the origin is the URI's; on loopback, any port counts, as for redirects (RFC 8252 §7.3)."""
     registered = origin_of(uri)
     if registered is None or origin_of(origin) != origin:
         return False
@@ -59,7 +59,7 @@ def _is_of(origin: str, uri: str) -> bool:
 
 
 def answer_headers(origin: str, *, is_allowed: bool = True, exposed: str = EXPOSED) -> Headers:
-    """The headers of an answer: the one origin, or nothing; caches must not mix them up. `*` is any page."""
+    """The headers that let this origin (`*`: any page) read an answer; `Vary` lets caches keep answers apart."""
     if not is_allowed:
         return [_VARY]
     allowed = (b"access-control-allow-origin", origin.encode("latin-1", "replace"))
@@ -67,7 +67,7 @@ def answer_headers(origin: str, *, is_allowed: bool = True, exposed: str = EXPOS
 
 
 def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEADERS) -> WholeAnswer:
-    """The answer to a preflight, which names no client: any page may ask; the answer itself limits who may read."""
+    """The answer to a preflight. It names no client, so any page may ask; the actual answer limits who may read it."""
     allowed = {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": ", ".join(methods),

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.http import answers
 
-PATIENCE: Final = 30.0  # seconds that calls in flight get
+PATIENCE: Final = 30.0  # seconds for calls in flight to finish
 _FLUSH: Final = 0.1  # seconds for the last answer to get through a stream
 
 
@@ -41,20 +41,20 @@ class Drain:
         return self._is_draining
 
     def begin(self) -> None:
-        """Report not ready from now on; everything is still answered."""
+        """Report not ready from now on; requests are still answered."""
         self._is_draining = True
 
     def call(self) -> CallInFlight:
-        """Work that shutdown waits for."""
+        """A context for work that shutdown waits for."""
         return CallInFlight(self)
 
     def enter(self) -> None:
-        """One more call in flight."""
+        """Count one more call in flight."""
         self._calls += 1
         self._idle.clear()
 
     def leave(self) -> None:
-        """One call less."""
+        """Count one call fewer."""
         self._calls -= 1
         if self._calls == 0:
             self._idle.set()
@@ -70,7 +70,7 @@ class Drain:
 
 
 class CallInFlight:
-    """Entered on each request twice; a generator would cost 5 us more."""
+    """Counts a call while its block runs. Requests enter it twice, and a generator would cost 5 us more."""
 
     __slots__ = ("_drain", "_is_counted")
 
@@ -109,7 +109,7 @@ class EndableStream:
         self._is_open = False
 
     async def receive(self) -> Message:
-        """The next message, or a disconnect as soon as it is over."""
+        """The next message, or a disconnect as soon as `over` is set."""
         message = asyncio.ensure_future(self._receive())
         end = asyncio.ensure_future(self._over.wait())
         try:
@@ -121,13 +121,13 @@ class EndableStream:
                 message.cancel()
 
     async def send(self, message: Message) -> None:
-        """Pass it on."""
+        """Pass on a message."""
         await self._send(message)
         self._is_open = answers.is_start(message) or bool(message.get("more_body"))
         if self._on_stream is not None and answers.is_stream(message):
             self._on_stream()
 
     async def finish(self) -> None:
-        """End the answer, if it is still open when it is over."""
+        """End the answer if it is still open and `over` is set."""
         if self._is_open and self._over.is_set():
             await answers.piece(self._send, b"", is_last=True)

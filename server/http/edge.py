@@ -26,7 +26,7 @@ _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/", "/oauth/token"})
 class Edge:
     """ASGI: the whole application. `framework` has all routes; the busy paths and `proxy` are called directly.
 
-    `takes_ids`: requests can bring an id, because `server.http.addresses` lets only those of trusted proxies through.
+    `takes_ids`: accept the requests' own ids; `server.http.addresses` keeps only those from trusted proxies.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Edge:
         self.proxy = proxy
 
     def call_directly(self, routes: Iterable[BaseRoute]) -> None:
-        """Call those of these routes that are busy past the framework from now on."""
+        """From now on, call the busy ones of these routes directly, without the framework."""
         self._direct |= {route.path: route.app for route in routes if isinstance(route, Route) and route.path in _BUSY}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ class Edge:
                 app = self._admit(scope, channels, call)
                 try:
                     await app(scope, channels.receive, channels.send)
-                except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
+                except ClientDisconnect:  # the client closed, or we ended the body
                     pass
                 except Exception as error:  # the outermost handler
                     if answer.has_begun:  # cut off the answer, so that no client takes it for complete

@@ -29,13 +29,13 @@ logger = logging.getLogger("token_vault.http")
 
 
 async def answer(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """Log the error, and say where: nothing was answered yet."""
+    """Log the error, and answer with where to find it. Nothing was answered yet."""
     logger.error("request failed", extra={"request_id": REQUEST_ID.get()}, exc_info=error)
     path: str = scope["path"]
     if path.startswith(_MESSAGE_PATHS):
         await _for_client(scope).write(send)
     elif "text/html" in (request := Request(scope)).headers.get("accept", ""):
-        from server.http.pages import failure_page  # with all that pages need, for a rare failure
+        from server.http.pages import failure_page  # imported here: pages load a lot, and failures are rare
 
         await failure_page(request)(scope, receive, send)
     else:
@@ -59,7 +59,7 @@ def _for_client(scope: Scope) -> WholeAnswer:
 
 
 def _for_program(path: str) -> WholeAnswer:
-    """RFC 6749 §5.2, which pages of other origins may read as other refusals; RFC 9457 for the Admin API."""
+    """An error in the form of RFC 6749 §5.2, readable by pages of other origins like other refusals, or of RFC 9457."""
     content: dict[str, object] = {"error": "server_error", "error_description": _words(), **request_member()}
     if path.startswith(_PROBLEM_PATH):
         status = status_of("server_error")

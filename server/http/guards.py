@@ -27,9 +27,9 @@ PROXY: Final = ("/proxy/", "/upload/")
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
 _DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body passed the limit
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
-# Our own pages send no referrer and post their forms with `Origin: null`; these paths have no forms, so never there.
+# Our own pages send no referrer and post forms with `Origin: null`. These paths have no forms, so they refuse null.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
-# Many load balancers and Kubernetes ask by address and can send no other Host. It says yes or no, to everyone alike.
+# Kubernetes and many load balancers probe by address and can't send another Host. The answer is the same for everyone.
 _PROBE: Final = "/readyz"
 _ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 
@@ -42,11 +42,11 @@ class GuardRules:
     origins: frozenset[str]
     any_loopback_port: bool
     body_limit: int = BODY_LIMIT
-    proxied_limit: int = BODY_LIMIT  # of the proxy: other people's APIs take files
+    proxied_limit: int = BODY_LIMIT  # for the proxy, since providers' APIs accept files
 
     @classmethod
     def from_settings(cls, settings: Settings) -> GuardRules:
-        """The public URL and what the operator added; on loopback its three names with any port."""
+        """The public URL and the operator's additions; on loopback, the three loopback names with any port."""
         public = urlsplit(settings.public_url)
         return cls(
             hosts=frozenset(_with_default_port((public.netloc, *settings.server.allowed_hosts), public.scheme)),
@@ -56,7 +56,7 @@ class GuardRules:
         )
 
     def limit_of(self, path: str) -> int:
-        """How long a body may be, in bytes."""
+        """The maximum length of a body, in bytes."""
         return self.proxied_limit if path.startswith(PROXY) else self.body_limit
 
     def allows_host(self, host: str) -> bool:
@@ -118,7 +118,7 @@ def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer 
 
 
 def allowed_origin(path: str, headers: HeaderValues) -> bytes | None:
-    """The origin of a page that may read the answer, once `refusal` let it pass; None for any other caller."""
+    """The origin of a page that may read the answer, if `refusal` passed it; None for any other caller."""
     origin = headers.get(b"origin", (b"null",))[0]
     return None if origin in {b"", b"null"} or is_cross_origin_path(path) else origin
 
@@ -137,7 +137,7 @@ def preflight(scope: Scope, headers: HeaderValues, origin: bytes) -> WholeAnswer
 def _origin_refusal(headers: HeaderValues, path: str, rules: GuardRules) -> str | None:
     """Why the Origin is refused, or None. MCP 2025-11-25 Streamable HTTP: servers MUST validate it."""
     values = headers.get(b"origin")
-    if values is None or is_cross_origin_path(path):  # those answer without credentials, to browser clients too
+    if values is None or is_cross_origin_path(path):  # these paths answer browser clients too, without credentials
         return None
     if len(values) == 1:
         origin = values[0].decode("latin-1").lower()
@@ -202,7 +202,7 @@ class BoundedBody:
         await self._send(message)
 
     async def _drain(self, message: Message) -> None:
-        """Discard some more: closing on a client that still writes would reset the answer away with it."""
+        """Read and discard more of the body: closing while the client still writes would reset the answer, too."""
         left = _DRAIN_LIMIT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_TIMEOUT):
@@ -211,7 +211,7 @@ class BoundedBody:
                     left -= len(message.get("body", b""))
 
     async def finish(self) -> None:
-        """Send 413 if the limit was passed and nothing was answered yet."""
+        """Send 413 if the limit was exceeded and no answer has started."""
         if self._is_over and not self._is_started:
             self._is_started = True
             await _too_large(self._limit).write(self._send)

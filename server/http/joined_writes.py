@@ -11,7 +11,7 @@ from typing import Any
 
 
 class JoinedWrites(asyncio.Transport):
-    """The first write of a turn waits for the second, at most until the turn ends."""
+    """A transport on which a turn's first write waits for the second, at most until the turn ends."""
 
     __slots__ = ("_flushing", "_held", "_loop", "_transport")
 
@@ -23,8 +23,8 @@ class JoinedWrites(asyncio.Transport):
         self._flushing: asyncio.Handle | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write with what waits, or wait."""
-        if not data:  # asyncio's own writelines never ends with it (Python 3.12)
+        """Write the data together with the waiting data, or let it wait."""
+        if not data:  # asyncio's writelines loops forever on empty data (Python 3.12)
             return
         if self._held is None:
             self._held = bytes(data)
@@ -35,7 +35,7 @@ class JoinedWrites(asyncio.Transport):
             self._transport.writelines((held, data))
 
     def flush(self) -> None:
-        """Write what waits, unless no one is there to read it."""
+        """Write the waiting data, unless the connection is closing."""
         if self._held is None:
             return
         held = self._take()
@@ -55,14 +55,14 @@ class JoinedWrites(asyncio.Transport):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._take()
         self._transport.abort()
 
     def is_closing(self) -> bool:
-        """Whether it is closed, or is about to be."""
+        """Whether the connection is closed or closing."""
         return self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # the base class's types
-        """What the transport knows of its socket."""
+        """Information about the transport's socket."""
         return self._transport.get_extra_info(name, default)

@@ -19,21 +19,21 @@ from typing import Final
 from markupsafe import Markup
 
 Catalogue = Mapping[str, Mapping[str, str]]
-LANGUAGES: Final = ("en", "de")  # the first is what a translation lacks
+LANGUAGES: Final = ("en", "de")  # the first fills in what a translation lacks
 _KEPT_CONTROLS: Final = "\n\t"
-_MOST_RANGES: Final = 20  # of Accept-Language
+_MOST_RANGES: Final = 20  # languages to read from Accept-Language
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 _current: ContextVar[str] = ContextVar("language", default=LANGUAGES[0])
 
 
 def read(name: str) -> Catalogue:
-    """A file of texts as it stands."""
+    """A file of texts, without changes."""
     return tomllib.loads(resources.files("server.portal").joinpath(name).read_text("utf-8"))
 
 
 @cache
 def english() -> Catalogue:
-    """All texts in English, read when a text is first asked for: most processes show none."""
+    """All texts in English, read when the first text is needed, since most processes show none."""
     return read("texts.toml")
 
 
@@ -58,12 +58,12 @@ def use_language(language: str) -> Generator[None]:
 
 
 def language() -> str:
-    """The language that texts are taken in just now."""
+    """The current language of texts."""
     return _current.get()
 
 
 def choose_language(accept_language: str, *, chosen: str = "") -> str:
-    """The language that a person chose, or the one of ours that their browser likes best (RFC 9110 §12.5.4)."""
+    """The language that a person chose, or the one of ours that their browser prefers (RFC 9110 §12.5.4)."""
     if chosen in LANGUAGES:
         return chosen
     found: list[tuple[float, str]] = []
@@ -80,7 +80,7 @@ def choose_language(accept_language: str, *, chosen: str = "") -> str:
 
 
 def section(page: str) -> Mapping[str, str]:
-    """The texts of a page, for those that are chosen by a value. Raises KeyError for a missing page."""
+    """The texts of a page, to look up by a value. Raises KeyError for a missing page."""
     return _catalogue(_current.get())[page]
 
 

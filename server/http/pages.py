@@ -43,7 +43,7 @@ _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 def _time(at: int | None) -> Markup:
-    """An instant as a `time` element in UTC; the script shows it in the reader's time zone."""
+    """An instant as a `time` element in UTC; a script shows it in the reader's time zone."""
     if at is None:
         return page_texts.markup("common.never")
     moment = datetime.fromtimestamp(at, UTC)
@@ -53,17 +53,17 @@ def _time(at: int | None) -> Markup:
 
 
 def _without_changes(s: str) -> str:
-    """A page's content without forms that post, for people who can only read. Forms aren't nested."""
+    """A page's content without its POST forms, for people who can only read. Forms aren't nested."""
     return Markup(_POSTED.sub("", s))  # noqa: S704 -- a part of what was escaped
 
 
 def _ago(at: int) -> Markup:
-    """A recent instant, as the time since then where the script runs; else the instant."""
+    """A recent instant; if scripts run, it is shown as the time since then."""
     return Markup(str(_time(at)).replace("<time ", "<time data-ago ", 1))  # noqa: S704 -- made by `_time`
 
 
 def _countdown(at: int) -> Markup:
-    """The time until an instant, as minutes and seconds where the script runs; else the instant."""
+    """An instant; if scripts run, it is shown as the minutes and seconds until then."""
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}" data-ends>{}</time>').format(
         moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%H:%M UTC")
@@ -76,7 +76,7 @@ def _day(day: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A refusal, as commands print it, as a sentence of a page."""
+    """A refusal as a full sentence for a page, from the form that commands print."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
@@ -111,7 +111,7 @@ class PageOfItems(Generic[Item]):
 
 
 def part(items: Sequence[Item], wanted: str, *, size: int) -> PageOfItems[Item]:
-    """The page of `?page=wanted`: the first if that is not a number, the last if it is beyond."""
+    """The page for `?page=wanted`: the first if that isn't a number, the last if it is too high."""
     pages = max(1, -(-len(items) // size))
     number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else 1
     number = min(max(1, number), pages)
@@ -119,7 +119,7 @@ def part(items: Sequence[Item], wanted: str, *, size: int) -> PageOfItems[Item]:
 
 
 def _no_form(action: str) -> Markup:
-    """Pages without a browser secret cannot have a form that counts."""
+    """Refuse a form on a page without a browser secret, since it would never be accepted."""
     raise LookupError(f"the form for {action} needs a visit")
 
 
@@ -217,7 +217,7 @@ def failure_page(request: Request) -> HTMLResponse:
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:
-    """What no endpoint answers, as FAILURES says: a page for a person's browser, JSON for a program.
+    """The answer if no endpoint has one, by FAILURES: a page for a person's browser, JSON for a program.
 
     Raises any other error: `server.http.failures` answers those.
     """

@@ -1,4 +1,4 @@
-"""Addresses to send a browser to with an answer. Pure."""
+"""Builds addresses that take a browser somewhere with an answer. Pure."""
 
 from __future__ import annotations
 

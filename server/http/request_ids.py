@@ -1,6 +1,6 @@
 """The id of a request: a trusted proxy's, or one made here. Every answer carries it as `X-Request-Id`.
 
-`vault.spans.REQUEST_ID` takes it to log records, events, refusals, and spans.
+`vault.spans.REQUEST_ID` holds it for log records, events, refusals, and spans.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from starlette.types import Message, Scope, Send
 from vault.spans import REQUEST_ID, new_request_id
 
 HEADER: Final = b"x-request-id"
-OURS: Final = b"token-vault-request-id"  # where a provider's answer, which is passed on, has an X-Request-Id of its own
+OURS: Final = b"token-vault-request-id"  # for a provider's answer that has its own X-Request-Id
 _FORM: Final = re.compile(rb"[A-Za-z0-9._:=+/-]{1,64}")  # nothing that JSON or a log line must escape
 
 
 def request_id(scope: Scope, *, takes_given: bool) -> str:
-    """The one that came with the request, with `takes_given`, if it is well formed; otherwise a new one."""
+    """The request's own id, if `takes_given` and it is well formed; otherwise a new one."""
     if takes_given:
         given = [value for name, value in scope["headers"] if name == HEADER]
         if len(given) == 1 and _FORM.fullmatch(given[0]):
@@ -27,7 +27,7 @@ def request_id(scope: Scope, *, takes_given: bool) -> str:
 
 
 def forget(scope: Scope) -> None:
-    """Drop the ids that a caller who isn't a trusted proxy sent."""
+    """Drop the ids sent by a caller that isn't a trusted proxy."""
     scope["headers"] = [field for field in scope["headers"] if field[0] != HEADER]
 
 
@@ -38,7 +38,7 @@ def request_member() -> dict[str, str]:
 
 
 class NamedAnswer:
-    """The way of an answer to the server, which names the request in it."""
+    """Passes an answer on to the web server, and adds the request's id to its headers."""
 
     __slots__ = ("_send", "_value", "has_begun")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 MAX_JSON_DEPTH: Final = 30
 
-# One that does not end reaches to the end of the text: searching for it at each quote again would take quadratic time.
+# An unterminated string extends to the end of the text: searching again from each quote would take quadratic time.
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -39,9 +39,9 @@ def _check_depth(raw: bytes) -> None:
 
 
 def has_more_parts(raw: bytes, *, nested: int, values: int) -> bool:
-    """Whether JSON has more objects and arrays, or more values, than that: each costs its reader more than its bytes.
+    """Whether JSON has too many objects and arrays, or values: each costs its reader more than its bytes.
 
-    What is in strings does not count, except in a text that is hardly anything else.
+    Characters in strings don't count, unless there are so many that the text is refused without looking.
     """
     brackets, commas = raw.count(b"{") + raw.count(b"["), raw.count(b",")
     if brackets <= nested and commas <= values:
@@ -54,7 +54,7 @@ def has_more_parts(raw: bytes, *, nested: int, values: int) -> bool:
 
 def parse_json(raw: bytes) -> object:
     """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
-    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be that deep
+    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # with fewer brackets, it can't be that deep
         _check_depth(raw)
     text = raw.decode("utf-8", "strict")
     if text.startswith("\ufeff"):
@@ -73,6 +73,6 @@ def json_object(raw: bytes) -> dict[str, object]:
     parsed = parse_json(raw)
     if not isinstance(parsed, dict):
         raise ValueError("not an object")  # noqa: TRY004 -- of the input, not of the caller
-    if b"\\u" in raw:  # an unpaired surrogate can be written only so, and be stored nowhere: ValueError
+    if b"\\u" in raw:  # only this can write an unpaired surrogate, which can't be stored: ValueError
         json.dumps(parsed, ensure_ascii=False).encode()
     return {str(key): value for key, value in parsed.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- json.loads

@@ -1,6 +1,6 @@
-"""Imported APIs as a declaration names them: an import waits for an admin unless the declaration says it was reviewed.
+"""Imported APIs in a declaration: an import waits for an admin unless the declaration says that it was reviewed.
 
-`reviewed` is the digest of one import. Another version of the description has another one, so that it waits.
+`reviewed` is the digest of one import. A changed description has a different digest, so its import waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vault.mcp.imported_apis import ImportedApi, list_apis
 async def plan_imports(
     actor: Actor, wanted: Mapping[str, DeclaredImportedApi], *, prunes: bool
 ) -> AsyncIterator[PlannedChange]:
-    """What is to do. Raises ChangeRefused for what can never be."""
+    """Plan the changes. Raises ChangeRefused for a declaration that can't be applied."""
     known = {one.name: one for one in await list_apis(actor.deployment.database)}
     for name, declared in wanted.items():
         if declared.document is None:
@@ -53,7 +53,7 @@ def _description_of(name: str, declared: DeclaredImportedApi, document: str) -> 
 def _facts(
     held: ImportedApi | None, content: str, declared: DeclaredImportedApi, *, is_reviewed: bool
 ) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    """The import by its digest, whether it waits, and what is decided about each tool: as it is, and as declared."""
+    """The import's digest, whether it waits, and the decision about each tool: as they are, and as declared."""
     base = held or ImportedApi(declared.title, None, 0, None)
     review = _review_of(held, content)
     if unknown := sorted(declared.tools.keys() - {one.name for one in review.tools}):
@@ -81,7 +81,7 @@ def _facts(
 def _check(
     actor: Actor, name: str, held: ImportedApi | None, content: str, choices: Mapping[str, ImportChoice]
 ) -> None:
-    """Refuse before anything waits what turning on would refuse."""
+    """Check that the import could be turned on, before it is stored."""
     api = replace(held or ImportedApi(name, None, 0, None), offered=None, reviewed=content)
     proposed: dict[str, ImportChoice] = {one.name: one.choice for one in _review_of(held, content).tools}
     imported_apis.chosen_of(actor.deployment, api, {**proposed, **choices})

@@ -1,4 +1,4 @@
-"""MCP servers as a declaration names them, after everything but imported APIs. A person reviews their tools."""
+"""MCP servers in a declaration, applied after everything except imported APIs. A person reviews their tools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIXED: Final = {
 
 
 async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
-    """What is to do for the whole declaration, in its order. Raises ChangeRefused for what can never be."""
+    """Plan the changes for the whole declaration, in order. Raises ChangeRefused if it can't be applied."""
     found = await reconciliation.plan(actor, wanted, prunes=prunes)
     if wanted.mcp_servers is not None:
         found = (*found, *[one async for one in _plan_servers(actor, wanted.mcp_servers, prunes=prunes)])
@@ -70,7 +70,7 @@ async def _plan_servers(
 
 
 def _fixed_change(held: McpServer, declared: DeclaredMcpServer, wanted: servers.NewServer) -> str | None:
-    """The first member that is declared otherwise than it was when the server was added, of those that stay."""
+    """The first fixed member whose declared value differs from the one with which the server was added."""
     facts = held.facts
     credential = {one: facts[one] for one in ("header", "scheme") if one in facts}
     issuer = facts.get("authorization_server") or facts.get("issuer")
@@ -87,7 +87,7 @@ def _fixed_change(held: McpServer, declared: DeclaredMcpServer, wanted: servers.
 async def _client_facts(
     actor: Actor, name: str, declared: DeclaredMcpServer
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """The client as it is stored, and as it is declared, without secrets."""
+    """The stored client and the declared one, without secrets."""
     stored = await get_registration(actor.deployment.database, name)
     before: dict[str, object] = {"client_id": None if stored is None else stored.client_id}
     after: dict[str, object] = {"client_id": declared.client_id}

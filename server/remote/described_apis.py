@@ -27,12 +27,12 @@ class DescribedApi:
 
 
 async def content_of_description(api: DescribedApi) -> str:
-    """The import, as the vault stores it. Raises ChangeRefused."""
+    """The import in the form in which the vault stores it. Raises ChangeRefused."""
     return await asyncio.to_thread(_content_of, api)
 
 
 def _content_of(api: DescribedApi) -> str:
-    from providers.tools.graphql_import import import_schema  # with parsers that few need
+    from providers.tools.graphql_import import import_schema  # imported here: few need its parsers
     from providers.tools.graphql_schema import parse_schema
     from providers.tools.imported_api import content_of, is_api_name
     from providers.tools.openapi_document import DocumentRefused, parse

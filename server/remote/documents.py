@@ -1,4 +1,4 @@
-"""The vault's client ID metadata documents: who it is to the authorization servers of other MCP servers."""
+"""The vault's client ID metadata documents, which identify it to the authorization servers of other MCP servers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from server.remote.servers import document_url
 
 
 def routes(deployment: Deployment) -> list[BaseRoute]:
-    """One document for each server at which the vault is known by it."""
+    """Serves one document for each MCP server whose authorization server identifies the vault by it."""
 
     async def show(request: Request) -> Response:
-        """The vault's client ID metadata document for an MCP server. Anyone."""
+        """The vault's client ID metadata document for an MCP server. Anyone can read it."""
         name = str(request.path_params["provider"])
         address = document_url(deployment, name)
         found = deployment.catalog.get(name) if name in deployment.catalog.remote else None

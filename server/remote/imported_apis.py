@@ -26,7 +26,7 @@ from vault.registrations import EnteredRegistration
 from vault.storage.database import Transaction
 from vault.upkeep import census
 
-_PLACE: Final = ("address", "audience")  # the same for all tools, so that new ones don't repeat it
+_PLACE: Final = ("address", "audience")  # the same for all tools, so not shown again for new ones
 _PARTS: Final = {
     name: name for name in ("title", "description", "request", "rule", "scopes", "effect", "arguments", "result")
 }
@@ -35,9 +35,9 @@ _CHANGES: Final = {**{name: name for name in _PLACE}, **_PARTS}
 
 @dataclass(frozen=True, slots=True)
 class ImportedToolReview:
-    """A tool to look at. `choice`: what holds unless one decides.
+    """A tool to review. `choice`: what applies unless the admin decides otherwise.
 
-    `state`: `new`, `changed`, or as it was decided about, `accepted` or `left` out.
+    `state`: `new`, `changed`, or the earlier decision: `accepted`, or `left` for left out.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ImportedToolReview:
 
 @dataclass(frozen=True, slots=True)
 class ApiReview:
-    """An imported API as an admin reviews it. `gone`: accepted tools that it no longer has."""
+    """An imported API for review by an admin. `gone`: accepted tools that it no longer has."""
 
     title: str
     addresses: Mapping[str, str]
@@ -68,9 +68,9 @@ async def api_named(deployment: Deployment, name: str) -> ImportedApi:
 
 
 async def offer(actor: Actor, name: str, content: str) -> bool:
-    """Let an import wait for an admin (`providers.tools.imported_api.content_of`), unless it is what was decided about.
+    """Store an import (`providers.tools.imported_api.content_of`) for review, unless it was reviewed before.
 
-    Whether it waits. Raises ChangeRefused.
+    Returns whether it waits for an admin. Raises ChangeRefused.
     """
     deployment, now = actor.deployment, actor.deployment.now()
     known = await imported_apis.get_api(deployment.database, name)
@@ -104,7 +104,7 @@ def review_of(api: ImportedApi) -> ApiReview:
 
 
 def _tools_by_name(content: str | None) -> Mapping[str, Table]:
-    """Each tool with its rule, and with where its calls go, by name."""
+    """Each tool with its rule and the address for its calls, by name."""
     if content is None:
         return {}
     tables = tables_of(content)
@@ -118,7 +118,7 @@ def _tools_by_name(content: str | None) -> Mapping[str, Table]:
 
 
 def state_of(deployment: Deployment, api: ImportedApi) -> Mapping[str, object]:
-    """An API in figures. `waiting`: tools that a new import brings, changes, or takes away."""
+    """An API's state in figures. `waiting`: tools that a new import adds, changes, or removes."""
     review, is_on = review_of(api), api.accepted is not None
     states = [one.state for one in review.tools]
     waiting = sum(one in {"new", "changed"} for one in states) + len(review.gone)
@@ -136,7 +136,7 @@ def state_of(deployment: Deployment, api: ImportedApi) -> Mapping[str, object]:
 
 
 def decisions_of(api: ImportedApi) -> Mapping[str, ImportChoice]:
-    """What is decided about each tool."""
+    """The decision about each tool."""
     left: dict[str, ImportChoice] = dict.fromkeys(_tools_by_name(api.reviewed), "leave")
     return {
         **left,
@@ -145,7 +145,7 @@ def decisions_of(api: ImportedApi) -> Mapping[str, ImportChoice]:
 
 
 def import_digest(content: str) -> str:
-    """Names a whole import, in every vault."""
+    """The digest that identifies a whole import in every vault."""
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -166,18 +166,21 @@ def _review(name: str, tool: Table, before: Table | None, *, decided: Table | No
 
 
 def _for_page(tool: Table) -> Table:
-    """Scopes one a line."""
+    """The tool with one scope a line."""
     scopes = tool.get("scopes")
     return {**tool, "scopes": "\n".join(map(str, scopes))} if is_array(scopes) else tool
 
 
 def _differs(tool: Table, before: Table) -> bool:
-    """Beyond whether the person is asked, which the admin decided."""
+    """Whether a tool differs in anything other than approval, which the admin decided."""
     return not is_same({**tool, "approval": None}, {**before, "approval": None})
 
 
 async def decide(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
-    """Turn on what was reviewed, tools without a choice as the review proposes; how many. Raises ChangeRefused."""
+    """Turn on what was reviewed; tools without a choice as the review proposes. Returns how many.
+
+    Raises ChangeRefused.
+    """
     api = await api_named(actor.deployment, name)
     review = await asyncio.to_thread(review_of, api)
     proposed: dict[str, ImportChoice] = {one.name: one.choice for one in review.tools}
@@ -187,7 +190,7 @@ async def decide(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
 
 
 async def decide_reviewed(actor: Actor, name: str, reviewed: str, choices: Mapping[str, ImportChoice]) -> int:
-    """As `decide`, about the import that `import_digest` calls so. Raises ChangeRefused for another one."""
+    """Like `decide`, if `import_digest` of the import is `reviewed`. Otherwise raises ChangeRefused."""
     api = await api_named(actor.deployment, name)
     if import_digest(api.whole) != reviewed:
         raise _stale()
@@ -195,7 +198,7 @@ async def decide_reviewed(actor: Actor, name: str, reviewed: str, choices: Mappi
 
 
 def chosen_of(deployment: Deployment, api: ImportedApi, choices: Mapping[str, ImportChoice]) -> str:
-    """What is turned on by these choices; a tool without one is left out. Raises ChangeRefused."""
+    """The import as these choices turn it on; a tool without a choice is left out. Raises ChangeRefused."""
     try:
         content = with_choices(api.whole, choices)
     except InseparableTool as one:
@@ -212,9 +215,9 @@ def chosen_of(deployment: Deployment, api: ImportedApi, choices: Mapping[str, Im
 
 
 async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
-    """Turn on what waits or was decided about before, as it was reviewed and chosen; how many tools.
+    """Turn on the waiting import, or change the decisions about the current one, as reviewed and chosen.
 
-    A tool without a choice is left out. Raises ChangeRefused.
+    A tool without a choice is left out. Returns the number of tools. Raises ChangeRefused.
     """
     deployment, now = actor.deployment, actor.deployment.now()
     api = await api_named(deployment, name)
@@ -245,7 +248,7 @@ async def discard(actor: Actor, name: str, digest: str) -> None:
 
 
 async def remove(actor: Actor, name: str) -> None:
-    """Turn an API off that no one has permitted any more, and forget it. Raises ChangeRefused."""
+    """Turn off and forget an API to which no account is connected anymore. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     gone = _tools_by_name((await api_named(deployment, name)).accepted)
     if name in deployment.settings.providers:
@@ -267,7 +270,7 @@ async def remove(actor: Actor, name: str) -> None:
 
 
 async def _withdraw_approvals(transaction: Transaction, tools: Collection[str], *, now: int) -> None:
-    """People's approvals were for other tools."""
+    """Withdraw approvals of these tools, since people approved what the tools did before."""
     for tool in tools:
         await approvals.withdraw_calls(transaction, tool, now=now)
         await standing_approvals.revoke_of_tool(transaction, tool, now=now)
@@ -281,14 +284,17 @@ async def _check(deployment: Deployment, name: str, content: str) -> None:
 
 
 def _check_names(deployment: Deployment, name: str, tools: Sequence[str]) -> None:
-    """An MCP server's names begin with its own, also those that it has yet to offer. Raises ChangeRefused."""
+    """Check for conflicts with MCP servers, whose tools all begin with the server's name. Raises ChangeRefused."""
     for other in deployment.catalog.remote:
         if any(one.startswith(f"{other.replace('-', '_')}_") for one in tools):
             raise _import_refusal(f"{name}: tools of the MCP server {other} begin like its tools; choose another name")
 
 
 def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
-    """A rule about an unknown tool makes all rules unusable, and a setting stops the start. Raises ChangeRefused."""
+    """Check that no rule or setting names these tools: a rule would make all rules unusable, a setting stop the start.
+
+    Raises ChangeRefused.
+    """
     gate = deployment.policy
     for rules in () if gate is None else (gate.rules, gate.shadow):
         for rule in () if rules is None else rules.rules:

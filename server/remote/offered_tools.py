@@ -1,4 +1,4 @@
-"""Store the tools that an MCP server offers, and remove missing ones from the lists immediately."""
+"""Stores the tools that an MCP server offers, and removes missing ones from the lists immediately."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vault.mcp import servers
 from vault.mcp.servers import McpServer
 from vault.records import Event
 
-_NAMED: Final = 20  # tools that one event names
+_NAMED: Final = 20  # the most tools that one event names
 
 
 async def note_tools(deployment: Deployment, name: str, connection_id: str, offered: Mapping[str, str]) -> None:
-    """Compare a list with what is stored; a new or changed tool is held, a missing one gone, with an event."""
+    """Compare a list with the stored one, hold new and changed tools, and mark missing ones as gone, with events."""
     now = deployment.now()
     known = await servers.get_server(deployment.database, name)
     if known is None or _is_known(known, offered):
@@ -35,5 +35,5 @@ async def note_tools(deployment: Deployment, name: str, connection_id: str, offe
 
 
 def _is_known(server: McpServer, offered: Mapping[str, str]) -> bool:
-    """Whether this list is what is stored, so that nothing has to be written."""
+    """Whether this list matches the stored one, so that nothing has to be written."""
     return {one.name: one.seen for one in server.tools if not one.is_absent} == offered

@@ -1,4 +1,4 @@
-"""Renew the vault's dynamic registrations at external MCP servers before their secrets expire (RFC 7592).
+"""Renews the vault's dynamic registrations at external MCP servers before their secrets expire (RFC 7592).
 
 A renewed client stays the same, so accounts stay connected. If a server doesn't renew registrations, the vault
 registers again when the secret expires: each account's next refresh is then refused, and its person is asked to
@@ -35,19 +35,19 @@ from vault.refusals import CiphertextRejected
 from vault.registrations import ClientRenewal, EnteredRegistration, StoredRegistration
 
 T = TypeVar("T")
-_KEPT: Final = 30 * 86_400  # seconds after the end in which it isn't announced again
-_LAST: Final = 3600  # seconds before the end in which the vault registers anew, where nothing renews its client
+_KEPT: Final = 30 * 86_400  # seconds after the end during which it isn't announced again
+_LAST: Final = 3600  # seconds before the end at which the vault registers again if its client wasn't renewed
 logger = logging.getLogger("token_vault.remote")
 
 
 def entered_of(client: RemoteRegistration) -> EnteredRegistration:
-    """Our client, as the vault stores it."""
+    """Our client in the form in which the vault stores it."""
     renewal = ClientRenewal(client.ends_at, client.management_url, client.management_token)
     return EnteredRegistration(client.client_id, client.client_secret, renewal=renewal)
 
 
 async def renew_due(deployment: Deployment, due: Sequence[StoredRegistration]) -> None:
-    """Renew these, one after the other; a server that can't be asked is asked again after a while."""
+    """Renew these registrations, one after the other; a server that can't be reached is asked again later."""
     now = deployment.now()
     for stored in due:
         server = await servers.get_server(deployment.database, stored.provider)
@@ -99,7 +99,7 @@ async def _renew(deployment: Deployment, server: McpServer, stored: StoredRegist
 
 @dataclass(frozen=True, slots=True)
 class RenewedClient:
-    """Our client as its server has it now, and as it is stored. `is_done`: its secret lives longer than before."""
+    """Our client as its server knows it now, and as it is stored. `is_done`: its secret now expires later."""
 
     stored: StoredRegistration
     client: RemoteRegistration
@@ -113,7 +113,7 @@ async def _renew_there(
     known: RemoteRegistration,
     facts: RemoteAuthorization,
 ) -> RenewedClient:
-    """Renew it at its server, and store each answer that changes it before the next question."""
+    """Renew the client at its server, and store each answer that changes it before the next request."""
     before, policy = RenewedClient(stored, known), deployment.http.policy
     if not known.management_url:
         return before
@@ -130,7 +130,7 @@ async def _renew_there(
 
 
 async def _ask(deployment: Deployment, stored: StoredRegistration, answer: Awaitable[T | None]) -> T | None:
-    """The answer; None too where no one gives one and the secret ended. Raises AuthorizationUnknown before."""
+    """The answer; None if there is none and the secret has expired. Until it expires, raises AuthorizationUnknown."""
     try:
         return await answer
     except AuthorizationUnknown:
@@ -146,7 +146,7 @@ async def _keep(
     client: RemoteRegistration,
     facts: RemoteAuthorization,
 ) -> RenewedClient | None:
-    """With what an answer changed, stored; None if an admin changed the registration meanwhile."""
+    """Store the changes of an answer; None if an admin changed the registration meanwhile."""
     if client == before.client:
         return before
     is_done = is_longer(client, before.client)
@@ -174,7 +174,7 @@ async def _store(
     *,
     kind: str | None,
 ) -> StoredRegistration | None:
-    """In place of the stored one; None if an admin changed it meanwhile. Without `kind` it is still to be renewed."""
+    """Replace the stored client; None if an admin changed it meanwhile. Without `kind`, it must still be renewed."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         kept = await registrations.save_registration(
@@ -201,7 +201,7 @@ async def _store(
 async def registration_there(
     deployment: Deployment, server: McpServer, stored: StoredRegistration
 ) -> RemoteRegistration | None:
-    """Our client, while it can be opened, if it is one that the vault can end there."""
+    """Our client, if its secrets can be opened and the vault can end its registration; otherwise None."""
     facts = authorization_of(server.facts)
     if stored.sealed_renewal is None or not isinstance(facts, RemoteAuthorization):
         return None

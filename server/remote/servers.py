@@ -1,7 +1,7 @@
-"""Add an external MCP server to the vault, review its tools, and remove it.
+"""Adds an external MCP server to the vault, reviews its tools, and removes it.
 
-Adding one queries the server's authorization metadata; no tool can be called before an operator has accepted it in its
-reviewed form.
+Adding a server queries its authorization metadata. No tool can be called before an operator has accepted it in the form
+that they reviewed.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class EnteredClient:
 
 @dataclass(frozen=True, slots=True)
 class NewServer:
-    """What an operator adds. Without a client ID, the vault gets itself one. `key`: how it is called without OAuth.
+    """A server to add. Without `client`, the vault gets a client ID itself. `key`: how to call it without OAuth.
 
-    The `url` of one that the vault runs itself is `program:` and its name in the settings.
+    For a server that the vault runs itself, `url` is `program:` and its name in the settings.
     """
 
     name: str
     url: str
     title: str = ""
     client: EnteredClient | None = None
-    issuer: str | None = None  # trusted with it, though it is at another host
+    issuer: str | None = None  # trusted for this server, even if it is on another host
     key: RemoteCredential | None = None
 
     @property
@@ -84,10 +84,9 @@ class NewServer:
 
 @dataclass(frozen=True, slots=True)
 class ToolChange:
-    """One tool to look at: why (`left`: left out before), and all its differences from what was accepted, by line.
+    """One tool to review: its state (`left`: left out before), and its differences from what was accepted, by line.
 
-    `decision`: what the operator decided of it before, which stays unless they name the tool; empty for other
-    arguments.
+    `decision`: the earlier decision, which stays unless the operator names the tool; empty if the arguments changed.
     """
 
     name: str
@@ -166,7 +165,7 @@ async def _authorization(
 
 
 def _registration_of(found: FoundAuthorization, client: EnteredClient) -> RemoteRegistration:
-    """The client, as its authorization server authenticates clients. Raises AuthorizationUnknown."""
+    """The client, with a way to authenticate that its server accepts. Raises AuthorizationUnknown."""
     is_public = client.client_secret is None
     fitting: list[ClientAuth] = [one for one in found.methods if (one == "none") is is_public]
     if not fitting and is_public and found.may_be_public:
@@ -184,9 +183,9 @@ def title_of(wanted: NewServer) -> str:
 
 
 def key_of(kind: str, header: str) -> RemoteCredential | None:
-    """What an operator says of a server without OAuth: `open`, or `key` and its header, `NAME` or `NAME: SCHEME`.
+    """How to call a server without OAuth: `kind` is `open`, or `key` with its header, `NAME` or `NAME: SCHEME`.
 
-    None for `oauth`. Raises ChangeRefused, without what was entered, which may be a key.
+    None for `oauth`. Raises ChangeRefused, whose text doesn't repeat the entered header, since it may be a key.
     """
     if kind != "key" and header.strip():
         raise _server_refusal("Name a header only for a server that takes a key.", field="key_header")
@@ -204,7 +203,7 @@ def key_of(kind: str, header: str) -> RemoteCredential | None:
 
 
 async def _client_at(deployment: Deployment, found: FoundAuthorization, name: str) -> RemoteRegistration:
-    """By a metadata document where both sides can, else by registration. Raises AuthorizationUnknown."""
+    """Our client: a metadata document if both sides support that, otherwise registered. Raises AuthorizationUnknown."""
     redirect = callback_url(deployment, name)
     if found.takes_documents and found.may_be_public and _is_public(deployment):
         return RemoteRegistration(document_url(deployment, name))
@@ -236,7 +235,7 @@ def _check_name(deployment: Deployment, name: str) -> None:
 
 
 async def _check_program(deployment: Deployment, wanted: NewServer, program: str) -> None:
-    """That the settings name the program, and that it can be run here. Raises ChangeRefused."""
+    """Check that the settings name the program, and that it can run here. Raises ChangeRefused."""
     if wanted.client is not None or wanted.issuer is not None or (wanted.key is not None and not wanted.key.is_open):
         raise _server_refusal("A program has no sign-in and no key of its own: leave those out.", field="url")
     hosted, known = deployment.hosted, deployment.settings.local_servers
@@ -266,12 +265,12 @@ def _check_url(deployment: Deployment, url: str) -> None:
 
 
 def _origin_of(parts: SplitResult) -> tuple[str, str, int | None]:
-    """In one spelling: `urlsplit` writes scheme and host name in lower case."""
+    """The origin in normalized form: `urlsplit` writes scheme and host name in lower case."""
     return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 async def remove(actor: Actor, name: str) -> None:
-    """Remove a server that no account is connected to any more. Raises ChangeRefused."""
+    """Remove a server to which no account is connected anymore. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     server = await server_named(deployment, name)
     _check_no_rule(deployment, name)
@@ -298,7 +297,10 @@ async def remove(actor: Actor, name: str) -> None:
 
 
 async def set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> None:
-    """Offer nothing of a server, or again what was accepted; accounts and permissions stay. Raises ChangeRefused."""
+    """Stop offering a server's tools, or offer the accepted ones again; accounts and permissions stay.
+
+    Raises ChangeRefused.
+    """
     deployment, now = actor.deployment, actor.deployment.now()
     known = await server_named(deployment, name)
     if known.is_disabled is is_disabled:
@@ -312,7 +314,7 @@ async def set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> None:
 
 
 async def disconnect_all(actor: Actor, name: str) -> int:
-    """Disconnect every account from a server, and revoke there, with receipts; how many. Raises ChangeRefused."""
+    """Disconnect and revoke every account at a server, with receipts. Returns how many. Raises ChangeRefused."""
     deployment = actor.deployment
     await server_named(deployment, name)
     by = "command_line" if actor.user is None else actor.user.name
@@ -324,7 +326,10 @@ async def disconnect_all(actor: Actor, name: str) -> int:
 
 
 def _check_no_rule(deployment: Deployment, name: str) -> None:
-    """A rule about an unknown tool makes all rules unusable, and a setting stops the start. Raises ChangeRefused."""
+    """Check that no rule or setting names its tools: a rule would make all rules unusable, a setting stop the start.
+
+    Raises ChangeRefused.
+    """
     gate, prefix = deployment.policy, f"{name.replace('-', '_')}_"
     for rules in () if gate is None else (gate.rules, gate.shadow):
         for rule in () if rules is None else rules.rules:
@@ -346,7 +351,7 @@ def _check_no_rule(deployment: Deployment, name: str) -> None:
 
 
 def changes_of(server: McpServer) -> Sequence[ToolChange]:
-    """What an operator has to look at, by name."""
+    """The tools that an operator must review, by name."""
     return [
         ToolChange(one.name, shown_state(one), problem_of(one.seen), _decision(one), tuple(_differences(one)))
         for one in server.tools
@@ -355,7 +360,7 @@ def changes_of(server: McpServer) -> Sequence[ToolChange]:
 
 
 def is_settled(tool: McpTool) -> bool:
-    """Whether no one has to look at it: it is known to be gone, or was left out and is gone."""
+    """Whether the tool needs no review: it is gone, and that was reviewed or the tool was left out."""
     return tool.is_absent and (tool.is_retired or (tool.is_left and tool.accepted is None))
 
 
@@ -377,7 +382,7 @@ def _differences(tool: McpTool) -> Iterator[str]:
 
 
 def _lines(definition: str) -> list[str]:
-    """ASCII only, so that nothing in it can hide or control a terminal."""
+    """The definition's lines in ASCII, so that nothing in it is invisible or can control a terminal."""
     return json.dumps(json.loads(definition), indent=2).splitlines()
 
 
@@ -391,12 +396,12 @@ def claims_of(tool: McpTool) -> Mapping[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class ReviewDecision:
-    """What an operator accepts: these tools, or without `names` all that are new or changed, and forgets absent ones.
+    """What an operator accepts: the tools in `names`, or all new and changed tools, while absent ones are forgotten.
 
-    `digest` names what was reviewed; `leaves` are left out until they change. Every tool counts as one that can delete
-    and is asked about each time, except: `reads` only read, `trusts` takes the server's word for what reads, `unasked`
-    need no approval. A changed tool keeps what was decided before, unless its arguments changed, too, or one of these
-    names it.
+    `digest` identifies what was reviewed. Tools in `leaves` are left out until they change. By default, a tool counts
+    as one that can delete and needs approval each time. Exceptions: tools in `reads` only read, `trusts` believes the
+    server's claims about effects, and tools in `unasked` need no approval. A changed tool keeps the earlier decision
+    unless its arguments changed or one of these sets names it.
     """
 
     digest: str
@@ -405,16 +410,16 @@ class ReviewDecision:
     reads: Collection[str] = NOTHING
     unasked: Collection[str] = NOTHING
     trusts: bool = False
-    forgets: bool = False  # absent tools, although there are `names`
+    forgets: bool = False  # forget absent tools even if there are `names`
 
     @property
     def decided_names(self) -> frozenset[str]:
-        """The tools that the operator decides anew."""
+        """The tools about which the operator decides again."""
         return frozenset({*(self.names or ()), *self.reads, *self.unasked})
 
 
 def decision_of(digest: str, choices: Mapping[str, str], *, forgets: bool) -> ReviewDecision:
-    """What an admin chose for each tool: `read`, `write` without approval, `ask` each time, or `leave` it out."""
+    """The decision from an admin's choices: `read`, `write` without approval, `ask` each time, or `leave` out."""
     chosen = {wanted: [name for name, one in choices.items() if one == wanted] for wanted in ("read", "write", "leave")}
     names = [name for name, one in choices.items() if one != "leave"]
     return ReviewDecision(
@@ -423,7 +428,7 @@ def decision_of(digest: str, choices: Mapping[str, str], *, forgets: bool) -> Re
 
 
 async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, ...]:
-    """Let agents be offered these tools, in the reviewed form; their names. Raises ChangeRefused."""
+    """Offer these tools to agents in the reviewed form. Returns the tools' names. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     server = await server_named(deployment, name)
     if wanted.digest != server.digest:
@@ -461,7 +466,7 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
         names = names_of_tools(held, accepting=chosen)
         await servers.give_names(transaction, held, names)
         for one in held.tools:
-            if one.name in chosen and one.accepted not in {None, one.seen}:  # people said yes to another tool
+            if one.name in chosen and one.accepted not in {None, one.seen}:  # people approved the earlier form
                 tool = f"{name.replace('-', '_')}_{names[one.name]}"
                 await approvals.withdraw_calls(transaction, tool, now=now)
                 await standing_approvals.revoke_of_tool(transaction, tool, now=now)
@@ -494,19 +499,19 @@ def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
 
 
 def has_same_arguments(tool: McpTool) -> bool:
-    """Whether the tool was accepted before, with the same schema: what was decided then was about these arguments."""
+    """Whether the tool was accepted before with the same arguments, so that the earlier decision applies."""
     before = None if tool.accepted is None else parse_object(tool.accepted.encode())
     after = parse_object(tool.seen.encode())
     return before is not None and after is not None and is_same(before.get("inputSchema"), after.get("inputSchema"))
 
 
 def is_same(before: object, after: object) -> bool:
-    """As JSON: Python takes `true` for `1`."""
+    """Whether two values are the same JSON; in Python, `True == 1`."""
     return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
 
 
 def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
-    """One server as it is listed: its tools by state, and whether it works."""
+    """A server's entry in lists: its tools by state, and whether it works."""
     left = [one.name for one in server.tools if one.is_left and not one.is_absent]
     states = [one.state for one in server.tools if one.name not in left and not is_settled(one)]
     return {
@@ -523,7 +528,7 @@ def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
 
 
 def connect_url(deployment: Deployment, name: str) -> str:
-    """Where a person connects their account."""
+    """The page where a person connects their account."""
     return deployment.url(f"/connections/connect?provider={name}")
 
 

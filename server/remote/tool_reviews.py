@@ -1,4 +1,4 @@
-"""An MCP server's tools as an admin reviews them: each part of what the server says, and what changed in it.
+"""Prepares an MCP server's tools for an admin's review: each part of their descriptions, and what changed in it.
 
 Reviews of an imported API look the same (`server.remote.imported_apis`).
 
@@ -49,7 +49,7 @@ class ReviewedPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolReview:
-    """A tool to look at. `choice` is what was decided before, `ask` where nothing was; `problem`: why it can't be."""
+    """A tool to review. `choice`: the earlier decision, or `ask`; `problem`: why the tool can't be used."""
 
     name: str
     state: str
@@ -60,14 +60,14 @@ class ToolReview:
 
 
 def review_of(server: McpServer) -> Sequence[ToolReview]:
-    """All tools of a server but those that are known to be gone. Takes long: call it in a thread."""
+    """All tools of a server except settled ones. Takes long: call it in a thread."""
     return [_review(one) for one in server.tools if not is_settled(one)]
 
 
 def choice_of(tool: McpTool) -> Choice:
-    """What was decided of a tool: only read, write without or with an approval each time, or leave it out.
+    """The decision about a tool: only reads, writes with or without an approval each time, or left out.
 
-    A decision about other arguments counts no longer.
+    A decision about other arguments no longer counts.
     """
     if tool.is_left:
         return "leave"
@@ -96,7 +96,7 @@ def _parts(tool: McpTool) -> Sequence[ReviewedPart]:
 def parts_of(
     before: Mapping[str, object] | None, after: Mapping[str, object], names: Mapping[str, str]
 ) -> Sequence[ReviewedPart]:
-    """The parts that `names` calls by their keys; those that changed where there is something `before`."""
+    """The parts of a tool, which `names` maps from its keys; with `before`, only those that changed."""
     if before is None:
         return [ReviewedPart(names[key], _plain_text(after[key])) for key in names if key in after]
     changed = [key for key in names if not is_same(before.get(key), after.get(key))]
@@ -119,9 +119,9 @@ def _lines(value: object) -> list[str]:
     if value is None:
         return []
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    return [_spelled_out(line) for line in text.split("\n")]  # no other line end may go unseen
+    return [_spelled_out(line) for line in text.split("\n")]  # any other line end must be visible
 
 
 def _spelled_out(line: str) -> str:
-    """With the escape of every character that can't be seen or that changes how others are shown."""
+    """The line with escapes for all characters that are invisible or change how others are shown."""
     return "".join(one if one.isprintable() and as_seen(one, limit=2) else f"\\u{ord(one):04x}" for one in line)

@@ -1,6 +1,6 @@
 """Secret sources that are read by their own commands: `op` of 1Password and `bws` of Bitwarden Secrets Manager.
 
-Written by their documentation: developer.1password.com, `op read`; bitwarden.com, Secrets Manager CLI. Tokens go in
+Written from their documentation: developer.1password.com, `op read`; bitwarden.com, Secrets Manager CLI. Tokens go in
 the command's environment, never in its arguments, which every user of the machine can read.
 """
 
@@ -29,7 +29,7 @@ async def read_with_op(reference: Reference, settings: SecretSettings, environme
 
 
 async def read_bitwarden(reference: Reference, settings: SecretSettings, environment: Mapping[str, str]) -> str:
-    """`bws secret get`. Raises SecretUnavailable."""
+    """Run `bws secret get`. Raises SecretUnavailable."""
     given = _token(reference, settings, "bitwarden", environment, "BWS_ACCESS_TOKEN")
     if settings.bitwarden_url is not None:
         given["BWS_SERVER_URL"] = settings.bitwarden_url
@@ -68,7 +68,7 @@ async def _run(
         env={**kept, **given},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # its output may contain its input
+        stderr=asyncio.subprocess.DEVNULL,  # its output may repeat its input
     )
     try:
         written, _ = await process.communicate()

@@ -1,6 +1,6 @@
-"""References that people enter in place of keys: those that the operator allows, and reading them for the exchange.
+"""References that people enter instead of keys: which ones the operator allows, and reading them for the exchange.
 
-The vault reads with its own token, so secrets that a person may not see must not be below an allowed prefix.
+The vault reads them with its own token, so an allowed prefix must not contain secrets that people may not see.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from server.secret_sources.opened_keys import OpenedKeys, OpenKeys
 from server.secret_sources.sources import SecretSources
 from vault.refusals import TemporarilyUnavailable
 
-_NAME: Final = re.compile(r"[A-Za-z0-9@_+-][A-Za-z0-9@._+-]*")  # of a person, as a part of a path
-_LATER: Final = 5  # seconds until it is read again
+_NAME: Final = re.compile(r"[A-Za-z0-9@_+-][A-Za-z0-9@._+-]*")  # a person's name, if it can be part of a path
+_LATER: Final = 5  # seconds until another attempt
 logger = logging.getLogger("token_vault.secrets")
 
 
 class EnteredSecrets:
-    """`providers.oauth.secret_references.EnteredReader`, for allowed references only."""
+    """Implements `providers.oauth.secret_references.EnteredReader`, for allowed references only."""
 
     def __init__(self, sources: SecretSources, allowed: Sequence[str], open_keys: OpenKeys) -> None:
         self._sources = sources
@@ -32,12 +32,12 @@ class EnteredSecrets:
         self._opened = OpenedKeys(open_keys, seconds=sources.cache)
 
     def may_enter(self, reference: str, *, user: str) -> bool:
-        """Whether a person of this name may enter it."""
+        """Whether a person with this name may enter the reference."""
         named = user if _NAME.fullmatch(user) else ""
         return any(is_below(reference, one, user=named) for one in self._allowed if named or "{" not in one)
 
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
-        """The secret. Raises SecretUnavailable, also for what the settings don't allow anymore."""
+        """The secret. Raises SecretUnavailable, also for references that the settings no longer allow."""
         if not any(is_below(reference, one) for one in self._allowed):
             raise SecretUnavailable(f"{reference} isn't allowed: add its beginning to secrets.entered.")
         return await self._sources.read_lines(reference, is_fresh=is_fresh)
@@ -48,13 +48,13 @@ class EnteredSecrets:
 
 
 class VaultReferences:
-    """`vault.refresh.references.References`."""
+    """Implements `vault.refresh.references.References`."""
 
     def __init__(self, facts_of: Callable[[str], tuple[Provider | None, EnteredSecrets]]) -> None:
-        self._facts_of = facts_of  # of a provider's name, as they are now
+        self._facts_of = facts_of  # the current ones, by the provider's name
 
     def source_of(self, provider: str, token: str) -> str:
-        """The names of the sources, such as `bao`; empty for a token that holds its secrets itself."""
+        """The names of the token's sources, such as `bao`; empty for a token that contains its secrets."""
         if "://" not in token:
             return ""
         known, _ = self._facts_of(provider)
@@ -62,7 +62,7 @@ class VaultReferences:
         return " ".join(sorted({one.partition("://")[0] for one in found.values()}))
 
     async def read(self, provider: str, token: str) -> str:
-        """The token with the secrets. Raises TemporarilyUnavailable."""
+        """The token with the secrets in place of references. Raises TemporarilyUnavailable."""
         known, secrets = self._facts_of(provider)
         if known is None:
             return token

@@ -1,4 +1,4 @@
-"""Private keys that are kept elsewhere, opened for agents' calls: few at a time, and not repeatedly."""
+"""Opens private keys that are stored elsewhere for agents' calls, a few at a time, and caches the result."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from providers.oauth.secret_references import SecretUnavailable
 
 AT_ONCE: Final = 2  # processes
 PATIENCE: Final = 10.0  # seconds that a call waits for its key
-_PLAIN: Final = 3600  # seconds for which it is known that values need no opening; this holds no secret
-_REFUSED: Final = 60  # and that they can't be opened
+_PLAIN: Final = 3600  # seconds to remember that values need no opening; this stores no secret
+_REFUSED: Final = 60  # seconds to remember that values can't be opened
 OpenKeys = Callable[[Credential, Mapping[str, str]], Awaitable[Mapping[str, str]]]
 
 
 class OpenedKeys:
-    """`open_keys`, which starts a process, with a memory by the hash of the values. `seconds`: of what it opened."""
+    """Caches `open_keys`, which starts a process, by the hash of the values. `seconds`: how long for opened keys."""
 
     def __init__(self, open_keys: OpenKeys, *, seconds: int) -> None:
         self._open_keys = open_keys
         self._seconds = seconds
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._known: dict[bytes, Mapping[str, str] | CredentialRefused | None] = {}  # None: the values themselves
+        self._known: dict[bytes, Mapping[str, str] | CredentialRefused | None] = {}  # None: the values need no opening
 
     async def open(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:
         """The values with private keys that need no passphrase. Raises CredentialRefused or SecretUnavailable."""
@@ -64,7 +64,7 @@ class OpenedKeys:
 
 
 def _is_plain(credential: Credential, values: Mapping[str, str]) -> bool:
-    """Whether values that can be opened are in PEM without a passphrase, and need it no more."""
+    """Whether values that can be opened are already PEM without a passphrase."""
     certificate = credential.send.certificate
     is_pem = certificate is None or "-----BEGIN" in values[certificate.file]
     return is_pem and not values.get(credential.passphrase or "")

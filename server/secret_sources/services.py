@@ -1,6 +1,6 @@
 """Secret sources that are services over HTTP: a 1Password Connect server, and OpenBao or HashiCorp Vault.
 
-Written by their documentation: developer.1password.com, Connect Server API reference 1.8.1; openbao.org, KV secrets
+Written from their documentation: developer.1password.com, Connect Server API reference 1.8.1; openbao.org, KV secrets
 engine version 2 (API). The addresses are the operator's, so they may be private; plain http is for loopback.
 """
 
@@ -25,7 +25,7 @@ _TIMEOUT: Final = 8.0  # seconds of one request
 
 
 async def read_connect(reference: Reference, settings: SecretSettings) -> str:
-    """One field of an item, by names or ids. Raises SecretUnavailable."""
+    """Read one field of an item, by names or ids. Raises SecretUnavailable."""
     vault, item, *section = reference.parts
     token = _token(reference, settings, "onepassword")
     async with _client(
@@ -52,7 +52,7 @@ async def read_connect(reference: Reference, settings: SecretSettings) -> str:
 
 
 async def _connect_id(http: httpx2.AsyncClient, reference: Reference, path: str, by: str, name: str) -> str:
-    """The id of the one vault or item of this name."""
+    """The id of the only vault or item with this name."""
     if _CONNECT_ID.fullmatch(name) is not None:
         return name
     named = name.replace("\\", "\\\\").replace('"', '\\"')
@@ -65,7 +65,7 @@ async def _connect_id(http: httpx2.AsyncClient, reference: Reference, path: str,
 
 
 async def read_openbao(reference: Reference, settings: SecretSettings) -> str:
-    """One field of the newest version of a secret. Raises SecretUnavailable."""
+    """Read one field of the newest version of a secret. Raises SecretUnavailable."""
     mount, *path = reference.parts
     headers = {"X-Vault-Token": _token(reference, settings, "openbao")}
     if settings.openbao_namespace is not None:

@@ -1,6 +1,6 @@
 """Reads secrets by reference, and caches each for a few seconds. Nothing is stored.
 
-The sources are the operator's own, at addresses of the settings; secrets and tokens never enter an error.
+The sources are the operator's own, at addresses in the settings. Secrets and tokens never appear in an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATIENCE: Final = 10.0  # seconds for one source
 
 
 class SecretSources:
-    """`read` is what `providers.oauth.secret_references` needs. `environment`: of this process."""
+    """Reads secrets, as `providers.oauth.secret_references` requires. `environment`: this process's own."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class SecretSources:
         return self._settings.cache
 
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
-        """The secret; `is_fresh`: not one that was read before this call. Raises SecretUnavailable."""
+        """The secret; with `is_fresh`, one that is read after this call began. Raises SecretUnavailable."""
         secret = await self.read_lines(reference, is_fresh=is_fresh)
         if not secret.isprintable():
             raise SecretUnavailable(f"{reference} holds no secret: it is not one line.")
         return secret
 
     async def read_lines(self, reference: str, *, is_fresh: bool = False) -> str:
-        """The same for a secret that may have several lines, such as a private key."""
+        """Like `read`, for a secret that may have several lines, such as a private key."""
         asked = self._clock()
         async with self._reading.setdefault(reference, asyncio.Lock()):
             found, at = self._known.get(reference, ("", 0.0))
@@ -97,7 +97,7 @@ class SecretSources:
             case "file":
                 return _file
             case "op" if settings.onepassword_url is not None:
-                from server.secret_sources.services import read_connect  # with a client for HTTP, which few need
+                from server.secret_sources.services import read_connect  # imported here: few need an HTTP client
 
                 return lambda one: read_connect(one, settings)
             case "op":
