@@ -69,9 +69,9 @@ async def list_connections(call: AdminCall) -> ConnectionList:
     "POST", "/people/{person_id}/connections", scope="admin:access", status=201, refusals=["conflict", "not_found"]
 )
 async def enter_credential(call: AdminCall, body: EnteredCredential) -> ConnectionRecord:
-    """Connect an account by a credential, such as an API key, which no agent may use before its person allows it.
+    """Connect an account with a credential, such as an API key. Agents can use it once its person allows them to.
 
-    With `replaces`, a connected account gets a new one, and agents keep their permissions.
+    With `replaces`, it replaces the credential of a connected account, and agents keep their permissions.
     """
     person = await person_of(call)
     provider = registrations.provider_named(call.deployment, body.provider)
@@ -108,7 +108,7 @@ async def list_permissions(call: AdminCall) -> Permissions:
     "POST", "/people/{person_id}/connections/{connection_id}/permissions/{client_id:path}/ask", scope="admin:access"
 )
 async def ask_more(call: AdminCall, body: AskMore) -> PermissionRecord:
-    """Require the person's approval for further uses each time. Only the person can remove such a requirement."""
+    """Require the person's approval each time for more uses. Only the person can remove such a requirement."""
     person = await person_of(call)
     connection = await access.connection_of(call.actor, person, call.param("connection_id"))
     held = await access.permission_of(
@@ -138,7 +138,7 @@ async def revoke_permission(call: AdminCall) -> None:
 
 @operation("GET", "/people/{person_id}/company-permissions", scope="admin:access")
 async def list_company_permissions(call: AdminCall) -> CompanyPermissions:
-    """List what companies let a person's agents do, ended ones too."""
+    """List what companies let a person's agents do, including permissions that have ended."""
     person = await person_of(call)
     found = await company_permissions.list_for_user(call.deployment.database, person.id)
     return CompanyPermissions(items=[_company_record(one) for one in found])
@@ -162,7 +162,7 @@ async def end_company_permission(call: AdminCall) -> None:
     refusals=["conflict"],
 )
 async def resume_company_permission(call: AdminCall) -> CompanyPermissionRecord:
-    """Resume a company's permission for an agent that was ended."""
+    """Resume a company's permission for an agent after it ended."""
     await companies.resume(call.actor, await _company_permission_of(call))
     return _company_record(await _company_permission_of(call))
 

@@ -14,7 +14,7 @@ from vault.approvals.access_requests import AccessRequest
 
 
 class AccessRequestRecord(ApiOutput):
-    """What a person asked for, and what became of it."""
+    """A request for access, and its outcome."""
 
     id: str
     status: Literal["pending", "allowed", "denied", "ended"]
@@ -27,12 +27,12 @@ class AccessRequestRecord(ApiOutput):
     account: str | None = Field(description="The group's account")
     group: str | None
     company: str | None
-    scopes: list[str] = Field(description="Of a company: the names of the rules that were applied")
+    scopes: list[str] = Field(description="For a company: the names of the rules that were applied")
     reason: str
-    days: int = Field(description="How long was asked for")
+    days: int = Field(description="The requested number of days")
     filed_by: Literal["person", "agent"]
     created_at: Instant
-    expires_at: Instant = Field(description="When the question ends, or what was allowed")
+    expires_at: Instant = Field(description="When the request ends or, once allowed, the access")
     decided_at: Instant | None
     decided_by: str | None
     answer: str
@@ -47,7 +47,7 @@ class AccessRequests(ApiOutput):
 
 
 class AccessRequestQuery(Strict):
-    """Which requests."""
+    """The requests to list."""
 
     status: Literal["pending", "allowed", "denied", "ended"] | None = Field(default=None, description="Default: all")
 
@@ -56,18 +56,18 @@ class NewAnswer(Strict):
     """An answer to a request."""
 
     allow: bool
-    days: int | None = Field(default=None, ge=1, le=365, description="At most those asked for. Default: these")
+    days: int | None = Field(default=None, ge=1, le=365, description="Not more than requested. Default: as requested")
     scopes: list[str] | None = Field(
         default=None,
         max_length=200,
-        description="Some of those asked for. Default: all. Of a company: the names of the rules to apply",
+        description="Some of those requested. Default: all. For a company: the names of the rules to apply",
     )
-    words: str = Field(default="", max_length=500, description="What the person reads with the answer")
+    words: str = Field(default="", max_length=500, description="A message for the person with the answer")
 
 
 @operation("GET", "/access-requests", scope="admin:read")
 async def list_access_requests(call: AdminCall, query: AccessRequestQuery) -> AccessRequests:
-    """List requests for what only others can give."""
+    """List requests for access that only others can give."""
     now = call.deployment.now()
     if query.status == "pending":
         waiting = await stored.list_pending(call.deployment.database, now=now)
@@ -110,7 +110,7 @@ async def add_group_manager(call: AdminCall) -> None:
 
 @operation("DELETE", "/groups/{group_id}/managers/{person_id}", scope="admin:people", status=204)
 async def remove_group_manager(call: AdminCall) -> None:
-    """Let a person no longer answer access requests about a group."""
+    """Stop letting a person answer access requests about a group."""
     await _set_manager(call, is_manager=False)
 
 

@@ -29,7 +29,7 @@ _COLUMNS: Final = ("sequence", "at", "kind", "outcome", "person_id", "client_id"
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """The filters, with instants as numbers; `until` is excluded."""
+    """The filters, with instants as numbers; `until` is exclusive."""
 
     filter: EventsFilter
     since: int
@@ -101,7 +101,7 @@ def _instant(text: str | None, name: str) -> int | None:
 async def _read(
     deployment: Deployment, wanted: _Filter, *, before: int | None, limit: int
 ) -> tuple[list[Event], int | None]:
-    """At most `limit` events that are wanted, and where older ones are searched for; None at the end."""
+    """At most `limit` matching events, and where to search for older ones; None at the end."""
     found: list[Event] = []
     for _ in range(EXAMINED // _BATCH):
         some = await audit.list_events(

@@ -94,8 +94,8 @@ async def register_agent(call: AdminCall, body: AgentRegistration) -> Registered
 
 
 async def _answer_again(call: AdminCall, body: AgentRegistration, wanted: agents.NewAgent) -> RegisteredAgentRecord:
-    """What the registration with this key was answered, if it was the same one, a while ago at most."""
-    async with call.deployment.transaction() as transaction:  # after the one that it may be the same as
+    """The earlier answer for this key, if the registration is the same and recent."""
+    async with call.deployment.transaction() as transaction:  # sees the earlier registration committed
         known = await clients.get_client(transaction, wanted.client_id or "")
     if known is not None:
         same = replace(await agents.client_of(call.actor, wanted), created_at=known.created_at)
@@ -107,7 +107,7 @@ async def _answer_again(call: AdminCall, body: AgentRegistration, wanted: agents
 
 
 def _derive_value(call: AdminCall, what: str) -> str:
-    """A value that only this vault can make of this admin's key; begins with a letter, as an ID must."""
+    """A value that only this vault can derive from this admin's key; begins with a letter, as an ID must."""
     said = "\0".join((call.user.id, call.client.id, call.idempotency_key or "", what))
     made = hmac.digest(call.deployment.keys.subkey("admin-api-idempotency"), said.encode(), sha256)
     return "a" + base64.urlsafe_b64encode(made).decode().rstrip("=")
@@ -123,7 +123,9 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
         person = await people.person_with_id(call.deployment.database, body.service_account.person_id)
         service = agents.ServiceAccountSpec(person, frozenset(body.service_account.scopes))
         if person.id != call.user.id:
-            raise ApiRefused("forbidden", "A service account acts in your own name only; an operator makes others.")
+            raise ApiRefused(
+                "forbidden", "You can only add service accounts that act for you. An operator can add others."
+            )
         if not service.scopes <= call.principal.scopes:
             raise ApiRefused("forbidden", "A service account can't have scopes that this token lacks.")
     worker = agents.WorkerSpec()
@@ -246,7 +248,7 @@ async def get_api(call: AdminCall) -> ApiRecord:
 
 @operation("PUT", "/apis/{resource:path}", scope="admin:agents")
 async def save_api(call: AdminCall, body: ApiDefinition) -> ApiRecord:
-    """Register an API, or change one. `clients` replaces those that are this API."""
+    """Register an API, or change one. `clients` replaces the list of the API's clients."""
     url, reader = call.param("resource"), call.deployment.database
     linked = [await agents.agent_with_id(call.actor, one) for one in body.clients or ()]
     api = await own_apis.save(call.actor, url, name=body.name, scopes=body.scopes, linked=linked)

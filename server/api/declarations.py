@@ -19,7 +19,7 @@ class ApplyQuery(Strict):
     """How a declaration is applied."""
 
     plan: bool = Field(default=False, description="Only report what would change")
-    prune: bool = Field(default=False, description="Also remove what a section that is present doesn't name")
+    prune: bool = Field(default=False, description="Also remove what the present sections don't list")
 
 
 class DifferenceRecord(ApiOutput):
@@ -31,7 +31,7 @@ class DifferenceRecord(ApiOutput):
 
 
 class ChangeRecord(ApiOutput):
-    """One thing that is made, changed or removed."""
+    """One thing that is created, changed, or removed."""
 
     change: Literal["create", "update", "remove"]
     kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
@@ -41,7 +41,7 @@ class ChangeRecord(ApiOutput):
 
 
 class AppliedRecord(ApiOutput):
-    """What was changed, or would be."""
+    """The changes that were made, or would be."""
 
     applied: bool
     changes: list[ChangeRecord]
@@ -64,11 +64,11 @@ async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaratio
     for place, one in (*places.items(), *files.items()):
         if one.client_secret_file is not None:
             problem = FieldProblem(pointer=f"{place}/client_secret_file", message="send client_secret instead")
-            raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
+            raise ApiRefused("invalid_request", "Only the command reads files.", errors=[problem])
     for name, api in (body.imported_apis or {}).items():
         if api.document_file is not None:
             problem = FieldProblem(pointer=f"/imported_apis/{name}/document_file", message="send document instead")
-            raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
+            raise ApiRefused("invalid_request", "Only the command reads files.", errors=[problem])
     pending = await declared_servers.plan(call.actor, body, prunes=query.prune)
     if query.plan:
         return AppliedRecord(applied=False, changes=[_record(one, secret=None) for one in pending])

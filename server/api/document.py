@@ -77,7 +77,7 @@ def openapi_document(public_url: str) -> dict[str, object]:
 
 
 def every_kind() -> list[str]:
-    """The kinds of problems that operations answer."""
+    """The kinds of problems that operations return."""
     named = [kind for _, operations in OPERATIONS for one in operations for kind in one.refusals]
     known = [*_EVERYWHERE, *named, "not_found", "method_not_allowed", "unsupported_body", "body_too_large"]
     signing_in = ["no_token", "key_not_proved", "insufficient_scope", "sign_in_again"]
@@ -171,7 +171,7 @@ def _query_parameters(one: AdminOperation) -> list[dict[str, object]]:
 
 
 def _parameter_schema(about: Mapping[str, object]) -> dict[str, object]:
-    """The schema of a query parameter: one that is absent is absent, never null."""
+    """The schema of a query parameter: it can be omitted, but is never null."""
     found = {name: value for name, value in about.items() if name not in {"title", "description", "anyOf"}}
     choices = about.get("anyOf")
     if is_array(choices):
@@ -183,11 +183,11 @@ def _parameter_schema(about: Mapping[str, object]) -> dict[str, object]:
 def _headers(one: AdminOperation) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     if one.has_etag and one.changes:
-        said = "The entity tag of what was read: the change is refused if it changed since"
+        said = "The entity tag that you read: the change is refused if the resource has changed since"
         schema = {"type": "string", "pattern": r'^("[A-Za-z0-9_-]{1,64}"|\*)$'}
         found.append({"name": "If-Match", "in": "header", "required": False, "description": said, "schema": schema})
     if one.is_repeatable:
-        said = "The same request with the same key is answered again within a day, with the same secret"
+        said = "The same request with the same key within a day gets the same answer, with the same secret"
         schema = {"type": "string", "minLength": 16, "maxLength": 255, "pattern": "^[!-~]+$"}
         found.append(
             {"name": "Idempotency-Key", "in": "header", "required": False, "description": said, "schema": schema}

@@ -57,7 +57,7 @@ class AdminEndpoint:
             if found is None:
                 raise ApiRefused(
                     "method_not_allowed",
-                    f"This path takes {', '.join(self._allowed)} only.",
+                    f"This path accepts only {', '.join(self._allowed)}.",
                     headers={"Allow": ", ".join(self._allowed)},
                 )
             answer = await answer_operation(self._deployment, request, found)
@@ -67,8 +67,8 @@ class AdminEndpoint:
 
 
 def refuse_path(deployment: Deployment) -> Response:
-    """The answer below `/admin/v1` where nothing is."""
-    refusal = ApiRefused("not_found", f"Nothing is at this path: see {deployment.url('/admin/v1')}.")
+    """The answer for an unknown path below `/admin/v1`."""
+    refusal = ApiRefused("not_found", f"No operation has this path: see {deployment.url('/admin/v1')}.")
     return problem_of(deployment, refusal)
 
 
@@ -120,7 +120,7 @@ def _write_answer(operation: AdminOperation, result: object) -> Response:
 async def _caller(
     deployment: Deployment, request: Request, operation: AdminOperation
 ) -> tuple[Principal, User, Client]:
-    """The admin behind the token, as they are now."""
+    """The admin behind the token, from current data."""
     try:
         principal = await tokens.authenticate(
             deployment,
@@ -145,14 +145,14 @@ async def _caller(
 def _challenge(
     deployment: Deployment, request: Request, operation: AdminOperation, refused: tokens.TokenRefused
 ) -> ApiRefused:
-    """RFC 6750 §3, RFC 9728 §5.1."""
+    """The refusal of a token (RFC 6750 §3, RFC 9728 §5.1)."""
     _log.debug("token refused", extra={"detail": refused.detail})
     kind = {"": "no_token", "invalid_dpop_proof": "key_not_proved"}.get(refused.code, refused.code)
     said = {
         "no_token": f"Send an access token for {admin_resource(deployment.public_url)}.",
         "key_not_proved": "Send a fresh DPoP proof for this address, method and token, made with the token's key.",
         "invalid_request": "Send exactly one Authorization header.",
-    }.get(kind, "The access token is invalid, expired, revoked, or for something else: get another one.")
+    }.get(kind, "The access token is invalid, expired, revoked, or for another resource: get a new one.")
     parts = {"scope": operation.scope}
     if refused.code:
         parts = {"error": refused.code, **parts}
@@ -170,7 +170,7 @@ def _authenticate(deployment: Deployment, request: Request, parts: Mapping[str, 
 
 
 def sufficient_scopes(operation: AdminOperation) -> frozenset[str]:
-    """The scopes of which one is enough."""
+    """The scopes, any one of which is enough."""
     if operation.scope in {ADMIN_READ, ADMIN_ACCESS}:
         return frozenset({operation.scope})
     return frozenset({operation.scope, ADMIN_WRITE})
@@ -198,7 +198,7 @@ def _check_rate(deployment: Deployment, principal: Principal) -> None:
 def _check_sign_in(
     deployment: Deployment, request: Request, operation: AdminOperation, principal: Principal, client: Client
 ) -> None:
-    """RFC 9470: a person who changes something signed in a short while ago, and with what the pages ask for."""
+    """Require a recent sign-in for a change (RFC 9470), with a passkey if the pages require one."""
     if not operation.changes or is_service_account(client):
         return
     settings = deployment.settings.sign_in
@@ -240,7 +240,7 @@ async def _body(request: Request, limit: int) -> bytes:
     except BodyTooLarge as error:
         raise ApiRefused("body_too_large", f"The body is larger than {limit // 1024} KiB.") from error
     except ClientDisconnect as error:
-        raise ApiRefused("invalid_request", "The body didn't arrive whole.") from error
+        raise ApiRefused("invalid_request", "The body is incomplete.") from error
 
 
 _MERGE_PATCH: Final = "application/merge-patch+json"  # RFC 7396
@@ -256,7 +256,7 @@ def _parse_query(model: type[BaseModel], request: Request) -> BaseModel:
 
 
 def _parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """As strict as JSON allows: no number for a text, nothing twice."""
+    """Parse the body strictly: no number in place of a string, no repeated member."""
     try:
         _check_storable(json_object(raw))
         return model.model_validate_json(raw, strict=True)
@@ -285,7 +285,7 @@ def _check_storable(content: Mapping[str, object]) -> None:
 
 
 def _unstorable(value: object, name: str = "") -> str | None:
-    """Where a text has NUL, which no database stores."""
+    """The place of a NUL character, which databases can't store; None if there is none."""
     if isinstance(value, str):
         return name if "\0" in value else None
     found: Iterable[str | None] = ()

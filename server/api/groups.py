@@ -1,4 +1,4 @@
-"""Groups, who is in them, and tokens of directories in the Admin API."""
+"""Groups, their members, and directories' tokens in the Admin API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GroupRecord(ApiOutput):
     id: str
     name: str
     members: int
-    directory: bool = Field(description="Whether a company's directory made it and changes it")
+    directory: bool = Field(description="Whether a company's directory manages it")
     created_at: Instant
 
 
@@ -41,7 +41,7 @@ class MemberRecord(ApiOutput):
     name: str
     disabled: bool
     sources: list[str] = Field(description="`local`: an admin; `scim`: the directory; `openid:NAME`: a sign-in")
-    expires_at: Instant | None = Field(description="When a sign-in's word stops counting, if nothing else keeps them")
+    expires_at: Instant | None = Field(description="When a membership from a sign-in ends, if no other source keeps it")
 
 
 class GroupDetails(GroupRecord):
@@ -55,7 +55,7 @@ class GroupsPage(ListPage[GroupRecord]):
 
 
 class NewGroup(Strict):
-    """A group to make."""
+    """A group to create."""
 
     name: str = Field(min_length=1, max_length=200)
 
@@ -67,8 +67,8 @@ class GroupConnectionRecord(ApiOutput):
     provider: str
     account: str
     status: str
-    scopes: list[str] = Field(description="What members' agents can have at most")
-    ask: list[str] = Field(description="What their person approves each time")
+    scopes: list[str] = Field(description="The most that members' agents can have")
+    ask: list[str] = Field(description="What the member approves each time")
     given_by: str
 
 
@@ -87,46 +87,46 @@ class NewGroupConnection(Strict):
 
 
 class GroupConnectionRule(Strict):
-    """What members' agents can do with the account. What is left out is off."""
+    """What members' agents can do with the account. Omitted fields are off."""
 
     reads_only: bool = Field(default=False, description="Members' agents only read")
     asks_writes: bool = Field(default=False, description="Members approve each call that may change something")
 
 
 class GivenConnection(ApiOutput):
-    """The account as it is now the group's."""
+    """The account, which now belongs to the group."""
 
-    id: str = Field(description="Another ID than before")
+    id: str = Field(description="A new ID")
 
 
 class DirectoryTokenRecord(ApiOutput):
-    """A token of a directory, without its secret."""
+    """A directory's token, without its secret."""
 
     name: str
     created_at: Instant
     expires_at: Instant | None
     used_at: Instant | None
-    previous_until: Instant | None = Field(description="The token before its rotation works until then")
+    previous_until: Instant | None = Field(description="When the previous token stops working")
 
 
 class DirectoryTokens(ApiOutput):
-    """Tokens of directories."""
+    """Directories' tokens."""
 
     items: list[DirectoryTokenRecord]
 
 
 class NewDirectoryToken(Strict):
-    """A token to make, or to rotate."""
+    """A token to create or rotate."""
 
     name: str = Field(min_length=1, max_length=60)
     days: int | None = Field(default=None, ge=1, le=3650, description="Days until it ends; null for never")
-    keep_hours: int = Field(default=24, ge=0, le=168, description="Hours that the token before it works on")
+    keep_hours: int = Field(default=24, ge=0, le=168, description="Hours for which the previous token keeps working")
 
 
 class MadeDirectoryToken(ApiOutput):
     """A new token."""
 
-    url: str = Field(description="What the directory calls")
+    url: str = Field(description="The address that the directory calls")
     token: str = Field(repr=False, description="Shown only here")
 
 
@@ -166,14 +166,14 @@ async def delete_group(call: AdminCall) -> None:
 
 @operation("PUT", "/groups/{group_id}/people/{person_id}", scope="admin:people", status=204)
 async def add_group_member(call: AdminCall) -> None:
-    """Put a person into a group; one who is there already stays."""
+    """Add a person to a group. Adding a member again changes nothing."""
     person = await people.person_with_id(call.deployment.database, call.param("person_id"))
     await groups.add_member(call.actor, await _group_of(call), person)
 
 
 @operation("DELETE", "/groups/{group_id}/people/{person_id}", scope="admin:people", status=204, refusals=["conflict"])
 async def remove_group_member(call: AdminCall) -> None:
-    """Take a person whom an admin added out of a group."""
+    """Remove a person from a group to which an admin added them."""
     person = await people.person_with_id(call.deployment.database, call.param("person_id"))
     await groups.remove_member(call.actor, await _group_of(call), person)
 
@@ -199,7 +199,7 @@ def _connection_record(call: AdminCall, one: SharedConnection) -> GroupConnectio
 
 @operation("POST", "/groups/{group_id}/connections", scope="admin:people", status=201, refusals=["conflict"])
 async def give_connection(call: AdminCall, body: NewGroupConnection) -> GivenConnection:
-    """Give an account of the caller's own to a group: it is the group's from now on."""
+    """Give one of the caller's own accounts to a group. From then on, it belongs to the group."""
     group = await _group_of(call)
     given = await group_accounts.give(
         call.actor,
@@ -214,7 +214,7 @@ async def give_connection(call: AdminCall, body: NewGroupConnection) -> GivenCon
 
 @operation("PUT", "/groups/{group_id}/connections/{connection_id}", scope="admin:people", refusals=["conflict"])
 async def change_group_connection(call: AdminCall, body: GroupConnectionRule) -> GroupConnectionRecord:
-    """Replace the rule of a group's account, from members' agents' next call on. What is left out is off."""
+    """Replace the rule of a group's account. It applies to the next calls. Omitted fields are off."""
     changed = await group_accounts.change_rule(
         call.actor,
         await _group_of(call),
@@ -251,14 +251,14 @@ async def list_directory_tokens(call: AdminCall) -> DirectoryTokens:
 
 @operation("POST", "/directory-tokens", scope="admin:people", status=201)
 async def make_directory_token(call: AdminCall, body: NewDirectoryToken) -> MadeDirectoryToken:
-    """Make a directory's token, or rotate the one of this name."""
+    """Create a token for a directory, or rotate the one with this name."""
     secret, _ = await provisioning.make_token(call.actor, body.name, days=body.days, grace=body.keep_hours * 3600)
     return MadeDirectoryToken(url=call.deployment.url("/scim/v2"), token=secret)
 
 
 @operation("DELETE", "/directory-tokens/{token_name}", scope="admin:people", status=204)
 async def end_directory_token(call: AdminCall) -> None:
-    """End a directory's token at once; people and groups stay."""
+    """End a directory's token immediately. People and groups stay."""
     await provisioning.end_token(call.actor, call.param("token_name"))
 
 

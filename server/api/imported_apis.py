@@ -61,36 +61,36 @@ class ImportedToolRecord(ApiOutput):
 
     name: str
     state: Literal["new", "changed", "accepted", "left"]
-    choice: Choice = Field(description="What holds unless you decide: the earlier decision, or a proposal")
+    choice: Choice = Field(description="What applies unless you decide otherwise: the earlier decision, or a proposal")
     parts: list[ReviewedPartRecord]
 
 
 class ImportReview(ApiOutput):
-    """What waits, or else what was decided about, and the digest by which it is decided about."""
+    """The waiting import, or else the current one, and the digest to decide about it with."""
 
     digest: str
     import_digest: str = Field(description="Names this import in a declaration (`reviewed`)")
-    address: str = Field(description="Where calls go; of tools that this changes, `parts` say where they went")
+    address: str = Field(description="Where calls go; if this changed for a tool, its `parts` have the earlier address")
     audience: str = Field(description="`aud` of the tokens that it gets")
     tools: list[ImportedToolRecord]
     gone: list[str] = Field(description="Accepted tools that it no longer has")
 
 
 class ImportDecisions(Strict):
-    """What is decided about the tools as they were reviewed. Others get the `choice` that the review shows."""
+    """Decisions about the reviewed tools. The others get the `choice` that the review shows."""
 
     digest: str = Field(max_length=64, description="`digest` of the review")
     tools: dict[str, Choice] = Field(default={}, max_length=500, description="By name")
 
 
 class AcceptedImport(ApiOutput):
-    """How many tools agents are offered from now on."""
+    """How many tools are offered to agents from now on."""
 
     accepted: int
 
 
 class DiscardQuery(Strict):
-    """Which import is discarded."""
+    """The import to discard."""
 
     digest: str = Field(max_length=64, description="`digest` of the review")
 
@@ -110,9 +110,9 @@ async def list_imported_apis(call: AdminCall) -> ImportedApis:
     body_limit=BODY_LIMIT,
 )
 async def import_api(call: AdminCall, body: NewImport) -> ImportedApiRecord:
-    """Import a description of an API. Nothing of it can be called until its tools are accepted.
+    """Import a description of an API. None of its tools can be called until you accept them.
 
-    Importing again shows the differences; what was accepted stays on.
+    Importing again shows the differences; accepted tools stay on.
     """
     described = DescribedApi(
         body.name, body.kind, body.document, body.title, body.audience, body.server, tuple(body.only)
@@ -143,7 +143,7 @@ async def review_imported_api(call: AdminCall) -> ImportReview:
     refusals=["changed_meanwhile", "conflict"],
 )
 async def decide_imported_tools(call: AdminCall, body: ImportDecisions) -> AcceptedImport:
-    """Turn on the tools of what waits as they were reviewed, or change earlier decisions."""
+    """Turn on the tools of the waiting import as reviewed, or change earlier decisions."""
     api = await _api(call)
     return AcceptedImport(accepted=await imported_apis.decide(call.actor, api.name, body.digest, body.tools))
 
@@ -156,7 +156,7 @@ async def decide_imported_tools(call: AdminCall, body: ImportDecisions) -> Accep
     refusals=["changed_meanwhile"],
 )
 async def discard_import(call: AdminCall, query: DiscardQuery) -> None:
-    """Forget what waits. What was accepted before stays on."""
+    """Discard the waiting import. Tools accepted before stay on."""
     await imported_apis.discard(call.actor, (await _api(call)).name, query.digest)
 
 

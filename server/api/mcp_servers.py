@@ -73,21 +73,21 @@ class McpToolRecord(ApiOutput):
 
     name: str
     state: str = Field(description="`new`, `changed`, `absent`, `returned`, `accepted`, or `left`: left out")
-    choice: Choice = Field(description="What was decided before and still counts, else `ask`")
+    choice: Choice = Field(description="The earlier decision if it still counts, otherwise `ask`")
     problem: str = Field(description="Why it can't be used; empty if it can")
     claims: list[str] = Field(description="What the server claims about its effect")
     parts: list[ReviewedPartRecord]
 
 
 class McpReview(ApiOutput):
-    """A server's tools, and the digest by which they are accepted."""
+    """A server's tools, and the digest to accept them with."""
 
     digest: str
     tools: list[McpToolRecord]
 
 
 class McpDecisions(Strict):
-    """What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged."""
+    """Decisions about the reviewed tools. Tools that aren't named stay unchanged."""
 
     digest: str = Field(max_length=64, description="`digest` of the review")
     tools: dict[str, Choice] = Field(max_length=500, description="By name: `read`, `write`, `ask`, or `leave`")
@@ -95,7 +95,7 @@ class McpDecisions(Strict):
 
 
 class AcceptedMcpTools(ApiOutput):
-    """The tools that agents are offered from now on."""
+    """The tools that are offered to agents from now on."""
 
     accepted: list[str]
 
@@ -107,7 +107,7 @@ class McpServerChange(Strict):
 
 
 class DisconnectedAccounts(ApiOutput):
-    """How many accounts were disconnected. GET /receipts has what became of each."""
+    """How many accounts were disconnected. GET /receipts has the result for each."""
 
     accounts: int
 
@@ -139,7 +139,7 @@ async def review_mcp_server(call: AdminCall) -> McpReview:
 
 @operation("POST", "/mcp-servers/{provider}/decisions", scope="admin:providers", refusals=["changed_meanwhile"])
 async def decide_mcp_tools(call: AdminCall, body: McpDecisions) -> AcceptedMcpTools:
-    """Decide about tools as they were reviewed: accept them, as what, or leave them out."""
+    """Decide about the reviewed tools: accept them with an effect, or leave them out."""
     server = await _server(call)
     decision = servers.decision_of(body.digest, body.tools, forgets=body.forget_absent)
     return AcceptedMcpTools(accepted=list(await servers.accept(call.actor, server.name, decision)))

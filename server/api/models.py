@@ -1,4 +1,4 @@
-"""What the Admin API takes and answers, as JSON. Never a secret that is stored; a new one once, where it is made."""
+"""The Admin API's requests and answers as JSON. Stored secrets are never returned; new ones once, when created."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PersonRecord(ApiOutput):
 
 
 class PersonDetails(PersonRecord):
-    """A person, how much they have, and who they are elsewhere."""
+    """A person, the number of their accounts and agents, and their external identities."""
 
     connections: int = Field(description="Connected accounts")
     agents: int = Field(description="Agents that are signed in or allowed something")
@@ -63,7 +63,7 @@ class AddedPersonRecord(ApiOutput):
 
 
 class PersonChange(Strict):
-    """What changes; a member that is missing stays."""
+    """What to change. A missing member stays unchanged."""
 
     admin: bool | None = None
     role: RoleName | None = Field(default=None, description="An auditor reads and changes nothing")
@@ -142,7 +142,7 @@ class AgentRecord(ApiOutput):
 
 
 class AgentsQuery(PageQuery):
-    """Which agents, the youngest first."""
+    """Which agents, newest first."""
 
     find: str = Field(default="", max_length=200, description="Part of the name or ID")
 
@@ -250,9 +250,9 @@ class ApiDefinition(Strict):
 
 
 class ProviderHealth(ApiOutput):
-    """How a provider does here."""
+    """The state of a provider here."""
 
-    state: str = Field(description="works, unused, missing, unusable, reconnect, or the trouble it has")
+    state: str = Field(description="works, unused, missing, unusable, reconnect, or its problem")
     good: bool
     connections: int
     to_reconnect: int
@@ -266,7 +266,7 @@ class ProviderRecord(ApiOutput):
     name: str
     title: str
     set_up: bool
-    in_settings: bool = Field(description="Set in the settings file, which comes first")
+    in_settings: bool = Field(description="Set in the settings file, which takes precedence")
     client_id: str | None
     health: ProviderHealth
 
@@ -290,7 +290,7 @@ class ProviderDetails(ProviderRecord):
     inputs: list[ProviderInput]
     testing: bool
     changed_at: Instant | None
-    revision: str = Field(description="For If-Match; empty where nothing is stored")
+    revision: str = Field(description="For If-Match; empty if nothing is stored")
 
 
 class ProvidersQuery(Strict):
@@ -344,7 +344,7 @@ class EnteredCredential(Strict):
     replaces: str = Field(
         default="",
         max_length=64,
-        description="The connection that gets it in place of its old one, with its permissions",
+        description="The connection whose credential it replaces; its permissions stay",
     )
 
 
@@ -352,8 +352,8 @@ class DisconnectedRecord(ApiOutput):
     """How a connection ended."""
 
     id: str
-    at_provider: str = Field(description="What came of the revocation there")
-    remove_at: list[str] = Field(description="Where the person removes the rest, if something is left")
+    at_provider: str = Field(description="The result of the revocation there")
+    remove_at: list[str] = Field(description="Where the person can remove what is left, if anything")
 
 
 class PermissionRecord(ApiOutput):
@@ -365,7 +365,7 @@ class PermissionRecord(ApiOutput):
     provider: str
     account: str
     scopes: list[str]
-    ask_scopes: list[str] = Field(description="Of these, the person approves each use")
+    ask_scopes: list[str] = Field(description="Those that the person approves each time")
     ask_tools: list[str]
     expires_at: Instant | None
     company: str | None = Field(default=None, description="Company whose rules gave it: NAME of `enterprise.NAME`")
@@ -379,7 +379,7 @@ class AskMore(Strict):
 
 
 class ApprovalRecord(ApiOutput):
-    """What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only."""
+    """A call or a client's own request that waits for its person's answer. Only that person sees its arguments."""
 
     id: str
     client_id: str
@@ -389,7 +389,7 @@ class ApprovalRecord(ApiOutput):
     tool: str | None
     provider: str | None
     account: str | None
-    resource: str | None = Field(description="Where the access of a `request` is to")
+    resource: str | None = Field(description="What a `request` asks for access to")
     scopes: list[str]
     asked_at: Instant
     expires_at: Instant
@@ -412,7 +412,7 @@ class StandingRecord(ApiOutput):
 
 
 class EventRecord(ApiOutput):
-    """What someone did."""
+    """An event of the activity."""
 
     sequence: int
     at: Instant
@@ -433,7 +433,7 @@ class EventsFilter(Strict):
     kind: str = Field(default="", max_length=60, pattern=r"^[a-z_.]*$", description="Such as tool.called")
     outcome: Literal["", "ok", "refused", "failed"] = ""
     since: str | None = Field(default=None, max_length=40, description="RFC 3339, or a date (UTC)")
-    until: str | None = Field(default=None, max_length=40, description="RFC 3339, or a date (UTC); excluded")
+    until: str | None = Field(default=None, max_length=40, description="RFC 3339, or a date (UTC); exclusive")
 
 
 class EventsQuery(EventsFilter, PageQuery):
@@ -455,14 +455,14 @@ class ReplicaRecord(ApiOutput):
     version: str
     started_at: Instant
     seen_at: Instant
-    late: bool = Field(description="Said nothing for too long")
+    late: bool = Field(description="Silent for too long")
     this: bool = Field(description="Answered this request")
     failing: dict[str, str]
-    providers: dict[str, str] = Field(description="Those in trouble")
+    providers: dict[str, str] = Field(description="Those with problems")
 
 
 class VaultHealth(ApiOutput):
-    """How the vault does."""
+    """The state of the vault."""
 
     good: bool = Field(description="No check found a problem")
     version: str
@@ -500,7 +500,7 @@ class SettingRecord(ApiOutput):
     name: str
     value: str | None = Field(description="null for a secret that is set")
     origin: Literal["default", "environment", "file"]
-    variable: str = Field(description="Variable of the environment, if it comes from there")
+    variable: str = Field(description="Environment variable, if it comes from one")
 
 
 class ToolRecord(ApiOutput):

@@ -1,7 +1,8 @@
-"""How an operation of the Admin API is declared: a typed function, whose signature is its schema.
+"""How an operation of the Admin API is declared: as a typed function, whose signature is its schema.
 
-`query` and `body` are the models of the request, the result that of the answer; the docstring is the description. The
-route table and the OpenAPI document are made from the declarations, so neither can differ from what runs.
+`query` and `body` are the models of the request, and the result is the model of the answer. The docstring is the
+description. The route table and the OpenAPI document are made from the declarations, so neither can differ from the
+code that runs.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ BODY_LIMIT: Final = 256 * 1024  # bytes
 
 
 class Strict(BaseModel):
-    """A model of what is sent: unknown members are refused."""
+    """A model of a request: unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=4096)
 
 
 class ApiOutput(BaseModel):
-    """A model of what is answered."""
+    """A model of an answer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,8 +55,8 @@ class ListPage(ApiOutput, Generic[Item]):
 class PageQuery(Strict):
     """Which page of a list."""
 
-    limit: int = Field(default=50, ge=1, le=MOST, description="Items of a page at most")
-    cursor: str | None = Field(default=None, max_length=2048, description="`next_cursor` of the page before")
+    limit: int = Field(default=50, ge=1, le=MOST, description="The maximum number of items on a page")
+    cursor: str | None = Field(default=None, max_length=2048, description="`next_cursor` of the previous page")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,11 @@ class AdminCall:
 
     @property
     def actor(self) -> Actor:
-        """Who changes something."""
+        """The admin who makes the change."""
         return Actor(self.deployment, self.user, "admin_api", agent=self.client)
 
     def param(self, name: str) -> str:
-        """A part of the path. Raises ApiRefused for what cannot be an ID."""
+        """A part of the path. Raises ApiRefused if it can't be an ID."""
         value = self.parameters[name]
         pattern = _ID if name in _PLAIN else _CLIENT_ID
         if pattern.fullmatch(value) is None:
@@ -99,7 +100,7 @@ _PLAIN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AdminOperation:
-    """One method of one path, below `/admin/v1`. `scope` empty: no one needs a token."""
+    """One method of one path, below `/admin/v1`. With an empty `scope`, no token is needed."""
 
     method: Verb
     path: str
@@ -124,7 +125,7 @@ class AdminOperation:
 
     @property
     def template(self) -> str:
-        """The path as OpenAPI writes it."""
+        """The path in OpenAPI's form."""
         return _CONVERTER.sub(r"{\1}", self.path)
 
     @property
@@ -134,7 +135,7 @@ class AdminOperation:
 
     @staticmethod
     def pattern_of(name: str) -> str:
-        """What a part of the path looks like."""
+        """The pattern for a part of the path."""
         return f"^{(_ID if name in _PLAIN else _CLIENT_ID).pattern}$"
 
 
@@ -150,7 +151,7 @@ def operation(
     is_repeatable: bool = False,
     body_limit: int = BODY_LIMIT,
 ) -> Callable[[Callable[..., Awaitable[object]]], AdminOperation]:
-    """Declare a function as an operation. `refusals` are kinds beyond those that every operation has.
+    """Declare a function as an operation. `refusals` are kinds in addition to those that every operation has.
 
     `has_etag`: its answer has one, or it takes `If-Match`; `is_repeatable`: it takes an `Idempotency-Key`.
     """
@@ -191,22 +192,22 @@ def model_of(hint: object) -> type[BaseModel] | None:
 
 
 def instant(at: int | None) -> str | None:
-    """An instant as RFC 3339 has it."""
+    """An instant in the format of RFC 3339."""
     return None if at is None else instant_of(at)
 
 
 def instant_of(at: int) -> str:
-    """The same, of one that is there."""
+    """The same for an instant that is never None."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def write_cursor(*place: str | int) -> str:
-    """A place in a list, for the next request."""
+    """A cursor for a place in a list."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str | None, *kinds: type) -> tuple[str | int, ...] | None:
-    """The place; None without a cursor. Raises ApiRefused for one that we did not write."""
+    """The place of a cursor; None without one. Raises ApiRefused for a cursor that we didn't write."""
     if cursor is None:
         return None
     try:
@@ -224,5 +225,5 @@ def read_cursor(cursor: str | None, *kinds: type) -> tuple[str | int, ...] | Non
 
 
 def _bad_cursor() -> ApiRefused:
-    problem = FieldProblem(pointer="cursor", message="pass the `next_cursor` of the page before, unchanged")
-    return ApiRefused("invalid_request", "This cursor isn't one of ours.", errors=[problem])
+    problem = FieldProblem(pointer="cursor", message="pass the `next_cursor` of the previous page, unchanged")
+    return ApiRefused("invalid_request", "This cursor isn't valid.", errors=[problem])

@@ -81,14 +81,14 @@ async def change_person(call: AdminCall, body: PersonChange) -> PersonDetails:
 async def delete_person(call: AdminCall) -> None:
     """Delete a person.
 
-    Their grants end now, at the providers as soon as these answer, and then their keys are destroyed.
+    Their grants end now, and at providers as soon as those answer. Then their keys are destroyed.
     """
     await people.delete(call.actor, await person_of(call))
 
 
 @operation("POST", "/people/{person_id}/sign-in-links", scope="admin:people", status=201, refusals=["conflict"])
 async def make_sign_in_link(call: AdminCall) -> SignInLink:
-    """Make a one-time link with which a person signs in anew."""
+    """Create a one-time link with which a person can sign in again."""
     return SignInLink(url=await people.make_link(call.actor, await person_of(call)))
 
 

@@ -37,7 +37,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, and what to do")
     code: str = Field(description="Stable name of the problem")
     errors: list[FieldProblem] = Field(default=[], description="Values to correct")
-    request_id: str = Field(default="", description="Under which the log and the activity have this request")
+    request_id: str = Field(default="", description="The ID of this request in the log and the activity")
 
 
 class ApiRefused(PersonRefused):

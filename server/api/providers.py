@@ -37,7 +37,7 @@ class Providers(ApiOutput):
 
 
 class ProviderTest(ApiOutput):
-    """What the provider says of our registration; null if it didn't answer in time."""
+    """What the provider says about our registration; null if it didn't answer in time."""
 
     findings: list[FindingRecord] | None
 
@@ -56,7 +56,7 @@ class ToolSets(ApiOutput):
 
 @operation("GET", "/providers", scope="admin:read")
 async def list_providers(call: AdminCall, query: ProvidersQuery) -> Providers:
-    """List providers, and how those that are set up do."""
+    """List providers, and the state of those that are set up."""
     deployment, wanted = call.deployment, query.find.casefold()
     everything = await asyncio.to_thread(deployment.catalog.all_providers)
     named = [one for one in everything if wanted in one.title.casefold() or wanted in one.name]
@@ -84,7 +84,7 @@ async def get_provider(call: AdminCall) -> TaggedAnswer[ProviderDetails]:
     has_etag=True,
 )
 async def save_registration(call: AdminCall, body: ProviderRegistration) -> TaggedAnswer[ProviderDetails]:
-    """Set a provider up, or change its registration. It counts in every process within seconds."""
+    """Set up a provider, or change its registration. Every process uses it within seconds."""
     provider = registrations.provider_named(call.deployment, call.param("provider"))
     stored = await registrations.own_registration(call.actor, provider, revision=_revision(call))
     secret = body.client_secret.strip()
@@ -109,7 +109,7 @@ async def remove_registration(call: AdminCall) -> None:
 
 
 def _revision(call: AdminCall) -> str | None:
-    """The revision that `If-Match` names: empty where the provider had no registration."""
+    """The revision that `If-Match` names: empty if the provider had no registration."""
     return "" if call.if_match == NO_REVISION else call.if_match
 
 

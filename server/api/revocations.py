@@ -1,4 +1,4 @@
-"""Revocations in the Admin API: what became of ended grants at their providers, with signed receipts."""
+"""Revocations in the Admin API: the state of ended grants at their providers, with signed receipts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vault.upkeep.receipts import Receipt
 
 
 class ReceiptRecord(ApiOutput):
-    """A receipt: what became of one ended grant."""
+    """A receipt: the result of one ended grant."""
 
     connection_id: str
     person_id: str
@@ -50,7 +50,7 @@ class AgentReceiptsQuery(PageQuery):
 
 
 class AgentReceiptRecord(ApiOutput):
-    """A receipt: what became of one account that an ended agent could use, and that stayed connected."""
+    """A receipt: the result for one account that an ended agent could use, and that stayed connected."""
 
     id: str
     agent_id: str
@@ -59,8 +59,10 @@ class AgentReceiptRecord(ApiOutput):
     provider: str
     result: str = Field(description="nothing_to_revoke: the provider knows one grant, which all agents share")
     reason: str = Field(description="shared_grant, token_released, or token_without_end")
-    token_expires_at: Instant | None = Field(description="Until when a provider's token works that the agent was given")
-    outstanding: bool = Field(description="The agent may hold a token that works; disconnecting the account ends it")
+    token_expires_at: Instant | None = Field(description="When the provider's token that the agent has stops working")
+    outstanding: bool = Field(
+        description="The agent may have a token that still works; disconnecting the account ends it"
+    )
     ended_at: Instant
     issued_at: Instant
     receipt: str = Field(description="Signed (JWS); /.well-known/receipt-keys.json has the keys")
@@ -89,14 +91,14 @@ class OutstandingRevocations(ApiOutput):
 
 
 class RetriedRecord(ApiOutput):
-    """How another attempt went."""
+    """The result of another attempt."""
 
     outcome: str
 
 
 @operation("GET", "/revocations", scope="admin:access")
 async def list_outstanding(call: AdminCall) -> OutstandingRevocations:
-    """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
+    """List ended grants that aren't known to be over at their providers, at most 200 of each kind."""
     found = await receipts.list_open(call.deployment, limit=200)
     return OutstandingRevocations(items=[_outstanding_record(one) for one in found])
 

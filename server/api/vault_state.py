@@ -33,7 +33,7 @@ class CurrentSettings(ApiOutput):
 
 
 class CallerRecord(ApiOutput):
-    """Who calls."""
+    """The caller."""
 
     person: PersonRecord
     client_id: str
@@ -42,13 +42,13 @@ class CallerRecord(ApiOutput):
 
 @operation("GET", "/me", scope="admin:read")
 async def get_caller(call: AdminCall) -> CallerRecord:
-    """Show who calls, and with which scopes."""
+    """Show the caller and the token's scopes."""
     return CallerRecord(person=person_record(call.user), client_id=call.client.id, scopes=sorted(call.principal.scopes))
 
 
 @operation("GET", "/health", scope="admin:read")
 async def get_health(call: AdminCall) -> VaultHealth:
-    """Show which processes serve this vault, what fails in them, and cheap checks of `doctor`."""
+    """Show which processes serve this vault, what fails in them, and the quick checks of `doctor`."""
     deployment = call.deployment
     found = await find_troubles(deployment)
     seen = await replicas.list_replicas(deployment.database)

@@ -15,9 +15,9 @@ class EndpointRecord(ApiOutput):
     id: str
     url: str = Field(repr=False)
     events: list[str]
-    gone: bool = Field(description="It answered 410, so it no longer gets anything")
+    gone: bool = Field(description="It answered 410, so it no longer gets events")
     disabled: bool = Field(description="An admin disabled it")
-    failure: str = Field(description="Why the last event wasn't accepted; empty after one that was")
+    failure: str = Field(description="Why the last event wasn't accepted; empty if it was")
     created_at: Instant
     sent_at: Instant | None
 
@@ -29,12 +29,12 @@ class NewEndpoint(Strict):
     events: list[str] = Field(
         default_factory=list,
         max_length=20,
-        description="`connected`, `expiring`, `needs_reauth`, `revoked`, `approval.waiting`; all if there is none",
+        description="`connected`, `expiring`, `needs_reauth`, `revoked`, `approval.waiting`; if empty, all of them",
     )
 
 
 class AddedEndpoint(ApiOutput):
-    """A new endpoint, with the secret that its events are signed with, this once."""
+    """A new endpoint, with the secret that signs its events. The secret is shown only here."""
 
     endpoint: EndpointRecord
     secret: str = Field(repr=False)
@@ -43,7 +43,7 @@ class AddedEndpoint(ApiOutput):
 class EndpointChange(Strict):
     """What to change."""
 
-    disabled: bool = Field(description="`false` also sends events again where it had answered 410")
+    disabled: bool = Field(description="`false` also resumes sending after the endpoint answered 410")
 
 
 class RotationOptions(Strict):
@@ -58,7 +58,7 @@ class RotationOptions(Strict):
 
 
 class RotatedSecret(ApiOutput):
-    """A new secret, this once."""
+    """A new secret, shown only here."""
 
     endpoint: EndpointRecord
     secret: str = Field(repr=False)
@@ -90,7 +90,7 @@ class FailedEventRecord(ApiOutput):
 
 
 class FailedEvents(ApiOutput):
-    """What failed within 7 days, at most 500 events of each endpoint."""
+    """Events that failed within 7 days, at most 500 for each endpoint."""
 
     items: list[FailedEventRecord]
 

@@ -36,7 +36,7 @@ FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the p
         "not_found",
         "no endpoint has this path; docs/reference/endpoints.md lists them",
     ),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("error.wrong_method", "method_not_allowed", "this path takes {allow} only"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("error.wrong_method", "method_not_allowed", "this path accepts only {allow}"),
 }
 _POSTED: Final = re.compile(r"<form\b[^>]*\bmethod=\"post\".*?</form>", re.DOTALL)
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")

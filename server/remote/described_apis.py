@@ -41,7 +41,7 @@ def _content_of(api: DescribedApi) -> str:
     if not is_api_name(api.name):
         raise ChangeRefused(
             "import_refused",
-            f"{api.name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens",
+            f"{api.name!r} isn't a valid name; use up to 40 lower-case letters, digits, and single hyphens",
             field="name",
         )
     only = re.compile("|".join(map(re.escape, api.only)), re.IGNORECASE) if api.only else None

@@ -203,7 +203,7 @@ def chosen_of(deployment: Deployment, api: ImportedApi, choices: Mapping[str, Im
         content = with_choices(api.whole, choices)
     except InseparableTool as one:
         raise _import_refusal(
-            f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
+            f"The rule of {one.name} also allows what you left out. Leave that tool out, too."
         ) from one
     after = _tools_by_name(content)
     if not after:
@@ -287,7 +287,9 @@ def _check_names(deployment: Deployment, name: str, tools: Sequence[str]) -> Non
     """Check for conflicts with MCP servers, whose tools all begin with the server's name. Raises ChangeRefused."""
     for other in deployment.catalog.remote:
         if any(one.startswith(f"{other.replace('-', '_')}_") for one in tools):
-            raise _import_refusal(f"{name}: tools of the MCP server {other} begin like its tools; choose another name")
+            raise _import_refusal(
+                f"{name}: tools of the MCP server {other} begin with the same name; choose another name"
+            )
 
 
 def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:

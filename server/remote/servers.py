@@ -122,7 +122,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
     try:
         facts, client, issuer = await _authorization(deployment, wanted)
     except AuthorizationUnknown as unknown:
-        raise _server_refusal(f"{wanted.url} can't be put behind this vault: {unknown}.") from unknown
+        raise _server_refusal(f"{wanted.url} can't be added to this vault: {unknown}.") from unknown
     entered = entered_of(client)
     server = McpServer(wanted.name, wanted.url, title, facts, now)
     try:
@@ -138,7 +138,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
             transaction, deployment.keys, entered, provider=wanted.name, by=by, now=now
         )
         if not is_new or kept is None:
-            raise _server_refusal(f"There is an MCP server {wanted.name} already.")
+            raise _server_refusal(f"An MCP server {wanted.name} already exists.")
         event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=issuer)
         await audit.append(transaction, event, now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
@@ -237,13 +237,13 @@ def _check_name(deployment: Deployment, name: str) -> None:
 async def _check_program(deployment: Deployment, wanted: NewServer, program: str) -> None:
     """Check that the settings name the program, and that it can run here. Raises ChangeRefused."""
     if wanted.client is not None or wanted.issuer is not None or (wanted.key is not None and not wanted.key.is_open):
-        raise _server_refusal("A program has no sign-in and no key of its own: leave those out.", field="url")
+        raise _server_refusal("A program has no sign-in or key of its own: leave those out.", field="url")
     hosted, known = deployment.hosted, deployment.settings.local_servers
     if hosted is None or program not in known:
         names = ", ".join(sorted(known)) or "none"
         raise _server_refusal(
-            f"The settings have no [local_servers.{program[:32]}]; they have: {names}. Whoever has the settings file "
-            "decides what the vault runs.",
+            f"The settings have no [local_servers.{program[:32]}]; they have: {names}. Only the settings file decides "
+            "what the vault runs.",
             field="url",
         )
     if (problem := await hosted.problem() or hosted.setting_problem(program)) is not None:

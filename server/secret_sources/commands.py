@@ -80,6 +80,6 @@ async def _run(
     if process.returncode != 0:
         raise SecretUnavailable(
             f"{reference.text} can't be read: {command[0]} ended with {process.returncode}; check the reference, and "
-            f"that its token may read it (try {' '.join(command)})."
+            f"whether its token can read it (try {' '.join(command)})."
         )
     return written.decode("utf-8", "replace")

@@ -39,7 +39,7 @@ class EnteredSecrets:
     async def read(self, reference: str, *, is_fresh: bool = False) -> str:
         """The secret. Raises SecretUnavailable, also for references that the settings no longer allow."""
         if not any(is_below(reference, one) for one in self._allowed):
-            raise SecretUnavailable(f"{reference} isn't allowed: add its beginning to secrets.entered.")
+            raise SecretUnavailable(f"{reference} isn't allowed: add its prefix to secrets.entered.")
         return await self._sources.read_lines(reference, is_fresh=is_fresh)
 
     async def open_keys(self, credential: Credential, values: Mapping[str, str]) -> Mapping[str, str]:

@@ -59,7 +59,7 @@ async def _connect_id(http: httpx2.AsyncClient, reference: Reference, path: str,
     found = await _get(http, reference, path, params={"filter": f'{by} eq "{named}"'})
     ids = [one.get("id") for one in (found if is_array(found) else ()) if is_object(one)]
     if len(ids) != 1 or not isinstance(ids[0], str) or _CONNECT_ID.fullmatch(ids[0]) is None:
-        many = "several are called" if len(ids) > 1 else "nothing that the token may read is called"
+        many = "several have the name" if len(ids) > 1 else "nothing that the token can read has the name"
         raise SecretUnavailable(f"{reference.text}: {many} {name}; correct the reference, or use the id.")
     return ids[0]
 
@@ -76,7 +76,7 @@ async def read_openbao(reference: Reference, settings: SecretSettings) -> str:
     data = at(content, "data.data") if is_object(content) else None
     value = data.get(reference.field) if is_object(data) else None
     if not isinstance(value, str):
-        raise SecretUnavailable(f"{reference.text}: the secret has no such field with a text; correct the reference.")
+        raise SecretUnavailable(f"{reference.text}: the secret has no such text field; correct the reference.")
     return value
 
 
@@ -115,7 +115,7 @@ async def _get(
             pass
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             raise SecretUnavailable(
-                f"{reference.text} can't be read: {http.base_url.host} denies it; check the token and what it may read."
+                f"{reference.text} can't be read: {http.base_url.host} denied access; check the token and its permissions."
             )
         case HTTPStatus.NOT_FOUND | HTTPStatus.BAD_REQUEST:
             raise SecretUnavailable(f"{reference.text}: no such secret; correct the reference.")
@@ -126,4 +126,6 @@ async def _get(
     try:
         return answer.json()
     except ValueError as error:
-        raise SecretUnavailable(f"{reference.text}: {http.base_url.host} sent no JSON; check its address.") from error
+        raise SecretUnavailable(
+            f"{reference.text}: {http.base_url.host} didn't send JSON; check its address."
+        ) from error

@@ -85,7 +85,7 @@ async def test_people_come_a_page_at_a_time(room: AdminRoom) -> None:
     assert seen == names
     wrong = await room.call("GET", "/people?cursor=bm90IG91cnM")
     assert problem(wrong, 400, "invalid_request")["errors"] == [
-        {"pointer": "cursor", "message": "pass the `next_cursor` of the page before, unchanged"}
+        {"pointer": "cursor", "message": "pass the `next_cursor` of the previous page, unchanged"}
     ]
 
 

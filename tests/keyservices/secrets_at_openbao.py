@@ -45,10 +45,10 @@ async def test_openbao_gives_the_newest_version_to_a_token_that_may_read_it(addr
     assert await found.read(REFERENCE) == "first"
     assert await found.read(REFERENCE, is_fresh=True) == "second"
     for reference, told in {
-        "bao://secret/team/slack#other": "no such field",
+        "bao://secret/team/slack#other": "no such text field",
         "bao://secret/team/none#client_secret": "no such secret",
-        "bao://secret/other/slack#client_secret": "denies it",
-        "bao://none/team/slack#client_secret": "denies it",
+        "bao://secret/other/slack#client_secret": "denied access",
+        "bao://none/team/slack#client_secret": "denied access",
     }.items():
         with pytest.raises(SecretUnavailable, match=told):
             await found.read(reference)

@@ -237,7 +237,7 @@ async def test_a_method_that_an_address_does_not_take_says_what_to_do(room: Room
     assert browser.status_code == program.status_code == 405
     assert browser.headers["allow"] == program.headers["allow"] == "POST"
     assert "Go to the start page" in browser.text
-    told = {"error": "method_not_allowed", "error_description": "this path takes POST only"}
+    told = {"error": "method_not_allowed", "error_description": "this path accepts only POST"}
     assert program.json() == told | {"request_id": program.headers["x-request-id"]}
 
 

@@ -131,7 +131,7 @@ async def test_a_connect_server_is_asked_by_names_and_by_ids(onepassword: Script
     for reference in ("op://Other/Slack/credential", "op://Infra/Other/credential", "op://Infra/Slack/other"):
         assert "correct the reference" in await refusal(found, reference)
     wrong = sources(onepassword_url=onepassword.url, onepassword_token="other")
-    assert "denies it; check the token" in await refusal(wrong, "op://Infra/Slack/credential")
+    assert "denied access; check the token" in await refusal(wrong, "op://Infra/Slack/credential")
     without = sources(onepassword_url=onepassword.url)
     assert "set secrets.onepassword_token_file" in await refusal(without, "op://Infra/Slack/credential")
     away = sources(onepassword_url="http://127.0.0.1:1", onepassword_token=CONNECT_TOKEN)
@@ -145,9 +145,9 @@ async def test_openbao_is_asked_for_a_field() -> None:
         found = sources(openbao_url=server.url, openbao_token=BAO_TOKEN, openbao_namespace="team")
         assert await found.read("bao://secret/slack/app#secret") == SECRET
         assert server.arrivals[-1].headers["x-vault-namespace"] == "team"
-        assert "no such field" in await refusal(found, "bao://secret/slack/app#other")
+        assert "no such text field" in await refusal(found, "bao://secret/slack/app#other")
         assert "no such secret" in await refusal(found, "bao://secret/slack/other#secret")
-        assert "denies it" in await refusal(found, "bao://secret/denied/app#secret")
+        assert "denied access" in await refusal(found, "bao://secret/denied/app#secret")
     assert "set secrets.openbao_url" in await refusal(sources(openbao_token="x"), "bao://secret/slack#secret")
 
 

@@ -143,7 +143,7 @@ async def test_an_imported_apis_tools_are_told_from_a_servers(place: RemoteRoom)
     for api, is_taken in ((f"{name}-api", True), (f"s{secrets.token_hex(4)}-api", False)):
         content = content_of(import_document(document({}), name=api, title="", audience=AUDIENCE, server=""))
         if is_taken:
-            with pytest.raises(ChangeRefused, match=f"the MCP server {name} begin like its tools"):
+            with pytest.raises(ChangeRefused, match=f"the MCP server {name} begin with the same name"):
                 await imported_apis.offer(place.operator, api, content)
         else:
             assert await imported_apis.offer(place.operator, api, content)

@@ -320,7 +320,7 @@ async def test_a_tool_that_cannot_be_kept_apart_is_named(place: ImportRoom) -> N
     page = await place.person.open(path)
     refused = await decide(place, page, path, quote="accept", other="leave")
     assert refused.status_code == 400
-    assert f"The rule of {name}_quote also lets through" in refused.text
+    assert f"The rule of {name}_quote also allows" in refused.text
     assert "Leave that tool out, too." in refused.text
     assert place.offered_tools(name) == {}
     assert (await decide(place, page, path, quote="accept", other="accept")).status_code == 200  # the twin
