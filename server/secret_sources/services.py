@@ -115,7 +115,7 @@ async def _get(
             pass
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             raise SecretUnavailable(
-                f"{reference.text} can't be read: {http.base_url.host} denied access; check the token and its permissions."
+                f"{reference.text} can't be read: {http.base_url.host} denied access; check the token's permissions."
             )
         case HTTPStatus.NOT_FOUND | HTTPStatus.BAD_REQUEST:
             raise SecretUnavailable(f"{reference.text}: no such secret; correct the reference.")
