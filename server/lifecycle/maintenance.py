@@ -1,6 +1,6 @@
-"""Background upkeep of a running process: unfinished refreshes, due revocations, notices of approaching ends, deletion.
+"""Background upkeep in a running process: unfinished refreshes, due revocations, notices of approaching ends, deletion.
 
-Every process of a vault does it; several may do the same step at once.
+Every process of a vault runs it; several may run the same step at once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from vault.upkeep.key_rotation import KeyUpkeep
 from vault.upkeep.replicas import Replica
 
 HEAD_START: Final = 1.0  # seconds
-ANSWERS_FIRST: Final = 1.0  # seconds for clients of a program that has just started, before the other steps
+ANSWERS_FIRST: Final = 1.0  # seconds for the first clients after a start, before the other steps
 KEYS_EVERY: Final = 10.0  # seconds: an operator who rotates the master key waits for each process
-_LEAVE: Final = 2.0  # seconds for saying that this process ends
+_LEAVE: Final = 2.0  # seconds to record that this process ends
 logger = logging.getLogger("token_vault.upkeep")
 
 
@@ -40,8 +40,8 @@ async def upkeep(
 ) -> AsyncGenerator[None]:
     """Run the upkeep while the block runs, with `further` steps from higher layers.
 
-    Refreshes that a dead process left unfinished come first, alone: their accounts work again, or are known to need
-    their person, before the program loads what it needs to listen.
+    Refreshes that a dead process left unfinished come first, alone: before the program loads what it needs to listen,
+    their accounts work again or are known to need a reconnect.
     """
     settled = asyncio.Event()
     more = (_scrub_step(deployment), *_key_steps(), _presence_step(deployment, role), *further)
@@ -106,7 +106,7 @@ async def run_step(deployment: Deployment, step: UpkeepStep) -> None:
 
 
 async def scrub(vault: Vault, *, since: int) -> int:
-    """Wipe the remains of destroyed keys from this process and the files; returns the time up to which that is done."""
+    """Wipe remains of destroyed keys from this process and the files; returns the time up to which they are wiped."""
     now = vault.database.now()
     names = await revocations.done_since(vault.database, since)
     if names or vault.tasks.has_traces:

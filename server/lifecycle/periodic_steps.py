@@ -1,6 +1,6 @@
-"""The steps of the upkeep that wait until a program that has just started has answered its first clients.
+"""The upkeep steps that wait until a program that has just started has answered its first clients.
 
-Loaded then, too: it takes as long as several answers.
+This module is also loaded only then, since that takes as long as several answers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from vault.upstream import RotationMode
 
 SWEEP_EVERY: Final = 600.0  # seconds
 SHED_EVERY: Final = 120.0  # seconds
-CHECKPOINTS_EVERY: Final = 60.0  # seconds between tries to bring one to where it isn't yet
+CHECKPOINTS_EVERY: Final = 60.0  # seconds between attempts to copy a checkpoint to where it is missing
 logger = logging.getLogger("token_vault.upkeep")
 
 
 async def keep_alive(vault: Vault) -> int:
-    """Refresh what its provider would end as unused, if that is free of risk; how many were started.
+    """Refresh connections that their provider would end as unused, if that has no risk. Returns how many were started.
 
-    If refresh tokens rotate, each refresh is a small risk (an answer can be lost): then the person is notified instead.
+    If refresh tokens rotate, each refresh is a small risk (an answer can be lost), so the person is notified instead.
     """
     started = 0
     for provider, policy in vault.policies.items():
@@ -51,9 +51,9 @@ async def keep_alive(vault: Vault) -> int:
 async def keep_activity(
     deployment: Deployment, *, events: int = segments.SEAL_LIMIT, pruned: int = segments.PRUNE_LIMIT
 ) -> None:
-    """Verify and seal new activity, add it to the tree, and prune what is older than its retention.
+    """Verify and seal new activity, add it to the tree, and prune activity that is older than its retention.
 
-    `events` to seal and segments to be `pruned` in one turn; turns follow each other while a busy vault has more.
+    One turn seals at most `events` and prunes at most `pruned` segments; while there are more, another turn follows.
     """
     database, now, days = deployment.database, deployment.now(), deployment.settings.activity.retention_days
     stop = time.monotonic() + STEP_LIMIT / 2
@@ -65,12 +65,12 @@ async def keep_activity(
         has_more = True
         while has_more and time.monotonic() < stop:
             has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
-    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until someone has checked
+    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until an operator has checked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
 
 async def _grow_tree(deployment: Deployment) -> None:
-    from server.checkpoints.publication import current_log  # not before the program listens, as below
+    from server.checkpoints.publication import current_log  # imported here: not needed before the program listens
 
     await extend(deployment.database, await current_log(deployment))
 
@@ -84,7 +84,7 @@ async def _publish_checkpoints(deployment: Deployment) -> None:
 def _batches(
     forget: Callable[[Transaction, Deployment], Awaitable[int]], *, batch: int = SWEEP_BATCH
 ) -> Callable[[Deployment], Awaitable[None]]:
-    """Batch after batch, each a separate transaction: others write in between."""
+    """Work batch by batch, each in a separate transaction, so that others can write in between."""
 
     async def work(deployment: Deployment) -> None:
         while True:
@@ -141,7 +141,7 @@ STEPS: Final = (
     UpkeepStep("policy", LOOK_EVERY, _refresh_policy),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
-# What strangers can make the most of.
+# Records that strangers can create in large numbers.
 SHED: Final = (
     UpkeepStep("tickets", SHED_EVERY, _batches(lambda t, d: tickets.sweep_tickets(t, now=d.now()))),
     UpkeepStep("limits", SHED_EVERY, _batches(lambda t, d: limits.sweep(t, now=d.now()))),

@@ -1,6 +1,6 @@
 """The state of a vault in numbers: its processes, refreshes, waiting approvals, grants, journal, activity, storage.
 
-Reads only what every process may read. `token-vault status` shows it; the metrics show the same to Prometheus.
+Reads only what every process may read. `token-vault status` shows it; the metrics give the same to Prometheus.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vault.upkeep.health import check_writable
 from vault.upkeep.replicas import Replica
 
 HOUR: Final = 3600  # seconds of refreshes
-_READS: Final = 5  # whose median is shown
-_CENSUS_SHARE: Final = 20  # a census, which grows with the vault, may take one part in this many of the time
+_READS: Final = 5  # reads; their median is shown
+_CENSUS_SHARE: Final = 20  # a census, which takes longer in a larger vault, may use one part in this many of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Status:
 
     at: int
     replicas: Sequence[Replica]
-    refreshes: Mapping[str, int]  # of the last hour by outcome
+    refreshes: Mapping[str, int]  # in the last hour, by outcome
     pulse: Pulse
     census: Census
     journal_bytes: int
@@ -40,7 +40,7 @@ class Status:
 
     @property
     def breakers(self) -> Mapping[str, Mapping[str, str]]:
-        """Reports by running processes about providers that they can't use: the reason by host, by provider."""
+        """Reports by running processes about providers that they can't use: reasons by provider and host."""
         found: dict[str, dict[str, str]] = {}
         for one in self.replicas:
             if not self.is_late(one):
@@ -49,7 +49,7 @@ class Status:
         return found
 
     def is_late(self, replica: Replica) -> bool:
-        """Whether it has been silent for so long that it counts as missing."""
+        """Whether the process has been silent for so long that it counts as missing."""
         return self.at - replica.seen_at > replicas.LATE
 
     @property
@@ -61,11 +61,11 @@ class Status:
         return counted
 
     def age(self, at: int | None) -> int | None:
-        """How long ago that was; None if it never was."""
+        """How many seconds ago an instant was; None if there is none."""
         return None if at is None else max(0, self.at - at)
 
     def content(self) -> dict[str, object]:
-        """As JSON."""
+        """The state as JSON."""
         return {
             "at": self.at,
             "replicas": [
@@ -96,7 +96,7 @@ class Status:
 
 
 class StatusReader:
-    """Reads the state repeatedly; the part that grows with the vault only as often as that is cheap."""
+    """Reads the state repeatedly; counts what grows with the vault only as often as that is cheap."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment

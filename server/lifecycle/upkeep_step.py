@@ -1,4 +1,4 @@
-"""What a step of the upkeep is, and how often steps run."""
+"""Defines an upkeep step, and how often steps run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 from server.deployment import Deployment
 
 INTERVAL: Final = 30.0  # seconds
-NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
-STEP_LIMIT: Final = 300.0  # seconds for one step of one round
+NOTICES_EVERY: Final = 5.0  # seconds; short, since an approval waits for only ten minutes
+STEP_LIMIT: Final = 300.0  # seconds for one step in one round
 
 
 @dataclass(frozen=True, slots=True)

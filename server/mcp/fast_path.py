@@ -1,9 +1,9 @@
 """The most common message, read and answered in one step: a `tools/call` with a plain answer.
 
 The SDK validates these messages and their results three times each, and passes those of a session from task to task,
-which is a fifth to a half of the cost of a call. This module therefore reads every valid call, and answers in the SDK's
-words. The SDK handles every other message, good or bad, and every answer but a plain result. `server.mcp.tools` runs
-the calls; `server.mcp.plain_answers` sends the answers.
+which is a fifth to a half of the cost of a call. This module therefore reads every valid call, and answers as the SDK
+would. The SDK handles every other message, valid or not, and every answer except a plain result. `server.mcp.tools`
+runs the calls; `server.mcp.plain_answers` sends the answers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ACCEPT: Final = b"accept"
 _CONTENT_TYPE: Final = b"content-type"
 _NAME: Final = b"mcp-name"
 _SESSION: Final = b"mcp-session-id"
-# Each of them must occur once: the SDK decides which of two counts, and a proxy may have used the other.
+# Each must occur at most once: of two, the SDK uses one, and a proxy may have used the other.
 _ONCE: Final = frozenset({_ACCEPT, _CONTENT_TYPE, _NAME, _SESSION, b"mcp-method", b"mcp-protocol-version"})
 _JSON: Final = b"application/json"
 _LONGEST_ACCEPT: Final = 200  # bytes; remembered values must be bounded, and longer ones aren't repeated in practice
@@ -47,7 +47,7 @@ _Strict = Annotated[int, Field(strict=True)]
 
 
 class _Meta(BaseModel):
-    """Parameters of a handshake revision. The SDK ignores other members, too."""
+    """`_meta` in revisions with a handshake. The SDK ignores other members, too."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -57,16 +57,18 @@ class _Meta(BaseModel):
 
 
 class _Envelope(_Meta):
-    """Of 2026-07-28."""
+    """`_meta` in revision 2026-07-28."""
 
     version: Literal["2026-07-28"] = Field(alias=PROTOCOL_VERSION_META_KEY)
     capabilities: ClientCapabilities = Field(alias=CLIENT_CAPABILITIES_META_KEY)
     client: Implementation | None = Field(default=None, alias=CLIENT_INFO_META_KEY)
-    log_level: None = Field(default=None, alias=LOG_LEVEL_META_KEY)  # wants notifications with the answer
+    log_level: None = Field(
+        default=None, alias=LOG_LEVEL_META_KEY
+    )  # with a level, the client wants log notifications with the answer
 
 
 class _Params(BaseModel):
-    # no answer of a person, nothing sealed to open
+    # forbids a person's answers and sealed state, which the SDK handles
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
@@ -82,7 +84,7 @@ class _SessionParams(_Params):
 
 
 class _DuplexMeta(_Meta):
-    """Parameters of a handshake connection over stdio or HTTP+SSE, where no header marks 2026-07-28."""
+    """`_meta` on a handshake connection over stdio or HTTP+SSE, where no header marks 2026-07-28."""
 
     envelope: object = Field(default=None, alias=PROTOCOL_VERSION_META_KEY)
 
@@ -113,7 +115,7 @@ class _DuplexMessage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class PlainCall:
-    """A call that needs nothing from the SDK. Its client can open a link, show a form, or follow a task."""
+    """A call that doesn't need the SDK, and whether its client can open a link, show a form, or follow a task."""
 
     id: Id
     name: str
@@ -123,11 +125,11 @@ class PlainCall:
     takes_tasks: bool = False
     trace: Mapping[str, str] | None = None  # W3C trace context
     progress_token: Id | None = None
-    session: str | None = None  # the id of a handshake session, empty where it has none; None: 2026-07-28
+    session: str | None = None  # the id of a handshake session, empty if it has none; None for 2026-07-28
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
-    """The call of 2026-07-28, if headers and body are valid; None leaves the request to the SDK."""
+    """The call in revision 2026-07-28, if headers and body are valid; None leaves the request to the SDK."""
     found = _once(headers)
     if found is None or found.get(b"mcp-method") != _METHOD or found.get(b"mcp-protocol-version") != _REVISION:
         return None
@@ -166,7 +168,7 @@ def read_in_session(
 def read_message(body: bytes, capabilities: ClientCapabilities | None) -> PlainCall | None:
     """The call in a message of a stream or pipe; None leaves it to the SDK.
 
-    `capabilities`: of a handshake connection that is initialized; None: of 2026-07-28.
+    `capabilities`: those of an initialized handshake connection; None for 2026-07-28.
     """
     try:
         if capabilities is None:
@@ -210,7 +212,7 @@ def _judge(accept: bytes) -> _MediaTypes:
 
 @lru_cache(maxsize=256)
 def _judge_short(accept: bytes) -> _MediaTypes:
-    """Whether the SDK accepts it."""
+    """The media types that the SDK takes from this Accept header."""
     return _MediaTypes(*check_accept_headers(Request({"type": "http", "headers": [(_ACCEPT, accept)]})))
 
 
@@ -225,7 +227,7 @@ def _call(
 ) -> PlainCall | None:
     if meta.progress_token is None:
         if "progress_token" in meta.model_fields_set:
-            return None  # null is no token
+            return None  # null isn't a token
     elif not accepted.events:
         return None  # progress would need a different channel from this answer
     elicitation = capabilities.elicitation
@@ -252,15 +254,15 @@ def trace_of(parent: object, state: object) -> Mapping[str, str] | None:
 def answer(
     call: PlainCall, result: CallToolResult, *, stamp: Mapping[str, object], is_event: bool = False
 ) -> bytes | None:
-    """The JSON-RPC answer; None if the result holds text that UTF-8 cannot encode.
+    """The JSON-RPC answer; None if the result has text that UTF-8 can't encode.
 
-    Writes into the result's `meta` who answers. In an event everything is ASCII: readers of streams split lines at more
-    characters than JSON escapes.
+    Adds the server's identity to the result's `meta`. Events are all ASCII, since readers of streams split lines at
+    more characters than JSON escapes.
     """
     if call.session is None:
         result.meta = {**(result.meta or {}), SERVER_INFO_META_KEY: stamp}
     else:
-        result = result.model_copy(update={"result_type": None})  # not known there
+        result = result.model_copy(update={"result_type": None})  # sessions don't have this member
     shown = {"jsonrpc": "2.0", "id": call.id, "result": result}
     try:
         return to_json(shown, by_alias=True, exclude_none=True, ensure_ascii=is_event)

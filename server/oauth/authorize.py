@@ -46,7 +46,7 @@ from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpo
 from vault.refusals import TransitionRefused, VaultError
 from vault.storage.database import Transaction
 
-REQUEST_LIFETIME: Final = 600  # seconds for signing in and deciding
+REQUEST_LIFETIME: Final = 600  # seconds to sign in and decide
 _STATE_LIMIT: Final = 4096
 _NONCE_LIMIT: Final = 512
 _ADDRESSES: Final = 20  # the number of addresses that can each have the maximum number of waiting requests
@@ -72,7 +72,7 @@ class PendingAuthorization:
     warnings: tuple[str, ...]
     asks_always: bool
     wanted: AuthorizationRequest = field(repr=False)
-    session: bytes | None = field(repr=False)  # hash of the session that typed the device's code
+    session: bytes | None = field(repr=False)  # hash of the session that entered the device's code
 
     def belongs_to(self, session: Session) -> bool:
         """Whether this browser may see and answer the request; see `_is_answerable`."""
@@ -120,7 +120,7 @@ def _refusal_page(request: Request, error: OAuthError) -> Response:
 
 
 async def _parameters(deployment: Deployment, request: Request) -> tuple[Parameters, bool]:
-    """The parameters, and whether they were pushed ahead."""
+    """The parameters, and whether they were pushed (RFC 9126)."""
     if request.method == "POST":  # OpenID Connect Core §3.1.2.1
         sent = await read_form(request)
     else:
@@ -155,7 +155,7 @@ def _redirect_uri(parameters: Parameters, client: Client) -> str:
 
 
 async def check_request(deployment: Deployment, parameters: Parameters, *, client: Client) -> None:
-    """All checks of a request that its client pushes ahead (RFC 9126 §2.1). Raises OAuthError."""
+    """All checks of a pushed request (RFC 9126 §2.1). Raises OAuthError."""
     redirect_uri = _redirect_uri(parameters, client)
     await _read(deployment, parameters, client=client, redirect_uri=redirect_uri)
     parse_prompt(parameters.get("prompt"))
@@ -165,7 +165,7 @@ async def check_request(deployment: Deployment, parameters: Parameters, *, clien
 async def _read(
     deployment: Deployment, parameters: Parameters, *, client: Client, redirect_uri: str
 ) -> AuthorizationRequest:
-    """The checks, in order, with refusals that go to the client."""
+    """Run the checks, in order, whose refusals go to the client."""
     parameters.refuse_repeated()
     _check_response(parameters)
     _check_no_request_object(parameters)
@@ -224,7 +224,7 @@ def _check_no_request_object(parameters: Parameters) -> None:
 
 
 def _check_no_linking(deployment: Deployment, parameters: Parameters, *, client: Client) -> None:
-    """Auth0's older way to connect an account: signing in alone would look as if it had."""
+    """Refuse Auth0's older way to connect an account: after only a sign-in, the client would think it worked."""
     if auth0.speaks_auth0(deployment, client) and parameters.get("requested_connection") is not None:
         raise OAuthError(
             "invalid_request",
@@ -269,7 +269,7 @@ def _refuse_busy(request: Request) -> Response:
 
 
 async def may_wait(deployment: Deployment, address: str) -> bool:
-    """Count a request without a signed-in user; False when too many of this address, or of all, already wait.
+    """Count a request without a signed-in user; False if too many from this address, or from all, already wait.
 
     The total is far above normal use, and limits how much data a flood from many addresses can store.
     """
@@ -355,7 +355,7 @@ def _may_answer(client: Client, wanted: AuthorizationRequest) -> bool:
 
 
 def lacks_proof(deployment: Deployment, resource: str, *, session: Session) -> bool:
-    """Whether a token for this resource can change what the pages change only after a passkey, and none was used."""
+    """Whether a token for this resource could make changes that need a passkey on the pages, and none was used."""
     is_admin = resource == admin_resource(deployment.public_url)
     return is_admin and step_up.lacks_proof(deployment, session, "administration")
 
@@ -428,7 +428,7 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
 async def _take_request(
     deployment: Deployment, transaction: Transaction, handle: str, *, session: Session
 ) -> AuthorizationRequest:
-    """The waiting request, used up by its answer. Raises TransitionRefused if this session may not answer it."""
+    """Consume the waiting request for its answer. Raises TransitionRefused if this session may not answer it."""
     ticket = await tickets.consume(
         transaction, deployment.keys, handle, purpose=TicketPurpose.AUTHORIZATION, now=deployment.now()
     )

@@ -1,4 +1,4 @@
-"""The person's notifications: their subjects, times, and channels."""
+"""The person's notifications: what they are about, when they are sent, and through which channels."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from vault.notices.channels import CHANNEL_KINDS, HOWS, KINDS, MOST_CHANNELS, PU
 from vault.records import TicketPurpose
 
 CONFIRM_LIFETIME: Final = 86400  # seconds
-_MESSAGES_PER_HOUR: Final = 10  # tests and confirmations that one person can send
+_MESSAGES_PER_HOUR: Final = 10  # tests and confirmations that one person can have sent
 _YEAR: Final = 365 * 86400  # seconds
 _TARGET_LIMIT: Final = 1000  # characters
-# What RFC 5321 §4.1.2 calls a dot-string at a domain, which is every address in use.
+# A dot-string at a domain in the terms of RFC 5321 §4.1.2, which covers every address in use.
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])")
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 _TOPIC: Final = re.compile(r"/[A-Za-z0-9_-]{1,64}/?")  # https://docs.ntfy.sh/publish/
@@ -85,13 +85,13 @@ def _failure(channel: NoticeChannel) -> str:
 
 
 def _endpoint(channel: NoticeChannel) -> str:
-    """What the script compares its own browser's subscription with; empty for other channels."""
+    """The value with which the script recognizes its own browser's subscription; empty for other channels."""
     found = web_push.read_subscription(channel.target) if channel.kind == PUSH else None
     return "" if found is None else web_push.endpoint_hash(found.endpoint)
 
 
 def _push_key(deployment: Deployment) -> str:
-    """The key that a browser subscribes with, so that only this vault can send to it (RFC 8292 §4)."""
+    """The key with which a browser subscribes, so that only this vault can send to it (RFC 8292 §4)."""
     key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
     return web_push.encode(web_push.point_of(key.public_key()))
 
@@ -139,7 +139,7 @@ async def add(visit: OwnVisit) -> Response:
     """Add a channel. A mail address first gets a confirmation link."""
     deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
-    shown = "" if kind == "service" else target  # such a URL holds a secret
+    shown = "" if kind == "service" else target  # such a URL contains a secret
     if problem := _problem(deployment, kind, target):
         return await _page(visit, error=problem, target=shown, kind=kind)
     if kind in {"email", "service"}:
@@ -155,7 +155,7 @@ async def add(visit: OwnVisit) -> Response:
 
 
 async def add_browser(visit: OwnVisit) -> Response:
-    """Add the browser that sent the form, by the subscription that it made for this vault's key."""
+    """Add the browser that sent the form, by its subscription for this vault's key."""
     found = web_push.read_subscription(visit.form.one("subscription"))
     if found is None:
         raise PageRefused("notice_choice")
@@ -167,7 +167,7 @@ async def add_browser(visit: OwnVisit) -> Response:
 
 
 async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeChannel | str:
-    """The new channel, or why the person can't have it too."""
+    """The new channel, or why it can't be added."""
     deployment, user_id = visit.deployment, visit.user.id
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user_id)
@@ -188,20 +188,20 @@ async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeCha
 
 
 def _place(kind: str, target: str) -> str:
-    """Where messages go, without what else is kept with it."""
+    """The address to which messages go, without the rest of the channel's data."""
     found = web_push.read_subscription(target) if kind == PUSH else None
     return target if found is None else found.to_json()
 
 
 def _label(kind: str, target: str) -> str:
-    """What pages show: the address, or the host or service alone, since the rest of a URL may be a password."""
+    """The address for pages, or only the host or service, since the rest of a URL may be a password."""
     if kind == "service":
         return services.scheme_of(target)
     return target if kind == "email" else urlsplit(target).hostname or ""
 
 
 def _problem(deployment: Deployment, kind: str, target: str) -> str:
-    """Why this cannot be a channel; empty if it can."""
+    """Why this can't be a channel; empty if it can."""
     if kind not in CHANNEL_KINDS or len(target) > _TARGET_LIMIT:
         raise PageRefused("notice_choice")
     if kind == "email":
@@ -220,7 +220,7 @@ def _problem(deployment: Deployment, kind: str, target: str) -> str:
 
 
 async def _spend(visit: OwnVisit) -> None:
-    """Count a message that the person has sent at will. Raises PageRefused."""
+    """Count a message that the person asked for. Raises PageRefused at the limit."""
     deployment = visit.deployment
     bucket = f"notices:{visit.user.id}"
     async with deployment.transaction() as transaction:
@@ -259,7 +259,7 @@ async def _send(visit: OwnVisit, channel: NoticeChannel, message: texts.NoticeMe
 
 
 async def _to_confirm(visit: OwnVisit, secret: str) -> NoticeChannel | None:
-    """The channel that this link confirms, if it is the person's own and can still be used."""
+    """The channel that this link confirms, if it is the person's own and the link is still valid."""
     deployment = visit.deployment
     ticket = await tickets.peek(
         deployment.database, deployment.keys, secret, purpose=TicketPurpose.CHANNEL, now=deployment.now()

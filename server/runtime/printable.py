@@ -1,7 +1,7 @@
-"""Make others' texts safe for a terminal and a log: nothing in them may steer, hide, or reorder what is shown.
+"""Makes external texts safe for a terminal and a log: nothing in them can control, hide, or reorder what is shown.
 
-Control characters move the cursor and forge lines; U+009B begins a command as ESC [ does; U+202E turns the reading
-direction around (Unicode TR 36 §2.2). They come out as `\\u009b`, which JSON reads as the same character.
+Control characters move the cursor and forge lines; U+009B begins a command as ESC [ does; U+202E reverses the reading
+direction (Unicode TR 36 §2.2). They are written as `\\u009b`, which JSON reads as the same character.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import unicodedata
 from typing import Final
 
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS: Final = "\u200c\u200d"  # part of the spelling of Persian and of emoji; without effect elsewhere
+_JOINERS: Final = "\u200c\u200d"  # used in Persian and in emoji; no effect elsewhere
 
 
 def printable(text: str, *, kept: str = "") -> str:
-    """`text` with every control and format character escaped, but for those in `kept` (`"\\n"`)."""
+    """`text` with every control and format character escaped, except those in `kept` (`"\\n"`)."""
     if text.isprintable():
         return text
     return "".join(

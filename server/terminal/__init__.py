@@ -1,1 +1,1 @@
-"""What commands show on a terminal: lists, progress, and completed names. Doesn't depend on any command."""
+"""Output of commands on a terminal: lists, progress, and completed names. Doesn't depend on any command."""

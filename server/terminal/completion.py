@@ -1,4 +1,4 @@
-"""Names that a shell completes: of people, agents, accounts, open approvals, providers, and tools.
+"""Names that a shell can complete: of people, agents, accounts, open approvals, providers, and tools.
 
 Reads the database without opening the vault, and provider files by name; creates nothing. It prints no errors, since
 the person is typing.
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
     from server.settings import Settings
 
-Completion = list[tuple[str, str]]  # what is inserted, and what explains it
-_PLAIN: Final = re.compile(r"[\w.@+-]+")  # a shell takes it as one word; for other names the id is inserted
+Completion = list[tuple[str, str]]  # the inserted text, and its explanation
+_PLAIN: Final = re.compile(r"[\w.@+-]+")  # one word to a shell; for other names, the ID is inserted
 
 
 def _quietly(
@@ -30,14 +30,14 @@ def _quietly(
     def complete(ctx: typer.Context, incomplete: str) -> Completion:
         try:
             return list(read(ctx, incomplete))
-        except (Exception, SystemExit):  # noqa: BLE001 -- a traceback in the middle of a line that is being typed
+        except (Exception, SystemExit):  # noqa: BLE001 -- no traceback in the middle of a line that is being typed
             return []
 
     return complete
 
 
 def _place(ctx: typer.Context) -> tuple[Path | None, Path]:
-    """Settings file and data directory, as the command would take them."""
+    """The settings file and data directory that the command would use."""
     from server.settings import default_data_directory
 
     config, data = (
@@ -65,7 +65,7 @@ def _rows(ctx: typer.Context, kind: str, *, begin: str = "") -> Sequence[tuple[s
 
 
 def _choose(rows: Iterable[tuple[str, ...]], incomplete: str) -> Completion:
-    """Names, and ids of those that a shell would take for several words or as an id begins as typed."""
+    """Completions by name, or by ID if a shell would split the name or the typed text begins an ID."""
     found: Completion = []
     for name, row_id, *rest in rows:
         if _PLAIN.fullmatch(name) and name.startswith(incomplete):
@@ -83,7 +83,7 @@ def complete_users(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, s
 
 @_quietly
 def complete_clients(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
-    """Agents by name or ID, the last used first."""
+    """Agents by name or ID, most recently used first."""
     return _choose(_rows(ctx, "clients"), incomplete)
 
 
@@ -123,7 +123,7 @@ def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
 
 
 def _set_up(ctx: typer.Context) -> Mapping[str, Mapping[str, str]]:
-    """Providers that were set up in the browser, with their inputs; none where there is no vault."""
+    """Providers that were set up in the browser, with their inputs; none if there is no vault."""
     try:
         return {name: json.loads(inputs) for name, inputs in _rows(ctx, "registrations")}
     except Exception:  # noqa: BLE001 -- tools of the settings are completed without
@@ -131,7 +131,7 @@ def _set_up(ctx: typer.Context) -> Mapping[str, Mapping[str, str]]:
 
 
 def _load_tools(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpec]]:
-    """The tools that ship for the providers that are set up, and those of the settings."""
+    """The built-in tools of the providers that are set up, and the tools in the settings."""
     from providers.definitions.catalog import ProviderOverrides, load_catalog
     from server.mcp.offer.registry import load_tools
     from server.settings import load_settings

@@ -49,7 +49,7 @@ UserOption = Annotated[
 ]
 
 
-_ANYWHERE: Final = frozenset({"version", "client-config", "errors"})  # commands that keep no data
+_ANYWHERE: Final = frozenset({"version", "client-config", "errors"})  # commands that store no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Setup:
         return self.run(read())
 
     def catalog_of_settings(self) -> Catalog:
-        """The providers as the settings have them, for commands that need no more: opens no vault.
+        """The providers from the settings only, for commands that don't need the vault, which isn't opened.
 
         Raises ProviderFileRefused, SettingsRefused.
         """
@@ -105,8 +105,8 @@ class Setup:
     async def open(self, *, creates: bool = False, uses_accounts: bool = True) -> AsyncGenerator[Deployment]:
         """Open the whole vault without serving it; processes that serve it may run at the same time.
 
-        Ends the command if there is no vault, unless it `creates` one. `uses_accounts` False: unusable operator's rules
-        don't stop the command.
+        Ends the command if there is no vault, unless it `creates` one. With `uses_accounts` False, unusable rules don't
+        stop the command.
         """
         from server.app import open_deployment
         from server.policy_settings import PolicySettings
@@ -129,13 +129,13 @@ class Setup:
         """Run a command's asynchronous part."""
         try:
             import uvloop
-        except ImportError:  # Windows does not have it
+        except ImportError:  # not available on Windows
             return asyncio.run(work)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
 
     def listing(self, *, columns: Sequence[str], empty: str) -> Listing:
-        """A list to print as it arrives."""
+        """A list that is printed as its rows arrive."""
         from server.terminal.listing import Listing
 
         return Listing(columns, empty=empty, as_json=self.as_json)
@@ -170,7 +170,7 @@ class Setup:
 
 
 def missing_vault(settings: Settings, *, data: Path) -> str | None:
-    """Why no vault can be here, and the fix; None if there may be one. Looks for its files only."""
+    """Why there can't be a vault here, and the fix; None if there may be one. Looks only for its files."""
     from providers.definitions.suggestions import did_you_mean
     from vault.storage.database import sqlite_path
 
@@ -193,7 +193,7 @@ def say(text: str) -> None:
 
 
 def say_with_label(label: str, text: str) -> None:
-    """Print a line of a result; on a terminal that is too narrow, its further lines stand below the text."""
+    """Print a line of a result; on a narrow terminal, continuation lines are indented to the text."""
     if not sys.stdout.isatty():
         say(f"{label}{text}".rstrip())
         return
@@ -222,7 +222,7 @@ def complain(text: str) -> None:
 
 
 def check_host() -> None:
-    """End in words on a system whose files cannot keep a vault, such as Windows."""
+    """End with an explanation on a system that can't store a vault, such as Windows."""
     from vault.storage.host_files import is_supported
 
     if not is_supported():
@@ -234,7 +234,7 @@ def check_host() -> None:
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup, P], None]], None]:
-    """Register a function as a command that also takes --config, --data and --json, passed to it as its `Setup`.
+    """Register a function as a command that also takes --config, --data, and --json, passed to it as its `Setup`.
 
     Refusals end the command with a one-line message and exit code 1; wrong usage is typer's exit code 2.
     """
@@ -269,7 +269,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[Concatenate[Setup
 
 
 class _Command(typer.core.TyperCommand):
-    """A command whose usage errors say how to write an ID that begins with a dash."""
+    """A command whose usage errors explain how to pass an ID that begins with a dash."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base names typer's private class of it
         given = list(args)
@@ -303,8 +303,8 @@ class _refusals:  # noqa: N801 -- used as a context manager
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130)
         found = _first(error)
-        if isinstance(found, BrokenPipeError):  # `| head`: the reader has what it wanted
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush complains
+        if isinstance(found, BrokenPipeError):  # `| head`: the reader needs no more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush fails
             raise typer.Exit(1)
         words = words_of_refusal(found)
         if words is not None:
@@ -334,10 +334,10 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def check_pages(deployment: Deployment) -> None:
-    """End if a link to our pages would reach another program that holds the address."""
+    """End the command if a link to our pages would reach another program that uses the address."""
     from server.lifecycle.loopback import Holder, address_of, foreign_holder, look
 
-    if not deployment.settings.is_loopback:  # TLS proves who answers there, perhaps on another machine
+    if not deployment.settings.is_loopback:  # TLS proves which server answers, perhaps on another machine
         return
     address = address_of(deployment)
     sight = await asyncio.to_thread(look, address)

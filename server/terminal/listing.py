@@ -1,7 +1,7 @@
-"""Print a list a page at a time, so that a long one is never in memory: a JSON array, or a table.
+"""Prints a list a page at a time, so that a long one is never in memory: as a JSON array, or as a table.
 
-On a terminal a table has its width, and shows scopes and times in short. `--json`, and a table for another program,
-have everything.
+On a terminal, a table fits the width, and scopes and times are shortened. `--json`, and a table for another program,
+show everything.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 
 from server.runtime.printable import printable
 
-_GAPS: Final = (2, 1)  # blanks between columns: as many as there is room for
-_CUTS: Final = (60, 20, 14)  # characters after which a long word is cut: as many as there is room for
-_SCOPES: Final = 4  # scopes of one row
+_GAPS: Final = (2, 1)  # blanks between columns: the first that fits
+_CUTS: Final = (60, 20, 14)  # characters after which a long word is cut: the first that fits
+_SCOPES: Final = 4  # scopes in one row
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -42,13 +42,13 @@ class Listing:
             return
         if sys.stdout.isatty():
             self._print_fitted(rows)
-        else:  # programs that read the table (grep, awk) have no width: one line per row, with everything
+        else:  # for programs that read the table (grep, awk): one full line per row
             cells = [[printable(format_cell(row.get(column))) for column in self._columns] for row in rows]
             self._print_lines(cells)
         self._is_begun = True
 
     def end(self) -> None:
-        """Print what follows the last row."""
+        """Print the end of the list."""
         if self._as_json:
             self._write("\n]\n" if self._is_begun else "[]\n")
         elif not self._is_begun:
@@ -75,7 +75,7 @@ class Listing:
         self._write("".join(f"{line.rstrip()}\n" for line in lines))
 
     def _print_fitted(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """A table as wide as the terminal: text is wrapped between words, a long word ends in an ellipsis."""
+        """Print a table that fits the terminal: text wraps between words, and a long word ends in an ellipsis."""
         from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
@@ -112,7 +112,7 @@ class Listing:
         console.print(table)
 
     def _print_blocks(self, rows: Sequence[Mapping[str, object]], *, width: int) -> None:
-        """For a terminal that is too narrow for a table: each row as lines, of which nothing is cut."""
+        """Print each row as separate full lines, for a terminal that is too narrow for a table."""
         label = max(len(head) for head in self._heads) + 3
         for row in rows:
             first, *rest = self._columns
@@ -123,7 +123,7 @@ class Listing:
 
 
 def hang(label: str, text: str, *, width: int) -> str:
-    """The text after its label, with further lines indented below it. No word is broken."""
+    """The text after its label, with continuation lines indented to it. No word is broken."""
     import textwrap
 
     room = max(width - 1, len(label) + 20)
@@ -162,7 +162,7 @@ def _shorten(column: str, value: object) -> str:
 
 
 def _fit(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
-    """Column widths that fit, taken from the widest. The floors must fit."""
+    """Column widths that fit the room, by narrowing the widest. The floors must fit."""
     widths = [max(pair) for pair in zip(natural, floors, strict=True)]
     while sum(widths) > room:
         widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]

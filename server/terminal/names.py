@@ -1,4 +1,4 @@
-"""Resolves what a person typed: an ID or a name of a person, agent, account, provider, or tool.
+"""Finds what a person typed: the ID or name of a person, agent, account, provider, or tool.
 
 An ambiguous name ends the command with the candidates, an unknown one with a suggestion.
 """
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 A = TypeVar("A", "Approval", "StandingApproval")
-SHORTEST: Final = 6  # characters of an approval's ID that can stand for it
-NEAR: Final = 2000  # names that are compared with a mistyped one
+SHORTEST: Final = 6  # the shortest prefix of an approval's ID that is accepted
+NEAR: Final = 2000  # names to compare with a mistyped one
 
 
 async def user_called(reader: Reader, named: str) -> User:
@@ -37,7 +37,7 @@ async def user_called(reader: Reader, named: str) -> User:
 
 
 async def find_user(reader: Reader, named: str) -> tuple[User | None, str]:
-    """As `user_called`; None with a suggestion if there is none."""
+    """Like `user_called`, but None with a suggestion if there is none."""
     from vault import users
 
     found = await users.find_user(reader, named) or await users.get_user(reader, named)
@@ -47,13 +47,13 @@ async def find_user(reader: Reader, named: str) -> tuple[User | None, str]:
 
 
 async def client_called(reader: Reader, named: str, *, among: Iterable[str] | None = None) -> Client:
-    """The client with that ID or name; `among`: only clients with these IDs can be meant by a name."""
+    """The client with that ID or name; `among`: a name can mean only clients with these IDs."""
     found, near = await find_client(reader, named, among=among)
     return found or fail(f"no agent {named!r}.{near} See token-vault clients list")
 
 
 async def find_client(reader: Reader, named: str, *, among: Iterable[str] | None = None) -> tuple[Client | None, str]:
-    """As `client_called`; None with a suggestion if there is none. An ambiguous name ends the command."""
+    """Like `client_called`, but None with a suggestion if there is none. An ambiguous name ends the command."""
     from vault import clients
 
     exact = await clients.get_client(reader, named)
@@ -81,7 +81,7 @@ async def connection_called(deployment: Deployment, owner: User, named: str) -> 
 
 
 async def find_connection(deployment: Deployment, owner: User, named: str) -> tuple[Connection | None, str]:
-    """As `connection_called`; None with a suggestion if there is none. An ambiguous name ends the command."""
+    """Like `connection_called`, but None with a suggestion if there is none. An ambiguous name ends the command."""
     from vault import connections
 
     exact = await connections.get_connection(deployment.database, named, user_id=owner.id)
@@ -100,7 +100,7 @@ async def find_connection(deployment: Deployment, owner: User, named: str) -> tu
 
 
 async def approval_called(deployment: Deployment, owner: User, named: str) -> Approval:
-    """The open question to the owner with that ID or beginning of it, or of that tool or agent."""
+    """The owner's open approval, by its ID or the beginning of it, or by tool or agent."""
     from server.connecting import approvals as asked
     from vault.approvals import approvals
 
@@ -119,7 +119,7 @@ async def approval_called(deployment: Deployment, owner: User, named: str) -> Ap
 
 
 async def standing_called(deployment: Deployment, owner: User, named: str) -> StandingApproval:
-    """The owner's standing approval with that ID or beginning of it, or of that tool or agent."""
+    """The owner's standing approval, by its ID or the beginning of it, or by tool or agent."""
     from vault.approvals import standing_approvals
 
     live = await standing_approvals.list_live(deployment.database, deployment.keys, owner.id, now=deployment.now())
@@ -129,7 +129,7 @@ async def standing_called(deployment: Deployment, owner: User, named: str) -> St
 
 
 async def _one_of_agents(reader: Reader, asked: Sequence[A], named: str, *, what: str) -> tuple[A | None, list[str]]:
-    """The one with that ID, a beginning of it, or that tool or agent; and which tools and agents there are."""
+    """The item with that ID, beginning of an ID, tool, or agent; and the names of all tools and agents."""
     from vault import clients
 
     agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in asked}
@@ -198,7 +198,7 @@ async def user_named(reader: Reader, name: str | None) -> User:
 async def owner_here(reader: Reader) -> User | None:
     """The operator's own user: the owner of the data directory, or the only user if that is an admin.
 
-    Any other only user may be someone that a sign-in provider admitted.
+    If the only user isn't an admin, a sign-in provider may have admitted them.
     """
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
     from vault import users
@@ -209,7 +209,7 @@ async def owner_here(reader: Reader) -> User | None:
 
 
 async def user_at_browser(deployment: Deployment, name: str | None) -> User:
-    """The user whom a printed link signs in: as `user_named`; an unused vault gets its owner, as with stdio."""
+    """The user whom a printed link signs in: like `user_named`, but an unused vault gets its owner, as with stdio."""
     from server.mcp.local_owner import find_owner
     from vault import users
 

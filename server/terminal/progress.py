@@ -1,4 +1,4 @@
-"""How far a long command is: a moving line on standard error if that is a terminal, otherwise nothing."""
+"""Shows the progress of a long command: a changing line on standard error if that is a terminal, otherwise nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vault.records import Tell, tell_nobody
 
 @contextmanager
 def show_progress() -> Generator[Tell]:
-    """A line that says what is being done; callable from any thread. It is gone at the end of the block."""
+    """A line that shows the progress; callable from any thread. It is removed at the end of the block."""
     if not sys.stderr.isatty():
         yield tell_nobody
         return

@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal, asked again until the answer can be right."""
+"""Asks the person at the terminal, again until the answer can be right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.runtime.printable import printable
 
 
 def ask(question: str, *, problem_of: Callable[[str], str | None], is_secret: bool = False, default: str = "") -> str:
-    """The stripped answer, repeated until `problem_of` accepts it. Ctrl-C ends the command."""
+    """The stripped answer; asks again until `problem_of` accepts it. Ctrl-C ends the command."""
     while True:
         with _interruptible():
             given = typer.prompt(question, err=True, hide_input=is_secret, default=default or None)
@@ -26,7 +26,7 @@ def ask(question: str, *, problem_of: Callable[[str], str | None], is_secret: bo
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """asyncio takes the first Ctrl-C to cancel its task, which cannot happen while a question waits."""
+    """Let Ctrl-C end the command: asyncio would cancel its task, which can't happen while a question waits."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

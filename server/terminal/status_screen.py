@@ -1,4 +1,4 @@
-"""The state of a vault, drawn for a terminal: a line per subject, colored if it needs attention, and its processes."""
+"""Draws the state of a vault on a terminal: a line per subject, colored if it needs attention, and its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSEALED: Final = 3600  # seconds
 
 
 def draw(status: Status, url: str, *, problem: str = "") -> RenderableType:
-    """The whole screen; `problem` is why it could not be renewed."""
+    """The whole screen; `problem` is why it couldn't be refreshed."""
     at = datetime.fromtimestamp(status.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     parts: list[RenderableType] = [Text.assemble(("Token Vault ", "bold"), printable(url), "   ", (at, "dim"))]
     if problem:
@@ -39,7 +39,7 @@ def _subjects(status: Status) -> Table:
 
 
 def _lines(status: Status) -> Iterable[tuple[str, str, str]]:
-    """Subject, what is to be said, and its color."""
+    """Each line's subject, text, and color."""
     unanswered, dead = status.refreshes.get("unanswered", 0), status.refreshes.get("needs_reauth", 0)
     told = f"{status.refreshes.get('ok', 0):,} ok, {unanswered:,} unanswered, {dead:,} need their person"
     yield "Refreshes, last hour", told, _GOOD if not unanswered + dead else _LOOK
@@ -81,7 +81,7 @@ def _processes(status: Status) -> RenderableType:
 
 
 def _span(seconds: int) -> str:
-    """A time in the two largest units that say something."""
+    """A duration in its two largest useful units."""
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // part} {smaller}"

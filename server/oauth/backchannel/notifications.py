@@ -1,8 +1,8 @@
 """Notify clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or push the answer to them (§10.3).
 
-A client with ping fetches the answer, and can always poll. One that is sent the answer gets the same grant and refresh
-token at each attempt; if it takes none of them, the grant ends. Operators enter the addresses; each goes through the
-guard of `providers.outbound`.
+In ping mode, a client fetches the answer, and it can always poll. In push mode, each attempt sends the same grant and
+refresh token; if the client accepts no attempt, the grant ends. Operators enter the addresses, and `providers.outbound`
+checks each of them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def tell_clients(deployment: Deployment) -> int:
 
 
 def _tell_some(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awaitable[bool]]:
-    """Start sending a few at a time; all of them before another process would take over."""
+    """Send these notices, a few at a time, soon enough that no other process takes them over."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(notice: DueNotice) -> bool:
@@ -85,7 +85,7 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
         if is_pushed_to(client):
             body, issued = await _answer(deployment, approval, client, issued=issued)
         elif approval.status(deployment.now()) not in _ANSWERED:
-            body = None  # the client was here already, or is too late
+            body = None  # the client already polled, or the request has ended
         if body is not None:
             sent = await _send(deployment, client, approval.ping, body)
     await _settle(deployment, due, sent, issued=issued)
@@ -125,14 +125,14 @@ async def _answer(
             return _REFUSED, None
         case ApprovalState.APPROVED.value:
             return await _first_answer(deployment, approval, client)
-        case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled before it was registered again
+        case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled before its registration changed
             return None, None
         case _:
             return _EXPIRED, None
 
 
 async def _close_if_over(deployment: Deployment, approval: Approval) -> Approval:
-    """The approval; if it is over, it can no longer be answered."""
+    """The approval; one that is over can no longer be answered."""
     now = deployment.now()
     if approval.state is not ApprovalState.PENDING or now < approval.expires_at:
         return approval

@@ -1,4 +1,4 @@
-"""What happened to everyone, for administrators: the filters, files and live rows of people's own activity pages."""
+"""Everyone's activity, for administrators, with the filters, files, and live rows of people's own activity pages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vault import clients, users
 from vault.records import Client, User
 
 PAGE: Final = f"{ROOT}/activity"
-_CHOICES: Final = 10  # agents of one name to choose from
+_CHOICES: Final = 10  # agents to choose from, if several match
 _FIELD_LIMIT: Final = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What the address asks for. `problem`: why nothing is found; `choices`: agents that it may mean."""
+    """The search in the address. `problem`: why nothing is found; `choices`: agents that it may mean."""
 
     feed: Feed
     filters: ActivityFilters
@@ -42,14 +42,14 @@ async def _read(visit: AdminVisit) -> _Search:
         reader = deployment.database
         person = await users.find_user(reader, named) or await users.get_user(reader, named)
         if person is None:
-            nobody = replace(asked.feed, user_id=named)  # finds nothing, instead of what everyone did
+            nobody = replace(asked.feed, user_id=named)  # finds nothing, instead of everyone's activity
             return replace(asked, feed=nobody, problem=text("admin_activity.no_person", named=named))
         asked = replace(asked, person=person, feed=replace(asked.feed, user_id=person.id))
     return await _with_agent(visit, asked)
 
 
 async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
-    """The agent that is named, by its id or by a name that only one has."""
+    """The search with the named agent, by its ID or by a name that only one has."""
     named = asked.filters.fields["agent"].strip()
     if not named:
         return asked

@@ -1,4 +1,4 @@
-"""Agents of everyone: all clients, who uses each, cutting one off for all, and who may register."""
+"""Everyone's agents: all clients, who uses each, ending one for everyone, and who may register."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def show(visit: AdminVisit) -> Response:
 
 
 def _place(text: str) -> tuple[int, str] | None:
-    """The place in the list that an address names."""
+    """The place in the list from the address."""
     instant, _, client_id = text.partition(".")
     return (int(instant), client_id) if instant.isascii() and instant.isdigit() and len(instant) < 16 else None
 

@@ -1,4 +1,4 @@
-"""Groups: who is in them, by which source; and the tokens of directories, as `token-vault groups` and `scim`."""
+"""Groups: their members with the source of each, and directories' tokens, as in `token-vault groups` and `scim`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vault.records import ConnectionState
 
 PAGE: Final = f"{ROOT}/groups"
 SHOWN: Final = 50
-GRACE: Final = 86400  # seconds that a rotated token works on
+GRACE: Final = 86400  # seconds for which a rotated token keeps working
 
 
 async def show(visit: AdminVisit) -> Response:
@@ -64,7 +64,7 @@ async def create(visit: AdminVisit) -> Response:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One group: who is in it, and by which source."""
+    """One group: its members, with the source of each."""
     return await _group_page(visit, await _group(visit))
 
 
@@ -87,7 +87,7 @@ async def _group_page(visit: AdminVisit, group: Group, *, named: str = "", error
 
 
 async def add_member(visit: AdminVisit) -> Response:
-    """Put a person into the group, by their name."""
+    """Add a person to the group, by their name."""
     group, named = await _group(visit), visit.form.one("name")
     person = await users.find_user(visit.deployment.database, named)
     if person is None:
@@ -98,7 +98,7 @@ async def add_member(visit: AdminVisit) -> Response:
 
 
 async def remove_member(visit: AdminVisit) -> Response:
-    """Take a person out whom an admin put there."""
+    """Remove a person whom an admin added."""
     group = await _group(visit)
     person = await people.person_with_id(visit.deployment.database, visit.form.one("person")[:100])
     await groups.remove_member(visit.actor, group, person)
@@ -159,7 +159,7 @@ async def make_token(visit: AdminVisit) -> Response:
 
 
 async def end_token(visit: AdminVisit) -> Response:
-    """End a directory's token at once."""
+    """End a directory's token immediately."""
     name = visit.form.one("name")
     await provisioning.end_token(visit.actor, name)
     return await visit.go(PAGE, said=text("admin_groups.token_ended", name=name))

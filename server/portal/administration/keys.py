@@ -1,4 +1,4 @@
-"""Keys: which there are and since when, and a new one for signing, as `token-vault keys`. No key is ever shown."""
+"""Keys and their ages, and a new signing key, as in `token-vault keys`. No key is ever shown."""
 
 from __future__ import annotations
 

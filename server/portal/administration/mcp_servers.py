@@ -1,4 +1,4 @@
-"""MCP servers behind the vault: add one, review its tools, disable and remove it, as `token-vault mcp` does.
+"""MCP servers behind the vault: add one, review its tools, disable, and remove it, as `token-vault mcp` does.
 
 A review is accepted by the digest of what the page showed, so that no one accepts a change that they haven't seen.
 """
@@ -33,7 +33,7 @@ _CHOICES: Final = ("read", "write", "ask", "leave")
 
 @dataclass(frozen=True, slots=True)
 class _ServerDraft:
-    """What the form was sent with, but the secret."""
+    """The form's values, except the secret."""
 
     name: str = ""
     url: str = ""
@@ -45,7 +45,7 @@ class _ServerDraft:
 
 
 async def show(visit: AdminVisit) -> Response:
-    """All servers, and a form for another one."""
+    """All servers, and a form to add one."""
     return await _list_page(visit, _ServerDraft())
 
 
@@ -86,7 +86,7 @@ async def add(visit: AdminVisit) -> Response:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One server: its tools as it describes them, first those that wait."""
+    """One server: its tools as it describes them, those that wait for a review first."""
     deployment, server = visit.deployment, await _server(visit)
     reviewed = await asyncio.to_thread(review_of, server)
     held = [one for one in reviewed if one.state != "accepted"]
@@ -117,7 +117,7 @@ async def accept(visit: AdminVisit) -> Response:
 
 
 def _differs(tool: McpTool, chosen: dict[str, str]) -> bool:
-    """Whether the choice decides anything: of an accepted tool, only another one than before."""
+    """Whether the choice changes anything; for an accepted tool, only a different choice does."""
     if tool.is_absent:
         return False
     if tool.state == "accepted":

@@ -1,4 +1,4 @@
-"""People: find, add with a one-time link, disable, make or remove administrators, and delete; as `token-vault users`.
+"""People: find, add with a one-time link, disable, make or remove administrators, delete; as in `token-vault users`.
 
 An administrator sees how many accounts and agents a person has, not which.
 """
@@ -50,7 +50,7 @@ async def _person(visit: AdminVisit) -> User:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One person: what they may do here, and how much they have."""
+    """One person: their role, and how many accounts and agents they have."""
     person, deployment = await _person(visit), visit.deployment
     own = await clients.list_own(deployment.database, person.id, now=deployment.now())
     context: dict[str, object] = {
@@ -164,5 +164,5 @@ async def _other(visit: AdminVisit) -> User:
 
 
 def _check_changed(has_changed: bool) -> None:
-    if not has_changed:  # someone else did it, after the page was opened
+    if not has_changed:  # someone else did it after the page was opened
         raise PageRefused("person_changed", kind="conflict")

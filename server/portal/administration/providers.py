@@ -1,4 +1,4 @@
-"""Providers: which are set up, the state of each, and setting one up as `token-vault providers setup` does.
+"""Providers: which are set up, the state of each, and a form to set one up, like `token-vault providers setup`.
 
 `server.administration.registrations` stores what an administrator enters. A stored secret is never shown again.
 """
@@ -34,7 +34,7 @@ PAGE: Final = f"{ROOT}/providers"
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """What the form shows: what is stored, or what was sent and refused. Never the secret."""
+    """The form's values: those stored, or those sent and refused. Never the secret."""
 
     client_id: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -42,7 +42,7 @@ class _Draft:
 
 
 async def show(visit: AdminVisit) -> Response:
-    """All providers: those that are set up with their health, the others by search."""
+    """All providers: those that are set up, with their health, and the others by search."""
     deployment = visit.deployment
     everything = await asyncio.to_thread(deployment.catalog.all_providers)
     wanted = visit.query("find").strip()[:60]
@@ -90,7 +90,7 @@ async def _page(
         "path": path_of(provider.name),
         "guide": guide,
         "steps": [with_language(one) for one in guide.steps],
-        "warnings": [with_language(one) for one in guide.warnings if "--" not in one],  # of the command line's options
+        "warnings": [with_language(one) for one in guide.warnings if "--" not in one],  # as on the command line
         "health": await registrations.health_of(deployment, provider),
         "is_set_up": deployment.vault.upstreams[provider.name].is_configured,
         "in_settings": is_here,
@@ -141,7 +141,7 @@ async def save(visit: AdminVisit) -> Response:
 
 
 def _in_page_words(refused: ChangeRefused) -> str:
-    """Why it cannot be right, in the language of the page where it has the words."""
+    """Why the registration can't be right, in the page's language if it is translated."""
     match refused.reason:
         case "input_missing":
             return text("admin_provider.input_missing", **refused.values)
@@ -167,7 +167,7 @@ async def test(visit: AdminVisit) -> Response:
 
 
 def _in_words(one: Finding) -> dict[str, object]:
-    """A finding, with the fix that an administrator can do here where there is one."""
+    """A finding, with the fix that an administrator can make here, if there is one."""
     fix = section("admin_fix")[one.wrong] if one.wrong else translate_filled(one.fix)
     return {"verdict": one.verdict.value, "sentence": translate_filled(one.sentence), "fix": fix}
 

@@ -1,6 +1,6 @@
-"""Revocations: ended grants whose end at the provider is outstanding, with the provider's page and another try.
+"""Revocations: ended grants that aren't revoked at the provider yet, with the provider's page and another attempt.
 
-Also ended agents that may hold a provider's token that still works.
+Also ended agents that may have a provider's token that still works.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def settle(visit: AdminVisit) -> Response:
 
 
 async def download(visit: AdminVisit) -> Response:
-    """The signed receipt, as `receipts verify` takes it."""
+    """The signed receipt, in the form that `receipts verify` reads."""
     found = await receipts.get(visit.deployment.database, visit.param("id"))
     return _file(found.connection_id, found.token)
 

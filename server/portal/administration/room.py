@@ -1,8 +1,8 @@
-"""The guard of all administration pages: an administrator, live; a recent sign-in for what changes something.
+"""The guard of all administration pages: the person must be an administrator now, and changes need a recent sign-in.
 
-The role is read with the session of each request. `server.administration` makes the changes: it reads it once more,
-and records each with the administrator's name. Where `sign_in.passkey_for` names administration, a change also needs a
-passkey.
+The role is read with the session of each request. `server.administration` makes the changes: it reads the role again,
+and records each change with the administrator's name. If `sign_in.passkey_for` includes administration, a change also
+needs a passkey.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AdminVisit:
         return str(self.own.visit.request.path_params[name])
 
     async def page(self, template: str, context: dict[str, object], *, status: int = 200) -> Response:
-        """Render a page of the room: its tabs, what was just done, and whether changes need a new sign-in."""
+        """Render an administration page: its tabs, what was just done, and whether changes need a new sign-in."""
         values: dict[str, object] = {
             "done": await self._notice(),
             "to_change": self._way_to_change() if self.user.role.administers else {},
@@ -80,7 +80,7 @@ class AdminVisit:
         return self.own.page(f"administration/{template}", values, status=status)
 
     def _way_to_change(self) -> dict[str, str]:
-        """What the person must do before they can change something, and where; empty when nothing."""
+        """What the person must do before they can change something, and where; empty if nothing."""
         back = self._with_query()
         if step_up.lacks_proof(self.deployment, self.own.session, "administration"):
             needed = step_up.StepUpRequired("", needs="passkey")
@@ -93,7 +93,7 @@ class AdminVisit:
 
     @property
     def actor(self) -> Actor:
-        """Who changes something."""
+        """The administrator who makes the change."""
         return Actor(self.deployment, self.user, "administration")
 
     async def go(
@@ -103,7 +103,7 @@ class AdminVisit:
 
         `secret_kind`: `link` for a person, `token` for a directory, or `webhook_secret`.
 
-        Kept sealed in a ticket: neither is in the address.
+        All of this is sealed in a ticket, so the address contains none of it.
         """
         if not said:
             return pages.go(path)
@@ -146,12 +146,12 @@ def admin_route(
     is_presence: bool = True,
     is_form: bool = False,
 ) -> Route:
-    """A page for administrators and, to read, auditors.
+    """A page for administrators, which auditors can read.
 
-    A change after a long time leads to signing in again, and then to the page.
+    A change long after the sign-in first leads to signing in again, and then back to the page.
 
-    `back` is that page, relative to a path without one of its own. `is_presence`: as in `own_route`.
-    `is_form`: the page has nothing but the form of a change.
+    `back` is that page, as a relative path, for a path without a page of its own. `is_presence`: as in `own_route`.
+    `is_form`: the page has only the form for a change.
     """
     return own_route(
         deployment,

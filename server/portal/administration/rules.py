@@ -1,6 +1,6 @@
-"""The rules for everyone here: the policies in effect with their settings, and the tools and tool sets.
+"""The rules for everyone in this vault: the policies in effect with their settings, and the tools and tool sets.
 
-Read only: the settings decide, and a change there takes a restart.
+Read-only: the settings decide, and a change there takes a restart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECONDS: Final = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One rule: in a sentence, and the setting that makes it."""
+    """One rule as a sentence, and the setting that makes it."""
 
     sentence: str
     setting: str
@@ -33,7 +33,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class OfferedTool:
-    """A tool with what it needs, in words."""
+    """A tool with its requirements, in words."""
 
     spec: ToolSpec
     title: str

@@ -27,7 +27,7 @@ async def show_overview(visit: AdminVisit) -> Response:
 
 
 async def show_settings(visit: AdminVisit) -> Response:
-    """The changed settings, or all effective ones, and where they come from; none can be changed here."""
+    """The changed settings, or all settings in effect, and where they come from; none can be changed here."""
     sections = effective_settings(visit.deployment.settings, os.environ)
     only_set = visit.query("show") != "all"
     if only_set:

@@ -1,4 +1,4 @@
-"""Webhooks: which events arrived last and which failed, as `token-vault webhooks`."""
+"""Webhooks: the last events and those that failed, as in `token-vault webhooks`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN: Final = 50  # failed events
 
 
 async def show(visit: AdminVisit) -> Response:
-    """All endpoints, and a form for another one, without secrets."""
+    """All endpoints without secrets, and a form to add one."""
     return await _list_page(visit)
 
 
@@ -43,7 +43,7 @@ def path_of(endpoint: EventEndpoint) -> str:
 
 
 def host_of(endpoint: EventEndpoint) -> str:
-    """The part of its address that isn't secret."""
+    """The part of the endpoint's address that isn't secret."""
     return urlsplit(endpoint.url).netloc
 
 
@@ -78,7 +78,7 @@ async def show_one(visit: AdminVisit) -> Response:
 
 
 def failure_words(failure: str) -> str:
-    """Why an endpoint didn't accept something."""
+    """Why an endpoint didn't accept an event."""
     if failure.isdecimal():
         return text("admin_webhooks.answered", status=failure)
     return section("webhook_failure").get(failure, failure)
