@@ -112,7 +112,7 @@ async def approval_called(deployment: Deployment, owner: User, named: str) -> Ap
         over = await asked.load(deployment, named, user=owner)
     except asked.ApproveRefused as refused:
         if refused.kind == "forbidden":
-            fail(f"this request is for another person, who answers it at {deployment.url('/approvals')}")
+            fail(f"this request is for another person, who can answer it at {deployment.url('/approvals')}")
         near = did_you_mean(named, words)
         return fail(f"no open request {named!r}.{near} See token-vault approvals list")
     return fail(f"this request is {over.status(deployment.now())}. If you still want it, have the agent try again")

@@ -25,7 +25,7 @@ def draw(status: Status, url: str, *, problem: str = "") -> RenderableType:
     at = datetime.fromtimestamp(status.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     parts: list[RenderableType] = [Text.assemble(("Token Vault ", "bold"), printable(url), "   ", (at, "dim"))]
     if problem:
-        parts.append(Text(f"Not renewed since: {printable(problem)}", style=_BAD))
+        parts.append(Text(f"Not refreshed since: {printable(problem)}", style=_BAD))
     return Group(*parts, Text(), _subjects(status), Text(), _processes(status))
 
 
@@ -41,7 +41,7 @@ def _subjects(status: Status) -> Table:
 def _lines(status: Status) -> Iterable[tuple[str, str, str]]:
     """Each line's subject, text, and color."""
     unanswered, dead = status.refreshes.get("unanswered", 0), status.refreshes.get("needs_reauth", 0)
-    told = f"{status.refreshes.get('ok', 0):,} ok, {unanswered:,} unanswered, {dead:,} need their person"
+    told = f"{status.refreshes.get('ok', 0):,} ok, {unanswered:,} unanswered, {dead:,} need a reconnect"
     yield "Refreshes, last hour", told, _GOOD if not unanswered + dead else _LOOK
     told = "; ".join(f"{provider}: {_in_words(hosts)}" for provider, hosts in sorted(status.breakers.items()))
     yield "Breakers", (told and f"open: {told}") or "closed", _BAD if told else _GOOD
