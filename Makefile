@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, which would each compile everything anew
+unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, and each would compile everything again
 
 .PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks mutate refusals attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, which would
 help:
 	@echo "make demo         the whole flow against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
-	@echo "make demo-enterprise  a company's person signs in once; their agent reads at seven services, no consent page"
+	@echo "make demo-enterprise  an employee signs in once; their agent reads from seven services without a consent page"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
 	@echo "make long         the tests that are too long for make test (3 minutes)"
 	@echo "make keyservices  the master key, and secrets, in OpenBao; the key in AWS KMS emulated by moto, in SoftHSM, and in stand-ins for Google's and Azure's services; checkpoints in an S3 bucket, and AWS through the proxy, both emulated by moto (apt-get install softhsm2; a minute)"
@@ -21,10 +21,10 @@ help:
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make screenshots  every page full of data, desktop and phone, the main ones also dark, into docs/screenshots (a minute; needs Chromium)"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
-	@echo "make curve        a call with 1,000, 100,000 and 1,000,000 connections in the vault (about 15 minutes, 3 GB in /tmp)"
+	@echo "make curve        the cost of a call with 1,000, 100,000 and 1,000,000 connections in the vault (about 15 minutes, 3 GB in /tmp)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
-	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
+	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; lists the Debian packages it needs)"
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
 	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 20 --within server/proxy --tests tests/proxy\")"
@@ -32,13 +32,13 @@ help:
 	@echo "make attack       about 3,400 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... runs against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
-	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
+	@echo "make first-hour   follows the guides word for word, timed, from git clone to a posted message, against simulated services; then tries every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
 	@echo "make audit        known weaknesses of the packages in all lock files (pip-audit; asks PyPI)"
 	@echo "make release      all files of a release into dist/, each installed into an empty place and tried there (10 minutes; TRY=\"--only pipx\" tries one)"
 	@echo "make version      V=1.2.0 writes the version everywhere; with DATE=2026-12-01 it is released in the changelog"
-	@echo "make docs         the documentation site into dist/site; fails at a broken link"
-	@echo "make recordings   the terminal pictures of the documentation, from real runs"
+	@echo "make docs         the documentation site into dist/site; fails on a broken link"
+	@echo "make recordings   the terminal images of the documentation, from real runs"
 	@echo "make chart        the Helm chart rendered and checked against the schemas of Kubernetes"
 	@echo "make lock         rewrite the hashed lock files"
 	@echo "make clean        remove .venv and all generated files"
