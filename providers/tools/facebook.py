@@ -135,9 +135,7 @@ async def facebook_pages(
     ),
 )
 async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:
-    """Publish a post on a Facebook Page in the Page's name, for everyone to see. Not undone by calling again: a
-    repeated call posts again.
-    """
+    """Publish a post on a Facebook Page in the Page's name, for everyone to see. A repeated call posts again."""
     page = await api.get("main", "/{}", segments=[arguments.page], params={"fields": "access_token"})
     token = text_at(page, "access_token")
     if token is None:

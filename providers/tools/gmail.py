@@ -302,6 +302,6 @@ async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     presentation=_mail_presentation("send the mail {subject}", done="{agent} sent a mail as {account}"),
 )
 async def gmail_send(api: UpstreamAPI, arguments: WriteInput) -> SendOutput:
-    """Send a mail in the person's name. Not undone by calling again: a repeated call sends it again."""
+    """Send a mail in the person's name. A repeated call sends it again."""
     answer = await api.post("gmail", f"{_ME}/messages/send", body=_message_body(arguments))
     return SendOutput(id=as_id(text_at(answer, "id"), limit=64), thread_id=as_id(text_at(answer, "threadId"), limit=64))

@@ -155,9 +155,7 @@ async def slack_post(
     text: Annotated[str, Field(min_length=1, max_length=4000, description="The message, in Slack mrkdwn")],
     thread_ts: Annotated[MessageId | None, Field(description="`ts` of a message, to reply in its thread")] = None,
 ) -> PostOutput:
-    """Post a message to a Slack channel under the person's own name. Not undone by calling again: a repeated call posts
-    again.
-    """
+    """Post a message to a Slack channel under the person's own name. A repeated call posts again."""
     body: dict[str, object] = {"channel": channel if channel[0] in "#CDG" else f"#{channel}", "text": text}
     if thread_ts is not None:
         body["thread_ts"] = thread_ts
