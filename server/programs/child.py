@@ -49,7 +49,7 @@ def find_program(name: str) -> str | None:
 
 
 def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
-    """On Linux, have the kernel end the program if this process is killed; util-linux's `setpriv` starts faster."""
+    """On Linux, have the kernel end the program if this process is killed; `setpriv` of util-linux is faster."""
     if sys.platform != "linux":
         return command
     if (setter := shutil.which("setpriv")) is not None:
