@@ -9,19 +9,19 @@ from token_vault_client.admin_base import AdminBase
 
 
 class AcceptedImport(TypedDict):
-    """How many tools agents are offered from now on."""
+    """How many tools are offered to agents from now on."""
 
     accepted: int
 
 
 class AcceptedMcpTools(TypedDict):
-    """The tools that agents are offered from now on."""
+    """The tools that are offered to agents from now on."""
 
     accepted: list[str]
 
 
 class AccessRequestRecord(TypedDict):
-    """What a person asked for, and what became of it."""
+    """A request for access, and its outcome."""
 
     id: str
     status: Literal["pending", "allowed", "denied", "ended"]
@@ -54,7 +54,7 @@ class AccessRequests(TypedDict):
 
 
 class AddedEndpoint(TypedDict):
-    """A new endpoint, with the secret that its events are signed with, this once."""
+    """A new endpoint, with the secret that signs its events. The secret is shown only here."""
 
     endpoint: EndpointRecord
     secret: str
@@ -74,7 +74,7 @@ class AgentChange(TypedDict):
 
 
 class AgentReceiptRecord(TypedDict):
-    """A receipt: what became of one account that an ended agent could use, and that stayed connected."""
+    """A receipt: the result for one account that an ended agent could use, and that stayed connected."""
 
     id: str
     agent_id: str
@@ -182,14 +182,14 @@ class Apis(TypedDict):
 
 
 class AppliedRecord(TypedDict):
-    """What was changed, or would be."""
+    """The changes that were made, or would be."""
 
     applied: bool
     changes: list[ChangeRecord]
 
 
 class ApprovalRecord(TypedDict):
-    """What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only."""
+    """A call or a client's own request that waits for its person's answer. Only that person sees its arguments."""
 
     id: str
     client_id: str
@@ -231,7 +231,7 @@ class AskingRegistration(TypedDict):
 
 
 class CallerRecord(TypedDict):
-    """Who calls."""
+    """The caller."""
 
     person: PersonRecord
     client_id: str
@@ -239,7 +239,7 @@ class CallerRecord(TypedDict):
 
 
 class ChangeRecord(TypedDict):
-    """One thing that is made, changed or removed."""
+    """One thing that is created, changed, or removed."""
 
     change: Literal["create", "update", "remove"]
     kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
@@ -439,7 +439,7 @@ class DifferenceRecord(TypedDict):
 
 
 class DirectoryTokenRecord(TypedDict):
-    """A token of a directory, without its secret."""
+    """A directory's token, without its secret."""
 
     name: str
     created_at: str
@@ -449,13 +449,13 @@ class DirectoryTokenRecord(TypedDict):
 
 
 class DirectoryTokens(TypedDict):
-    """Tokens of directories."""
+    """Directories' tokens."""
 
     items: list[DirectoryTokenRecord]
 
 
 class DisconnectedAccounts(TypedDict):
-    """How many accounts were disconnected. GET /receipts has what became of each."""
+    """How many accounts were disconnected. GET /receipts has the result for each."""
 
     accounts: int
 
@@ -498,7 +498,7 @@ class EnteredCredential(TypedDict):
 
 
 class EventRecord(TypedDict):
-    """What someone did."""
+    """An event of the activity."""
 
     sequence: int
     at: str
@@ -529,7 +529,7 @@ class FailedEventRecord(TypedDict):
 
 
 class FailedEvents(TypedDict):
-    """What failed within 7 days, at most 500 events of each endpoint."""
+    """Events that failed within 7 days, at most 500 for each endpoint."""
 
     items: list[FailedEventRecord]
 
@@ -551,7 +551,7 @@ class FindingRecord(TypedDict):
 
 
 class GivenConnection(TypedDict):
-    """The account as it is now the group's."""
+    """The account, which now belongs to the group."""
 
     id: str
 
@@ -569,7 +569,7 @@ class GroupConnectionRecord(TypedDict):
 
 
 class GroupConnectionRule(TypedDict):
-    """What members' agents can do with the account. What is left out is off."""
+    """What members' agents can do with the account. Omitted fields are off."""
 
     reads_only: NotRequired[bool]
     asks_writes: NotRequired[bool]
@@ -617,14 +617,14 @@ class IdentityRecord(TypedDict):
 
 
 class ImportDecisions(TypedDict):
-    """What is decided about the tools as they were reviewed. Others get the `choice` that the review shows."""
+    """Decisions about the reviewed tools. The others get the `choice` that the review shows."""
 
     digest: str
     tools: NotRequired[dict[str, Literal["accept", "ask", "leave"]]]
 
 
 class ImportReview(TypedDict):
-    """What waits, or else what was decided about, and the digest by which it is decided about."""
+    """The waiting import, or else the current one, and the digest to decide about it with."""
 
     digest: str
     import_digest: str
@@ -679,7 +679,7 @@ class MadeDirectoryToken(TypedDict):
 
 
 class McpDecisions(TypedDict):
-    """What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged."""
+    """Decisions about the reviewed tools. Tools that aren't named stay unchanged."""
 
     digest: str
     tools: dict[str, Literal["read", "write", "ask", "leave"]]
@@ -687,7 +687,7 @@ class McpDecisions(TypedDict):
 
 
 class McpReview(TypedDict):
-    """A server's tools, and the digest by which they are accepted."""
+    """A server's tools, and the digest to accept them with."""
 
     digest: str
     tools: list[McpToolRecord]
@@ -752,7 +752,7 @@ class NewAnswer(TypedDict):
 
 
 class NewDirectoryToken(TypedDict):
-    """A token to make, or to rotate."""
+    """A token to create or rotate."""
 
     name: str
     days: NotRequired[int | None]
@@ -767,7 +767,7 @@ class NewEndpoint(TypedDict):
 
 
 class NewGroup(TypedDict):
-    """A group to make."""
+    """A group to create."""
 
     name: str
 
@@ -878,7 +878,7 @@ class Permissions(TypedDict):
 
 
 class PersonChange(TypedDict):
-    """What changes; a member that is missing stays."""
+    """What to change. A missing member stays unchanged."""
 
     admin: NotRequired[bool | None]
     role: NotRequired[Literal["owner", "administrator", "auditor", "member"] | None]
@@ -886,7 +886,7 @@ class PersonChange(TypedDict):
 
 
 class PersonDetails(TypedDict):
-    """A person, how much they have, and who they are elsewhere."""
+    """A person, the number of their accounts and agents, and their external identities."""
 
     id: str
     name: str
@@ -945,7 +945,7 @@ class ProviderDetails(TypedDict):
 
 
 class ProviderHealth(TypedDict):
-    """How a provider does here."""
+    """The state of a provider here."""
 
     state: str
     good: bool
@@ -986,7 +986,7 @@ class ProviderRegistration(TypedDict):
 
 
 class ProviderTest(TypedDict):
-    """What the provider says of our registration; null if it didn't answer in time."""
+    """What the provider says about our registration; null if it didn't answer in time."""
 
     findings: list[FindingRecord] | None
 
@@ -998,7 +998,7 @@ class Providers(TypedDict):
 
 
 class ReceiptRecord(TypedDict):
-    """A receipt: what became of one ended grant."""
+    """A receipt: the result of one ended grant."""
 
     connection_id: str
     person_id: str
@@ -1054,7 +1054,7 @@ class ResentEvents(TypedDict):
 
 
 class RetriedRecord(TypedDict):
-    """How another attempt went."""
+    """The result of another attempt."""
 
     outcome: str
 
@@ -1085,7 +1085,7 @@ class RotatedKey(TypedDict):
 
 
 class RotatedSecret(TypedDict):
-    """A new secret, this once."""
+    """A new secret, shown only here."""
 
     endpoint: EndpointRecord
     secret: str
@@ -1187,7 +1187,7 @@ class Tools(TypedDict):
 
 
 class VaultHealth(TypedDict):
-    """How the vault does."""
+    """The state of the vault."""
 
     good: bool
     version: str
@@ -1228,11 +1228,11 @@ class AdminClient(AdminBase):
     """Every operation of the Admin API."""
 
     def get_caller(self) -> CallerRecord:
-        """Show who calls, and with which scopes."""
+        """Show the caller and the token's scopes."""
         return self._call("GET", "/admin/v1/me")
 
     def get_health(self) -> VaultHealth:
-        """Show which processes serve this vault, what fails in them, and cheap checks of `doctor`."""
+        """Show which processes serve this vault, what fails in them, and the quick checks of `doctor`."""
         return self._call("GET", "/admin/v1/health")
 
     def list_keys(self) -> KeysRecord:
@@ -1270,7 +1270,7 @@ class AdminClient(AdminBase):
         self._call("DELETE", f"/admin/v1/people/{quote(person_id, safe='')}")
 
     def make_sign_in_link(self, person_id: str) -> SignInLink:
-        """Make a one-time link with which a person signs in anew."""
+        """Create a one-time link with which a person can sign in again."""
         return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/sign-in-links")
 
     def link_identity(self, person_id: str, body: NewIdentity) -> IdentityRecord:
@@ -1302,11 +1302,11 @@ class AdminClient(AdminBase):
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}")
 
     def add_group_member(self, group_id: str, person_id: str) -> None:
-        """Put a person into a group; one who is there already stays."""
+        """Add a person to a group. Adding a member again changes nothing."""
         self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
 
     def remove_group_member(self, group_id: str, person_id: str) -> None:
-        """Take a person whom an admin added out of a group."""
+        """Remove a person from a group to which an admin added them."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
 
     def list_group_connections(self, group_id: str) -> GroupConnections:
@@ -1314,13 +1314,13 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/groups/{quote(group_id, safe='')}/connections")
 
     def give_connection(self, group_id: str, body: NewGroupConnection) -> GivenConnection:
-        """Give an account of the caller's own to a group: it is the group's from now on."""
+        """Give one of the caller's own accounts to a group. From then on, it belongs to the group."""
         return self._call("POST", f"/admin/v1/groups/{quote(group_id, safe='')}/connections", body={**body})
 
     def change_group_connection(
         self, group_id: str, connection_id: str, body: GroupConnectionRule
     ) -> GroupConnectionRecord:
-        """Replace the rule of a group's account, from members' agents' next call on. What is left out is off."""
+        """Replace the rule of a group's account. It applies to the next calls. Omitted fields are off."""
         return self._call(
             "PUT",
             f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}",
@@ -1336,11 +1336,11 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/directory-tokens")
 
     def make_directory_token(self, body: NewDirectoryToken) -> MadeDirectoryToken:
-        """Make a directory's token, or rotate the one of this name."""
+        """Create a token for a directory, or rotate the one with this name."""
         return self._call("POST", "/admin/v1/directory-tokens", body={**body})
 
     def end_directory_token(self, token_name: str) -> None:
-        """End a directory's token at once; people and groups stay."""
+        """End a directory's token immediately. People and groups stay."""
         self._call("DELETE", f"/admin/v1/directory-tokens/{quote(token_name, safe='')}")
 
     def list_connections(self, person_id: str) -> ConnectionList:
@@ -1348,7 +1348,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
 
     def enter_credential(self, person_id: str, body: EnteredCredential) -> ConnectionRecord:
-        """Connect an account by a credential, such as an API key, which no agent may use before its person allows it."""
+        """Connect an account with a credential, such as an API key. Agents can use it once its person allows them to."""
         return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/connections", body={**body})
 
     def disconnect(self, person_id: str, connection_id: str) -> DisconnectedRecord:
@@ -1362,7 +1362,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/permissions")
 
     def ask_more(self, person_id: str, connection_id: str, client_id: str, body: AskMore) -> PermissionRecord:
-        """Require the person's approval for further uses each time. Only the person can remove such a requirement."""
+        """Require the person's approval each time for more uses. Only the person can remove such a requirement."""
         return self._call(
             "POST",
             f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}/ask",
@@ -1377,11 +1377,11 @@ class AdminClient(AdminBase):
         )
 
     def list_company_permissions(self, person_id: str) -> CompanyPermissions:
-        """List what companies let a person's agents do, ended ones too."""
+        """List what companies let a person's agents do, including permissions that have ended."""
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions")
 
     def resume_company_permission(self, person_id: str, company: str, client_id: str) -> CompanyPermissionRecord:
-        """Resume a company's permission for an agent that was ended."""
+        """Resume a company's permission for an agent after it ended."""
         return self._call(
             "POST",
             f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}/resume",
@@ -1411,7 +1411,7 @@ class AdminClient(AdminBase):
     def list_access_requests(
         self, *, status: Literal["pending", "allowed", "denied", "ended"] | None = None
     ) -> AccessRequests:
-        """List requests for what only others can give."""
+        """List requests for access that only others can give."""
         return self._call("GET", "/admin/v1/access-requests", query={"status": status})
 
     def get_access_request(self, request_id: str) -> AccessRequestRecord:
@@ -1431,11 +1431,11 @@ class AdminClient(AdminBase):
         self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
 
     def remove_group_manager(self, group_id: str, person_id: str) -> None:
-        """Let a person no longer answer access requests about a group."""
+        """Stop letting a person answer access requests about a group."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
 
     def list_outstanding(self) -> OutstandingRevocations:
-        """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
+        """List ended grants that aren't known to be over at their providers, at most 200 of each kind."""
         return self._call("GET", "/admin/v1/revocations")
 
     def list_receipts(self, *, limit: int | None = None, cursor: str | None = None) -> ReceiptsPage:
@@ -1508,7 +1508,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/apis/{quote(resource, safe='')}")
 
     def save_api(self, resource: str, body: ApiDefinition) -> ApiRecord:
-        """Register an API, or change one. `clients` replaces those that are this API."""
+        """Register an API, or change one. `clients` replaces the list of the API's clients."""
         return self._call("PUT", f"/admin/v1/apis/{quote(resource, safe='')}", body={**body})
 
     def remove_api(self, resource: str) -> None:
@@ -1516,7 +1516,7 @@ class AdminClient(AdminBase):
         self._call("DELETE", f"/admin/v1/apis/{quote(resource, safe='')}")
 
     def list_providers(self, *, find: str | None = None, set_up: bool | None = None) -> Providers:
-        """List providers, and how those that are set up do."""
+        """List providers, and the state of those that are set up."""
         return self._call("GET", "/admin/v1/providers", query={"find": find, "set_up": set_up})
 
     def get_provider(self, provider: str) -> ProviderDetails:
@@ -1526,7 +1526,7 @@ class AdminClient(AdminBase):
     def save_registration(
         self, provider: str, body: ProviderRegistration, *, if_match: str | None = None
     ) -> ProviderDetails:
-        """Set a provider up, or change its registration. It counts in every process within seconds."""
+        """Set up a provider, or change its registration. Every process uses it within seconds."""
         return self._call(
             "PUT",
             f"/admin/v1/providers/{quote(provider, safe='')}/registration",
@@ -1565,7 +1565,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/review")
 
     def decide_mcp_tools(self, provider: str, body: McpDecisions) -> AcceptedMcpTools:
-        """Decide about tools as they were reviewed: accept them, as what, or leave them out."""
+        """Decide about the reviewed tools: accept them with an effect, or leave them out."""
         return self._call("POST", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/decisions", body={**body})
 
     def change_mcp_server(self, provider: str, body: McpServerChange) -> McpServerRecord:
@@ -1585,7 +1585,7 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/imported-apis")
 
     def import_api(self, body: NewImport) -> ImportedApiRecord:
-        """Import a description of an API. Nothing of it can be called until its tools are accepted."""
+        """Import a description of an API. None of its tools can be called until you accept them."""
         return self._call("POST", "/admin/v1/imported-apis", body={**body})
 
     def review_imported_api(self, provider: str) -> ImportReview:
@@ -1593,11 +1593,11 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/imported-apis/{quote(provider, safe='')}/review")
 
     def decide_imported_tools(self, provider: str, body: ImportDecisions) -> AcceptedImport:
-        """Turn on the tools of what waits as they were reviewed, or change earlier decisions."""
+        """Turn on the tools of the waiting import as reviewed, or change earlier decisions."""
         return self._call("POST", f"/admin/v1/imported-apis/{quote(provider, safe='')}/decisions", body={**body})
 
     def discard_import(self, provider: str, *, digest: str | None = None) -> None:
-        """Forget what waits. What was accepted before stays on."""
+        """Discard the waiting import. Tools accepted before stay on."""
         self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}/waiting", query={"digest": digest})
 
     def remove_imported_api(self, provider: str) -> None:

@@ -1,17 +1,17 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
 import { AdminBase } from "./admin-base.js";
 
-/** How many tools agents are offered from now on. */
+/** How many tools are offered to agents from now on. */
 export interface AcceptedImport {
   accepted: number;
 }
 
-/** The tools that agents are offered from now on. */
+/** The tools that are offered to agents from now on. */
 export interface AcceptedMcpTools {
   accepted: Array<string>;
 }
 
-/** What a person asked for, and what became of it. */
+/** A request for access, and its outcome. */
 export interface AccessRequestRecord {
   id: string;
   status: "pending" | "allowed" | "denied" | "ended";
@@ -42,7 +42,7 @@ export interface AccessRequests {
   items: Array<AccessRequestRecord>;
 }
 
-/** A new endpoint, with the secret that its events are signed with, this once. */
+/** A new endpoint, with the secret that signs its events. The secret is shown only here. */
 export interface AddedEndpoint {
   endpoint: EndpointRecord;
   secret: string;
@@ -59,7 +59,7 @@ export interface AgentChange {
   release: Record<string, "proxy" | "narrowed" | "full">;
 }
 
-/** A receipt: what became of one account that an ended agent could use, and that stayed connected. */
+/** A receipt: the result for one account that an ended agent could use, and that stayed connected. */
 export interface AgentReceiptRecord {
   id: string;
   agent_id: string;
@@ -157,13 +157,13 @@ export interface Apis {
   items: Array<ApiRecord>;
 }
 
-/** What was changed, or would be. */
+/** The changes that were made, or would be. */
 export interface AppliedRecord {
   applied: boolean;
   changes: Array<ChangeRecord>;
 }
 
-/** What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only. */
+/** A call or a client's own request that waits for its person's answer. Only that person sees its arguments. */
 export interface ApprovalRecord {
   id: string;
   client_id: string;
@@ -201,14 +201,14 @@ export interface AskingRegistration {
   user_code?: boolean;
 }
 
-/** Who calls. */
+/** The caller. */
 export interface CallerRecord {
   person: PersonRecord;
   client_id: string;
   scopes: Array<string>;
 }
 
-/** One thing that is made, changed or removed. */
+/** One thing that is created, changed, or removed. */
 export interface ChangeRecord {
   change: "create" | "update" | "remove";
   kind: "person" | "group" | "agent" | "api" | "provider" | "mcp_server" | "imported_api";
@@ -387,7 +387,7 @@ export interface DifferenceRecord {
   after: unknown;
 }
 
-/** A token of a directory, without its secret. */
+/** A directory's token, without its secret. */
 export interface DirectoryTokenRecord {
   name: string;
   created_at: string;
@@ -396,12 +396,12 @@ export interface DirectoryTokenRecord {
   previous_until: string | null;
 }
 
-/** Tokens of directories. */
+/** Directories' tokens. */
 export interface DirectoryTokens {
   items: Array<DirectoryTokenRecord>;
 }
 
-/** How many accounts were disconnected. GET /receipts has what became of each. */
+/** How many accounts were disconnected. GET /receipts has the result for each. */
 export interface DisconnectedAccounts {
   accounts: number;
 }
@@ -439,7 +439,7 @@ export interface EnteredCredential {
   replaces?: string;
 }
 
-/** What someone did. */
+/** An event of the activity. */
 export interface EventRecord {
   sequence: number;
   at: string;
@@ -467,7 +467,7 @@ export interface FailedEventRecord {
   created_at: string;
 }
 
-/** What failed within 7 days, at most 500 events of each endpoint. */
+/** Events that failed within 7 days, at most 500 for each endpoint. */
 export interface FailedEvents {
   items: Array<FailedEventRecord>;
 }
@@ -486,7 +486,7 @@ export interface FindingRecord {
   fix: string;
 }
 
-/** The account as it is now the group's. */
+/** The account, which now belongs to the group. */
 export interface GivenConnection {
   id: string;
 }
@@ -502,7 +502,7 @@ export interface GroupConnectionRecord {
   given_by: string;
 }
 
-/** What members' agents can do with the account. What is left out is off. */
+/** What members' agents can do with the account. Omitted fields are off. */
 export interface GroupConnectionRule {
   reads_only?: boolean;
   asks_writes?: boolean;
@@ -544,13 +544,13 @@ export interface IdentityRecord {
   subject: string;
 }
 
-/** What is decided about the tools as they were reviewed. Others get the `choice` that the review shows. */
+/** Decisions about the reviewed tools. The others get the `choice` that the review shows. */
 export interface ImportDecisions {
   digest: string;
   tools?: Record<string, "accept" | "ask" | "leave">;
 }
 
-/** What waits, or else what was decided about, and the digest by which it is decided about. */
+/** The waiting import, or else the current one, and the digest to decide about it with. */
 export interface ImportReview {
   digest: string;
   import_digest: string;
@@ -599,14 +599,14 @@ export interface MadeDirectoryToken {
   token: string;
 }
 
-/** What is decided about the tools as they were reviewed. Tools that aren't named stay unchanged. */
+/** Decisions about the reviewed tools. Tools that aren't named stay unchanged. */
 export interface McpDecisions {
   digest: string;
   tools: Record<string, "read" | "write" | "ask" | "leave">;
   forget_absent?: boolean;
 }
 
-/** A server's tools, and the digest by which they are accepted. */
+/** A server's tools, and the digest to accept them with. */
 export interface McpReview {
   digest: string;
   tools: Array<McpToolRecord>;
@@ -664,7 +664,7 @@ export interface NewAnswer {
   words?: string;
 }
 
-/** A token to make, or to rotate. */
+/** A token to create or rotate. */
 export interface NewDirectoryToken {
   name: string;
   days?: number | null;
@@ -677,7 +677,7 @@ export interface NewEndpoint {
   events?: Array<string>;
 }
 
-/** A group to make. */
+/** A group to create. */
 export interface NewGroup {
   name: string;
 }
@@ -775,14 +775,14 @@ export interface Permissions {
   items: Array<PermissionRecord>;
 }
 
-/** What changes; a member that is missing stays. */
+/** What to change. A missing member stays unchanged. */
 export interface PersonChange {
   admin?: boolean | null;
   role?: "owner" | "administrator" | "auditor" | "member" | null;
   disabled?: boolean | null;
 }
 
-/** A person, how much they have, and who they are elsewhere. */
+/** A person, the number of their accounts and agents, and their external identities. */
 export interface PersonDetails {
   id: string;
   name: string;
@@ -837,7 +837,7 @@ export interface ProviderDetails {
   revision: string;
 }
 
-/** How a provider does here. */
+/** The state of a provider here. */
 export interface ProviderHealth {
   state: string;
   good: boolean;
@@ -874,7 +874,7 @@ export interface ProviderRegistration {
   testing?: boolean;
 }
 
-/** What the provider says of our registration; null if it didn't answer in time. */
+/** What the provider says about our registration; null if it didn't answer in time. */
 export interface ProviderTest {
   findings: Array<FindingRecord> | null;
 }
@@ -884,7 +884,7 @@ export interface Providers {
   items: Array<ProviderRecord>;
 }
 
-/** A receipt: what became of one ended grant. */
+/** A receipt: the result of one ended grant. */
 export interface ReceiptRecord {
   connection_id: string;
   person_id: string;
@@ -934,7 +934,7 @@ export interface ResentEvents {
   events: number;
 }
 
-/** How another attempt went. */
+/** The result of another attempt. */
 export interface RetriedRecord {
   outcome: string;
 }
@@ -961,7 +961,7 @@ export interface RotatedKey {
   signs_from: string;
 }
 
-/** A new secret, this once. */
+/** A new secret, shown only here. */
 export interface RotatedSecret {
   endpoint: EndpointRecord;
   secret: string;
@@ -1050,7 +1050,7 @@ export interface Tools {
   items: Array<ToolRecord>;
 }
 
-/** How the vault does. */
+/** The state of the vault. */
 export interface VaultHealth {
   good: boolean;
   version: string;
@@ -1085,12 +1085,12 @@ export interface WorkerRegistration {
 
 /** Every operation of the Admin API. */
 export class AdminClient extends AdminBase {
-  /** Show who calls, and with which scopes. */
+  /** Show the caller and the token's scopes. */
   async getCaller(): Promise<CallerRecord> {
     return this.call("GET", `/admin/v1/me`) as Promise<CallerRecord>;
   }
 
-  /** Show which processes serve this vault, what fails in them, and cheap checks of `doctor`. */
+  /** Show which processes serve this vault, what fails in them, and the quick checks of `doctor`. */
   async getHealth(): Promise<VaultHealth> {
     return this.call("GET", `/admin/v1/health`) as Promise<VaultHealth>;
   }
@@ -1135,7 +1135,7 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}`);
   }
 
-  /** Make a one-time link with which a person signs in anew. */
+  /** Create a one-time link with which a person can sign in again. */
   async makeSignInLink(personId: string): Promise<SignInLink> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/sign-in-links`) as Promise<SignInLink>;
   }
@@ -1175,12 +1175,12 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}`);
   }
 
-  /** Put a person into a group; one who is there already stays. */
+  /** Add a person to a group. Adding a member again changes nothing. */
   async addGroupMember(groupId: string, personId: string): Promise<void> {
     await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
   }
 
-  /** Take a person whom an admin added out of a group. */
+  /** Remove a person from a group to which an admin added them. */
   async removeGroupMember(groupId: string, personId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
   }
@@ -1190,12 +1190,12 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`) as Promise<GroupConnections>;
   }
 
-  /** Give an account of the caller's own to a group: it is the group's from now on. */
+  /** Give one of the caller's own accounts to a group. From then on, it belongs to the group. */
   async giveConnection(groupId: string, body: NewGroupConnection): Promise<GivenConnection> {
     return this.call("POST", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`, { body }) as Promise<GivenConnection>;
   }
 
-  /** Replace the rule of a group's account, from members' agents' next call on. What is left out is off. */
+  /** Replace the rule of a group's account. It applies to the next calls. Omitted fields are off. */
   async changeGroupConnection(groupId: string, connectionId: string, body: GroupConnectionRule): Promise<GroupConnectionRecord> {
     return this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`, { body }) as Promise<GroupConnectionRecord>;
   }
@@ -1210,12 +1210,12 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/directory-tokens`) as Promise<DirectoryTokens>;
   }
 
-  /** Make a directory's token, or rotate the one of this name. */
+  /** Create a token for a directory, or rotate the one with this name. */
   async makeDirectoryToken(body: NewDirectoryToken): Promise<MadeDirectoryToken> {
     return this.call("POST", `/admin/v1/directory-tokens`, { body }) as Promise<MadeDirectoryToken>;
   }
 
-  /** End a directory's token at once; people and groups stay. */
+  /** End a directory's token immediately. People and groups stay. */
   async endDirectoryToken(tokenName: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/directory-tokens/${encodeURIComponent(tokenName)}`);
   }
@@ -1225,7 +1225,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
   }
 
-  /** Connect an account by a credential, such as an API key, which no agent may use before its person allows it. */
+  /** Connect an account with a credential, such as an API key. Agents can use it once its person allows them to. */
   async enterCredential(personId: string, body: EnteredCredential): Promise<ConnectionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections`, { body }) as Promise<ConnectionRecord>;
   }
@@ -1240,7 +1240,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/permissions`) as Promise<Permissions>;
   }
 
-  /** Require the person's approval for further uses each time. Only the person can remove such a requirement. */
+  /** Require the person's approval each time for more uses. Only the person can remove such a requirement. */
   async askMore(personId: string, connectionId: string, clientId: string, body: AskMore): Promise<PermissionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}/ask`, { body }) as Promise<PermissionRecord>;
   }
@@ -1250,12 +1250,12 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}`);
   }
 
-  /** List what companies let a person's agents do, ended ones too. */
+  /** List what companies let a person's agents do, including permissions that have ended. */
   async listCompanyPermissions(personId: string): Promise<CompanyPermissions> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions`) as Promise<CompanyPermissions>;
   }
 
-  /** Resume a company's permission for an agent that was ended. */
+  /** Resume a company's permission for an agent after it ended. */
   async resumeCompanyPermission(personId: string, company: string, clientId: string): Promise<CompanyPermissionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}/resume`) as Promise<CompanyPermissionRecord>;
   }
@@ -1280,7 +1280,7 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
   }
 
-  /** List requests for what only others can give. */
+  /** List requests for access that only others can give. */
   async listAccessRequests(query: { status?: "pending" | "allowed" | "denied" | "ended" } = {}): Promise<AccessRequests> {
     return this.call("GET", `/admin/v1/access-requests`, { query }) as Promise<AccessRequests>;
   }
@@ -1305,12 +1305,12 @@ export class AdminClient extends AdminBase {
     await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
   }
 
-  /** Let a person no longer answer access requests about a group. */
+  /** Stop letting a person answer access requests about a group. */
   async removeGroupManager(groupId: string, personId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
   }
 
-  /** List ended grants that aren't known to be over at their providers, at most 200 of each sort. */
+  /** List ended grants that aren't known to be over at their providers, at most 200 of each kind. */
   async listOutstanding(): Promise<OutstandingRevocations> {
     return this.call("GET", `/admin/v1/revocations`) as Promise<OutstandingRevocations>;
   }
@@ -1385,7 +1385,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/apis/${encodeURIComponent(resource)}`) as Promise<ApiRecord>;
   }
 
-  /** Register an API, or change one. `clients` replaces those that are this API. */
+  /** Register an API, or change one. `clients` replaces the list of the API's clients. */
   async saveApi(resource: string, body: ApiDefinition): Promise<ApiRecord> {
     return this.call("PUT", `/admin/v1/apis/${encodeURIComponent(resource)}`, { body }) as Promise<ApiRecord>;
   }
@@ -1395,7 +1395,7 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/apis/${encodeURIComponent(resource)}`);
   }
 
-  /** List providers, and how those that are set up do. */
+  /** List providers, and the state of those that are set up. */
   async listProviders(query: { find?: string; set_up?: boolean } = {}): Promise<Providers> {
     return this.call("GET", `/admin/v1/providers`, { query }) as Promise<Providers>;
   }
@@ -1405,7 +1405,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/providers/${encodeURIComponent(provider)}`) as Promise<ProviderDetails>;
   }
 
-  /** Set a provider up, or change its registration. It counts in every process within seconds. */
+  /** Set up a provider, or change its registration. Every process uses it within seconds. */
   async saveRegistration(provider: string, body: ProviderRegistration, headers: { "If-Match"?: string } = {}): Promise<ProviderDetails> {
     return this.call("PUT", `/admin/v1/providers/${encodeURIComponent(provider)}/registration`, { body, headers }) as Promise<ProviderDetails>;
   }
@@ -1445,7 +1445,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/review`) as Promise<McpReview>;
   }
 
-  /** Decide about tools as they were reviewed: accept them, as what, or leave them out. */
+  /** Decide about the reviewed tools: accept them with an effect, or leave them out. */
   async decideMcpTools(provider: string, body: McpDecisions): Promise<AcceptedMcpTools> {
     return this.call("POST", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedMcpTools>;
   }
@@ -1470,7 +1470,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/imported-apis`) as Promise<ImportedApis>;
   }
 
-  /** Import a description of an API. Nothing of it can be called until its tools are accepted. */
+  /** Import a description of an API. None of its tools can be called until you accept them. */
   async importApi(body: NewImport): Promise<ImportedApiRecord> {
     return this.call("POST", `/admin/v1/imported-apis`, { body }) as Promise<ImportedApiRecord>;
   }
@@ -1480,12 +1480,12 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/review`) as Promise<ImportReview>;
   }
 
-  /** Turn on the tools of what waits as they were reviewed, or change earlier decisions. */
+  /** Turn on the tools of the waiting import as reviewed, or change earlier decisions. */
   async decideImportedTools(provider: string, body: ImportDecisions): Promise<AcceptedImport> {
     return this.call("POST", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedImport>;
   }
 
-  /** Forget what waits. What was accepted before stays on. */
+  /** Discard the waiting import. Tools accepted before stay on. */
   async discardImport(provider: string, query: { digest?: string } = {}): Promise<void> {
     await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/waiting`, { query });
   }
