@@ -90,7 +90,7 @@ async def _page(
         "path": path_of(provider.name),
         "guide": guide,
         "steps": [with_language(one) for one in guide.steps],
-        "warnings": [with_language(one) for one in guide.warnings if "--" not in one],  # as on the command line
+        "warnings": [with_language(one) for one in guide.warnings if "--" not in one],  # not about command-line options
         "health": await registrations.health_of(deployment, provider),
         "is_set_up": deployment.vault.upstreams[provider.name].is_configured,
         "in_settings": is_here,
