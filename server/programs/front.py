@@ -107,7 +107,7 @@ class Front:
         return f"http://{USER}:{self._password}@127.0.0.1:{port}"
 
     def mask_password(self, written: bytes) -> bytes:
-        """What the program wrote, without the password: as it is, and as the program sends it."""
+        """What the program wrote, with the password masked, both in plain text and in its encoded form."""
         for secret in self._shown:  # a pattern of both would take two hundred times as long
             written = written.replace(secret, b"***")
         return written
