@@ -554,11 +554,21 @@ def _first(content: Mapping[str, object] | None, paths: Sequence[str]) -> str | 
     return next((found for path in paths if (found := text_at(content, path)) is not None), None)
 
 
+def is_form(headers: Mapping[str, str]) -> bool:
+    """Whether a body with these headers is a form; the type's case and parameters don't matter (RFC 9110 §8.3.1)."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM
+
+
 def _encode_body(body: Mapping[str, object], headers: Mapping[str, str]) -> bytes:
-    """JSON, or a form (without objects) if the headers say so."""
-    if headers.get("content-type") != _FORM:
+    """JSON, or a form if the headers say so. RuleRefused for a value that a form can't hold."""
+    if not is_form(headers):
         return _JSON.encode(body).encode()
-    return urlencode({name: _as_text(value) for name, value in body.items() if isinstance(value, str | int)}).encode()
+    fields: dict[str, str] = {}
+    for name, value in body.items():
+        if not isinstance(value, str | int):
+            raise RuleRefused(f"A form can't hold the value of {name}.", advice=_UNSENT)
+        fields[name] = _as_text(value)
+    return urlencode(fields).encode()
 
 
 def _as_text(value: Value) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, create_model
 
-from providers.api.api import UpstreamAPI, UpstreamRefused
+from providers.api.api import UpstreamAPI, UpstreamRefused, is_form
 from providers.api.rules import Payload, changes_method, expand, of_path, unknown
 from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
@@ -139,6 +139,29 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
             raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
+    _check_body(declared, where)
+
+
+def _check_body(declared: Tool, where: str) -> None:
+    """Refuse a content type that bodies aren't sent as, and values that a form would lose."""
+    headers = declared.request.headers
+    if "content-type" not in headers or declared.request.method not in _WITH_BODY:
+        return
+    if not is_form(headers):
+        if "json" not in headers["content-type"].partition(";")[0].lower():
+            raise ToolFileRefused(f"{where}: a body is sent as JSON or as a form, not as {headers['content-type']}")
+        return
+    sent = {
+        name: argument for name, argument in declared.arguments.items() if _place(declared, name, argument) == "body"
+    }
+    for name in (*declared.request.body, *(argument.name or name for name, argument in sent.items())):
+        if "." in name:
+            raise ToolFileRefused(f"{where}: a form can't send {name}, a member of an object")
+    for name, argument in sent.items():
+        if argument.template is None and argument.type == "number":
+            raise ToolFileRefused(f"{where}: a form can't send the number {name}: make it an integer or a text")
+        if argument.template is None and argument.type == "texts" and argument.separator is None:
+            raise ToolFileRefused(f"{where}: a form can't send the list {name}: give it a `separator`")
 
 
 def _fields(provider: Provider) -> Mapping[str, CredentialField]:

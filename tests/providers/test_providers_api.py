@@ -438,6 +438,33 @@ async def test_parameters_stay_parameters(bench: Bench) -> None:
     assert sent.query == {"q": "a&timeMin=1#x", "limit": "5", "all": "true"}
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-www-form-urlencoded",
+        "application/x-www-form-urlencoded;charset=utf-8",
+        "Application/X-WWW-Form-URLEncoded",
+    ],
+)
+async def test_a_form_is_sent_whole_or_not_at_all(bench: Bench, kind: str) -> None:
+    provider = provider_at("stripe-connect", bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=frozenset({"read_write"}), now=0)
+
+    async def refund(**more: object) -> object:
+        body: dict[str, object] = {"charge": "ch_1", **more}
+        return await api.send("POST", "main", "/refunds", body=body, headers={"content-type": kind}, is_write=True)
+
+    lost: tuple[object, ...] = (10.5, {"value": 5}, ["5"], None)
+    for value in lost:
+        with pytest.raises(RuleRefused, match="can't hold the value of amount") as caught:
+            await refund(amount=value)
+        assert "Nothing was sent." in caught.value.description
+    assert bench.server.arrivals == []
+    await refund(amount=5)
+    (sent,) = bench.server.arrivals
+    assert (sent.form, sent.headers["content-type"]) == ({"charge": "ch_1", "amount": "5"}, kind)
+
+
 async def test_a_token_that_dies_between_two_writes_is_renewed_for_the_second_alone(bench: Bench) -> None:
     """A provider that kills the old token on refresh does so while a tool works; finished work isn't repeated."""
     renewals = 0

@@ -12,6 +12,7 @@ from mcp_types import CallToolResult
 from typer.testing import CliRunner
 
 from providers.definitions.catalog import load_catalog
+from providers.outbound.json_values import is_object
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
@@ -106,7 +107,7 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
     assert announce.scopes == {"chat:write"}
     assert (announce.read_only, announce.destructive, announce.idempotent) == (False, False, False)
     properties = announce.input_schema["properties"]
-    assert isinstance(properties, dict)
+    assert is_object(properties)
     assert set(properties) == {"account", "channel", "words"}
     assert announce.input.model_json_schema()["properties"]["words"]["maxLength"] == 200
     assert announce.input_schema["required"] == ["channel", "words"]
@@ -208,6 +209,73 @@ fields = { sha = { path = "sha" } }
     assert spec.input.model_validate({}).model_dump()["ref"] == "HEAD"
     with pytest.raises(ToolFileRefused, match="or default"):
         load_tool_file(tmp_path, branch.replace('default = "HEAD"', ""))
+
+
+REFUND = """
+provider = "stripe-connect"
+
+[[tool]]
+name = "refund"
+title = "Refund"
+description = "Refund a part of a charge."
+scopes = ["read_write"]
+effect = "delete"
+
+[tool.request]
+api = "main"
+method = "POST"
+path = "/refunds"
+headers = { content-type = "application/x-www-form-urlencoded" }
+body = { reason = "duplicate" }
+
+[tool.arguments.amount]
+type = "integer"
+description = "In cents"
+
+[tool.result]
+line = "Done."
+"""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-www-form-urlencoded",
+        "Application/X-WWW-Form-URLEncoded",
+        "application/x-www-form-urlencoded;charset=utf-8",
+    ],
+)
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('type = "integer"', 'type = "number"', "can't send the number amount"),
+        ('type = "integer"', 'type = "texts"', "can't send the list amount"),
+        ('type = "integer"', 'as = "amount.value"', "can't send amount.value, a member"),
+        ("reason =", '"reason.code" =', "can't send reason.code, a member"),
+    ],
+)
+def test_a_form_has_only_values_that_it_can_send(tmp_path: Path, kind: str, old: str, new: str, says: str) -> None:
+    form = REFUND.replace("application/x-www-form-urlencoded", kind)
+    assert load_tool_file(tmp_path, form)
+    with pytest.raises(ToolFileRefused, match=re.escape(says)):
+        load_tool_file(tmp_path, form.replace(old, new, 1))
+    json_body = REFUND.replace("application/x-www-form-urlencoded", "application/json")
+    assert load_tool_file(tmp_path, json_body.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("new", ['type = "texts"\nseparator = ","', 'type = "number"\ntemplate = "{} EUR"'])
+def test_a_form_takes_what_becomes_a_text(tmp_path: Path, new: str) -> None:
+    assert load_tool_file(tmp_path, REFUND.replace('type = "integer"', new, 1))
+
+
+def test_a_body_is_json_or_a_form(tmp_path: Path) -> None:
+    for kind, is_taken in (("multipart/form-data", False), ("text/plain;x=json", False), ("application/v1+json", True)):
+        content = REFUND.replace("application/x-www-form-urlencoded", kind)
+        if is_taken:
+            assert load_tool_file(tmp_path, content)
+            continue
+        with pytest.raises(ToolFileRefused, match="JSON or as a form"):
+            load_tool_file(tmp_path, content)
 
 
 @pytest.mark.parametrize(("header", "is_taken"), [("git-protocol", True), ("x-github-api-version", False)])
