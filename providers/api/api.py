@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -49,7 +49,8 @@ PARTLY_DONE: Final = (
 _UNSENT: Final = "Nothing was sent."
 _WORTH_REPEATING: Final = 3.0  # seconds that must be left to repeat a call
 OpenProgram = Callable[[], "AbstractAsyncContextManager[ClientSession]"]
-Value = str | int | bool
+Scalar = str | int | bool
+Value = Scalar | Sequence[str]  # a query parameter; a list repeats its name
 _FORM: Final = "application/x-www-form-urlencoded"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Form = Literal["object", "any", "text"]  # the required form of an answer: a JSON object, any JSON or nothing, text
@@ -387,7 +388,7 @@ class UpstreamAPI:
                 raise RuleRefused(f"No request rule of {title} covers all of {names} for {path}.", advice=_UNSENT)
             raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}.", advice=_UNSENT)
         base, end = self._provider.apis[call.api].rstrip("/"), "/" * self._provider.trailing_slash
-        query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
+        query = urlencode(list(_pairs(params))) if params else ""
         accept = "*/*" if form == "text" else "application/json"
         headers = {**more, "Accept": accept, **self._provider.headers}
         if body is not None and "content-type" not in more:
@@ -571,7 +572,15 @@ def _encode_body(body: Mapping[str, object], headers: Mapping[str, str]) -> byte
     return urlencode(fields).encode()
 
 
-def _as_text(value: Value) -> str:
+def _pairs(params: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    for name, value in params.items():
+        if isinstance(value, str | int):
+            yield name, _as_text(value)
+        else:
+            yield from ((name, one) for one in value)
+
+
+def _as_text(value: Scalar) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

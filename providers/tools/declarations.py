@@ -45,7 +45,8 @@ class Argument(_Part):
     It goes into the path if its name is there in braces, otherwise into the query of a read and the body of a write,
     under `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the
     provider's `proxied.headers`, a `choice` a field of its credential with several values. `template` puts it into a
-    longer text, in place of `{}`, after escaping each character of `escape` with a backslash.
+    longer text, in place of `{}`, after escaping each character of `escape` with a backslash. A list without a
+    `separator` repeats its parameter in the query, and is a list in the body.
     """
 
     type: Literal["text", "integer", "number", "boolean", "time", "date", "texts"] = "text"
@@ -76,6 +77,9 @@ class Argument(_Part):
             raise ValueError("an argument with a default isn't required: set required = false")
         if self.choices and self.type != "text":
             raise ValueError("choices work with text only")
+        is_list = self.type == "texts" and self.separator is None
+        if is_list and (self.template is not None or self.escape or self.place in {"header", "choice"}):
+            raise ValueError("give the list a separator, which makes it a text")
         return self
 
 

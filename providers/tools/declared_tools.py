@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, create_model
 
-from providers.api.api import UpstreamAPI, UpstreamRefused, is_form
+from providers.api.api import UpstreamAPI, UpstreamRefused, Value, is_form
 from providers.api.rules import Payload, changes_method, expand, of_path, unknown
 from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
@@ -160,7 +160,7 @@ def _check_body(declared: Tool, where: str) -> None:
     for name, argument in sent.items():
         if argument.template is None and argument.type == "number":
             raise ToolFileRefused(f"{where}: a form can't send the number {name}: make it an integer or a text")
-        if argument.template is None and argument.type == "texts" and argument.separator is None:
+        if argument.type == "texts" and argument.separator is None:
             raise ToolFileRefused(f"{where}: a form can't send the list {name}: give it a `separator`")
 
 
@@ -249,7 +249,7 @@ class _FilledRequest:
     """The parts of one call."""
 
     segments: tuple[str, ...]
-    query: Mapping[str, str | int | bool]
+    query: Mapping[str, Value]
     body: Mapping[str, object]
     headers: Mapping[str, str] = field(repr=False)
     choice: Mapping[str, str]  # choices from the account's values
@@ -351,7 +351,7 @@ class _Runner:
     def _fill_request(self, arguments: BaseModel) -> _FilledRequest:
         request = self._tool.request
         segments: dict[str, str] = {}
-        query: dict[str, str | int | bool] = dict(request.query)
+        query: dict[str, Value] = dict(request.query)
         body: dict[str, object] = {}
         headers, choice = dict(request.headers), dict[str, str]()
         for name, value in request.body.items():
@@ -370,6 +370,8 @@ class _Runner:
                 headers[argument.name or name] = str(wire)
             elif place == "choice":
                 choice[argument.name or name] = str(wire)
+            elif is_array(wire):
+                query[argument.name or name] = [str(one) for one in wire]
             else:
                 query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
         return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body, headers, choice)

@@ -50,6 +50,7 @@ _LARGEST_BOUND: Final = 2**53  # beyond this, some JSON parsers lose integers' p
 _DEEPEST: Final = 6  # levels of nested objects in an answer
 _RULE_PATH: Final = re.compile(r"(/([A-Za-z0-9._~:@-]|\{\})+)+")
 _NEVER: Final = "(?!)"  # a pattern that no value matches, not even an absent one
+_SEPARATORS: Final[Mapping[str, str]] = {"form": ",", "spaceDelimited": " ", "pipeDelimited": "|"}
 _KINDS: Final[Mapping[str, str]] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 Table = dict[str, object]
 
@@ -289,8 +290,11 @@ def _arguments(
     """Name -> place and declaration; and the optional ones that are left out. Raises LeftOut."""
     found: dict[str, tuple[str, Table]] = {}
     skipped: list[str] = []
+    styles = {text_of(one.get("name")): one for one in operation.parameters if one.get("in") == "query"}
     for place, sent, schema, required, words in _inputs(document, operation):
         about = None if CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
+        if place == "query" and about is not None and about.get("type") == "texts":
+            about = _with_style(about, styles[sent])
         if argument_name(sent, taken={}) == "cursor" or (place == "path" and not _fits_path(about)):
             about = None  # paging needs the path of the next cursor in the answer, which documents don't have
         if place not in {"path", "query", "body"} or about is None or len(found) == ARGUMENTS:
@@ -377,6 +381,19 @@ def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
         if value == int(value) and (kind != "string" or value >= 0):
             made[key] = int(value)
     return made
+
+
+def _with_style(about: Table, parameter: Schema) -> Table | None:
+    """A list in the query, in the style of its parameter: repeated, or joined to one text; None if unknown."""
+    style = text_of(parameter.get("style")) or "form"
+    if style not in _SEPARATORS:
+        return None
+    explode = parameter.get("explode")
+    return (
+        about
+        if explode is True or (explode is None and style == "form")
+        else {**about, "separator": _SEPARATORS[style]}
+    )
 
 
 def argument_name(sent: str, *, taken: Mapping[str, object]) -> str:

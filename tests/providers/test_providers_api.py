@@ -438,6 +438,16 @@ async def test_parameters_stay_parameters(bench: Bench) -> None:
     assert sent.query == {"q": "a&timeMin=1#x", "limit": "5", "all": "true"}
 
 
+async def test_a_list_of_values_does_not_pass_for_one_that_a_rule_allows(bench: Bench) -> None:
+    api = bench.slack("channels:read")
+    for values in (["public_channel", "im"], ["public_channel"]):
+        with pytest.raises(RuleRefused):
+            await api.get("web", "/conversations.list", params={"types": values})
+    assert bench.server.arrivals == []
+    await api.get("web", "/conversations.list", params={"types": "public_channel", "team_id": ["T1", "T2"]})
+    assert len(bench.server.arrivals) == 1
+
+
 @pytest.mark.parametrize(
     "kind",
     [

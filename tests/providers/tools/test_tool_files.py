@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from mcp_types import CallToolResult
@@ -25,6 +26,7 @@ from server.mcp.offer.tool_list import size_of
 from server.settings import SettingsRefused, load_settings
 from tests.generating.documentation import DOCS, section
 from tests.support.rooms.mcp_room import Agent, Room, connect_agent, room, text_of
+from tests.support.tool_bench import Bench
 
 POST = """
 provider = "slack"
@@ -276,6 +278,36 @@ def test_a_body_is_json_or_a_form(tmp_path: Path) -> None:
             continue
         with pytest.raises(ToolFileRefused, match="JSON or as a form"):
             load_tool_file(tmp_path, content)
+
+
+async def test_a_list_in_the_query_repeats_its_name_or_is_joined(tmp_path: Path, bench: Bench) -> None:
+    async def ignore(done: int, total: int | None, message: str) -> None:
+        pass
+
+    kinds = '[tool.arguments.teams]\ntype = "texts"\ndescription = "Teams"\nas = "team_id"\n'
+    for more, sent in (("", ["T1", "T2"]), ('separator = ","\n', ["T1,T2"])):
+        bench.server.arrivals.clear()
+        (spec,) = load_tool_file(
+            tmp_path, LIST.replace("[tool.arguments.cursor]", f"{kinds}{more}\n[tool.arguments.cursor]")
+        )
+        arguments = spec.input.model_validate({"teams": ["T1", "T2"]})
+        await spec.call(bench.api(spec), arguments, ignore)
+        (arrival,) = bench.server.arrivals
+        assert parse_qs(urlsplit(arrival.target).query)["team_id"] == sent
+
+
+@pytest.mark.parametrize("place", ['template = "<{}>"', 'escape = "_"', 'place = "header"', 'place = "choice"'])
+def test_a_list_that_must_become_a_text_has_a_separator(tmp_path: Path, place: str) -> None:
+    alone = POST.replace('as = "text"', f'as = "text"\ntype = "texts"\n{place}').replace(
+        'template = "Announcement: {}"', ""
+    )
+    with pytest.raises(ToolFileRefused, match="give the list a separator"):
+        load_tool_file(tmp_path, alone)
+    joined = alone.replace('type = "texts"', 'type = "texts"\nseparator = ","')
+    try:
+        assert load_tool_file(tmp_path, joined)
+    except ToolFileRefused as refused:  # Slack takes neither
+        assert "takes no header" in str(refused) or "several values" in str(refused)
 
 
 @pytest.mark.parametrize(("header", "is_taken"), [("git-protocol", True), ("x-github-api-version", False)])
