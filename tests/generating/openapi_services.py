@@ -247,7 +247,7 @@ SERVICES: Final[Mapping[str, Service]] = {
     "zoom": Service(
         "github.com/zoom/api",
         file="openapi.v2.json",
-        given=_READ_WRITE,
+        given=((r"(PATCH|DELETE) /users/[{][}]", "users"), *_READ_WRITE),  # not a meeting: no scope here allows it
         paths=r"/(users/[{][}](/(meetings|recordings|webinars))?|meetings/[{][}](/(recordings|registrants))?|past_meetings/.*)",
         # Answers contain host links of the user in the path, and passcodes. zoom.toml has the person's own.
         telling=frozenset({"POST /users/{}/meetings", "POST /users/{}/webinars", *_ZOOM_RECORDINGS}),
