@@ -56,9 +56,10 @@ def test_a_comment_on_reddit_answers_no_private_message(below: str | None, *, is
 def test_a_query_of_power_bi_shows_what_the_person_may_see(beside: Mapping[str, str], *, is_allowed: bool) -> None:
     scope = "https://analysis.windows.net/powerbi/api/Dataset.Read.All"
     body = {"queries": [{"query": "EVALUATE Sales"}], **beside}
-    call = Call("main", "POST", "/myorg/groups/1/datasets/2/executeQueries", {}, Payload(frozenset(), body))
-    token = frozenset({scope, f"{scope.removesuffix('Read.All')}ReadWrite.All"})
-    assert allows(load_catalog().provider("power-bi"), call, frozenset({scope}), granted=token) is is_allowed
+    call = Call("main", "POST", "/myorg/groups/1/datasets/2/executeQueries", body, Payload(frozenset(), body))
+    wider = frozenset({scope, f"{scope.removesuffix('Read.All')}ReadWrite.All"})
+    for token in (wider, frozenset({scope})):
+        assert allows(load_catalog().provider("power-bi"), call, frozenset({scope}), granted=token) is is_allowed
 
 
 def graphql_call(tool: str) -> Call:
@@ -93,6 +94,13 @@ def test_a_call_needs_the_scope_that_the_service_names(name: str, call: Call, le
     assert not allows(provider, call, frozenset({other}))
 
 
+# What the vault asks for by default, and a token that can do more than its caller.
+DOCUSIGN_GRANTS = (
+    (frozenset({"signature", "extended"}), frozenset({"signature", "extended"})),
+    (frozenset({"signature"}), frozenset({"signature", "openid"})),
+)
+
+
 @pytest.mark.parametrize(
     ("body", "is_allowed"),
     [
@@ -100,12 +108,39 @@ def test_a_call_needs_the_scope_that_the_service_names(name: str, call: Call, le
         ({"status": "sent"}, False),  # would send a draft of the person's
         ({"purgeState": "documents_and_metadata_queued"}, False),
         ({"status": "voided", "purgeState": "documents_queued"}, False),
+        ({"status": "voided", "purgeState": "documents_and_metadata_queued"}, False),
+        ({"status": "voided", "recipients": {"signers": [{"email": "eve@example.com"}]}}, False),
+        ({"status": "voided", "emailSettings": {"replyEmailAddressOverride": "eve@example.com"}}, False),
     ],
 )
-def test_an_envelope_of_docusign_is_voided_and_never_purged(body: Mapping[str, str], *, is_allowed: bool) -> None:
+def test_an_envelope_of_docusign_is_voided_and_never_purged(body: Mapping[str, object], *, is_allowed: bool) -> None:
     call = Call("main", "PUT", "/v2.1/accounts/1/envelopes/2", body, Payload(frozenset(), body))
-    token = frozenset({"signature", "openid"})
-    assert allows(load_catalog().provider("docusign"), call, frozenset({"signature"}), granted=token) is is_allowed
+    provider = load_catalog().provider("docusign")
+    for scopes, token in DOCUSIGN_GRANTS:
+        assert allows(provider, call, scopes, granted=token) is is_allowed
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"documents": [{"documentId": "1", "documentBase64": "eA=="}]},
+        {"compositeTemplates": [{"serverTemplates": []}]},
+        {"recipients": {"signers": [{"email": "eve@example.com"}]}},
+        {"emailSettings": {"bccEmailAddresses": [{"email": "eve@example.com"}]}},
+        {"eventNotification": {"url": "https://eve.example"}},
+        {"eventNotifications": [{"url": "https://eve.example"}]},
+        {"attachments": [{"data": "eA=="}]},
+        {"envelopeAttachments": [{"attachmentId": "1"}]},
+        {"purgeState": "documents_queued"},
+    ],
+)
+def test_an_envelope_of_docusign_is_a_template_for_those_who_sign(more: Mapping[str, object]) -> None:
+    provider = load_catalog().provider("docusign")
+    plain = {"status": "sent", "templateId": "7", "templateRoles": [{"email": "a@example.com", "roleName": "signer"}]}
+    for scopes, token in DOCUSIGN_GRANTS:
+        for body, is_allowed in ((plain, True), ({**plain, **more}, False)):
+            call = Call("main", "POST", "/v2.1/accounts/1/envelopes", body, Payload(frozenset(), body))
+            assert allows(provider, call, scopes, granted=token) is is_allowed
 
 
 def test_a_record_of_quickbooks_is_created_and_never_deleted_by_the_same_path() -> None:
@@ -114,7 +149,8 @@ def test_a_record_of_quickbooks_is_created_and_never_deleted_by_the_same_path() 
     scope = frozenset({"com.intuit.quickbooks.accounting"})
     for query, is_allowed in (({}, True), ({"operation": "delete"}, False), ({"include": "void"}, False)):
         call = Call("main", "POST", path, {**query, **body}, Payload(frozenset(query), body))
-        assert allows(provider, call, scope, granted=provider.all_scopes) is is_allowed
+        for token in (provider.all_scopes, scope):
+            assert allows(provider, call, scope, granted=token) is is_allowed
     assert changes_method(provider, "operation")
     assert not changes_method(provider, "query")
 
