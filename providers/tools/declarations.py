@@ -29,6 +29,7 @@ SentName = Annotated[
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=60)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
 Scalar = str | int | bool
+_DIGITS: Final = re.compile(r"\^\[0-9\]\{1,[0-9]{1,2}\}\$")  # a pattern of digits alone
 
 
 class ToolFileRefused(Exception):
@@ -62,8 +63,8 @@ class Argument(_Part):
     template: str | None = None
     escape: str = ""  # special characters of the provider's text format
     separator: str | None = None  # joins a list into one text
-    # format of a time; utc: without an offset; zulu: UTC in milliseconds, with Z
-    send: Literal["rfc3339", "utc", "zulu", "seconds", "milliseconds"] = "rfc3339"
+    # format of a time; utc: without an offset; zulu: UTC in milliseconds, with Z; integer: a text of digits as a number
+    send: Literal["rfc3339", "utc", "zulu", "seconds", "milliseconds", "integer"] = "rfc3339"
     graphemes: int | None = Field(default=None, ge=1)  # maximum in a text, counting what people see as one character
     bytes: int | None = Field(default=None, ge=1)  # maximum number in a text, in UTF-8
 
@@ -77,6 +78,8 @@ class Argument(_Part):
             raise ValueError("an argument with a default isn't required: set required = false")
         if self.choices and self.type != "text":
             raise ValueError("choices work with text only")
+        if self.send == "integer" and (self.type != "text" or _DIGITS.fullmatch(self.pattern or "") is None):
+            raise ValueError('send = "integer" needs a text with a pattern such as ^[0-9]{1,16}$')
         is_list = self.type == "texts" and self.separator is None
         if is_list and (self.template is not None or self.escape or self.place in {"header", "choice"}):
             raise ValueError("give the list a separator, which makes it a text")
@@ -116,6 +119,7 @@ class Result(_Part):
     expect: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
     otherwise: Text | None = Field(default=None, alias="else")
     next: Path_ | None = None  # path of the value to pass as `cursor` for the next page
+    more: Path_ | None = None  # about `next`: false or absent after the last page, if the service still sends a cursor
     line: Text  # a readable line per item, or for the whole answer; `{name}` is replaced by a value
 
 
@@ -176,6 +180,10 @@ class Tool(_Part):
             raise ValueError("a tool that reads returns something: name result.fields")
         if (self.result.next is not None) != ("cursor" in self.arguments):
             raise ValueError("paging needs both result.next and an argument `cursor`")
+        if self.result.more is not None and self.result.next is None:
+            raise ValueError("result.more says whether result.next is used: name both")
+        if "cursor" in self.arguments and self.arguments["cursor"].type != "text":
+            raise ValueError("`next_cursor` is a text, so `cursor` must be one")
         known = set(self.result.fields)
         for name in re.findall(r"\{([^{}]*)\}", self.result.line):
             if name not in known:

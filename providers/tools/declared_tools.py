@@ -313,7 +313,8 @@ class _Runner:
         if not is_array(at(answer, result.items)) and answer and not (result.omits_empty or is_null):
             raise self._refusal_of_shape(api)
         found, is_cut = self._list_items(answer)
-        cursor = None if result.next is None else text_at(answer, result.next)
+        has_more = result.more is None or at(answer, result.more) not in (None, False)
+        cursor = text_at(answer, result.next) if result.next is not None and has_more else None
         cursor = None if cursor is None else cursor[:2000]
         return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
 
@@ -412,6 +413,8 @@ def _wire(value: object, argument: Argument) -> object:
         made = str(value)
     elif is_array(value):
         made = value if argument.separator is None else argument.separator.join(str(one) for one in value)
+    elif argument.send == "integer":
+        made = int(str(value))
     if argument.escape and isinstance(made, str):
         made = "".join(f"\\{one}" if one in argument.escape else one for one in made)
     return made if argument.template is None else argument.template.replace("{}", str(made))

@@ -37,7 +37,10 @@ ARGUMENT: Final[Mapping[str, str]] = {
     "template": "A text around the value, which takes the place of `{}`.",
     "escape": "Characters of a text that get a backslash.",
     "separator": "Joins a list into one text.",
-    "send": "A time's form: `rfc3339` (default), `utc`, `zulu` (UTC with Z), `seconds`, or `milliseconds`.",
+    "send": (
+        "A time's form: `rfc3339` (default), `utc`, `zulu` (UTC with Z), `seconds`, or `milliseconds`. `integer` sends "
+        "digits as a number."
+    ),
     "graphemes, bytes": "Most characters as people see them, and most bytes in UTF-8, of a text.",
 }
 OUTPUT: Final[Mapping[str, str]] = {
@@ -57,7 +60,7 @@ RESULT: Final[Mapping[str, str]] = {
     "omits_empty": "The service leaves out an empty list. Otherwise an answer without list or `fields` is refused.",
     "needs, allows_null": "A path that must exist, or may be null if there are no `errors` (GraphQL).",
     "expect, else": "Values required at these paths, and what to say otherwise.",
-    "next": "Path of the next cursor; adds the argument `cursor`.",
+    "next, more": "Path of the next cursor, which adds `cursor`, and of what is false or missing after the last page.",
 }
 PRESENTATION: Final[Mapping[str, str]] = {
     "sentence": 'Completes "Cursor wants to ...".',

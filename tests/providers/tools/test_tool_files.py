@@ -143,6 +143,8 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
         ("[tool.arguments.words]", "[tool.arguments.account]", "every tool already"),
         ('line = "Announced in {channel} at {ts}."', 'line = "{other}"', "isn't a field"),
         ("[tool.arguments.words]", "[tool.arguments.cursor]", "paging needs both"),
+        ("max = 200", 'send = "integer"', "needs a text with a pattern"),
+        ('line = "Ann', 'more = "has_more"\nline = "Ann', "name both"),
         ('name = "announce"', 'name = "Announce!"', "name"),
         ('title = "Announce"', 'title = "Announce"\nsurprise = 1', "surprise"),
         ("[tool.result]", "[tool.result", "isn't valid TOML"),
@@ -278,6 +280,12 @@ def test_a_body_is_json_or_a_form(tmp_path: Path) -> None:
             continue
         with pytest.raises(ToolFileRefused, match="JSON or as a form"):
             load_tool_file(tmp_path, content)
+
+
+def test_a_cursor_is_a_text(tmp_path: Path) -> None:
+    assert load_tool_file(tmp_path, LIST)
+    with pytest.raises(ToolFileRefused, match="`cursor` must be one"):
+        load_tool_file(tmp_path, LIST.replace("[tool.arguments.cursor]", '[tool.arguments.cursor]\ntype = "integer"'))
 
 
 async def test_a_list_in_the_query_repeats_its_name_or_is_joined(tmp_path: Path, bench: Bench) -> None:
