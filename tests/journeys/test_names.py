@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -44,18 +45,37 @@ NOUNS_IN_ING: Final = {
 }
 
 
-def functions(source: str) -> Iterator[str]:
-    """The names of all functions and methods, nested ones too."""
+@dataclass
+class Names:
+    """What one module names, nested functions and classes too."""
+
+    functions: set[str] = field(default_factory=set[str])
+    classes: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])  # with their lines
+    variables: set[str] = field(default_factory=set[str])  # and parameters
+    bare_statuses: list[int] = field(default_factory=list[int])
+
+
+@cache
+def names_of(path: Path) -> Names:
+    """Read once for all tests: parsing and walking every module takes seconds."""
+    return names_in(path.read_text(encoding="utf-8"))
+
+
+def names_in(source: str) -> Names:
+    """The names of one module, and the lines that compare a status with a bare number."""
+    found = Names()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name
-
-
-def classes(source: str) -> Iterator[str]:
-    """The names of all classes, nested ones too."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef):
-            yield node.name
+            found.functions.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found.classes.append((node.name, node.lineno))
+        elif isinstance(node, ast.Name):
+            found.variables.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.variables.add(node.arg)
+        elif isinstance(node, ast.Compare) and compares_bare_status(node):
+            found.bare_statuses.append(node.lineno)
+    return found
 
 
 def is_bare_participle(name: str) -> bool:
@@ -64,15 +84,6 @@ def is_bare_participle(name: str) -> bool:
     if "_" in word or word in NO_PARTICIPLES:
         return False
     return IRREGULAR.fullmatch(word) is not None or word.endswith(("ed", "ing"))
-
-
-def variables(source: str) -> Iterator[str]:
-    """The names of all variables and parameters."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.arg):
-            yield node.arg
 
 
 def is_participle_of_a_class(name: str) -> bool:
@@ -100,18 +111,14 @@ def test_a_bare_participle_is_told_from_a_verb(name: str, is_one: bool) -> None:
     assert is_bare_participle(name) is is_one
 
 
-def places_of(names: Callable[[str], Iterable[str]], is_wrong: Callable[[str], bool]) -> set[str]:
-    """The places where the product and its tests have wrong names."""
-    return {
+def test_no_function_is_named_by_a_bare_participle() -> None:
+    found = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in [*product(), *own_tests()]
-        for name in names(path.read_text(encoding="utf-8"))
-        if is_wrong(name)
+        for name in names_of(path).functions
+        if is_bare_participle(name)
     }
-
-
-def test_no_function_is_named_by_a_bare_participle() -> None:
-    assert not places_of(functions, is_bare_participle), "name what it does (a verb) or returns (a noun)"
+    assert not found, "name what it does (a verb) or returns (a noun)"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,13 @@ def test_a_class_named_by_a_participle_is_told_from_a_noun(name: str, is_one: bo
 
 
 def test_no_class_is_named_by_a_bare_participle() -> None:
-    assert not places_of(classes, is_participle_of_a_class), "name what it is: a noun"
+    found = {
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in [*product(), *own_tests()]
+        for name, line in names_of(path).classes
+        if is_participle_of_a_class(name)
+    }
+    assert not found, "name what it is: a noun"
 
 
 def is_past_participle(name: str) -> bool:
@@ -154,8 +167,8 @@ def test_a_request_is_called_a_request() -> None:
     found = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in product()
-        for source in [path.read_text(encoding="utf-8")]
-        for name in {*functions(source), *classes(source), *variables(source)}
+        for names in [names_of(path)]
+        for name in {*names.functions, *(name for name, _ in names.classes), *names.variables}
         if "wish" in name.lower()
     }
     assert not found, "use the field's word: request"
@@ -164,9 +177,8 @@ def test_a_request_is_called_a_request() -> None:
 def test_no_two_classes_have_one_name() -> None:
     places: defaultdict[str, list[str]] = defaultdict(list)
     for path in product():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+        for name, line in names_of(path).classes:
+            places[name].append(f"{path.relative_to(ROOT)}:{line}")
     assert len(places) > 300
     assert not {name: where for name, where in places.items() if len(where) > 1}
 
@@ -182,16 +194,14 @@ def test_no_folder_holds_more_than_25_modules_and_no_module_more_than_600_lines(
     assert not {name: length for name, length in lengths.items() if length > 600}, "look for the seam"
 
 
-def bare_statuses(source: str) -> Iterator[int]:
-    """The lines that compare a status with a bare number for equality; ranges such as `>= 500` have no name."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Compare) and all(isinstance(one, EQUALITIES) for one in node.ops):
-            sides = [node.left, *node.comparators]
-            numbers = [one for side in sides for one in ast.walk(side) if isinstance(one, ast.Constant)]
-            if any(STATUS.search(ast.unparse(side)) for side in sides) and any(
-                type(one.value) is int and 100 <= one.value < 600 for one in numbers
-            ):
-                yield node.lineno
+def compares_bare_status(node: ast.Compare) -> bool:
+    """Whether this compares a status with a bare number for equality; ranges such as `>= 500` have no name."""
+    sides = [node.left, *node.comparators]
+    numbers = [one.value for side in sides for one in ast.walk(side) if isinstance(one, ast.Constant)]
+    if not any(type(one) is int and 100 <= one < 600 for one in numbers):
+        return False
+    is_equality = all(isinstance(one, EQUALITIES) for one in node.ops)
+    return is_equality and any(STATUS.search(ast.unparse(side)) for side in sides)
 
 
 EQUALITIES: Final = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
@@ -209,7 +219,7 @@ STATUS: Final = re.compile(r"(?:^|[._])status(?:_code)?$")
     ],
 )
 def test_a_bare_status_is_told_from_a_named_one(condition: str, is_one: bool) -> None:
-    assert bool(list(bare_statuses(condition))) is is_one
+    assert bool(names_in(condition).bare_statuses) is is_one
 
 
 def test_a_status_is_compared_by_its_name() -> None:
@@ -218,6 +228,6 @@ def test_a_status_is_compared_by_its_name() -> None:
         for room in ROOMS
         for path in sorted((ROOT / room).rglob("*.py"))
         if "simulator" not in path.parts  # it simulates services whose documents give numbers
-        for line in bare_statuses(path.read_text(encoding="utf-8"))
+        for line in names_of(path).bare_statuses
     ]
     assert not found, f"name these with http.HTTPStatus: {found}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent.parent
 
 
+@cache
 def _marks() -> dict[str, set[str]]:
     """Requirement id -> names of its tests, read from the sources so that a partial run compares them, too."""
     found: dict[str, set[str]] = {}

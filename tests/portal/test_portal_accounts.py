@@ -515,23 +515,6 @@ async def test_activity_shows_what_happened_newest_first_by_agent_and_by_page(ro
     assert "tool_0" not in page.text
 
 
-async def test_recent_events_of_a_disconnected_account_keep_its_nickname(room: Room) -> None:
-    user, client = await room.user(), await room.agent(name="Cursor")
-    person, account = await room.signed_in(user), await room.account(user, "slack", label="Alice", scopes=CHAT)
-    call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post", "account": "Alice"})
-    async with room.deployment.transaction() as transaction:
-        await connections.rename(transaction, account, nickname="Acme workspace")
-        await audit.append(transaction, call, now=room.deployment.now())
-    connected = (await person.open("/")).text
-    async with room.deployment.transaction() as transaction:
-        await transaction.execute(
-            "update connections set state = 'revoked', ended_at = 1 where id = :id", {"id": account.id}
-        )
-    ended = (await person.open("/")).text
-    assert [page.count(f'href="/connections/{account.id}"') for page in (connected, ended)] == [1, 0]
-    assert [page.partition("<tbody>")[2].count("Acme workspace") for page in (connected, ended)] == [1, 1]
-
-
 async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:
     user, old, busy = await room.user(), await room.agent(name="Old bot"), await room.agent(name="Busy bot")
     person = await room.signed_in(user)

@@ -14,7 +14,7 @@ import pytest
 from server.http import page_texts
 from server.portal.story import Storyteller
 from tests.support.person import Person
-from tests.support.rooms.portal_room import Room
+from tests.support.rooms.portal_room import CHAT, Room
 from vault import connections
 from vault.audit import audit
 from vault.records import Client, Connection, Event, User
@@ -212,3 +212,20 @@ async def test_an_export_holds_every_event_and_no_formula(room: Room) -> None:
     assert "theirs" not in answer.text
     assert (await person.http.get("/activity/export?format=xml")).status_code == 400
     assert (await (await room.browser()).http.get("/activity/export?format=csv")).status_code == 303
+
+
+async def test_recent_events_of_a_disconnected_account_keep_its_nickname(room: Room) -> None:
+    user, client = await room.user(), await room.agent(name="Cursor")
+    person, account = await room.signed_in(user), await room.account(user, "slack", label="Alice", scopes=CHAT)
+    call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post", "account": "Alice"})
+    async with room.deployment.transaction() as transaction:
+        await connections.rename(transaction, account, nickname="Acme workspace")
+        await audit.append(transaction, call, now=room.deployment.now())
+    connected = (await person.open("/")).text
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(
+            "update connections set state = 'revoked', ended_at = 1 where id = :id", {"id": account.id}
+        )
+    ended = (await person.open("/")).text
+    assert [page.count(f'href="/connections/{account.id}"') for page in (connected, ended)] == [1, 0]
+    assert [page.partition("<tbody>")[2].count("Acme workspace") for page in (connected, ended)] == [1, 1]
