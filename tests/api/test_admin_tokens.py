@@ -1,4 +1,4 @@
-"""Who gets into the Admin API: clients of an operator, with a live admin, the scope, and a recent sign-in."""
+"""Who may use the Admin API: operators' clients with a live admin, the scope, and a recent sign-in."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ async def test_the_pages_declaration_is_applied_once(room: AdminRoom, tmp_path: 
     (block,) = blocks(PAGE, "toml")
     declared, imported, api = block.partition("\n[imported_apis.")
     assert imported and set(tomllib.loads(imported + api)["imported_apis"]["brokerage"]) == IMPORTED
-    (tmp_path / "vault.toml").write_text(declared, encoding="utf-8")  # an import needs the digest that a review shows
+    (tmp_path / "vault.toml").write_text(declared, encoding="utf-8")  # an import needs the digest from a review
     (tmp_path / "dropbox.secret").write_text("secret", encoding="utf-8")
     wanted = read_declaration(tmp_path / "vault.toml")
     await reconciliation.apply(await reconciliation.plan(room.operator, wanted))

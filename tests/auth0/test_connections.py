@@ -46,7 +46,7 @@ class Habit:
     source: str
     separator: str = " "
     answered: str = " "  # the separator in answers, "array", or "absent"
-    offline: tuple[str, str] | None = None  # without this parameter, or this scope in it, there is no refresh token
+    offline: tuple[str, str] | None = None  # the parameter and value that a refresh token requires
     says_life: bool = True
     ends_access: bool = False  # a refresh ends the previous access token
 

@@ -1,4 +1,4 @@
-"""A trusted issuer's token at /oauth/token, as Auth0's Custom Token Exchange takes it: for an API, or for `/me/`."""
+"""A trusted issuer's token at /oauth/token, as Auth0's Custom Token Exchange accepts it: for an API or for `/me/`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ USUAL_GRANTS: Final = ("authorization_code", "refresh_token")
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """One client. Times in seconds."""
+    """One client's habits. Times are in seconds."""
 
     name: str
     processes: tuple[int, ...] = (0,)  # how long after the first process each one notices the expiry

@@ -1,4 +1,4 @@
-"""Plays the habits against a real authorization server over HTTP: discovery, registration, code, refresh, calls.
+"""Play the habits against a real authorization server over HTTP: discovery, registration, code, refresh, calls.
 
 Nothing here depends on the vault: the server is found by its protected resource metadata (RFC 9728). The caller
 supplies the sign-in and the passing of time.
@@ -48,7 +48,7 @@ class Server:
 
 @dataclass
 class TokenStore:
-    """What a client keeps on disk, or a process in memory."""
+    """The tokens that a client keeps on disk, or a process in memory."""
 
     access: str = ""
     refresh: str | None = None
@@ -87,7 +87,7 @@ class Installation:
         self._crashed = False
 
     def start(self) -> None:
-        """Every process starts, and reads the store."""
+        """Start every process, which reads the store."""
         self._crashed = False
         if self.habit.registers_each_start:
             self.client_id, self.store = "", TokenStore()

@@ -19,7 +19,7 @@ EVERY = 1800  # seconds between two checks by a working client
 
 @dataclass
 class Clicks:
-    """What the person had to do."""
+    """The clicks that the person had to make."""
 
     allowed: int = 0
     again: int = 0  # one click restores what the agent had before

@@ -49,7 +49,7 @@ def der(tag: int, *parts: bytes) -> bytes:
 
 
 def children(content: bytes) -> list[bytes]:
-    """The values inside a sequence, each whole."""
+    """The complete values inside a sequence."""
 
     def size(at: bytes) -> tuple[int, int]:
         more = at[1] & 127 if at[1] & 128 else 0

@@ -203,7 +203,7 @@ async def test_plain_http_leads_to_https(estate: Estate) -> None:
     assert answer.headers["location"].startswith(f"https://{HOST}")
 
 
-# An earlier test's event stream may still be open behind a proxy when the first vault is ended without waiting.
+# An earlier test's event stream may still be open behind a proxy when the first vault is stopped without waiting.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_no_call_fails_while_a_vault_stops(estate: Estate, tokens: dict[str, str]) -> None:
     """The last test here: it stops the first vault."""

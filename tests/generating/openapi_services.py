@@ -142,7 +142,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         tags=frozenset(
             {
                 *("Escalation Policies", "Incidents", "Log Entries", "Maintenance Windows", "On-Calls", "Priorities"),
-                *("Services", "Teams", "Users"),  # not schedules: they answer with addresses of private feeds
+                *("Services", "Teams", "Users"),  # no schedules, because they return URLs of private feeds
             }
         ),
         closed=r".*/(integrations|sessions|oauth_delegations|rules|custom_fields|license|regenerate_private_url_key)\b.*",

@@ -255,7 +255,7 @@ def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], account
 
 
 async def ask(room: Room, user: User, agent: Client, account: Connection, call: ToolCall) -> Approval:
-    """An agent's call that waits for the person."""
+    """Add an agent's call that waits for the person's approval."""
     principal = Principal(user.id, agent.id, "showcase", frozenset({"tools"}), f"{room.url}/mcp")
     async with room.deployment.transaction() as transaction:
         asked, _ = await approvals.ask(

@@ -128,7 +128,7 @@ async def test_the_printed_line_works_alone_and_a_second_run_ends_the_first_back
 
 
 async def test_on_a_vault_with_real_accounts_the_first_answer_has_a_link_and_nothing_is_allowed(folder: Path) -> None:
-    """The person decides what the backend may use; here the provider is not even set up."""
+    """The person decides what the backend may use; here, the provider isn't even set up."""
     async with program("token-vault", "serve", folder=folder) as server, program("bash", "-u", folder=folder) as shell:
         await read_until(server, "Press Ctrl+C")
         made = json.loads(await type_block(shell, "token-vault try-exchange --json 2>/dev/null"))

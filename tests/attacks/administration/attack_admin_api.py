@@ -200,7 +200,7 @@ async def test_a_refreshed_token_is_no_younger_sign_in(target: Target) -> None:
     client = await console(target)
     changes = {"scope": "admin:read offline_access", "resource": f"{target.url}{ROOT}", "redirect_uri": LOOPBACK}
     agent = await target.agent(target.alice, client=client, **changes)
-    first = claims_of(agent.token)["auth_time"]  # without it, nothing can be changed
+    first = claims_of(agent.token)["auth_time"]  # without it, changes are refused
     await asyncio.sleep(1.1)
     form = {"grant_type": "refresh_token", "client_id": client, "refresh_token": agent.refresh or ""}
     answer = await target.token({**form, "scope": "admin:read"})
@@ -273,7 +273,7 @@ async def test_nobody_is_registered_as_an_api_of_the_vaults_own(target: Target, 
     assert answer.status_code == 400, answer.text[:200]
     declared = {"apis": {url: {"scopes": ["x"], "clients": [client]}}}
     assert (await call(target, "POST", "/apply", token, json=declared)).status_code == 400
-    if path not in {"/mcp", "/mcp/", "", "/", "/admin/v1", "/admin/v1/"}:  # which a client may be bound to
+    if path not in {"/mcp", "/mcp/", "", "/", "/admin/v1", "/admin/v1/"}:  # these a client may be bound to
         body = {"name": "x", "redirect_uris": [LOOPBACK], "resources": [url]}
         assert (await call(target, "POST", "/agents", token, json=body)).status_code == 400
     listed = (await call(target, "GET", "/apis", token)).json()["items"]

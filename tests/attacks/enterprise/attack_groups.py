@@ -86,7 +86,7 @@ ADMIN_PAGES = ("", "/people", "/people/new", "/people/{other}", "/people/{other}
 async def test_an_auditor_changes_nothing_through_a_page(
     company: Company, auditor: tuple[Employee, str], path: str
 ) -> None:
-    """Every form of an administrator's page, with the auditor's own form token."""
+    """Try every form of an administrator's page, with the auditor's own form token."""
     target, (employee, _) = company.target, auditor
     other, group = await id_of(target.mallory), await role_group(company, AUDITORS)
     where = ROOT + path.format(other=other, group=group)

@@ -160,7 +160,7 @@ async def test_a_group_of_an_admin_is_neither_shown_nor_taken(company: Company) 
 
 @pytest.fixture(scope="module")
 async def owner(company: Company) -> str:
-    """An owner whom the operator let the directory manage."""
+    """An owner whom the directory may manage, as set by the operator."""
     employee = await company.employee(is_admin=True)
     await company.target.command("users", "role", employee.name, "owner")
     await company.target.command("scim", "adopt", employee.name, "--external-id", "owner-oid")

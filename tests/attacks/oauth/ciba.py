@@ -1,4 +1,4 @@
-"""A shop that asks people in the background (OpenID CIBA), and a person whom it asks."""
+"""A shop that sends background requests (OpenID CIBA), and the person it asks."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def with_challenge(challenge: str) -> Callable[[Holder, str], str]:
 
 
 def by_another_key(one: Holder, options: str) -> str:
-    """Someone else's device that says it holds this credential."""
+    """Someone else's device that claims to have this credential."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     known = one.device.credentials[-1]

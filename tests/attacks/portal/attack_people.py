@@ -27,7 +27,7 @@ async def victim(target: Target) -> Person:
 
 
 async def software(target: Target, **changes: object) -> str:
-    """A registration that says it is Cursor; its client id."""
+    """Register a client that claims to be Cursor; return its client id."""
     facts: dict[str, object] = {"client_name": "Cursor", "redirect_uris": [LOOPBACK], "software_id": "cursor"}
     return str((await target.register(**facts | changes))["client_id"])
 

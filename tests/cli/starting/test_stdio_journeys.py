@@ -39,7 +39,7 @@ def text(result: CallToolResult) -> str:
 
 
 async def follow(place: Place, link: str) -> None:
-    """The owner opens the link in a browser that `token-vault sign-in` has signed in."""
+    """Open the link as the owner, in a browser that `token-vault sign-in` has signed in."""
     code, out, err = await place.run("sign-in", "--json")
     assert code == 0, err
     async with Person(place.url) as owner:

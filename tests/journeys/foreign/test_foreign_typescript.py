@@ -82,13 +82,13 @@ async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
 
 
 async def cut_off(place: Room, somebody: Somebody, client_id: str) -> None:
-    """Someone ends the agent in the portal."""
+    """Cut the agent off in the portal."""
     page = await somebody.browser.open(f"/agents/{client_id}/cut-off")
     assert (await somebody.browser.submit(page, form="/cut-off")).status_code == 200
 
 
 async def remove(place: Room, somebody: Somebody, client_id: str) -> None:
-    """The operator removes the registration."""
+    """Remove the registration, as the operator."""
     deployment = place.vault.deployment
     async with deployment.transaction() as transaction:
         await clients.remove_client(transaction, client_id, now=deployment.now())
