@@ -428,7 +428,7 @@ class PushedTo:
                     await asyncio.sleep(0.05)
 
     async def click(self, action: str) -> list[str]:
-        """Press an action of the only notification, or itself; returns the pages that opened, after the worker."""
+        """Press an action of the only notification, or the notification itself; returns the pages that opened."""
         return await self.worker.evaluate(_CLICK, action)
 
 
