@@ -23,7 +23,6 @@ from tests.support.person import forms_of, session_token, without_own_markup
 from tests.support.rooms.portal_room import CHAT, Room, query_of
 from tests.support.simulator_apps import family_settings
 from vault import connections, delegations, grants
-from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User
 from vault.refresh import leases, rotation
 from vault.refusals import TemporarilyUnavailable
@@ -513,18 +512,6 @@ async def test_activity_shows_what_happened_newest_first_by_agent_and_by_page(ro
     page = await person.open(f"/activity?agent={quiet.id}")
     assert "posted a message to Slack" in page.text
     assert "tool_0" not in page.text
-
-
-async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:
-    user, old, busy = await room.user(), await room.agent(name="Old bot"), await room.agent(name="Busy bot")
-    person = await room.signed_in(user)
-    now = room.deployment.now()
-    events = [Event(kind="tool.called", user_id=user.id, client_id=busy.id) for _ in range(450)]
-    async with room.deployment.transaction() as transaction:
-        await audit.append(transaction, Event("tool.called", user_id=user.id, client_id=old.id), *events, now=now)
-    text = (await person.open(f"/activity?agent={old.id}")).text
-    assert text.count('<li class="event"') == 1
-    assert "Older" not in text
 
 
 async def test_activity_of_others_and_odd_pages_show_nothing(room: Room) -> None:

@@ -229,3 +229,15 @@ async def test_recent_events_of_a_disconnected_account_keep_its_nickname(room: R
     ended = (await person.open("/")).text
     assert [page.count(f'href="/connections/{account.id}"') for page in (connected, ended)] == [1, 0]
     assert [page.partition("<tbody>")[2].count("Acme workspace") for page in (connected, ended)] == [1, 1]
+
+
+async def test_an_agents_old_events_are_found_behind_many_newer_ones(room: Room) -> None:
+    user, old, busy = await room.user(), await room.agent(name="Old bot"), await room.agent(name="Busy bot")
+    person = await room.signed_in(user)
+    now = room.deployment.now()
+    events = [Event(kind="tool.called", user_id=user.id, client_id=busy.id) for _ in range(450)]
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, Event("tool.called", user_id=user.id, client_id=old.id), *events, now=now)
+    text = (await person.open(f"/activity?agent={old.id}")).text
+    assert text.count('<li class="event"') == 1
+    assert "Older" not in text
