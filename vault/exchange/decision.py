@@ -120,9 +120,9 @@ def select(
 def _check_reads(request: ExchangeRequest, policy: UpstreamPolicy) -> None:
     """Without an agent's permission, allow only scopes that read, and never everything."""
     if request.scopes is None or request.connection_id is None or request.call is not None:
-        raise ScopeRefused("A page of the person reads one account, for itself.", missing=frozenset())
+        raise ScopeRefused("A page must name the scopes and the account that it reads.", missing=frozenset())
     if writing := expand(request.scopes, policy.covers) - policy.reading - policy.always_granted:
-        raise ScopeRefused(f"A page of the person only reads, and {words(writing)} does more.", missing=writing)
+        raise ScopeRefused(f"A page can only read, and {words(writing)} does more.", missing=writing)
 
 
 def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, now: int) -> Iterator[VaultError]:

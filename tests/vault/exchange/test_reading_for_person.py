@@ -48,9 +48,9 @@ async def test_a_page_reads_without_the_agents_permission_and_without_a_question
         ({"scopes": frozenset({WRITE})}, "calendar.events does more"),
         ({"scopes": frozenset({READ, WRITE})}, "calendar.events does more"),
         ({"scopes": frozenset({"calendar"})}, "does more"),  # it covers a scope that writes
-        ({"scopes": None}, "reads one account"),
-        ({"connection_id": None}, "reads one account"),
-        ({"call": ToolCall("calendar_list", dict)}, "reads one account"),
+        ({"scopes": None}, "name the scopes and the account"),
+        ({"connection_id": None}, "name the scopes and the account"),
+        ({"call": ToolCall("calendar_list", dict)}, "name the scopes and the account"),
     ],
     ids=["writes", "writes too", "covers what writes", "everything", "any account", "a call of an agent"],
 )
