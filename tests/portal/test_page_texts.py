@@ -207,3 +207,17 @@ def test_a_text_that_speaks_to_a_person_also_speaks_about_them(page: str) -> Non
     texts, about = page_texts.english()[page], page_texts.english()[f"{page}_of"]
     assert {name for name, words in texts.items() if re.search(r"\byou", words, re.IGNORECASE)} == about.keys()
     assert [words for words in about.values() if re.search(r"\byou", words, re.IGNORECASE)] == []
+
+
+def test_what_an_admin_can_do_is_never_told_as_done_by_the_person() -> None:
+    source = "".join(path.read_text("utf-8") for path in _HANDLERS if path.parent.name == "administration")
+    kinds = {*re.findall(r'\.event\(\s*"([a-z_]+\.[a-z_]+)"', source), "approval.standing_revoked"}
+    kinds -= {"connection.given", "connection.rule_changed", "connection.ended_for_group"}  # by the person whose event
+    assert len(kinds) > 30
+    told = [
+        f"{page}.{kind}"
+        for page in ("event", "event_of")
+        for kind in kinds & page_texts.english()[page].keys()
+        if page_texts.english()[page][kind].startswith(("You ", "{person} "))
+    ]
+    assert told == []
