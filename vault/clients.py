@@ -161,7 +161,7 @@ async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, .
         " from (select g.client_id from grants g"
         " where g.tenant = :tenant and g.user_id = :user_id and g.revoked_at is null"
         " union select a.client_id from"
-        " (select distinct client_id from delegations where tenant = :tenant and user_id = :user_id) a"  # by index alone
+        " (select distinct client_id from delegations where tenant = :tenant and user_id = :user_id) a"  # by index
         " where exists (select 1 from delegations d"
         " where d.tenant = :tenant and d.user_id = :user_id and d.client_id = a.client_id and d.revoked_at is null"
         " and (d.expires_at is null or d.expires_at > :now))"
