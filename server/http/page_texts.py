@@ -113,6 +113,8 @@ def visible(value: object) -> str:
     Invisible characters (control, bidirectional, zero-width) are shown as their code points.
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    if text.isprintable():  # most are, and then none of these characters is among them
+        return text
     return "".join(
         letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
         for letter in text
