@@ -158,7 +158,7 @@ async def test_another_persons_request_is_neither_shown_nor_answered(approver_va
     assert json.loads((await approver_vault.run("list", "--json")).stdout) == []
     refused = await approver_vault.run("refuse", theirs.id)
     assert refused.exit_code == 1
-    assert "another person, who answers it at" in refused.stderr
+    assert "another person, who can answer it at" in refused.stderr
     assert "Hello" not in refused.output
     assert "no open request" in (await approver_vault.run("refuse", "slack_post")).stderr
     assert await approver_vault.state(theirs) == ApprovalState.PENDING
