@@ -179,11 +179,12 @@ class NotSent:
 @dataclass(frozen=True, slots=True)
 class Silent:
     """The request was sent and no usable answer came: it is unknown whether the token was used. `is_over`: there was an
-    answer, so the provider is no longer processing the request.
+    answer, so the provider is no longer processing the request. `retry_after`: the seconds that an answer asks to wait.
     """
 
     reason: str
     is_over: bool = False
+    retry_after: int | None = None
 
 
 RefreshOutcome = Rotation | Refusal | NotSent | Silent

@@ -104,7 +104,7 @@ class _PublishedUpstream(OAuthUpstream):
         """
         parameters = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         written = token_request(self._identity, self._identity.hosts.token_url, parameters)
-        asked = self._context(refresh_token, is_refresh=True)
+        asked = self._context(refresh_token, is_refresh=True, spends=self._rotates)
 
         def read_answer(answer: OutboundResponse) -> TokenOutcome:
             outcome = judge(self._identity, answer, asked)

@@ -65,6 +65,7 @@ from vault.upstream import (
     RevokeAnswer,
     RevokeOutcome,
     Rotation,
+    RotationMode,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -175,7 +176,9 @@ class OAuthUpstream:
         started = asyncio.get_running_loop().time()
         url = provider.hosts.refresh_url or provider.hosts.token_url
         written = token_request(self._provider, url, parameters)
-        outcome = await self._ask(written, self._judge(self._context(refresh_token, is_refresh=True)))
+        outcome = await self._ask(
+            written, self._judge(self._context(refresh_token, is_refresh=True, spends=self._rotates))
+        )
         logger.debug("refreshed", extra={"provider": provider.name, "outcome": type(outcome).__name__})
         if not isinstance(outcome, TokenAnswer):
             return outcome
@@ -191,7 +194,8 @@ class OAuthUpstream:
     async def _renew(self, access_token: str) -> RefreshOutcome:
         """Exchange the long-lived access token for its successor, which also takes the refresh token's place."""
         written = renewal_request(self._provider, access_token)
-        outcome = await self._ask(written, self._judge(self._context(access_token, is_refresh=True)))
+        asked = self._context(access_token, is_refresh=True, spends=self._rotates)
+        outcome = await self._ask(written, self._judge(asked))
         if not isinstance(outcome, TokenAnswer):
             return outcome
         newest = outcome.access_token
@@ -401,8 +405,13 @@ class OAuthUpstream:
             identity=client_identity(self._provider.registration),
         )
 
-    def _context(self, *sent: str, is_refresh: bool = False) -> ResponseContext:
-        return ResponseContext(is_refresh=is_refresh, secrets=self._secrets(*sent), now=int(self._clock()))
+    @property
+    def _rotates(self) -> bool:
+        return self._provider.rotation.mode is not RotationMode.NONE
+
+    def _context(self, *sent: str, is_refresh: bool = False, spends: bool = False) -> ResponseContext:
+        secrets, now = self._secrets(*sent), int(self._clock())
+        return ResponseContext(is_refresh=is_refresh, secrets=secrets, now=now, spends=spends)
 
     def _client_id(self) -> str:
         client_id = self._provider.registration.client_id

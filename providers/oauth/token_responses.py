@@ -25,12 +25,16 @@ LATER: Final = 30  # seconds, if a rate-limiting provider names no time
 
 @dataclass(frozen=True, slots=True)
 class ResponseContext:
-    """The answered request: its grant, the secrets that no error text may repeat, the time, and `not_now`'s `later`."""
+    """The answered request: its grant, the secrets that no error text may repeat, the time, and `not_now`'s `later`.
+
+    `spends`: the request may have used up the token in it.
+    """
 
     is_refresh: bool
     secrets: Sequence[str] = field(repr=False)
     now: int = 0
     later: int = LATER
+    spends: bool = False
 
 
 TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
@@ -51,7 +55,15 @@ def not_now(answer: OutboundResponse, *, later: int = LATER) -> NotSent:
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
-    """Anything that is neither new tokens nor a well-formed refusal is silence: the token may have been used."""
+    """Anything that is neither new tokens nor a well-formed refusal is silence: the token may have been used.
+
+    So is a 503 with a time to wait, if the provider rotates. RFC 9110 §15.6.4 doesn't say that nothing was processed,
+    and gateways such as Varnish add a time to the 503 that they send when the provider took too long. Another try after
+    that time would end the grant where reuse does, or come too late for the grace. Waiting as after any silence costs
+    less: the access token is still used until it expires.
+    """
+    if asked.spends and answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.retry_after is not None:
+        return Silent(f"status {answer.status}", retry_after=answer.retry_after)
     if answer.is_turned_away:
         return not_now(answer, later=asked.later)
     content = answer.json_object()

@@ -93,7 +93,11 @@ class OutboundResponse:
 
     @property
     def is_turned_away(self) -> bool:
-        """429 (RFC 6585 §4), or 503 with a time to wait: the request wasn't processed."""
+        """429 (RFC 6585 §4), or a 503 that names a time to wait.
+
+        Only the 429 says that the request wasn't processed. The service, or a gateway whose time was up, may also send
+        the 503 after the request arrived (RFC 9110 §15.6.4).
+        """
         return self.status == HTTPStatus.TOO_MANY_REQUESTS or (
             self.status == HTTPStatus.SERVICE_UNAVAILABLE and self.retry_after is not None
         )

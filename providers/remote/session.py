@@ -40,7 +40,7 @@ from providers.api.api import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from providers.api.retries import wait_of
+from providers.api.retries import Wait, wait_of
 from providers.api.text import as_data
 from providers.definitions.remote import is_foreign_scope
 from providers.outbound.messages import HttpError, NotReached, OutboundResponse
@@ -129,8 +129,13 @@ class _Transport(httpx2.AsyncBaseTransport):
     def _note_cut(self, reason: str) -> None:
         self._exchanged.trouble = self._unavailable(reason, is_unknown=self._exchanged.is_calling)
 
-    def _unavailable(self, reason: str, *, is_unknown: bool) -> UpstreamUnavailable:
-        advice = "The call may have been carried out. Check before you try again." if is_unknown else "Try again later."
+    def _unavailable(self, reason: str, *, is_unknown: bool, wait: Wait | None = None) -> UpstreamUnavailable:
+        when = "" if wait is None else f" in {wait.seconds} s"
+        advice = (
+            f"The call may have been carried out. Check before you try again{when}."
+            if is_unknown
+            else f"Try again{when or ' later'}."
+        )
         return UpstreamUnavailable(f"{self._api.title}: {reason}. {advice}", unknown_outcome=is_unknown)
 
     def _refusal(self, answer: StreamedAnswer) -> ToolRefused | None:
@@ -142,14 +147,13 @@ class _Transport(httpx2.AsyncBaseTransport):
             return UpstreamRefused("redirected", text)
         if answer.status == HTTPStatus.UNAUTHORIZED:
             return TokenRejected(f"{title} no longer accepts the account's token.")
-        if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
-            answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in headers
-        ):
-            wait = wait_of(OutboundResponse(answer.status, headers, b""), "", now=self._api.now)
+        whole = OutboundResponse(answer.status, headers, b"")
+        wait = wait_of(whole, "", now=self._api.now) if whole.is_turned_away else None
+        if wait is not None and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
             return RateLimited(text, retry_after=wait.seconds)
         if answer.status >= 500:
-            return self._unavailable(f"status {answer.status}", is_unknown=self._exchanged.is_calling)
+            return self._unavailable(f"status {answer.status}", is_unknown=self._exchanged.is_calling, wait=wait)
         said = challenge(headers.get("www-authenticate", ""))
         if answer.status == HTTPStatus.FORBIDDEN and said.get("error") == "insufficient_scope":
             wanted = frozenset(one for one in said.get("scope", "").split() if is_foreign_scope(one))

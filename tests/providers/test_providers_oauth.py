@@ -403,6 +403,15 @@ async def test_only_an_answer_of_the_provider_itself_says_that_it_is_done_with_t
     assert outcome.is_over is is_over
 
 
+async def test_a_503_with_a_time_says_nothing_about_a_token_that_rotates(upstreams: Upstreams) -> None:
+    """A gateway sends one, too, after the provider got the request (RFC 9110 §15.6.4)."""
+    upstreams.server.answer = lambda _: Reply(503, headers={"Retry-After": "5"})
+    assert await upstreams.slack.refresh(REFRESH_TOKEN) == Silent("status 503", is_over=False, retry_after=5)
+    assert await upstreams.google.refresh(REFRESH_TOKEN) == NotSent("the provider is unavailable", retry_after=5)
+    upstreams.server.answer = lambda _: Reply(429, headers={"Retry-After": "5"})
+    assert isinstance(await upstreams.slack.refresh(REFRESH_TOKEN), NotSent)
+
+
 async def test_a_provider_that_cannot_be_reached_was_not_sent_anything() -> None:
     unused = socket.create_server(("127.0.0.1", 0))
     port = unused.getsockname()[1]

@@ -309,7 +309,8 @@ class Spender:
                 is_news = await leases.resolve(transaction, lease)
             elif is_news := await leases.settle(transaction, lease, now=now):
                 sends = await leases.list_unresolved(transaction, self.facts)
-                if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over):
+                asked = outcome.retry_after or 0
+                if wait := pause_after(self.policy, sends, now=now, is_over=outcome.is_over, asked=asked):
                     await leases.pause(transaction, self.facts, until=now + wait)
             if is_news:
                 await append(transaction, event, now=now)

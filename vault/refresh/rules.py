@@ -86,10 +86,18 @@ def may_send(
     return SendDecision.SEND if has_run_out else SendDecision.WAIT
 
 
-def pause_after(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, is_over: bool) -> int:
+def pause_after(
+    policy: UpstreamPolicy,
+    unresolved: Collection[UnresolvedSends],
+    *,
+    now: int,
+    is_over: bool,
+    asked: int = 0,
+) -> int:
     """Seconds until the next try of a token whose newest send, one of these, got no answer.
 
-    `is_over`: an answer came, even if only an error, so the provider is done with the request.
+    `is_over`: an answer came, even if only an error, so the provider is done with the request. `asked`: the seconds
+    that it asks to wait, which are kept as long as the grace allows.
 
     The first try follows at once if it does no harm. Later ones wait a quarter of the silence so far: the vault soon
     notices a provider that is back, and doesn't pester one that isn't.
@@ -97,12 +105,14 @@ def pause_after(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends],
     if not unresolved or policy.rotation is RotationMode.NONE:
         return 0
     is_first = sum(one.sends for one in unresolved) <= 1
+    silent_since = min(one.sent_at for one in unresolved)
     if is_in_grace(policy, unresolved, now=now):
-        return 0 if is_first else SEND_DEADLINE
-    if is_first:
-        return 0 if is_over or policy.rotation is RotationMode.STRICT else HANDLING
+        left = silent_since + policy.grace - 2 * SEND_DEADLINE - now
+        return min(max(0 if is_first else SEND_DEADLINE, asked), max(left - 1, 0))
     least, most = PAUSE
-    return min(max(least, (now - min(one.sent_at for one in unresolved)) // 4), most)
+    if is_first:
+        return min(max(0 if is_over or policy.rotation is RotationMode.STRICT else HANDLING, asked), most)
+    return min(max(least, (now - silent_since) // 4, asked), most)
 
 
 def may_claim(*, lease_until: int | None, now: int, holder_is_gone: bool) -> bool:

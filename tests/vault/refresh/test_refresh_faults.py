@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 
 import pytest
+from pydantic import JsonValue
 
 from providers.oauth import client
 from tests.support.rooms.mcp_room import Room, room
@@ -21,9 +22,10 @@ CANARY = "a body that nobody needs to see"
 SLOWEST = 15.0  # seconds that a caller waits
 USERS = itertools.count()
 
-FAULTS: Mapping[str, Mapping[str, object]] = {
+FAULTS: Mapping[str, Mapping[str, JsonValue]] = {
     "500": {"kind": "status", "status": 500, "body": CANARY},
     "503": {"kind": "status", "status": 503, "body": CANARY},
+    "503 with a time": {"kind": "rate_limited", "status": 503, "retry_after": 7},
     "429": {"kind": "rate_limited", "retry_after": 7},
     "a page": {"kind": "html", "body": CANARY},
     "nothing": {"kind": "empty"},
@@ -67,8 +69,8 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
     monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.7)
     simulator, deployment = place.simulator, place.vault.deployment
     simulator.control("reset")
-    how = {"mode": "grace", "grace": 60} if rotation is RotationMode.GRACE else {"mode": "reuse_revokes_family"}
-    simulator.control("rotation", face="slack", **how)
+    mode = {"mode": "grace", "grace": 60} if rotation is RotationMode.GRACE else {"mode": "reuse_revokes_family"}
+    simulator.control("rotation", face="slack", **mode)
     policies = deployment.vault.policies
     policy = replace(policies["slack"], rotation=rotation, grace=60 if rotation is RotationMode.GRACE else 0)
     vault = replace(deployment.vault, policies={**policies, "slack": policy}, tasks=RefreshTasks())
@@ -78,7 +80,8 @@ async def test_a_token_endpoint_that_does_this_costs_no_account_that_could_be_ke
     async with deployment.transaction() as transaction:
         at = {"at": deployment.now() - 1, "id": connection.id}
         await transaction.execute("update connections set access_expires_at = :at where id = :id", at)
-    simulator.fault("slack.token.refresh", **FAULTS[fault], when=when)
+    how = dict(FAULTS[fault])
+    simulator.fault("slack.token.refresh", str(how.pop("kind")), **how, when=when)
 
     first = await call(vault, request)
     assert first is None or isinstance(first, TemporarilyUnavailable)
