@@ -14,7 +14,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
+from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused, UpstreamUnavailable
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
 from providers.tools.arguments import Address, Cursor
@@ -173,7 +173,7 @@ async def gmail_search(
     answer = await api.get("gmail", f"{_ME}/messages", params=params)
     ids = [identifier for one in objects_at(answer, "messages") if (identifier := text_at(one, "id")) is not None]
     free = asyncio.Semaphore(_AT_ONCE)
-    busy: list[RateLimited] = []
+    busy: list[RateLimited | UpstreamUnavailable] = []
 
     async def head(identifier: str) -> FoundMessage | None:
         async with free:
@@ -188,7 +188,7 @@ async def gmail_search(
                         params={"format": "metadata", "fields": "id,threadId,labelIds,snippet,internalDate,payload"},
                     )
                 )
-            except RateLimited as refused:
+            except (RateLimited, UpstreamUnavailable) as refused:
                 busy.append(refused)
             except UpstreamRefused:  # gone since it was listed
                 pass

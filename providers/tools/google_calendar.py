@@ -13,7 +13,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
-from providers.api.api import RateLimited, UpstreamAPI
+from providers.api.api import RateLimited, UpstreamAPI, UpstreamUnavailable
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import objects_at, text_at
 from providers.tools.arguments import CLOCK, DAY, OFFSET, Address, Moment, ZoneName, parse_moment
@@ -190,7 +190,7 @@ async def calendar_list(api: UpstreamAPI, arguments: ListInput, progress: Progre
         params["maxResults"] = min(arguments.limit - len(events), PAGE)
         try:
             answer = await api.get("calendar", "/calendars/{}/events", segments=[arguments.calendar_id], params=params)
-        except RateLimited:
+        except (RateLimited, UpstreamUnavailable):
             if not events:
                 raise
             break

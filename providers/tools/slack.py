@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
+from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused, UpstreamUnavailable
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
 from providers.tools.arguments import GO_ON
@@ -201,7 +201,7 @@ async def slack_channels(
             params["cursor"] = cursor
         try:
             answer = await api.get("web", "/conversations.list", params=params)
-        except RateLimited:
+        except (RateLimited, UpstreamUnavailable):
             if not channels:
                 raise
             break  # a partial list is better than none; the cursor is where to continue
