@@ -242,7 +242,7 @@ async def examine(
         last = _check_keys(credential, values, references=references, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
-    ends_in = _ends_in(provider, entry, last=last, now=deployment.now())
+    ends_in = _ends_in(provider, entry, last=last, is_elsewhere=bool(references), now=deployment.now())
     label = as_data(entry.label, limit=LABEL_LIMIT).strip()
     upstream = CredentialUpstream(provider, deployment.http)
     try:
@@ -340,17 +340,26 @@ def _check_look(look: CredentialLook) -> None:
             return
 
 
-def _ends_in(provider: Provider, entry: Entry, *, last: int | None, now: int) -> int | None:
-    """Seconds until the end: the person's or the usual one, or the certificate's if that is sooner."""
-    named = _named_end(provider, entry, now=now)
+def _ends_in(provider: Provider, entry: Entry, *, last: int | None, is_elsewhere: bool, now: int) -> int | None:
+    """Seconds until the end: the person's or the usual one, or the certificate's if that is sooner.
+
+    A secret that is kept elsewhere has no usual end, since it may be replaced there.
+    """
+    named = _named_end(entry, now=now)
+    if named is None and not is_elsewhere:
+        named = _usual_end(provider)
     ends = [one for one in (named, None if last is None else last - now) if one is not None]
     return min(ends, default=None)
 
 
-def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
+def _usual_end(provider: Provider) -> int | None:
+    usual = None if provider.credential is None else provider.credential.rotate_days
+    return provider.expires.grant if usual is None else usual * _DAY  # the person gets a reminder before it
+
+
+def _named_end(entry: Entry, *, now: int) -> int | None:
     if entry.ends_at is None:
-        usual = None if provider.credential is None else provider.credential.rotate_days
-        return provider.expires.grant if usual is None else usual * _DAY  # the person gets a reminder before it
+        return None
     if not now + _DAY // 24 < entry.ends_at < now + 20 * 366 * _DAY:
         raise EntryFault("bad_end")
     return entry.ends_at - now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.rooms.portal_room import accounts_of
 
 BITWARDEN = "382580ab-1368-4e85-bfa3-b02e01400c9f"
 TOKEN = "FwoGZXIvYXdzE" * 8
+DAY = 86400
 REFERENCES = {
     "op": "op://Vault/aws/secret",
     "bws": f"bws://{BITWARDEN}",
@@ -76,6 +78,24 @@ async def test_an_access_key_that_was_replaced_at_its_source_signs(room: AwsRoom
     finally:
         KEPT["people/aws"]["secret"] = SECRET
     assert (answer.status_code == 200) is is_replaced, answer.text
+
+
+@pytest.mark.parametrize(
+    ("secret", "named", "expected"),
+    [(SECRET, None, 90), (SECRET, 20, 20), (REFERENCES["bao"], None, None), (REFERENCES["bao"], 20, 20)],
+)
+async def test_only_a_key_that_the_vault_holds_ends_when_aws_recommends_replacing_it(
+    room: AwsRoom, secret: str, named: int | None, expected: int | None
+) -> None:
+    room.aws.keys = {KEY_ID: (SECRET, "")}
+    now = room.keys.deployment.now()
+    days = {} if named is None else {"ends": datetime.fromtimestamp(now + named * DAY, UTC).date().isoformat()}
+    connection = await room.connect_account(await room.keys.user(), secret_access_key=secret, **days)
+    if expected is None:
+        assert connection.ends_at is None
+    else:
+        assert connection.ends_at is not None
+        assert abs(connection.ends_at - now - expected * DAY) <= DAY
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
