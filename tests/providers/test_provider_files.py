@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from providers.api.rules import Call, allows
 from providers.definitions.catalog import (
     SHELF,
     ProviderFileRefused,
@@ -22,6 +23,8 @@ from providers.definitions.catalog import (
     shipped_files,
 )
 from providers.definitions.model import Provider
+from providers.definitions.unruled_calls import ANY_CALL, ANY_READ
+from providers.definitions.unruled_rules import unruled_problem, with_unruled_calls
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -58,6 +61,18 @@ def test_what_two_sources_say_is_said_by_two_projects() -> None:
             read = {provider.sources[source].name.casefold() for source in fact.sources}
             projects = {"nango" if text.startswith("nango") else text for text in read}
             assert fact.level != "cited" or len(projects) > 1, f"{provider.name}: {name}"
+
+
+def test_each_service_is_usable_by_its_rules_or_where_an_operator_allows_calls_without() -> None:
+    unruled = [provider for provider in EVERYTHING if not provider.rules]
+    assert len(EVERYTHING) - len(unruled) >= 450
+    for provider in unruled:
+        call, own = Call(next(iter(provider.apis)), "GET", "/things"), frozenset(provider.scopes)
+        assert not allows(provider, call, own), provider.name
+        assert unruled_problem(provider, "any") is None, provider.name
+        opened = with_unruled_calls(provider, "any")
+        assert allows(opened, call, frozenset({ANY_READ, ANY_CALL})), provider.name
+        assert not allows(opened, call, own), provider.name
 
 
 def test_no_name_or_alias_is_used_twice() -> None:
