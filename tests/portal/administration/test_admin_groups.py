@@ -164,7 +164,7 @@ async def test_the_rule_of_an_account_is_changed_on_the_page_by_the_api_and_by_a
     given = await group_accounts.give(operator, alice, own.id, group, reads_only=False, asks_writes=False)
     page = await browser.open(f"{GROUPS}/{group.id}")
     changed = await browser.submit(page, {"reads_only": "yes", "asks_writes": "yes"}, form="/rule")
-    assert "The rule of Team has changed" in changed.text
+    assert "The rule of Team for Sales has changed" in changed.text
     shared = await group_accounts.shared_with_id(operator, group, given.id)
     assert (shared.for_members.scopes, shared.rule.ask) == ({"channels:read"}, {WRITES})
     assert "You changed the rule of" in (await browser.open("/activity")).text

@@ -11,7 +11,7 @@ from providers.tools.openapi_document import parse
 from providers.tools.openapi_import import ImportResult, import_document
 
 
-def imported(style: dict[str, object]) -> ImportResult:
+def import_with(style: dict[str, object]) -> ImportResult:
     """A document whose only operation takes a list in the query."""
     states = {"name": "states", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}, **style}
     ticket = {"type": "object", "properties": {"title": {"type": "string"}}}
@@ -41,10 +41,10 @@ def argument(made: ImportResult) -> Argument:
     ],
 )
 def test_a_list_is_written_in_the_style_of_its_parameter(style: dict[str, object], separator: str | None) -> None:
-    found = argument(imported(style))
+    found = argument(import_with(style))
     assert (found.type, found.separator) == ("texts", separator)
 
 
 def test_a_list_in_an_unknown_style_is_left_out() -> None:
-    assert imported({"style": "deepObject"}).review[0].left_out == ["states"]
-    assert imported({"style": "form"}).review[0].left_out == []
+    assert import_with({"style": "deepObject"}).review[0].left_out == ["states"]
+    assert import_with({"style": "form"}).review[0].left_out == []
