@@ -10,10 +10,13 @@ import pytest
 from starlette.applications import Starlette
 
 from providers.definitions.remote import RemoteAuthorization
-from providers.remote.authorization import AuthorizationUnknown, FoundAuthorization
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from providers.remote.authorization import AuthorizationUnknown, FoundAuthorization, find_authorization
 from server.app import open_deployment
 from server.remote import documents, servers
 from server.settings import load_settings
+from tests.support.doubles.mcp_double import running_site
 from vault import registrations
 from vault.mcp.servers import add_server
 from vault.registrations import EnteredRegistration
@@ -56,6 +59,36 @@ async def test_the_document_names_the_vault_and_the_redirect_of_one_server(tmp_p
     assert document["client_id"] == client.client_id
     assert document["redirect_uris"] == ["https://vault.example/connect/callback/notes"]
     assert document["token_endpoint_auth_method"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_document"),
+    [
+        ({"client_id_metadata_document_supported": True}, True),
+        ({"client_id_metadata_document_supported": "true"}, False),
+        ({}, False),
+        ({"client_id_metadata_document_supported": True, "token_endpoint_auth_methods_supported": ["x"]}, False),
+    ],
+)
+async def test_only_a_server_that_says_so_is_told_of_the_document(
+    tmp_path: Path, metadata: dict[str, object], *, is_document: bool
+) -> None:
+    settings = load_settings(overrides={"server": {"public_url": "https://vault.example"}})
+    policy = AddressPolicy(allow_loopback=True)
+    async with (
+        running_site() as site,
+        Outbound(policy) as outbound,
+        open_deployment(settings, data=tmp_path / "vault") as deployment,
+    ):
+        methods = {"token_endpoint_auth_methods_supported": ["none"], "registration_endpoint": None}
+        double = site.add("notes", metadata=methods | metadata)
+        found = await find_authorization(double.url, outbound, policy=policy)
+        if is_document:
+            client = await servers._client_at(deployment, found, "notes")
+            assert client.client_id == "https://vault.example/connect/client/notes"
+        else:
+            with pytest.raises(AuthorizationUnknown, match="doesn't let clients register"):
+                await servers._client_at(deployment, found, "notes")
 
 
 async def test_a_vault_on_this_machine_has_no_document_that_others_could_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from providers.remote.authorization import _read_registration
 from server.administration.actor import ChangeRefused
 from server.portal.connect import NEW_ACCOUNT
 from server.remote import servers
-from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
+from tests.mcp.remote.remote_room import RemoteRoom, link_of, remote_room, text
 from tests.support.doubles.mcp_double import agree
 from vault import connections
+from vault.upstream import RotationMode
 
 
 async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom) -> None:
@@ -116,6 +118,38 @@ async def test_a_dead_access_token_is_renewed_once_and_the_refresh_token_rotates
         assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error
     refreshes = [one for one in double.token_requests if one["grant_type"] == "refresh_token"]
     assert [one["resource"] for one in refreshes] == [double.url]
+
+
+async def test_a_renewal_is_journalled_like_that_of_every_other_account(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    vault = place.deployment.vault
+    async with place.room.client(agent) as client:
+        assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
+        owned = await connections.list_connections(place.deployment.database, agent.principal.user_id)
+        (connection,) = [one for one in owned if one.provider == name]
+        assert await vault.journal.find(connection.id) == ()
+        double.end_tokens()
+        assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error
+    (kept,) = await vault.journal.find(connection.id)
+    assert kept.connection_id == connection.id
+    assert vault.policies[name].rotation is RotationMode.REVOKES  # whether reuse ends the grant is unknown
+
+
+async def test_calls_count_towards_the_persons_budget_and_another_persons_dont(tmp_path: Path) -> None:
+    limited = {"tools": {"list_limit": 0, "calls_per_minute": 3}}
+    async with remote_room(tmp_path, overrides=limited) as place:
+        name, double, agent = await place.ready()
+        async with place.room.client(agent) as client:
+            assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
+            for _ in range(3):
+                last = await client.call_tool(f"{name}_add", {"a": 1, "b": 2})
+            assert "called this provider too often" in text(last)
+        sent = len(double.calls)
+        other = await place.room.agent("bob")
+        async with place.room.client(other) as client:
+            told = await client.call_tool(f"{name}_add", {"a": 1, "b": 2})
+        assert link_of(told) is not None
+        assert len(double.calls) == sent
 
 
 async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: RemoteRoom) -> None:
