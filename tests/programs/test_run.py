@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from server.provider_settings import OutboundSettings
+from tests.conftest import unavailable
 from tests.providers.test_reach import running_proxy
 from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, program_room, run_in
 
@@ -35,7 +36,7 @@ async def room(shared_room: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
 
 def needs(program: str) -> None:
     if shutil.which(program) is None:
-        pytest.skip(f"{program} isn't installed")
+        unavailable(f"{program} isn't installed")
 
 
 async def test_curl_reads_with_a_credential_that_it_never_has(room: ProgramRoom) -> None:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from providers.definitions.catalog import load_catalog
 from server.proxy.program_hosts import HostMap, addresses_of
+from tests.conftest import unavailable
 from tests.credentials.test_aws import APIS, SECRET, Aws, AwsRoom
 from tests.support.doubles.scripted_server import scripted_server
 from tests.support.rooms.key_room import running_key_room
@@ -30,7 +30,7 @@ async def room(tmp_path: Path) -> AsyncGenerator[AwsRoom]:
 
 async def test_aws_uses_an_account_whose_key_it_never_has(room: AwsRoom, tmp_path: Path) -> None:
     if shutil.which("aws") is None:
-        pytest.skip("aws isn't installed")
+        unavailable("aws isn't installed")
     user = await room.keys.user()
     connection = await room.connect_account(user)
     agent = (await room.keys.allow_agent(user, connection, frozenset({"s3:write"}))).agent

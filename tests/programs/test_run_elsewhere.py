@@ -35,6 +35,7 @@ from server.programs.program_run import ProgramOptions
 from server.programs.remote_run import run_for
 from server.proxy.remote_programs import CALLS, HOSTS
 from server.runtime.rate_limits import agent_place, host_place
+from tests.conftest import unavailable
 from tests.support.bridge_processes import Machine, in_the_browser
 from tests.support.harness import PASSWORD, RunningVault, Tokens
 from tests.support.person import Person
@@ -92,7 +93,7 @@ class Elsewhere:
 @pytest_asyncio.fixture(scope="module")
 async def shared_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Elsewhere]:
     if shutil.which("curl") is None:
-        pytest.skip("curl isn't installed")
+        unavailable("curl isn't installed")
     async with program_room(tmp_path_factory.mktemp("vault")) as room, Person(room.vault.url) as person:
         await person.sign_in("alice", PASSWORD)
         tokens = await sign_agent_in(room.vault, person)

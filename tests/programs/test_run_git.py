@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from providers.credentials.entered_values import pack
 from server.mcp.local_owner import local_principal
+from tests.conftest import unavailable
 from tests.support.doubles.git_host import git_host
 from tests.support.harness import running_vault
 from tests.support.rooms.program_room import AGENT, TOKEN, ProgramRoom
@@ -30,7 +31,7 @@ async def shared_git_room(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[tuple[ProgramRoom, dict[str, Connection]]]:
     if shutil.which("git") is None:
-        pytest.skip("git isn't installed")
+        unavailable("git isn't installed")
     folder = tmp_path_factory.mktemp("git-hosts")
     async with git_host(folder / "git", token=TOKEN) as host:
         host.users = {name: user for name, (user, *_) in HOSTS.items()}
