@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import ge
 from typing import NamedTuple
@@ -22,6 +24,18 @@ class Findings:
     lost: list[str] = field(default_factory=list[str])
     doubled: list[str] = field(default_factory=list[str])
     stuck: list[str] = field(default_factory=list[str])
+
+
+@contextmanager
+def without_collection() -> Generator[None]:
+    """Without garbage collection, which would look through all visited states again and again and find none to free."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 DOINGS = {
@@ -142,6 +156,7 @@ class Way(NamedTuple):
         return found[::-1]
 
 
+@without_collection()
 def explore(
     provider: Provider,
     *,

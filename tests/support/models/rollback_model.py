@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.support.models.exploration import Findings, Way
+from tests.support.models.exploration import Findings, Way, without_collection
 from tests.support.models.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
@@ -133,6 +133,7 @@ class RollbackModel(Model):
             yield name, after._replace(journal=s.journal)
 
 
+@without_collection()
 def explore(provider: Provider, *, rules: RollbackRules, budget: Budget, until_harm: bool = False) -> Findings:
     """Visit every world that is reachable, or all up to the first harm; breadth first."""
     model, out = RollbackModel(provider, rules), Findings()
@@ -142,13 +143,12 @@ def explore(provider: Provider, *, rules: RollbackRules, budget: Budget, until_h
         world, way = queue.popleft()
         s = world.state
         out.states += 1
-        steps = [] if way is None else way.steps()
         if model.is_doubled(s):
             out.doubled_sends += 1
-            out.doubled = out.doubled or steps
+            out.doubled = out.doubled or ([] if way is None else way.steps())
         if model.is_lost(s) and not s.gap:
             out.lost_needlessly += 1
-            out.lost = out.lost or steps
+            out.lost = out.lost or ([] if way is None else way.steps())
         for name, after in model.world_steps(world):
             if after not in seen:
                 seen.add(after)

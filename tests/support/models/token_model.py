@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tests.support.models.exploration import without_collection
 from vault.records import RefreshToken
 from vault.tokens.token_rules import Family, RepeatVerdict, judge_use
 
@@ -73,9 +74,11 @@ class Model:
 
     def __init__(self, *, theft_from: str = AWAY, decide: Decide = judge_use) -> None:
         self._came: dict[State, tuple[State, str]] = {}
+        self._verdicts: dict[tuple[tuple[Generation, ...], int, str, int], RepeatVerdict] = {}
         self.theft_from = theft_from
         self.decide = decide
 
+    @without_collection()
     def explore(self, budget: Budget) -> Findings:
         found = Findings()
         start = State(100_000, (Generation(HOME),), True, (0, 0), 0, None, budget)
@@ -182,22 +185,32 @@ class Model:
         if mine.spent_at is None:
             spent = mine._replace(spent_at=s.now)
             return None, s._replace(family=(*s.family[:held], spent, Generation(network)))
-        family = self._records(s)
-        verdict = self.decide(family[held], family, network=network, is_authenticated=False, now=s.now, grace=GRACE)
+        verdict = self._verdict(s.family, held, network, s.now)
         if not verdict.is_answered:
             return verdict, s._replace(alive=False)
         if verdict is RepeatVerdict.MOVED:
             s = s._replace(family=(*s.family[:held], mine._replace(moved_at=s.now), *s.family[held + 1 :]))
         return verdict, s
 
-    def _records(self, s: State) -> Family:
-        return {
-            n: RefreshToken(
-                b"", "grant", "client", "family", n, frozenset(), "", 0, 10**9, 10**9, one.spent_at,
-                issued_to=one.issued_to, moved_at=one.moved_at,
-            )
-            for n, one in enumerate(s.family)
-        }  # fmt: skip
+    def _verdict(self, family: tuple[Generation, ...], held: int, network: str, now: int) -> RepeatVerdict:
+        """What the rule says; it depends on nothing else, so it is asked once."""
+        asked = (family, held, network, now)
+        verdict = self._verdicts.get(asked)
+        if verdict is None:
+            records = _records(family)
+            verdict = self.decide(records[held], records, network=network, is_authenticated=False, now=now, grace=GRACE)
+            self._verdicts[asked] = verdict
+        return verdict
+
+
+def _records(family: tuple[Generation, ...]) -> Family:
+    return {
+        n: RefreshToken(
+            b"", "grant", "client", "family", n, frozenset(), "", 0, 10**9, 10**9, one.spent_at,
+            issued_to=one.issued_to, moved_at=one.moved_at,
+        )
+        for n, one in enumerate(family)
+    }  # fmt: skip
 
 
 def _sort_pair(pair: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
