@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -432,28 +432,30 @@ STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
 )
 
 
-async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[StepResult]:
-    """All steps of one file; each starts from a clean simulator."""
-    is_by_certificate = provider.client_auth in BY_CERTIFICATE
-    if is_by_certificate:
+async def findings_of(
+    provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str
+) -> AsyncGenerator[StepResult]:
+    """One step of one file after the other; each starts from a clean simulator."""
+    if provider.client_auth in BY_CERTIFICATE:
         provider = provider.model_copy(update={"client_auth": "client_secret_post"})
+        yield StepResult("certificate", "skipped", "the simulator has no TLS, so a secret replaces the certificate")
     trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
-    if is_by_certificate:
-        trial.findings.append(
-            StepResult("certificate", "skipped", "the simulator has no TLS, so a secret replaces the certificate")
-        )
     for name, step in STEPS:
         simulator.reset()
         try:
-            note = await step(trial)
-            trial.findings.append(StepResult(name, "ok", note))
+            found = StepResult(name, "ok", await step(trial))
         except StepSkipped as reason:
-            trial.findings.append(StepResult(name, "skipped", str(reason)))
+            found = StepResult(name, "skipped", str(reason))
         except StepFailed as failure:
-            trial.findings.append(StepResult(name, "failed", str(failure)))
+            found = StepResult(name, "failed", str(failure))
         except (HttpError, UpstreamError) as error:
-            trial.findings.append(StepResult(name, "failed", str(error)))
-    return trial.findings
+            found = StepResult(name, "failed", str(error))
+        yield found
+
+
+async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[StepResult]:
+    """All steps of one file."""
+    return [found async for found in findings_of(provider, simulator, outbound, mode=mode)]
 
 
 async def examine_all(

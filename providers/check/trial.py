@@ -5,7 +5,7 @@ The simulator takes only addresses from the file. `providers.check.check` has th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -54,14 +54,13 @@ class StepResult:
 
 @dataclass(slots=True)
 class Trial:
-    """One file against one mode. `findings` grow with the steps."""
+    """One file against one mode."""
 
     provider: Provider
     mode_name: str
     mode: Mode
     simulator: Simulator
     outbound: Outbound
-    findings: list[StepResult] = field(default_factory=list[StepResult])
 
     @property
     def base(self) -> str:

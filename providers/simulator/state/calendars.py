@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -124,8 +125,7 @@ class Calendars:
 
 def new_event_id() -> str:
     """An id in Google's alphabet (base32hex, lowercase)."""
-    alphabet = "0123456789abcdefghijklmnopqrstuv"
-    return "".join(secrets.choice(alphabet) for _ in range(26))
+    return base64.b32hexencode(secrets.token_bytes(20))[:26].decode().lower()
 
 
 def _local(day: datetime, hour: int, time_zone: str) -> datetime:
