@@ -228,12 +228,15 @@ async def test_a_disconnected_key_is_watched_until_its_person_deletes_it(room: K
     receipt = await receipts.get_receipt(deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.reason, receipt.is_final) == ("still_alive", "no_revocation", False)
+    kept_keys = "select connection_id from keys.connection_keys where connection_id = :id"
+    assert len(list(await deployment.database.fetch(kept_keys, {"id": connection.id}))) == 1  # to ask again
     keys.delete(key)
     deployment.database.clock_offset += 86400
     await revocations.run_due(deployment.vault)
     receipt = await receipts.get_receipt(deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.is_final) == ("verified_dead", True)
+    assert list(await deployment.database.fetch(kept_keys, {"id": connection.id})) == []
     assert await accounts_of(room, user) == ()
 
 
