@@ -315,6 +315,7 @@ class ConnectionState(StrEnum):
     REVOKED = "revoked"
 
 
+ADVISED: Final = "ends_by_advice"  # a fact: at its end, the service only recommends replacing the key
 DOUBTED: Final = "doubted"  # a reason: an API refused the key of an active connection
 
 
@@ -362,7 +363,7 @@ class Connection:
         `waiting`: the provider didn't answer a refresh. `ambiguous`: another process may have its answer. `expiring`:
         ends within 7 days unless the person acts. A grant that never lives longer than two days stays `active`, even
         past its end if a refresh may still work. A connection that nothing can renew is `needs_reauth` once it has
-        ended.
+        ended, but `expiring` if the service only recommends that end.
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
@@ -370,7 +371,7 @@ class Connection:
             return "waiting" if self.is_settled else "ambiguous"
         if self.ends_at is None or self.ends_at - now > EXPIRING:
             return self.state.value
-        if not self.has_refresh_token and now >= self.ends_at:
+        if not self.has_refresh_token and now >= self.ends_at and ADVISED not in self.metadata:
             return ConnectionState.NEEDS_REAUTH.value
         return self.state.value if self._is_short else "expiring"
 

@@ -42,7 +42,7 @@ from server.connecting.provider_authorization import (
 from server.deployment import Deployment
 from server.sign_in import roles
 from vault import connections, limits, tickets, users
-from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, parse_scope
+from vault.records import ADVISED, Connection, Event, Session, Ticket, TicketPurpose, User, parse_scope
 from vault.refresh import consents
 from vault.refusals import TransitionRefused
 from vault.storage.database import Transaction
@@ -263,7 +263,11 @@ async def examine(
     scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
     if references:
         answer = _refer(credential, {**entered, **references}, answer)
-    return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
+    is_advice = ends_in is not None and entry.ends_at is None and last is None and credential.rotate_days is not None
+    facts = {ADVISED: "yes"} if is_advice else {}
+    return replace(
+        answer, account=account, scopes=scopes, grant_expires_in=ends_in, metadata={**answer.metadata, **facts}
+    )
 
 
 async def _read_elsewhere(

@@ -96,6 +96,8 @@ async def test_only_a_key_that_the_vault_holds_ends_when_aws_recommends_replacin
     else:
         assert connection.ends_at is not None
         assert abs(connection.ends_at - now - expected * DAY) <= DAY
+        assert connection.status(connection.ends_at - DAY) == "expiring"
+        assert connection.status(connection.ends_at) == ("expiring" if named is None else "needs_reauth")
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
