@@ -6,6 +6,7 @@ import ast
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 # The rest of cosmic-ray's operators makes mutants that no test could tell from the original (annotations are strings
@@ -94,7 +95,13 @@ def mutate(text: str, mutant: Mutant) -> str | None:
 
 def changed_lines(old: str, new: str) -> tuple[str, str]:
     """The changed lines before and after, without indentation: the stable name of a mutant."""
-    pairs = [(a.strip(), b.strip()) for a, b in zip(old.splitlines(), new.splitlines(), strict=False) if a != b]
+    before, after = old.splitlines(), new.splitlines()
+    if len(before) != len(after):  # an operator that stands on its own line can join it with the one before
+        steps = [one for one in SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if one[0] != "equal"]
+        first, last = steps[0], steps[-1]
+        before, after = before[first[1] : last[2]], after[first[3] : last[4]]
+        return "\n".join(map(str.strip, before)), "\n".join(map(str.strip, after))
+    pairs = [(a.strip(), b.strip()) for a, b in zip(before, after, strict=True) if a != b]
     return "\n".join(a for a, _ in pairs), "\n".join(b for _, b in pairs)
 
 

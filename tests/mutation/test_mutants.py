@@ -144,6 +144,7 @@ def test_an_explanation_of_any_number_holds_for_numbers_only() -> None:
 
 def test_a_mutant_is_named_by_what_its_lines_say() -> None:
     assert changed_lines("a\n  b = 1\n", "a\n  b = 2\n") == ("b = 1", "b = 2")
+    assert changed_lines("(\n  a\n  > 0\n)\nb\n", "(\n  a <= 0\n)\nb\n") == ("a\n> 0", "a <= 0")
 
 
 def test_a_statement_has_all_its_lines_and_a_block_only_its_head() -> None:
