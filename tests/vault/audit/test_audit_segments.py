@@ -97,7 +97,8 @@ async def test_neighbours_under_another_retention_are_told_apart(database: Datab
 async def test_the_chain_goes_on_when_every_event_of_it_was_pruned(database: Database, key_ring: KeyRing) -> None:
     await fill(database, 3)
     await seal(database, now=database.now())
-    await prune(database, retention_days=1, now=database.now() + 2 * DAY)
+    assert await prune(database, retention_days=1, now=database.now() + 86400) == 0
+    assert await prune(database, retention_days=1, now=database.now() + 86401) == 3
     await change(database, "select 1")
     await fill(database, 3)
     assert await verify(database) == 7
