@@ -101,6 +101,8 @@ async def test_many_first_exchanges_at_once_derive_one_grant(database: Database)
     mine = {one.id for one in live if one.client_id == client_id}
     assert {one.id for one in found} <= mine
     assert all([await is_live(database, one) for one in found])
+    events = [one.kind for one in await audit.list_events(database)]
+    assert events.count("grant.derived") == 1
 
 
 @pytest.mark.parametrize("first", ["exchange", "removal"])

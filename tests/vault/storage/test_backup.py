@@ -413,6 +413,7 @@ async def test_a_backup_and_a_restore_tell_how_many_rows_are_done(
     monkeypatch.setattr(backups, "LOAD_PAGE", 1)
     async with open_room(sqlite_store) as room:
         await room.connect()
+        await room.connect("google")
         path, keys, source = sqlite_store.data / "vault.backup", room.vault.keys, source_of(sqlite_store)
         async with snapshot(sqlite_store.url, data=sqlite_store.data) as seen:
             made = await backups.write_backup(path, seen, ring=keys, with_keys=False, now=room.now, tell=tell)
