@@ -110,10 +110,13 @@ class Simulator:
             "userinfo_url": f"{base}/oauth2/v3/userinfo",
             "apis": {
                 "calendar": f"{base}/calendar/v3",
+                "docs": f"{base}/docs/v1",
                 "drive": f"{base}/drive/v3",
                 "drive_upload": f"{base}/upload/drive/v3",
                 "gmail": f"{base}/gmail/v1",
                 "gmail_upload": f"{base}/upload/gmail/v1",
+                "sheets": f"{base}/sheets/v4",
+                "tasks": f"{base}/tasks/v1",
             },
         }
 

@@ -21,7 +21,7 @@ import googleapiclient
 
 FILES = Path(__file__).parents[2] / "providers" / "services"
 TARGET = FILES / "rules" / "google.json"
-DOCUMENTS = ("calendar.v3", "drive.v3", "gmail.v1")
+DOCUMENTS = ("calendar.v3", "docs.v1", "drive.v3", "gmail.v1", "sheets.v4", "tasks.v1")
 AUTH = "https://www.googleapis.com/auth/"
 PARTIAL = frozenset(
     AUTH + name
@@ -77,7 +77,7 @@ def described_methods(
             if str(method["id"]).endswith(".watch"):
                 continue
             scopes = frozenset(method.get("scopes", [])) & known
-            path = str(method["path"]).removeprefix(f"{key}/{version}/")
+            path = str(method["path"]).removeprefix(f"{key}/").removeprefix(f"{version}/")
             query = frozenset(
                 str(name) for name, one in method.get("parameters", {}).items() if one["location"] == "query"
             )

@@ -268,6 +268,51 @@ async def test_files_go_up_in_one_request_and_in_pieces(
     assert handle.value not in files.room.provider.log
 
 
+SHEET = {"spreadsheetId": "1abc", "range": "Sheet 1!A1:B2"}
+OTHERS: tuple[tuple[str, str, str, Callable, Callable, list[str]], ...] = (
+    (
+        *("docs", "v1", "documents"),
+        lambda api: api.documents().get(documentId="1abc"),
+        lambda api: api.documents().batchUpdate(documentId="1abc", body={"requests": []}),
+        ["GET /documents/1abc", "POST /documents/1abc:batchUpdate"],
+    ),
+    (
+        *("sheets", "v4", "spreadsheets"),
+        lambda api: api.spreadsheets().values().get(**SHEET),
+        lambda api: api.spreadsheets().values().append(**SHEET, valueInputOption="RAW", body={"values": [["x"]]}),
+        [f"{one} /spreadsheets/1abc/values/Sheet%201%21A1%3AB2" for one in ("GET", "POST")],
+    ),
+    (
+        *("tasks", "v1", "tasks"),
+        lambda api: api.tasks().list(tasklist="@default"),
+        lambda api: api.tasks().insert(tasklist="@default", body={"title": "Dig"}),
+        ["GET /lists/%40default/tasks", "POST /lists/%40default/tasks"],
+    ),
+)
+
+
+@pytest.mark.parametrize(("name", "version", "scope", "read", "write", "arrived"), OTHERS)
+async def test_the_other_apis_work_as_far_as_the_scope_reaches(
+    files: Files, name: str, version: str, scope: str, read: Callable, write: Callable, arrived: list[str]
+) -> None:
+    files.room.provider.answer = lambda _: json_reply({"kind": "here"})
+    reader = await files.handle(frozenset({f"{AUTH}{scope}.readonly"}))
+    writer = await files.handle(frozenset({f"{AUTH}{scope}"}))
+
+    def use() -> int:
+        with files.service(name, version, reader) as api:
+            assert read(api).execute() == {"kind": "here"}
+            with pytest.raises(HttpError) as refused:
+                write(api).execute()
+        with files.service(name, version, writer) as api:
+            assert write(api).execute() == {"kind": "here"}
+        return refused.value.status_code
+
+    assert await asyncio.to_thread(use) == 403
+    found = [f"{one.method} {one.target.partition(f'/google-{name}')[2]}" for one in files.room.provider.arrivals]
+    assert [one.startswith(start) for one, start in zip(found, arrived, strict=True)] == [True, True], found
+
+
 async def start(handle: ProxyHandle, path: str = "/files") -> str:
     answer = await handle.call(
         "POST", f"{path}?uploadType=resumable", api="drive_upload", json={"name": "x"}, verify=False

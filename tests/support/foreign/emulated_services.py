@@ -174,6 +174,7 @@ def _settings(name: str, at: str) -> dict[str, object]:
             drive, gmail = f"{at}/drive/v3", f"{at}/gmail/v1"
             uploads = {"drive_upload": f"{at}/upload/drive/v3", "gmail_upload": f"{at}/upload/gmail/v1"}
             found["apis"] = {"calendar": f"{at}/calendar/v3", "drive": drive, "gmail": gmail, **uploads}
+            found["apis"] |= {"docs": f"{at}/docs/v1", "sheets": f"{at}/sheets/v4", "tasks": f"{at}/tasks/v1"}
         case "github":
             found["revoke_url"] = f"{at}/applications/{{client_id}}/grant"
             found["apis"] = {"rest": at}
