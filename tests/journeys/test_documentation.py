@@ -262,10 +262,12 @@ def test_the_table_of_kinds_has_what_the_sources_name_and_nothing_else() -> None
     for path in (ROOT / "server").rglob("*.py"):
         if path.name == "errors.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        source = path.read_text(encoding="utf-8")
+        may_name = any(one in source for one in ("OAuthError", "status_of", *errors.KINDS))
+        for node in ast.walk(ast.parse(source)) if may_name else ():
             if isinstance(node, ast.Constant) and node.value in errors.KINDS:
                 named.add(str(node.value))
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"OAuthError", "status_of"}:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"OAuthError", "status_of"}:
                 kinds = [str(one.value) for one in node.args[:1] if isinstance(one, ast.Constant)]
                 assert set(kinds) <= set(errors.KINDS), path
     put_together = {"request_uri_not_supported"}
@@ -291,7 +293,8 @@ def test_every_package_is_used_where_the_table_says() -> None:
 def test_plain_httpx_stays_out_of_the_product() -> None:
     for folder in ("server", "vault", "providers"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert "httpx" not in imported_in(path), path
+            is_named = re.search(r"httpx(?!2)", path.read_text(encoding="utf-8")) is not None
+            assert not is_named or "httpx" not in imported_in(path), path
 
 
 def test_every_relative_link_leads_somewhere() -> None:

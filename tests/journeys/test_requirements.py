@@ -15,7 +15,8 @@ def _marks() -> dict[str, set[str]]:
     """Requirement id -> names of its tests, read from the sources so that a partial run compares them, too."""
     found: dict[str, set[str]] = {}
     for path in sorted(HERE.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if "mark.requirement" in source else ():
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
                 continue
             for mark in node.decorator_list:
@@ -26,6 +27,7 @@ def _marks() -> dict[str, set[str]]:
     return found
 
 
+@cache
 def _manifest() -> dict[str, dict[str, object]]:
     return tomllib.loads((HERE / "requirements.toml").read_text(encoding="utf-8"))
 

@@ -70,6 +70,11 @@ def modules() -> list[Path]:
     return [path for path, name in sorted(names.items()) if name in SHOWN_THERE or not name.startswith(FOR_OPERATORS)]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def refusals_of(tree: ast.AST) -> Iterator[str]:
     """The sentences of refusals: of classes with such names, called with a text or with a name for one."""
     for scope in ast.walk(tree):
@@ -113,7 +118,7 @@ def sentences_in(node: ast.expr, assigned: Mapping[str, Sequence[ast.expr]]) -> 
 
 @cache
 def sentences() -> frozenset[str]:
-    found = {one for path in modules() for one in refusals_of(ast.parse(path.read_text("utf-8")))}
+    found = {one for path in modules() for one in refusals_of(tree_of(path))}
     return frozenset(one for one in found if one and not STORED.fullmatch(one) and not re.fullmatch(r"[{}0-9 .]*", one))
 
 
@@ -246,7 +251,7 @@ def test_nothing_is_translated_that_is_never_said() -> None:
 def server_words() -> Iterator[str]:
     """Texts in the modules that are values of refusals, or that another function turns into refusals."""
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Constant | ast.JoinedStr):
                 yield from sentences_in(node, {})
 
