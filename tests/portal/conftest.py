@@ -1,4 +1,4 @@
-"""A vault and a browser for the tests of pages, one of each per module; each test gets a tab of a fresh profile."""
+"""A vault per module and one browser for the tests of pages; each test gets a tab of a fresh profile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def browser() -> AsyncGenerator[Browser]:
     async with running_chromium() as started:
         yield started
