@@ -51,6 +51,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def uv_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `uv` keeps what it has unpacked and installed once."""
+    return tmp_path_factory.mktemp("uv")
+
+
+@pytest.fixture(scope="session")
 def index(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our wheel, and empty packages of the installed releases; the code comes from the suite's environment."""
     folder = tmp_path_factory.mktemp("index")

@@ -19,7 +19,7 @@ from server.cli import app
 from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
-from tests.cli.test_completion import complete
+from tests.cli.test_completion import complete_here
 from tests.support.accounts import open_account
 from tests.support.inspection import read_events
 from tests.support.processes import Place
@@ -191,7 +191,7 @@ async def test_a_standing_approval_is_listed_and_ended_once(approver_vault: Appr
     standing = await stand(approver_vault, approver_vault.owner)
     (listed,) = json.loads((await approver_vault.run("list", "--json")).stdout)
     assert (listed["id"], listed["state"], listed["target"]) == (standing, "standing", "channel #general")
-    assert await complete(approver_vault.place, "approvals", "revoke", standing[:3]) == [standing]
+    assert await complete_here(approver_vault.place, "approvals", "revoke", standing[:3]) == [standing]
     row = json.loads((await approver_vault.run("revoke", standing, "--json")).stdout)
     assert (row["id"], row["state"], row["per_day"]) == (standing, "revoked", 5)
     assert json.loads((await approver_vault.run("list", "--json")).stdout) == []

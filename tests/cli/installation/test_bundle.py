@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -42,12 +43,19 @@ def mcpb(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def extension_folder(bundle: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def unpacked_once(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle, unpacked with the format's own tool."""
-    done = mcpb("unpack", bundle, tmp_path / "extension", folder=tmp_path)
+    folder = tmp_path_factory.mktemp("unpacked")
+    done = mcpb("unpack", bundle, folder / "extension", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    return tmp_path / "extension"
+    return folder / "extension"
+
+
+@pytest.fixture
+def extension_folder(unpacked_once: Path, tmp_path: Path) -> Path:
+    """A copy of the unpacked bundle, in which a host may write."""
+    return shutil.copytree(unpacked_once, tmp_path / "extension")
 
 
 def configure_extension(unpacked: Path, **chosen: object) -> dict[str, object]:
@@ -58,14 +66,14 @@ def configure_extension(unpacked: Path, **chosen: object) -> dict[str, object]:
     return json.loads(subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True).stdout)
 
 
-def start_extension(unpacked: Path, index: Path, folder: Path, **chosen: object) -> StdioServerParameters:
+def start_extension(unpacked: Path, index: Path, cache: Path, folder: Path, **chosen: object) -> StdioServerParameters:
     """Start it as the host does, with its own uv, but without a network."""
     made = configure_extension(unpacked, **chosen)
     offline = {
         "UV_OFFLINE": "1",
         "UV_NO_INDEX": "1",
         "UV_FIND_LINKS": str(index),
-        "UV_CACHE_DIR": str(folder / "cache"),
+        "UV_CACHE_DIR": str(cache),
         "UV_PYTHON": sys.executable,
         "HOME": str(folder),
         "PATH": os.pathsep.join((str(Path(find_uv_bin()).parent), "/usr/bin", "/bin")),
@@ -97,15 +105,17 @@ def test_the_bundle_holds_our_code_and_names_the_locked_releases(extension_folde
     assert bundle.read_bytes() == build(bundle.parent).read_bytes()  # the same content makes the same file
 
 
-async def test_the_bundle_starts_with_no_setting_filled_in(extension_folder: Path, index: Path, tmp_path: Path) -> None:
-    assert "slack_post" in await list_tools(start_extension(extension_folder, index, tmp_path))
+async def test_the_bundle_starts_with_no_setting_filled_in(
+    extension_folder: Path, index: Path, uv_cache: Path, tmp_path: Path
+) -> None:
+    assert "slack_post" in await list_tools(start_extension(extension_folder, index, uv_cache, tmp_path))
 
 
 async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(
-    extension_folder: Path, index: Path, tmp_path: Path
+    extension_folder: Path, index: Path, uv_cache: Path, tmp_path: Path
 ) -> None:
     data = data_directory(tmp_path)
-    server = start_extension(extension_folder, index, tmp_path, data=str(data), sandbox=True, url="")
+    server = start_extension(extension_folder, index, uv_cache, tmp_path, data=str(data), sandbox=True, url="")
     async with asyncio.timeout(60), Client(server) as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
         while not (data / "sandbox").is_dir():  # tools are listed before the rest has started
@@ -116,9 +126,9 @@ async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(
 
 
 async def test_the_bundle_goes_to_the_vault_whose_address_was_given(
-    extension_folder: Path, index: Path, tmp_path: Path
+    extension_folder: Path, index: Path, uv_cache: Path, tmp_path: Path
 ) -> None:
-    server = start_extension(extension_folder, index, tmp_path, url="http://vault.example", sandbox=True)
+    server = start_extension(extension_folder, index, uv_cache, tmp_path, url="http://vault.example", sandbox=True)
     process = await asyncio.create_subprocess_exec(
         server.command,
         *server.args,

@@ -59,13 +59,8 @@ def commands_of_make(target: str) -> Sequence[Sequence[str]]:
 
 def found_pythons() -> list[str]:
     """This machine's interpreters of the supported versions, starting with the one that runs the suite."""
-    found = [sys.executable]
-    for name in PYTHONS:
-        path = shutil.which(name)
-        if path is not None and name != f"python3.{sys.version_info.minor}":
-            works = subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True, check=False)
-            found += [path] if works.returncode == 0 else []
-    return found
+    others = [shutil.which(name) for name in PYTHONS if name != f"python3.{sys.version_info.minor}"]
+    return [sys.executable, *(path for path in others if path is not None)]
 
 
 @pytest.mark.long
@@ -74,6 +69,9 @@ def found_pythons() -> list[str]:
 def test_a_newer_release_of_a_locked_package_does_not_stop_the_installation(
     tmp_path: Path, target: str, python: str
 ) -> None:
+    works = subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+    if works.returncode != 0:
+        pytest.skip(f"{python} makes no environments")
     index = tmp_path / "index"
     index.mkdir()
     inner = make_wheel(index, "inner", "1.0", "Provides-Extra: fast")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,25 @@ print(count)
 """
 
 
+# Each command in turn, with its exit code, output, and errors.
+RUN_EACH = """
+import contextlib, io, json
+from server.cli import app
+
+def run(arguments):
+    sys.argv, out, err = ["token-vault", *arguments], io.StringIO(), io.StringIO()
+    code = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
+
+print(json.dumps([run(arguments) for arguments in {commands}]))
+"""
+
+
 def run_without(program: str, *, data: Path) -> subprocess.CompletedProcess[str]:
     """Run a program where these names are missing."""
     return subprocess.run(
@@ -65,9 +86,11 @@ def run_without(program: str, *, data: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-def run_command(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
-    program = f"sys.argv = ['token-vault', *{list(arguments)!r}]\nfrom server.cli import app\napp()"
-    return run_without(program, data=data)
+def run_commands(*commands: Sequence[str], data: Path) -> list[tuple[int, str, str]]:
+    """Exit code, output, and errors of each command, one after the other in one process."""
+    done = run_without(RUN_EACH.replace("{commands}", repr(commands)), data=data)
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in json.loads(done.stdout)]
 
 
 def test_every_module_imports_where_files_have_no_locks(tmp_path: Path) -> None:
@@ -76,27 +99,23 @@ def test_every_module_imports_where_files_have_no_locks(tmp_path: Path) -> None:
     assert int(done.stdout) > 300
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("stdio", "--client", "x"), ("stdio", "--client", "x", "--url", "https://vault.example"), ("serve",)],
-    ids=["stdio", "bridge", "serve"],
-)
-def test_a_system_without_locks_is_told_at_the_start_what_to_do_instead(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    done = run_command(*arguments, data=tmp_path / "data")
-    assert done.returncode == 1
-    assert "WSL 2 or in a Linux container" in done.stderr
-    assert "Traceback" not in done.stderr and not done.stdout
+def test_a_system_without_locks_is_told_at_the_start_what_to_do_instead(tmp_path: Path) -> None:
+    local = ("stdio", "--client", "x")
+    for code, out, err in run_commands(
+        local, (*local, "--url", "https://vault.example"), ("serve",), data=tmp_path / "data"
+    ):
+        assert code == 1
+        assert "WSL 2 or in a Linux container" in err
+        assert "Traceback" not in err and not out
     assert not (tmp_path / "data").exists()
 
 
 def test_client_config_offers_no_entry_that_such_a_system_cannot_start(tmp_path: Path) -> None:
-    refused = run_command("client-config", "cursor", data=tmp_path)
-    assert refused.returncode == 1 and "--transport http" in refused.stderr
-    printed = run_command("client-config", "cursor", "--transport", "http", data=tmp_path)
-    assert printed.returncode == 0, printed.stderr
-    assert "/mcp" in printed.stdout
+    entry = ("client-config", "cursor")
+    refused, printed = run_commands(entry, (*entry, "--transport", "http"), data=tmp_path)
+    assert refused[0] == 1 and "--transport http" in refused[2]
+    assert printed[0] == 0, printed[2]
+    assert "/mcp" in printed[1]
 
 
 async def test_sqlite_empties_the_drives_cache_at_commits_and_checkpoints(tmp_path: Path) -> None:

@@ -32,12 +32,13 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def programs(wheel: Path, uv_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment with the wheel installed and the suite's libraries available."""
     place = tmp_path_factory.mktemp("environment")
-    run(sys.executable, "-m", "venv", place, cwd=place)
+    run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place)
     programs = place / "bin"
-    run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel, cwd=place)
+    options = ("-q", "--no-deps", "--offline", "--no-index", "--python", programs / "python")
+    run(find_uv_bin(), "pip", "install", *options, "--cache-dir", uv_cache, wheel, cwd=place)
     (packages,) = place.glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))  # Python doesn't read .pth files there
     return programs
@@ -127,24 +128,25 @@ async def test_mcp_json_starts_what_the_readme_installed_with_nothing_on_the_pat
     assert "slack_post" in await list_tools(started)
 
 
-def uvx(index: Path, *words: str, folder: Path) -> StdioServerParameters:
+def uvx(index: Path, *words: str, folder: Path, cache: Path) -> StdioServerParameters:
     """`uvx` without a network."""
-    options = ["--offline", "--no-index", "--find-links", str(index), "--cache-dir", str(folder / "cache")]
+    options = ["--offline", "--no-index", "--find-links", str(index), "--cache-dir", str(cache)]
     variables = {"HOME": str(folder), "PATH": "/usr/bin:/bin"}
     arguments = ["tool", "run", "--python", sys.executable, *options, *words]
     return StdioServerParameters(command=find_uv_bin(), args=arguments, cwd=folder, env=variables)
 
 
-async def test_uvx_runs_a_wheel_by_the_name_of_the_package(index: Path, tmp_path: Path) -> None:
+async def test_uvx_runs_a_wheel_by_the_name_of_the_package(index: Path, uv_cache: Path, tmp_path: Path) -> None:
     (wheel,) = index.glob("mcp_token_vault-*.whl")
     arguments = ["stdio", "--client", "uvx", "--data", str(data_directory(tmp_path))]
     assert "slack_post" in await list_tools(
-        uvx(index, "--from", str(wheel), "mcp-token-vault", *arguments, folder=tmp_path)
+        uvx(index, "--from", str(wheel), "mcp-token-vault", *arguments, folder=tmp_path, cache=uv_cache)
     )
 
 
-def test_an_entry_that_uvx_prints_says_that_its_program_can_go(index: Path, tmp_path: Path) -> None:
-    started = uvx(index, "mcp-token-vault", "client-config", "cursor", "--data", str(tmp_path), folder=tmp_path)
+def test_an_entry_that_uvx_prints_says_that_its_program_can_go(index: Path, uv_cache: Path, tmp_path: Path) -> None:
+    words = ("client-config", "cursor", "--data", str(tmp_path))
+    started = uvx(index, "mcp-token-vault", *words, folder=tmp_path, cache=uv_cache)
     done = subprocess.run(
         [started.command, *started.args], env=started.env, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -152,7 +154,7 @@ def test_an_entry_that_uvx_prints_says_that_its_program_can_go(index: Path, tmp_
     assert "uv tool install" in done.stderr
 
 
-async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, tmp_path: Path) -> None:
+async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, uv_cache: Path, tmp_path: Path) -> None:
     """A client of the MCP registry turns `server.json` into this command line."""
     content = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))
     schema = json.loads((ROOT / "tests/data/mcp_server_2025_12_11.schema.json").read_text(encoding="utf-8"))
@@ -173,6 +175,7 @@ async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, 
             arguments += [one["name"], value] if one["type"] == "named" else [value]
     named = {one["name"] for one in package["packageArguments"] if one["type"] == "named"}
     assert named <= set(options_of(commands()[arguments[0]]))
-    started = uvx(index, f"{package['identifier']}@{package['version']}", *arguments, folder=tmp_path)
+    name = f"{package['identifier']}@{package['version']}"
+    started = uvx(index, name, *arguments, folder=tmp_path, cache=uv_cache)
     variables = {"TOKEN_VAULT_DATA": str(data_directory(tmp_path))}
     assert "slack_post" in await list_tools(started.model_copy(update={"env": {**(started.env or {}), **variables}}))

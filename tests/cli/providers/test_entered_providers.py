@@ -9,7 +9,7 @@ from providers.simulator.local_server import Simulator
 from server.app import open_deployment, open_policies
 from server.deployment import Deployment
 from server.settings import load_settings
-from tests.cli.test_completion import complete
+from tests.cli.test_completion import complete_here
 from tests.support.commands import content, run
 from tests.support.doctor_places import assert_problem, configure, examine, slack
 from tests.support.processes import Place
@@ -68,11 +68,11 @@ async def test_an_account_there_gets_a_link(place: Place) -> None:
 
 async def test_its_tools_are_completed_and_so_are_apis(place: Place) -> None:
     assert (await run(place, "apis", "add", "https://api.example")).exit_code == 0
-    assert await complete(place, "apis", "show", "ht") == ["https://api.example"]
+    assert await complete_here(place, "apis", "show", "ht") == ["https://api.example"]
     words = ("delegations", "ask", "Cursor", "github", "--tool", "github_issue_cr")
-    assert [one for one in await complete(place, *words) if one] == []
+    assert await complete_here(place, *words) == []
     await enter(place, "github", GITHUB)
-    assert await complete(place, *words) == ["github_issue_create"]
+    assert await complete_here(place, *words) == ["github_issue_create"]
 
 
 async def test_what_doctor_says_to_fix_is_where_it_was_entered(place: Place, simulator: Simulator) -> None:

@@ -16,6 +16,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 
 from providers.simulator.local_server import Simulator, running_simulator
 from providers.simulator.person import consent
+from tests.support.commands import content
 from tests.support.person import Person
 from tests.support.processes import Place, opened_url
 
@@ -40,10 +41,9 @@ def text(result: CallToolResult) -> str:
 
 async def follow(place: Place, link: str) -> None:
     """Open the link as the owner, in a browser that `token-vault sign-in` has signed in."""
-    code, out, err = await place.run("sign-in", "--json")
-    assert code == 0, err
+    made = await content(place, "sign-in")
     async with Person(place.url) as owner:
-        await owner.open(json.loads(out)["url"])
+        await owner.open(made["url"])
         page = await owner.open(link)
         page = await owner.submit(page, form="/connect/", button=("decision", "allow"))
         if "location" in page.headers:
