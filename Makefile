@@ -55,8 +55,11 @@ serve: .venv/.runtime
 test: .venv/.dev
 	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
+# properties of readers, with twice the examples
+MANY := tests/mcp/plain_calls tests/cli/clients
 long: .venv/.dev
 	$(RUN) -m pytest -n 2 -m long $(TESTS)
+	$(if $(TESTS),,$(RUN) -m pytest -n 2 --dist loadfile -m "hypothesis and not long" --hypothesis-profile=many $(MANY))
 
 # clients of key services, and services to run; added to the path of the suite's own environment
 keyservices: .venv/keyservices/.done

@@ -40,6 +40,7 @@ from vault.storage.sqlite import SqliteDatabase
 use_memory()
 # How long an example takes only shows how busy the machine is.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("many", settings.get_profile("suite"), max_examples=200)
 settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=20_000)
 settings.load_profile("suite")
 

@@ -11,7 +11,7 @@ import tomllib
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.setup import client_json, client_toml, client_yaml
@@ -235,7 +235,6 @@ def loosely_written_json(draw: st.DrawFn, value: object) -> str:
 
 
 @given(data=st.data())
-@settings(max_examples=200)
 def test_any_commented_json_takes_the_entry_and_gives_it_back(data: st.DataObject) -> None:
     section = st.dictionaries(st.text(max_size=4), VALUES, max_size=3)
     content = data.draw(st.dictionaries(st.text(max_size=4), VALUES, max_size=3))
@@ -268,7 +267,6 @@ TREES = st.recursive(
     entries=st.none() | st.dictionaries(NAMES_OF_YAML, st.dictionaries(NAMES_OF_YAML, TREES, min_size=1), max_size=3),
     style=st.sampled_from([None, False]),
 )
-@settings(max_examples=200)
 def test_any_yaml_of_another_program_takes_the_entry_and_gives_it_back(
     content: dict[str, object], entries: dict[str, object] | None, style: bool | None
 ) -> None:
@@ -289,7 +287,6 @@ def test_any_yaml_of_another_program_takes_the_entry_and_gives_it_back(
     content=st.dictionaries(NAMES_OF_YAML, st.integers() | st.text(max_size=5), max_size=3),
     entries=st.dictionaries(NAMES_OF_YAML, st.dictionaries(NAMES_OF_YAML, st.text(max_size=5)), max_size=3),
 )
-@settings(max_examples=100)
 def test_any_toml_takes_the_entry_and_gives_it_back(content: dict[str, object], entries: dict[str, object]) -> None:
     import tomlkit
 

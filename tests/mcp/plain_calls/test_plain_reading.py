@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from anyio import create_memory_object_stream
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -38,7 +38,6 @@ from server.mcp.fast_path import PlainCall, trace_of
 from tests.support.rooms.mcp_room import ACCEPT, LEGACY, MODERN
 
 META = "io.modelcontextprotocol/"
-MANY = settings(max_examples=max(settings.default.max_examples, 200))
 CAPABILITIES = ClientCapabilities.model_validate({"elicitation": {"url": {}}})
 CLIENT = {"name": "x", "version": "1"}
 LEGACY_PARAMS = {"protocolVersion": LEGACY, "capabilities": {"elicitation": {"url": {}}}, "clientInfo": CLIENT}
@@ -315,7 +314,6 @@ def alike(ours: PlainCall, theirs: PlainCall | None) -> bool:
     return theirs is not None and repr((ours, ours.arguments)) == repr((theirs, theirs.arguments))
 
 
-@settings(MANY)
 @given(found=_headers(modern_headers()), body=_messages(is_modern=True))
 def test_whatever_is_read_here_the_sdk_reads_in_the_same_way(sdk: TheSDK, found: Headers, body: bytes) -> None:
     ours = fast_path.read(found, body)
@@ -323,7 +321,6 @@ def test_whatever_is_read_here_the_sdk_reads_in_the_same_way(sdk: TheSDK, found:
         assert alike(ours, sdk.read(found, body))
 
 
-@settings(MANY)
 @given(data=st.data())
 def test_whatever_is_read_in_a_session_the_sdk_reads_in_the_same_way(sdk: TheSDK, data: st.DataObject) -> None:
     found, body = data.draw(_headers(session_headers(sdk.session))), data.draw(_messages(is_modern=False))
@@ -336,7 +333,6 @@ def test_whatever_is_read_in_a_session_the_sdk_reads_in_the_same_way(sdk: TheSDK
         assert alike(ours, sdk.read(found, body))
 
 
-@settings(MANY)
 @given(data=st.data(), is_modern=st.booleans())
 def test_whatever_is_read_of_a_pipe_or_stream_the_sdk_reads_in_the_same_way(
     sdk: TheSDK, data: st.DataObject, is_modern: bool
@@ -378,7 +374,6 @@ def _good(draw: st.DrawFn, usual: Headers, *, is_modern: bool) -> tuple[Headers,
     return found, body.encode()
 
 
-@settings(MANY)
 @given(good=_good(modern_headers(), is_modern=True))
 def test_every_valid_call_is_read_here(sdk: TheSDK, good: tuple[Headers, bytes]) -> None:
     ours = fast_path.read(*good)
@@ -386,7 +381,6 @@ def test_every_valid_call_is_read_here(sdk: TheSDK, good: tuple[Headers, bytes])
     assert alike(ours, sdk.read(*good))
 
 
-@settings(MANY)
 @given(data=st.data())
 def test_every_valid_call_of_a_session_is_read_here(sdk: TheSDK, data: st.DataObject) -> None:
     good = data.draw(_good(session_headers(sdk.session), is_modern=False))
@@ -395,7 +389,6 @@ def test_every_valid_call_of_a_session_is_read_here(sdk: TheSDK, data: st.DataOb
     assert alike(ours, sdk.read(*good))
 
 
-@settings(MANY)
 @given(data=st.data(), is_modern=st.booleans())
 def test_every_valid_call_of_a_pipe_or_stream_is_read_here(sdk: TheSDK, data: st.DataObject, is_modern: bool) -> None:
     usual = modern_headers() if is_modern else session_headers(sdk.session)
