@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.generating.documentation import DOCS, section
-from tests.support.processes import end, free_port
+from tests.support.commands import content
+from tests.support.processes import Place, end, free_port
 
 PAGE = DOCS / "guides/token-exchange.md"
 SERVING = "token-vault serve --sandbox\n"
@@ -135,8 +136,7 @@ async def test_on_a_vault_with_real_accounts_the_first_answer_has_a_link_and_not
         assert set(made) == {"VAULT", "CLIENT_ID", "CLIENT_SECRET", "ACCESS_TOKEN", "curl"}
         answer = json.loads(await type_block(shell, made["curl"]))
         assert (answer["error"], answer["reason"]) == ("invalid_target", "not_configured")
-        listed = json.loads(await type_block(shell, "token-vault delegations list --json"))
-        assert listed == []
+        assert await content(Place(folder / "data", 0), "delegations", "list") == []
 
 
 def test_the_page_names_every_reason() -> None:

@@ -107,6 +107,7 @@ async def subject(place: Tenant) -> str:
     return found.id
 
 
+@pytest.mark.long  # the wire is tested above, the SDKs' other grants in test_python_sdks.py
 @pytest.mark.group("sdks")
 async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Path) -> None:
     if not (PYTHON.exists() and LLAMAINDEX.exists()):

@@ -79,7 +79,10 @@ def result_of(ran: Ran) -> Message:
             *("/mcp", ("--transport", "http", "--protocol-era", "modern")),
             marks=ran("inspector", "HTTP", "words", "2026-07-28"),
         ),
-        pytest.param("/sse", ("--transport", "sse"), marks=ran("inspector", "SSE", "words", "2025-11-25")),
+        pytest.param(
+            *("/sse", ("--transport", "sse")),
+            marks=[ran("inspector", "SSE", "words", "2025-11-25"), pytest.mark.long],  # other clients use SSE, too
+        ),
     ],
 )
 async def test_the_inspector_signs_in_once_and_then_lives_on_what_it_stored(
