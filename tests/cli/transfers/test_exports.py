@@ -99,7 +99,7 @@ async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
     assert (await place.run_command("import", "token-vault", file, "--key", secret)).exit_code == 0
 
 
-async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
+async def test_an_account_that_must_be_reconnected_or_cannot_be_opened_is_named_and_left_out(
     place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
 ) -> None:
     person, _ = await with_account(place)
@@ -111,6 +111,11 @@ async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
         done = await place.run_command("export", tmp_path / name, *wanted)
         assert done.exit_code == number, done.output
         assert ("reconnect it first" in done.output) is bool(number)
+    (account,) = await place.list_connections(person)
+    async with place.deployment.transaction() as transaction:
+        await place.deployment.keys.destroy_connection_key(transaction, account.id)
+    shut = await place.run_command("export", tmp_path / "shut", *wanted)
+    assert (shut.exit_code, "its tokens can't be opened" in shut.output) == (1, True), shut.output
 
 
 async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
