@@ -24,6 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpcore2
 import pytest
+import typer.testing
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
@@ -178,6 +179,14 @@ def certificates_read_once() -> Generator[None]:
     default_ssl_context = httpcore2.default_ssl_context
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", shared_context)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Generator[None]:
+    """Share what typer's runner would build again each time that a test runs one: all commands with their options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
 
 
