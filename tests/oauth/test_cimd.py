@@ -419,6 +419,7 @@ async def test_fetching_is_throttled_per_address(tmp_path: Path, site: Site) -> 
         ("https://agent.example/../x", False),
         ("https://agent.example/x/.", False),
         ("https://user@agent.example/x", False),
+        ("https://agent.example:65536/x", False),
         ("https://agent.example/x#f", False),
         ("http://agent.example/x", False),
         ("https://agent.example/x y", False),

@@ -67,6 +67,18 @@ async def test_a_bound_token_works_with_a_proof_of_its_key(world: World) -> None
     assert (await call(world, token, with_query)).status_code == 200
 
 
+@pytest.mark.parametrize("is_bound", [True, False])
+async def test_introspection_names_the_key_of_a_bound_token(world: World, *, is_bound: bool) -> None:
+    client = await world.register(token_endpoint_auth_method="client_secret_post")
+    known = {"client_id": str(client["client_id"]), "client_secret": str(client["client_secret"])}
+    code = await world.code(known["client_id"])
+    headers = {"DPoP": proof(world, "POST", "/token")} if is_bound else {}
+    issued = (await world.token(code.form(client_secret=known["client_secret"]), headers=headers)).json()
+    found = (await world.http.post("/introspect", data=known | {"token": issued["access_token"]})).json()
+    expected = ("DPoP", {"jkt": KEY.thumbprint()}) if is_bound else ("Bearer", None)
+    assert (found["token_type"], found.get("cnf")) == expected
+
+
 @pytest.mark.requirement("S-100")
 @pytest.mark.parametrize("endpoint", ["/userinfo", "/token", "/mcp"])
 async def test_a_proof_names_the_address_as_it_was_called_and_nothing_more(world: World, endpoint: str) -> None:
