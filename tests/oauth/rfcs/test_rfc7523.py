@@ -172,6 +172,7 @@ async def test_a_key_address_that_cannot_be_reached_is_a_failed_authentication(w
     code = await world.code(client_id)
     answers = [await redeem(world, code, assertion(world, client_id)) for _ in range(3)]  # a single fetch for all three
     assert {error_of(answer) for answer in answers} == {"invalid_client"}
+    assert not any("www-authenticate" in answer.headers for answer in answers)  # only for credentials in that header
 
 
 async def test_a_client_with_a_secret_cannot_switch_to_assertions(world: World) -> None:
