@@ -13,13 +13,7 @@ from typing import Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
@@ -79,8 +73,7 @@ def sign(provider: Provider, values: Mapping[str, str], *, scopes: frozenset[str
     if facts.sent == "assertion":
         claims["jti"] = secrets.token_urlsafe(16)  # RFC 7523 §3: some endpoints accept each one only once
     header = {"alg": facts.algorithm, "typ": "JWT", **_fill_each(facts.header, known)}
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    signer = RSAKey.import_key(pem) if facts.algorithm == "RS256" else ECKey.import_key(pem)
+    signer = RSAKey.import_key(key) if isinstance(key, RSAPrivateKey) else ECKey.import_key(key)
     return jwt.encode(header, claims, signer, algorithms=[facts.algorithm])
 
 
