@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, deque
 from collections.abc import Mapping
+from typing import cast
 
 Entry = dict[str, object]
 PAGES = (
@@ -70,7 +71,21 @@ class Books:
 
     def snapshot(self) -> dict[str, list[Entry]]:
         """A copy that later traffic does not change."""
-        return {name: [copy.deepcopy(entry) for entry in entries] for name, entries in self._pages.items()}
+        return {
+            name: [{fact: _copy(value) for fact, value in entry.items()} for entry in entries]
+            for name, entries in self._pages.items()
+        }
+
+
+def _copy(value: object) -> object:
+    """A deep copy, faster than `copy.deepcopy` for what books contain: texts, numbers, lists, and dictionaries."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if type(value) is dict:
+        return {name: _copy(one) for name, one in cast("dict[object, object]", value).items()}
+    if type(value) is list:
+        return [_copy(one) for one in cast("list[object]", value)]
+    return copy.deepcopy(value)
 
 
 def without_secrets(parameters: Mapping[str, object]) -> dict[str, object]:

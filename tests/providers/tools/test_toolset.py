@@ -52,7 +52,7 @@ async def call(place: Room, agent: Agent, name: str, case: Case) -> CallToolResu
 
 
 def count_api_calls(place: Room) -> int:
-    return len(place.simulator.books()["api_calls"])
+    return place.simulator.sandbox.books.tally("api_calls").total()
 
 
 def test_every_tool_of_these_services_is_tried_here_and_the_others_by_their_documents() -> None:
