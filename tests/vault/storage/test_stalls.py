@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.crashes.stalls import LOCKS, MOST, force_stall, is_whole
 from tests.conftest import Store
-from vault.audit.audit import Activity, append
+from vault.audit.audit import Activity, append, list_events
 from vault.records import Event
 from vault.storage import postgres
 
@@ -34,6 +34,7 @@ async def test_who_has_appended_and_not_committed_yet_keeps_no_other_from_append
         async with first.transaction() as transaction:
             await append(transaction, Event("first"), now=first.now())
             await activity.record(Event("second"))
+        assert sorted(event.kind for event in await list_events(first)) == ["first", "second"]
     finally:
         await activity.close()
         await first.close()
