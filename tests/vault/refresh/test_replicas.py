@@ -10,12 +10,10 @@ from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 
 
-@pytest.mark.parametrize("processes", [2])
-async def test_calls_at_expiry_on_several_processes_are_one_refresh_and_all_succeed(
-    store: Store, processes: int
-) -> None:
+@pytest.mark.parametrize("store", [pytest.param("sqlite", marks=pytest.mark.long), "postgres"], indirect=True)
+async def test_calls_at_expiry_on_several_processes_are_one_refresh_and_all_succeed(store: Store) -> None:
     async with strict_provider() as provider, open_world(store, provider) as world:
-        figure = await herd(world, processes=processes, calls=100)
+        figure = await herd(world, processes=2, calls=100)
         row = await world.row()
     assert "1 refresh, 100 of 100 succeed" in figure.measured
     assert (row["state"], row["generation"]) == ("active", 2)

@@ -125,7 +125,16 @@ async def test_connecting_again_ends_the_pause_after_a_silence(room: Room) -> No
     assert await room.exchange()
 
 
-@pytest.mark.parametrize("outage", [60, 3600, 86400], ids=["1 min", "1 h", "1 day"])
+MINUTE, HOUR, DAY = 60, 3600, 86400
+OUTAGES = (("sqlite", MINUTE), ("sqlite", HOUR), ("sqlite", DAY), ("postgres", HOUR))
+OTHER_OUTAGES = (("postgres", MINUTE), ("postgres", DAY))
+
+
+@pytest.mark.parametrize(
+    ("store", "outage"),
+    [*OUTAGES, *(pytest.param(*one, marks=pytest.mark.long) for one in OTHER_OUTAGES)],
+    indirect=["store"],
+)
 @pytest.mark.parametrize("rotation", list(RotationMode))
 async def test_after_a_providers_bad_hour_every_account_works_again_by_itself_within_one_pause(
     store: Store, rotation: RotationMode, outage: int

@@ -1,4 +1,7 @@
-"""The storage fails while tokens are needed: calls are refused before anything is sent, and recover without loss."""
+"""The storage fails while tokens are needed: calls are refused before anything is sent, and recover without loss.
+
+`make long` does it to processes under load.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +76,7 @@ async def test_a_file_that_another_process_holds_for_a_moment_is_waited_for(room
         held.close()
 
 
+@pytest.mark.long
 async def test_connections_that_are_cut_under_load_lose_nothing(postgres_store: Store) -> None:
     async with strict_provider() as provider, open_world(postgres_store, provider) as world:
         figure = await under(world, "cut", cut(0.5), processes=1, seconds=0.5, after=1.5)
@@ -93,12 +97,14 @@ async def test_a_server_without_a_free_connection_under_load_loses_nothing() -> 
     assert "503" in figure.measured
 
 
+@pytest.mark.long
 async def test_a_file_that_another_process_holds_under_load_loses_nothing(sqlite_store: Store) -> None:
     async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
         figure = await under(world, "locked", lock(0.5), processes=2, seconds=0.5, after=1.5, may_send=False)
     assert figure.holds, figure.measured
 
 
+@pytest.mark.long
 async def test_a_disk_that_takes_no_more_lets_nothing_be_sent_and_loses_nothing(sqlite_store: Store) -> None:
     async with strict_provider() as provider, open_world(sqlite_store, provider) as world:
         figure = await under(world, "full", full_disk(1.0), processes=2, seconds=1.0, after=2.0, may_send=False)
