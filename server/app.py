@@ -31,6 +31,7 @@ from providers.remote.sightings import Sightings
 from providers.tools.imported_api import read_imported
 from server.connecting.entered_keys import open_keys
 from server.deployment import Deployment
+from server.errors import status_of
 from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable
 from server.local_server_settings import overlap_with, shared_writable, shown_file
 from server.mcp.approval_settings import ApprovalRules
@@ -469,7 +470,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
                 *server.proxy.remote_programs.routes(deployment),
                 *server.portal.routes(deployment),
             ],
-            exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),
+            exception_handlers=dict.fromkeys((*FAILURES, status_of("server_error")), answer_failure),
         )
         pages.router.redirect_slashes = False
         return pages
@@ -480,7 +481,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
     app = Starlette(
         routes=transports,
         lifespan=_lifespan(deployment, (rest, proxy)),
-        exception_handlers=dict.fromkeys((405, 500), _answer_failure),
+        exception_handlers=dict.fromkeys((status_of("method_not_allowed"), status_of("server_error")), _answer_failure),
     )
     app.router.redirect_slashes = False  # behind a TLS proxy, a redirect would lose the bearer token
     app.router.default = rest

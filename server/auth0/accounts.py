@@ -141,7 +141,7 @@ async def disconnect(deployment: Deployment, request: Request, principal: Princi
         None,
     )
     if found is None:
-        raise MeProblem(404, "This connected account doesn't exist")
+        raise MeProblem("not_found", "This connected account doesn't exist")
     async with deployment.transaction() as transaction:
         await connections.disconnect(
             transaction, deployment.keys, found, now=deployment.now(), client_id=principal.client_id

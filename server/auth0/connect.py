@@ -102,7 +102,9 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
     given, wanted = _texts(content, "connection", "redirect_uri"), _scopes(content)
     provider = provider_of(deployment, given["connection"])
     if provider is None or not deployment.vault.upstreams[provider.name].is_configured:
-        raise MeProblem(404, "This connection doesn't exist here: see GET /me/v1/connected-accounts/connections")
+        raise MeProblem(
+            "not_found", "This connection doesn't exist here: see GET /me/v1/connected-accounts/connections"
+        )
     client = await clients.get_client(deployment.database, principal.client_id)
     if client is None or not redirect_matches(client.redirect_uris, given["redirect_uri"]):
         raise invalid({"redirect_uri": "not registered for this client"})
@@ -117,7 +119,7 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
         bucket = f"link:{principal.grant_id}"
         if not await limits.spend(transaction, bucket, limit=_PER_GRANT, window=LIFETIME, now=deployment.now()):
             headers = too_often(LIFETIME, limit=_PER_GRANT, now=deployment.now())
-            raise MeProblem(429, "Too many requests", headers=headers)
+            raise MeProblem("too_many_requests", "Too many requests", headers=headers)
     linked = [await apis.linked_clients(deployment.database, resource) for resource in client.resources]
     services = tuple(dict.fromkeys(one for found in linked for one in found if one != client.id))
     secret = secrets.token_urlsafe(32)
@@ -194,10 +196,10 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
             verifier=given.get("code_verifier"),
         )
     except TransitionRefused as error:
-        raise MeProblem(404, "Invalid or expired session") from error
+        raise MeProblem("not_found", "Invalid or expired session") from error
     connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
     if connection is None:
-        raise MeProblem(404, "Invalid or expired session")
+        raise MeProblem("not_found", "Invalid or expired session")
     async with deployment.transaction() as transaction:
         await connections.note_fact(transaction, connection.id, NAME, name)
     return json_answer(account(deployment, connection, asked=[name]), status=201)

@@ -58,10 +58,10 @@ async def list_for_admin(deployment: Deployment, request: Request, principal: Pr
     if admin is not None:
         admin = await roles.with_groups(deployment, admin)
     if admin is None or not admin.role.administers:
-        raise MeProblem(403, "This token's person isn't an admin of this vault", number=2)
+        raise MeProblem("forbidden", "This token's person isn't an admin of this vault", number=2)
     person = await users.get_user(deployment.database, str(request.path_params["id"]))
     if person is None:
-        raise MeProblem(404, "The user does not exist")
+        raise MeProblem("not_found", "The user does not exist")
     owned = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
     ordered = sorted(owned, key=lambda one: (owned[one].created_at, one))
     chosen, following = page_of(request, ordered, usual=_USUAL, most=_MOST)

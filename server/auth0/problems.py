@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.deployment import Deployment
+from server.errors import RefusalKind, status_of
 from server.http import cors
 from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.oauth import dpop, tokens, wire
@@ -34,11 +35,14 @@ Handler = Callable[[Deployment, Request, Principal], Awaitable[Response]]
 
 
 class MeProblem(Exception):
-    """A refused request. `number` distinguishes problems with the same status; `fields` are errors by JSON pointer."""
+    """A request refused with a status of `server.errors.KINDS`.
+
+    `number` distinguishes problems with the same status; `fields` are errors by JSON pointer.
+    """
 
     def __init__(
         self,
-        status: int,
+        kind: str | RefusalKind,
         detail: str,
         *,
         number: int = 1,
@@ -46,7 +50,7 @@ class MeProblem(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status = status
+        self.status = status_of(kind) if isinstance(kind, str) else kind.status
         self.detail = detail
         self.number = number
         self.fields = dict(fields or {})
@@ -70,9 +74,9 @@ class MeProblem(Exception):
 def as_me_problem(refusal: VaultError) -> MeProblem:
     """A vault refusal as a problem."""
     if isinstance(refusal, TransitionRefused):
-        return MeProblem(404, refusal.description)
+        return MeProblem("not_found", refusal.description)
     error = wire.as_oauth_error(refusal)
-    return MeProblem(error.status, error.description, headers=error.headers)
+    return MeProblem(error.answer, error.description, headers=error.headers)
 
 
 def no_content() -> Response:
@@ -84,15 +88,15 @@ async def read_object(request: Request, known: frozenset[str]) -> dict[str, obje
     try:
         content = await wire.read_json_object(request, limit=_BODY_LIMIT, code="invalid_request")
     except OAuthError as error:
-        status = 415 if "application/json" in error.description else error.status
-        raise MeProblem(status, error.description, number=3) from error
+        kind = "unsupported_form" if "application/json" in error.description else error.answer
+        raise MeProblem(kind, error.description, number=3) from error
     if unknown := sorted(content.keys() - known):
         raise invalid({name: f"unknown; the members are {', '.join(sorted(known))}" for name in unknown})
     return content
 
 
 def invalid(fields: Mapping[str, str]) -> MeProblem:
-    return MeProblem(400, "Invalid request payload input", number=3, fields=fields)
+    return MeProblem("invalid_request", "Invalid request payload input", number=3, fields=fields)
 
 
 class MeRoute:
@@ -118,7 +122,9 @@ class MeRoute:
     async def _answer(self, request: Request) -> Response:
         found = self.handlers.get("GET" if request.method == "HEAD" else request.method)
         if found is None:
-            raise MeProblem(405, "This method isn't supported", headers={"Allow": ", ".join(self.handlers)})
+            raise MeProblem(
+                "method_not_allowed", "This method isn't supported", headers={"Allow": ", ".join(self.handlers)}
+            )
         scope, handler = found
         try:
             principal = await tokens.authenticate(
@@ -129,9 +135,11 @@ class MeRoute:
                 audiences=frozenset({self._audience}),
             )
         except tokens.TokenRefused as error:
-            raise MeProblem(401, "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}) from error
+            raise MeProblem(
+                "invalid_token", "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}
+            ) from error
         if scope not in principal.scopes:
-            raise MeProblem(403, f"Insufficient scope, expected {scope}", number=2)
+            raise MeProblem("insufficient_scope", f"Insufficient scope, expected {scope}", number=2)
         return await handler(self._deployment, request, principal)
 
 

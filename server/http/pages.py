@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from http import HTTPStatus
 from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,12 +30,12 @@ Item = TypeVar("Item")
 LANGUAGE_COOKIE: Final = "token_vault_language"  # what the person chose on the Notifications page
 _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
 FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the page; code and description for programs
-    HTTPStatus.NOT_FOUND: (
+    status_of("not_found"): (
         "error.no_page",
         "not_found",
         "no endpoint has this path; docs/reference/endpoints.md lists them",
     ),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("error.wrong_method", "method_not_allowed", "this path accepts only {allow}"),
+    status_of("method_not_allowed"): ("error.wrong_method", "method_not_allowed", "this path accepts only {allow}"),
 }
 _POSTED: Final = re.compile(r"<form\b[^>]*\bmethod=\"post\".*?</form>", re.DOTALL)
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")

@@ -50,7 +50,7 @@ class OAuthError(Exception):
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, object] | None = None,
     ) -> None:
-        answer = KINDS[kind] if isinstance(kind, str) else kind
+        self.answer = answer = KINDS[kind] if isinstance(kind, str) else kind
         self.code = answer.oauth_error
         super().__init__(f"{self.code}: {description}")
         self.description = description

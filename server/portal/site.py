@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.deployment import Deployment
+from server.errors import status_of
 from server.http import pages
 from server.http.assets import ASSETS, LIFETIME
 from server.portal import (
@@ -35,7 +36,7 @@ async def _static(request: Request) -> Response:
     """Stylesheet, script, icons, and logos. Anyone."""
     found = ASSETS.get(str(request.path_params["path"]))
     if found is None:
-        raise HTTPException(404)
+        raise HTTPException(status_of("not_found"))
     response = pages.secure(Response(found.content, media_type=found.media_type))
     response.headers["cache-control"] = f"public, max-age={LIFETIME}"
     return response

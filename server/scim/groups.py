@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final
 
 from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
@@ -91,7 +90,7 @@ def _check_work(wanted: PatchOp[ScimGroup], found: ScimGroup) -> None:
     operations = wanted.operations or ()
     sent = sum(_entries(one.value) for one in operations)
     if len(operations) > 1 and len(operations) * (sent + len(found.members or ())) > _MOST_WORK:
-        raise ScimRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Send fewer operations at a time to so large a group.")
+        raise ScimRefused("body_too_large", "Send fewer operations at a time to so large a group.")
 
 
 def _entries(value: object) -> int:

@@ -94,9 +94,7 @@ class ScimCall:
             content = json_object(await read_body(self.request.receive, limit=BODY_LIMIT))
             _check_storable(content)
         except BodyTooLarge as error:
-            raise ScimRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {BODY_LIMIT // 1024} KiB."
-            ) from error
+            raise ScimRefused("body_too_large", f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
         except (ValueError, RecursionError, ClientDisconnect) as error:
             raise InvalidSyntaxException(detail="The body isn't a JSON object that can be stored.") from error
         return content
@@ -110,11 +108,11 @@ class ScimCall:
 
 
 class ScimRefused(SCIMException):
-    """A refusal with a status for which SCIM has no keyword."""
+    """A refusal for which SCIM has no keyword, with a status of `server.errors.KINDS`."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail=detail)
-        self.status = status
+        self.status = status_of(kind)
         self.headers = dict(headers or {})
 
 
@@ -141,9 +139,8 @@ async def answer(deployment: Deployment, request: Request, operations: Mapping[s
 def _check_rate(deployment: Deployment, name: str) -> None:
     wait = deployment.admin_requests.spend("scim", name, now=time.monotonic())
     if wait:
-        raise ScimRefused(
-            HTTPStatus.TOO_MANY_REQUESTS, f"Too many requests: try again in {wait} s.", {"Retry-After": str(wait)}
-        )
+        headers = {"Retry-After": str(wait)}
+        raise ScimRefused("too_many_requests", f"Too many requests: try again in {wait} s.", headers)
 
 
 def _operation(request: Request, operations: Mapping[str, Operation]) -> Operation:
@@ -151,9 +148,8 @@ def _operation(request: Request, operations: Mapping[str, Operation]) -> Operati
         raise NotFoundException
     found = operations.get("GET" if request.method == "HEAD" else request.method)
     if found is None:
-        raise ScimRefused(
-            HTTPStatus.METHOD_NOT_ALLOWED, "This path has no such method.", {"Allow": ", ".join(sorted(operations))}
-        )
+        headers = {"Allow": ", ".join(sorted(operations))}
+        raise ScimRefused("method_not_allowed", "This path has no such method.", headers)
     return found
 
 
@@ -180,9 +176,8 @@ async def _caller(deployment: Deployment, request: Request) -> str:
         token = await directory.find_token(deployment.database, secret.strip(), now=now)
     if token is None:
         challenge = 'Bearer realm="scim"' + (', error="invalid_token"' if secret else "")
-        raise ScimRefused(
-            HTTPStatus.UNAUTHORIZED, "Send the bearer token of a directory.", {"WWW-Authenticate": challenge}
-        )
+        headers = {"WWW-Authenticate": challenge}
+        raise ScimRefused("invalid_token", "Send the bearer token of a directory.", headers)
     if token.used_at is None or token.used_at < now - directory.USED_EVERY:
         async with deployment.transaction() as transaction:
             await directory.note_use(transaction, token.name, now=now)
@@ -248,7 +243,7 @@ async def read_patch(call: ScimCall, model: type[Some]) -> PatchOp[Some]:
     """The operations of a PATCH (RFC 7644 §3.5.2), a bounded number. Raises ScimRefused."""
     content = await call.body()
     if any(is_array(value) and len(value) > MOST_OPERATIONS for value in content.values()):
-        raise ScimRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Send at most {MOST_OPERATIONS} operations at a time.")
+        raise ScimRefused("body_too_large", f"Send at most {MOST_OPERATIONS} operations at a time.")
     return PatchOp[model].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
 

@@ -62,7 +62,7 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
         details: dict[str, object] = {"reason": refused.kind}
         await deployment.activity.record_refusal(Event("signal.refused", outcome="refused", details=details))
         status = status_of(refused.kind)
-        headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+        headers = {"WWW-Authenticate": "Bearer"} if status == status_of("invalid_token") else None
         return json_answer(
             {"error": refused.kind, "error_description": refused.description}, status=status, headers=headers
         )

@@ -50,7 +50,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         await take(deployment, name, transmitter, token)
     except EventRefused as refused:
         await note_refusal(deployment, name, refused)
-        return refuse(HTTPStatus.BAD_REQUEST, refused.code, refused.reason)
+        return refuse(status_of("invalid_request"), refused.code, refused.reason)
     except BodyTooLarge:
         return refuse(status_of("body_too_large"), "invalid_request", "the body is too large")
     except TooMany as many:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from providers.tools.imported_api import CHOICES, ImportChoice
 from server.administration.actor import ChangeRefused
+from server.errors import status_of
 from server.http.page_texts import text
 from server.http.translations import translate_filled
 from server.portal.administration.room import ROOT, AdminVisit
@@ -51,7 +52,7 @@ async def _page(visit: AdminVisit, api: ImportedApi, *, error: str = "") -> Resp
         "problem": visit.deployment.live.current.unusable.get(api.name, ""),
         "error": error,
     }
-    return await visit.page("imported_api.html", context, status=400 if error else 200)
+    return await visit.page("imported_api.html", context, status=status_of("invalid_request") if error else 200)
 
 
 async def accept(visit: AdminVisit) -> Response:
