@@ -31,7 +31,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-def sent_tokens(place: Room) -> list[str]:
+def refresh_outcomes(place: Room) -> list[str]:
     """What the provider did with the refreshes that it saw."""
     books: dict[str, list[dict[str, object]]] = place.simulator.books()
     return [str(one["outcome"]) for one in books["refreshes"]]
@@ -53,7 +53,7 @@ async def test_no_used_token_is_sent_again_while_the_access_token_lives(place: R
 
     with pytest.raises(TemporarilyUnavailable):
         await refresh(vault, connection.id, if_generation=1)
-    before = len(sent_tokens(place))
+    before = len(refresh_outcomes(place))
     await vault.tasks.close()
     vault = replace(vault, tasks=RefreshTasks())  # as if the pauses were over
     async with deployment.transaction() as transaction:
@@ -62,8 +62,8 @@ async def test_no_used_token_is_sent_again_while_the_access_token_lives(place: R
         generation: int | None = await refresh(vault, connection.id, if_generation=1)
     except VaultError:
         generation = None
-    assert (generation, len(sent_tokens(place)) - before) == ((None, 0) if status == 503 else (2, 1))
-    assert not any(one.startswith("refused") for one in sent_tokens(place))
+    assert (generation, len(refresh_outcomes(place)) - before) == ((None, 0) if status == 503 else (2, 1))
+    assert not any(one.startswith("refused") for one in refresh_outcomes(place))
     await vault.tasks.close()
 
 
